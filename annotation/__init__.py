@@ -1,0 +1,1 @@
+"""Pictures to captions: the Label Studio side."""

@@ -1,0 +1,1 @@
+"""Words everyone shares, and pictures on their way to tensors."""

@@ -1,0 +1,83 @@
+"""The two kinds of failure: InputError for people (what, where, allowed, what to do), `assert` for ourselves."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
+
+USAGE = 2  # exit code of a command that was refused, as argparse has it
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+
+class InputError(Exception):
+    """A mistake that the person at the keyboard can mend. Printed as one line, never as a traceback.
+
+    what: what was given and what is wrong with it, without a full stop.
+    where: `file:line`, a path or a flag. allowed: the values that would have been taken. fix: what to do next.
+    """
+
+    def __init__(self, what: str, *, where: object = None, allowed: object = None, fix: str | None = None) -> None:
+        self.what, self.where, self.allowed, self.fix = what, where, allowed, fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        place = f"{show(self.where)}: " if self.where is not None else ""
+        allowed = f"; allowed: {self.allowed}" if self.allowed is not None else ""
+        fix = f". {self.fix}" if self.fix else ""
+        return f"{place}{self.what}{allowed}{fix}"
+
+
+class InputErrors(InputError):
+    """Several mistakes at once: a person mends them all in one go instead of one a run."""
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        assert errors, "an error that names nothing helps nobody"
+        self.errors = tuple(errors)
+        super().__init__(f"{len(self.errors)} problems")
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+
+def raise_all(errors: Sequence[InputError]) -> None:
+    """Raise nothing, the one error, or all of them together."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise InputErrors(errors)
+
+
+def choose(value: str, allowed: Iterable[str], *, what: str, where: object = None) -> str:
+    """Return `value` if it is allowed; else raise InputError with the nearest allowed word as a suggestion."""
+    words = list(allowed)
+    if value in words:
+        return value
+    raise InputError(f"unknown {what} {value!r}{suggest(value, words)}", where=where, allowed=", ".join(words))
+
+
+def suggest(value: str, words: Iterable[str]) -> str:
+    """`, did you mean 'x'?` if one of the words is near, else the empty string."""
+    near = difflib.get_close_matches(value, list(words), n=1, cutoff=0.6)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def show(name: object) -> str:
+    """A file name on one line: control characters and undecodable bytes as escapes, so that no name forges a line."""
+    text = str(name)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def run_entry(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command: an InputError becomes one line on stderr and exit code 2, Ctrl-C exit code 130, without traceback."""
+    try:
+        sys.exit(main() or 0)
+    except InputError as error:
+        lines = str(error).splitlines()
+        print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
+        sys.exit(USAGE)
+    except KeyboardInterrupt:
+        print("\nstopped.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `command | head`: the reader left, nothing is wrong
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,1 @@
+"""Weights and a prompt to pictures, sheets and reports."""

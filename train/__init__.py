@@ -1,0 +1,1 @@
+"""Tensors to weights: the from-scratch DDPM, and the fine-tuner built on it."""

@@ -1,0 +1,1 @@
+"""What is trained: the whole U-Net, or a low-rank adapter on it."""
