@@ -1,0 +1,162 @@
+"""Annotation -> prompt text: a template, one of several captions by position, caption dropout, and a token count.
+
+A template is plain text with `{field}` in it: any field of Annotation, or any other key that the metadata has. A field
+that one picture lacks leaves no trace: `a {type} fridge` becomes `a fridge`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import TYPE_CHECKING, Any
+
+from data import seeds
+from data.errors import InputError, choose
+from data.schema import Annotation, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATE = "{text}"
+UNLIMITED = 10**6  # transformers writes 1e30 for "this tokenizer knows no limit"
+EMPTY = "\0"  # stands where a field was empty, until the words around it are tidied
+
+
+def known_fields(annotations: Iterable[Annotation]) -> set[str]:
+    """Every field that a template over these annotations may name: the schema's, and the keys that any of them has."""
+    extras = (annotation.model_extra or {} for annotation in annotations)
+    return set(Annotation.model_fields).union(*extras)
+
+
+def render(annotation: Annotation, template: str = TEMPLATE, *, fields: Collection[str] | None = None) -> list[str]:
+    """The prompts of one picture: one for each of its captions, without repetition or blanks; [] if it has none.
+
+    fields: what the template may name, `known_fields` of the whole set, so that a key which only other pictures have is
+    empty here and not an error; by default the schema's fields and this annotation's own keys.
+    Raises InputError for an unknown field, a field that holds no text, and anything but plain `{field}`.
+    """
+    parts = parse(template, known_fields([annotation]) if fields is None else fields)
+    values = dict(annotation)  # the schema's fields and the extra keys
+    named = {name for _, name in parts if name is not None and name != "text"}
+    words = {name: as_text(name, values.get(name), annotation.file_name) for name in named}
+    texts = annotation.captions or [""]
+    prompts = (tidy("".join(lead + filled(name, words | {"text": text}) for lead, name in parts)) for text in texts)
+    return list(dict.fromkeys(prompt for prompt in prompts if prompt))
+
+
+def parse(template: str, fields: Collection[str]) -> list[tuple[str, str | None]]:
+    """The template as (literal text, field after it or None). Attribute access, indices, formats are not followed."""
+    where = f"template {template!r}"
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        fix = "Write {{ and }} for braces that are meant as such."
+        raise InputError(str(error).lower(), where=where, fix=fix) from None
+    for _, name, spec, conversion in parts:
+        if spec or conversion:
+            raise InputError(f"{{{name}}} has a format or conversion", where=where, allowed="a plain {field}")
+        if name is not None:
+            choose(name, sorted(fields), what="field", where=where)
+    return [(literal, name) for literal, name, _, _ in parts]
+
+
+def filled(name: str | None, words: dict[str, str]) -> str:
+    """What stands in place of a field: its words, the EMPTY mark, or nothing after the last literal."""
+    return "" if name is None else words[name].replace(EMPTY, " ").strip() or EMPTY
+
+
+def as_text(name: str, value: Any, file_name: str) -> str:
+    """A field's value as words: lists are joined by commas, nothing is the empty string."""
+    if isinstance(value, list | tuple):
+        return ", ".join(filter(None, (as_text(name, item, file_name) for item in value)))
+    if value is None or isinstance(value, str | int | float):
+        return "" if value is None else str(value)
+    raise InputError(f"field {name!r} holds a {type(value).__name__}, not text", where=file_name)
+
+
+def tidy(text: str) -> str:
+    """Take out the EMPTY marks with the comma that belonged to them; runs of white space become one space."""
+    headless = text.lstrip().startswith(EMPTY)
+    text = re.sub(rf"\s*,?\s*{EMPTY}\s*(?=[,.;:!?]|$)", "", text).replace(EMPTY, " ")
+    return " ".join((text.lstrip(" ,") if headless else text).split())
+
+
+def pick(captions: Sequence[str], *position: int | str) -> str:
+    """One of the captions, by position; the empty prompt when there is none."""
+    return captions[seeds.integer(len(captions), "caption", *position)] if captions else ""
+
+
+def dropped(probability: float, *position: int | str) -> bool:
+    """Whether the caption at this position is replaced by the empty prompt (for classifier-free guidance)."""
+    return seeds.uniform("caption-dropout", *position) < probability
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A caption that is longer than the text encoder reads."""
+
+    file_name: str
+    where: str
+    count: int  # tokens, without the start and end token
+    lost_text: str  # whole words from the first one that is cut
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """How long the captions are for one tokenizer. Start and end tokens are counted in neither counts nor limit."""
+
+    tokenizer: str
+    limit: int
+    counts: list[int]
+    cut: list[Cut]
+
+    def __str__(self) -> str:
+        if not self.counts:
+            return f"no captions to count (tokenizer {self.tokenizer})"
+        middle = sorted(self.counts)[len(self.counts) // 2]
+        lengths = f"{len(self.counts)} captions: median {middle}, longest {max(self.counts)} of {self.limit} tokens"
+        return f"{lengths}, {len(self.cut)} cut (tokenizer {self.tokenizer})"
+
+
+def count_tokens(
+    captions: Sequence[Sample] | Sequence[str], tokenizer: PreTrainedTokenizerBase, template: str = TEMPLATE
+) -> TokenReport:
+    """Count the tokens of every prompt (all captions of each sample) and name the words past the limit.
+
+    The limit is the tokenizer's model_max_length less its start and end token: 75 for Stable Diffusion v1.
+    """
+    rows = list(prompts_of(captions, template))
+    name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
+    if tokenizer.model_max_length > UNLIMITED:
+        raise InputError("tokenizer states no model_max_length", where=name, fix="Set it in its tokenizer_config.json.")
+    limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+    texts = [prompt for _, _, prompt in rows]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False) if texts else {}
+    spans: list[list[tuple[int, int]]] = encoded.get("offset_mapping", [])
+    cut = [
+        Cut(file_name, where, len(span), lost_words(prompt, span[limit][0]))
+        for (file_name, where, prompt), span in zip(rows, spans, strict=True)
+        if len(span) > limit
+    ]
+    return TokenReport(name, limit, [len(span) for span in spans], cut)
+
+
+def prompts_of(captions: Sequence[Sample] | Sequence[str], template: str) -> Iterable[tuple[str, str, str]]:
+    """(file name, where, prompt) of every prompt."""
+    samples = [item for item in captions if isinstance(item, Sample)]
+    fields = known_fields(sample.annotation for sample in samples)
+    for number, item in enumerate(captions, 1):
+        if isinstance(item, Sample):
+            prompts = render(item.annotation, template, fields=fields)
+            yield from ((item.annotation.file_name, item.where, prompt) for prompt in prompts)
+        else:
+            yield "", f"caption {number}", item
+
+
+def lost_words(prompt: str, at: int) -> str:
+    """The prompt from the word that holds character `at` on: half a word read is a word lost."""
+    while at > 0 and not prompt[at - 1].isspace():
+        at -= 1
+    return prompt[at:].strip()

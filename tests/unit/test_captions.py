@@ -1,0 +1,162 @@
+"""Templates, picks by position, dropout and the token report."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from transformers import CLIPTokenizer
+
+from data.captions import count_tokens, dropped, known_fields, pick, render
+from data.errors import InputError
+from data.schema import Annotation, Sample
+
+
+def annotation(**fields: object) -> Annotation:
+    return Annotation.model_validate({"file_name": "a.png", **fields})
+
+
+def sample(**fields: object) -> Sample:
+    return Sample(Path("a.png"), annotation(**fields), "metadata.jsonl:7", "0" * 64, 64, 64)
+
+
+FULL = annotation(
+    text="a blue cat", texts=["a cat", "a blue cat"], type="water", mood="happy", level=3, tags=["wet", "new"]
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompts"),
+    [
+        ("{text}", ["a blue cat", "a cat"]),
+        ("{text}, {type} type", ["a blue cat, water type", "a cat, water type"]),
+        ("a {type} creature", ["a water creature"]),
+        ("{text} {mood} {level} {tags}", ["a blue cat happy 3 wet, new", "a cat happy 3 wet, new"]),
+        ("{{{type}}}", ["{water}"]),
+        ("a creature", ["a creature"]),
+    ],
+)
+def test_template(template: str, prompts: list[str]) -> None:
+    assert render(FULL, template) == prompts
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        ("a {type} fridge", "a fridge"),
+        ("{text}, {type}, {name}", "a cat , black"),
+        ("{type}, {name}, {text}", "a cat , black"),
+        ("{type}: {text}.", ": a cat , black."),
+        ("by {name}, {text}", "by, a cat , black"),
+        ("{text} ({name})", "a cat , black ( )"),
+    ],
+)
+def test_a_missing_field_leaves_no_double_space_or_orphan_comma(template: str, prompt: str) -> None:
+    assert render(annotation(text="a  cat ,\n black"), template) == [prompt]
+
+
+def test_a_picture_without_caption_has_no_prompt_unless_the_template_gives_it_words() -> None:
+    assert render(annotation()) == []
+    assert render(annotation(type="fire"), "{text} {type}") == ["fire"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{txt}", "unknown field 'txt', did you mean 'text'?"),
+        ("{}", "unknown field ''"),
+        ("{0}", "unknown field '0'"),
+        ("{text.__class__}", "unknown field 'text.__class__'"),
+        ("{type[0]}", "unknown field 'type[0]'"),
+        ("{text:>1000000000}", "{text} has a format or conversion"),
+        ("{text!r}", "{text} has a format or conversion"),
+        ("{text:{name}}", "{text} has a format or conversion"),
+        ("{text", "expected '}' before end of string"),
+        ("text}", "single '}' encountered in format string"),
+    ],
+)
+def test_anything_but_a_known_plain_field_is_refused(template: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        render(FULL, template)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"template {template!r}: ")
+
+
+def test_a_key_that_other_pictures_have_is_empty_here() -> None:
+    fields = known_fields([FULL, annotation(text="x")])
+    assert {"mood", "level", "tags", "file_name", "quality"} <= fields
+    assert render(annotation(text="x"), "{text} {mood}", fields=fields) == ["x"]
+    with pytest.raises(InputError, match="did you mean 'mood'"):
+        render(annotation(text="x"), "{text} {moot}", fields=fields)
+
+
+def test_a_field_that_holds_no_text_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a\.png: field 'box' holds a dict, not text"):
+        render(annotation(text="x", box={"x": 1}), "{text} {box}")
+
+
+def test_pick_is_a_function_of_the_position_and_takes_every_caption_equally_often() -> None:
+    picks = [pick(["a", "b", "c"], 0, step, 1) for step in range(3000)]
+    assert picks == [pick(["a", "b", "c"], 0, step, 1) for step in range(3000)]
+    assert all(abs(count - 1000) < 4 * 25.8 for count in Counter(picks).values())  # binomial sd 25.8
+    assert pick([], 0) == ""
+
+
+def test_dropout_has_its_probability_and_does_not_follow_the_pick() -> None:
+    drops = [dropped(0.25, 0, step) for step in range(4000)]
+    assert abs(sum(drops) - 1000) < 4 * 27.4
+    assert not any(dropped(0.0, step) for step in range(100))
+    assert all(dropped(1.0, step) for step in range(100))
+    firsts = [pick(["a", "b"], 0, step) == "a" for step in range(4000)]
+    assert abs(sum(drop for drop, first in zip(drops, firsts, strict=True) if first) - 500) < 4 * 20
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
+    """Real CLIP byte-level BPE with two merges: "ca" is one token within a word, "cat" one at its end; limit 10."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = [chr(code) for code in range(33, 127)]
+    words = letters + [f"{letter}</w>" for letter in letters] + ["ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=10, local_files_only=True)
+
+
+def test_tokens_are_counted_without_start_and_end_and_agree_with_the_tokenizer(tokenizer: CLIPTokenizer) -> None:
+    report = count_tokens(["cat", "cat cat", "Cat, cats!"], tokenizer)
+    assert report.counts == [1, 2, 6]  # cat , ca t s !
+    assert report.counts == [len(tokenizer(text)["input_ids"]) - 2 for text in ["cat", "cat cat", "Cat, cats!"]]
+    assert report.limit == 8
+    assert report.cut == []
+    assert str(report).startswith("3 captions: median 2, longest 6 of 8 tokens, 0 cut (tokenizer ")
+
+
+def test_words_past_the_limit_are_named_whole(tokenizer: CLIPTokenizer) -> None:
+    fits, over = "cat " * 7 + "cat", "cat " * 7 + "Dog and  cat"
+    report = count_tokens([sample(text=fits, texts=[over])], tokenizer)
+    assert report.counts == [8, 14]
+    (cut,) = report.cut
+    assert (cut.file_name, cut.where, cut.count) == ("a.png", "metadata.jsonl:7", 14)
+    assert cut.lost_text == "Dog and cat"  # the limit falls inside "Dog": half a word is a word lost
+
+
+def test_ten_thousand_words_are_counted(tokenizer: CLIPTokenizer) -> None:
+    report = count_tokens(["cat " * 10_000], tokenizer)
+    assert report.counts == [10_000]
+    assert report.cut[0].where == "caption 1"
+    assert report.cut[0].lost_text == " ".join(["cat"] * 9_992)
+
+
+def test_the_template_counts_too_and_nothing_is_nothing(tokenizer: CLIPTokenizer) -> None:
+    assert count_tokens([sample(text="cat")], tokenizer, "cat {text} cat").counts == [3]
+    assert count_tokens([], tokenizer).counts == []
+    assert str(count_tokens([], tokenizer)).startswith("no captions to count")
+
+
+def test_a_tokenizer_without_a_limit_is_refused(tokenizer: CLIPTokenizer) -> None:
+    limit, tokenizer.model_max_length = tokenizer.model_max_length, int(1e30)
+    try:
+        with pytest.raises(InputError, match="states no model_max_length"):
+            count_tokens(["cat"], tokenizer)
+    finally:
+        tokenizer.model_max_length = limit
