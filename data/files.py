@@ -25,18 +25,23 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed over `path` when the block ends well, else removed."""
+def replaced_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; renamed over `path` when the block ends well, else removed.
+
+    durable: flush it to the disk first. A cache whose reader notices a torn file may go without (and be 20 times faster).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
     os.close(handle)
     beside = Path(name)
     try:
         yield beside
-        flush(beside)
+        if durable:
+            flush(beside)
         beside.chmod(0o666 & ~current_umask())
         os.replace(beside, path)
-        flush(path.parent)
+        if durable:
+            flush(path.parent)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
@@ -85,7 +90,9 @@ def flush(path: Path) -> None:
 
 def disk_error(error: OSError, path: Path) -> InputError:
     """A full disk or a missing right, said as one line."""
-    return InputError(f"cannot be written ({error.strerror or error})", where=path, fix="The old state was left as it was.")
+    return InputError(
+        f"cannot be written ({error.strerror or error})", where=path, fix="The old state was left as it was."
+    )
 
 
 def sha256(path: Path) -> str:

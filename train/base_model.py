@@ -1,0 +1,288 @@
+"""Stable Diffusion v1's parts behind one frozen BaseModel: from a hub id, a diffusers folder or a single file.
+
+Offline first: a hub id is looked up in the local hub cache and nothing is ever downloaded behind the user's back.
+Parts load when they are first used, so a run with warm caches never loads the autoencoder or the text encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from data.errors import InputError, suggest
+from data.files import cache_root, sha256, write_atomic
+from train.ddpm import schedule
+from train.ddpm.schedule import Schedule
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+POCKET = Path(__file__).parent.parent / "data" / "pocket" / "base"
+SD_V1 = Path(__file__).parent / "architectures" / "sd-v1"  # configs only: what a single file does not hold
+PARTS = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A pretrained text-to-image model, frozen. `layout` holds the configs; `weights` is a file for single-file models.
+
+    name: what the user typed. dtype: of every part's weights. tokenizer_source: a folder that holds a CLIP tokenizer.
+    """
+
+    name: str
+    layout: Path
+    weights: Path | None
+    tokenizer_source: Path
+    dtype: torch.dtype = torch.float32
+
+    @cached_property
+    def unet(self) -> UNet2DConditionModel:
+        """The denoising network; (B, C, h, w), (B,), (B, L, D) -> (B, C, h, w)."""
+        from diffusers import UNet2DConditionModel
+
+        return freeze(self.load_part(UNet2DConditionModel, "unet"))
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder; (B, 3, H, W) in [-1, 1] <-> (B, C, H / factor, W / factor)."""
+        from diffusers import AutoencoderKL
+
+        return freeze(self.load_part(AutoencoderKL, "vae"))
+
+    @cached_property
+    def text_encoder(self) -> CLIPTextModel:
+        """The text tower; (B, L) token ids -> (B, L, D)."""
+        from transformers import CLIPTextModel
+
+        if self.weights is None:
+            return freeze(self.load_part(CLIPTextModel, "text_encoder"))
+        return freeze(text_encoder_of(self.weights, self.layout, self.dtype))
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(self.tokenizer_source, local_files_only=True)
+
+    def load_part(self, kind: Any, part: str) -> Any:
+        """One network with its weights in self.dtype. Raises InputError when file and architecture do not match."""
+        try:
+            if self.weights is None:
+                return kind.from_pretrained(
+                    self.layout, subfolder=part, torch_dtype=self.dtype, use_safetensors=True, local_files_only=True
+                )
+            return kind.from_single_file(
+                str(self.weights),
+                config=str(self.layout),
+                subfolder=part,
+                torch_dtype=self.dtype,
+                local_files_only=True,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise InputError(f"the {part} could not be loaded ({reason})", where=self.weights or self.layout) from error
+
+    def config(self, part: str) -> dict[str, Any]:
+        """A part's config.json."""
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        return json.loads((self.layout / part / name).read_text(encoding="utf-8"))
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        return self.config("scheduler")
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The noise schedule that the base model was trained with."""
+        return schedule.from_diffusers(self.scheduler_config)
+
+    @property
+    def prediction_type(self) -> str:
+        """epsilon, v_prediction or sample."""
+        return self.scheduler_config.get("prediction_type", "epsilon")
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config("vae")["latent_channels"]
+
+    @property
+    def scaling_factor(self) -> float:
+        return self.config("vae").get("scaling_factor", 0.18215)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position: 8 for SD v1, 4 for the embedded base."""
+        return 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
+
+    @property
+    def step(self) -> int:
+        """Picture sides must be multiples of this many pixels: the autoencoder's factor times the U-Net's."""
+        return self.factor * 2 ** (len(self.config("unet")["block_out_channels"]) - 1)
+
+    @property
+    def sample_size(self) -> int:
+        """The side in pixels that the model was trained at."""
+        return self.config("unet")["sample_size"] * self.factor
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """A content hash for each of unet, vae, text_encoder and tokenizer: weights and config."""
+        if self.weights is not None:
+            parts = dict.fromkeys(PARTS, file_hash(self.weights))
+        else:
+            parts = {part: folder_hash(self.layout / part) for part in PARTS}
+        return parts | {"tokenizer": folder_hash(self.tokenizer_source)}
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash for the whole model."""
+        import hashlib
+
+        return hashlib.sha256("".join(sorted(self.fingerprints.values())).encode()).hexdigest()
+
+
+def load(model: str, *, tokenizer: str | None = None, dtype: torch.dtype = torch.float32) -> BaseModel:
+    """Find a model: "pocket", a diffusers folder, a single .safetensors file, or a hub id that is in the hub's cache.
+
+    Raises InputError when it is not on this machine (saying how to get it) or lacks a part.
+    """
+    path = Path(model).expanduser()
+    if model == "pocket":
+        return from_folder(model, POCKET, tokenizer, dtype)
+    if path.is_dir():
+        return from_folder(model, path, tokenizer, dtype)
+    if path.is_file():
+        return from_file(model, path, tokenizer, dtype)
+    return from_folder(model, hub_snapshot(model), tokenizer, dtype)
+
+
+def from_folder(name: str, folder: Path, tokenizer: str | None, dtype: torch.dtype) -> BaseModel:
+    """A model in diffusers layout, as StableDiffusionPipeline.save_pretrained writes it."""
+    missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
+    if not (folder / "model_index.json").is_file() or missing:
+        lacks = ", ".join(missing) or "model_index.json"
+        raise InputError(f"not a Stable Diffusion model in diffusers layout: lacks {lacks}", where=f"--model {name}")
+    without = [part for part in PARTS if not list((folder / part).glob("*.safetensors"))]
+    if without:
+        raise InputError(f"no .safetensors weights in {', '.join(without)}", where=f"--model {name}", fix=GET_SAFE)
+    return BaseModel(name, folder, None, tokenizer_folder(tokenizer, folder / "tokenizer"), dtype)
+
+
+def from_file(name: str, file: Path, tokenizer: str | None, dtype: torch.dtype) -> BaseModel:
+    """A single-file checkpoint in the original layout; it has no tokenizer, so that one is named or found."""
+    if file.suffix != ".safetensors":
+        raise InputError("only .safetensors files are read (a .ckpt can run code)", where=f"--model {name}")
+    return BaseModel(name, SD_V1, file, tokenizer_folder(tokenizer, None), dtype)
+
+
+GET_SAFE = "Pickled weights are not read; convert the model with diffusers' save_pretrained."
+HUB_FILES = ("model_index.json", "*/*.json", "*/*.txt", *(f"{part}/*.safetensors" for part in PARTS))
+SD_V1_NAMES = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5")
+
+
+def hub_snapshot(name: str) -> Path:
+    """The folder of a hub model that was downloaded before. Raises InputError with the command that downloads it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).suffix in {".safetensors", ".ckpt"}:
+        raise InputError(f"no such file or folder{suggest(name, ['pocket'])}", where=f"--model {name}", allowed=ALLOWED)
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        title = "Stable Diffusion v1.4" if name == SD_V1_NAMES[0] else name
+        patterns = " ".join(f"'{pattern}'" for pattern in HUB_FILES)
+        fix = f"Get it with: hf download {name} --include {patterns}"
+        raise InputError(f"{title} is not on this machine", where=f"--model {name}", fix=fix) from None
+
+
+ALLOWED = "pocket, a folder in diffusers layout, a .safetensors file, or a hub id such as CompVis/stable-diffusion-v1-4"
+
+
+def tokenizer_folder(given: str | None, own: Path | None) -> Path:
+    """Where the tokenizer lies: the one named, the model's own, or SD v1.4's in the hub cache."""
+    if given is not None:
+        folders = [Path(given).expanduser(), Path(given).expanduser() / "tokenizer"]
+        return next((folder for folder in folders if is_tokenizer(folder)), None) or refuse_tokenizer(given)
+    if own is not None:
+        return own if is_tokenizer(own) else refuse_tokenizer(str(own))
+    for name in SD_V1_NAMES:
+        try:
+            return hub_snapshot(name) / "tokenizer"
+        except InputError:
+            continue
+    fix = "Name one with --tokenizer FOLDER (vocab.json and merges.txt of CLIP L/14, as in any SD v1 folder)."
+    raise InputError("a single-file model holds no tokenizer", where="--tokenizer", fix=fix)
+
+
+def is_tokenizer(folder: Path) -> bool:
+    return (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file()
+
+
+def refuse_tokenizer(given: str) -> Path:
+    raise InputError("no tokenizer there (vocab.json or tokenizer.json)", where=f"--tokenizer {given}")
+
+
+def text_encoder_of(weights: Path, layout: Path, dtype: torch.dtype) -> CLIPTextModel:
+    """The text tower inside a single-file checkpoint (keys under cond_stage_model.transformer)."""
+    from safetensors import safe_open
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    prefix = "cond_stage_model.transformer."
+    with safe_open(weights, framework="pt") as file:
+        keys = [key for key in file.keys() if key.startswith(prefix) and not key.endswith("position_ids")]  # noqa: SIM118
+        state = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
+    model = CLIPTextModel(CLIPTextConfig.from_pretrained(layout / "text_encoder"))
+    # Checkpoints name the tower `text_model.`; transformers 5 dropped that level.
+    flat = not any(name.startswith("text_model.") for name, _ in model.named_parameters())
+    state = {key.removeprefix("text_model.") if flat else key: tensor for key, tensor in state.items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.endswith("position_ids")]
+    if missing or unexpected:
+        raise InputError(f"not SD v1's text encoder ({len(missing)} tensors missing)", where=weights)
+    return model.to(dtype)
+
+
+def freeze(module: Any) -> Any:
+    """Evaluation mode, no gradients."""
+    return module.requires_grad_(False).eval()
+
+
+def folder_hash(folder: Path) -> str:
+    """A hash over the names and contents of a part's files."""
+    import hashlib
+
+    files = sorted(file for file in folder.iterdir() if file.suffix in {".json", ".safetensors", ".txt"})
+    return hashlib.sha256("".join(f"{file.name}:{file_hash(file)};" for file in files).encode()).hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file, remembered by its path, size and times so that 3 GB are read once and not at every start."""
+    found = file.resolve().stat()
+    key = f"{file.resolve()}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
+    memo = cache_root() / "hashes.json"
+    known = read_memo(memo)
+    if key not in known:
+        known = {**read_memo(memo), key: sha256(file)}
+        write_atomic(memo, json.dumps(known))
+    return known[key]
+
+
+def read_memo(memo: Path) -> Mapping[str, str]:
+    """The remembered hashes; a damaged memo is only a slower start."""
+    try:
+        return json.loads(memo.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # its hints about optional packages are not for our users
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
