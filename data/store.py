@@ -1,0 +1,304 @@
+"""Read and write a captioned folder: pictures with metadata.jsonl, metadata.csv, or caption files beside them.
+
+Reading never writes into the folder, never stops at the first mistake and never drops anything without saying so.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+from tqdm import tqdm
+
+from data.errors import InputError
+from data.files import replaced_folder
+from data.images import PictureInfo, decode, read_bytes
+from data.problems import Problem
+from data.rows import Row, Rows, read_caption_file, read_csv, read_jsonl
+from data.schema import Annotation, Sample
+from data.walk import NOT_CAPTIONS, TABLES, Walk, composed, stem, walk
+
+__all__ = ["Listing", "Problem", "read", "write"]
+
+MOST_THREADS = 8  # each may hold a picture of MAX_PIXELS
+PATIENCE = 2.0  # seconds of work before a progress bar appears
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A captioned folder as it was found: what can be used, in the order of names, and everything that is wrong.
+
+    found: picture files seen, usable or not. notes: what opening a picture does to it ("transparency is shown on
+    white") -> how many pictures. formats: "PNG" -> how many of the usable ones.
+    """
+
+    folder: Path
+    samples: list[Sample]
+    problems: list[Problem]
+    found: int
+    notes: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+
+
+def read(folder: Path) -> Listing:
+    """Read a captioned folder. Every picture is hashed and decoded once.
+
+    Raises InputError only if the folder itself is of no use: missing, not a folder, or without a single picture.
+    """
+    seen = walk(folder)
+    table = read_table(folder)
+    rows, problems = match(table, seen)
+    found = len(seen.pictures) + len(seen.refused)
+    if not found:
+        raise no_picture(folder)
+    problems += seen.problems
+    problems += add_caption_files(rows, seen, table)
+    listing = Listing(folder, [], problems, found)
+    names = sorted(seen.pictures)
+    for name, verdict in zip(names, examine_all([seen.pictures[name] for name in names]), strict=True):
+        add_sample(listing, seen.pictures[name], rows.get(name), verdict)
+    return listing
+
+
+def examine_all(paths: list[Path]) -> Iterator[tuple[str, PictureInfo] | InputError]:
+    """SHA-256 and findings of each picture, or why it cannot be used, in order. Decoding runs in several threads."""
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
+        verdicts = threads.map(examine, paths)
+        title = "reading pictures"
+        yield from tqdm(verdicts, title, len(paths), unit="picture", delay=PATIENCE, leave=False, disable=None)
+
+
+def examine(path: Path) -> tuple[str, PictureInfo] | InputError:
+    """Read a picture's bytes once, hash them and decode them."""
+    try:
+        content = read_bytes(path)
+        return sha256(content).hexdigest(), decode(content, path)[1]
+    except InputError as error:
+        return error
+
+
+def read_table(folder: Path) -> Rows:
+    """The rows of metadata.jsonl, else of metadata.csv, else none."""
+    there = [folder / name for name in TABLES if os.path.lexists(folder / name)]
+    if not there:
+        return Rows()
+    table = read_jsonl(there[0]) if there[0].suffix == ".jsonl" else read_csv(there[0])
+    for other in there[1:]:
+        problem = Problem(str(other), f"is not used: {there[0].name} is", "Remove one of the two.", refused=False)
+        table.problems.append(problem)
+    return table
+
+
+def match(table: Rows, seen: Walk) -> tuple[dict[str, Row], list[Problem]]:
+    """Find the picture of each row: name of the picture -> its row, and a problem for each row that has none."""
+    rows: dict[str, Row] = {}
+    problems = list(table.problems)
+    for row in table.rows:
+        try:
+            name = find_picture(row.annotation.file_name, seen)
+        except InputError as error:
+            problems.append(Problem.of(error, row.where))
+            continue
+        if name in rows:
+            fix = "Keep one; further captions of a picture go into 'texts'."
+            problems.append(Problem(row.where, f"{name!r} already has a row ({rows[name].where})", fix))
+        elif name is not None:
+            rows[name] = row
+    return rows, problems
+
+
+def find_picture(file_name: str, seen: Walk) -> str | None:
+    """The picture a row is about; None if that picture is refused already. Raises InputError if there is none."""
+    check_file_name(file_name)
+    plain = PurePosixPath(file_name).as_posix()
+    if (name := seen.find(plain)) is not None:
+        return name
+    if composed(plain) in seen.refused:
+        return None
+    path = seen.folder / plain
+    if os.path.isdir(path):
+        raise InputError(f"{file_name!r} is a folder, not a picture", fix="Name the picture in it.")
+    if not os.path.exists(path):
+        what = f"there is no picture {file_name!r}{near_name(plain, seen)}"
+        raise InputError(what, fix="Mend the name, or remove the row.")
+    if not seen.inside(path):
+        raise InputError(f"{file_name!r} leads out of the folder through a link", fix="Put the picture itself there.")
+    seen.pictures[plain] = path  # a picture with an unusual suffix, or a hidden one: named, hence meant
+    return plain
+
+
+def check_file_name(file_name: str) -> None:
+    """A file name must stay in the folder on every system: relative, forward slashes, no way up, no NUL."""
+    parts = file_name.split("/")
+    if not file_name.strip() or "\0" in file_name:
+        raise InputError(f"{file_name!r} is no file name", fix="Write the picture's name in 'file_name'.")
+    if file_name.startswith(("/", "~/")) or (file_name[1:2] == ":" and file_name[2:3] in {"\\", "/"}):
+        raise InputError(f"{file_name!r} is an absolute path", fix="Write it relative to the folder.")
+    if ".." in parts or ".." in file_name.split("\\"):
+        raise InputError(f"{file_name!r} climbs out of the folder", fix="Name a picture inside the folder.")
+
+
+def near_name(name: str, seen: Walk) -> str:
+    """A picture whose name differs only in case, slashes or suffix."""
+    wanted = composed(name).replace("\\", "/").casefold()
+    for same in (lambda other: composed(other).casefold(), lambda other: stem(other).casefold()):
+        meant = same(wanted)
+        found = next((other for other in seen.pictures if same(other) == meant), None)
+        if found is not None:
+            return f", did you mean {found!r}?"
+    return ""
+
+
+def add_caption_files(rows: dict[str, Row], seen: Walk, table: Rows) -> list[Problem]:
+    """Give each picture without a row the captions beside it; a row of the table wins over a caption file."""
+    problems: list[Problem] = []
+    overruled: list[Path] = []
+    bare: list[str] = []
+    stems = {stem(name) for name in seen.pictures} | {name.rpartition(".")[0] for name in seen.refused}
+    for name in sorted(seen.pictures):
+        files = seen.captions.get(stem(name), [])
+        if not files and name not in rows and composed(name) not in table.spoiled:
+            bare.append(name)
+        if not files or composed(name) in table.spoiled:
+            continue
+        beside = read_caption_file(files[0], name)
+        if name in rows:
+            overruled += differing(beside, rows[name], files[0])
+            continue
+        problems += beside.problems
+        if beside.rows:
+            rows[name] = beside.rows[0]
+    problems += without_caption(bare, seen.folder, table)
+    problems += overruled_captions(overruled)
+    problems += orphans(stems, seen)
+    return problems
+
+
+def differing(beside: Rows, row: Row, file: Path) -> list[Path]:
+    """The caption file, if it says something else than the table."""
+    same = not beside.rows or beside.rows[0].annotation.captions == row.annotation.captions
+    return [] if same else [file]
+
+
+def without_caption(names: list[str], folder: Path, table: Rows) -> Iterator[Problem]:
+    """One problem a picture; a single one if it is the table that cannot be read."""
+    if table.broken and names:
+        what = f"{len(names)} pictures have no caption, since the table cannot be read"
+        yield Problem(str(folder), what, "Mend the table first.")
+        return
+    for name in names:
+        beside = PurePosixPath(name).with_suffix(".txt").name
+        fix = f"Add a row to metadata.jsonl, or write {beside} beside it."
+        yield Problem(str(folder / name), "has no caption", fix)
+
+
+def overruled_captions(files: list[Path]) -> Iterator[Problem]:
+    """Caption files that say something else than the table, in one line."""
+    if files:
+        others = f" and {len(files) - 1} more caption files" if len(files) > 1 else ""
+        what = f"its caption differs from the table's{others}: the table is used"
+        yield Problem(str(files[0]), what, "Remove the caption files, or the table's rows.", refused=False)
+
+
+def orphans(stems: set[str], seen: Walk) -> Iterator[Problem]:
+    """Caption files without a picture, and second caption files of one picture."""
+    for name, files in sorted(seen.captions.items()):
+        if name in stems:
+            for extra in files[1:]:
+                yield Problem(str(extra), f"is not used: {files[0].name} is", "Keep one of the two.", refused=False)
+        elif PurePosixPath(name).name.lower() not in NOT_CAPTIONS:
+            fix = "Add the picture, or remove the caption."
+            yield Problem(str(files[0]), "is a caption without a picture", fix, refused=False)
+
+
+def no_picture(folder: Path) -> InputError:
+    """The folder holds nothing to read; if it is a known form, say how to import it."""
+    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
+        fix = f"Import it: python data/prepare.py {folder} --into NEW_FOLDER"
+        return InputError("is a Hugging Face dataset, not a folder of pictures", where=folder, fix=fix)
+    fix = "Give a folder of pictures with metadata.jsonl, or with a .txt beside each picture."
+    return InputError("holds no picture", where=folder, fix=fix)
+
+
+def add_sample(listing: Listing, path: Path, row: Row | None, verdict: tuple[str, PictureInfo] | InputError) -> None:
+    """Add an examined picture to the listing if it can be used and has a row."""
+    if isinstance(verdict, InputError):
+        listing.problems.append(Problem.of(verdict))
+        return
+    digest, info = verdict
+    listing.problems.extend(Problem(str(path), warning, refused=False) for warning in info.warnings)
+    if row is not None:
+        count(listing, info)
+        listing.samples.append(Sample(path, row.annotation, row.where, digest, info.width, info.height))
+
+
+def count(listing: Listing, info: PictureInfo) -> None:
+    """Tally a usable picture's format and notes."""
+    listing.formats[info.format] = listing.formats.get(info.format, 0) + 1
+    for note in info.notes:
+        listing.notes[note] = listing.notes.get(note, 0) + 1
+
+
+Picture = Path | Image.Image | bytes
+
+
+def write(folder: Path, rows: Iterable[tuple[Picture, Annotation]], *, captions_beside: bool = False) -> None:
+    """Write a captioned folder, whole or not at all: the pictures under their file_name, and metadata.jsonl in order.
+
+    A picture given as a path or as bytes is copied as it is; one in memory is saved in the format of its name. The same
+    input gives the same bytes. captions_beside: also a .txt beside each picture, one caption a line.
+    Raises InputError if the folder exists and is not empty, or if two rows have the same name.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError("exists and is not empty", where=folder, fix="Give the name of a new folder.")
+    names: set[str] = set()
+    with replaced_folder(folder) as beside:
+        lines: list[str] = []
+        for picture, annotation in rows:
+            claim_name(annotation.file_name, names)
+            save_picture(picture, beside / annotation.file_name)
+            lines.append(to_line(annotation))
+            if captions_beside:
+                text = "".join(" ".join(caption.split()) + "\n" for caption in annotation.captions)
+                (beside / annotation.file_name).with_suffix(".txt").write_text(text, encoding="utf-8")
+        (beside / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def claim_name(file_name: str, taken: set[str]) -> None:
+    """A name may be used once, also where case and the form of accents do not count, and not for the table itself."""
+    check_file_name(file_name)
+    plain = composed(PurePosixPath(file_name).as_posix()).casefold()
+    if plain in taken or plain in TABLES:
+        raise InputError(f"two pictures would be written as {file_name!r}", fix="Rename one of them.")
+    taken.add(plain)
+
+
+def save_picture(picture: Picture, path: Path) -> None:
+    """Copy, or encode with settings that depend on nothing but the picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(picture, Path):
+        shutil.copyfile(picture, path)
+    elif isinstance(picture, bytes):
+        path.write_bytes(picture)
+    else:
+        encoded = io.BytesIO()
+        kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG")
+        picture.save(encoded, kind, **({"quality": 95} if kind != "PNG" else {}))
+        path.write_bytes(encoded.getvalue())
+
+
+def to_line(annotation: Annotation) -> str:
+    """One line of metadata.jsonl: the keys that were given, unknown ones too. No reader may see a line break in it."""
+    values = annotation.model_dump(exclude_unset=True)
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    for char in "\x85\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text + "\n"
