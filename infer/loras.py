@@ -1,0 +1,229 @@
+"""LoRA files onto a pipeline, with proof: which tensors found their layer, and how much the weights really change.
+
+A LoRA that matches nothing, was made for another architecture, or changes nothing is an error: the picture would look
+like the base model's and nobody would know why.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from data.errors import InputError, raise_all, show
+from data.files import sha256
+from infer.config import LoraFile
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+NETWORKS = ("unet", "text_encoder")
+METADATA_KEY = "lora_adapter_metadata"  # where diffusers' save_lora_weights puts rank, alpha and target modules
+NAMED = 5  # unused keys that are named in full
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a LoRA did. change: Frobenius norm of the weight change; share: of the norm of the weights it changes."""
+
+    file: LoraFile
+    sha256: str
+    matched: int
+    layers: int
+    unused: tuple[str, ...]
+    change: float
+    share: float
+
+    def __str__(self) -> str:
+        counted = f"{self.matched} of {self.matched + len(self.unused)} tensors matched"
+        effect = f"changes {self.layers} layers by {self.share:.2%} (norm {self.change:.4g})"
+        return f"LoRA {show(self.file.path.name)} at {self.file.weight:g}: {counted}, {effect}"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A LoRA file in diffusers' names. state: {`unet.<layer>.lora_A.weight`: tensor}; alphas: kohya's, by layer."""
+
+    state: dict[str, Tensor]
+    alphas: dict[str, float] | None
+    metadata: dict[str, Any] | None
+    dropped: tuple[str, ...] = ()
+
+
+def attach(pipe: StableDiffusionPipeline, files: Sequence[LoraFile], *, strict: bool = False) -> list[Proof]:
+    """Load every LoRA onto the pipeline at its weight and prove that each has an effect.
+
+    Raises InputError: a file is missing, damaged or no LoRA, fits another architecture, or changes nothing; with
+    `strict` also when some of its tensors find no layer.
+    """
+    names = [f"lora{number}" for number in range(len(files))]
+    matches = [attach_one(pipe, file, name, strict) for name, file in zip(names, files, strict=True)]
+    if files:
+        pipe.set_adapters(names, [file.weight for file in files])
+    rows = zip(names, files, matches, strict=True)
+    return [prove(pipe, name, file, matched, unused) for name, file, (matched, unused) in rows]
+
+
+def attach_one(pipe: StableDiffusionPipeline, file: LoraFile, name: str, strict: bool) -> tuple[int, tuple[str, ...]]:
+    """Load one file as adapter `name`; returns how many tensors matched, and the keys that did not."""
+    contents = read(pipe, file)
+    sizes = layer_sizes(pipe)
+    fitting = {key: tensor for key, tensor in contents.state.items() if layer_of(key) in sizes}
+    unused = (*contents.dropped, *(key for key in contents.state if key not in fitting))
+    where = f"--lora {file.path}"
+    if not fitting:
+        fix = "It was made for another architecture, or is no LoRA."
+        raise InputError(
+            f"none of its {len(unused)} tensors fits this model, such as {unused[0]}", where=where, fix=fix
+        )
+    raise_all(misfits(fitting, sizes, where)[:1])
+    if unused and strict:
+        raise InputError(f"{len(unused)} tensors find no layer: {named(unused)}", where=where)
+    load(pipe, contents, fitting, name, where)
+    return len(fitting), unused
+
+
+def named(keys: Sequence[str]) -> str:
+    """The first few keys, and how many more there are."""
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    return ", ".join(keys[:NAMED]) + more
+
+
+# ---- reading
+
+
+def read(pipe: StableDiffusionPipeline, file: LoraFile) -> Contents:
+    """A LoRA file of diffusers, peft or kohya in diffusers' names. Raises InputError."""
+    from safetensors import SafetensorError, safe_open
+
+    where = f"--lora {file.path}"
+    if not file.path.is_file():
+        raise InputError("no such file", where=where, allowed="FILE or FILE:WEIGHT, a .safetensors file")
+    try:
+        with safe_open(file.path, framework="pt") as opened:
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            header = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        fix = "Only whole .safetensors files are read."
+        raise InputError(f"could not be read ({error})", where=where, fix=fix) from None
+    if not any("lora" in key for key in state):
+        fix = "Give a whole model with --model." if len(state) > 1 else None
+        raise InputError("holds no LoRA tensors", where=where, fix=fix)
+    return in_diffusers_names(pipe, state, header, where)
+
+
+def in_diffusers_names(
+    pipe: StableDiffusionPipeline, state: dict[str, Tensor], header: Mapping[str, str], where: str
+) -> Contents:
+    """Bring each format to one spelling: `unet.<layer>.lora_A.weight` and `text_encoder.<layer>.lora_A.weight`."""
+    from diffusers.utils import (
+        convert_state_dict_to_diffusers,
+        convert_state_dict_to_peft,
+        convert_unet_state_dict_to_peft,
+    )
+
+    kept = {key: tensor for key, tensor in state.items() if "dora_scale" not in key}
+    dropped = tuple(key for key in state if key not in kept)
+    try:
+        converted, alphas = pipe.lora_state_dict(dict(kept))
+        metadata = json.loads(header[METADATA_KEY]) if METADATA_KEY in header and not alphas else None
+        unet = convert_unet_state_dict_to_peft(part(converted, "unet"))
+        text = part(converted, "text_encoder")
+        text = convert_state_dict_to_peft(convert_state_dict_to_diffusers(text)) if text else {}
+    except (ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"its tensor names are not understood ({reason})", where=where) from None
+    spelled = {f"unet.{key}": tensor for key, tensor in unet.items()}
+    spelled |= {f"text_encoder.{key.removeprefix('text_model.')}": tensor for key, tensor in text.items()}
+    others = {key: tensor for key, tensor in converted.items() if not key.startswith(NETWORKS)}
+    return Contents(spelled | others, alphas or None, metadata, dropped)
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of one network, without its name."""
+    return {key.removeprefix(f"{prefix}."): tensor for key, tensor in state.items() if key.startswith(f"{prefix}.")}
+
+
+# ---- matching
+
+
+def layer_of(key: str) -> str:
+    """unet.mid_block...to_q.lora_A.weight -> unet.mid_block...to_q."""
+    return key.partition(".lora_")[0]
+
+
+def layer_sizes(pipe: StableDiffusionPipeline) -> dict[str, tuple[int, ...]]:
+    """The weight shape (out, in, ...) of every layer that a LoRA can change, by its name."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for network in NETWORKS:
+        for name, weight in getattr(pipe, network).named_parameters():
+            if ".lora_" not in name and name.endswith(".weight") and weight.ndim >= 2:
+                layer = name.removesuffix(".weight").removesuffix(".base_layer").removeprefix("text_model.")
+                sizes[f"{network}.{layer}"] = tuple(weight.shape)
+    return sizes
+
+
+def misfits(state: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]], where: str) -> list[InputError]:
+    """An InputError for each tensor of another width than its layer: lora_A reads the layer's input, lora_B writes."""
+    errors: list[InputError] = []
+    for key, tensor in state.items():
+        out_width, in_width = sizes[layer_of(key)][:2]
+        wanted, axis = (in_width, 1) if ".lora_A" in key else (out_width, 0)
+        if tensor.ndim > axis and tensor.shape[axis] != wanted:
+            text = f"made for another architecture: {layer_of(key)} is {wanted} wide, the LoRA {tensor.shape[axis]}"
+            errors.append(InputError(text, where=where))
+    return errors
+
+
+def load(pipe: StableDiffusionPipeline, contents: Contents, state: dict[str, Tensor], name: str, where: str) -> None:
+    """Hand the matching tensors to diffusers, network by network (an absent network would make it warn)."""
+    dtype = pipe.unet.dtype
+    state = {key: tensor.to(dtype) for key, tensor in state.items()}
+    shared: dict[str, Any] = {"network_alphas": contents.alphas, "adapter_name": name, "metadata": contents.metadata}
+    try:
+        if part(state, "unet"):
+            pipe.load_lora_into_unet(state, unet=pipe.unet, _pipeline=pipe, **shared)
+        if part(state, "text_encoder"):
+            pipe.load_lora_into_text_encoder(state, text_encoder=pipe.text_encoder, _pipeline=pipe, **shared)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(f"could not be applied ({reason})", where=where) from error
+
+
+# ---- proof
+
+
+@torch.no_grad()
+def prove(pipe: StableDiffusionPipeline, name: str, file: LoraFile, matched: int, unused: tuple[str, ...]) -> Proof:
+    """Measure the weight change of a loaded adapter at its weight. Raises InputError if it is zero or not finite."""
+    change = weights = 0.0
+    layers = 0
+    for layer in adapted_layers(pipe, name):
+        change += layer.get_delta_weight(name).float().square().sum().item()
+        weights += layer.get_base_layer().weight.float().square().sum().item()
+        layers += 1
+    change, weights = math.sqrt(change), math.sqrt(weights)
+    where = f"--lora {file.path}"
+    if not math.isfinite(change):
+        raise InputError("holds numbers that are not finite (NaN or inf)", where=where)
+    if change == 0:
+        why = (
+            "its weight is 0" if file.weight == 0 else "all of its products are zero, as before the first training step"
+        )
+        raise InputError(f"changes nothing: {why}", where=where)
+    return Proof(file, sha256(file.path), matched, layers, unused, change, change / weights if weights else math.inf)
+
+
+def adapted_layers(pipe: StableDiffusionPipeline, name: str) -> Iterator[Any]:
+    """Every layer that carries the adapter `name`."""
+    from peft.tuners.lora import LoraLayer
+
+    for network in NETWORKS:
+        for layer in getattr(pipe, network).modules():
+            if isinstance(layer, LoraLayer) and name in layer.lora_A:
+                yield layer

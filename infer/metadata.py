@@ -1,0 +1,179 @@
+"""What a PNG tells about how it was made: A1111's `parameters` text, and one JSON key `atelier` with everything.
+
+Source of the text layout: AUTOMATIC1111/stable-diffusion-webui, modules/processing.py (create_infotext) and
+modules/infotext_utils.py. Neither time nor place is written, so the same picture is the same file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from PIL import Image, PngImagePlugin
+from pydantic import BaseModel, ConfigDict
+
+from data.errors import InputError
+from data.files import write_atomic
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+KEY = "atelier"
+A1111_KEY = "parameters"
+MODEL_HASH_LENGTH, LORA_HASH_LENGTH = 10, 12  # hex digits, as A1111 shortens SHA-256
+FEWEST_SETTINGS = 3  # A1111 takes the last line as settings only from three pairs on
+SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer version's file is still readable
+
+
+class ModelUsed(Part):
+    """name: as typed. fingerprint: SHA-256 over weights and configs. file_hash: of a single-file model."""
+
+    name: str
+    fingerprint: str
+    file_hash: str = ""
+    tokenizer: str = ""
+
+
+class LoraUsed(Part):
+    """change: Frobenius norm of the weight change at this weight; share: of the norm of the weights it changes."""
+
+    name: str
+    sha256: str
+    weight: float
+    matched: int
+    unused: tuple[str, ...] = ()
+    change: float
+    share: float
+
+
+class TokensUsed(Part):
+    count: int
+    limit: int
+    lost: str = ""
+
+
+class Recipe(Part):
+    """Everything that decides a picture's pixels, and the verdict on them."""
+
+    format: int = 1
+    prompt: str
+    negative_prompt: str = ""
+    seed: int
+    steps: int
+    guidance_scale: float
+    scheduler: str
+    sampler: str
+    scheduler_config: dict[str, Any]
+    width: int
+    height: int
+    dtype: str
+    device: str
+    model: ModelUsed
+    loras: tuple[LoraUsed, ...] = ()
+    tokens: TokensUsed
+    negative_tokens: TokensUsed
+    micro_batch: int
+    threads: int
+    versions: dict[str, str]
+    verdict: Literal["ok", "nan"] = "ok"
+
+
+def parameters(recipe: Recipe) -> str:
+    """The recipe as A1111 writes it: prompt, negative prompt, and a line of settings."""
+    prompts = [recipe.prompt, f"Negative prompt: {recipe.negative_prompt}" if recipe.negative_prompt else ""]
+    settings = ", ".join(f"{key}: {quoted(value)}" for key, value in settings_of(recipe).items() if value != "")
+    return "\n".join([*filter(None, prompts), settings])
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """The last line of A1111's text. Noise comes from the CPU: without `RNG: CPU` readers would take the GPU's."""
+    sampler, karras = recipe.sampler.removesuffix(" Karras"), recipe.sampler.endswith(" Karras")
+    loras = ", ".join(f"{Path(lora.name).stem}: {lora.sha256[:LORA_HASH_LENGTH]}" for lora in recipe.loras)
+    return {
+        "Steps": recipe.steps,
+        "Sampler": sampler,
+        "Schedule type": "Karras" if karras else "",
+        "CFG scale": f"{recipe.guidance_scale:g}",
+        "Seed": recipe.seed,
+        "Size": f"{recipe.width}x{recipe.height}",
+        "Model hash": (recipe.model.file_hash or recipe.model.fingerprint)[:MODEL_HASH_LENGTH],
+        "Model": Path(recipe.model.name).stem if recipe.model.file_hash else recipe.model.name,
+        "RNG": "CPU",
+        "Lora hashes": loras,
+        "Version": f"atelier {recipe.versions.get('atelier', '')}".strip(),
+    }
+
+
+def quoted(value: Any) -> str:
+    """A value that holds a comma, a colon or a line break stands in JSON quotes."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
+
+
+def png(picture: Picture, recipe: Recipe) -> bytes:
+    """The picture as PNG bytes with both texts. What is not ASCII becomes iTXt (UTF-8): tEXt is read as Latin-1."""
+    info = PngImagePlugin.PngInfo()
+    text = parameters(recipe)
+    (info.add_text if text.isascii() else info.add_itxt)(A1111_KEY, text)
+    info.add_text(KEY, json.dumps(recipe.model_dump(mode="json")))  # JSON escapes: always ASCII
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def write(path: Path, picture: Picture, recipe: Recipe) -> None:
+    """Save a picture with its recipe, whole or not at all. Raises InputError (disk)."""
+    write_atomic(path, png(picture, recipe))
+
+
+def read(path: Path) -> Recipe:
+    """The recipe of one of our pictures. Raises InputError if it is no PNG or has no recipe of ours."""
+    text = texts(path).get(KEY)
+    if text is None:
+        raise InputError("holds no recipe of this toolkit", where=path, fix="read_parameters() reads A1111's text.")
+    try:
+        return Recipe.model_validate_json(text)
+    except ValueError as error:
+        raise InputError(f"holds a damaged recipe ({str(error).splitlines()[0]})", where=path) from None
+
+
+def read_parameters(path: Path) -> dict[str, str]:
+    """A1111's text of a PNG as {"Prompt": ..., "Negative prompt": ..., "Steps": ...}; {} if there is none."""
+    return parse_parameters(texts(path).get(A1111_KEY, ""))
+
+
+def texts(path: Path) -> dict[str, str]:
+    """Every text of a PNG, those that stand after the pixels included."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()
+            return {key: str(value) for key, value in getattr(picture, "text", {}).items()}
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"is not a readable PNG ({error})", where=path) from None
+
+
+def parse_parameters(text: str) -> dict[str, str]:
+    """A1111's text, taken apart as A1111 does. A last line of fewer than three pairs belongs to the prompt."""
+    lines = text.strip().split("\n")
+    pairs = SETTING.findall(lines[-1])
+    settings = {key: unquoted(value) for key, value in pairs} if len(pairs) >= FEWEST_SETTINGS else {}
+    body = lines[:-1] if settings else lines
+    start = next((number for number, line in enumerate(body) if line.startswith("Negative prompt:")), len(body))
+    negative = "\n".join(body[start:]).removeprefix("Negative prompt:").strip()
+    found = {"Prompt": "\n".join(body[:start]), "Negative prompt": negative, **settings}
+    return {key: value for key, value in found.items() if value}
+
+
+def unquoted(value: str) -> str:
+    """The inverse of `quoted`."""
+    try:
+        return str(json.loads(value)) if value.startswith('"') else value.strip()
+    except ValueError:
+        return value

@@ -1,0 +1,77 @@
+"""What is to be drawn: one Picture for each prompt and seed, and how much of each prompt the text encoder reads."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from data.captions import count_tokens
+from data.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BUILT_IN = ("a water type fridge", "a fire type fridge", "a grass type fridge", "an electric type fridge")
+DRAWN_SEEDS = 2**32  # below this, a random seed fits every tool that reads it back
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to draw. Its pixels depend on its own seed and prompt, never on its index."""
+
+    index: int
+    prompt: str
+    seed: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.index:05d}-{self.seed}.png"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How much of a prompt is read: tokens without start and end, the limit, and the words past it."""
+
+    count: int
+    limit: int
+    lost: str = ""
+
+
+def plan(prompts: Sequence[str], seed: int, num_images: int) -> list[Picture]:
+    """`num_images` pictures of each prompt; its seeds are seed, seed + 1 ..., alike for all, so that rows compare."""
+    asked = [(prompt, seed + number) for prompt in prompts for number in range(num_images)]
+    return [Picture(index, prompt, own) for index, (prompt, own) in enumerate(asked)]
+
+
+def random_seed() -> int:
+    """A seed from the operating system, for --seed -1; printed, so that the picture can be made again."""
+    return secrets.randbelow(DRAWN_SEEDS)
+
+
+def measure(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tokens]:
+    """The Tokens of every prompt."""
+    texts = list(dict.fromkeys(prompts))
+    report = count_tokens(texts, tokenizer)
+    lost = {texts[int(cut.where.rpartition(" ")[2]) - 1]: cut.lost_text for cut in report.cut}
+    counts = zip(texts, report.counts, strict=True)
+    return {text: Tokens(count, report.limit, lost.get(text, "")) for text, count in counts}
+
+
+def cut_prompts(tokens: dict[str, Tokens]) -> list[InputError]:
+    """One InputError, naming the words lost, for each prompt that is longer than the text encoder reads."""
+    return [
+        InputError(
+            f"{shorten(prompt)!r} has {found.count} tokens, {found.limit} are read; lost: {found.lost!r}",
+            where="--prompt",
+            fix="Shorten it.",
+        )
+        for prompt, found in tokens.items()
+        if found.count > found.limit
+    ]
+
+
+def shorten(text: str, length: int = 40) -> str:
+    """A text that fits a line."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -1,0 +1,88 @@
+"""The recipe of each picture: what the whole job shares, collected once, and what is the picture's own."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from infer import schedulers
+from infer.loras import Proof
+from infer.metadata import LoraUsed, ModelUsed, Recipe, TokensUsed
+from infer.pipeline import DTYPES, Drawn, Settings
+from infer.prompts import Tokens
+from train.base_model import BaseModel
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+PACKAGES = ("atelier", "torch", "diffusers", "transformers", "peft")
+
+
+def shared(
+    pipe: StableDiffusionPipeline, model: BaseModel, proofs: Sequence[Proof], settings: Settings, scheduler: str | None
+) -> dict[str, Any]:
+    """The fields of a Recipe that all pictures of a pass have in common."""
+    return {
+        "steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "width": settings.width,
+        "height": settings.height,
+        "micro_batch": settings.micro_batch,
+        "negative_prompt": settings.negative_prompt,
+        "scheduler": type(pipe.scheduler).__name__,
+        "sampler": schedulers.shown(pipe.scheduler, scheduler),
+        "scheduler_config": json.loads(pipe.scheduler.to_json_string()),
+        "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
+        "device": device_name(pipe.device),
+        "model": model_used(model),
+        "loras": tuple(lora_used(proof) for proof in proofs),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def of(shared: Mapping[str, Any], drawn: Drawn, tokens: Mapping[str, Tokens]) -> Recipe:
+    """The recipe of one picture."""
+    own, negative = tokens[drawn.picture.prompt], tokens[shared["negative_prompt"]]
+    return Recipe(
+        prompt=drawn.picture.prompt,
+        seed=drawn.picture.seed,
+        verdict=drawn.verdict,
+        tokens=TokensUsed(**asdict(own)),
+        negative_tokens=TokensUsed(**asdict(negative)),
+        **shared,
+    )
+
+
+def model_used(model: BaseModel) -> ModelUsed:
+    file_hash = model.fingerprints["unet"] if model.weights else ""
+    return ModelUsed(name=model.name, fingerprint=model.fingerprint, file_hash=file_hash)
+
+
+def lora_used(proof: Proof) -> LoraUsed:
+    return LoraUsed(
+        name=proof.file.path.name,
+        sha256=proof.sha256,
+        weight=proof.file.weight,
+        matched=proof.matched,
+        unused=proof.unused,
+        change=proof.change,
+        share=proof.share,
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """The kind of machine that pictures are bit-equal on: the GPU's name, or the CPU's vector instructions."""
+    if device.type == "cuda":
+        return f"{device.type} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()})" if device.type == "cpu" else device.type
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}

@@ -1,0 +1,92 @@
+"""Which weights a command means: a named model or run; by default the newest finished run, else the embedded base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from data.errors import InputError
+from infer.config import GenerateOptions, LoraFile
+
+POCKET = "pocket"
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Source:
+    """model, tokenizer: what base_model.load takes. base: what it was tuned from, if that is not `model` itself.
+
+    loras: a run's own adapter first, then those asked for. said: which weights these are, and why, for the first line.
+    """
+
+    model: str
+    said: str
+    base: str | None = None
+    loras: tuple[LoraFile, ...] = ()
+    tokenizer: str | None = None
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there is a base to compare with."""
+        return self.base is not None or bool(self.loras)
+
+
+def choose(options: GenerateOptions, runs: Path = RUNS) -> Source:
+    """The weights that the options mean. Raises InputError: an unfinished run, or nothing to compare with the base."""
+    source = named(options.model, options.loras) if options.model else default(options.loras, runs)
+    if options.tokenizer:
+        source = replace(source, tokenizer=options.tokenizer)
+    if options.compare_base and not source.is_tuned:
+        fix = "Finish a run with train/finetune.py first, or name a --lora FILE or a run with --model."
+        raise InputError(f"{source.model} is itself a base: nothing is tuned", where="--compare-base", fix=fix)
+    return source
+
+
+def default(loras: tuple[LoraFile, ...], runs: Path) -> Source:
+    """The base of the run that a LoRA lies in; without a LoRA the newest finished run; else the embedded base."""
+    from train import run_folder
+
+    if loras:
+        homes = (home for lora in loras for home in lora.path.resolve().parents[:2])
+        model, tokenizer = next((base_of(home) for home in homes if is_run(home)), (POCKET, None))
+        return Source(model, f"model: {model}, which the LoRA is laid over", loras=loras, tokenizer=tokenizer)
+    newest = run_folder.newest_finished(runs)
+    if newest is None:
+        return Source(POCKET, f"model: {POCKET}, the embedded base (there is no finished run in {runs}/)")
+    run = of_run(newest, ())
+    return replace(run, said=f"{run.said}, the newest finished run")
+
+
+def named(model: str, loras: tuple[LoraFile, ...]) -> Source:
+    """A model by its name; a run folder means what the run exported."""
+    folder = Path(model).expanduser()
+    return of_run(folder, loras) if is_run(folder) else Source(model, f"model: {model}", loras=loras)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one of train/finetune.py's."""
+    return (folder / "config.yaml").is_file() and not (folder / "model_index.json").exists()
+
+
+def of_run(folder: Path, loras: tuple[LoraFile, ...]) -> Source:
+    """What a run exported: a whole model, or a LoRA over the model it was tuned from."""
+    base, tokenizer = base_of(folder)
+    whole, lora = folder / "export" / "model", folder / "export" / "lora.safetensors"
+    if not (folder / "done").exists() or not (whole.is_dir() or lora.is_file()):
+        fix = "Give the command that began it once more: it goes on where it stopped."
+        raise InputError("the run is not finished, nothing is exported", where=f"--model {folder}", fix=fix)
+    if whole.is_dir():
+        return Source(str(whole), f"model: {folder}", base, loras)
+    return Source(base, f"model: {folder} (a LoRA over {base})", None, (LoraFile(lora), *loras), tokenizer)
+
+
+def base_of(folder: Path) -> tuple[str, str | None]:
+    """The model that a run was tuned from and the tokenizer it named, out of its config.yaml."""
+    file = folder / "config.yaml"
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return str(settings["model"]), settings.get("tokenizer")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        raise InputError("does not say which model the run was tuned from", where=file) from None
