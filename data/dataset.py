@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from data import captions, seeds
 from data.schema import Batch
-from data.shapes import Latents, Moments, PerSample, TextStates
+from data.shapes import Latents, Moments, TextStates
 
 CLAMP = (-30.0, 20.0)  # of the log-variance, as diffusers' DiagonalGaussianDistribution has it
 
@@ -165,7 +165,7 @@ class StepSampler(Sampler[list[Position]]):
 
 
 def turns_of_buckets(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(bucket, how many batches it has had before) for step 0, 1, 2 ...: always the bucket furthest behind its share."""
+    """(bucket, batches it has had before) for step 0, 1, 2 ...: always the bucket that is furthest behind its share."""
     total = sum(sizes)
     taken = [0] * len(sizes)
     step = 0
@@ -181,7 +181,3 @@ def mean_latents(moments: Moments, scaling_factor: float) -> Latents:
     """(C, h, w): the posterior's mean, scaled: what validation looks at, so that it holds no sampling noise."""
     return moments.chunk(2)[0] * scaling_factor
 
-
-def timesteps(uniforms: PerSample, steps: int) -> torch.Tensor:
-    """(B,) int64 in [0, steps) for numbers in [0, 1)."""
-    return (uniforms * steps).long().clamp(max=steps - 1)

@@ -68,7 +68,7 @@ def show(name: object) -> str:
 
 
 def run_entry(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command: an InputError becomes one line on stderr and exit code 2, Ctrl-C exit code 130, without traceback."""
+    """Run a command: an InputError becomes a line on stderr and exit code 2, Ctrl-C exit code 130."""
     try:
         sys.exit(main() or 0)
     except InputError as error:

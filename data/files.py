@@ -28,7 +28,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def replaced_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed over `path` when the block ends well, else removed.
 
-    durable: flush it to the disk first. A cache whose reader notices a torn file may go without (and be 20 times faster).
+    durable: flush it to the disk first. A cache whose reader notices a torn file may go without, which is faster.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)

@@ -47,6 +47,7 @@ def parse(
     source = chosen_preset(flags, preset) if "config" in kinds else None
     values, lines = read_yaml(source) if source else ({}, {})
     forget_other_kinds(values, flags)
+    name_default_kinds(model, values)
     try:
         return run_cli(model, flags, values, prog, description)
     except ValidationError as error:
@@ -115,7 +116,7 @@ def name_of(token: str) -> str:
 
 
 def spell_out(argv: Sequence[str], kinds: Mapping[str, Any], aliases: Mapping[str, str]) -> list[str]:
-    """Aliases replaced, underscores turned to dashes, list items quoted (so a comma stays in a prompt), names checked."""
+    """Aliases replaced, underscores made dashes, list items quoted (so a comma stays in a prompt), names checked."""
     known = {flag_of(path): path for path in kinds} | {flag_of(f"no_{p}"): p for p, k in kinds.items() if k is bool}
     flags: list[str] = []
     unknown: list[InputError] = []
@@ -131,8 +132,9 @@ def spell_out(argv: Sequence[str], kinds: Mapping[str, Any], aliases: Mapping[st
         if flag not in known and flag != "--help":
             unknown.append(InputError(f"unknown flag{suggest(flag, known)}", where=flag, fix="See --help."))
             continue
-        is_item = bool(flag in known and is_list(kinds[known[flag]]) and not equals)
-        flags.append(f"{flag}={json.dumps(value) if is_list(kinds.get(known.get(flag, ''))) else value}" if equals else flag)
+        takes_items = is_list(kinds.get(known.get(flag, "")))
+        is_item = takes_items and not equals
+        flags.append(f"{flag}={json.dumps(value) if takes_items else value}" if equals else flag)
     raise_all(unknown)
     return flags
 
@@ -162,7 +164,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text) or {}
     except OSError as error:
-        raise InputError(f"no such preset ({error.strerror})", where=f"--config {path}", allowed=shipped(path)) from None
+        raise InputError(
+            f"no such preset ({error.strerror})", where=f"--config {path}", allowed=shipped(path)
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
@@ -194,11 +198,21 @@ def key_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, i
 
 
 def forget_other_kinds(values: dict[str, Any], flags: Sequence[str]) -> None:
-    """`--adapter.kind full` over a preset with `adapter: {kind: lora, rank: 16}`: the preset's rank no longer applies."""
+    """`--adapter.kind full` over a preset's `adapter: {kind: lora, rank: 16}`: the preset's rank no longer applies."""
     for name, section in values.items():
-        if isinstance(section, dict) and "kind" in section and (kind := given_value(flags, f"--{name}.kind")):
-            if kind != section["kind"]:
+        if isinstance(section, dict) and "kind" in section:
+            kind = given_value(flags, f"--{name}.kind")
+            if kind not in {None, section["kind"]}:
                 section.clear()
+
+
+def name_default_kinds(model: type[BaseModel], values: dict[str, Any]) -> None:
+    """`--adapter.rank 8` alone means the default kind; pydantic wants to read it before it looks at the rank."""
+    for name, field in model.model_fields.items():
+        kind = getattr(field.default, "kind", None)
+        section = values.setdefault(name, {}) if kind is not None else None
+        if isinstance(section, dict):
+            section.setdefault("kind", kind)
 
 
 def given_value(flags: Sequence[str], flag: str) -> str | None:

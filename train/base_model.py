@@ -90,6 +90,11 @@ class BaseModel:
             reason = str(error).strip().splitlines()[0][:200]
             raise InputError(f"the {part} could not be loaded ({reason})", where=self.weights or self.layout) from error
 
+    def forget(self, *parts: str) -> None:
+        """Free the memory of parts that are no longer needed; they load again when they are used again."""
+        for part in parts:
+            vars(self).pop(part, None)
+
     def config(self, part: str) -> dict[str, Any]:
         """A part's config.json."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"

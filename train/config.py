@@ -1,0 +1,135 @@
+"""Everything that a fine-tuning run can be told, with its defaults. Machine facts are in accelerate_config.yaml."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from data.captions import TEMPLATE
+from data.options import Options
+from train.adapters.kinds import AnyAdapter
+from train.adapters.lora import Lora
+from train.objectives import AnyObjective, Epsilon
+from train.optim import OptimConfig
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class Pictures(Options):
+    """How a captioned folder becomes training samples."""
+
+    size: int | None = Field(None, gt=0)
+    """pixels of the square bucket's side; default: the size the base model was trained at"""
+    buckets: bool = True
+    """sort pictures of other shapes into wide and tall buckets of the same area instead of cutting squares"""
+    flip: bool = False
+    """also train on mirrored pictures (not if left and right matter, or there is writing)"""
+    caption: str = TEMPLATE
+    """the prompt of a picture: a template with {text}, {type}, {name} or any other key of its metadata"""
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """share of samples whose caption is replaced by the empty prompt, which guidance needs"""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """share of pictures kept out of training to see whether it learns or memorises"""
+
+
+class Validation(Options):
+    """The denoising loss at fixed noise, on held-out pictures and as many training pictures."""
+
+    every: int = Field(200, gt=0)
+    """optimiser steps from one validation to the next; the first is before step 1, so it is the base model's"""
+    pictures: int = Field(64, gt=0)
+    """pictures looked at, at most, of each side"""
+    timesteps: int = Field(8, gt=0)
+    """evenly spread timesteps at which each is looked at"""
+
+
+class Checkpoints(Options):
+    """What is kept so that a killed run goes on."""
+
+    every: int = Field(200, gt=0)
+    """optimiser steps from one checkpoint to the next"""
+    keep: int = Field(2, gt=0)
+    """how many are kept"""
+
+
+class Logging(Options):
+    """What is written down while it trains."""
+
+    every: int = Field(10, gt=0)
+    """optimiser steps from one line of metrics.jsonl to the next"""
+    tensorboard: bool = True
+    """also write TensorBoard files"""
+
+
+class Config(Options):
+    """A fine-tuning run."""
+
+    config: Path = CONFIGS / "pocket.yaml"
+    """preset to start from: a YAML file with the differences from the defaults"""
+    data: str = "pocket"
+    """captioned folder (pictures with metadata.jsonl, or a .txt beside each); pocket: the sample creatures"""
+    model: str = "pocket"
+    """base model: pocket, a hub id on this machine, a diffusers folder, or a .safetensors file"""
+    tokenizer: str | None = None
+    """folder of a CLIP tokenizer, for a single-file model"""
+    adapter: AnyAdapter = Lora()
+    objective: AnyObjective = Epsilon()
+    optim: OptimConfig = OptimConfig()
+    pictures: Pictures = Pictures()
+    validation: Validation = Validation()
+    checkpoints: Checkpoints = Checkpoints()
+    logging: Logging = Logging()
+    learning_rate: float = Field(1e-4, gt=0)
+    """peak learning rate"""
+    batch_size: int = Field(4, gt=0)
+    """pictures in one process' micro-batch"""
+    accumulate: int = Field(1, gt=0)
+    """micro-batches whose gradients are averaged before a step"""
+    max_steps: int = Field(1000, gt=0)
+    """optimiser steps; a larger number extends a finished run"""
+    seed: int = 0
+    """everything random follows from it"""
+    threads: int | None = Field(None, gt=0)
+    """CPU threads of each process; default: the cores divided by the processes"""
+    runs: Path = Path("runs")
+    """folder of the run folders"""
+    run_name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """name of the run's folder after its number; default: the adapter's"""
+    new: bool = False
+    """start another run even if one with these settings is there"""
+    dry_run: bool = False
+    """print the plan and stop"""
+    strict: bool = False
+    """refuse to start if a picture has to be left out or a caption is cut"""
+
+
+# May change when the same run is continued: where things lie, how long it goes on, what is written down.
+AT_WILL = {"config", "max_steps", "threads", "runs", "run_name", "new", "dry_run", "logging", "checkpoints", "data"}
+SCHEDULES_WITHOUT_END = {"constant"}
+
+
+def identity(config: Config, data_fingerprint: str, model_fingerprint: str) -> str:
+    """A hash of what makes two runs the same: settings, the data's content and the base model's, not names and paths.
+
+    The number of steps counts only where the learning rate depends on it.
+    """
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=AT_WILL | {"model", "tokenizer", "validation"})
+    if config.optim.schedule not in SCHEDULES_WITHOUT_END:
+        settings["max_steps"] = config.max_steps
+    text = json.dumps([settings, data_fingerprint, model_fingerprint], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+ALIASES = {
+    "--pretrained-model-name-or-path": "--model",
+    "--train-data-dir": "--data",
+    "--train-batch-size": "--batch-size",
+    "--gradient-accumulation-steps": "--accumulate",
+    "--max-train-steps": "--max-steps",
+    "--lr": "--learning-rate",
+    "--rank": "--adapter.rank",
+}

@@ -1,0 +1,25 @@
+"""Fine-tune Stable Diffusion on a captioned folder.
+
+accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py --data FOLDER
+"""
+
+from data.errors import run_entry
+from data.options import parse
+from train.config import ALIASES, CONFIGS, Config
+
+
+def main() -> int:
+    config = parse(
+        Config,
+        prog="finetune.py",
+        description=__doc__ or "",
+        preset=CONFIGS / "pocket.yaml",
+        aliases=ALIASES,
+    )
+    from train import job  # torch is loaded only once the flags are known to be right
+
+    return job.run(config)
+
+
+if __name__ == "__main__":
+    run_entry(main)

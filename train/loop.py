@@ -1,0 +1,272 @@
+"""The page to read first: step() is the mathematics, fit() says when to look, save and write down.
+
+noise the latents -> ask the network -> compare with the target -> average over the global batch -> clip -> update
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from data.dataset import Layout
+from data.errors import InputError
+from data.schema import Batch
+from train import checkpoint, optim
+from train.adapters import base as adapters
+from train.checkpoint import Checkpoint
+from train.config import Config
+from train.ddpm import process
+from train.ddpm.schedule import Schedule
+from train.denoiser import Denoiser
+from train.objectives import Objective
+from train.report import Report
+from train.validation import Losses, Validator, paired_difference
+
+
+@dataclass
+class State:
+    """All that changes while a run trains."""
+
+    step: int  # optimiser steps done
+    unet: nn.Module  # as accelerate wrapped it
+    optimizer: Any  # accelerate's, around the one of train/optim.py
+    accelerator: Accelerator
+
+    def plain_unet(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.unet)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        return Denoiser(self.unet)
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that does not change while a run trains."""
+
+    config: Config
+    layout: Layout
+    objective: Objective
+    schedule: Schedule  # on the device
+    batches: Callable[[int, int], Iterator[Batch]]  # micro-batches of the steps [start, stop)
+    validator: Validator
+    checkpoints: Path
+    identity: str
+    base_losses: dict[str, Losses] | None = None  # of the untrained network, if an earlier session measured them
+
+
+@dataclass
+class Window:
+    """Steps whose numbers still lie on the device: reading them at every step would make the device wait."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    sample_ids: list[list[str]] = field(default_factory=list)
+    skipped: int = 0
+
+    def clear(self) -> None:
+        for values in (self.losses, self.norms, self.rates, self.sample_ids):
+            values.clear()
+        self.skipped = 0
+
+
+@dataclass
+class LookBack:
+    """The untrained network's validation losses, measured before the first step."""
+
+    base: dict[str, Losses] | None
+
+
+def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> None:
+    """One optimiser step: `accumulate` micro-batches, whose gradients add up to the mean over the global batch.
+
+    The learning rate is a function of the step. Gradients are unscaled before they are clipped by their global norm; a
+    step whose scaled gradients overflowed in fp16 is left out by the scaler.
+    """
+    optimizer, accelerator, layout = state.optimizer, state.accelerator, task.layout
+    rate = optim.learning_rate(state.step, task.config.optim, task.config.learning_rate, task.config.max_steps)
+    optim.set_learning_rate(optimizer, rate)
+    total = torch.zeros((), device=accelerator.device)
+    sample_ids: list[str] = []
+    for micro in range(layout.accumulate):
+        batch = next(batches)
+        is_last = micro == layout.accumulate - 1
+        with nullcontext() if is_last else accelerator.no_sync(state.unet):
+            # data-parallel training averages over processes, so each divides by its own share
+            loss = sample_losses(state.denoiser, task, batch).sum() / (layout.batch_size * layout.accumulate)
+            accelerator.backward(loss)
+        total += loss.detach()
+        sample_ids += batch.sample_ids
+    norm = accelerator.clip_grad_norm_(list(adapters.trainable(state.unet).values()), task.config.optim.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    window.losses.append(total)
+    window.norms.append(torch.as_tensor(norm).detach())
+    window.rates.append(rate)
+    window.sample_ids.append(sample_ids)
+    window.skipped += int(optimizer.step_was_skipped)
+
+
+def sample_losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
+    """(B,) the error of each sample: x_t from q(x_t | x_0), the network's answer, the objective's distance."""
+    t = task.objective.timesteps(batch.timestep_uniforms, task.schedule)
+    noisy = process.add_noise(task.schedule, batch.latents, batch.noise, t)
+    target = task.objective.target(task.schedule, batch.latents, batch.noise, t)
+    return task.objective.losses(denoiser(noisy, t, batch.text_states), target)
+
+
+def fit(state: State, task: Task, report: Report) -> bool:
+    """Train until config.max_steps. Returns False if it was asked to stop before; the last step is saved either way."""
+    batches = task.batches(state.step, task.config.max_steps)
+    window, look_back = Window(), LookBack(task.base_losses)
+    resumed_at = state.step or None  # what is due at that step was done before it was saved
+    with stop_signal() as asked:
+        while True:
+            finished = state.step >= task.config.max_steps
+            if state.step != resumed_at:
+                rare_work(state, task, report, window, look_back, last=finished, stopping=bool(asked))
+            if finished or asked:
+                return finished
+            step(state, task, batches, window)
+            report.advance(1)
+
+
+def rare_work(
+    state: State, task: Task, report: Report, window: Window, look_back: LookBack, *, last: bool, stopping: bool
+) -> None:
+    """What is due between two steps: write down, then look, then save, so that nothing saved is unwritten."""
+    config = task.config
+    looking = state.step % config.validation.every == 0 or last
+    saving = state.step > 0 and (state.step % config.checkpoints.every == 0 or last or stopping)
+    if state.step % config.logging.every == 0 or looking or saving:
+        write_down(state, window, report)
+    if looking:
+        look(state, task, report, look_back)
+    if saving:
+        save(state, task)
+
+
+def write_down(state: State, window: Window, report: Report) -> None:
+    """Read the window's numbers, averaged over all processes, and empty it. A loss that is not finite ends the run:
+    InputError with the samples; no checkpoint has been written since.
+    """
+    if not window.losses:
+        return
+    losses = state.accelerator.reduce(torch.stack(window.losses), "mean").tolist()
+    norms = torch.stack(window.norms).tolist()
+    first = state.step - len(losses) + 1
+    report.write(
+        [
+            {"step": first + i, "loss": loss, "learning_rate": rate, "gradient_norm": none_if_infinite(norm)}
+            for i, (loss, norm, rate) in enumerate(zip(losses, norms, window.rates, strict=True))
+        ]
+    )
+    report.advance(0, loss=f"{sum(losses) / len(losses):.4f}")
+    refuse_infinite(losses, first, window)
+    if window.skipped:
+        report.say(
+            f"{window.skipped} of the last {len(losses)} steps overflowed in fp16 and were left out by the scaler"
+        )
+    window.clear()
+
+
+def refuse_infinite(losses: list[float], first: int, window: Window) -> None:
+    for i, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            ids = ", ".join(dict.fromkeys(window.sample_ids[i]))
+            fix = (
+                "The last checkpoint is from before; the same command with a lower --learning-rate starts another run."
+            )
+            raise InputError(f"the loss became {loss} at step {first + i}, on {ids}", where="training", fix=fix)
+
+
+def none_if_infinite(value: float) -> float | None:
+    """JSON has no infinity; an overflowed fp16 step has an infinite gradient norm."""
+    return value if math.isfinite(value) else None
+
+
+def look(state: State, task: Task, report: Report, look_back: LookBack) -> None:
+    """Measure held-out and training pictures at fixed noise, beside the base model's values."""
+    now = task.validator.measure(state.denoiser, state.accelerator.device)
+    if state.step == 0:
+        look_back.base = now
+    base = look_back.base if state.step else None
+    change = {side: paired_difference(now[side], base[side]) for side in now} if base else {}
+    report.write(
+        [
+            {
+                "step": state.step,
+                "validation": {side: losses.mean for side, losses in now.items()},
+                "change": {side: vars(interval) for side, interval in change.items()},
+                "per_timestep": {side: losses.per_timestep for side, losses in now.items()},
+                "per_picture": {side: losses.per_picture.tolist() for side, losses in now.items()},
+            }
+        ]
+    )
+    against = {side: f" ({interval} against the base)" for side, interval in change.items()}
+    words = [f"{side} {losses.mean:.4f}{against.get(side, '')}" for side, losses in now.items()]
+    report.say(f"step {state.step}: loss at fixed noise: " + ", ".join(words))
+
+
+def save(state: State, task: Task) -> None:
+    """Keep a checkpoint, then drop the oldest."""
+    if state.accelerator.is_main_process:
+        scaler = state.accelerator.scaler
+        kept = Checkpoint(
+            step=state.step,
+            weights=adapters.state(state.plain_unet()),
+            optimizer=state.optimizer.state_dict(),
+            extra={"scaler": scaler.state_dict() if scaler is not None else None},
+        )
+        checkpoint.save(task.checkpoints, kept, task.identity)
+        checkpoint.prune(task.checkpoints, task.config.checkpoints.keep)
+    state.accelerator.wait_for_everyone()
+
+
+def restore(state: State, kept: Checkpoint, where: Path) -> None:
+    """Go on from a checkpoint: bit for bit the state in which it was saved."""
+    adapters.load_state(state.plain_unet(), kept.weights, where)
+    state.optimizer.load_state_dict(dict(kept.optimizer))
+    if state.accelerator.scaler is not None and kept.extra["scaler"]:
+        state.accelerator.scaler.load_state_dict(dict(kept.extra["scaler"]))
+    state.step = kept.step
+
+
+class Asked:
+    """Whether someone asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_signal() -> Iterator[Asked]:
+    """Ctrl-C or SIGTERM asks to stop after the step; a second one stops at once."""
+    asked = Asked()
+
+    def note(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.signal = number
+        print("\nstopping after this step; once more stops at once", flush=True)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,33 @@
+"""The machine: accelerate's settings as they really are in force, CPU threads, and what to call them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator
+
+from train.config import Config
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+WORDS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf16 with float32 trained weights"}
+
+
+def start(config: Config) -> Accelerator:
+    """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.
+    torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // processes))
+    wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if wanted == "fp16" and not torch.cuda.is_available():
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+        print("no GPU here: fp16 is for GPUs, training in fp32 on the CPU", flush=True)
+    return Accelerator()
+
+
+def precision(accelerator: Accelerator) -> str:
+    return WORDS.get(accelerator.mixed_precision, accelerator.mixed_precision)
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -1,0 +1,110 @@
+"""What a run writes down while it trains: metrics.jsonl (a line a step), TensorBoard, a progress bar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tqdm import tqdm
+
+from data.files import write_atomic
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Report(Protocol):
+    """Where numbers go. Chosen once, before the loop begins."""
+
+    def write(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def advance(self, steps: int, **shown: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    """For every process but the first."""
+
+    def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def advance(self, steps: int, **shown: str) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Written:
+    """metrics.jsonl, TensorBoard and a bar with ETA. A resumed run drops the lines of steps it will do again."""
+
+    def __init__(self, folder: Path, *, start: int, stop: int, tensorboard: bool) -> None:
+        self.metrics = folder / "metrics.jsonl"
+        keep_until(self.metrics, start)
+        self.file = self.metrics.open("a", encoding="utf-8")
+        self.board: SummaryWriter | None = open_board(folder / "tensorboard", start) if tensorboard else None
+        self.bar = tqdm(total=stop, initial=start, desc="training", unit="step", dynamic_ncols=True)
+
+    def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        for line in lines:
+            self.file.write(json.dumps(line) + "\n")
+            for name, value in numbers(line):
+                if self.board is not None:
+                    self.board.add_scalar(name, value, line["step"])
+        self.file.flush()
+
+    def advance(self, steps: int, **shown: str) -> None:
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(steps)
+
+    def say(self, text: str) -> None:
+        self.bar.write(text)
+
+    def close(self) -> None:
+        self.bar.close()
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def numbers(line: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """The numbers of a line with slashed names, as TensorBoard groups them."""
+    found: list[tuple[str, float]] = []
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            found += numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "step":
+            found.append((f"{prefix}{name}", float(value)))
+    return found
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line torn by a kill is left out."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the lines after `step` steps: they are about to be written again."""
+    if path.is_file():
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def open_board(folder: Path, start: int) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)

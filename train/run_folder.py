@@ -1,0 +1,136 @@
+"""Run folders: runs/0007-lora-r16/ holds all that a run is. The same settings find the same folder again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from data.files import write_atomic
+
+NUMBERED = re.compile(r"(\d{4,})-(.+)")
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "safetensors",
+    "numpy",
+    "Pillow",
+    "bitsandbytes",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def identity(self) -> str | None:
+        """Written when the folder was made; None for a folder that is no run."""
+        return self.facts("data.json").get("identity")
+
+    @property
+    def done(self) -> int | None:
+        """The number of steps after which it finished, or None."""
+        return self.facts("done").get("steps")
+
+    def facts(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def write_json(self, name: str, facts: Mapping[str, Any]) -> None:
+        write_atomic(self.path / name, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+    def finish(self, steps: int) -> None:
+        """The last file to be written."""
+        self.write_json("done", {"steps": steps})
+
+    def reopen(self) -> None:
+        """An extended run is unfinished again."""
+        (self.path / "done").unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Two trainers in one folder would spoil each other. Raises InputError; the system lets go if we are killed."""
+        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise InputError("another process is training this run", where=self.path, fix="Wait, or --new.") from None
+        finally:
+            os.close(handle)
+
+
+def all_runs(runs: Path) -> list[Run]:
+    """Every run folder, oldest first."""
+    found = [path for path in runs.glob("*-*") if NUMBERED.fullmatch(path.name)] if runs.is_dir() else []
+    return [Run(path) for path in sorted(found, key=lambda path: (int(path.name.partition("-")[0]), path.name))]
+
+
+def find(runs: Path, identity: str) -> Run | None:
+    """The newest run with these settings."""
+    return next((run for run in reversed(all_runs(runs)) if run.identity == identity), None)
+
+
+def newest_finished(runs: Path) -> Path | None:
+    """The folder of the newest run that finished, or None."""
+    return next((run.path for run in reversed(all_runs(runs)) if run.done is not None), None)
+
+
+def create(runs: Path, name: str, files: Mapping[str, str]) -> Run:
+    """A new numbered folder that appears with its first files in it."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".new.", suffix=".part", dir=runs))
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=f"--runs {runs}") from None
+    beside.chmod(0o755)
+    for file, content in files.items():
+        write_atomic(beside / file, content)
+    while True:
+        numbers = [int(run.path.name.partition("-")[0]) for run in all_runs(runs)]
+        target = runs / f"{max(numbers, default=0) + 1:04d}-{name}"
+        try:
+            os.rename(beside, target)
+        except OSError:  # another process took the number a moment ago
+            continue
+        return Run(target)
+
+
+def versions() -> dict[str, Any]:
+    """What the results may depend on beside the settings."""
+    found = {library: metadata.version(library) for library in LIBRARIES}
+    return {"atelier": metadata.version("atelier"), "python": platform.python_version(), **found, "machine": machine()}
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} CPU threads"

@@ -1,0 +1,102 @@
+"""Does it learn or memorise: the denoising loss at fixed noise, on held-out pictures and on as many training pictures.
+
+Noise and timesteps are functions of the picture alone, so two measurements differ only by the network: the difference
+from the base is paired, and its interval is far narrower than that of either loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+
+from data import seeds
+from data.dataset import Entry, mean_latents
+from train.ddpm import process
+from train.ddpm.schedule import Schedule
+from train.denoiser import Denoiser
+from train.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Loss of each picture at each timestep. values: (pictures, timesteps) float64."""
+
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def per_picture(self) -> np.ndarray:
+        """(pictures,)"""
+        return self.values.mean(axis=1)
+
+    @property
+    def per_timestep(self) -> list[float]:
+        return [float(value) for value in self.values.mean(axis=0)]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def paired_difference(now: Losses, base: Losses, confidence: float = 0.95) -> Interval:
+    """now - base over the same pictures, with Student's t interval; pictures are the independent units."""
+    differences = now.per_picture - base.per_picture
+    mean = float(differences.mean())
+    if len(differences) < 2:
+        return Interval(mean, float("-inf"), float("inf"))
+    half = stats.t.ppf(0.5 + confidence / 2, len(differences) - 1) * stats.sem(differences)
+    return Interval(mean, mean - float(half), mean + float(half))
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Measures a network on fixed questions. sides: e.g. {"held-out": entries, "train": entries}."""
+
+    sides: Mapping[str, Sequence[Entry]]
+    objective: Objective
+    schedule: Schedule
+    scaling_factor: float
+    timesteps: int
+
+    @torch.no_grad()
+    def measure(self, denoiser: Denoiser, device: torch.device) -> dict[str, Losses]:
+        """The loss of every side. Leaves the network's mode and every generator as they were."""
+        was_training = denoiser.unet.training
+        denoiser.unet.eval()
+        try:
+            return {
+                side: Losses(np.stack([self.one(denoiser, entry, device) for entry in entries]))
+                for side, entries in self.sides.items()
+                if entries
+            }
+        finally:
+            denoiser.unet.train(was_training)
+
+    def one(self, denoiser: Denoiser, entry: Entry, device: torch.device) -> np.ndarray:
+        """(timesteps,): one picture at evenly spread timesteps, as a batch: no picture depends on its neighbours."""
+        count = self.timesteps
+        latents = mean_latents(entry.moments[0], self.scaling_factor)
+        noise = seeds.normal((count, *latents.shape), "validation", entry.sample_id)
+        x0 = latents.to(device).expand(count, *latents.shape)
+        eps = noise.to(device)
+        uniforms = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) / count
+        t = self.objective.timesteps(uniforms, self.schedule)
+        states = entry.text_states[0].to(device).expand(count, *entry.text_states[0].shape)
+        noisy = process.add_noise(self.schedule, x0, eps, t)
+        target = self.objective.target(self.schedule, x0, eps, t)
+        return self.objective.losses(denoiser(noisy, t, states), target).double().cpu().numpy()
