@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
+from data.colour import to_srgb
 from data.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ def read_bytes(path: Path) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would block for ever
     except OSError as error:
         raise unreadable(error, path) from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise InputError("is not a file", where=path, fix="Remove it, or rename it.")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError("is not a file", where=path, fix="Remove it, or rename it.")
         if status.st_size > MAX_BYTES:
             raise InputError(
                 f"is larger than {MAX_BYTES >> 20} MiB ({status.st_size >> 20} MiB)", where=path, fix="Save it smaller."
@@ -127,11 +129,12 @@ def decode(content: bytes, where: Path) -> tuple[Image.Image, PictureInfo]:
     with verdicts(where):
         picture.load()
     rgb, notes = to_rgb(picture, where)
+    rgb, recoloured = to_srgb(picture, rgb)
     rgb, turned = upright(rgb, picture)
     frames = count_frames(picture)
     check_shape(rgb.size, where)
     found = [*warn_of_suffix(stored_format, where), *warn_of_frames(stored_format, frames), *warn_of_shape(rgb.size)]
-    return rgb, PictureInfo(*rgb.size, stored_format, mode, frames, (*notes, *turned), tuple(found))
+    return rgb, PictureInfo(*rgb.size, stored_format, mode, frames, (*notes, *recoloured, *turned), tuple(found))
 
 
 def open_header(content: bytes, where: Path) -> Image.Image:

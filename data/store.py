@@ -73,7 +73,7 @@ def examine_all(paths: list[Path]) -> Iterator[tuple[str, PictureInfo] | InputEr
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
         verdicts = threads.map(examine, paths)
         title = "reading pictures"
-        yield from tqdm(verdicts, title, len(paths), unit="picture", delay=PATIENCE, leave=False, disable=None)
+        yield from tqdm(verdicts, title, len(paths), unit="picture", delay=PATIENCE, mininterval=1.0, leave=False)
 
 
 def examine(path: Path) -> tuple[str, PictureInfo] | InputError:

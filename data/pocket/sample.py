@@ -35,5 +35,5 @@ def is_whole(folder: Path) -> bool:
 def drawn(size: int) -> Iterator[tuple[Image.Image, Annotation]]:
     """The pictures, one at a time."""
     title = f"drawing the sample set at {size} px"
-    for index in tqdm(range(creatures.COUNT), title, unit="picture", delay=1.0, leave=False):
+    for index in tqdm(range(creatures.COUNT), title, unit="picture", delay=1.0, mininterval=1.0, leave=False):
         yield creatures.draw(index, size), creatures.annotation(index)

@@ -1,0 +1,428 @@
+"""Every picture a folder may hold gets the right pixels or a clear verdict, and none is decoded beyond its bounds."""
+
+import io
+import os
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms, ImageOps
+
+from data import images
+from data.errors import InputError
+
+SIZE = (48, 32)  # width, height of the test picture
+
+
+def scene(size: tuple[int, int] = SIZE) -> Image.Image:
+    """A smooth picture without symmetry, so that a wrong turn or a lost channel shows."""
+    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    red, green = 255 * x / (size[0] - 1), 255 * y / (size[1] - 1)
+    return Image.fromarray(np.stack([red, green, 255 - red / 2 - green / 2], axis=2).astype(np.uint8))
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    return content.getvalue()
+
+
+def saved(path: Path, picture: Image.Image, kind: str, **options: object) -> Path:
+    path.write_bytes(encoded(picture, kind, **options))
+    return path
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+def verdict(path: Path) -> str:
+    """What a person reads about a picture that cannot be used: one line that names the file once."""
+    with pytest.raises(InputError) as inspected:
+        images.inspect(path)
+    with pytest.raises(InputError) as opened:
+        images.open_picture(path)
+    text = str(inspected.value)
+    assert text == str(opened.value)
+    assert "\n" not in text
+    assert text.count(path.name) == 1
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "options", "tolerance"),
+    [
+        ("PNG", ".png", {}, 0),
+        ("BMP", ".bmp", {}, 0),
+        ("TIFF", ".tif", {"compression": "tiff_lzw"}, 0),
+        ("WEBP", ".webp", {"lossless": True}, 0),
+        ("JPEG", ".jpg", {"quality": 95, "subsampling": 0}, 6),
+        ("AVIF", ".avif", {"quality": 95}, 12),
+    ],
+)
+def test_every_format_gives_its_pixels(tmp_path: Path, kind: str, suffix: str, options: dict, tolerance: int) -> None:
+    path = saved(tmp_path / f"a{suffix}", scene(), kind, **options)
+    info, picture = images.inspect(path), images.open_picture(path)
+    assert (info.width, info.height, info.format, info.mode, info.frames) == (*SIZE, kind, "RGB", 1)
+    assert info.notes == () and info.warnings == ()
+    assert picture.mode == "RGB"
+    assert abs(pixels(picture) - pixels(scene())).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_a_cut_file_is_refused_or_whole_at_every_length(tmp_path: Path, kind: str) -> None:
+    content = encoded(scene(), kind)
+    path = tmp_path / f"a{images.FORMATS[kind][0]}"
+    path.write_bytes(content)
+    whole = pixels(images.open_picture(path))
+    refused = 0
+    for length in range(0, len(content), max(1, len(content) // 150)):
+        path.write_bytes(content[:length])
+        try:
+            picture = images.open_picture(path)
+        except InputError:
+            refused += 1
+            continue
+        assert (pixels(picture) == whole).all(), f"{length} of {len(content)} bytes gave another picture"
+    assert refused > 50
+
+
+def test_a_cut_picture_says_so(tmp_path: Path) -> None:
+    for kind in ("PNG", "JPEG"):
+        content = encoded(scene((256, 256)), kind)
+        path = tmp_path / f"a{images.FORMATS[kind][0]}"
+        path.write_bytes(content[: len(content) // 2])
+        assert verdict(path) == "is cut short (truncated). Copy or download it again."
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
+def test_damaged_files_give_a_picture_or_a_verdict_and_nothing_else(kind: str) -> None:
+    content = encoded(scene(), kind)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        for at in rng.integers(0, len(content), 4):
+            damaged[at] = rng.integers(0, 256)
+        try:
+            picture, _ = images.decode(bytes(damaged), Path("a.png"))
+        except InputError:
+            continue
+        assert picture.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "is empty (0 bytes). Copy or download it again."),
+        (b"hello" * 50, "is not a picture that can be read; allowed: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF."),
+        (b"\n<!doctype HTML><p>404", "is a web page, not a picture. Download the picture itself."),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the picture. Run `git lfs pull`."),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is PostScript, not a picture. Export it as PNG."),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    assert verdict(path).startswith(expected)
+
+
+def test_only_listed_decoders_run(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", scene(), "PPM")  # Pillow would open it, and PostScript through Ghostscript too
+    assert "is not a picture that can be read" in verdict(path)
+
+
+def test_a_wrong_suffix_is_used_and_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", scene(), "JPEG", quality=95)
+    info = images.inspect(path)
+    assert info.format == "JPEG"
+    assert info.warnings == ("is a JPEG file by its content: it is used, but its name should end in .jpg",)
+    assert images.inspect(saved(tmp_path / "B.JPG", scene(), "JPEG")).warnings == ()
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", scene().convert("CMYK"), "TIFF")
+    assert images.inspect(path).notes == ("CMYK is converted to RGB",)
+    assert abs(pixels(images.open_picture(path)) - pixels(scene())).max() <= 1
+    jpeg = saved(tmp_path / "a.jpg", scene().convert("CMYK"), "JPEG", quality=98)
+    assert abs(pixels(images.open_picture(jpeg)) - pixels(scene())).max() <= 12
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("PNG", ".png"), ("TIFF", ".tif")])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, kind: str, suffix: str) -> None:
+    values = np.linspace(0, 65535, SIZE[0] * SIZE[1]).round().astype(np.uint16).reshape(SIZE[1], SIZE[0])
+    path = saved(tmp_path / f"a{suffix}", Image.fromarray(values), kind)
+    info = images.inspect(path)
+    assert (info.mode, info.notes) == ("I;16", ("16-bit grey is scaled to 8 bits",))
+    grey = pixels(images.open_picture(path))
+    assert (grey == np.round(values / 257).astype(int)[:, :, None]).all()
+    assert (grey.min(), grey.max()) == (0, 255)
+
+
+def test_float_pixels_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", Image.fromarray(np.ones((32, 32), np.float32)), "TIFF")
+    assert verdict(path) == "has pixels of mode F, whose range is not known. Save it with 8 bits a channel."
+
+
+def test_alpha_is_laid_on_white(tmp_path: Path) -> None:
+    alpha = Image.linear_gradient("L").resize(SIZE)
+    picture = scene()
+    picture.putalpha(alpha)
+    path = saved(tmp_path / "a.png", picture, "PNG")
+    assert images.inspect(path).notes == ("transparency is shown on white",)
+    share = pixels(alpha)[:, :, None] / 255
+    expected = pixels(scene()) * share + 255 * (1 - share)
+    assert abs(pixels(images.open_picture(path)) - expected).max() <= 1
+
+
+def test_alpha_that_hides_nothing_is_not_mentioned(tmp_path: Path) -> None:
+    picture = scene()
+    picture.putalpha(255)
+    path = saved(tmp_path / "a.png", picture, "PNG")
+    assert images.inspect(path).notes == ()
+    assert (pixels(images.open_picture(path)) == pixels(scene())).all()
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "1"])
+def test_a_transparent_colour_becomes_white(tmp_path: Path, mode: str) -> None:
+    left_black = Image.new("RGB", (32, 32), "gray" if mode != "1" else "white")
+    left_black.paste((0, 0, 0), (0, 0, 16, 32))
+    if mode == "P":
+        palette = left_black.quantize(4)
+        options: dict = {"transparency": palette.getpixel((0, 0))}
+        left_black = palette
+    else:
+        left_black = left_black.convert(mode)
+        options = {"transparency": (0, 0, 0) if mode == "RGB" else 0}
+    path = saved(tmp_path / "a.png", left_black, "PNG", **options)
+    picture = images.open_picture(path)
+    assert picture.getpixel((4, 4)) == (255, 255, 255)
+    assert picture.getpixel((28, 4)) == ((255,) * 3 if mode == "1" else (128,) * 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_followed(tmp_path: Path, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 98} if kind in {"JPEG", "WEBP"} else {}
+    path = saved(tmp_path / f"a{images.FORMATS[kind][0]}", scene(), kind, exif=exif, **options)
+    with Image.open(path) as stored:
+        expected = ImageOps.exif_transpose(stored).convert("RGB")
+    info = images.inspect(path)
+    assert (info.width, info.height) == expected.size == (SIZE if orientation < 5 else SIZE[::-1])
+    assert abs(pixels(images.open_picture(path)) - pixels(expected)).max() == 0
+
+
+def test_nonsense_in_exif_turns_nothing(tmp_path: Path) -> None:
+    for block in (
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x07" * 30,
+        b"Exif\0\0rubbish",
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",
+    ):
+        path = saved(tmp_path / "a.jpg", scene(), "JPEG", exif=block)
+        assert images.open_picture(path).size == SIZE
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    assert images.inspect(saved(tmp_path / "a.png", scene(), "PNG", exif=exif)).notes == ()
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("GIF", ".gif"), ("WEBP", ".webp"), ("PNG", ".png"), ("TIFF", ".tif")])
+def test_the_first_frame_of_an_animation_is_used_and_said(tmp_path: Path, kind: str, suffix: str) -> None:
+    colours = [Image.new("RGB", (32, 32), name) for name in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    path = saved(tmp_path / f"a{suffix}", colours[0], kind, save_all=True, append_images=colours[1:], **options)
+    info = images.inspect(path)
+    assert info.frames == 3
+    assert info.warnings == ("has 3 frames: only the first is used",)
+    assert images.open_picture(path).getpixel((5, 5)) == (255, 0, 0)
+
+
+def test_a_telephones_second_picture_is_not_mentioned(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", scene(), "MPO", save_all=True, append_images=[scene((24, 16))])
+    info = images.inspect(path)
+    assert (info.format, info.frames, info.warnings) == ("MPO", 2, ())
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((1, 1), "is too small (1 x 1); allowed: 16 pixels a side or more. Leave it out."),
+        ((15, 60), "is too small (15 x 60); allowed: 16 pixels a side or more. Leave it out."),
+        ((16, 257), "is too long and thin (16 x 257); allowed: sides up to 16 : 1. Crop it."),
+    ],
+)
+def test_shapes_that_are_refused(tmp_path: Path, size: tuple[int, int], expected: str) -> None:
+    assert verdict(saved(tmp_path / "a.png", Image.new("RGB", size), "PNG")) == expected
+
+
+def test_a_long_picture_is_used_with_a_warning(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.new("RGB", (81, 20)), "PNG")
+    assert images.inspect(path).warnings == ("is long and thin (81 x 20): more than half of it will be cropped away",)
+    assert images.inspect(saved(tmp_path / "b.png", Image.new("RGB", (80, 20)), "PNG")).warnings == ()
+
+
+def bomb_png(width: int, height: int) -> bytes:
+    """A PNG of some hundred bytes whose header declares any size."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(4096))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def bomb_bmp(width: int, height: int) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + 64, 0, 0, 54) + head + bytes(64)
+
+
+def bomb_webp(width: int, height: int) -> bytes:
+    """An extended WebP header (VP8X) that declares a canvas, around a small picture."""
+    flags = struct.pack("<I", 0)
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    small = encoded(scene(), "WEBP", lossless=True)[12:]
+    chunks = b"VP8X" + struct.pack("<I", 10) + flags + canvas + small
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+def bomb_gif(width: int, height: int) -> bytes:
+    content = bytearray(encoded(scene(), "GIF"))
+    content[6:10] = struct.pack("<HH", width, height)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix"),
+    [
+        (bomb_png(60000, 60000), ".png"),
+        (bomb_png(9000, 9000), ".png"),  # under Pillow's own limit, over ours
+        (bomb_png(2**31 - 1, 2**31 - 1), ".png"),
+        (bomb_bmp(65000, 65000), ".bmp"),
+        (bomb_gif(65535, 65535), ".gif"),
+        (bomb_webp(16000, 16000), ".webp"),
+    ],
+)
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    assert len(content) < 5000
+    tracemalloc.start()
+    text = verdict(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert text.startswith(("is too large to decode", "is damaged"))
+    assert peak < 5_000_000
+
+
+def test_the_limit_of_pixels_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(bomb_png(9000, 9000))
+    assert verdict(path) == "is too large to decode (9000 x 9000); allowed: up to 80 million pixels. Save it smaller."
+
+
+def test_a_file_larger_than_the_limit_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    with path.open("wb") as file:
+        file.truncate(images.MAX_BYTES + (1 << 20))  # sparse: takes no room on the disk
+    assert verdict(path) == "is larger than 512 MiB (513 MiB). Save it smaller."
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert verdict(tmp_path / "gone.png").startswith("cannot be read (No such file or directory)")
+    (tmp_path / "folder.png").mkdir()
+    assert verdict(tmp_path / "folder.png").startswith("is not a file")
+    os.mkfifo(tmp_path / "pipe.png")  # opening one to read would wait for ever
+    assert verdict(tmp_path / "pipe.png").startswith("is not a file")
+    path = saved(tmp_path / "a.png", scene(), "PNG")
+
+    def refuse(*_: object) -> int:  # the tests may run as root, who may read everything
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert verdict(path) == "cannot be read (Permission denied). Give yourself the right to read it (chmod u+r)."
+
+
+def test_a_name_with_a_line_break_stays_on_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a\nerror: all is lost.png"
+    path.write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        images.inspect(path)
+    assert "\n" not in str(caught.value)
+    assert "a\\nerror: all is lost.png: is empty" in str(caught.value)
+
+
+def test_pillows_warnings_do_not_reach_the_screen(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = saved(tmp_path / "a.tif", scene(), "TIFF", tiffinfo={282: 72.0, 296: 2})
+    images.open_picture(path)
+    path.write_bytes(bomb_png(9500, 9500))  # 90 million: Pillow itself only warns
+    with pytest.raises(InputError):
+        images.open_picture(path)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (48, 16), (16, 48), (100, 90), (48, 32)])
+def test_fit_covers_and_keeps_the_centre(width: int, height: int) -> None:
+    target = images.fit(scene(), width, height)
+    assert target.size == (width, height)
+    assert target.mode == "RGB"
+    middle = pixels(target).mean(axis=(0, 1))
+    assert abs(middle - pixels(scene()).mean(axis=(0, 1))).max() < 2.5
+    if (width, height) == SIZE:
+        assert (pixels(target) == pixels(scene())).all()
+
+
+def test_fit_does_not_alias() -> None:
+    stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (256, 128))).convert("RGB")
+    assert abs(pixels(images.fit(stripes, 32, 32)) - 127.5).max() < 12
+
+
+def test_tensor_and_back_is_exact_for_every_value() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = Image.fromarray(np.stack([values, values[::-1], values.T], axis=2))
+    tensor = images.to_tensor(picture)
+    assert tensor.shape == (3, 16, 16)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    expected = torch.from_numpy(np.asarray(picture).astype(np.float64) / 127.5 - 1).permute(2, 0, 1)
+    assert (tensor - expected).abs().max() < 1e-6
+    assert (tensor.min(), tensor.max()) == (-1, 1)
+    assert (pixels(images.to_picture(tensor)) == pixels(picture)).all()
+
+
+def test_to_picture_rounds_and_clips() -> None:
+    level = torch.tensor([-3.0, -1.0, (100.4 / 127.5) - 1, (100.6 / 127.5) - 1, 1.0, 3.0])
+    assert pixels(images.to_picture(level.expand(3, 1, 6)))[0, :, 0].tolist() == [0, 0, 100, 101, 255, 255]
+    assert images.to_picture(torch.zeros(3, 2, 2, dtype=torch.bfloat16)).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_to_picture_refuses_nan() -> None:
+    with pytest.raises(InputError, match=r"the decoded picture holds NaN or infinity\. Decode in fp32\."):
+        images.to_picture(torch.full((3, 2, 2), float("nan")))
+
+
+def profile_with_swapped_primaries() -> bytes:
+    """sRGB's profile with its red and green primaries exchanged: a colour space that nobody could miss."""
+    content = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert content.count(b"rXYZ") == content.count(b"gXYZ") == 1
+    swapped = content.replace(b"rXYZ", b"tmp_").replace(b"gXYZ", b"rXYZ").replace(b"tmp_", b"gXYZ")
+    return swapped.replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be")).replace(b"sRGB", b"Swap")
+
+
+def test_colours_of_another_space_are_converted(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=profile_with_swapped_primaries())
+    assert images.inspect(path).notes == ("colours are converted from Swap built-in to sRGB",)
+    assert abs(pixels(images.open_picture(path)) - pixels(scene())[:, :, [1, 0, 2]]).max() <= 2
+
+
+def test_srgb_is_left_alone_and_a_broken_profile_is_said(tmp_path: Path) -> None:
+    content = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=content)
+    assert images.inspect(path).notes == ()
+    path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=content[:60] + b"rubbish")
+    assert images.inspect(path).notes == ("its colour profile cannot be read",)
+    assert (pixels(images.open_picture(path)) == pixels(scene())).all()
