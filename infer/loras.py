@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +44,7 @@ class Proof:
     def __str__(self) -> str:
         counted = f"{self.matched} of {self.matched + len(self.unused)} tensors matched"
         effect = f"changes {self.layers} layers by {self.share:.2%} (norm {self.change:.4g})"
-        return f"LoRA {show(self.file.path.name)} at {self.file.weight:g}: {counted}, {effect}"
+        return f"LoRA {show(shown_name(self.file.path))} at {self.file.weight:g}: {counted}, {effect}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Contents:
     alphas: dict[str, float] | None
     metadata: dict[str, Any] | None
     dropped: tuple[str, ...] = ()
+
+    def about(self, network: str) -> dict[str, Any] | None:
+        """peft's settings of one network if the file has them: diffusers takes an empty dict for a rank of 8."""
+        found = {key: value for key, value in (self.metadata or {}).items() if key.startswith(f"{network}.")}
+        return found or None
 
 
 def attach(pipe: StableDiffusionPipeline, files: Sequence[LoraFile], *, strict: bool = False) -> list[Proof]:
@@ -130,7 +137,7 @@ def in_diffusers_names(
     kept = {key: tensor for key, tensor in state.items() if "dora_scale" not in key}
     dropped = tuple(key for key in state if key not in kept)
     try:
-        converted, alphas = pipe.lora_state_dict(dict(kept))
+        converted, alphas = pipe.lora_state_dict(dict(kept))  # pyright: ignore[reportAssignmentType]
         metadata = json.loads(header[METADATA_KEY]) if METADATA_KEY in header and not alphas else None
         unet = convert_unet_state_dict_to_peft(part(converted, "unet"))
         text = part(converted, "text_encoder")
@@ -142,6 +149,12 @@ def in_diffusers_names(
     spelled |= {f"text_encoder.{key.removeprefix('text_model.')}": tensor for key, tensor in text.items()}
     others = {key: tensor for key, tensor in converted.items() if not key.startswith(NETWORKS)}
     return Contents(spelled | others, alphas or None, metadata, dropped)
+
+
+def shown_name(path: Path) -> str:
+    """A LoRA's name in recipes: its file's, or the run's for the lora.safetensors that every run exports."""
+    run = path.resolve().parent.parent.name
+    return f"{run}.safetensors" if path.parent.name == "export" and run else path.name
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -184,12 +197,14 @@ def load(pipe: StableDiffusionPipeline, contents: Contents, state: dict[str, Ten
     """Hand the matching tensors to diffusers, network by network (an absent network would make it warn)."""
     dtype = pipe.unet.dtype
     state = {key: tensor.to(dtype) for key, tensor in state.items()}
-    shared: dict[str, Any] = {"network_alphas": contents.alphas, "adapter_name": name, "metadata": contents.metadata}
+    shared: dict[str, Any] = {"network_alphas": contents.alphas, "adapter_name": name, "_pipeline": pipe}
+    loaders = {"unet": pipe.load_lora_into_unet, "text_encoder": pipe.load_lora_into_text_encoder}
     try:
-        if part(state, "unet"):
-            pipe.load_lora_into_unet(state, unet=pipe.unet, _pipeline=pipe, **shared)
-        if part(state, "text_encoder"):
-            pipe.load_lora_into_text_encoder(state, text_encoder=pipe.text_encoder, _pipeline=pipe, **shared)
+        for network in (network for network in NETWORKS if part(state, network)):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs are what was asked
+                own = {network: getattr(pipe, network), "metadata": contents.about(network)}
+                loaders[network](state, **own, **shared)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(f"could not be applied ({reason})", where=where) from error

@@ -177,7 +177,7 @@ def denoise(
     except torch.OutOfMemoryError:
         fix = "Choose a smaller --height and --width, or --device cpu."
         raise InputError("the device has too little memory for this size", where="--device", fix=fix) from None
-    return result.images  # pyright: ignore[reportAttributeAccessIssue]
+    return result.images  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
 
 def start_noise(pipe: StableDiffusionPipeline, generators: Sequence[torch.Generator], settings: Settings) -> Latents:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from infer import schedulers
-from infer.loras import Proof
+from infer.loras import Proof, shown_name
 from infer.metadata import LoraUsed, ModelUsed, Recipe, TokensUsed
 from infer.pipeline import DTYPES, Drawn, Settings
 from infer.prompts import Tokens
@@ -67,7 +67,7 @@ def model_used(model: BaseModel) -> ModelUsed:
 
 def lora_used(proof: Proof) -> LoraUsed:
     return LoraUsed(
-        name=proof.file.path.name,
+        name=shown_name(proof.file.path),
         sha256=proof.sha256,
         weight=proof.file.weight,
         matched=proof.matched,

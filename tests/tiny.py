@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig, get_peft_model_state_dict
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 MERGES = ["t h", "w a", "t e", "wa te", "f i", "r e</w>", "wate r</w>", "fi re</w>", "t y", "p e</w>", "ty pe</w>"]
@@ -106,3 +107,28 @@ def byte_alphabet() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
+
+
+def tiny_lora(model: Path, file: Path, *, strength: float = 0.1, seed: int = 0, rank: int = 4) -> Path:
+    """Save a LoRA for the U-Net's attention, in diffusers' layout as the trainer does; strength 0 is untrained."""
+    unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet", use_safetensors=True)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), "default")
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if ".lora_B." in name:
+                weight.copy_(torch.randn(weight.shape, generator=draw) * strength)
+    metadata = {key: plain(value) for key, value in unet.peft_config["default"].to_dict().items()}
+    layers: dict[str, Any] = {**get_peft_model_state_dict(unet, adapter_name="default")}
+    StableDiffusionPipeline.save_lora_weights(
+        file.parent, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata, weight_name=file.name
+    )
+    return file
+
+
+def plain(value: Any) -> Any:
+    """A setting of peft's as JSON can hold it."""
+    if isinstance(value, set):
+        return sorted(value)
+    return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
