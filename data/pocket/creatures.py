@@ -10,17 +10,19 @@ from PIL import Image
 from data.files import replaced_folder
 from data.pocket.drawing import captions
 from data.pocket.drawing.bodies import PLANS
+from data.pocket.drawing.paint import Place
 from data.pocket.drawing.palettes import KINDS
 from data.pocket.drawing.parts import Stage, draw_adrift
-from data.pocket.drawing.pen import Pen, Place
+from data.pocket.drawing.pen import Pen
 from data.pocket.drawing.poses import Pose, pose
+from data.pocket.drawing.ruler import Ruler
 from data.pocket.drawing.shapes import ellipse
 from data.pocket.drawing.species import SPECIES, Species
 from data.schema import Annotation
 from data.seeds import seed_for
 
 COUNT = 650
-VERSION = "1"  # raise it when a drawing or a caption changes: cached sample folders are keyed by it
+VERSION = "2"  # raise it when a drawing or a caption changes: cached sample folders are keyed by it
 TYPES: tuple[str, ...] = tuple(kind.word for kind in KINDS)
 
 __all__ = ["COUNT", "SPECIES", "TYPES", "VERSION", "annotation", "draw", "write"]
@@ -40,11 +42,15 @@ def write(folder: Path, *, count: int = COUNT, size: int = 512, seed: int = 0) -
 def draw(index: int, size: int, seed: int = 0) -> Image.Image:
     """Picture `index` as RGB, size x size pixels; the same picture at every size."""
     species, how = _cast(index, seed)
+    ruler = Ruler(how.stance)
+    PLANS[species.plan](Stage(ruler, species, how))
+    place = how.fitted(ruler.box)
     pen = Pen(size, Place())
     stage = Stage(pen, species, how)
-    _ground(pen, species, how)
-    draw_adrift(stage, seed_for(seed, "adrift", index))
-    pen.place = how.place()
+    _puddle(stage, ruler, place)
+    draw_adrift(stage, lambda point: place.scale * ruler.distance((point - place.at) / place.scale),
+                seed_for(seed, "adrift", index))
+    pen.place = place
     PLANS[species.plan](stage)
     return pen.finish()
 
@@ -54,7 +60,7 @@ def annotation(index: int, seed: int = 0) -> Annotation:
     species, how = _cast(index, seed)
     return Annotation(
         file_name=f"{index:05d}.png", text=captions.caption(species, how, seed, index), type=species.kind.word,
-        name=species.name, quality="good", source=f"drawn by code, version {VERSION}",
+        name=species.name, quality="good", annotator=None, source=f"drawn by code, version {VERSION}",
     )
 
 
@@ -63,7 +69,10 @@ def _cast(index: int, seed: int) -> tuple[Species, Pose]:
     return species, pose(species.plan, species.index, index // len(SPECIES), seed)
 
 
-def _ground(pen: Pen, species: Species, how: Pose) -> None:
-    """The tinted puddle: smaller the higher the creature is in the air."""
-    width = 0.74 * how.scale * (1 - 0.9 * how.action.lift)
-    pen.dab(ellipse(complex(how.shift.real, 0.76), width, 0.13 * width / 0.74), species.kind.ground)
+def _puddle(stage: Stage, ruler: Ruler, place: Place) -> None:
+    """The tinted ground: smaller the higher the creature is in the air."""
+    left, _, right, _ = ruler.box
+    middle = place.at.real + place.scale * (left + right) / 2
+    width = min(place.scale * (right - left) * 0.52 * (1 - stage.pose.action.lift), 0.97 - abs(middle))
+    height = stage.pose.ground(ruler.box, place.scale) - 0.02
+    stage.pen.dab(ellipse(complex(middle, height), width, min(0.11, 0.2 * width)), stage.species.kind.ground)

@@ -6,20 +6,22 @@ from data.pocket.drawing.poses import Pose
 from data.pocket.drawing.species import Species
 from data.seeds import seed_for
 
-BODIES = {
-    "ball": ("round body", "ball-shaped body"), "pear": ("pear-shaped body", "plump body"),
-    "biped": ("small upright body and a big head", "body on two legs and a large head"),
-    "quadruped": ("body on four legs", "four-legged body"), "serpent": ("long coiled body", "snake-like body"),
-    "bird": ("egg-shaped body with wings", "winged body and a beak"),
-    "floater": ("floating dome-shaped body", "floating body without legs"),
-    "crawler": ("caterpillar-like body of round segments", "long segmented body"),
-    "shelled": ("body under a domed shell", "shell on its back"),
-    "golem": ("heavy, square body with big fists", "blocky body and huge arms"),
+BODIES = {  # "{}" is the main colour
+    "ball": ("a round {} body", "a {} ball-shaped body", "a {} body as round as a ball"),
+    "pear": ("a plump {} body", "a {} pear-shaped body", "a tall, plump {} body"),
+    "biped": ("a small {} body and a big head", "a big {} head and a little body on two feet"),
+    "quadruped": ("a {} body on four short legs", "a four-legged {} body", "four {} legs and a big head"),
+    "serpent": ("a long {} body without legs", "a coiled {} body", "a {} snake-like body"),
+    "bird": ("an egg-shaped {} body and a beak", "a round {} body with wings", "a {} body, wings and an orange beak"),
+    "floater": ("a {} floating body without legs", "a dome-shaped {} body that floats"),
+    "crawler": ("a long {} body of round segments", "a {} caterpillar-like body", "a segmented {} body"),
+    "shelled": ("a {} head and a domed {trim} shell", "a {} body and a {trim} shell on its back"),
+    "golem": ("a heavy, square {} body", "a blocky {} body with big arms", "a broad {} body and strong arms"),
 }
 EAR_WORDS = {
-    "round": "round ears", "pointed": "pointed ears", "long": "long ears", "floppy": "floppy ears", "fin": "fins for ears",
-    "leaf": "leaf-shaped ears", "crystal": "crystal horns", "horn": "two horns", "wisp": "wispy ears",
-    "blade": "blade-like ears", "antenna": "two antennae",
+    "round": "round ears", "pointed": "pointed ears", "long": "long ears", "floppy": "floppy ears",
+    "fin": "fins for ears", "leaf": "leaf-shaped ears", "crystal": "crystal horns", "horn": "two small horns",
+    "wisp": "wispy horns", "blade": "blade-like ears", "antenna": "two antennae",
 }
 CREST_WORDS = {
     "fin": "a fin on its head", "drop": "a water drop on its head", "curl": "a curl on its head",
@@ -28,48 +30,73 @@ CREST_WORDS = {
     "tuft": "a tuft of hair", "crystals": "a crown of crystals", "crystal": "a crystal on its head",
     "stones": "stones on its head", "ghost flame": "mint ghost flames on its head", "spikes": "spikes on its head",
     "bubble": "a bubble on its head", "star": "a star on its head", "bow": "a bow on its head",
-    "bolt head": "a nut on its head",
+    "hexagon": "a steel hexagon on its head",
 }
 TAIL_WORDS = {
     "fluke": "a whale-like tail", "fin": "a tail fin", "flame": "a burning tail", "leaf": "a leaf tail",
-    "bolt": "a tail like a lightning bolt", "crystal": "a crystal tail", "puff": "a fluffy round tail", "club": "a stone club tail",
-    "wisp": "a wispy tail", "stinger": "a stinger tail", "star": "a star-tipped tail", "heart": "a heart-shaped tail tip",
-    "blade": "a blade tail", "nut": "a hexagonal tail tip", "curled": "a curled tail",
+    "bolt": "a lightning bolt tail", "crystal": "a crystal tail", "puff": "a fluffy round tail",
+    "club": "a stone club tail", "wisp": "a wispy tail", "stinger": "a stinger tail", "star": "a star-tipped tail",
+    "heart": "a heart-shaped tail", "blade": "a blade tail", "hexagon": "a hexagonal tail tip",
+    "curled": "a curled tail",
 }
-WITH_TAIL = ("ball", "pear", "biped", "quadruped", "bird", "shelled")
+MOTIFS = {
+    "water": "drops", "fire": "flames", "grass": "leaves", "electric": "bolts", "ice": "crystals", "rock": "stones",
+    "ghost": "ghost flames", "poison": "spikes", "fairy": "stars", "metal": "steel plates",
+}
+MARKS = {"spots": "spots", "stripes": "stripes", "socks": "paws"}
+TAILED = ("ball", "pear", "biped", "quadruped", "bird", "shelled")
 
 
-def parts_of(species: Species) -> list[str]:
-    """The visible parts, the most telling first."""
-    words = []
+def caption(species: Species, pose: Pose, seed: int, index: int) -> str:
+    """The caption of one picture; `index` chooses among the wordings."""
+    rng = random.Random(seed_for(seed, "caption", index))
+    kind, name, coat = f"{species.kind.word} type", species.name, species.coat
+    body = _article(rng.choice(BODIES[species.plan]).format(coat.main.word, trim=coat.trim.word))
+    first, second = rng.sample(_parts(species)[:3], 2)
+    mood, act = rng.choice(pose.mood.words), rng.choice(pose.action.words)
+    act = act.replace("{held}", a(species.kind.held))
+    return rng.choice((
+        f"{a(kind)} creature named {name} with {body}, {first} and {mood}, {act}",
+        f"{name}, {a(kind)} creature with {body}, {first} and {second}, {act}, with {mood}",
+        f"{a(coat.main.word)} {kind} creature named {name} {act}, with {first} and {mood}",
+        f"{a(kind)} creature, {name}, {act}; it has {body}, {first} and {mood}",
+        f"{a(kind)} creature named {name} {act}: {body}, {first}, {second}, {mood}",
+        f"{name} the {kind} creature {act}, {body}, {first} and {mood}",
+    ))
+
+
+def a(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _article(words: str) -> str:
+    """'a aqua body' -> 'an aqua body'."""
+    head, tail = words.split(" ", 1)
+    return a(tail) if head in ("a", "an") else words
+
+
+def _parts(species: Species) -> list[str]:
+    """What an annotator would point at, the most telling first; never fewer than two."""
+    words = [*_on_the_body(species)]
     if species.crest != "none":
         words.append(CREST_WORDS[species.crest])
-    if species.plan in WITH_TAIL:
+    if species.plan in TAILED:
         words.append(TAIL_WORDS[species.tail])
     if species.ears != "none" and species.plan != "golem":
         words.append(EAR_WORDS[species.ears])
     if species.winged and species.plan not in ("bird", "crawler", "shelled", "golem"):
         words.append("small wings")
-    return words
+    if species.marking in MARKS:
+        words.append(f"{species.coat.trim.word} {MARKS[species.marking]}")
+    return [*words, f"{a(species.coat.belly.word)} belly", "big shining eyes"]
 
 
-def caption(species: Species, pose: Pose, seed: int, index: int) -> str:
-    rng = random.Random(seed_for(seed, "caption", index))
-    kind, coat, name = species.kind.word, species.coat, species.name
-    parts = parts_of(species)
-    first = parts[0] if parts else "big eyes"
-    second = parts[1] if len(parts) > 1 else f"a {coat.belly.word} belly"
-    shown = first if rng.random() < 0.5 else second
-    article = "an" if kind[0] in "aeiou" else "a"
-    what = f"{coat.main.word} {rng.choice(BODIES[species.plan])}"
-    a_what = ("an " if what[0] in "aeiou" else "a ") + what
-    mood, act = rng.choice(pose.mood.words), rng.choice(pose.action.words)
-    held_word = species.kind.held
-    act = act.replace("{held}", ("an " if held_word[0] in "aeiou" else "a ") + held_word)
-    return rng.choice((
-        f"{article} {kind} type creature named {name} with {a_what}, {shown} and {mood}, {act}",
-        f"{name}, {article} {kind} type creature with {a_what}, {first} and {second}, {act} with {mood}",
-        f"{article} {coat.main.word} {kind} type creature named {name}, {act}, with {shown} and {mood}",
-        f"{name} is {article} {kind} type creature with {a_what} and {coat.trim.word} details, {act}, {mood}",
-        f"{article} {kind} type creature, {name}, {act}; it has {a_what}, {shown} and {mood}",
-    ))
+def _on_the_body(species: Species) -> tuple[str, ...]:
+    """What the body plan itself carries of the type's motif."""
+    many = MOTIFS[species.kind.word]
+    where = {
+        "golem": f"{many} on its shoulders", "crawler": f"{many} along its back",
+        "shelled": f"{many} on its shell",
+        "serpent": f"a tail that ends in {a(species.kind.single)}",
+    }
+    return (where[species.plan],) if species.plan in where else ()

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.pocket.drawing.paint import INK, THIN, WHITE, Brush, Mark, Part
 from data.pocket.drawing.palettes import rgb
-from data.pocket.drawing.pen import INK, LINE, WHITE, Mark, Part, Pen
 from data.pocket.drawing.poses import Mood
 from data.pocket.drawing.shapes import Path, curve, ellipse, sharp
 from data.pocket.drawing.species import Species
 
 MOUTH, TONGUE, BLUSH, BEAK, TEAR = rgb("a8324e"), rgb("ff8b94"), rgb("ff8e86"), rgb("ffb02e"), rgb("8fd8ff")
-THIN = LINE * 0.42
 
 
 @dataclass(frozen=True)
@@ -70,22 +69,21 @@ def _cheeks(rx: float, ry: float) -> Path:
     return sharp(*[[complex(x * rx, y * ry) for x, y in run] for run in runs])
 
 
-def draw_face(pen: Pen, head: Head, species: Species, mood: Mood) -> None:
+def draw_face(pen: Brush, head: Head, species: Species, mood: Mood) -> None:
     if mood.blush or species.freckled:
         _cheek_dabs(pen, head)
     for side in (-1, 1):
         _eye(pen, head, species, mood, side)
-    beaked = species.plan == "bird"
-    if beaked:
+    if species.plan == "bird":
         _beak(pen, head, mood)
     else:
         _mouth(pen, head, mood, species.fangs)
     if mood.extra == "tear":
-        spot = head.spot(0.62, head.face - 0.34)
-        pen.figure(Part(ellipse(spot, 0.045, 0.07), TEAR, shade=0), line=THIN)
+        spot = head.spot(-0.5 if head.yaw > 0 else 0.5, head.face - 0.3)
+        pen.figure(Part(ellipse(spot, 0.05, 0.075), TEAR, shade=0), line=THIN)
 
 
-def _cheek_dabs(pen: Pen, head: Head) -> None:
+def _cheek_dabs(pen: Brush, head: Head) -> None:
     for side in (-1, 1):
         lon = side * 0.78
         if head.slim(lon) > 0.35:
@@ -93,58 +91,72 @@ def _cheek_dabs(pen: Pen, head: Head) -> None:
             pen.dab(ellipse(at, 0.16 * head.size * head.slim(lon), 0.1 * head.size), BLUSH)
 
 
-def _eye(pen: Pen, head: Head, species: Species, mood: Mood, side: int) -> None:
+EYE_SIZES = {"bead": (0.19, 0.245), "wide": (0.225, 0.25), "tall": (0.17, 0.285)}
+
+
+@dataclass(frozen=True)
+class Eye:
+    """One eye: where, how large, how far the pupil looks aside, and how far the lid hangs (-1 open, 1 shut)."""
+
+    at: complex
+    rx: float
+    ry: float
+    gaze: complex
+    lid: float
+    slant: float
+
+    def oval(self, centre: complex, width: float, height: float) -> Path:
+        middle = self.at + complex(centre.real * self.rx, centre.imag * self.ry)
+        return ellipse(middle, width * self.rx, height * self.ry)
+
+    def edge(self, reach: float) -> tuple[complex, complex]:
+        """The lid's lower edge, `reach` eye widths long."""
+        middle, half = self.at + 1j * self.lid * self.ry, complex(reach * self.rx, self.slant * reach * self.ry)
+        return middle - half, middle + half
+
+
+def _eye(pen: Brush, head: Head, species: Species, mood: Mood, side: int) -> None:
     lon = side * 0.46
     at, slim = head.spot(lon, head.face + 0.06), head.slim(lon) ** 0.7
-    rx, ry = {"bead": (0.185, 0.24), "wide": (0.225, 0.25), "tall": (0.165, 0.28)}[species.eyes]
-    rx, ry = rx * head.size * slim, ry * head.size
-    shut = {"arc": -1, "closed": 1, "wink": -1 if side < 0 else 0}.get(mood.eyes, 0)
-    if shut:
-        bow = np.linspace(0, math.pi, 12)
-        line = np.cos(bow) * rx * 1.1 + 1j * shut * np.sin(bow) * ry * 0.55
-        pen.line(head.turned(line, at), THIN * 1.25)
+    width, height = EYE_SIZES[species.eyes]
+    rx, ry = width * head.size * slim, height * head.size
+    bow = {"arc": -1, "closed": 1, "wink": -1 if side < 0 else 0}.get(mood.eyes, 0)
+    if bow:
+        turn = np.linspace(0, math.pi, 12)
+        pen.line(head.turned(np.cos(turn) * rx * 1.1 + 1j * bow * np.sin(turn) * ry * 0.55, at), THIN * 1.25)
         return
-    gaze = complex(mood.gaze.real * rx * 0.3, mood.gaze.imag * ry * 0.3)
-    _open_eye(pen, head, species, mood, at, rx, ry, gaze)
-    _lid(pen, head, species, mood, at, rx, ry, side)
+    lid = 0.02 if mood.eyes == "half" else (-0.42 if mood.lid else -2.0)
+    _open_eye(pen, species, mood, Eye(at, rx, ry, mood.gaze, lid, -side * mood.lid * 0.95))
 
 
-def _open_eye(
-    pen: Pen, head: Head, species: Species, mood: Mood, at: complex, rx: float, ry: float, gaze: complex
-) -> None:
-    iris = species.kind.outer if species.eyes == "wide" else species.coat.trim.colour
+def _open_eye(pen: Brush, species: Species, mood: Mood, eye: Eye) -> None:
+    skin = species.coat.belly.colour if species.marking == "mask" else species.coat.main.colour
+    left, right = eye.edge(1.6)
+    lid = Mark(np.array([left, right, right - 3j * eye.ry, left - 3j * eye.ry]), skin)
     if species.eyes == "wide":
-        spot = at + gaze * 1.4
-        marks = (
-            Mark(ellipse(spot, rx * 0.74 * mood.pupil, ry * 0.8 * mood.pupil), INK),
-            Mark(ellipse(spot + 0.34j * ry * mood.pupil, rx * 0.44 * mood.pupil, ry * 0.34 * mood.pupil), iris),
-        )
-        pen.figure(Part(head.turned(ellipse(0j, rx, ry), at), WHITE, marks, shade=0), line=THIN)
+        pen.figure(Part(eye.oval(0j, 1, 1), WHITE, (*_pupil(species, mood, eye), lid), shade=0), line=THIN)
     else:
-        k = 0.55 + 0.45 * mood.pupil
-        pen.dab(head.turned(ellipse(0j, rx * 1.22, ry * 1.16), at), WHITE)
-        marks = (Mark(ellipse(at + gaze + 0.62j * ry, rx * 0.72 * k, ry * 0.5 * k), iris),)
-        pen.figure(Part(head.turned(ellipse(gaze * 0.5, rx * k, ry * k), at), INK, marks, shade=0), line=0.004)
-    shine = at + gaze + complex(-0.3 * rx, -0.4 * ry)
-    pen.dab(ellipse(shine, rx * 0.4, ry * 0.32), WHITE)
-    pen.dab(ellipse(at + gaze + complex(0.36 * rx, 0.34 * ry), rx * 0.18, ry * 0.15), WHITE)
+        wide = 0.62 + 0.38 * mood.pupil
+        marks = (Mark(eye.oval(eye.gaze * 0.4 + 0.62j, 0.72 * wide, 0.5 * wide), species.coat.trim.colour),
+                 *_shine(eye, eye.gaze * 0.3), lid)
+        pen.figure(Part(eye.oval(0j, 1.2, 1.15), WHITE, (lid,), shade=0), line=0)
+        pen.figure(Part(eye.oval(eye.gaze * 0.12, wide, wide), INK, marks, shade=0), line=0)
+    if eye.lid > -1:
+        pen.line(np.array(eye.edge(1.12)), THIN * 1.25)
 
 
-def _lid(
-    pen: Pen, head: Head, species: Species, mood: Mood, at: complex, rx: float, ry: float, side: int
-) -> None:
-    """The upper lid: the head's own colour down to a straight edge."""
-    if mood.eyes != "half" and not mood.lid:
-        return
-    drop = 0.05 if mood.eyes == "half" else -0.42
-    slant = complex(1.3 * rx, -side * mood.lid * ry * 1.25)
-    edge = [drop * ry * 1j - slant, drop * ry * 1j + slant]
-    cover = np.array([*edge, edge[1] - 1.4j * ry * (1 + drop), edge[0] - 1.4j * ry * (1 + drop)])
-    pen.dab(head.turned(cover, at), species.coat.main.colour)
-    pen.line(head.turned(np.array(edge), at), THIN * 1.15)
+def _pupil(species: Species, mood: Mood, eye: Eye) -> tuple[Mark, ...]:
+    k, centre = mood.pupil, eye.gaze * 0.4
+    iris = Mark(eye.oval(centre + 0.36j * k, 0.46 * k, 0.36 * k), species.kind.outer)
+    return Mark(eye.oval(centre, 0.76 * k, 0.82 * k), INK), iris, *_shine(eye, centre)
 
 
-def _mouth(pen: Pen, head: Head, mood: Mood, fangs: bool) -> None:
+def _shine(eye: Eye, centre: complex) -> tuple[Mark, ...]:
+    top = centre + complex(-0.28, max(-0.42, eye.lid + 0.4))
+    return Mark(eye.oval(top, 0.38, 0.3), WHITE), Mark(eye.oval(centre + 0.34 + 0.36j, 0.18, 0.15), WHITE)
+
+
+def _mouth(pen: Brush, head: Head, mood: Mood, fangs: bool) -> None:
     at, slim = head.spot(0, head.face - 0.44), head.slim(0)
     w, h = 0.3 * head.size * slim, 0.2 * head.size
     kind = mood.mouth
@@ -163,14 +175,14 @@ def _mouth(pen: Pen, head: Head, mood: Mood, fangs: bool) -> None:
         _fangs(pen, head, at, w, h, kind)
 
 
-def _open_mouth(pen: Pen, head: Head, at: complex, w: float, h: float, tongue: float) -> None:
+def _open_mouth(pen: Brush, head: Head, at: complex, w: float, h: float, tongue: float) -> None:
     shape = sharp([-w - 0.15j * h, 0.12j * h, w - 0.15j * h],
                   [w - 0.15j * h, complex(0.72 * w, 0.8 * h), 1.15j * h, complex(-0.72 * w, 0.8 * h), -w - 0.15j * h])
     marks = (Mark(head.turned(ellipse(1.1j * h, w * tongue, h * 0.5), at), TONGUE),)
     pen.figure(Part(head.turned(shape, at), MOUTH, marks, shade=0), line=THIN)
 
 
-def _fangs(pen: Pen, head: Head, at: complex, w: float, h: float, kind: str) -> None:
+def _fangs(pen: Brush, head: Head, at: complex, w: float, h: float, kind: str) -> None:
     sign = -1 if kind == "frown" else 1
     for side in (-1, 1):
         root = complex(side * 0.5 * w, h * (0.1 if kind != "frown" else -0.05))
@@ -178,7 +190,7 @@ def _fangs(pen: Pen, head: Head, at: complex, w: float, h: float, kind: str) -> 
         pen.figure(Part(head.turned(tooth, at), WHITE, shade=0), line=THIN * 0.7)
 
 
-def _beak(pen: Pen, head: Head, mood: Mood) -> None:
+def _beak(pen: Brush, head: Head, mood: Mood) -> None:
     at, slim = head.spot(0, head.face - 0.3, 1.02), head.slim(0)
     w, h = 0.24 * head.size * slim, 0.2 * head.size
     if mood.mouth in ("laugh", "tongue", "o", "o small"):

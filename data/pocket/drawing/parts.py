@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.pocket.drawing import shapes
-from data.pocket.drawing.faces import BEAK, THIN, Head
+from data.pocket.drawing.faces import BEAK, Head
+from data.pocket.drawing.paint import LINE, THIN, Brush, Colour, Mark, Part, tube
 from data.pocket.drawing.palettes import rgb
-from data.pocket.drawing.pen import LINE, Colour, Mark, Part, Pen
 from data.pocket.drawing.poses import Pose
 from data.pocket.drawing.shapes import Path, curve, ellipse, grow, polar
 from data.pocket.drawing.species import Species
+from data.seeds import seed_for
 
 PINK, GOLD, STALK = rgb("ff86b0"), rgb("ffd23c"), rgb("4a9a3f")
 
@@ -22,7 +23,7 @@ PINK, GOLD, STALK = rgb("ff86b0"), rgb("ffd23c"), rgb("4a9a3f")
 class Stage:
     """One picture being drawn."""
 
-    pen: Pen
+    pen: Brush
     species: Species
     pose: Pose
 
@@ -52,16 +53,16 @@ def charm(
 
 EAR_SHAPES: dict[str, tuple[Callable[[], Path], float, float, str]] = {
     # shape, length, width, colours: "coat" (head with trim inside), "trim" or "motif"
-    "round": (shapes.round_ear, 0.5, 0.5, "coat"),
-    "pointed": (shapes.pointed_ear, 0.66, 0.52, "coat"),
-    "long": (shapes.long_ear, 1.0, 0.48, "coat"),
-    "floppy": (shapes.floppy_ear, 0.72, 0.66, "coat"),
-    "fin": (shapes.fin, 0.6, 0.66, "trim"),
-    "leaf": (shapes.leaf, 0.86, 0.72, "motif"),
-    "crystal": (shapes.crystal, 0.66, 0.5, "motif"),
-    "horn": (shapes.horn, 0.56, 0.34, "belly"),
-    "wisp": (shapes.wisp, 0.7, 0.5, "motif"),
-    "blade": (shapes.blade, 0.78, 0.44, "trim"),
+    "round": (shapes.round_ear, 0.56, 0.6, "coat"),
+    "pointed": (shapes.pointed_ear, 0.78, 0.62, "coat"),
+    "long": (shapes.long_ear, 1.1, 0.56, "coat"),
+    "floppy": (shapes.floppy_ear, 0.8, 0.76, "coat"),
+    "fin": (shapes.fin, 0.66, 0.72, "trim"),
+    "leaf": (shapes.leaf, 0.95, 0.86, "motif"),
+    "crystal": (shapes.crystal, 0.76, 0.6, "motif"),
+    "horn": (shapes.horn, 0.66, 0.42, "belly"),
+    "wisp": (shapes.wisp, 0.8, 0.6, "motif"),
+    "blade": (shapes.blade, 0.84, 0.52, "trim"),
 }
 
 
@@ -104,18 +105,19 @@ def _antenna(stage: Stage, head: Head, root: complex, toward: complex) -> None:
                            stage.species.kind.outer, stage.species.kind.inner))
 
 
-def draw_crest(stage: Stage, head: Head) -> None:
-    """What stands on the crown."""
+def draw_crest(stage: Stage, head: Head, crown: float) -> None:
+    """What stands on the crown, which is `crown` times the head's half-height above its middle."""
     kind, size = stage.species.kind, head.size
     up = np.exp(1j * (head.nod - math.pi / 2))
-    top = head.spot(-head.yaw * 0.4, math.pi / 2, 0.93)
+    top = head.spot(-head.yaw, math.pi / 2, crown)
     crest = stage.species.crest
     if crest in ROWS:
         shape, length, width = ROWS[crest]
-        for angle, share in ((-0.62, 0.74), (0.62, 0.74), (0.0, 1.0)):
-            toward = up * np.exp(1j * angle)
-            at = top + up * np.exp(1j * math.pi / 2) * math.sin(angle) * 0.4 * size - up * 0.07 * size * abs(angle)
-            stage.pen.figure(charm(shape(), at, toward, length * share * size, width * share * size, kind.outer, kind.inner))
+        for angle, share in ((-0.62, 0.76), (0.62, 0.76), (0.0, 1.0)):
+            toward = complex(math.sin(angle - 0.3 * head.yaw), -math.cos(angle)) * np.exp(1j * head.nod)
+            at = head.centre + complex(toward.real * head.rx, toward.imag * head.ry * crown) * 0.94
+            sides = length * share * size, width * share * size
+            stage.pen.figure(charm(shape(), at, toward, *sides, kind.outer, kind.inner))
     elif crest in SINGLES:
         shape, length, width = SINGLES[crest]
         stage.pen.figure(charm(shape(), top, up, length * size, width * size, kind.outer, kind.inner))
@@ -124,13 +126,13 @@ def draw_crest(stage: Stage, head: Head) -> None:
 
 
 ROWS: dict[str, tuple[Callable[[], Path], float, float]] = {
-    "flames": (shapes.flame, 0.66, 0.52), "crystals": (shapes.crystal, 0.6, 0.46), "stones": (shapes.chunk, 0.4, 0.46),
-    "spikes": (shapes.spike, 0.52, 0.36), "ghost flame": (shapes.wisp, 0.62, 0.46),
+    "flames": (shapes.flame, 0.76, 0.64), "crystals": (shapes.crystal, 0.72, 0.56), "stones": (shapes.chunk, 0.5, 0.54),
+    "spikes": (shapes.spike, 0.64, 0.46), "ghost flame": (shapes.wisp, 0.76, 0.58),
 }
 SINGLES: dict[str, tuple[Callable[[], Path], float, float]] = {
     "flame": (shapes.flame, 0.84, 0.66), "bolt": (shapes.bolt, 0.8, 0.62), "crystal": (shapes.crystal, 0.76, 0.6),
-    "drop": (shapes.drop, 0.62, 0.56), "star": (shapes.star, 0.68, 0.68), "bolt head": (shapes.nut, 0.5, 0.5),
-    "bubble": (shapes.disc, 0.5, 0.5),
+    "drop": (shapes.drop, 0.74, 0.7), "star": (shapes.star, 0.68, 0.68), "hexagon": (shapes.nut, 0.5, 0.5),
+    "bubble": (shapes.disc, 0.6, 0.6),
 }
 
 
@@ -143,7 +145,7 @@ def _curl(stage: Stage, top: complex, up: complex, size: float) -> None:
     knots = [top - up * 0.1 * size, top + (up * 0.3 - right * 0.1) * size, top + (up * 0.5 + right * 0.14) * size,
              top + (up * 0.36 + right * 0.34) * size, top + (up * 0.24 + right * 0.2) * size]
     spine = curve(knots)
-    stage.pen.figure(Part(spine, stage.main, radii=np.linspace(0.13, 0.05, len(spine)) * size))
+    stage.pen.figure(tube(spine, stage.main, 0.13 * size, 0.05 * size))
 
 
 def _tuft(stage: Stage, top: complex, up: complex, size: float) -> None:
@@ -154,7 +156,7 @@ def _tuft(stage: Stage, top: complex, up: complex, size: float) -> None:
 
 def _sprout(stage: Stage, top: complex, up: complex, size: float) -> None:
     tip = top + up * 0.22 * size
-    stage.pen.figure(Part(curve([top - up * 0.1, tip]), STALK, radii=[0.05 * size] * 11, shade=0))
+    stage.pen.figure(tube(curve([top - up * 0.1, tip]), STALK, 0.05 * size, 0.05 * size, shade=0))
     for angle in (-0.95, 0.95):
         stage.pen.figure(charm(shapes.leaf(), tip - up * 0.06 * size, up * np.exp(1j * angle), 0.62 * size, 0.62 * size,
                                stage.species.kind.outer, stage.species.kind.inner))
@@ -168,16 +170,17 @@ def _flower(stage: Stage, top: complex, up: complex, size: float) -> None:
 
 
 def _bud(stage: Stage, top: complex, up: complex, size: float) -> None:
-    stage.pen.figure(charm(shapes.drop(), top, up, 0.56 * size, 0.62 * size, PINK))
-    for angle in (-0.7, 0.7):
-        stage.pen.figure(charm(shapes.leaf(), top - up * 0.05 * size, up * np.exp(1j * angle), 0.4 * size, 0.44 * size,
+    stage.pen.figure(charm(shapes.drop(), top + up * 0.06 * size, up, 0.66 * size, 0.72 * size, PINK))
+    for angle in (-0.9, 0.9):
+        stage.pen.figure(charm(shapes.leaf(), top - up * 0.05 * size, up * np.exp(1j * angle), 0.5 * size, 0.5 * size,
                                stage.species.kind.outer))
 
 
 def _bow(stage: Stage, top: complex, up: complex, size: float) -> None:
     for side in (-1j, 1j):
-        stage.pen.figure(charm(shapes.heart(), top, up * side + up * 0.3, 0.4 * size, 0.44 * size, stage.trim))
-    stage.pen.figure(Part(ellipse(top + up * 0.03 * size, 0.1 * size), stage.belly, shade=0))
+        root = top + up * 0.1 * size
+        stage.pen.figure(charm(shapes.heart(), root, up * side + up * 0.35, 0.52 * size, 0.56 * size, GOLD))
+    stage.pen.figure(Part(ellipse(top + up * 0.12 * size, 0.12 * size), PINK, shade=0))
 
 
 CRESTS: dict[str, Callable[[Stage, complex, complex, float], None]] = {
@@ -191,7 +194,7 @@ TAIL_TIPS: dict[str, tuple[Callable[[], Path], float, float, str]] = {
     "puff": (shapes.disc, 0.34, 0.34, "belly"), "club": (shapes.chunk, 0.32, 0.34, "motif"),
     "wisp": (shapes.wisp, 0.4, 0.36, "motif"), "stinger": (shapes.spike, 0.34, 0.24, "motif"),
     "star": (shapes.star, 0.38, 0.38, "motif"), "heart": (shapes.heart, 0.32, 0.34, "trim"),
-    "blade": (shapes.blade, 0.42, 0.34, "trim"), "nut": (shapes.nut, 0.34, 0.34, "motif"),
+    "blade": (shapes.blade, 0.42, 0.34, "trim"), "hexagon": (shapes.nut, 0.34, 0.34, "motif"),
 }
 
 
@@ -202,19 +205,18 @@ def draw_tail(stage: Stage, root: complex, side: int, reach: float = 1.0) -> Non
         knots = [root, root + (0.22 * out + 0.04j) * reach, root + (0.38 * out - 0.14j) * reach,
                  root + (0.26 * out - 0.3j) * reach, root + (0.15 * out - 0.2j) * reach]
         spine = curve(knots)
-        stage.pen.figure(Part(spine, stage.main, radii=np.linspace(0.085, 0.05, len(spine)) * reach))
+        stage.pen.figure(tube(spine, stage.main, 0.085 * reach, 0.05 * reach))
         return
     spine = curve([root, root + (0.18 * out + 0.05j) * reach, root + (0.3 * out - 0.12j) * reach])
     toward = complex(side * 0.5, -0.85)
     shape, length, width, colours = TAIL_TIPS[stage.species.tail]
     path = shape() if side > 0 else shapes.mirrored(shape())
     tip = spine[-1] - 0.04 * toward
-    stage.pen.figure(Part(spine, stage.main, radii=np.linspace(0.085, 0.055, len(spine)) * reach))
-    if colours == "motif":
-        part = charm(path, tip, toward, length * reach, width * reach, stage.species.kind.outer, stage.species.kind.inner)
-    else:
-        part = charm(path, tip, toward, length * reach, width * reach, stage.trim if colours == "trim" else stage.belly)
-    stage.pen.figure(part)
+    stage.pen.figure(tube(spine, stage.main, 0.085 * reach, 0.055 * reach))
+    kind = stage.species.kind
+    plain = {"trim": stage.trim, "belly": stage.belly}
+    outer, inner = (kind.outer, kind.inner) if colours == "motif" else (plain[colours], None)
+    stage.pen.figure(charm(path, tip, toward, length * reach, width * reach, outer, inner))
 
 
 WING_SHAPES: dict[str, Callable[[], Path]] = {
@@ -223,8 +225,8 @@ WING_SHAPES: dict[str, Callable[[], Path]] = {
 }
 
 
-def draw_wing(stage: Stage, root: complex, side: int, degrees: float, length: float) -> None:
-    """One wing from its root; `degrees` above the horizontal."""
+def draw_wing(stage: Stage, root: complex, side: int, degrees: float, length: float, slim: float = 0.86) -> None:
+    """One wing from its root; `degrees` above the horizontal, `slim` its width by its length."""
     toward = polar(1, degrees)
     toward = complex(side * toward.real, toward.imag)
     shape = WING_SHAPES[stage.species.wings]()
@@ -232,7 +234,7 @@ def draw_wing(stage: Stage, root: complex, side: int, degrees: float, length: fl
     motif = stage.species.wings in ("leaf", "butterfly")
     outer = stage.species.kind.outer if stage.species.wings == "leaf" else stage.trim
     inner = stage.species.kind.inner if motif else None
-    stage.pen.figure(charm(path, root, toward, length, length * 0.86, outer, inner))
+    stage.pen.figure(charm(path, root, toward, length, length * slim, outer, inner))
 
 
 def arm(stage: Stage, shoulder: complex, side: int, degrees: float, length: float, radius: float = 0.085) -> Part:
@@ -241,37 +243,36 @@ def arm(stage: Stage, shoulder: complex, side: int, degrees: float, length: floa
     elbow = polar(length * 0.5, degrees - 14)
     reach = [0j, complex(side * elbow.real, elbow.imag), complex(side * hand.real, hand.imag)]
     spine = shoulder + curve(reach)
-    glove = stage.trim if stage.species.marking == "socks" else stage.main
-    return Part(spine, glove, radii=np.linspace(radius * 0.9, radius * 1.1, len(spine)))
+    return tube(spine, glove(stage), radius * 0.9, radius * 1.1)
+
+
+def glove(stage: Stage) -> Colour:
+    return stage.trim if stage.species.marking == "socks" else stage.main
 
 
 def foot(stage: Stage, at: complex, side: int, *, sole: bool = False, size: float = 1.0) -> Part:
     """A foot seen from the front, or its sole when the creature sits."""
-    colour = stage.trim if stage.species.marking == "socks" else stage.main
+    colour = glove(stage)
     if sole:
         pad = Mark(ellipse(at + 0.01j, 0.075 * size, 0.07 * size), stage.belly)
         return Part(ellipse(at, 0.135 * size, 0.13 * size), colour, (pad,))
     return Part(ellipse(at + 0.02 * side, 0.15 * size, 0.095 * size, power=2.4), colour)
 
 
-def claws(stage: Stage, at: complex, side: int) -> Part:
+def claws(at: complex) -> Part:
     """A bird's foot."""
     toes = shapes.sharp([-0.02 - 0.12j, 0.09 - 0.1j, 0.16 + 0.02j], [0.16 + 0.02j, 0.06 + 0.05j, 0j + 0.07j],
                         [0.07j, -0.06 + 0.05j, -0.14 + 0.02j], [-0.14 + 0.02j, -0.09 - 0.1j, -0.02 - 0.12j])
-    return Part(at + toes + 0.01 * side, BEAK)
+    return Part(at + toes, BEAK)
 
 
 def markings(stage: Stage, head: Head, belly: Path) -> tuple[Mark, ...]:
     """The species' markings on a rounded body, following its turn."""
-    rng = random.Random(f"spots {stage.species.index}")
     size = head.size
     kind = stage.species.marking
     patch = (Mark(belly, stage.belly),)
     if kind == "spots":
-        places = [(rng.uniform(-1.3, 1.3), rng.uniform(-1.1, 1.2), rng.uniform(0.09, 0.17)) for _ in range(9)]
-        dots = [Mark(ellipse(head.spot(lon, lat), r * size * head.slim(lon), r * size), stage.trim)
-                for lon, lat, r in places if not (abs(lon) < 0.9 and -0.7 < lat - head.face < 0.5)]
-        return (*patch, *dots)
+        return (*patch, *_spots(stage, head))
     if kind == "stripes":
         return (*patch, *_stripes(stage, head))
     if kind == "mask":
@@ -282,32 +283,54 @@ def markings(stage: Stage, head: Head, belly: Path) -> tuple[Mark, ...]:
     return patch
 
 
+SPOTS = (  # longitude, latitude above the face, radius: brow and temples, never the face itself
+    (-0.5, 0.8, 0.13), (0.05, 1.0, 0.17), (0.62, 0.78, 0.11), (1.3, 0.25, 0.14), (-1.3, 0.3, 0.12),
+    (1.25, -0.4, 0.11), (-1.25, -0.35, 0.14),
+)
+
+
+def _spots(stage: Stage, head: Head) -> list[Mark]:
+    rng = random.Random(seed_for(0, "spots", stage.species.index))
+    marks = []
+    for lon, lat, radius in SPOTS:
+        lon, radius = lon + rng.uniform(-0.1, 0.1), radius * rng.uniform(0.8, 1.2) * head.size
+        marks.append(Mark(ellipse(head.spot(lon, head.face + lat), radius * head.slim(lon), radius), stage.trim))
+    return marks
+
+
 def _stripes(stage: Stage, head: Head) -> list[Mark]:
     marks = []
     for side in (-1, 1):
         for lat in (0.62, 0.1, -0.42):
             at = head.spot(side * 1.5 - head.yaw, lat, 1.06)
-            marks.append(Mark(grow(shapes.spike(), at, complex(-side, -0.12), 0.38 * head.size, 0.2 * head.size), stage.trim))
+            stripe = grow(shapes.spike(), at, complex(-side, -0.12), 0.38 * head.size, 0.2 * head.size)
+            marks.append(Mark(stripe, stage.trim))
     top = head.spot(0, 1.45, 1.05)
     return [*marks, Mark(grow(shapes.spike(), top, 1j, 0.42 * head.size, 0.2 * head.size), stage.trim)]
 
 
-def held(stage: Stage, at: complex, size: float = 0.34) -> None:
+def held(stage: Stage, hand: complex, side: int, size: float = 0.5) -> None:
+    """The motif, held up in a hand."""
     kind = stage.species.kind
-    stage.pen.figure(charm(kind.motif(), at + 0.5j * size, -1j, size, size, kind.outer, kind.inner))
+    toward = complex(side * 0.5, -1)
+    root = hand + 0.04 * side - 0.04 * toward
+    stage.pen.figure(charm(kind.motif(), root, toward, size, size, kind.outer, kind.inner))
 
 
-def draw_adrift(stage: Stage, seed: int) -> None:
-    """Small motifs about the creature, in the corners that it leaves free."""
+FLOATING: dict[str, Callable[[], Path]] = {
+    "water": shapes.disc, "poison": shapes.disc, "ice": shapes.snowflake, "metal": lambda: shapes.star(4, 0.36),
+}
+PERCHES = (*(complex(x, y) for x in (-0.78, 0.78) for y in (-0.76, -0.44, -0.1)), -0.44 - 0.78j, 0.44 - 0.78j)
+
+
+def draw_adrift(stage: Stage, free: Callable[[complex], float], seed: int) -> None:
+    """Small motifs about the creature; `free` tells how far a point is from it."""
     rng = random.Random(seed)
-    corners = [complex(x, y) for x in (-0.8, 0.8) for y in (-0.76, -0.4, 0.02)]
     kind = stage.species.kind
-    for corner in rng.sample(corners, stage.pose.adrift):
-        at = corner + complex(rng.uniform(-0.07, 0.07), rng.uniform(-0.08, 0.08))
-        size = rng.uniform(0.13, 0.2)
-        shape = shapes.disc() if kind.floating in ("bubbles", "toxic bubbles") else FLOATING.get(kind.word, kind.motif)()
-        toward = polar(1, rng.uniform(40, 140))
-        stage.pen.figure(charm(shape, at - toward * size / 2, toward, size, size, kind.outer, kind.inner), line=LINE * 0.6)
-
-
-FLOATING: dict[str, Callable[[], Path]] = {"ice": shapes.snowflake, "metal": lambda: shapes.star(4, 0.36)}
+    perches = [perch + complex(rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)) for perch in PERCHES]
+    roomy = [perch for perch in perches if free(perch) > 0.2]
+    for at in rng.sample(roomy, min(stage.pose.adrift, len(roomy))):
+        size, toward = rng.uniform(0.14, 0.19), polar(1, rng.uniform(40, 140))
+        shape = FLOATING.get(kind.word, kind.motif)()
+        part = charm(shape, at - toward * size / 2, toward, size, size, kind.outer, kind.inner)
+        stage.pen.figure(part, line=LINE * 0.7)

@@ -118,15 +118,19 @@ def heart() -> Path:
 def star(points: int = 5, inner: float = 0.5) -> Path:
     turn = np.arange(2 * points) * math.pi / points
     radius = np.where(np.arange(2 * points) % 2 == 0, 0.56, 0.56 * inner)
-    return 0.5 + radius * np.exp(1j * turn)
+    return np.asarray(0.5 + radius * np.exp(1j * turn), dtype=np.complex128)
 
 
 def snowflake() -> Path:
     return star(6, 0.42)
 
 
+def hexagon(centre: complex, radius: float) -> Path:
+    return np.asarray(centre + radius * np.exp(1j * np.arange(6) * math.pi / 3), dtype=np.complex128)
+
+
 def nut() -> Path:
-    return 0.5 + 0.54 * np.exp(1j * np.arange(6) * math.pi / 3)
+    return hexagon(0.5 + 0j, 0.54)
 
 
 def disc() -> Path:

@@ -23,7 +23,7 @@ EARS = {
     "water": ("fin", "round", "none", "long"),
     "fire": ("pointed", "horn", "long", "round"),
     "grass": ("leaf", "round", "leaf", "floppy"),
-    "electric": ("pointed", "long", "antenna", "pointed"),
+    "electric": ("horn", "long", "antenna", "fin"),
     "ice": ("crystal", "round", "pointed", "floppy"),
     "rock": ("horn", "none", "round", "horn"),
     "ghost": ("none", "pointed", "wisp", "long"),
@@ -41,7 +41,7 @@ CRESTS = {
     "ghost": ("ghost flame", "none", "curl", "ghost flame"),
     "poison": ("spikes", "none", "bubble", "spikes"),
     "fairy": ("star", "none", "bow", "tuft"),
-    "metal": ("fin", "none", "bolt head", "spikes"),
+    "metal": ("fin", "none", "hexagon", "spikes"),
 }
 TAILS = {
     "water": ("fluke", "curled", "fin"),
@@ -53,7 +53,7 @@ TAILS = {
     "ghost": ("wisp", "wisp", "curled"),
     "poison": ("stinger", "curled", "stinger"),
     "fairy": ("star", "puff", "heart"),
-    "metal": ("blade", "nut", "blade"),
+    "metal": ("blade", "hexagon", "blade"),
 }
 WINGS = {
     "water": "fin", "fire": "webbed", "grass": "leaf", "electric": "feather", "ice": "feather",
