@@ -7,6 +7,13 @@ from typing import Any
 
 from data.errors import InputError, show
 
+LONGEST_QUOTE = 120  # characters of somebody's text that a message repeats
+
+
+def quoted(text: str) -> str:
+    """A text in quotes on one line, shortened if it is long."""
+    return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}...")
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from data.errors import InputError, suggest
 from data.images import read_bytes
-from data.problems import Problem
+from data.problems import Problem, quoted
 from data.schema import Annotation
 from data.walk import composed
 
@@ -78,7 +78,7 @@ def add_row(found: Rows, raw: Any, where: str, parse: Callable[[Any], Any]) -> N
         check_values(values)
         row = Row(Annotation.model_validate(values), where)
     except ValidationError as error:
-        problems = [Problem(where, explain(detail)) for detail in error.errors(include_url=False)]
+        problems = [Problem(where, *explain(detail)) for detail in error.errors(include_url=False)]
     except InputError as error:
         problems = [Problem.of(error, where)]
     else:
@@ -112,7 +112,7 @@ def parse_line(line: bytes) -> Any:
     except RecursionError as error:
         raise InputError("is nested too deep", allowed=f"{MAX_DEPTH} levels", fix="Flatten it.") from error
     except ValueError as error:  # a whole number of more than 4300 digits
-        raise InputError(f"holds a number that is too long ({error})", fix="Write it as text.") from error
+        raise InputError("holds a number that is too long", fix="Write it as text.") from error
 
 
 def refuse_constant(name: str) -> float:
@@ -133,7 +133,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise InputError(f"has the key {twice!r} twice", fix="Keep one of them.")
+        raise InputError(f"has the key {quoted(twice)} twice", fix="Keep one of them.")
     return values
 
 
@@ -164,17 +164,20 @@ def type_name(value: Any) -> str:
     return JSON_TYPES.get(type(value), type(value).__name__)
 
 
-def explain(detail: Any) -> str:
-    """One pydantic error as a person would say it."""
+def explain(detail: Any) -> tuple[str, str]:
+    """One pydantic error as a person would say it: what is wrong, and what to do."""
     key = ".".join(str(part) for part in detail["loc"])
     given = type_name(detail["input"])
     sayings = {
-        "missing": f"has no {key!r}",
-        "string_type": f"{key!r} is {given}, not a text",
-        "list_type": f"{key!r} is {given}, not a list of texts",
-        "literal_error": f"{key!r} is {str(detail['input'])[:40]!r}; allowed: {detail.get('ctx', {}).get('expected')}",
+        "missing": (f"has no {key!r}", "Write the picture's name in it."),
+        "string_type": (f"{key!r} is {given}, not a text", "Write text in double quotes."),
+        "list_type": (f"{key!r} is {given}, not a list of texts", 'Write ["...", "..."].'),
+        "literal_error": (
+            f"{key!r} is {quoted(str(detail['input']))}; allowed: {detail.get('ctx', {}).get('expected')}",
+            "Choose one, or leave the key out.",
+        ),
     }
-    return sayings.get(detail["type"], f"{key!r}: {detail['msg']}")
+    return sayings.get(detail["type"], (f"{key!r}: {detail['msg']}", ""))
 
 
 def suspicions(row: Row) -> Iterator[Problem]:
@@ -268,13 +271,12 @@ def read_caption_file(path: Path, file_name: str) -> Rows:
     """Read the captions beside a picture: one a line, the main one first."""
     found = Rows()
     try:
-        if path.stat().st_size > MAX_CAPTION_FILE:
+        content = read_bytes(path)
+        if len(content) > MAX_CAPTION_FILE:
             raise InputError("is larger than 1 MiB, which is no caption", where=path, fix="Remove it or rename it.")
-        lines = re.split(r"\r\n|\r|\n", decode_text(read_bytes(path), path))
-    except (InputError, OSError) as error:
-        given = error if isinstance(error, InputError) else InputError(f"cannot be read ({error.strerror})", where=path)
-        found.problems.append(Problem.of(given))
-        return found
+        lines = re.split(r"\r\n|\r|\n", decode_text(content, path))
+    except InputError as error:
+        return Rows(problems=[Problem.of(error)])
     captions = [line.strip() for line in lines if line.strip()]
     number = next((number for number, line in enumerate(lines, start=1) if line.strip()), 1)
     if captions:

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from data.errors import InputError
 from data.files import replaced_folder
 from data.images import PictureInfo, decode, read_bytes
-from data.problems import Problem
+from data.problems import Problem, quoted
 from data.rows import Row, Rows, read_caption_file, read_csv, read_jsonl
 from data.schema import Annotation, Sample
-from data.walk import NOT_CAPTIONS, TABLES, Walk, composed, stem, walk
+from data.walk import NOT_CAPTIONS, TABLES, Walk, check_link, composed, stem, walk
 
 __all__ = ["Listing", "Problem", "read", "write"]
 
@@ -54,7 +54,7 @@ def read(folder: Path) -> Listing:
     Raises InputError only if the folder itself is of no use: missing, not a folder, or without a single picture.
     """
     seen = walk(folder)
-    table = read_table(folder)
+    table = read_table(seen)
     rows, problems = match(table, seen)
     found = len(seen.pictures) + len(seen.refused)
     if not found:
@@ -85,12 +85,16 @@ def examine(path: Path) -> tuple[str, PictureInfo] | InputError:
         return error
 
 
-def read_table(folder: Path) -> Rows:
+def read_table(seen: Walk) -> Rows:
     """The rows of metadata.jsonl, else of metadata.csv, else none."""
-    there = [folder / name for name in TABLES if os.path.lexists(folder / name)]
+    there = [seen.folder / name for name in TABLES if os.path.lexists(seen.folder / name)]
     if not there:
         return Rows()
-    table = read_jsonl(there[0]) if there[0].suffix == ".jsonl" else read_csv(there[0])
+    try:
+        check_link(there[0], seen)
+        table = read_jsonl(there[0]) if there[0].suffix == ".jsonl" else read_csv(there[0])
+    except InputError as error:
+        table = Rows(problems=[Problem.of(error)], broken=True)
     for other in there[1:]:
         problem = Problem(str(other), f"is not used: {there[0].name} is", "Remove one of the two.", refused=False)
         table.problems.append(problem)
@@ -109,7 +113,7 @@ def match(table: Rows, seen: Walk) -> tuple[dict[str, Row], list[Problem]]:
             continue
         if name in rows:
             fix = "Keep one; further captions of a picture go into 'texts'."
-            problems.append(Problem(row.where, f"{name!r} already has a row ({rows[name].where})", fix))
+            problems.append(Problem(row.where, f"{quoted(name)} already has a row ({rows[name].where})", fix))
         elif name is not None:
             rows[name] = row
     return rows, problems
@@ -125,12 +129,14 @@ def find_picture(file_name: str, seen: Walk) -> str | None:
         return None
     path = seen.folder / plain
     if os.path.isdir(path):
-        raise InputError(f"{file_name!r} is a folder, not a picture", fix="Name the picture in it.")
+        raise InputError(f"{quoted(file_name)} is a folder, not a picture", fix="Name the picture in it.")
     if not os.path.exists(path):
-        what = f"there is no picture {file_name!r}{near_name(plain, seen)}"
+        what = f"there is no picture {quoted(file_name)}{near_name(plain, seen)}"
         raise InputError(what, fix="Mend the name, or remove the row.")
     if not seen.inside(path):
-        raise InputError(f"{file_name!r} leads out of the folder through a link", fix="Put the picture itself there.")
+        raise InputError(
+            f"{quoted(file_name)} leads out of the folder through a link", fix="Put the picture itself there."
+        )
     seen.pictures[plain] = path  # a picture with an unusual suffix, or a hidden one: named, hence meant
     return plain
 
@@ -138,12 +144,13 @@ def find_picture(file_name: str, seen: Walk) -> str | None:
 def check_file_name(file_name: str) -> None:
     """A file name must stay in the folder on every system: relative, forward slashes, no way up, no NUL."""
     parts = file_name.split("/")
+    name = quoted(file_name)
     if not file_name.strip() or "\0" in file_name:
-        raise InputError(f"{file_name!r} is no file name", fix="Write the picture's name in 'file_name'.")
+        raise InputError(f"{name} is no file name", fix="Write the picture's name in 'file_name'.")
     if file_name.startswith(("/", "~/")) or (file_name[1:2] == ":" and file_name[2:3] in {"\\", "/"}):
-        raise InputError(f"{file_name!r} is an absolute path", fix="Write it relative to the folder.")
+        raise InputError(f"{name} is an absolute path", fix="Write it relative to the folder.")
     if ".." in parts or ".." in file_name.split("\\"):
-        raise InputError(f"{file_name!r} climbs out of the folder", fix="Name a picture inside the folder.")
+        raise InputError(f"{name} climbs out of the folder", fix="Name a picture inside the folder.")
 
 
 def near_name(name: str, seen: Walk) -> str:
@@ -162,37 +169,50 @@ def add_caption_files(rows: dict[str, Row], seen: Walk, table: Rows) -> list[Pro
     problems: list[Problem] = []
     overruled: list[Path] = []
     bare: list[str] = []
-    stems = {stem(name) for name in seen.pictures} | {name.rpartition(".")[0] for name in seen.refused}
     for name in sorted(seen.pictures):
-        files = seen.captions.get(stem(name), [])
-        if not files and name not in rows and composed(name) not in table.spoiled:
-            bare.append(name)
-        if not files or composed(name) in table.spoiled:
+        files = seen.captions_of(name)
+        problems += second_files(files)
+        if composed(name) in table.spoiled and name not in rows:
             continue
-        beside = read_caption_file(files[0], name)
-        if name in rows:
-            overruled += differing(beside, rows[name], files[0])
-            continue
-        problems += beside.problems
-        if beside.rows:
-            rows[name] = beside.rows[0]
-    problems += without_caption(bare, seen.folder, table)
-    problems += overruled_captions(overruled)
-    problems += orphans(stems, seen)
-    return problems
+        if not files:
+            bare += [] if name in rows else [name]
+        elif name in rows:
+            overruled += [files[0]] if says_more(files[0], rows[name]) else []
+        else:
+            problems += add_beside(rows, name, files[0], seen)
+    return [*problems, *without_caption(bare, seen.folder, table), *overruled_files(overruled), *orphans(seen)]
 
 
-def differing(beside: Rows, row: Row, file: Path) -> list[Path]:
-    """The caption file, if it says something else than the table."""
-    same = not beside.rows or beside.rows[0].annotation.captions == row.annotation.captions
-    return [] if same else [file]
+def add_beside(rows: dict[str, Row], name: str, file: Path, seen: Walk) -> list[Problem]:
+    """Read a caption file; its row is added if it is sound, its problems are returned."""
+    try:
+        check_link(file, seen)
+    except InputError as error:
+        return [Problem.of(error)]
+    beside = read_caption_file(file, name)
+    if beside.rows:
+        rows[name] = beside.rows[0]
+    return beside.problems
+
+
+def says_more(file: Path, row: Row) -> bool:
+    """Whether a caption file holds a caption that the table's row does not have, white space aside."""
+    beside = read_caption_file(file, row.annotation.file_name)
+    known = {" ".join(caption.split()) for caption in row.annotation.captions}
+    return any(" ".join(caption.split()) not in known for found in beside.rows for caption in found.annotation.captions)
+
+
+def second_files(files: list[Path]) -> Iterator[Problem]:
+    """A picture has one caption file: of a .txt and a .caption, the .txt."""
+    for extra in files[1:]:
+        yield Problem(str(extra), f"is not used: {files[0].name} is", "Keep one of the two.", refused=False)
 
 
 def without_caption(names: list[str], folder: Path, table: Rows) -> Iterator[Problem]:
     """One problem a picture; a single one if it is the table that cannot be read."""
     if table.broken and names:
-        what = f"{len(names)} pictures have no caption, since the table cannot be read"
-        yield Problem(str(folder), what, "Mend the table first.")
+        count = "1 picture has" if len(names) == 1 else f"{len(names)} pictures have"
+        yield Problem(str(folder), f"{count} no caption, since the table cannot be read", "Mend the table first.")
         return
     for name in names:
         beside = PurePosixPath(name).with_suffix(".txt").name
@@ -200,21 +220,19 @@ def without_caption(names: list[str], folder: Path, table: Rows) -> Iterator[Pro
         yield Problem(str(folder / name), "has no caption", fix)
 
 
-def overruled_captions(files: list[Path]) -> Iterator[Problem]:
+def overruled_files(files: list[Path]) -> Iterator[Problem]:
     """Caption files that say something else than the table, in one line."""
     if files:
-        others = f" and {len(files) - 1} more caption files" if len(files) > 1 else ""
-        what = f"its caption differs from the table's{others}: the table is used"
-        yield Problem(str(files[0]), what, "Remove the caption files, or the table's rows.", refused=False)
+        others = f" (and {len(files) - 1} more such files)" if len(files) > 1 else ""
+        what = f"says something else than the picture's row in the table, which is used{others}"
+        yield Problem(str(files[0]), what, "Remove the one that is out of date.", refused=False)
 
 
-def orphans(stems: set[str], seen: Walk) -> Iterator[Problem]:
-    """Caption files without a picture, and second caption files of one picture."""
+def orphans(seen: Walk) -> Iterator[Problem]:
+    """Caption files without a picture."""
+    known = {stem(name) for name in (*seen.pictures, *seen.refused)}
     for name, files in sorted(seen.captions.items()):
-        if name in stems:
-            for extra in files[1:]:
-                yield Problem(str(extra), f"is not used: {files[0].name} is", "Keep one of the two.", refused=False)
-        elif PurePosixPath(name).name.lower() not in NOT_CAPTIONS:
+        if name not in known and PurePosixPath(name).name.lower() not in NOT_CAPTIONS:
             fix = "Add the picture, or remove the caption."
             yield Problem(str(files[0]), "is a caption without a picture", fix, refused=False)
 
@@ -276,7 +294,9 @@ def claim_name(file_name: str, taken: set[str]) -> None:
     """A name may be used once, also where case and the form of accents do not count, and not for the table itself."""
     check_file_name(file_name)
     plain = composed(PurePosixPath(file_name).as_posix()).casefold()
-    if plain in taken or plain in TABLES:
+    if plain in TABLES:
+        raise InputError(f"{file_name!r} is the table's own name", fix="Rename the picture.")
+    if plain in taken:
         raise InputError(f"two pictures would be written as {file_name!r}", fix="Rename one of them.")
     taken.add(plain)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.images import SUFFIXES, SUFFIXES_NOT_READ
-from data.problems import Problem
+from data.problems import Problem, quoted
 
 CAPTION_SUFFIXES = (".txt", ".caption")  # in order of precedence
 TABLES = ("metadata.jsonl", "metadata.csv")  # likewise
@@ -36,6 +36,16 @@ class Walk:
             return name
         alike = self.spellings.get(composed(name), [])
         return alike[0] if len(alike) == 1 else None
+
+    def captions_of(self, name: str) -> list[Path]:
+        """The caption files of a picture, best first; of two that differ in how accents are stored, its own."""
+        files = self.captions.get(stem(name), [])
+        own = [
+            file
+            for file in files
+            if file.relative_to(self.folder).as_posix().rpartition(".")[0] == name.rpartition(".")[0]
+        ]
+        return sorted(own or files, key=lambda file: CAPTION_SUFFIXES.index(file.suffix.lower()))
 
     def inside(self, path: Path) -> bool:
         """Whether a file lies in the folder once links are followed; raises OSError for a link that leads nowhere."""
@@ -87,7 +97,7 @@ def entries(found: Walk) -> Iterator[os.DirEntry[str]]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 below.append(Path(entry.path))
-            elif entry.is_symlink() and entry.is_dir():
+            elif entry.is_symlink() and os.path.isdir(entry.path):
                 fix = "Put the pictures themselves into the folder."
                 what = "is a link to a folder: it is not followed"
                 found.problems.append(Problem(entry.path, what, fix, refused=False))
@@ -116,9 +126,10 @@ def take(entry: os.DirEntry[str], found: Walk) -> None:
     suffix = path.suffix.lower()
     if suffix in SUFFIXES_NOT_READ:
         found.refuse(name, f"is of a kind that is not read ({suffix})", "Convert it to PNG or JPEG.")
-    elif suffix in SUFFIXES and usable_name(name, found) and stays_inside(path, name, found):
-        found.pictures[name] = path
-        found.spellings[composed(name)].append(name)
+    elif suffix in SUFFIXES:
+        if usable_name(name, found) and stays_inside(path, name, found):
+            found.pictures[name] = path
+            found.spellings[composed(name)].append(name)
     elif suffix in CAPTION_SUFFIXES:
         found.captions[stem(name)].append(path)
     elif entry.name in TABLES and path.parent != found.folder:
@@ -137,16 +148,25 @@ def usable_name(name: str, found: Walk) -> bool:
 
 def stays_inside(path: Path, name: str, found: Walk) -> bool:
     """Follow a link only to a file inside the folder: one that leads out breaks when the folder is copied."""
+    try:
+        check_link(path, found)
+    except InputError as error:
+        found.refuse(name, error.what, error.fix or "")
+        return False
+    return True
+
+
+def check_link(path: Path, found: Walk) -> None:
+    """Raise InputError if `path` is a link that leads nowhere or out of the folder."""
     if not path.is_symlink():
-        return True
+        return
+    fix = "Put the file itself there."
     try:
         inside = found.inside(path)
     except OSError as error:
-        found.refuse(name, f"is a link that leads nowhere ({error.strerror})", "Put the picture itself there.")
-        return False
+        raise InputError(f"is a link that leads nowhere ({error.strerror})", where=path, fix=fix) from error
     if not inside:
-        found.refuse(name, "is a link that leads out of the folder", "Put the picture itself there.")
-    return inside
+        raise InputError("is a link that leads out of the folder", where=path, fix=fix)
 
 
 def warn_of_look_alikes(found: Walk) -> None:
@@ -156,7 +176,8 @@ def warn_of_look_alikes(found: Walk) -> None:
         alike[composed(name).casefold()].append(name)
     for names in alike.values():
         if len(names) > 1:
-            others = ", ".join(repr(name) for name in names[1:])
-            what = f"differs from {others} only in case or in how accents are stored"
+            others = ", ".join(quoted(name) for name in names[1:])
+            how = "in how accents are stored" if len({composed(name) for name in names}) == 1 else "in case"
+            what = f"differs from {others} only {how}"
             fix = "Rename one: macOS and Windows keep only one of them."
             found.problems.append(Problem(str(found.folder / names[0]), what, fix, refused=False))
