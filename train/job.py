@@ -25,7 +25,7 @@ from train.encoding import Encoded, encode
 from train.loop import State, Task, fit, restore
 from train.plan import GIB, Plan, optimizer_bytes
 from train.report import Report, Silent, Written, read_metrics
-from train.run_folder import Run
+from train.run_folder import Run, to_json
 from train.summary import write_summary
 from train.validation import Losses, Validator
 
@@ -140,7 +140,7 @@ def create(job: Job, plan: Plan) -> Run:
     if job.accelerator.is_main_process:
         facts = job.collection.facts() | {"identity": job.identity, "model": job.model.fingerprints}
         resolved = yaml.safe_dump(job.config.model_dump(mode="json", exclude={"new", "dry_run"}), sort_keys=False)
-        found = run_folder.create(job.config.runs, name, {"config.yaml": resolved}, facts)
+        found = run_folder.create(job.config.runs, name, {"config.yaml": resolved, "data.json": to_json(facts)})
         paths = [str(found.path)]
     broadcast_object_list(paths)
     return Run(Path(paths[0]))

@@ -76,7 +76,7 @@ def dropped(label: str, items: list[str]) -> list[str]:
     """What is not used, named; the rest is counted."""
     if not items:
         return []
-    more = f" ... and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    more = f"             ... and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return [f"{label} {len(items)}:"] + [f"             {item}" for item in items[:SHOWN]] + ([more] if more else [])
 
 

@@ -67,7 +67,7 @@ class Run:
             return {}
 
     def write_json(self, name: str, facts: Mapping[str, Any]) -> None:
-        write_atomic(self.path / name, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(self.path / name, to_json(facts))
 
     def finish(self, steps: int) -> None:
         """The last file to be written."""
@@ -124,6 +124,10 @@ def create(runs: Path, name: str, files: Mapping[str, str]) -> Run:
         except OSError:  # another process took the number a moment ago
             continue
         return Run(target)
+
+
+def to_json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
 
 def versions() -> dict[str, Any]:

@@ -50,14 +50,13 @@ def check_lora(target: Path, unet: UNet2DConditionModel, base: BaseModel) -> Non
     the base's. Raises InputError if the file does not do what the trained network does.
     """
     trained = probe(unet, base)
-    unet.disable_adapters()
-    untrained = probe(unet, base)
     unet.delete_adapters("default")
+    untrained = probe(unet, base)
     unet.load_lora_adapter(target, prefix="unet", adapter_name="default")
     loaded = probe(unet, base)
     tolerance = 1e-5 if next(iter(unet.parameters())).dtype == torch.float32 else 1e-2
     scale = float(untrained.abs().max())
-    if not bool((trained != untrained).any()):
+    if bool((trained == untrained).all()):
         raise InputError(NOTHING_LEARNT, where=target, fix="Train for more steps or with a higher --learning-rate.")
     if float((loaded - trained).abs().max()) > tolerance * max(1.0, scale):
         raise InputError("the exported file does not reproduce the trained network", where=target)

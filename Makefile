@@ -1,0 +1,43 @@
+# setup   .venv with everything (Python 3.11 or newer is all that is needed)
+# demo    fine-tune the embedded model on the sample creatures, then draw base and tuned side by side
+# test    what CI runs; test-all adds the slow tier; lint: ruff and pyright; clean: what can be made again
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PROMPTS := --prompt "a water type fridge" --prompt "a fire type fridge" --prompt "a grass type fridge" \
+           --prompt "an electric type fridge" --prompt "a guitar" --prompt "a cactus"
+
+.PHONY: setup demo test test-all lint format clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version); Atelier needs Python 3.11 or newer: make setup PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch .venv/ready
+
+demo: setup
+	$(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py
+	$(BIN)/python infer/generate.py --compare-base $(PROMPTS)
+
+test: setup
+	$(BIN)/ruff check .
+	$(PYTEST) -n 2
+
+test-all: test
+	$(PYTEST) -m "slow or servers"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,49 @@
+"""What every test gets: a cache of its own, one CPU thread, and no way out to the network."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before any test imports a library that reads them; child processes inherit them.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["PYTHONUNBUFFERED"] = "1"
+
+ROOT = Path(__file__).parent.parent
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Caches of this test session; the user's own are neither used nor changed."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("ATELIER_CACHE")
+    os.environ["ATELIER_CACHE"] = str(folder)
+    yield folder
+    os.environ.pop("ATELIER_CACHE")
+    if before is not None:
+        os.environ["ATELIER_CACHE"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two test workers on two cores: more threads would only wait for one another."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches out fails, whatever the machine would have answered."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and address[0] not in LOOPBACK:
+            raise AssertionError(f"a test tried to reach {address[0]}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
