@@ -6,6 +6,7 @@ Picture i shows species i % 100. Everything is a function of (seed, i): the same
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 from data.files import replaced_folder
 from data.pocket.drawing import captions
@@ -22,7 +23,7 @@ from data.schema import Annotation
 from data.seeds import seed_for
 
 COUNT = 650
-VERSION = "2"  # raise it when a drawing or a caption changes: cached sample folders are keyed by it
+VERSION = "3"  # raise it when a drawing or a caption changes: cached sample folders are keyed by it
 TYPES: tuple[str, ...] = tuple(kind.word for kind in KINDS)
 
 __all__ = ["COUNT", "SPECIES", "TYPES", "VERSION", "annotation", "draw", "write"]
@@ -32,7 +33,7 @@ def write(folder: Path, *, count: int = COUNT, size: int = 512, seed: int = 0) -
     """Draw `count` pictures of `size` pixels into `folder` with their metadata.jsonl; the folder appears whole."""
     with replaced_folder(folder) as beside:
         rows = []
-        for index in range(count):
+        for index in tqdm(range(count), desc="drawing creatures", unit="picture", leave=False, disable=None):
             row = annotation(index, seed)
             draw(index, size, seed).save(beside / row.file_name)
             rows.append(row.model_dump_json(exclude_none=True, exclude_defaults=True) + "\n")

@@ -95,7 +95,7 @@ def ball(stage: Stage) -> None:
     draw_head(stage, head, markings(stage, head, ellipse(head.spot(0, -0.95), 0.34 * k, 0.26)))
     if pose.action.legs == "sit":
         _feet(stage, 0.6, 0.24)
-    _arms(stage, 0.49 * k + 0.22j, 0.2, raised=False)
+    _arms(stage, 0.5 * k + 0.29j, 0.16, raised=False)
 
 
 PEAR = ((0, -0.5), (0.33, -0.36), (0.4, -0.04), (0.5, 0.34), (0.36, 0.64), (0, 0.7))

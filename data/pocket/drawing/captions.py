@@ -44,6 +44,7 @@ MOTIFS = {
     "ghost": "ghost flames", "poison": "spikes", "fairy": "stars", "metal": "steel plates",
 }
 MARKS = {"spots": "spots", "stripes": "stripes", "socks": "paws"}
+PAWLESS = ("serpent", "bird")
 TAILED = ("ball", "pear", "biped", "quadruped", "bird", "shelled")
 
 
@@ -52,7 +53,7 @@ def caption(species: Species, pose: Pose, seed: int, index: int) -> str:
     rng = random.Random(seed_for(seed, "caption", index))
     kind, name, coat = f"{species.kind.word} type", species.name, species.coat
     body = _article(rng.choice(BODIES[species.plan]).format(coat.main.word, trim=coat.trim.word))
-    first, second = rng.sample(_parts(species)[:3], 2)
+    first, second = rng.sample(_parts(species), 2)
     mood, act = rng.choice(pose.mood.words), rng.choice(pose.action.words)
     act = act.replace("{held}", a(species.kind.held))
     return rng.choice((
@@ -76,7 +77,7 @@ def _article(words: str) -> str:
 
 
 def _parts(species: Species) -> list[str]:
-    """What an annotator would point at, the most telling first; never fewer than two."""
+    """What an annotator would point at; never fewer than three things."""
     words = [*_on_the_body(species)]
     if species.crest != "none":
         words.append(CREST_WORDS[species.crest])
@@ -86,9 +87,17 @@ def _parts(species: Species) -> list[str]:
         words.append(EAR_WORDS[species.ears])
     if species.winged and species.plan not in ("bird", "crawler", "shelled", "golem"):
         words.append("small wings")
-    if species.marking in MARKS:
-        words.append(f"{species.coat.trim.word} {MARKS[species.marking]}")
-    return [*words, f"{a(species.coat.belly.word)} belly", "big shining eyes"]
+    words.extend(_markings(species))
+    plain = [f"{a(species.coat.belly.word)} belly", "big shining eyes"]
+    return words if len(words) > 2 else [*words, *plain]
+
+
+def _markings(species: Species) -> list[str]:
+    if species.marking == "mask":
+        return [f"{a(species.coat.belly.word)} mask around its eyes"]
+    if species.marking not in MARKS or (species.marking == "socks" and species.plan in PAWLESS):
+        return []
+    return [f"{species.coat.trim.word} {MARKS[species.marking]}"]
 
 
 def _on_the_body(species: Species) -> tuple[str, ...]:
