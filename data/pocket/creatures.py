@@ -23,7 +23,7 @@ from data.schema import Annotation
 from data.seeds import seed_for
 
 COUNT = 650
-VERSION = "3"  # raise it when a drawing or a caption changes: cached sample folders are keyed by it
+VERSION = "4"  # raise it when a drawing or a caption changes: cached sample folders are keyed by it
 TYPES: tuple[str, ...] = tuple(kind.word for kind in KINDS)
 
 __all__ = ["COUNT", "SPECIES", "TYPES", "VERSION", "annotation", "draw", "write"]

@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]
 
 class Pen:
     def __init__(self, size: int, place: Place, paper: Colour = PAPER) -> None:
-        self._over = max(2, -(-256 // size), min(4, 1024 // size))
+        self._over = max(2, -(-256 // size), min(4, 1536 // size))
         self._px = size * self._over
         self.place = place
         self._image = Image.new("RGB", (self._px, self._px), paper)
