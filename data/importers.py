@@ -1,0 +1,243 @@
+"""Other forms of captioned pictures, brought into a captioned folder: Hugging Face datasets and Label Studio exports.
+
+A source gives pairs of picture and annotation; whatever cannot be used becomes a Problem. Sources are only read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from data import store
+from data.errors import InputError
+from data.images import FORMATS, SUFFIXES, decode, read_bytes
+from data.problems import Problem, quoted
+from data.rows import CAPTION_KEYS, Rows, add_row, check_values, explain
+from data.schema import Annotation
+from data.store import Picture
+from data.walk import Walk, walk
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Pair = tuple[Picture, Annotation]
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
+
+
+def bring_in(source: Path, into: Path, *, pictures: Path | None = None) -> list[Problem]:
+    """Write `source` as a captioned folder `into`, which must be new, and return what was left out or is odd.
+
+    source: a Hugging Face dataset (save_to_disk), a Label Studio export (JSON; `pictures` is the folder that holds its
+    pictures), or a captioned folder, of which everything usable is copied.
+    Raises InputError if there is nothing to bring in, and leaves no folder behind.
+    """
+    problems: list[Problem] = []
+    if source.is_file():
+        pairs = label_studio(source, pictures, problems)
+    elif is_dataset(source):
+        pairs = dataset_on_disk(source, problems)
+    else:
+        listing = store.read(source)
+        problems += [problem for problem in listing.problems if problem.refused]  # warnings come again with the copy
+        pairs = ((sample.path, sample.annotation) for sample in listing.samples)
+    store.write(into, at_least_one(pairs, source, problems))
+    return problems
+
+
+def at_least_one(pairs: Iterator[Pair], source: Path, problems: list[Problem]) -> Iterator[Pair]:
+    """The pairs, with a progress bar; InputError if there is none, before a folder appears."""
+    count = 0
+    for pair in tqdm(pairs, "importing", unit="picture", delay=store.PATIENCE, mininterval=1.0, leave=False):
+        count += 1
+        yield pair
+    if not count:
+        first = f"; first: {problems[0]}" if problems else ""
+        raise InputError(f"holds no captioned picture that can be used{first}", where=source)
+
+
+# ---- Hugging Face datasets
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether datasets.save_to_disk wrote this folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def dataset_on_disk(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
+    """Every row of every split: the picture's own bytes, `text`, and all other columns that JSON can hold."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot be read as a Hugging Face dataset ({error})", where=folder) from error
+    several = isinstance(loaded, datasets.DatasetDict)
+    splits = dict(loaded.items()) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
+    for name, split in splits.items():
+        yield from rows_of_split(split, str(name) if several else "", folder, problems)
+
+
+def rows_of_split(split: Dataset, name: str, folder: Path, problems: list[Problem]) -> Iterator[Pair]:
+    """The rows of one split; its name is kept in the key `split`."""
+    import datasets
+
+    image = next((key for key, kind in split.features.items() if isinstance(kind, datasets.Image)), None)
+    text = next((key for key in ("text", *CAPTION_KEYS) if key in split.features), None)
+    if image is None or text is None:
+        what = f"has columns {', '.join(split.column_names)}: none is {'a picture' if image is None else 'a text'}"
+        raise InputError(what, where=folder, allowed="a column of pictures, and one named text or caption")
+    undecoded = split.cast_column(image, datasets.Image(decode=False))
+    for number in range(len(undecoded)):
+        where = f"{folder}: row {number}" + (f" of {name}" if name else "")
+        try:
+            yield from_columns(undecoded[number], image, text, f"{name}/" if name else "", number)
+        except InputError as error:
+            problems.append(Problem.of(error, where))
+
+
+def from_columns(row: dict[str, Any], image: str, text: str, prefix: str, number: int) -> Pair:
+    """One row of a dataset as a picture and its annotation."""
+    stored = row.pop(image) or {}
+    content = stored.get("bytes")
+    if content is None:
+        raise InputError("holds no picture" + (", only a path" if stored.get("path") else ""), fix="Save it embedded.")
+    info = decode(content, Path("its picture"))[1]
+    given = row.pop(text)
+    texts = [part for part in (given if isinstance(given, list) else [given]) if isinstance(part, str) and part.strip()]
+    if not texts:
+        raise InputError(f"has no caption in {text!r}")
+    values = {key: value for key, value in row.items() if value is not None and is_json(value)}
+    values |= {"split": prefix.rstrip("/")} if prefix else {}
+    values |= {"file_name": f"{prefix}{number:06}{FORMATS[info.format][0]}", "text": texts[0]}
+    values |= {"texts": texts[1:]} if texts[1:] else {}
+    return content, checked(values)
+
+
+def is_json(value: Any) -> bool:
+    """Whether a column's value can stand in metadata.jsonl (pictures, bytes and dates cannot)."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def checked(values: dict[str, Any]) -> Annotation:
+    """The annotation, or what is wrong with the values in one line."""
+    check_values(values)
+    try:
+        return Annotation.model_validate(values)
+    except ValidationError as error:
+        what, fix = explain(error.errors(include_url=False)[0])
+        raise InputError(what, fix=fix) from error
+
+
+# ---- Label Studio
+
+
+def label_studio(export: Path, pictures: Path | None, problems: list[Problem]) -> Iterator[Pair]:
+    """The finished tasks of a Label Studio export in the format JSON, with provenance.
+
+    JSON_MIN and CSV are refused: they drop skipped tasks and their reason without a word.
+    """
+    seen = walk(pictures or export.parent)
+    taken: dict[str, str] = {}
+    for number, task in enumerate(read_export(export), start=1):
+        where = f"{export}: task {task.get('id', number)}"
+        found = Rows()
+        try:
+            name = picture_of(task, seen, pictures)
+            values = from_task(task, name)
+            if name in taken:
+                raise InputError(
+                    f"{quoted(name)} was captioned already ({taken[name]})", fix="Keep one of the two tasks."
+                )
+        except InputError as error:
+            problems.append(Problem.of(error, where))
+            continue
+        add_row(found, values, where, dict)
+        problems += found.problems
+        for row in found.rows:
+            taken[name] = f"task {task.get('id', number)}"
+            yield seen.pictures[name], row.annotation
+
+
+def read_export(export: Path) -> list[dict[str, Any]]:
+    """The tasks of an export. Raises InputError if it is something else."""
+    try:
+        tasks = json.loads(read_bytes(export))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not JSON ({error})", where=export, fix="Export the project again as JSON.") from error
+    fix = "Export the project as JSON (not JSON_MIN, CSV or TSV)."
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise InputError("is not a list of tasks", where=export, fix=fix)
+    if not all(isinstance(task.get("data"), dict) and isinstance(task.get("annotations"), list) for task in tasks):
+        raise InputError("is not a Label Studio export in the format JSON", where=export, fix=fix)
+    return tasks
+
+
+def picture_of(task: dict[str, Any], seen: Walk, pictures: Path | None) -> str:
+    """The name of a task's picture in the folder of pictures."""
+    names = list(possible_names(task["data"]))
+    for name in names:
+        if (found := seen.find(name)) is not None:
+            return found
+    by_end = [known for known in seen.pictures if names and PurePosixPath(known).name == PurePosixPath(names[0]).name]
+    if len(by_end) == 1:
+        return by_end[0]
+    fix = "Look at that folder." if pictures else "Give the folder of the pictures (--pictures FOLDER)."
+    raise InputError(f"no picture {quoted(names[0] if names else '')} in {seen.folder}", fix=fix)
+
+
+def possible_names(data: dict[str, Any]) -> Iterator[str]:
+    """What a task's picture may be called: file_name, the path in a local-files URL, an upload without its prefix."""
+    if isinstance(data.get("file_name"), str):
+        yield data["file_name"]
+    for value in (data.get("image"), *data.values()):
+        if not isinstance(value, str):
+            continue
+        url = urlsplit(value)
+        path = parse_qs(url.query).get("d", [unquote(url.path)])[0]
+        if PurePosixPath(path).suffix.lower() in SUFFIXES:
+            plain = PurePosixPath(path)
+            yield from (path.lstrip("/"), plain.name, UPLOADED.sub("", plain.name))
+
+
+def from_task(task: dict[str, Any], name: str) -> dict[str, Any]:
+    """The newest finished annotation of a task as the values of a row."""
+    finished = [item for item in task["annotations"] if isinstance(item, dict) and not item.get("was_cancelled")]
+    if not finished:
+        skipped = "was skipped" if task["annotations"] else "is not annotated yet"
+        raise InputError(skipped, fix="Nothing to do if that is meant.")
+    newest = max(finished, key=lambda item: (str(item.get("updated_at", "")), item.get("id") or 0))
+    values: dict[str, Any] = {"file_name": name, "source": "label-studio"}
+    who = newest.get("completed_by")
+    if who is not None:
+        values["annotator"] = str(who.get("email", who.get("id")) if isinstance(who, dict) else who)
+    for result in newest.get("result") or []:
+        values |= from_result(result)
+    return values
+
+
+def from_result(result: Any) -> dict[str, Any]:
+    """What one control of the labelling screen says: a text area is the caption unless a field has its name."""
+    if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
+        return {}
+    field, value = str(result.get("from_name", "")), result["value"]
+    texts = value.get("text")
+    texts = [texts] if isinstance(texts, str) else [text for text in texts or [] if isinstance(text, str)]
+    if texts and field in set(Annotation.model_fields) - {"text", "texts"}:
+        return {field: texts[0]}
+    if texts:
+        return {"text": texts[0], "texts": texts[1:]} if texts[1:] else {"text": texts[0]}
+    chosen = value.get("choices") or value.get("taxonomy")
+    if isinstance(chosen, list) and chosen:
+        return {field: chosen[0] if len(chosen) == 1 else chosen}
+    return {field: value["rating"]} if "rating" in value else {}
