@@ -6,7 +6,6 @@ the `file.yaml:line` it came from. pydantic-settings reads the flags; environmen
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,8 +47,9 @@ def parse(
     values, lines = read_yaml(source) if source else ({}, {})
     forget_other_kinds(values, flags)
     name_default_kinds(model, values)
+    single = take_lists(flags, kinds, values)
     try:
-        return run_cli(model, flags, values, prog, description)
+        return run_cli(model, single, values, prog, description)
     except ValidationError as error:
         given = {name_of(token) for token in flags if token.startswith("--")}
         raise_all([explain(model, detail, given, lines) for detail in error.errors()])
@@ -116,27 +116,50 @@ def name_of(token: str) -> str:
 
 
 def spell_out(argv: Sequence[str], kinds: Mapping[str, Any], aliases: Mapping[str, str]) -> list[str]:
-    """Aliases replaced, underscores made dashes, list items quoted (so a comma stays in a prompt), names checked."""
-    known = {flag_of(path): path for path in kinds} | {flag_of(f"no_{p}"): p for p, k in kinds.items() if k is bool}
+    """Aliases replaced, underscores made dashes, every name checked. Raises InputError for the unknown ones."""
+    known = {flag_of(path) for path in kinds} | {flag_of(f"no_{p}") for p, kind in kinds.items() if kind is bool}
     flags: list[str] = []
     unknown: list[InputError] = []
-    is_item = False
     for token in argv:
         flag, equals, value = token.partition("=")
         flag = aliases.get(flag, flag)
         if not flag.startswith("--"):
-            flags.append(json.dumps(token) if is_item else aliases.get(token, token))
-            is_item = False
+            flags.append(token)
             continue
         flag = flag.replace("_", "-")
         if flag not in known and flag != "--help":
             unknown.append(InputError(f"unknown flag{suggest(flag, known)}", where=flag, fix="See --help."))
-            continue
-        takes_items = is_list(kinds.get(known.get(flag, "")))
-        is_item = takes_items and not equals
-        flags.append(f"{flag}={json.dumps(value) if takes_items else value}" if equals else flag)
+        flags.append(flag + equals + value)
     raise_all(unknown)
     return flags
+
+
+def take_lists(flags: list[str], kinds: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
+    """Move flags that may be repeated into `values`, each item as it was typed, and return the other flags.
+
+    pydantic-settings would cut a prompt at its commas.
+    """
+    lists = {flag_of(path): path for path, kind in kinds.items() if is_list(kind)}
+    found: dict[str, list[str]] = {}
+    left: list[str] = []
+    tokens = iter(flags)
+    for token in tokens:
+        flag, equals, item = token.partition("=")
+        if flag not in lists:
+            left.append(token)
+        elif equals:
+            found.setdefault(lists[flag], []).append(item)
+        elif (following := next(tokens, None)) is not None:
+            found.setdefault(lists[flag], []).append(following)
+        else:
+            raise InputError("expected one argument", where=flag, fix="See --help.")
+    for path, items in found.items():
+        *sections, name = path.split(".")
+        section = values
+        for key in sections:
+            section = section.setdefault(key, {})
+        section[name] = items
+    return left
 
 
 def is_list(annotation: Any) -> bool:

@@ -47,3 +47,21 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight Stable Diffusion v1-shaped model in diffusers layout."""
+    from tests.tiny import tiny_pipeline
+
+    return tiny_pipeline(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A captioned folder of twelve creatures."""
+    from data.pocket import creatures
+
+    folder = tmp_path_factory.mktemp("creatures") / "twelve"
+    creatures.write(folder, count=12, size=32)
+    return folder

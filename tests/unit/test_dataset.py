@@ -1,0 +1,96 @@
+"""What a slot of a global batch holds is a function of (seed, step, slot), and of nothing else."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from data.dataset import EncodedPictures, Entry, Layout, Position, StepSampler, collate, sample_latents
+
+
+def positions(sizes: Sequence[int], layout: Layout, start: int = 0, stop: int = 10) -> list[Position]:
+    return [p for batch in StepSampler(sizes, layout, seed=3, start=start, stop=stop) for p in batch]
+
+
+def by_slot(found: list[Position]) -> dict[tuple[int, int], Position]:
+    slots = {(p.step, p.slot): p for p in found}
+    assert len(slots) == len(found), "a slot was filled twice"
+    return slots
+
+
+def test_accumulation_and_processes_see_the_same_samples() -> None:
+    whole = by_slot(positions([7, 5], Layout(batch_size=8)))
+    assert by_slot(positions([7, 5], Layout(batch_size=2, accumulate=4))) == whole
+    ranks = [positions([7, 5], Layout(batch_size=2, accumulate=2, processes=2, rank=rank)) for rank in range(2)]
+    assert by_slot(ranks[0] + ranks[1]) == whole
+
+
+def test_resume_goes_on_where_it_was() -> None:
+    layout = Layout(batch_size=3, accumulate=2)
+    whole = positions([10, 4], layout, stop=12)
+    for start in (1, 5, 11):
+        assert positions([10, 4], layout, start=start, stop=12) == [p for p in whole if p.step >= start]
+
+
+def test_every_picture_once_before_any_twice() -> None:
+    seen = [p.index for p in positions([10], Layout(batch_size=5), stop=6)]
+    for round_ in range(3):
+        assert sorted(seen[round_ * 10 : (round_ + 1) * 10]) == list(range(10))
+    assert seen[:10] != seen[10:20], "each round has an order of its own"
+
+
+def test_buckets_take_turns_in_proportion() -> None:
+    sizes = [60, 30, 6]
+    found = positions(sizes, Layout(batch_size=2), stop=480)  # ten times through 96 pictures
+    assert all(len({p.bucket for p in found if p.step == step}) == 1 for step in range(480))
+    uses = Counter((p.bucket, p.index) for p in found)
+    assert len(uses) == 96
+    assert max(uses.values()) - min(uses.values()) <= 1
+
+
+@pytest.fixture
+def pictures() -> EncodedPictures:
+    generator = torch.Generator().manual_seed(0)
+    entries = [
+        Entry(
+            f"{i}.png",
+            tuple(torch.randn(8, 4, 4, generator=generator) for _ in range(2)),
+            tuple(torch.full((5, 6), float(10 * i + c)) for c in range(3)),
+        )
+        for i in range(4)
+    ]
+    return EncodedPictures([entries], torch.full((5, 6), -1.0), seed=1, scaling_factor=0.5, dropout=0.25)
+
+
+def test_an_item_is_a_function_of_its_position(pictures: EncodedPictures) -> None:
+    one, again = (pictures[Position(2, 3, 0, 1)] for _ in range(2))
+    other = pictures[Position(2, 4, 0, 1)]
+    assert torch.equal(one.noise, again.noise) and torch.equal(one.latents, again.latents)
+    assert one.timestep_uniform == again.timestep_uniform != other.timestep_uniform
+    assert not torch.equal(one.noise, other.noise)
+
+
+def test_captions_orientation_and_dropout_have_their_rates(pictures: EncodedPictures) -> None:
+    items = [pictures[Position(step, slot, 0, 1)] for step in range(100) for slot in range(20)]
+    captions = Counter(float(item.text_states[0, 0]) for item in items)
+    assert abs(captions[-1.0] / 2000 - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
+    for caption in (10.0, 11.0, 12.0):
+        assert abs(captions[caption] / 2000 - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
+    uniforms = torch.tensor([item.timestep_uniform for item in items])
+    assert abs(float(uniforms.mean()) - 0.5) < 4 * (1 / 12 / 2000) ** 0.5
+
+
+def test_latents_have_the_posteriors_mean_and_variance() -> None:
+    moments = torch.cat([torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), 0.81).log()])
+    draws = torch.stack([sample_latents(moments, "latent", step) for step in range(4000)])
+    assert abs(float(draws.mean()) - 3.0) < 4 * 0.9 / 16000**0.5
+    assert abs(float(draws.var()) - 0.81) < 4 * 0.81 * (2 / 16000) ** 0.5
+
+
+def test_collate_stacks(pictures: EncodedPictures) -> None:
+    batch = collate([pictures[Position(0, slot, 0, slot)] for slot in range(3)])
+    assert batch.latents.shape == batch.noise.shape == (3, 4, 4, 4)
+    assert batch.text_states.shape == (3, 5, 6)
+    assert batch.timestep_uniforms.shape == (3,)
+    assert batch.sample_ids == ["0.png", "1.png", "2.png"]
