@@ -1,0 +1,178 @@
+"""Near-duplicates are found, other poses are not; the split moves nobody and cuts no group."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from data.duplicates import Pair, Split, groups, leaks, near_duplicates, split
+from data.errors import InputError
+from data.features import content_key
+from data.pocket import creatures
+from data.schema import Annotation, Sample
+
+Edit = Callable[[Image.Image], Image.Image]
+SPECIES, POSES = 4, 4
+FLIP = Image.Transpose.FLIP_LEFT_RIGHT
+
+
+def jpeg(picture: Image.Image, quality: int) -> Image.Image:
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=quality)
+    return Image.open(io.BytesIO(content.getvalue()))
+
+
+def crop(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    width, height = picture.size
+    return picture.crop(
+        (round(left * width), round(top * height), round((1 - right) * width), round((1 - bottom) * height))
+    )
+
+
+COPIES: dict[str, Edit] = {
+    "JPEG at quality 50": lambda picture: jpeg(picture, 50),
+    "JPEG at quality 10": lambda picture: jpeg(picture, 10),
+    "half the size": lambda picture: picture.resize((80, 80), Image.Resampling.BICUBIC),
+    "enlarged": lambda picture: picture.resize((240, 240), Image.Resampling.LANCZOS),
+    "stretched": lambda picture: picture.resize((200, 160)),
+    "mirrored": lambda picture: picture.transpose(FLIP),
+    "brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.2),
+    "darker": lambda picture: ImageEnhance.Brightness(picture).enhance(0.7),
+    "less contrast": lambda picture: ImageEnhance.Contrast(picture).enhance(0.7),
+    "all sides cropped": lambda picture: crop(picture, 0.04, 0.04, 0.04, 0.04),
+    "one side cropped": lambda picture: crop(picture, 0.06, 0, 0, 0),
+    "a corner cropped": lambda picture: crop(picture, 0.05, 0.05, 0, 0),
+    "mirrored, cropped, JPEG": lambda picture: jpeg(crop(picture, 0.03, 0.02, 0.03, 0.04).transpose(FLIP), 60),
+}
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[Image.Image]:
+    """Four poses each of four species: picture i shows species i % 4."""
+    count = len(creatures.SPECIES)
+    return [creatures.draw(kin * 7 + pose * count, 160) for pose in range(POSES) for kin in range(SPECIES)]
+
+
+def test_poses_of_one_species_are_different_pictures(drawn: list[Image.Image]) -> None:
+    assert near_duplicates(drawn, cache=False) == []
+    assert groups(drawn, cache=False) == list(range(SPECIES * POSES))
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_are_found_and_nothing_else(kind: str, drawn: list[Image.Image]) -> None:
+    some = drawn[:12]
+    pairs = near_duplicates([*some, *(COPIES[kind](picture) for picture in some)], cache=False)
+    assert [(pair.first, pair.second) for pair in pairs] == [(index, index + 12) for index in range(12)]
+
+
+def test_photographs_with_texture_everywhere_are_found_too() -> None:
+    """Smooth random fields, the spectrum of a photograph: each picture is full, none has white paper."""
+    rng = np.random.default_rng(0)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(160), np.fft.fftfreq(160)))[..., None] + 1 / 160
+    photographs = []
+    for _ in range(8):
+        field = np.fft.ifft2(np.fft.fft2(rng.normal(size=(160, 160, 3)), axes=(0, 1)) / frequency, axes=(0, 1)).real
+        field = (field - field.mean()) / field.std()
+        photographs.append(Image.fromarray(np.clip(128 + 50 * field, 0, 255).astype(np.uint8)))
+    for kind, edit in COPIES.items():
+        pairs = near_duplicates([*photographs, *map(edit, photographs)], cache=False)
+        assert [(pair.first, pair.second) for pair in pairs] == [(index, index + 8) for index in range(8)], kind
+
+
+def test_another_hue_is_another_picture(drawn: list[Image.Image]) -> None:
+    red, green, blue = drawn[0].split()
+    assert near_duplicates([drawn[0], Image.merge("RGB", (blue, red, green))], cache=False) == []
+
+
+def test_flat_pictures_are_compared_by_colour() -> None:
+    flat = [
+        Image.new("RGB", size, colour) for size, colour in (((9, 9), "white"), ((50, 20), "white"), ((9, 9), "red"))
+    ]
+    assert groups([*flat, Image.new("RGB", (1, 1), (254, 254, 254))], cache=False) == [0, 0, 1, 0]
+
+
+def test_groups_are_joined_through_a_third_picture(drawn: list[Image.Image]) -> None:
+    left, right = crop(drawn[0], 0.09, 0, 0, 0), crop(drawn[0], 0, 0, 0.09, 0)
+    assert groups([left, drawn[1], right, drawn[0]], cache=False) == [0, 1, 0, 0]
+
+
+def test_nothing_and_one_picture(drawn: list[Image.Image]) -> None:
+    assert groups([], cache=False) == []
+    assert groups(drawn[:1], cache=False) == [0]
+
+
+def test_equal_bytes_need_no_look(tmp_path: Path, drawn: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
+    for name, picture in (("a.png", drawn[0]), ("b.png", drawn[1]), ("c.png", drawn[0])):
+        picture.save(tmp_path / name)
+    assert near_duplicates([tmp_path / name for name in ("a.png", "b.png", "c.png")]) == [Pair(0, 2, 0.0)]
+
+
+def sample(path: Path, sha256: str) -> Sample:
+    return Sample(path, Annotation.model_validate({"file_name": path.name}), "", sha256, 160, 160)
+
+
+def fake(number: int) -> Sample:
+    """A sample that is never opened: splits read the hash alone."""
+    return sample(Path(f"{number}.png"), f"{number:064x}")
+
+
+SAMPLES = [fake(number) for number in range(1000)]
+ALONE = list(range(1000))
+
+
+def test_split_holds_out_its_share_and_covers_all() -> None:
+    parts = split(SAMPLES, ALONE, share=0.1, seed=0)
+    assert abs(len(parts.held_out) - 100) < 4 * 9.5  # binomial sd 9.5
+    assert sorted(parts.train + parts.held_out) == ALONE
+    assert parts == split(SAMPLES, ALONE, share=0.1, seed=0)
+    assert parts != split(SAMPLES, ALONE, share=0.1, seed=1)
+
+
+def test_more_pictures_move_nobody() -> None:
+    few, many = split(SAMPLES[:400], ALONE[:400], share=0.1, seed=3), split(SAMPLES, ALONE, share=0.1, seed=3)
+    assert few.held_out == [index for index in many.held_out if index < 400]
+    shuffled = SAMPLES[::-1]
+    held = {shuffled[index].path for index in split(shuffled, ALONE, share=0.1, seed=3).held_out}
+    assert held == {SAMPLES[index].path for index in many.held_out}
+
+
+def test_groups_stay_whole() -> None:
+    by_seven = [index // 7 for index in ALONE]
+    parts = split(SAMPLES, by_seven, share=0.3, seed=0)
+    assert not {by_seven[index] for index in parts.train} & {by_seven[index] for index in parts.held_out}
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.5, 1 - 1e-9])
+def test_neither_side_is_empty_from_two_groups_on(share: float) -> None:
+    for seed in range(20):
+        parts = split(SAMPLES[:3], [0, 0, 1], share=share, seed=seed)
+        assert parts.train
+        assert parts.held_out
+    assert split(SAMPLES[:2], [0, 0], share=share, seed=0) == Split([0, 1], [])
+
+
+def test_a_share_of_zero_holds_nothing_out_and_a_whole_is_refused() -> None:
+    assert split(SAMPLES, ALONE, share=0, seed=0).held_out == []
+    for share in (-0.1, 1.0, 2.0):
+        with pytest.raises(InputError, match=f"held-out share {share:g}; allowed: 0"):
+            split(SAMPLES, ALONE, share=share, seed=0)
+
+
+def test_leaks_names_copies_on_both_sides(
+    tmp_path: Path, drawn: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
+    samples = []
+    for number, picture in enumerate([*drawn[:3], drawn[1].transpose(FLIP)]):
+        path = tmp_path / f"{number}.png"
+        picture.save(path)
+        samples.append(sample(path, content_key(path)))
+    (leak,) = leaks(samples, Split([0, 1], [2, 3]))
+    assert (leak.first, leak.second) == (1, 3)
+    assert leaks(samples, split(samples, groups(samples), share=0.4, seed=0)) == []
+    assert leaks(samples, Split([0, 1, 3], [2])) == []
+    assert leaks(samples, Split([0, 1], [2])) == []
