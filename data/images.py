@@ -65,6 +65,7 @@ NOT_PICTURES = (  # how a file begins that is often found under a picture's name
     (b"%PDF", "is a PDF, not a picture", "Export it as PNG."),
     (b"%!PS", "is PostScript, not a picture", "Export it as PNG."),
 )
+SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 QUIET = threading.Lock()  # the list of warning filters is shared by all threads
 
 
@@ -144,7 +145,7 @@ def open_header(content: bytes, where: Path) -> Image.Image:
     for start, what, fix in NOT_PICTURES:
         if content[:64].lstrip().lower().startswith(start.lower()):
             raise InputError(what, where=where, fix=fix)
-    with verdicts(where), quiet():
+    with verdicts(where, content[:12]), quiet():
         picture = Image.open(io.BytesIO(content), formats=DECODERS)
     width, height = picture.size
     if width * height > MAX_PIXELS:
@@ -161,13 +162,19 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def verdicts(where: Path) -> Iterator[None]:
-    """Turn whatever a decoder trips over into one line; Pillow's decoders raise a dozen types on broken files."""
+def verdicts(where: Path, start: bytes = b"") -> Iterator[None]:
+    """Turn whatever a decoder trips over into one line; Pillow's decoders raise a dozen types on broken files.
+
+    start: the first bytes, by which a picture with a bad header is told from no picture at all.
+    """
     try:
         yield
     except Image.DecompressionBombError as error:
         raise too_large("over 170 million pixels", where) from error
     except Image.UnidentifiedImageError as error:
+        if start.startswith(SIGNATURES):
+            what = "has a header that cannot be read: cut short, damaged, or of an unusual kind"
+            raise InputError(what, where=where, fix="Copy it again, or save it as PNG.") from error
         allowed = ", ".join(DECODERS)
         fix = "Save it as PNG or JPEG."
         raise InputError("is not a picture that can be read", where=where, allowed=allowed, fix=fix) from error
@@ -248,7 +255,9 @@ def warn_of_shape(size: tuple[int, int]) -> list[str]:
     """A long picture loses most of itself to the crop."""
     if max(size) <= LONG * min(size):
         return []
-    return [f"is long and thin ({size[0]} x {size[1]}): more than half of it will be cropped away"]
+    return [
+        f"is long and thin ({size[0]} x {size[1]}): over half of it will be cropped away. Crop it around what matters."
+    ]
 
 
 def warn_of_suffix(stored_format: str, where: Path) -> list[str]:
@@ -256,12 +265,13 @@ def warn_of_suffix(stored_format: str, where: Path) -> list[str]:
     if where.suffix.lower() in FORMATS.get(stored_format, ()):
         return []
     right = FORMATS.get(stored_format, ("",))[0]
-    return [f"is a {stored_format} file by its content: it is used, but its name should end in {right}"]
+    return [f"is a {stored_format} file by its content, and used as such. Rename it to end in {right}."]
 
 
 def warn_of_frames(stored_format: str, frames: int) -> list[str]:
     """Later frames are left out. The second picture in a telephone's MPO is a preview: nobody misses it."""
-    return [f"has {frames} frames: only the first is used"] if frames > 1 and stored_format != "MPO" else []
+    several = frames > 1 and stored_format != "MPO"
+    return [f"has {frames} frames: only the first is used. Save the one you mean as PNG."] if several else []
 
 
 def fit(picture: Image.Image, width: int, height: int) -> Image.Image:

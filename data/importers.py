@@ -107,7 +107,8 @@ def from_columns(row: dict[str, Any], image: str, text: str, prefix: str, number
     stored = row.pop(image) or {}
     content = stored.get("bytes")
     if content is None:
-        raise InputError("holds no picture" + (", only a path" if stored.get("path") else ""), fix="Save it embedded.")
+        what = "holds a path instead of a picture" if stored.get("path") else "holds no picture"
+        raise InputError(what, fix="Save the data set with its pictures in it.")
     info = decode(content, Path("its picture"))[1]
     given = row.pop(text)
     texts = [part for part in (given if isinstance(given, list) else [given]) if isinstance(part, str) and part.strip()]

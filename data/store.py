@@ -116,7 +116,13 @@ def match(table: Rows, seen: Walk) -> tuple[dict[str, Row], list[Problem]]:
             problems.append(Problem(row.where, f"{quoted(name)} already has a row ({rows[name].where})", fix))
         elif name is not None:
             rows[name] = row
-    return rows, problems
+    return rows, sorted(problems, key=line_of)
+
+
+def line_of(problem: Problem) -> int:
+    """The line that a problem of the table is on; 0 for the table as a whole."""
+    number = problem.where.rpartition(":")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def find_picture(file_name: str, seen: Walk) -> str | None:
@@ -131,8 +137,9 @@ def find_picture(file_name: str, seen: Walk) -> str | None:
     if os.path.isdir(path):
         raise InputError(f"{quoted(file_name)} is a folder, not a picture", fix="Name the picture in it.")
     if not os.path.exists(path):
-        what = f"there is no picture {quoted(file_name)}{near_name(plain, seen)}"
-        raise InputError(what, fix="Mend the name, or remove the row.")
+        near = near_name(plain, seen)
+        fix = f"Write {quoted(near)}, if that is meant." if near else "Mend the name, or remove the row."
+        raise InputError(f"there is no picture {quoted(file_name)}", fix=fix)
     if not seen.inside(path):
         raise InputError(
             f"{quoted(file_name)} leads out of the folder through a link", fix="Put the picture itself there."
@@ -153,15 +160,15 @@ def check_file_name(file_name: str) -> None:
         raise InputError(f"{name} climbs out of the folder", fix="Name a picture inside the folder.")
 
 
-def near_name(name: str, seen: Walk) -> str:
+def near_name(name: str, seen: Walk) -> str | None:
     """A picture whose name differs only in case, slashes or suffix."""
     wanted = composed(name).replace("\\", "/").casefold()
     for same in (lambda other: composed(other).casefold(), lambda other: stem(other).casefold()):
         meant = same(wanted)
         found = next((other for other in seen.pictures if same(other) == meant), None)
         if found is not None:
-            return f", did you mean {found!r}?"
-    return ""
+            return found
+    return None
 
 
 def add_caption_files(rows: dict[str, Row], seen: Walk, table: Rows) -> list[Problem]:
@@ -216,7 +223,7 @@ def without_caption(names: list[str], folder: Path, table: Rows) -> Iterator[Pro
         return
     for name in names:
         beside = PurePosixPath(name).with_suffix(".txt").name
-        fix = f"Add a row to metadata.jsonl, or write {beside} beside it."
+        fix = f"Add a row to metadata.jsonl, or write a file {beside!r} beside it."
         yield Problem(str(folder / name), "has no caption", fix)
 
 

@@ -1,4 +1,4 @@
-"""What training would make of a captioned folder: sizes, buckets, tokens, near-duplicates, split; as facts and lines."""
+"""What training would make of a captioned folder: sizes, buckets, tokens, near-duplicates, split; facts and lines."""
 
 from __future__ import annotations
 

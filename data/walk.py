@@ -82,7 +82,9 @@ def walk(folder: Path) -> Walk:
 def missing_folder(folder: Path) -> InputError:
     """The folder that was asked for is not one."""
     if folder.exists():
-        return InputError("is a file, not a folder", where=folder, fix="Give the folder that holds the pictures.")
+        export = "Import a Label Studio export with --into NEW_FOLDER." if folder.suffix.lower() == ".json" else None
+        fix = export or "Give the folder that holds the pictures."
+        return InputError("is a file, not a folder", where=folder, fix=fix)
     return InputError("no such folder", where=folder, fix="Check the path.")
 
 

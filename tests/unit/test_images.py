@@ -121,6 +121,10 @@ def test_damaged_files_give_a_picture_or_a_verdict_and_nothing_else(kind: str) -
         (b"hello" * 50, "is not a picture that can be read; allowed: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF."),
         (b"\n<!doctype HTML><p>404", "is a web page, not a picture. Download the picture itself."),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the picture. Run `git lfs pull`."),
+        (
+            b"\x89PNG\r\n\x1a\n" + b"rubbish" * 9,
+            "has a header that cannot be read: cut short, damaged, or of an unusual kind.",
+        ),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is PostScript, not a picture. Export it as PNG."),
     ],
 )
@@ -139,7 +143,7 @@ def test_a_wrong_suffix_is_used_and_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", scene(), "JPEG", quality=95)
     info = images.inspect(path)
     assert info.format == "JPEG"
-    assert info.warnings == ("is a JPEG file by its content: it is used, but its name should end in .jpg",)
+    assert info.warnings == ("is a JPEG file by its content, and used as such. Rename it to end in .jpg.",)
     assert images.inspect(saved(tmp_path / "B.JPG", scene(), "JPEG")).warnings == ()
 
 
@@ -237,7 +241,7 @@ def test_the_first_frame_of_an_animation_is_used_and_said(tmp_path: Path, kind: 
     path = saved(tmp_path / f"a{suffix}", colours[0], kind, save_all=True, append_images=colours[1:], **options)
     info = images.inspect(path)
     assert info.frames == 3
-    assert info.warnings == ("has 3 frames: only the first is used",)
+    assert info.warnings == ("has 3 frames: only the first is used. Save the one you mean as PNG.",)
     assert images.open_picture(path).getpixel((5, 5)) == (255, 0, 0)
 
 
@@ -261,7 +265,9 @@ def test_shapes_that_are_refused(tmp_path: Path, size: tuple[int, int], expected
 
 def test_a_long_picture_is_used_with_a_warning(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.new("RGB", (81, 20)), "PNG")
-    assert images.inspect(path).warnings == ("is long and thin (81 x 20): more than half of it will be cropped away",)
+    assert images.inspect(path).warnings == (
+        "is long and thin (81 x 20): over half of it will be cropped away. Crop it around what matters.",
+    )
     assert images.inspect(saved(tmp_path / "b.png", Image.new("RGB", (80, 20)), "PNG")).warnings == ()
 
 

@@ -282,9 +282,9 @@ def test_every_mistake_of_a_row_is_listed(tmp_path: Path) -> None:
         (".", "'.' is a folder, not a picture."),
         ("sub", "'sub' is a folder, not a picture. Name the picture in it."),
         ("gone.png", "there is no picture 'gone.png'. Mend the name, or remove the row."),
-        ("A.PNG", "there is no picture 'A.PNG', did you mean 'a.png'?"),
-        ("a.jpg", "there is no picture 'a.jpg', did you mean 'a.png'?"),
-        ("sub\\b.png", "there is no picture 'sub\\\\b.png', did you mean 'sub/b.png'?"),
+        ("A.PNG", "there is no picture 'A.PNG'. Write 'a.png', if that is meant."),
+        ("a.jpg", "there is no picture 'a.jpg'. Write 'a.png', if that is meant."),
+        ("sub\\b.png", "there is no picture 'sub\\\\b.png'. Write 'sub/b.png', if that is meant."),
         ("x" * 5000, "there is no picture 'xxx"),
         ("https://example.org/a.png", "there is no picture 'https://example.org/a.png'."),
         ("notes.md", "is not a picture that can be read"),
@@ -428,8 +428,8 @@ def test_pictures_without_captions_and_captions_without_pictures(tmp_path: Path)
     listing = read(tmp_path)
     assert (listing.samples, listing.found) == ([], 2)
     assert said(listing, tmp_path) == [
-        "a.png: refused: has no caption. Add a row to metadata.jsonl, or write a.txt beside it.",
-        "sub/b.png: refused: has no caption. Add a row to metadata.jsonl, or write b.txt beside it.",
+        "a.png: refused: has no caption. Add a row to metadata.jsonl, or write a file 'a.txt' beside it.",
+        "sub/b.png: refused: has no caption. Add a row to metadata.jsonl, or write a file 'b.txt' beside it.",
         "lonely.txt: warning: is a caption without a picture. Add the picture, or remove the caption.",
     ]
 
@@ -523,7 +523,7 @@ def test_a_row_may_name_a_picture_with_any_suffix(tmp_path: Path) -> None:
     assert names(listing) == ["0a1b2c"]
     assert (
         only(listing, tmp_path)
-        == "0a1b2c: warning: is a PNG file by its content: it is used, but its name should end in .png"
+        == "0a1b2c: warning: is a PNG file by its content, and used as such. Rename it to end in .png."
     )
 
 

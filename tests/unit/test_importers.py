@@ -1,0 +1,235 @@
+"""Hugging Face datasets and Label Studio exports become captioned folders; what is left out is said."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data import store
+from data.errors import InputError
+from data.importers import bring_in
+
+
+def encoded(colour: str, kind: str = "PNG", size: int = 32) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(content, kind)
+    return content.getvalue()
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def draw(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encoded("teal"))
+
+
+# ---- Hugging Face
+
+
+def dataset(columns: dict[str, list[Any]], image: str = "image") -> Any:
+    """A datasets.Dataset with one column of pictures, given as encoded bytes."""
+    import datasets
+
+    cells = columns | {image: [cell and {"bytes": cell, "path": None} for cell in columns[image]]}
+    return datasets.Dataset.from_dict(cells).cast_column(image, datasets.Image())
+
+
+def test_a_dataset_keeps_bytes_captions_and_columns(tmp_path: Path) -> None:
+    pictures = [encoded("red"), encoded("blue", "JPEG"), encoded("lime", "WEBP")]
+    columns = {"image": pictures, "text": ["red", "blue", "lime"], "type": ["fire", None, "plant"], "n": [1, 2, 3]}
+    dataset(columns).save_to_disk(str(tmp_path / "saved"))
+    assert bring_in(tmp_path / "saved", tmp_path / "new") == []
+    listing = store.read(tmp_path / "new")
+    assert listing.problems == []
+    assert [sample.path.read_bytes() for sample in listing.samples] == pictures
+    assert rows(tmp_path / "new") == [
+        {"file_name": "000000.png", "text": "red", "type": "fire", "n": 1},
+        {"file_name": "000001.jpg", "text": "blue", "n": 2},
+        {"file_name": "000002.webp", "text": "lime", "type": "plant", "n": 3},
+    ]
+
+
+def test_splits_and_several_captions_and_other_names(tmp_path: Path) -> None:
+    import datasets
+
+    halves: dict[Any, datasets.Dataset] = {
+        name: dataset({"photo": [encoded(name)], "captions": [[f"{name} one", " ", f"{name} two"]]}, image="photo")
+        for name in ("red", "blue")
+    }
+    datasets.DatasetDict(halves).save_to_disk(str(tmp_path / "saved"))
+    assert bring_in(tmp_path / "saved", tmp_path / "new") == []
+    assert rows(tmp_path / "new")[1] == {
+        "split": "blue",
+        "file_name": "blue/000000.png",
+        "text": "blue one",
+        "texts": ["blue two"],
+    }
+
+
+def test_rows_of_a_dataset_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    pictures = [encoded("red"), encoded("red")[:-30], None, encoded("red"), encoded("red", size=1), encoded("red")]
+    texts = ["fine", "cut", "none", " ", "tiny", "wrong quality"]
+    columns = {"image": pictures, "text": texts, "quality": ["good"] * 5 + ["superb"]}
+    dataset(columns).save_to_disk(str(tmp_path / "saved"))
+    problems = bring_in(tmp_path / "saved", tmp_path / "new")
+    assert [row["text"] for row in rows(tmp_path / "new")] == ["fine"]
+    said = [str(problem).removeprefix(f"{tmp_path}/saved: ") for problem in problems]
+    assert said == [
+        "row 1: refused: is cut short (truncated). Copy or download it again.",
+        "row 2: refused: holds no picture. Save the data set with its pictures in it.",
+        "row 3: refused: has no caption in 'text'",
+        "row 4: refused: is too small (1 x 1); allowed: 16 pixels a side or more. Leave it out.",
+        "row 5: refused: 'quality' is 'superb'; allowed: 'good', 'fair' or 'poor'. Choose one, or leave the key out.",
+    ]
+
+
+def test_a_dataset_without_pictures_or_captions(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["x"], "n": [1]}).save_to_disk(str(tmp_path / "words"))
+    with pytest.raises(InputError, match="has columns text, n: none is a picture; allowed: a column of pictures"):
+        bring_in(tmp_path / "words", tmp_path / "new")
+    dataset({"image": [encoded("red")], "n": [1]}).save_to_disk(str(tmp_path / "mute"))
+    with pytest.raises(InputError, match="none is a text"):
+        bring_in(tmp_path / "mute", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_reading_a_dataset_directly_says_how_to_import_it(tmp_path: Path) -> None:
+    dataset({"image": [encoded("red")], "text": ["x"]}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(InputError, match=r"is a Hugging Face dataset.*data/prepare\.py .*saved --into NEW_FOLDER"):
+        store.read(tmp_path / "saved")
+
+
+def test_a_broken_dataset(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(InputError, match="cannot be read as a Hugging Face dataset"):
+        bring_in(tmp_path, tmp_path / "new")
+
+
+# ---- Label Studio
+
+
+def caption(*texts: str, name: str = "caption") -> dict[str, Any]:
+    return {"from_name": name, "to_name": "image", "type": "textarea", "value": {"text": list(texts)}}
+
+
+def choice(name: str, *chosen: str) -> dict[str, Any]:
+    return {"from_name": name, "to_name": "image", "type": "choices", "value": {"choices": list(chosen)}}
+
+
+def task(number: int, data: dict[str, Any], *results: dict[str, Any], **annotation: Any) -> dict[str, Any]:
+    given = {"id": number, "completed_by": 7, "was_cancelled": False, "result": list(results)} | annotation
+    return {"id": number, "data": data, "annotations": [given]}
+
+
+def export(path: Path, *tasks: Any) -> Path:
+    path.write_text(json.dumps(list(tasks)), encoding="utf-8")
+    return path
+
+
+def test_an_export_becomes_a_folder(tmp_path: Path) -> None:
+    draw(tmp_path / "pictures", "a b.png", "sub/c.png", "d.png", "e.png")
+    tasks = export(
+        tmp_path / "export.json",
+        task(1, {"image": "/data/local-files/?d=set1/a%20b.png"}, caption("one", "two"), choice("type", "water")),
+        task(2, {"image": "/data/x", "file_name": "sub/c.png"}, caption("sea\n"), caption("Bulino", name="name")),
+        task(3, {"image": "/data/upload/1/0a1b2c3d-d.png"}, caption("dee"), choice("tags", "x", "y")),
+        task(4, {"image": "https://example.org/e.png?x=1"}, caption("eel"), choice("quality", "good")),
+    )
+    assert bring_in(tasks, tmp_path / "new", pictures=tmp_path / "pictures") == []
+    same = {"source": "label-studio", "annotator": "7"}
+    assert [row | same for row in rows(tmp_path / "new")] == rows(tmp_path / "new")
+    assert [{key: row[key] for key in row if key not in same} for row in rows(tmp_path / "new")] == [
+        {"file_name": "a b.png", "text": "one", "texts": ["two"], "type": "water"},
+        {"file_name": "sub/c.png", "text": "sea", "name": "Bulino"},
+        {"file_name": "d.png", "text": "dee", "tags": ["x", "y"]},
+        {"file_name": "e.png", "text": "eel", "quality": "good"},
+    ]
+    assert store.read(tmp_path / "new").problems == []
+
+
+def test_the_newest_annotation_counts_and_the_rest_is_named(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    twice = task(
+        1, {"image": "a.png"}, caption("old"), updated_at="2026-01-01T00:00:00Z", completed_by={"email": "x@y.z"}
+    )
+    newer = twice["annotations"][0] | {"result": [caption("new")], "updated_at": "2026-02-01T00:00:00Z", "id": 0}
+    cancelled = newer | {"was_cancelled": True, "result": [caption("no")], "updated_at": "2026-03-01T00:00:00Z"}
+    twice["annotations"] += [newer, cancelled]
+    tasks = export(
+        tmp_path / "export.json",
+        twice,
+        task(2, {"image": "b.png"}, caption("skipped"), was_cancelled=True),
+        task(3, {"image": "c.png"}, caption("  ")),
+        {"id": 4, "data": {"image": "d.png"}, "annotations": []},
+        task(5, {"image": "gone.png"}, caption("x")),
+        task(6, {"image": "a.png"}, caption("again")),
+    )
+    problems = bring_in(tasks, tmp_path / "new")
+    assert rows(tmp_path / "new") == [
+        {"file_name": "a.png", "text": "new", "annotator": "x@y.z", "source": "label-studio"},
+    ]
+    said = [str(problem).removeprefix(f"{tmp_path}/export.json: ") for problem in problems]
+    assert said == [
+        "task 2: refused: was skipped. Nothing to do if that is meant.",
+        "task 3: refused: has no caption. Write one in 'text'.",
+        "task 4: refused: is not annotated yet. Nothing to do if that is meant.",
+        f"task 5: refused: no picture 'gone.png' in {tmp_path}. Give the folder of the pictures (--pictures FOLDER).",
+        "task 6: refused: 'a.png' was captioned already (task 1). Keep one of the two tasks.",
+    ]
+
+
+def test_a_picture_outside_the_folder_is_not_taken(tmp_path: Path) -> None:
+    draw(tmp_path, "secret.png")
+    draw(tmp_path / "pictures", "a.png")
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "/data/local-files/?d=../secret.png"):
+        tasks = export(tmp_path / "export.json", task(1, {"image": name, "file_name": name}, caption("x")))
+        with pytest.raises(InputError, match=r"holds no captioned picture that can be used; first: .*no picture"):
+            bring_in(tasks, tmp_path / "new", pictures=tmp_path / "pictures")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "is not a list of tasks"),
+        ('[{"id": 1, "image": "/data/a.png", "caption": "x"}]', "is not a Label Studio export in the format JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[1]", "is not a list of tasks"),
+    ],
+)
+def test_what_is_no_export(tmp_path: Path, content: str, expected: str) -> None:
+    draw(tmp_path, "a.png")
+    (tmp_path / "export.json").write_text(content)
+    with pytest.raises(InputError, match=expected):
+        bring_in(tmp_path / "export.json", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# ---- captioned folders
+
+
+def test_a_folder_is_copied_without_what_cannot_be_used(tmp_path: Path) -> None:
+    draw(tmp_path / "old", "a.png", "b.png")
+    (tmp_path / "old" / "a.txt").write_text("one\ntwo")
+    problems = bring_in(tmp_path / "old", tmp_path / "new")
+    assert [problem.what for problem in problems] == ["has no caption"]
+    assert rows(tmp_path / "new") == [{"file_name": "a.png", "text": "one", "texts": ["two"]}]
+    assert store.read(tmp_path / "new").problems == []
+
+
+def test_an_import_never_replaces_a_folder(tmp_path: Path) -> None:
+    draw(tmp_path / "old", "a.png")
+    (tmp_path / "old" / "a.txt").write_text("one")
+    draw(tmp_path / "new", "mine.png")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        bring_in(tmp_path / "old", tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine.png"]
