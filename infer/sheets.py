@@ -70,8 +70,8 @@ def wrap(text: str, width: int, size: int = TEXT_SIZE) -> Block:
             lines[-1] = longer
         else:
             lines.append(word)
-    if len(lines) > MOST_LINES:
-        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1].rstrip()} ..."]
+        if len(lines) > MOST_LINES:
+            return Block((*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1]} ..."), size)
     return Block(tuple(lines), size)
 
 

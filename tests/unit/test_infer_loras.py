@@ -1,0 +1,178 @@
+"""LoRAs: loaded as diffusers loads them, measured against a closed form, and refused when they would do nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data.errors import InputError
+from infer import loras, pipeline
+from infer.config import LoraFile
+from infer.pipeline import Settings
+from infer.prompts import Picture
+from tests.tiny import tiny_lora, tiny_pipeline
+from train import base_model
+
+SETTINGS = Settings(steps=2, guidance_scale=7.5, width=64, height=64)
+CPU = torch.device("cpu")
+
+
+def build(model: Path) -> StableDiffusionPipeline:
+    return pipeline.build(base_model.load(str(model)), None, CPU)
+
+
+def latents(pipe: StableDiffusionPipeline) -> Tensor:
+    encode = pipeline.Encoder(pipe)
+    return pipeline.denoise(pipe, [Picture(0, "a water type fridge", 1)], SETTINGS, encode, lambda: None)
+
+
+@pytest.fixture(scope="module")
+def lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_lora(tiny_model, tmp_path_factory.mktemp("lora") / "style.safetensors")
+
+
+def change_of(state: dict[str, Tensor], scaling: float) -> float:
+    """|| scaling B A || over all layers, straight from the file."""
+    pairs = [(tensor, state[key.replace("lora_A", "lora_B")]) for key, tensor in state.items() if "lora_A" in key]
+    return scaling * sum(((b @ a).square().sum().item()) for a, b in pairs) ** 0.5
+
+
+def test_it_draws_what_diffusers_draws_with_the_same_file(tiny_model: Path, lora: Path) -> None:
+    pipe, plain = build(tiny_model), build(tiny_model)
+    base = latents(plain)
+    (proof,) = loras.attach(pipe, [LoraFile(lora, 0.5)])
+    plain.load_lora_weights(str(lora), adapter_name="style")
+    plain.set_adapters(["style"], [0.5])
+    assert torch.equal(latents(pipe), latents(plain))
+    assert (latents(pipe) - base).abs().max() > 1e-2
+    assert (proof.matched, proof.layers, proof.unused) == (64, 32, ())
+
+
+def test_the_change_is_measured_exactly(tiny_model: Path, lora: Path) -> None:
+    pipe = build(tiny_model)
+    weights = loras.layer_sizes(pipe)
+    state = load_file(lora)
+    touched = {loras.layer_of(key) for key in state}
+    norm = sum(pipe.unet.get_parameter(f"{layer[5:]}.weight").square().sum().item() for layer in touched) ** 0.5
+    (proof,) = loras.attach(pipe, [LoraFile(lora, 0.25)])
+    assert touched < set(weights)
+    assert proof.change == pytest.approx(change_of(state, scaling=2.0 * 0.25), rel=1e-5)  # alpha / rank is 2
+    assert proof.share == pytest.approx(proof.change / norm, rel=1e-5)
+    assert "64 of 64 tensors matched, changes 32 layers by" in str(proof)
+
+
+def test_several_add_up_at_their_weights(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    other = tiny_lora(tiny_model, tmp_path / "other.safetensors", seed=1)
+    pipe = build(tiny_model)
+    loras.attach(pipe, [LoraFile(lora, 0.5), LoraFile(other, -2.0)])
+    layer = pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
+    key = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    wanted = torch.zeros(layer.weight.shape)
+    for file, weight in ((lora, 0.5), (other, -2.0)):
+        state = load_file(file)
+        wanted += weight * 2 * state[f"{key}.lora_B.weight"] @ state[f"{key}.lora_A.weight"]
+    x = torch.randn(3, layer.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(layer(x) - layer.base_layer(x), x @ wanted.T, atol=1e-5)
+
+
+def test_kohyas_names_mean_the_same(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    kohya: dict[str, Tensor] = {}
+    for key, tensor in load_file(lora).items():
+        layer = loras.layer_of(key).removeprefix("unet.").replace(".", "_")
+        end = "lora_down" if "lora_A" in key else "lora_up"
+        kohya[f"lora_unet_{layer}.{end}.weight"] = tensor
+        kohya[f"lora_unet_{layer}.alpha"] = torch.tensor(8.0)  # rank 4: scaling 2, as in the diffusers file
+    save_file(kohya, tmp_path / "kohya.safetensors")
+    ours, theirs = build(tiny_model), build(tiny_model)
+    loras.attach(ours, [LoraFile(lora)])
+    (proof,) = loras.attach(theirs, [LoraFile(tmp_path / "kohya.safetensors")])
+    assert proof.unused == ()
+    assert torch.equal(latents(ours), latents(theirs))
+
+
+def test_a_lora_of_the_text_encoder_is_applied_too(tiny_model: Path, tmp_path: Path) -> None:
+    made = build(tiny_model)
+    made.text_encoder.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "v_proj"]))
+    draw = torch.Generator().manual_seed(0)
+    state = {
+        f"text_encoder.{name.replace('.default', '')}": torch.randn(weight.shape, generator=draw)
+        for name, weight in made.text_encoder.named_parameters()
+        if "lora_" in name
+    }
+    save_file(state, tmp_path / "words.safetensors")
+    pipe = build(tiny_model)
+    before = pipeline.Encoder(pipe)(["a fire"])
+    (proof,) = loras.attach(pipe, [LoraFile(tmp_path / "words.safetensors")])
+    assert (proof.matched, proof.unused) == (len(state), ())
+    assert not torch.allclose(pipeline.Encoder(pipe)(["a fire"]), before)
+
+
+def test_keys_that_find_no_layer_are_named_and_strict_refuses_them(
+    tiny_model: Path, lora: Path, tmp_path: Path
+) -> None:
+    state = load_file(lora)
+    strange = {f"unet.attic.{n}.to_q.lora_A.weight": torch.ones(4, 32) for n in range(7)}
+    save_file(state | strange, tmp_path / "more.safetensors")
+    (proof,) = loras.attach(build(tiny_model), [LoraFile(tmp_path / "more.safetensors")])
+    assert set(proof.unused) == set(strange)
+    assert proof.matched == len(state)
+    assert loras.named(proof.unused).endswith(" and 2 more")
+    with pytest.raises(InputError, match=r"7 tensors find no layer: unet\.attic\.0"):
+        loras.attach(build(tiny_model), [LoraFile(tmp_path / "more.safetensors")], strict=True)
+
+
+def refused(model: Path, file: Path, weight: float = 1.0) -> str:
+    with pytest.raises(InputError) as caught:
+        loras.attach(build(model), [LoraFile(file, weight)])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_one_that_changes_nothing_is_refused(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    untrained = tiny_lora(tiny_model, tmp_path / "zero.safetensors", strength=0)
+    assert "changes nothing: all of its products are zero" in refused(tiny_model, untrained)
+    assert "changes nothing: its weight is 0" in refused(tiny_model, lora, 0.0)
+
+
+def test_one_of_another_architecture_is_refused(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    wide = {key: torch.ones(4, 320) if "lora_A" in key else torch.ones(320, 4) for key in load_file(lora)}
+    save_file(wide, tmp_path / "wide.safetensors")
+    assert "made for another architecture: unet.down_blocks.0" in refused(tiny_model, tmp_path / "wide.safetensors")
+    foreign = {"transformer.blocks.0.to_q.lora_A.weight": torch.ones(4, 8)}
+    save_file(foreign, tmp_path / "foreign.safetensors")
+    said = refused(tiny_model, tmp_path / "foreign.safetensors")
+    assert "none of its 1 tensors fits this model, such as transformer.blocks.0.to_q.lora_A.weight" in said
+
+
+def test_files_that_are_no_lora_are_refused(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    cut, text, pickled = tmp_path / "cut.safetensors", tmp_path / "text.safetensors", tmp_path / "old.pt"
+    cut.write_bytes(lora.read_bytes()[:-100])
+    text.write_text("hello")
+    torch.save(load_file(lora), pickled)
+    assert "no such file" in refused(tiny_model, tmp_path / "missing.safetensors")
+    for file in (cut, text, pickled):
+        assert "could not be read" in refused(tiny_model, file)
+    whole = tiny_model / "unet" / "diffusion_pytorch_model.safetensors"
+    assert "holds no LoRA tensors. Give a whole model with --model." in refused(tiny_model, whole)
+    strange = tmp_path / "strange.safetensors"
+    save_file({"lora_unet_nothing_known.weight": torch.ones(2, 2)}, strange)
+    assert "--lora" in refused(tiny_model, strange)
+
+
+def test_broken_numbers_are_refused(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    state = load_file(lora)
+    state[next(iter(state))][0, 0] = torch.nan
+    save_file(state, tmp_path / "nan.safetensors")
+    assert "not finite (NaN or inf)" in refused(tiny_model, tmp_path / "nan.safetensors")
+
+
+def test_a_wider_model_is_no_problem_for_its_own_lora(tmp_path: Path) -> None:
+    """The x8 autoencoder of SD v1 beside the x4 of the embedded base: sizes come from the model."""
+    model = tiny_pipeline(tmp_path / "x8", factor=8)
+    file = tiny_lora(model, tmp_path / "a.safetensors", rank=2)
+    (proof,) = loras.attach(build(model), [LoraFile(file)])
+    assert proof.change == pytest.approx(change_of(load_file(file), scaling=2.0), rel=1e-5)

@@ -1,0 +1,28 @@
+"""Which pictures are drawn with which seeds, and how much of a prompt is read."""
+
+from pathlib import Path
+
+from infer import prompts
+from infer.prompts import Picture, Tokens
+from tests.tiny import tiny_tokenizer
+
+
+def test_each_prompt_has_the_same_seeds() -> None:
+    planned = prompts.plan(["a", "b"], 42, 2)
+    assert planned == [Picture(0, "a", 42), Picture(1, "a", 43), Picture(2, "b", 42), Picture(3, "b", 43)]
+    assert [picture.file_name for picture in planned[:2]] == ["00000-42.png", "00001-43.png"]
+
+
+def test_a_random_seed_can_be_typed_again() -> None:
+    drawn = {prompts.random_seed() for _ in range(8)}
+    assert len(drawn) > 1
+    assert all(0 <= seed < 2**32 for seed in drawn)
+
+
+def test_a_long_prompt_is_counted_and_its_lost_words_named(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)  # "water" is one token, the space before "last" none
+    long = "water " * 75 + "last words"
+    tokens = prompts.measure(["water", long, "water"], tokenizer)
+    assert tokens == {"water": Tokens(1, 75), long: Tokens(75 + 4 + 5, 75, "last words")}
+    (problem,) = prompts.cut_prompts(tokens)
+    assert "has 84 tokens, 75 are read; lost: 'last words'" in str(problem)

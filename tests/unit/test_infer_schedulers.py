@@ -1,0 +1,54 @@
+"""Every scheduler by the names people use, with the noise schedule of the model."""
+
+import diffusers
+import pytest
+import torch
+
+from data.errors import InputError
+from infer import schedulers
+from tests.tiny import sd_scheduler
+
+CONFIG = {key: value for key, value in sd_scheduler().config.items() if not key.startswith("_")}
+# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+
+@pytest.mark.parametrize("name", schedulers.NAMES)
+def test_each_has_the_models_noise_schedule_and_takes_steps(name: str) -> None:
+    scheduler = schedulers.build(name, CONFIG)
+    assert type(scheduler).__name__ == schedulers.NAMES[name].kind
+    assert torch.equal(scheduler.alphas_cumprod, sd_scheduler().alphas_cumprod)
+    assert not scheduler.config.get("clip_sample", False)
+    scheduler.set_timesteps(20)
+    assert len(scheduler.timesteps) >= 20
+
+
+def test_the_models_own_is_the_default() -> None:
+    own = schedulers.build(None, CONFIG)
+    assert isinstance(own, diffusers.PNDMScheduler)
+    assert {k: v for k, v in own.config.items() if k in CONFIG} == CONFIG
+    assert schedulers.shown(own, None) == "PLMS"
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("DPM++ 2M Karras", "dpmpp_2m_karras"),
+        ("dpm++ 2m", "dpmpp_2m"),
+        ("Euler a", "euler_a"),
+        ("k-euler", "euler"),
+        ("PLMS", "pndm"),
+        ("UniPC", "unipc"),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+        ("EulerAncestralDiscreteScheduler", "euler_a"),
+    ],
+)
+def test_the_names_of_other_tools_are_understood(typed: str, name: str) -> None:
+    assert schedulers.canonical(typed) == name
+
+
+def test_an_unknown_one_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown scheduler 'dpmpp_2n', did you mean 'dpmpp_2"):
+        schedulers.canonical("dpmpp_2n")
+    with pytest.raises(InputError, match="the model names an unknown scheduler 'NoScheduler'"):
+        schedulers.build(None, {"_class_name": "NoScheduler"})
