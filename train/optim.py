@@ -38,13 +38,32 @@ class OptimConfig(Options):
 def adamw(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
     from torch.optim import AdamW
 
-    return AdamW(parameters, **shared(config), fused=True)
+    optimizer = AdamW(parameters, **shared(config), fused=True)
+    optimizer.register_load_state_dict_post_hook(align_state)
+    return optimizer
 
 
 def adamw_8bit(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
     from bitsandbytes.optim import AdamW8bit
 
-    return AdamW8bit(parameters, **shared(config))
+    weights = list(parameters)
+    for weight in weights:
+        # It makes them contiguous at its first step; done before, its state has the order in memory that its shape says.
+        weight.data = weight.data.contiguous()
+    return AdamW8bit(weights, **shared(config))
+
+
+def align_state(optimizer: torch.optim.Optimizer) -> None:
+    """Lay restored moments out in memory as their weights are: the fused kernel walks both without looking at strides.
+
+    A convolution's weight is channels-last, a moment read from a file is not; unaligned, a resumed run silently differs.
+    """
+    import torch
+
+    for weight, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if value.shape == weight.shape and value.stride() != weight.stride():
+                slots[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def shared(config: OptimConfig) -> dict:
