@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from data.errors import InputError
+from data.errors import InputError, choose
 from data.files import cache_root, write_atomic
 from data.images import decode, read_bytes
 from data.schema import Sample
@@ -115,3 +115,19 @@ class Pixels:
     def encode(self, pictures: Sequence[Image.Image]) -> Features:
         shrunk = [picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BOX) for picture in pictures]
         return np.stack([np.asarray(picture, np.float32).ravel() / np.float32(255) for picture in shrunk])
+
+
+EXTRACTORS = ("pixels", "descriptors", "clip", "dinov2")
+
+
+def make(name: str, folder: Path | None = None) -> Extractor:
+    """The extractor of that name; `clip` and `dinov2` need the folder of a model on this machine."""
+    from data.descriptors import Descriptors
+    from data.encoders import Clip, Dinov2
+
+    choose(name, EXTRACTORS, what="extractor")
+    if name in ("clip", "dinov2"):
+        if folder is None:
+            raise InputError(f"extractor {name!r} needs a model", fix="Give the folder where its weights lie.")
+        return Clip(folder) if name == "clip" else Dinov2(folder)
+    return Pixels() if name == "pixels" else Descriptors()
