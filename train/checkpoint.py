@@ -1,11 +1,12 @@
 """Checkpoints: whole or not at all, safetensors and JSON only.
 
 A checkpoint is a folder `STEP/` with weights.safetensors (float32), optimizer.safetensors and state.json, which names
-the run's identity and the hash of each file. A torn or foreign one is named and skipped, never loaded.
+the run's identity and the hash of each file, itself included. A torn or foreign one is named and skipped, never loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,21 +35,41 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, identity: str) -> Path:
-    """Write `folder/STEP`; it appears in one rename."""
-    tensors, plain = flatten(checkpoint.optimizer)
+    """Write `folder/STEP`; it appears in one rename. Raises InputError if it cannot be written, e.g. on a full disk.
+
+    Then any later step is removed: the run would have gone on from it, had it been whole.
+    """
     target = folder / f"{checkpoint.step:06d}"
-    with replaced_folder(target) as beside:
-        save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, beside / FILES[0])
-        save_file(tensors, beside / FILES[1])
-        state = {
-            "step": checkpoint.step,
-            "identity": identity,
-            "optimizer": plain,
-            "extra": dict(checkpoint.extra),
-            "sha256": {name: sha256(beside / name) for name in FILES},
-        }
-        (beside / "state.json").write_text(json.dumps(state, indent=1))
+    try:
+        with replaced_folder(target) as beside:
+            write(beside, checkpoint, identity)
+    except SafetensorError as error:  # what the library makes of a full disk
+        fix = "The old ones were left as they were."
+        raise InputError(f"cannot be written ({error})", where=target, fix=fix) from None
+    for path in steps(folder):
+        if int(path.name) > checkpoint.step:
+            shutil.rmtree(path)
     return target
+
+
+def write(beside: Path, checkpoint: Checkpoint, identity: str) -> None:
+    """Fill the folder that will be the checkpoint."""
+    tensors, plain = flatten(checkpoint.optimizer)
+    save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, beside / FILES[0])
+    save_file(tensors, beside / FILES[1])
+    state = {
+        "step": checkpoint.step,
+        "identity": identity,
+        "optimizer": plain,
+        "extra": dict(checkpoint.extra),
+        "sha256": {name: sha256(beside / name) for name in FILES},
+    }
+    (beside / "state.json").write_text(json.dumps(state | {"seal": seal(state)}, indent=1))
+
+
+def seal(state: Mapping[str, Any]) -> str:
+    """A hash of what state.json says, so that a changed digit of it is noticed too."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def load(folder: Path, identity: str) -> Checkpoint:
@@ -56,8 +77,10 @@ def load(folder: Path, identity: str) -> Checkpoint:
     try:
         state = json.loads((folder / "state.json").read_text())
         damaged = [name for name in FILES if sha256(folder / name) != state["sha256"][name]]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"torn checkpoint ({error})", where=folder) from None
+        damaged += ["state.json"] if state.pop("seal") != seal(state) else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "state.json cannot be read"
+        raise InputError(f"torn checkpoint ({reason})", where=folder) from None
     if damaged:
         raise InputError(f"damaged checkpoint ({', '.join(damaged)} changed since it was written)", where=folder)
     if state["identity"] != identity:
@@ -79,45 +102,47 @@ def newest(folder: Path, identity: str) -> tuple[Checkpoint | None, list[InputEr
 
 def steps(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first (names of unfinished ones begin with a dot)."""
-    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir()) if folder.is_dir() else []
+    found = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove the oldest ones; called only after a new one is whole."""
-    for path in steps(folder)[:-keep]:
+    """Remove the oldest ones, and what a killed process left half-written; called only after a new one is whole."""
+    assert keep > 0
+    half_written = [path for pattern in (".*.part", ".*.old") for path in folder.glob(pattern)]
+    for path in (*half_written, *steps(folder)[:-keep]):
         shutil.rmtree(path)
 
 
 def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state_dict as named tensors and JSON: `state.3.exp_avg` and the rest."""
     tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
-    for index, name, value in entries(state["state"]):
+    plain: dict[str, Any] = {}
+    for path, value in leaves(state["state"], "state"):
         if isinstance(value, Tensor):
-            tensors[f"state.{index}.{name}"] = value.detach().cpu().contiguous().clone()
+            tensors[path] = value.detach().cpu().contiguous().clone()
         else:
-            plain["state"].setdefault(str(index), {})[name] = value
-    return tensors, plain
+            plain[path] = value
+    return tensors, {"param_groups": state["param_groups"], "state": plain}
 
 
-def entries(state: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[int, str, Any]]:
-    for index, slots in state.items():
-        for name, value in slots.items():
-            yield index, name, value
+def leaves(branch: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Values with dotted names; bitsandbytes keeps its quantised state one level further down than torch."""
+    for name, value in branch.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}", value
 
 
 def unflatten(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of flatten, up to tuples that JSON turned into lists."""
+    """The inverse of flatten; of the tuples that JSON turned into lists, betas is one again."""
     state: dict[int, dict[str, Any]] = {}
-    for key, tensor in tensors.items():
-        _, index, name = key.split(".", 2)
-        state.setdefault(int(index), {})[name] = tensor
-    for index, slots in plain["state"].items():
-        state.setdefault(int(index), {}).update(slots)
+    for path, value in (*tensors.items(), *plain["state"].items()):
+        _, index, *inner, name = path.split(".")
+        slots = state.setdefault(int(index), {})
+        for part in inner:
+            slots = slots.setdefault(part, {})
+        slots[name] = value
     groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in plain["param_groups"]]
     return {"state": state, "param_groups": groups}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Put an optimiser's state back."""
-    optimizer.load_state_dict(dict(state))

@@ -48,7 +48,7 @@ def adamw_8bit(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) ->
 
     weights = list(parameters)
     for weight in weights:
-        # It makes them contiguous at its first step; done before, its state has the order in memory that its shape says.
+        # It makes them contiguous at its first step; done before, its state lies in memory as its shape says.
         weight.data = weight.data.contiguous()
     return AdamW8bit(weights, **shared(config))
 
@@ -56,7 +56,7 @@ def adamw_8bit(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) ->
 def align_state(optimizer: torch.optim.Optimizer) -> None:
     """Lay restored moments out in memory as their weights are: the fused kernel walks both without looking at strides.
 
-    A convolution's weight is channels-last, a moment read from a file is not; unaligned, a resumed run silently differs.
+    A convolution's weight is channels-last, a moment read from a file is not: a resumed run would silently differ.
     """
     import torch
 

@@ -13,21 +13,25 @@ from train.optim import OptimConfig, learning_rate, set_learning_rate
 PEAK = 3e-4
 
 
+def settings(**given: object) -> OptimConfig:
+    return OptimConfig.model_validate(given)
+
+
 def rates(config: OptimConfig, max_steps: int) -> list[float]:
     return [learning_rate(step, config, PEAK, max_steps) for step in range(max_steps + 1)]
 
 
 def test_constant_after_a_warm_up() -> None:
-    found = rates(OptimConfig(warmup=4), 8)
+    found = rates(settings(warmup=4), 8)
     assert found == pytest.approx([PEAK / 4, PEAK / 2, PEAK * 3 / 4, *[PEAK] * 6], rel=1e-15)
 
 
 def test_no_warm_up_begins_at_the_peak() -> None:
-    assert rates(OptimConfig(), 3) == [PEAK] * 4
+    assert rates(settings(), 3) == [PEAK] * 4
 
 
 def test_cosine_falls_to_zero_at_the_last_step() -> None:
-    found = rates(OptimConfig(schedule="cosine", warmup=2), 10)
+    found = rates(settings(schedule="cosine", warmup=2), 10)
     assert found[:2] == pytest.approx([PEAK / 2, PEAK])
     assert found[2:] == pytest.approx([PEAK * math.cos(math.pi * k / 16) ** 2 for k in range(9)], abs=1e-18)
     assert found[6] == pytest.approx(PEAK / 2)
@@ -35,19 +39,19 @@ def test_cosine_falls_to_zero_at_the_last_step() -> None:
 
 
 def test_linear_falls_to_zero_at_the_last_step() -> None:
-    found = rates(OptimConfig(schedule="linear", warmup=2), 10)
+    found = rates(settings(schedule="linear", warmup=2), 10)
     assert found[2:] == pytest.approx([PEAK * (8 - k) / 8 for k in range(9)], abs=1e-18)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_it_never_rises_above_the_peak_nor_falls_below_zero(schedule: str) -> None:
-    config = OptimConfig.model_validate({"schedule": schedule, "warmup": 7})
+    config = settings(schedule=schedule, warmup=7)
     found = [learning_rate(step, config, PEAK, 5) for step in range(40)]  # also past max_steps, and a warm-up too long
     assert all(0.0 <= rate <= PEAK for rate in found)
 
 
 def test_it_remembers_nothing() -> None:
-    config = OptimConfig(schedule="cosine", warmup=3)
+    config = settings(schedule="cosine", warmup=3)
     forwards = [learning_rate(step, config, PEAK, 20) for step in range(20)]
     backwards = [learning_rate(step, config, PEAK, 20) for step in reversed(range(20))]
     assert forwards == backwards[::-1]
@@ -89,7 +93,7 @@ def draws(count: int, *shape: int) -> list[Tensor]:
 
 
 def test_adamw_is_its_formula() -> None:
-    config = OptimConfig(beta1=0.8, beta2=0.95, epsilon=1e-3, weight_decay=0.3)
+    config = settings(beta1=0.8, beta2=0.95, epsilon=1e-3, weight_decay=0.3)
     start, *gradients = draws(6, 5, 3)
     weight = nn.Parameter(start.clone())
     train(weight, gradients, 0.05, config)
@@ -101,7 +105,7 @@ def test_adamw_is_its_formula() -> None:
 @pytest.mark.parametrize(("shape", "dtype"), [((64, 64), torch.uint8), ((63, 65), torch.float32)])
 def test_only_large_tensors_are_kept_in_8_bits(shape: tuple[int, int], dtype: torch.dtype) -> None:
     """4096 numbers are the fewest that bitsandbytes quantises; 63 x 65 are one fewer."""
-    config = OptimConfig(kind="adamw-8bit", weight_decay=0.1)
+    config = settings(kind="adamw-8bit", weight_decay=0.1)
     start, *gradients = draws(4, *shape)
     weight = nn.Parameter(start.clone())
     slots = train(weight, gradients, 0.01, config).state[weight]
@@ -110,7 +114,7 @@ def test_only_large_tensors_are_kept_in_8_bits(shape: tuple[int, int], dtype: to
 
 
 def test_8_bit_adamw_follows_the_formula() -> None:
-    config = OptimConfig(kind="adamw-8bit", weight_decay=0.1)
+    config = settings(kind="adamw-8bit", weight_decay=0.1)
     start, *gradients = draws(4, 64, 64)
     weight = nn.Parameter(start.clone())
     train(weight, gradients, 0.01, config)

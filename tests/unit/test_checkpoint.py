@@ -1,0 +1,265 @@
+"""A checkpoint is whole or it is not there; what is read back is what was saved, bit for bit."""
+
+import errno
+import json
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+from train import checkpoint, optim
+from train.checkpoint import Checkpoint, load, newest, prune, save
+from train.optim import OptimConfig
+
+KINDS = ["adamw", "adamw-8bit"]
+RUN = "the identity of this run"
+
+
+class Trainee:
+    """A convolution in the memory format of the trainer and an optimiser; step i has gradients of its own."""
+
+    def __init__(self, kind: str) -> None:
+        self.layer = nn.Conv2d(16, 32, 3)  # 4608 weights are kept in 8 bits, 32 biases are not
+        self.layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad():
+            for index, parameter in enumerate(self.layer.parameters()):
+                parameter.copy_(draw(parameter, 1000 + index))
+        config = OptimConfig.model_validate({"kind": kind})
+        self.optimizer = optim.BUILDERS[kind](self.layer.parameters(), config)
+
+    def train(self, *steps: int) -> "Trainee":
+        for step in steps:
+            optim.set_learning_rate(self.optimizer, 0.01 / (step + 1))
+            for index, parameter in enumerate(self.layer.parameters()):
+                parameter.grad = torch.empty_like(parameter).copy_(draw(parameter, 10 * step + index))
+            self.optimizer.step()
+        return self
+
+    def kept(self, step: int) -> Checkpoint:
+        weights = {name: tensor.detach().clone() for name, tensor in self.layer.named_parameters()}
+        return Checkpoint(step, weights, self.optimizer.state_dict(), {"scaler": {"scale": 65536.0}})
+
+    def restore(self, kept: Checkpoint) -> "Trainee":
+        self.layer.load_state_dict(kept.weights)
+        self.optimizer.load_state_dict(dict(kept.optimizer))
+        return self
+
+
+def draw(like: Tensor, seed: int) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small(step: int) -> Checkpoint:
+    return Checkpoint(step, {"w": torch.full((3,), float(step))}, {"state": {}, "param_groups": []}, {})
+
+
+def equal(one: Any, two: Any) -> bool:
+    """Bit for bit, through nested dictionaries."""
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
+    if isinstance(one, Tensor):
+        return one.dtype == two.dtype and torch.equal(one, two)
+    return one == two and type(one) is type(two)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_read_is_what_was_saved(kind: str, tmp_path: Path) -> None:
+    kept = Trainee(kind).train(0, 1, 2).kept(3)
+    found = load(save(tmp_path, kept, RUN), RUN)
+    assert found.step == 3
+    assert found.extra == kept.extra
+    assert equal(dict(found.weights), dict(kept.weights))
+    assert equal(found.optimizer, kept.optimizer)
+    assert kept.optimizer["state"].keys() == {0, 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_has_the_bits_of_one_that_went_on(kind: str, tmp_path: Path) -> None:
+    """Also for channels-last convolutions, whose moments a file holds in another order."""
+    through = Trainee(kind).train(0, 1)
+    path = save(tmp_path, through.kept(2), RUN)
+    through.train(2, 3)
+    resumed = Trainee(kind).restore(load(path, RUN)).train(2, 3)
+    assert equal(dict(resumed.kept(4).weights), dict(through.kept(4).weights))
+    assert equal(resumed.optimizer.state_dict(), through.optimizer.state_dict())
+
+
+def test_without_the_moments_it_would_differ(tmp_path: Path) -> None:
+    """The test above can fail."""
+    through = Trainee("adamw").train(0, 1)
+    kept = through.kept(2)
+    fresh = Trainee("adamw")
+    fresh.layer.load_state_dict(kept.weights)
+    assert not torch.equal(fresh.train(2).layer.weight, through.train(2).layer.weight)
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    path = save(tmp_path, Trainee("adamw-8bit").train(0).kept(1), RUN)
+    files = {file.name for file in path.iterdir()}
+    assert files == {"weights.safetensors", "optimizer.safetensors", "state.json"}
+    json.loads((path / "state.json").read_text())
+    assert path.name == "000001"
+
+
+def test_no_checkpoint_yet(tmp_path: Path) -> None:
+    assert newest(tmp_path, RUN) == (None, [])
+    assert newest(tmp_path / "missing", RUN) == (None, [])
+
+
+def spoil_missing(path: Path) -> None:
+    (path / "optimizer.safetensors").unlink()
+
+
+def spoil_byte(path: Path) -> None:
+    content = bytearray((path / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "weights.safetensors").write_bytes(content)
+
+
+def spoil_short(path: Path) -> None:
+    content = (path / "weights.safetensors").read_bytes()
+    (path / "weights.safetensors").write_bytes(content[:-4])
+
+
+def spoil_digit(path: Path) -> None:
+    text = (path / "state.json").read_text()
+    assert '"step": 7' in text
+    (path / "state.json").write_text(text.replace('"step": 7', '"step": 6'))
+
+
+def spoil_half(path: Path) -> None:
+    text = (path / "state.json").read_text()
+    (path / "state.json").write_text(text[: len(text) // 2])
+
+
+def spoil_list(path: Path) -> None:
+    (path / "state.json").write_text("[]")
+
+
+def spoil_keys(path: Path) -> None:
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({"sha256": state["sha256"]}))
+
+
+def spoil_all(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+SPOILED = [
+    (spoil_missing, r"torn checkpoint \(No such file or directory\)"),
+    (spoil_byte, r"damaged checkpoint \(weights.safetensors changed since it was written\)"),
+    (spoil_short, r"damaged checkpoint \(weights.safetensors changed since it was written\)"),
+    (spoil_digit, r"damaged checkpoint \(state.json changed since it was written\)"),
+    (spoil_half, r"torn checkpoint \(state.json cannot be read\)"),
+    (spoil_list, r"torn checkpoint \(state.json cannot be read\)"),
+    (spoil_keys, r"torn checkpoint \(state.json cannot be read\)"),
+    (spoil_all, r"torn checkpoint \(No such file or directory\)"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILED, ids=[spoil.__name__ for spoil, _ in SPOILED])
+def test_a_torn_one_is_named_and_skipped(spoil: Any, message: str, tmp_path: Path) -> None:
+    save(tmp_path, small(5), RUN)
+    spoil(save(tmp_path, small(7), RUN))
+    found, skipped = newest(tmp_path, RUN)
+    assert found is not None
+    assert found.step == 5
+    (error,) = skipped
+    assert "\n" not in str(error)
+    assert str(error).startswith(f"{tmp_path / '000007'}: ")
+    with pytest.raises(InputError, match=message):
+        raise error
+
+
+def test_another_runs_is_named_and_skipped(tmp_path: Path) -> None:
+    save(tmp_path, small(5), RUN)
+    save(tmp_path, small(7), "another run")
+    found, skipped = newest(tmp_path, RUN)
+    assert found is not None
+    assert found.step == 5
+    assert [str(error) for error in skipped] == [
+        f"{tmp_path / '000007'}: checkpoint of another run (its settings differ)"
+    ]
+
+
+def test_half_written_folders_do_not_count(tmp_path: Path) -> None:
+    whole = save(tmp_path, small(5), RUN)
+    whole.rename(tmp_path / ".000009.x7f.part")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "12").write_text("a file")
+    assert newest(tmp_path, RUN) == (None, [])
+
+
+def test_the_newest_is_the_one_of_most_steps(tmp_path: Path) -> None:
+    """Names have six digits; a million steps have seven."""
+    for step in (999_999, 1_000_000):
+        save(tmp_path, small(step), RUN)
+    found, skipped = newest(tmp_path, RUN)
+    assert found is not None
+    assert (found.step, skipped) == (1_000_000, [])
+
+
+def test_prune_keeps_the_newest(tmp_path: Path) -> None:
+    for step in (2, 10, 999_999, 1_000_000):
+        save(tmp_path, small(step), RUN)
+    save(tmp_path, small(30), RUN).rename(tmp_path / ".000030.x7f.part")  # a process was killed while it saved
+    for step in (999_999, 1_000_000):
+        save(tmp_path, small(step), RUN)
+    prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1000000", "999999"]
+
+
+def test_a_damaged_later_one_never_outlives_a_whole_one(tmp_path: Path) -> None:
+    """A run that fell back to step 5 saves step 6: pruning by number alone would keep the damaged 7."""
+    save(tmp_path, small(5), RUN)
+    spoil_byte(save(tmp_path, small(7), RUN))
+    save(tmp_path, small(6), RUN)
+    prune(tmp_path, 1)
+    found, skipped = newest(tmp_path, RUN)
+    assert found is not None
+    assert (found.step, skipped) == (6, [])
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, small(4), "another run")
+    save(tmp_path, small(4), RUN)
+    assert [path.name for path in tmp_path.iterdir()] == ["000004"]
+    assert load(tmp_path / "000004", RUN).step == 4
+
+
+def test_a_full_disk_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, small(4), RUN)
+
+    def full(tensors: dict[str, Tensor], path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(InputError, match=r"000008: cannot be written \(No space left on device\)"):
+        save(tmp_path, small(8), RUN)
+    assert [path.name for path in tmp_path.iterdir()] == ["000004"]
+    assert load(tmp_path / "000004", RUN).step == 4
+
+
+@pytest.fixture
+def files_of_64_kib() -> Iterator[None]:
+    """The system refuses larger files: the library's own error for a disk that takes no more, not a made-up one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("files_of_64_kib")
+def test_a_write_that_fails_inside_the_library(tmp_path: Path) -> None:
+    save(tmp_path, small(4), RUN)
+    large = Checkpoint(8, {"w": torch.zeros(1 << 15)}, {"state": {}, "param_groups": []}, {})
+    with pytest.raises(InputError, match="000008: cannot be written"):
+        save(tmp_path, large, RUN)
+    assert [path.name for path in tmp_path.iterdir()] == ["000004"]
