@@ -96,6 +96,7 @@ def summarize(
     share, seed: of the held-out split, which is the one that finetune.py makes with the same two numbers.
     imported: what was wrong with the source that the folder was imported from.
     """
+    captions.parse(template, captions.known_fields(sample.annotation for sample in listing.samples))
     sizes = buckets.make(shape.size, step=shape.step)
     uses = buckets.summary([(sample.width, sample.height) for sample in listing.samples], sizes)
     tokens = captions.count_tokens(listing.samples, tokenizer, template) if tokenizer is not None else None

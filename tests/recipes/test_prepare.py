@@ -1,0 +1,237 @@
+"""`python data/prepare.py` as a person and as a program uses it: exit codes, one line a problem, and the true split."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import checkup, store
+from data.checkup import ALIASES, Checkup
+from data.errors import InputError
+from data.options import parse
+from data.pocket import creatures, sample
+from data.schema import Annotation
+from tests.tiny import tiny_tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(**values: object) -> Annotation:
+    return Annotation.model_validate(values)
+
+
+def clean_set(folder: Path, count: int = 12) -> Path:
+    """Pictures that are all different, each with its caption."""
+    colours = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    drawn = [Image.fromarray(picture).resize((64, 64), Image.Resampling.BICUBIC) for picture in colours]
+    names = [f"creature {index}" for index in range(count)]
+    store.write(folder, [(p, row(file_name=f"{name}.png", text=name)) for p, name in zip(drawn, names, strict=True)])
+    return folder
+
+
+def prepare(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
+    """The command itself, from another folder, with a cache of its own."""
+    command = [sys.executable, str(ROOT / "data" / "prepare.py"), *map(str, arguments)]
+    environment = os.environ | {"ATELIER_CACHE": str(cache)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cache.parent, timeout=120)
+
+
+def check(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """The same in this process: exit code and what was printed."""
+    options = parse(Checkup, [str(argument) for argument in arguments], prog="prepare.py", aliases=ALIASES)
+    code = checkup.run(options)
+    return code, capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_command_on_a_clean_and_on_a_bad_folder(tmp_path: Path, cache: Path) -> None:
+    folder = clean_set(tmp_path / "a set")
+    clean = prepare(folder, cache=cache)
+    assert (clean.returncode, clean.stderr) == (0, "")
+    assert "12 of 12 usable (12 PNG); 0 refusals, 0 warnings" in clean.stdout
+    assert clean.stdout.splitlines()[-1] == f"next: python train/finetune.py --data '{folder}'"
+    (folder / "creature 3.png").write_bytes(b"")
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write('{"file_name": "gone.png", "text": "x"}\n')
+    bad = prepare(folder, cache=cache)
+    assert (bad.returncode, bad.stderr) == (1, "")
+    assert bad.stdout.splitlines()[:2] == [
+        f"{folder}/metadata.jsonl:13: refused: there is no picture 'gone.png'. Mend the name, or remove the row.",
+        f"{folder}/creature 3.png: refused: is empty (0 bytes). Copy or download it again.",
+    ]
+    assert "11 of 12 usable (11 PNG); 2 refusals, 0 warnings" in bad.stdout
+    assert bad.stdout.splitlines()[-1].startswith(
+        "next: mend these and look again, or train on the 11 usable pictures:"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere"], "error: nowhere: no such folder. Check the path."),
+        (["--sed", "3"], "error: --sed: unknown flag, did you mean '--seed'?"),
+        (["--held-out", "1"], "error: --held-out: '1' is not allowed; allowed: less than 1"),
+        (["--size", "100"], "error: size 100 does not fit the model; allowed: multiples of"),
+    ],
+)
+def test_a_wrong_path_or_flag_is_one_line(cache: Path, arguments: list[str], expected: str) -> None:
+    cache.mkdir()
+    refused = prepare(*arguments, cache=cache)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(expected)
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["FOLDER", "--tokenizer", "FOLDER"], "holds no tokenizer. Give a folder with vocab.json and merges.txt"),
+        (["FOLDER", "--model", "FOLDER"], "is not a Stable Diffusion model in diffusers layout. Give a folder with"),
+        (["FOLDER", "--caption", "{txt}"], "unknown field 'txt', did you mean 'text'?"),
+        (["FOLDER", "--pictures", "x"], "--pictures: is for importing. Say where to: --into NEW_FOLDER."),
+        (["--into", "x"], "--into: needs something to import. Give a folder or an export first."),
+        (["FOLDER/metadata.jsonl"], "is a file, not a folder. Give the folder that holds the pictures."),
+        (["FOLDER/export.json"], "is a file, not a folder. Import a Label Studio export with --into NEW_FOLDER."),
+    ],
+)
+def test_settings_that_are_refused(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    folder = clean_set(tmp_path / "set", count=2)
+    (folder / "export.json").write_text("[]")
+    given = [argument.replace("FOLDER", str(folder)) for argument in arguments]
+    with pytest.raises(InputError) as caught:
+        checkup.run(parse(Checkup, given, prog="prepare.py", aliases=ALIASES))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_is_fast() -> None:
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        shown = subprocess.run([sys.executable, ROOT / "data" / "prepare.py", "--help"], capture_output=True, text=True)
+        times.append(time.perf_counter() - start)
+        assert shown.returncode == 0
+        assert "--held-out" in shown.stdout
+    imported = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "data" / "prepare.py", "--help"], capture_output=True, text=True
+    )
+    for heavy in ("torch", "numpy", "transformers", "datasets"):
+        assert f"| {heavy}\n" not in imported.stderr
+    assert min(times) < 1.5 * max(1.0, os.getloadavg()[0] / 2)
+
+
+def test_json_tells_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = clean_set(tmp_path / "set")
+    (folder / "creature 3.png").write_bytes(b"")
+    code, text = check(capsys, folder, "--json", "--seed", 3, "--held-out", 0.25, "--size", 128)
+    facts = json.loads(text)
+    assert code == 1
+    assert (facts["found"], facts["usable"], facts["seed"], facts["held_out_share"]) == (12, 11, 3, 0.25)
+    assert facts["problems"] == [
+        {
+            "where": f"{folder}/creature 3.png",
+            "what": "is empty (0 bytes)",
+            "fix": "Copy or download it again.",
+            "refused": True,
+        }
+    ]
+    names = {f"creature {index}.png" for index in range(12) if index != 3}
+    assert set(facts["train"]) | set(facts["held_out"]) == names
+    assert not set(facts["train"]) & set(facts["held_out"])
+    assert facts["buckets"][0]["bucket"] == {"width": 128, "height": 128}
+    assert facts["buckets"][0]["enlarged"] == 11
+
+
+def test_the_split_is_stable_and_keeps_copies_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = clean_set(tmp_path / "set", count=20)
+    before = json.loads(check(capsys, folder, "--json", "--held-out", 0.4)[1])
+    assert before["near_duplicates"] == []
+    with Image.open(folder / f"{before['held_out'][0]}") as held:
+        held.resize((80, 80)).save(folder / "zz copy.jpg", quality=85)
+    (folder / "zz copy.txt").write_text("a copy")
+    after = json.loads(check(capsys, folder, "--json", "--held-out", 0.4)[1])
+    assert after["near_duplicates"] == [[before["held_out"][0], "zz copy.jpg"]]
+    side = {name: name in after["held_out"] for name in after["held_out"] + after["train"]}
+    assert side["zz copy.jpg"] == side[before["held_out"][0]]
+    others = [name for name in before["train"] + before["held_out"] if name != before["held_out"][0]]
+    assert [name in before["held_out"] for name in others] == [side[name] for name in others]
+
+
+def test_captions_that_would_be_cut_are_named_with_what_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = clean_set(tmp_path / "set", count=3)
+    tiny_tokenizer(tmp_path / "tokenizer").save_pretrained(tmp_path / "tokenizer")
+    long = "fire " * 75 + "water " * 10_000
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "creature 0.png", "text": long}) + "\n")
+    (folder / "creature 1.txt").write_text("water type")
+    (folder / "creature 2.txt").write_text("fire type")
+    code, text = check(capsys, folder, "--tokenizer", tmp_path / "tokenizer", "--caption", "{text}")
+    assert code == 1
+    first = text.splitlines()[0]
+    assert first.startswith(
+        f"{folder}/metadata.jsonl:1: warning: a caption has 10075 tokens of which 75 are read; lost: 'water"
+    )
+    assert first.endswith("...'. Shorten it.")
+    assert len(first) < 400
+    assert "3 captions: median 2, longest 10075 of 75 tokens, 1 cut (tokenizer " in text
+
+
+def test_sizes_and_tokenizer_come_from_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    folder = clean_set(tmp_path / "set", count=3)
+    code, text = check(capsys, folder, "--model", tiny_model, "--json")
+    facts = json.loads(text)
+    assert code == 0
+    assert (facts["size"], facts["step"]) == (64, 8)
+    assert facts["captions"]["limit"] == 75
+
+
+def test_looking_at_a_folder_changes_nothing_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = clean_set(tmp_path / "set", count=4)
+    (folder / "creature 1.png").write_bytes(b"")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
+    check(capsys, folder)
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_an_import_is_looked_at_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = clean_set(tmp_path / "set", count=4)
+    (folder / "creature 1.png").write_bytes(b"")
+    code, text = check(capsys, folder, "--into", tmp_path / "new")
+    assert code == 1
+    assert "3 of 3 usable (3 PNG); 1 refusals, 0 warnings" in text
+    assert text.splitlines()[-1].endswith(f"python train/finetune.py --data {tmp_path}/new")
+    assert check(capsys, tmp_path / "new")[0] == 0
+
+
+def test_without_a_folder_the_sample_set_is_drawn_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creatures, "COUNT", 6)
+    code, text = check(capsys, "--size", 64)
+    assert code == 0
+    assert "6 of 6 usable" in text
+    drawn = tmp_path / "cache" / "pocket" / f"sample-{creatures.VERSION}-64"
+    assert sorted(path.name for path in drawn.iterdir()) == [
+        *(f"{index:05}.png" for index in range(6)),
+        "metadata.jsonl",
+    ]
+    monkeypatch.setattr(creatures, "draw", None)  # a second drawing would fail
+    assert sample.sample_folder(size=64) == drawn
+    monkeypatch.setattr(creatures, "VERSION", "another")
+    with pytest.raises(TypeError):
+        sample.sample_folder(size=64)
+    assert [path.name for path in drawn.parent.iterdir()] == [drawn.name]  # nothing half drawn is left
