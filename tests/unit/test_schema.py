@@ -1,0 +1,121 @@
+"""The one definition of an annotation: what is taken, what is kept, what is refused, and what is asked of people."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from data.schema import Annotation, Sample, ask
+
+
+def made(**fields: Any) -> Annotation:
+    return Annotation.model_validate(fields)
+
+
+def test_a_file_name_is_enough() -> None:
+    row = made(file_name="a.png")
+    assert row.captions == []
+    assert row.model_dump(exclude_unset=True) == {"file_name": "a.png"}
+
+
+def test_captions_are_the_main_one_then_the_others_once_each() -> None:
+    row = made(file_name="a.png", text=" two ", texts=["one", "", "two", "  ", "one", "three"])
+    assert row.captions == ["two", "one", "three"]
+    assert made(file_name="a.png", texts=["only"]).captions == ["only"]
+
+
+def test_spaces_around_are_dropped_and_those_within_are_kept() -> None:
+    row = made(file_name=" a b .png", text="\n a  red\tdisc \r\n", type=" water ", name="\u00a0Aqua ")
+    assert (row.text, row.type, row.name) == ("a  red\tdisc", "water", "Aqua")
+    assert row.file_name == " a b .png"  # a name on disk may have them
+
+
+def test_unknown_keys_are_kept_as_they_came() -> None:
+    line = '{"file_name":"a.png","text":"x","licence":"CC0","boxes":[[1,2.5],null],"água":{"k":true}}'
+    row = Annotation.model_validate_json(line)
+    assert json.loads(row.model_dump_json(exclude_unset=True)) == json.loads(line)
+    assert row.model_extra == {"licence": "CC0", "boxes": [[1, 2.5], None], "água": {"k": True}}
+
+
+def test_a_row_survives_the_way_to_disk_and_back() -> None:
+    row = made(
+        file_name="água/1.png",
+        text='say "hi"\n\u2028 \\',
+        texts=["b"],
+        type="fire",
+        name="n",
+        quality="good",
+        annotator="me",
+    )
+    assert Annotation.model_validate_json(row.model_dump_json()) == row
+
+
+def test_a_row_cannot_be_changed() -> None:
+    row = made(file_name="a.png")
+    with pytest.raises(ValidationError, match="frozen"):
+        row.text = "x"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("file_name", None),
+        ("file_name", 7),
+        ("text", 7),
+        ("text", None),
+        ("text", ["a"]),
+        ("texts", "a"),
+        ("texts", ["a", 1]),
+        ("texts", None),
+        ("type", 3),
+        ("quality", "excellent"),
+        ("quality", "Good"),
+        ("quality", True),
+        ("annotator", []),
+    ],
+)
+def test_a_wrong_type_is_refused_and_named(key: str, value: Any) -> None:
+    # nothing is turned into text silently: 7 as a caption is a mistake in the file
+    with pytest.raises(ValidationError) as caught:
+        Annotation.model_validate({"file_name": "a.png", key: value})
+    assert {error["loc"][0] for error in caught.value.errors()} == {key}
+
+
+def test_a_row_without_a_file_name_is_refused() -> None:
+    with pytest.raises(ValidationError, match="file_name"):
+        Annotation.model_validate({"text": "x"})
+
+
+def test_what_is_asked_of_people_and_in_which_order() -> None:
+    asked = Annotation.asked()
+    assert [(name, how["ask"]) for name, how in asked.items()] == [
+        ("text", "caption"),
+        ("type", "choice"),
+        ("name", "text"),
+        ("quality", "choice"),
+    ]
+    assert all(how["help"] and "\n" not in how["help"] and "$" not in how["help"] for how in asked.values())
+    # provenance is never asked for, it is recorded
+    assert not {"file_name", "texts", "annotator", "source"} & set(asked)
+
+
+def test_a_field_added_in_one_line_is_asked_checked_and_written() -> None:
+    class Extended(Annotation):
+        mood: Literal["calm", "fierce"] | None = Field(None, json_schema_extra=ask("choice", "how does it feel?"))
+
+    assert Extended.asked()["mood"] == {"ask": "choice", "help": "how does it feel?"}
+    assert list(Extended.asked())[:-1] == list(Annotation.asked())
+    assert (
+        json.loads(Extended.model_validate({"file_name": "a.png", "mood": "calm"}).model_dump_json())["mood"] == "calm"
+    )
+    with pytest.raises(ValidationError, match="mood"):
+        Extended.model_validate({"file_name": "a.png", "mood": "sad"})
+    assert Annotation.model_validate({"file_name": "a.png", "mood": "sad"}).model_extra == {"mood": "sad"}
+
+
+def test_a_sample_speaks_for_its_annotation() -> None:
+    row = made(file_name="a.png", text="x", texts=["y"])
+    sample = Sample(Path("set/a.png"), row, "set/metadata.jsonl:3", "0" * 64, width=20, height=10)
+    assert sample.captions == ["x", "y"]
