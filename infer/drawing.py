@@ -44,7 +44,12 @@ class Pass:
     model: BaseModel
     folder: Path
     loras: Sequence[LoraFile] = ()
-    finished: list[Finished] = field(default_factory=list)
+    begun: list[Finished] = field(default_factory=list)
+
+    @property
+    def finished(self) -> list[Finished]:
+        """What is on the disk: the rename of a picture may or may not have happened when Ctrl-C came."""
+        return [done for done in self.begun if done.path.exists()]
 
 
 def run(options: GenerateOptions) -> int:
@@ -107,8 +112,17 @@ def carry_out(job: Job, passes: Sequence[Pass], folder: Path) -> int:
     broken = [done for each in passes for done in each.finished if done.recipe.verdict == "nan"]
     for done in broken:
         warn(f"{show(done.path)}: no picture, the numbers broke down (NaN). Try --dtype fp32 or less guidance.")
-    print(f"{len(job.pictures) * len(passes)} pictures, side by side on {show(sheet)}")
+    print(last_line(passes, sheet))
     return BROKEN if broken else 0
+
+
+def last_line(passes: Sequence[Pass], sheet: Path) -> str:
+    """Where to look."""
+    if len(passes) > 1:
+        return f"base and tuned side by side: {show(sheet)}"
+    count, first = len(passes[0].finished), passes[0].finished[0].path
+    pictures = f"1 picture: {show(first)}" if count == 1 else f"{count} pictures in {show(first.parent)}"
+    return f"{pictures}, labelled on {show(sheet)}"
 
 
 def draw_pass(job: Job, each: Pass) -> None:
@@ -126,10 +140,9 @@ def draw_pass(job: Job, each: Pass) -> None:
         for drawn in pipeline.draw(pipe, job.pictures, job.settings, bar.update):
             recipe = recipes.of(shared, drawn, job.tokens)
             path = each.folder / drawn.picture.file_name
+            each.begun.append(Finished(path, drawn.picture, recipe, time.perf_counter() - started))
             metadata.write(path, drawn.image, recipe)
-            now = time.perf_counter()
-            each.finished.append(Finished(path, drawn.picture, recipe, now - started))
-            started = now
+            started = time.perf_counter()
 
 
 def warn(what: object) -> None:

@@ -23,7 +23,7 @@ LOG, GRID, COMPARE = "run.jsonl", "grid.png", "compare.png"
 
 @dataclass(frozen=True)
 class Finished:
-    """A picture on the disk. seconds: from the one before to this one."""
+    """A picture on the disk. seconds: to draw it, or its micro-batch if it is the first of one."""
 
     path: Path
     picture: Picture

@@ -108,6 +108,11 @@ def quieten() -> None:
 
 def calls_of(pipe: StableDiffusionPipeline, steps: int) -> int:
     """U-Net calls for one picture: PNDM makes one more than steps, Heun nearly twice as many. Raises InputError."""
+    most = pipe.scheduler.config.num_train_timesteps
+    if steps > most:  # some schedulers refuse, others would stay at the first timestep
+        raise InputError(
+            f"{steps} steps are more than the model was trained with", where="--steps", allowed=f"1 to {most}"
+        )
     try:
         pipe.scheduler.set_timesteps(steps)
     except (ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:

@@ -1,0 +1,224 @@
+"""generate.py as people type it: from the command line to pictures, sheets and one clear line for each mistake."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.errors import InputError
+from infer import config, drawing, metadata
+from tests.tiny import tiny_lora
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(ROOT / "infer" / "generate.py")]
+# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+
+def typed(*argv: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, argv)], capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def run(*argv: object) -> int:
+    """The same command in this process, which has imported torch already."""
+    return drawing.run(config.read([str(word) for word in argv]))
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
+
+
+@pytest.fixture(scope="module")
+def lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_lora(tiny_model, tmp_path_factory.mktemp("lora") / "style.safetensors", strength=0.3)
+
+
+def test_help_comes_at_once() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = typed("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 0
+    assert "--compare-base" in result.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+def test_options_are_read_without_torch() -> None:
+    check = "import sys; from infer import config; config.read([]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+def test_the_command_as_typed(tiny_model: Path, tmp_path: Path) -> None:
+    """From another folder than the project's: outputs/ is where the person is."""
+    result = typed("--model", tiny_model, "--prompt", "a Pokémon, fridge", "--steps", 2, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == f"model: {tiny_model}"
+    assert result.stdout.splitlines()[-1] == "1 picture: outputs/0001/00000-42.png, labelled on outputs/0001/grid.png"
+    assert "3/3" in result.stderr, "a bar that counts every step"
+    assert "Traceback" not in result.stderr
+    assert "requires torchvision" not in result.stderr, "the libraries' chatter"
+    folder = tmp_path / "outputs" / "0001"
+    assert sorted(file.name for file in folder.iterdir()) == ["00000-42.png", "grid.png", "run.jsonl"]
+    recipe = metadata.read(folder / "00000-42.png")
+    assert (recipe.prompt, recipe.seed, recipe.steps, recipe.scheduler) == ("a Pokémon, fridge", 42, 2, "PNDMScheduler")
+    assert (recipe.micro_batch, recipe.dtype, recipe.verdict) == (1, "fp32", "ok")
+    (line,) = [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
+    assert line.pop("file") == "00000-42.png"
+    assert line.pop("seconds") > 0
+    assert line == recipe.model_dump(mode="json")
+
+
+def test_picture_three_is_the_same_file_alone_and_in_another_process(tiny_model: Path, tmp_path: Path) -> None:
+    shared = ["--model", tiny_model, "--steps", 2, "--scheduler", "euler_a", "--prompt", "a fire"]
+    assert run(*shared, "--num-images", 4, "--outdir", tmp_path / "many") == 0
+    assert typed(*shared, "--seed", 45, "--outdir", tmp_path / "one").returncode == 0
+    assert pixels(tmp_path / "many" / "00003-45.png") == pixels(tmp_path / "one" / "00000-45.png")
+    assert len({pixels(file) for file in (tmp_path / "many").glob("0*.png")}) == 4
+
+
+def test_a_lora_beside_its_base(
+    tiny_model: Path, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = ["--model", tiny_model, "--steps", 2, "--prompt", "a water", "--prompt", "a fire"]
+    assert run(*plain, "--outdir", tmp_path / "base") == 0
+    capsys.readouterr()
+    assert run(*plain, "--lora", f"{lora}:0.5", "--compare-base", "--outdir", tmp_path / "both") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].startswith("LoRA style.safetensors at 0.5: 64 of 64 tensors matched, changes 32 layers by")
+    assert said[-1] == f"base and tuned side by side: {tmp_path}/both/compare.png"
+    for name in ("00000-42.png", "00001-42.png"):
+        base = pixels(tmp_path / "both" / "base" / name)
+        assert base == pixels(tmp_path / "base" / name), "the base beside a LoRA is the base without one"
+        assert base != pixels(tmp_path / "both" / name)
+    used = metadata.read(tmp_path / "both" / "00000-42.png").loras[0]
+    assert (used.name, used.weight, used.matched, len(used.sha256)) == ("style.safetensors", 0.5, 64, 64)
+    assert metadata.read(tmp_path / "both" / "base" / "00000-42.png").loras == ()
+    with Image.open(tmp_path / "both" / "compare.png") as sheet:
+        assert sheet.width == 2 * 256 + 3 * 12
+        cells = [np.asarray(sheet.convert("RGB"))[100:200, left : left + 256] for left in (12, 12 + 256 + 12)]
+    assert not np.array_equal(*cells)
+
+
+def test_a_finished_run_is_the_default_and_is_compared_with_its_base(
+    tiny_model: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "0001-style"
+    (folder / "export").mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"model: {tiny_model}\ntokenizer: null\n")
+    (folder / "export" / "lora.safetensors").write_bytes(lora.read_bytes())
+    (folder / "done").write_text('{"steps": 1}')
+    monkeypatch.chdir(tmp_path)
+    assert run("--compare-base", "--steps", 1, "--prompt", "a") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"model: runs/0001-style (a LoRA over {tiny_model}), the newest finished run"
+    assert said[-1] == "base and tuned side by side: outputs/0001/compare.png"
+    assert metadata.read(Path("outputs/0001/00000-42.png")).loras[0].name == "0001-style.safetensors"
+
+
+def test_a_long_prompt_is_drawn_and_said_and_strict_refuses_it(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", tiny_model, "--steps", 1, "--prompt", "water " * 75 + "lost words", "--outdir", tmp_path / "a"]
+    assert run(*argv) == 0
+    assert "84 tokens, 75 are read; lost: 'lost words'" in capsys.readouterr().err
+    tokens = metadata.read(tmp_path / "a" / "00000-42.png").tokens
+    assert (tokens.count, tokens.limit, tokens.lost) == (84, 75, "lost words")
+    with pytest.raises(InputError, match="lost: 'lost words'"):
+        run(*argv[:-1], tmp_path / "b", "--strict")
+    assert not (tmp_path / "b").exists()
+
+
+def test_broken_numbers_are_said(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guidance past the range of float32: the latents overflow."""
+    argv = [
+        "--model",
+        tiny_model,
+        "--steps",
+        2,
+        "--prompt",
+        "a",
+        "--guidance-scale",
+        "1e38",
+        "--outdir",
+        tmp_path / "a",
+    ]
+    assert run(*argv) == drawing.BROKEN
+    assert "no picture, the numbers broke down (NaN)" in capsys.readouterr().err
+    assert metadata.read(tmp_path / "a" / "00000-42.png").verdict == "nan"
+
+
+def test_a_random_seed_is_printed_and_makes_the_same_picture(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", tiny_model, "--steps", 1, "--prompt", "a"]
+    assert run(*argv, "--seed", -1, "--outdir", tmp_path / "a") == 0
+    seed = capsys.readouterr().out.splitlines()[1].removeprefix("seed: ")
+    assert run(*argv, "--seed", seed, "--outdir", tmp_path / "b") == 0
+    name = f"00000-{seed}.png"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ["--width", "100", "--height", "60"],
+            "--width: 100 is not a multiple of 8 pixels. Take 96 or 104.\n--height: 60 ",
+        ),
+        (["--width", "7"], "--width: 7 is not a multiple of 8 pixels. Take 8."),
+        (["--device", "cuda:7"], "--device: this machine has no device 'cuda:7'; allowed: cpu"),
+        (["--dtype", "fp16", "--device", "cpu"], "--dtype: fp16 needs a GPU; allowed: fp32, bf16"),
+        (["--steps", "1001"], "--steps: 1001 steps are more than the model was trained with; allowed: 1 to 1000"),
+        (["--lora", "missing.safetensors"], "--lora missing.safetensors: no such file"),
+        (["--compare-base"], "is itself a base: nothing is tuned"),
+    ],
+)
+def test_what_does_not_suit_the_model_is_refused_before_a_folder_is_made(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        run("--model", tiny_model, "--prompt", "a", "--steps", 1, *argv)
+    assert said in str(caught.value)
+    assert list(Path("outputs").glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--promt", "x"], "error: --promt: unknown flag, did you mean '--prompt'?. See --help."),
+        (["--model", "CompVis/stable-diffusion-v1-4"], "Stable Diffusion v1.4 is not on this machine. Get it with: "),
+        (["--model", "missing/folder/of/mine"], "no such file or folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(argv: list[str], said: str, tmp_path: Path) -> None:
+    result = typed(*argv, cwd=tmp_path)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tiny_model: Path, tmp_path: Path) -> None:
+    argv = ["--model", tiny_model, "--prompt", "a", "--steps", "5", "--num-images", "5000", "--outdir", tmp_path / "a"]
+    process = subprocess.Popen([*COMMAND, *map(str, argv)], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "a").glob("00001-*.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    pictures = sorted(path.name for path in (tmp_path / "a").glob("0*.png"))
+    assert stderr.splitlines()[-1] == f"stopped: {len(pictures)} of 5000 pictures are kept in {tmp_path}/a"
+    assert "Traceback" not in stderr
+    logged = [json.loads(line)["file"] for line in (tmp_path / "a" / "run.jsonl").read_text().splitlines()]
+    assert logged == pictures
+    assert all(metadata.read(tmp_path / "a" / name).verdict == "ok" for name in pictures)
