@@ -1,0 +1,40 @@
+"""ENTRY: build the embedded base model from scratch, or measure it again.
+
+    python train/pocket/build.py            every stage in turn; each goes on where its state stands
+    python train/pocket/build.py --score    print the model card's table again
+"""
+
+import argparse
+import os
+import sys
+
+STAGES = ("vae", "text", "unet", "scorer", "export")
+# glibc gives large blocks back to the system after every layer and faults them in again: 3 instead of 20 pictures
+# a second in the autoencoder (2-core CPU, 2026-11-21). It reads these only when a process starts.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "8589934592",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the core from whom they wait for
+}
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES, help="only these stages")
+    parser.add_argument("--score", action="store_true", help="measure data/pocket/base and print the card's table")
+    parser.add_argument("--steps", type=int, help="the stage's last step, instead of the recipe's own")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
+    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
+    from train.pocket.stages import run_score, run_stages
+
+    run_score() if options.score else run_stages(options.stage, options.steps)
+
+
+if __name__ == "__main__":
+    main()

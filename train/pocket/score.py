@@ -1,0 +1,171 @@
+"""Measure the shipped base model again: autoencoder error, name retrieval by the scorer, speed, a grid of a hundred.
+
+Drawing the real pictures needs the fonts; tests read their features, which are written beside the scorer.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from data.files import replaced_file, write_atomic
+from train.pocket.creatures import creature_pixels, is_held_out_creature
+from train.pocket.export import BASE
+from train.pocket.nouns import with_article
+from train.pocket.pictures import SIZE
+from train.pocket.pool import VARIANTS
+from train.pocket.scorer import SCORER
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+GRID = BASE.parents[2] / "docs" / "pocket-base-grid.png"
+NAMES, SEEDS, STEPS, GUIDANCE = 200, 4, 50, 4.0
+FRESH = 1000 * VARIANTS  # variants from here on were never trained on
+CHUNK = 25  # prompts generated at a time
+
+
+def chosen_names(nouns: Sequence[str]) -> list[str]:
+    """The names that are scored: fixed, and not of our choosing."""
+    return random.Random(0).sample(sorted(nouns), NAMES)
+
+
+class Scorer:
+    """The shipped CLIPModel as two functions into one space."""
+
+    def __init__(self, folder: Path = SCORER) -> None:
+        from transformers import CLIPModel, CLIPTokenizer
+
+        self.model: Any = CLIPModel.from_pretrained(folder).eval()
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+
+    def of_texts(self, lines: Sequence[str]) -> torch.Tensor:
+        """Unit features (lines, axes)."""
+        import torch
+        from torch.nn import functional
+
+        ids = self.tokenizer(list(lines), padding=True, truncation=True, return_tensors="pt").input_ids
+        with torch.no_grad():
+            states = self.model.text_model(input_ids=ids).pooler_output
+            return functional.normalize(self.model.text_projection(states), dim=-1)
+
+    def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Unit features (pictures, axes)."""
+        import torch
+        from torch.nn import functional
+
+        from train.pocket.autoencoder import as_tensor
+
+        features = []
+        for start in range(0, len(pictures), 64):
+            pixels = as_tensor(picture.resize((SIZE, SIZE)) for picture in pictures[start : start + 64])
+            with torch.no_grad():
+                states = self.model.vision_model(pixel_values=pixels).pooler_output
+                features.append(functional.normalize(self.model.visual_projection(states), dim=-1))
+        return torch.cat(features)
+
+    def retrieval(self, features: torch.Tensor, names: Sequence[str]) -> float:
+        """Share of pictures whose nearest of `names` is their own; rows are the names in order, over and over."""
+        import torch
+
+        words = self.of_texts([with_article(name) for name in names])
+        own = torch.arange(len(features)) % len(names)
+        return float(((features @ words.T).argmax(1) == own).float().mean())
+
+
+def load_pipeline(folder: Path = BASE) -> Any:
+    """The base model in fp32, without progress bars."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generate(pipeline: Any, prompts: Sequence[str], seed: int, steps: int) -> list[Image.Image]:
+    """One picture a prompt, each from the same seed, whatever else is in the list."""
+    import torch
+
+    pictures: list[Image.Image] = []
+    for start in tqdm(range(0, len(prompts), CHUNK), desc=f"seed {seed}", mininterval=5):
+        chunk = list(prompts[start : start + CHUNK])
+        rngs = [torch.Generator().manual_seed(seed) for _ in chunk]
+        pictures += pipeline(chunk, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=rngs).images
+    return pictures
+
+
+def seconds_per_picture(pipeline: Any, steps: int = 20) -> float:
+    """The best of three single pictures, model loaded."""
+    import torch
+
+    times = []
+    for seed in range(3):
+        start = time.perf_counter()
+        pipeline("a guitar", num_inference_steps=steps, generator=torch.Generator().manual_seed(seed))
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def autoencoder_errors(pipeline: Any) -> dict[str, float]:
+    """PSNR in dB on nouns and creatures that the autoencoder never saw."""
+    import torch
+
+    from train.pocket.autoencoder import held_out_pixels, psnr
+
+    rows = [row for row in range(len(creature_pixels())) if is_held_out_creature(row)]
+    creatures = torch.from_numpy(creature_pixels()[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return {"nouns": psnr(pipeline.vae, held_out_pixels()), "creatures": psnr(pipeline.vae, creatures)}
+
+
+def real_pictures(names: Sequence[str]) -> list[Image.Image]:
+    """SEEDS plain pictures of each name that no stage was trained on, the names in order, over and over."""
+    from train.pocket.pictures import picture
+
+    plain = [0, 2, 4, 6][:SEEDS]
+    return [picture(name, FRESH + variant).pixels for variant in plain for name in names]
+
+
+def save_real_features(features: torch.Tensor, names: Sequence[str]) -> None:
+    """What tests without the font need: the real pictures' features and the names, beside the scorer."""
+    from safetensors.torch import save_file
+
+    with replaced_file(SCORER / "real.safetensors") as beside:
+        save_file({"features": features.half().contiguous()}, beside)
+    write_atomic(SCORER / "names.txt", "\n".join(names) + "\n")
+
+
+def save_grid(pictures: Sequence[Image.Image], path: Path = GRID, columns: int = 10) -> None:
+    """The pictures in rows, without gaps or words, as a palette PNG of under 200 KB."""
+    from PIL import Image
+
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * SIZE, rows * SIZE), (255, 255, 255))
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, (index % columns * SIZE, index // columns * SIZE))
+    with replaced_file(path) as beside:
+        sheet.quantize(200, method=Image.Quantize.MEDIANCUT).save(beside, format="PNG", optimize=True)
+
+
+def score(seeds: int = SEEDS, steps: int = STEPS) -> dict[str, float]:
+    """All rows of the card's table."""
+    from train.pocket.nouns import all_nouns
+
+    names, scorer, pipeline = chosen_names(all_nouns()), Scorer(), load_pipeline()
+    table = {f"VAE PSNR, {kind}, dB": value for kind, value in autoencoder_errors(pipeline).items()}
+    table["seconds a picture, 20 steps"] = seconds_per_picture(pipeline)
+    features = scorer.of_pictures(real_pictures(names))
+    save_real_features(features, names)
+    table["retrieval of 200, real, %"] = 100 * scorer.retrieval(features, names)
+    prompts = [with_article(name) for name in names]
+    shown = [picture for seed in range(seeds) for picture in generate(pipeline, prompts, seed, steps)]
+    table["retrieval of 200, generated, %"] = 100 * scorer.retrieval(scorer.of_pictures(shown), names)
+    table["retrieval of 200, chance, %"] = 100 / NAMES
+    save_grid(shown[:100])
+    return table

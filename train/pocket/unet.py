@@ -1,0 +1,129 @@
+"""The denoiser: UNet2DConditionModel of Stable Diffusion v1's kind, trained to predict the noise in scaled latents.
+
+What makes a small one good here: timesteps spread evenly over the batch (less variance than drawing each), min-SNR
+weights (the last, nearly clean steps weigh less), all pictures once before any comes again, and a running average.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from data.seeds import generator, uniform
+from train.pocket.latents import Latents, load_latents
+from train.pocket.text import WIDTH
+from train.pocket.training import Losses, Plan, fit, state_folder
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import PNDMScheduler, UNet2DConditionModel
+
+PLAN = Plan("unet", steps=9000, peak=1.0e-3, warmup=200, ema=0.999, decay=0.02, muon=True)
+BATCH = 24
+EMPTY_PROMPT = 0.1  # share of pictures trained with the empty prompt, for guidance
+GAMMA = 5.0  # min-SNR
+BUCKETS = 4  # of timesteps, logged apart
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Untrained weights from a fixed seed: 16x16, 8x8 and 4x4, text at all but the lowest, as in SD v1."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(13)
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, norm_num_groups=16,
+        block_out_channels=(48, 96, 160), attention_head_dim=4, cross_attention_dim=WIDTH,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+
+
+def noise_schedule() -> PNDMScheduler:
+    """Stable Diffusion v1.4's own scheduler, as its scheduler_config.json has it."""
+    from diffusers import PNDMScheduler
+
+    return PNDMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def epoch_order(count: int, epoch: int) -> torch.Tensor:
+    """The order in which the pictures of one epoch come."""
+    import torch
+
+    return torch.randperm(count, generator=generator("pocket", "unet", "order", epoch))
+
+
+def rows_at(count: int, step: int) -> torch.Tensor:
+    """Which pictures a step trains on."""
+    import torch
+
+    places = [divmod(step * BATCH + slot, count) for slot in range(BATCH)]
+    return torch.stack([epoch_order(count, epoch)[place] for epoch, place in places])
+
+
+def timesteps_at(step: int) -> torch.Tensor:
+    """One timestep in each of BATCH equal parts of 0..999, in random order of the slots."""
+    import torch
+
+    rng = generator("pocket", "unet", "timesteps", step)
+    spread = (torch.randperm(BATCH, generator=rng) + torch.rand(BATCH, generator=rng)) / BATCH
+    return (spread * 1000).long()
+
+
+def batch_at(latents: Latents, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scaled latents drawn from the autoencoder's posterior, and text states, some of them of the empty prompt."""
+    import torch
+
+    rows = rows_at(len(latents.caption), step)
+    means, deviations = latents.means[rows].float(), latents.deviations[rows].float()
+    noise = torch.randn(means.shape, generator=generator("pocket", "unet", "posterior", step))
+    named = torch.tensor([uniform("pocket", "unet", "empty", step, slot) >= EMPTY_PROMPT for slot in range(BATCH)])
+    return means + deviations * noise, latents.states[latents.caption[rows] * named].float()
+
+
+def weighted_losses(errors: torch.Tensor, timesteps: torch.Tensor, snr: torch.Tensor) -> Losses:
+    """Mean of min-SNR weighted squared errors, and the plain mean of each quarter of the timesteps.
+
+    Source: Hang et al. 2023, arXiv 2303.09556, section 3.4, for epsilon prediction: min(SNR, gamma) / SNR.
+    """
+    weights = snr.clamp(max=GAMMA) / snr
+    losses = {"loss": (weights * errors).mean()}
+    for bucket in range(BUCKETS):
+        losses[f"t{bucket}"] = errors[timesteps * BUCKETS // 1000 == bucket].mean()
+    return losses
+
+
+def train_unet(plan: Plan = PLAN) -> UNet2DConditionModel:
+    """Train or go on; returns the averaged network."""
+    import torch
+
+    latents, schedule = load_latents(), noise_schedule()
+    unet = new_unet().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    signal = schedule.alphas_cumprod
+
+    def losses_at(step: int) -> Losses:
+        clean, states = batch_at(latents, step)
+        timesteps = timesteps_at(step)
+        noise = torch.randn(clean.shape, generator=generator("pocket", "unet", "noise", step))
+        noisy = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)  # pyright: ignore
+        errors = (unet(noisy, timesteps, states).sample - noise).square().mean((1, 2, 3))
+        return weighted_losses(errors, timesteps, signal[timesteps] / (1 - signal[timesteps]))
+
+    return fit(plan, unet, losses_at)
+
+
+def averaged_so_far() -> UNet2DConditionModel:
+    """The running average of the stage's last saved state, finished or not."""
+    import torch
+    from safetensors.torch import load_file
+
+    unet = new_unet()
+    state = load_file(state_folder() / PLAN.name / "state.safetensors")
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            parameter.copy_(state[f"average.{name}"])
+    return unet.eval()
