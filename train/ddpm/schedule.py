@@ -220,9 +220,9 @@ def from_diffusers(config: Mapping[str, Any], *, where: object = None) -> Schedu
 def curve_of(config: Mapping[str, Any]) -> Schedule:
     """The schedule of a diffusers config before its rescaling: `trained_betas` if there, else the named curve."""
     if config.get("trained_betas") is not None:
-        return Schedule(torch.as_tensor(config["trained_betas"], dtype=torch.float64))
+        return Schedule(torch.tensor([float(beta) for beta in config["trained_betas"]], dtype=torch.float64))
     kind = choose(config.get("beta_schedule", "linear"), DIFFUSERS_NAMES, what="beta_schedule")
-    ends = {key: config[key] for key in ("beta_start", "beta_end") if key in config}
+    ends = {key: float(config[key]) for key in ("beta_start", "beta_end") if key in config}
     build = SCHEDULES[DIFFUSERS_NAMES[kind]]
     T = config.get("num_train_timesteps", 1000)
     return build(T) if build is cosine_capped else build(T, **ends)  # the cosine has no beta_start and beta_end
