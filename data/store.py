@@ -137,7 +137,7 @@ def find_picture(file_name: str, seen: Walk) -> str | None:
     if os.path.isdir(path):
         raise InputError(f"{quoted(file_name)} is a folder, not a picture", fix="Name the picture in it.")
     if not os.path.exists(path):
-        near = near_name(plain, seen)
+        near = seen.near(plain)
         fix = f"Write {quoted(near)}, if that is meant." if near else "Mend the name, or remove the row."
         raise InputError(f"there is no picture {quoted(file_name)}", fix=fix)
     if not seen.inside(path):
@@ -158,17 +158,6 @@ def check_file_name(file_name: str) -> None:
         raise InputError(f"{name} is an absolute path", fix="Write it relative to the folder.")
     if ".." in parts or ".." in file_name.split("\\"):
         raise InputError(f"{name} climbs out of the folder", fix="Name a picture inside the folder.")
-
-
-def near_name(name: str, seen: Walk) -> str | None:
-    """A picture whose name differs only in case, slashes or suffix."""
-    wanted = composed(name).replace("\\", "/").casefold()
-    for same in (lambda other: composed(other).casefold(), lambda other: stem(other).casefold()):
-        meant = same(wanted)
-        found = next((other for other in seen.pictures if same(other) == meant), None)
-        if found is not None:
-            return found
-    return None
 
 
 def add_caption_files(rows: dict[str, Row], seen: Walk, table: Rows) -> list[Problem]:

@@ -7,6 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from data.errors import InputError
@@ -36,6 +37,17 @@ class Walk:
             return name
         alike = self.spellings.get(composed(name), [])
         return alike[0] if len(alike) == 1 else None
+
+    def near(self, name: str) -> str | None:
+        """A picture whose name differs only in case, slashes or suffix."""
+        wanted = composed(name).replace("\\", "/").casefold()
+        return self.without_case.get(wanted) or self.without_case.get(stem(wanted))
+
+    @cached_property
+    def without_case(self) -> dict[str, str]:
+        """Each picture by its whole name and by its stem, in small letters; of equals the first."""
+        whole = {composed(name).casefold(): name for name in reversed(self.pictures)}
+        return {stem(name).casefold(): name for name in reversed(self.pictures)} | whole
 
     def captions_of(self, name: str) -> list[Path]:
         """The caption files of a picture, best first; of two that differ in how accents are stored, its own."""
