@@ -122,7 +122,7 @@ def test_damaged_files_give_a_picture_or_a_verdict_and_nothing_else(kind: str) -
         (b"\n<!doctype HTML><p>404", "is a web page, not a picture. Download the picture itself."),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the picture. Run `git lfs pull`."),
         (
-            b"\x89PNG\r\n\x1a\n" + b"rubbish" * 9,
+            b"\xff\xd8\xff" + b"rubbish" * 9,
             "has a header that cannot be read: cut short, damaged, or of an unusual kind.",
         ),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is PostScript, not a picture. Export it as PNG."),
