@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from data.files import write_atomic
+from data.files import replaced_folder, write_atomic
 
 NUMBERED = re.compile(r"(\d{4,})-(.+)")
 LIBRARIES = (
@@ -79,15 +78,29 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Two trainers in one folder would spoil each other. Raises InputError; the system lets go if we are killed."""
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Two trainers in one folder would spoil each other. Raises InputError if another process has it."""
+        with lock_file(self.path / ".lock", wait=False) as held:
+            if not held:
+                raise InputError("another process is training this run", where=self.path, fix="Wait, or --new.")
             yield
-        except BlockingIOError:
-            raise InputError("another process is training this run", where=self.path, fix="Wait, or --new.") from None
-        finally:
-            os.close(handle)
+
+
+@contextmanager
+def lock_file(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Yields whether the lock is ours; `wait`: until it is. The system lets go of it if we are killed."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield taken(handle, wait)
+    finally:
+        os.close(handle)
+
+
+def taken(handle: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def all_runs(runs: Path) -> list[Run]:
@@ -107,23 +120,26 @@ def newest_finished(runs: Path) -> Path | None:
 
 
 def create(runs: Path, name: str, files: Mapping[str, str]) -> Run:
-    """A new numbered folder that appears with its first files in it."""
+    """A new numbered folder that appears with its first files in it; no two runs get one number."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".new.", suffix=".part", dir=runs))
+        with lock_file(runs / ".lock", wait=True):
+            target = runs / f"{next_number(runs):04d}-{name}"
+            write_folder(target, files)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=f"--runs {runs}") from None
-    beside.chmod(0o755)
-    for file, content in files.items():
-        write_atomic(beside / file, content)
-    while True:
-        numbers = [int(run.path.name.partition("-")[0]) for run in all_runs(runs)]
-        target = runs / f"{max(numbers, default=0) + 1:04d}-{name}"
-        try:
-            os.rename(beside, target)
-        except OSError:  # another process took the number a moment ago
-            continue
-        return Run(target)
+    return Run(target)
+
+
+def write_folder(target: Path, files: Mapping[str, str]) -> None:
+    with replaced_folder(target) as beside:
+        for file, content in files.items():
+            (beside / file).write_text(content, encoding="utf-8")
+
+
+def next_number(runs: Path) -> int:
+    """One more than the largest: a number whose run was removed in between is not given away again."""
+    return max((int(run.path.name.partition("-")[0]) for run in all_runs(runs)), default=0) + 1
 
 
 def to_json(facts: Mapping[str, Any]) -> str:
