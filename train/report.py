@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,7 +56,7 @@ class Written:
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         for line in lines:
-            self.file.write(json.dumps(line) + "\n")
+            self.file.write(json.dumps(without_infinities(line), allow_nan=False) + "\n")
             for name, value in numbers(line):
                 if self.board is not None:
                     self.board.add_scalar(name, value, line["step"])
@@ -75,13 +76,22 @@ class Written:
             self.board.close()
 
 
+def without_infinities(value: Any) -> Any:
+    """JSON has no infinity and no NaN (the interval of a single picture, a loss that burst): they become null."""
+    if isinstance(value, Mapping):
+        return {name: without_infinities(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_infinities(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def numbers(line: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     """The numbers of a line with slashed names, as TensorBoard groups them."""
     found: list[tuple[str, float]] = []
     for name, value in line.items():
         if isinstance(value, Mapping):
             found += numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and name != "step":
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
             found.append((f"{prefix}{name}", float(value)))
     return found
 
