@@ -80,9 +80,10 @@ def evenly_spread(uniforms: PerSample, schedule: Schedule) -> Timesteps:
 def check(objective: Objective, prediction_type: str) -> None:
     """A base model goes on predicting what it learnt to predict. Raises InputError otherwise."""
     if objective.predicts != prediction_type:
-        right = {Epsilon.predicts: "epsilon", Velocity.predicts: "velocity"}.get(prediction_type, prediction_type)
+        right = {Epsilon.predicts: "epsilon", Velocity.predicts: "velocity"}.get(prediction_type)
         what = f"the base model predicts {prediction_type!r}, this objective {objective.predicts!r}"
-        raise InputError(what, where="--objective.kind", allowed=right)
+        fix = None if right else "No objective suits this model: choose another --model."
+        raise InputError(what, where="--objective.kind", allowed=right, fix=fix)
 
 
 AnyObjective = Annotated[Epsilon | Velocity, Field(discriminator="kind")]

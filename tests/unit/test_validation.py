@@ -1,0 +1,176 @@
+"""The loss at fixed noise depends on the picture and the network alone; the interval is Student's, and covers."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from data import seeds
+from data.dataset import Entry, mean_latents
+from train.ddpm import process, schedule
+from train.denoiser import Denoiser
+from train.objectives import Epsilon, Objective, Velocity
+from train.validation import Losses, Validator, paired_difference
+
+CPU = torch.device("cpu")
+TABLE = schedule.linear(1000)
+SCALING = 0.5
+
+
+class TinyUnet(nn.Module):
+    """Ten numbers in the shape of a U-Net; dropout that would show if it were left in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.1, 1.0, 10))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, noisy: Tensor, t: Tensor, *, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
+        assert not return_dict
+        shift = encoder_hidden_states.mean(dim=(1, 2)) + self.scale[t * 10 // 1000]
+        return (self.dropout(noisy * self.scale[:2].reshape(2, 1, 1)) + shift.reshape(-1, 1, 1, 1),)
+
+
+def entry(name: str) -> Entry:
+    moments, states = (seeds.normal(shape, "test", name, index) for index, shape in enumerate([(4, 3, 5), (7, 6)]))
+    other = seeds.normal((7, 6), "test", name, "another caption")
+    return Entry(name, (moments, moments.flip(-1)), (states, other))
+
+
+PICTURES = [entry(f"{number}.png") for number in range(4)]
+
+
+def validator(
+    held_out: list[Entry], train: list[Entry], objective: Objective | None = None, count: int = 8
+) -> Validator:
+    return Validator({"held-out": held_out, "train": train}, objective or Epsilon(), TABLE, SCALING, count)
+
+
+@pytest.fixture
+def unet() -> TinyUnet:
+    return TinyUnet()
+
+
+def test_it_is_the_mean_square_of_what_the_network_gets_wrong(unet: TinyUnet) -> None:
+    found = validator(PICTURES[:1], []).measure(Denoiser(unet), CPU)["held-out"]
+    moments, states = PICTURES[0].moments[0], PICTURES[0].text_states[0]
+    eps = seeds.normal((8, 2, 3, 5), "validation", "0.png")
+    unet.eval().requires_grad_(False)
+    for index in range(8):
+        t = torch.tensor([1000 * (2 * index + 1) // 16])
+        noisy = process.add_noise(TABLE, moments[None, :2] * SCALING, eps[index][None], t)
+        (answer,) = unet(noisy, t, encoder_hidden_states=states[None], return_dict=False)
+        assert found.values[0, index] == pytest.approx(float((answer - eps[index]).square().mean()), rel=1e-5)
+
+
+def test_neighbours_and_order_change_no_bit(unet: TinyUnet) -> None:
+    one, two, three, four = PICTURES
+    alone = [validator([picture], []).measure(Denoiser(unet), CPU)["held-out"].values[0] for picture in PICTURES]
+    found = validator([one, two], [three, four]).measure(Denoiser(unet), CPU)
+    turned = validator([four, two, one], [three]).measure(Denoiser(unet), CPU)
+    assert np.array_equal(found["held-out"].values, np.stack(alone[:2]))
+    assert np.array_equal(found["train"].values, np.stack(alone[2:]))
+    assert np.array_equal(turned["held-out"].values, np.stack([alone[3], alone[1], alone[0]]))
+    assert not np.array_equal(alone[0], alone[1])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_it_leaves_no_trace(training: bool, unet: TinyUnet) -> None:
+    unet.train(training)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    np_before = cast("tuple[Any, ...]", np.random.get_state())
+    weights = unet.scale.detach().clone()
+    first = validator(PICTURES, []).measure(Denoiser(unet), CPU)["held-out"].values
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(cast("tuple[Any, ...]", np.random.get_state())[1], np_before[1])
+    assert unet.training == unet.dropout.training == training
+    assert unet.scale.grad is None and torch.equal(unet.scale, weights)
+    torch.manual_seed(2)
+    assert np.array_equal(validator(PICTURES, []).measure(Denoiser(unet), CPU)["held-out"].values, first)
+
+
+def test_the_mode_comes_back_after_an_error(unet: TinyUnet) -> None:
+    @dataclass(frozen=True)
+    class Broken:
+        unet: nn.Module
+
+        def __call__(self, *given: Tensor) -> Tensor:
+            raise RuntimeError("out of memory")
+
+    unet.train()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        validator(PICTURES, []).measure(cast(Denoiser, Broken(unet)), CPU)
+    assert unet.training
+
+
+def test_a_side_without_pictures_is_left_out(unet: TinyUnet) -> None:
+    assert validator([], PICTURES[:1]).measure(Denoiser(unet), CPU).keys() == {"train"}
+
+
+def test_a_perfect_network_has_no_loss() -> None:
+    """Velocity of a picture that is known: the answer computed from the noisy latents themselves."""
+    x0 = mean_latents(PICTURES[0].moments[0], SCALING)
+
+    class Oracle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, noisy: Tensor, t: Tensor, **given: Any) -> tuple[Tensor]:
+            known = x0.expand_as(noisy)
+            return (process.velocity(TABLE, known, process.eps_from_x0(TABLE, noisy, known, t), t),)
+
+    found = validator(PICTURES[:1], [], Velocity()).measure(Denoiser(Oracle()), CPU)["held-out"]
+    assert found.values.max() < 1e-6
+
+
+def test_means_of_losses() -> None:
+    losses = Losses(np.array([[1.0, 3.0], [5.0, 7.0], [0.0, 2.0]]))
+    assert losses.mean == 3.0
+    assert losses.per_picture.tolist() == [2.0, 6.0, 1.0]
+    assert losses.per_timestep == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.8])
+def test_the_interval_is_that_of_the_paired_t_test(confidence: float) -> None:
+    draw = np.random.default_rng(0)
+    base, change = draw.normal(1.0, 0.5, (9, 4)), draw.normal(-0.02, 0.05, (9, 4))
+    found = paired_difference(Losses(base + change), Losses(base), confidence)
+    want = stats.ttest_1samp(change.mean(axis=1), 0.0).confidence_interval(confidence)
+    assert found.mean == pytest.approx(change.mean(), abs=1e-12)
+    assert (found.low, found.high) == (pytest.approx(want.low, abs=1e-12), pytest.approx(want.high, abs=1e-12))
+
+
+def test_pairing_takes_out_what_pictures_share() -> None:
+    """Losses of pictures spread by 0.5, changes by 0.01: unpaired, this change could not be seen."""
+    draw = np.random.default_rng(1)
+    base, change = draw.normal(1.0, 0.5, (16, 1)), draw.normal(-0.02, 0.01, (16, 1))
+    found = paired_difference(Losses(base + change), Losses(base))
+    assert found.high < 0
+    assert found.high - found.low < 0.02
+
+
+def test_the_interval_covers_the_truth_in_95_of_100() -> None:
+    """2000 draws: a true coverage of 95 % shows as 95 +- 0.5 (one standard error)."""
+    draw = np.random.default_rng(2)
+    changes = draw.normal(0.3, 1.0, (2000, 6, 1))
+    nothing = Losses(np.zeros((6, 1)))
+    intervals = [paired_difference(Losses(change), nothing) for change in changes]
+    covered = sum(interval.low <= 0.3 <= interval.high for interval in intervals) / len(intervals)
+    assert 0.93 < covered < 0.97
+
+
+def test_one_picture_tells_nothing_about_others() -> None:
+    found = paired_difference(Losses(np.array([[1.0, 2.0]])), Losses(np.array([[1.0, 1.0]])))
+    assert (found.mean, found.low, found.high) == (0.5, float("-inf"), float("inf"))
+    assert str(found) == "+0.5000 [-inf, +inf]"
+
+
+def test_an_interval_in_words() -> None:
+    found = paired_difference(Losses(np.array([[0.5], [0.5]])), Losses(np.array([[1.0], [1.0]])))
+    assert str(found) == "-0.5000 [-0.5000, -0.5000]"
