@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Iterator
 from typing import Any
 
 from data.files import write_atomic
+from data.page import Page, Series
 from train.plan import Plan
 from train.report import read_metrics
 from train.run_folder import Run
+
+SMOOTHED = 50  # steps
+EXPLAINED = """The same pictures with the same noise at the same timesteps, each time: the curves differ only by the
+network. Both falling together: it learns. The training side falling while the held-out side rises: it memorises; stop
+earlier, or lower the rank or the learning rate."""
 
 CARD = """# {name}
 
@@ -32,7 +41,7 @@ def write_summary(run: Run, plan: Plan, command: str) -> None:
     """Write best.json, report.html and README.md from what metrics.jsonl holds."""
     lines = read_metrics(run.metrics)
     looks = [line for line in lines if "validation" in line]
-    side = "held-out" if looks and "held-out" in looks[0]["validation"] else "train"
+    side = measured_side(looks)
     best = min(looks, key=lambda line: line["validation"][side])
     run.write_json("best.json", {"step": best["step"], "side": side, "loss": best["validation"][side]})
     change = looks[-1]["change"].get(side)
@@ -50,4 +59,55 @@ def interval(change: dict[str, float]) -> str:
 
 def write_page(run: Run, plan: Plan, lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> None:
     """report.html: the curves and the plan, in one file."""
-    raise NotImplementedError
+    page = Page(run.path.name, f"{plan.adapter} on {plan.model}, {plan.steps} steps of {plan.global_batch} pictures")
+    page.section("Does it learn, or memorise?").text(EXPLAINED)
+    page.curve(*sides(looks), x="step", y="loss", title="Denoising loss at fixed noise")
+    page.table(("side", "base", "now", "change, 95 % interval"), list(comparison(looks)))
+    page.section("By timestep").text("Small timesteps are fine detail, large ones composition and colour.")
+    page.curve(*by_timestep(looks), x="timestep, share of T", y="loss", title="Held-out loss, base and now")
+    steps = [line for line in lines if "loss" in line]
+    page.section("Training")
+    page.curve(*training_curves(steps), x="step", y="loss", title="Loss of each step, and its running mean")
+    page.curve(values(steps, "learning_rate"), x="step", y="learning rate")
+    page.curve(values(steps, "gradient_norm"), x="step", y="norm", title="Gradient norm before clipping", log_y=True)
+    page.section("Plan").code("\n".join(plan.lines()))
+    page.write(run.path / "report.html")
+
+
+def sides(looks: list[dict[str, Any]]) -> list[Series]:
+    """One line a side: held-out, train."""
+    names = looks[0]["validation"]
+    return [Series(side, [k["step"] for k in looks], [k["validation"][side] for k in looks]) for side in names]
+
+
+def comparison(looks: list[dict[str, Any]]) -> Iterator[tuple[str, float, float, str]]:
+    for side, base in looks[0]["validation"].items():
+        change = looks[-1]["change"].get(side)
+        yield side, base, looks[-1]["validation"][side], interval(change) if change else "not measured"
+
+
+def by_timestep(looks: list[dict[str, Any]]) -> list[Series]:
+    """The first and the last look, over evenly spread timesteps."""
+    side = measured_side(looks)
+    count = len(looks[0]["per_timestep"][side])
+    places = [(index + 0.5) / count for index in range(count)]
+    return [Series(name, places, look["per_timestep"][side]) for name, look in (("base", looks[0]), ("now", looks[-1]))]
+
+
+def training_curves(steps: list[dict[str, Any]]) -> list[Series]:
+    """The loss as it was, and its mean over the last SMOOTHED steps: timesteps differ in loss more than steps do."""
+    raw = [line["loss"] for line in steps]
+    means = [statistics.fmean(raw[max(0, end - SMOOTHED) : end]) for end in range(1, len(raw) + 1)]
+    places = [line["step"] for line in steps]
+    return [Series("loss", places, raw, faint=True), Series(f"mean of {SMOOTHED}", places, means)]
+
+
+def values(steps: list[dict[str, Any]], name: str) -> Series:
+    """A column of the metrics; an overflowed step is a gap."""
+    column = [math.nan if line[name] is None else line[name] for line in steps]
+    return Series(name.replace("_", " "), [line["step"] for line in steps], column)
+
+
+def measured_side(looks: list[dict[str, Any]]) -> str:
+    """Held-out if anything was held out."""
+    return "held-out" if "held-out" in looks[0]["validation"] else "train"
