@@ -64,6 +64,7 @@ def run(checkup: Checkup) -> int:
     """
     from data import store, summary
 
+    check_targets(checkup)
     shape = shape_of(checkup)
     tokenizer = tokenizer_of(checkup)
     folder, imported = folder_of(checkup, shape.size)
@@ -76,8 +77,24 @@ def run(checkup: Checkup) -> int:
         share=checkup.held_out,
         imported=imported,
     )
-    print(json.dumps(summary.facts(found), indent=1) if checkup.as_json else told(found))
+    if checkup.html:
+        from data.summary_page import write_page
+
+        write_page(found, checkup.html)
+    print(json.dumps(summary.facts(found), indent=1) if checkup.as_json else told(found, checkup.html))
     return WRONG if found.problems else 0
+
+
+def check_targets(checkup: Checkup) -> None:
+    """A folder of pictures is only read: nothing may be written into it."""
+    if checkup.html and checkup.html.is_dir():
+        raise InputError("is a folder", where=f"--html {checkup.html}", fix="Give the name of a file.")
+    source = checkup.folder.expanduser().resolve() if checkup.folder else None
+    for flag, target in (("--html", checkup.html), ("--into", checkup.into)):
+        if source and target and target.resolve().is_relative_to(source):
+            raise InputError(
+                "lies in the folder that is looked at", where=f"{flag} {target}", fix="Write it elsewhere."
+            )
 
 
 def shape_of(checkup: Checkup) -> Shape:
@@ -117,13 +134,14 @@ def folder_of(checkup: Checkup, size: int) -> tuple[Path, list[Problem]]:
     return checkup.into, bring_in(checkup.folder.expanduser(), checkup.into, pictures=checkup.pictures)
 
 
-def told(found: Summary) -> str:
+def told(found: Summary, html: Path | None) -> str:
     """Every problem on a line, then the summary, then the next command."""
     from data import summary
 
     lines = [str(problem) for problem in found.problems]
     lines += ["", show(found.listing.folder)] if lines else [show(found.listing.folder)]
     lines += [f"  {name:<13}{line}" for name, line in summary.rows(found)]
+    lines += [f"  {'page':<13}{html}"] if html else []
     return "\n".join([*lines, "", advice(found)])
 
 

@@ -101,6 +101,9 @@ def test_a_wrong_path_or_flag_is_one_line(cache: Path, arguments: list[str], exp
         (["FOLDER", "--caption", "{txt}"], "unknown field 'txt', did you mean 'text'?"),
         (["FOLDER", "--pictures", "x"], "--pictures: is for importing. Say where to: --into NEW_FOLDER."),
         (["--into", "x"], "--into: needs something to import. Give a folder or an export first."),
+        (["FOLDER", "--html", "FOLDER/../set/page.html"], "page.html: lies in the folder that is looked at."),
+        (["FOLDER", "--into", "FOLDER/new"], "/new: lies in the folder that is looked at. Write it elsewhere."),
+        (["FOLDER", "--html", "FOLDER"], "is a folder. Give the name of a file."),
         (["FOLDER/metadata.jsonl"], "is a file, not a folder. Give the folder that holds the pictures."),
         (["FOLDER/export.json"], "is a file, not a folder. Import a Label Studio export with --into NEW_FOLDER."),
     ],
@@ -205,6 +208,21 @@ def test_looking_at_a_folder_changes_nothing_in_it(tmp_path: Path, capsys: pytes
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
     check(capsys, folder)
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_the_page_shows_problems_pictures_and_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = clean_set(tmp_path / "set", count=5)
+    (folder / "creature 1.png").write_bytes(b"")
+    (folder / "twin.png").write_bytes((folder / "creature 2.png").read_bytes())
+    (folder / "twin.txt").write_text("<script>alert(1)</script>")
+    code, text = check(capsys, folder, "--html", tmp_path / "out" / "page.html")
+    assert code == 1
+    assert f"page         {tmp_path}/out/page.html" in text
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert page.count("<img") == 5 + 2  # every usable picture once, and the twins once more
+    for shown in ("is empty (0 bytes)", "creature 4.png: creature 4", "&lt;script&gt;", "Near-duplicates", "Held out"):
+        assert shown in page
+    assert "<script" not in page
 
 
 def test_an_import_is_looked_at_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
