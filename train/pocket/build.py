@@ -1,14 +1,16 @@
 """ENTRY: build the embedded base model from scratch, or measure it again.
 
-    python train/pocket/build.py            every stage in turn; each goes on where its state stands
-    python train/pocket/build.py --score    print the model card's table again
+python train/pocket/build.py            every stage in turn; each goes on where its state stands
+python train/pocket/build.py --score    measure the shipped model and print the card's table again
 """
 
 import argparse
 import os
 import sys
 
-STAGES = ("vae", "text", "unet", "scorer", "export")
+from data.errors import run_entry
+
+NAMES = ("vae", "text", "unet", "export", "scorer")
 # glibc gives large blocks back to the system after every layer and faults them in again: 3 instead of 20 pictures
 # a second in the autoencoder (2-core CPU, 2026-11-21). It reads these only when a process starts.
 KEEP_MEMORY = {
@@ -20,10 +22,13 @@ KEEP_MEMORY = {
 
 
 def read_options() -> argparse.Namespace:
+    """The flags; --help must not load torch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES, help="only these stages")
-    parser.add_argument("--score", action="store_true", help="measure data/pocket/base and print the card's table")
+    parser.add_argument("--stage", choices=NAMES, nargs="+", default=NAMES, help="only these stages")
     parser.add_argument("--steps", type=int, help="the stage's last step, instead of the recipe's own")
+    parser.add_argument("--score", action="store_true", help="measure data/pocket/base and print the card's table")
+    parser.add_argument("--score-seeds", type=int, default=4, help="pictures of each name (default 4)")
+    parser.add_argument("--score-steps", type=int, default=50, help="sampling steps of each picture (default 50)")
     return parser.parse_args()
 
 
@@ -33,8 +38,11 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
     from train.pocket.stages import run_score, run_stages
 
-    run_score() if options.score else run_stages(options.stage, options.steps)
+    if options.score:
+        run_score(options.score_seeds, options.score_steps)
+    else:
+        run_stages(options.stage, options.steps)
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

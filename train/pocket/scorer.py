@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel
 
 SCORER = Path(__file__).resolve().parents[2] / "data" / "pocket" / "scorer"
-PLAN = Plan("scorer", steps=2400, peak=1e-3, warmup=200, ema=0.995, decay=0.05)
+PLAN = Plan("scorer", steps=1500, peak=1e-3, warmup=150, ema=0.995, decay=0.05)
 NOUNS, CREATURES = 64, 16  # pictures of each kind a step
 TYPED = {
     0: "a {type} type creature", 1: "a {type} type creature named {name}", 2: "{type} type",

@@ -1,38 +1,70 @@
-"""The order of the stages, and what each needs of those before it."""
+"""The order of the stages, what each needs of those before it, and how far each is trained."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from train.pocket.training import Plan
 
-def with_steps(plan, steps):
+
+def lengthened(plan: Plan, steps: int | None) -> Plan:
+    """The plan, with another last step where one is given."""
     return plan if steps is None else replace(plan, steps=steps)
 
 
+def run_autoencoder(steps: int | None) -> None:
+    from train.pocket.autoencoder import PLAN, train_autoencoder
+
+    train_autoencoder(lengthened(PLAN, steps))
+
+
+def run_text(steps: int | None) -> None:
+    from train.pocket.text import PLAN, train_text_encoder
+
+    train_text_encoder(lengthened(PLAN, steps))
+
+
+def run_unet(steps: int | None) -> None:
+    from train.pocket.unet import PLAN, train_unet
+
+    train_unet(lengthened(PLAN, steps))
+
+
+def run_scorer(steps: int | None) -> None:
+    from train.pocket.scorer import PLAN, train_scorer
+
+    train_scorer(lengthened(PLAN, steps))
+
+
+def run_export(_: int | None) -> None:
+    from train.pocket.export import export_base
+
+    export_base()
+
+
+STAGES: dict[str, Callable[[int | None], None]] = {
+    "vae": run_autoencoder,
+    "text": run_text,
+    "unet": run_unet,
+    "export": run_export,
+    "scorer": run_scorer,
+}
+
+
 def run_stages(names: Sequence[str], steps: int | None) -> None:
-    import torch
-
-    torch.set_num_threads(2)
-    if "vae" in names:
-        from train.pocket.autoencoder import PLAN, train_autoencoder
-
-        train_autoencoder(with_steps(PLAN, steps))
-    if "text" in names:
-        from train.pocket.text import PLAN, train_text_encoder
-
-        train_text_encoder(with_steps(PLAN, steps))
-    if "unet" in names:
-        from train.pocket.unet import PLAN, train_unet
-
-        train_unet(with_steps(PLAN, steps))
-    if "scorer" in names:
-        from train.pocket.scorer import PLAN, train_scorer
-
-        train_scorer(with_steps(PLAN, steps))
-    if "export" in names:
-        from train.pocket.export import export_base
-
-        export_base()
+    """Run the named stages in their order; a finished one costs only its loading."""
+    for name, run in STAGES.items():
+        if name in names:
+            run(steps)
 
 
-def run_score() -> None:
-    raise SystemExit("not yet")
+def run_score(seeds: int, steps: int) -> None:
+    """Measure the shipped model, print the table, and write it into the card."""
+    from train.pocket.card import write_cards
+    from train.pocket.score import score
+
+    table = score(seeds, steps)
+    for row, value in table.items():
+        print(f"{row:40s} {value:8.2f}")
+    write_cards(table, seeds, steps)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import PNDMScheduler, UNet2DConditionModel
 
-PLAN = Plan("unet", steps=9000, peak=1.0e-3, warmup=200, ema=0.999, decay=0.02, muon=True)
+PLAN = Plan("unet", steps=3200, peak=2e-3, warmup=100, ema=0.998, decay=0.02, muon=True)
 BATCH = 24
 EMPTY_PROMPT = 0.1  # share of pictures trained with the empty prompt, for guidance
 GAMMA = 5.0  # min-SNR
