@@ -151,10 +151,16 @@ def in_diffusers_names(
     return Contents(spelled | others, alphas or None, metadata, dropped)
 
 
-def shown_name(path: Path) -> str:
+def shown_name(file: Path) -> str:
     """A LoRA's name in recipes: its file's, or the run's for the lora.safetensors that every run exports."""
-    run = path.resolve().parent.parent.name
-    return f"{run}.safetensors" if path.parent.name == "export" and run else path.name
+    run = run_name(file)
+    return f"{run}{file.suffix}" if run else file.name
+
+
+def run_name(exported: Path) -> str:
+    """The name of the run that something was exported by, or nothing."""
+    folder = exported.resolve().parent
+    return folder.parent.name if folder.name == "export" else ""
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

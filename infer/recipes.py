@@ -7,12 +7,13 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from infer import schedulers
-from infer.loras import Proof, shown_name
+from infer import loras, schedulers, source
+from infer.loras import Proof
 from infer.metadata import LoraUsed, ModelUsed, Recipe, TokensUsed
 from infer.pipeline import DTYPES, Drawn, Settings
 from infer.prompts import Tokens
@@ -62,12 +63,20 @@ def of(shared: Mapping[str, Any], drawn: Drawn, tokens: Mapping[str, Tokens]) ->
 
 def model_used(model: BaseModel) -> ModelUsed:
     file_hash = model.fingerprints["unet"] if model.weights else ""
-    return ModelUsed(name=model.name, fingerprint=model.fingerprint, file_hash=file_hash)
+    return ModelUsed(name=shared_name(model.name), fingerprint=model.fingerprint, file_hash=file_hash)
+
+
+def shared_name(name: str) -> str:
+    """What a model is called in a file that people pass on: a local one by its last name, without the way to it."""
+    path = Path(name).expanduser()
+    if name == source.POCKET or not path.exists():
+        return name
+    return loras.run_name(path) or path.resolve().name
 
 
 def lora_used(proof: Proof) -> LoraUsed:
     return LoraUsed(
-        name=shown_name(proof.file.path),
+        name=loras.shown_name(proof.file.path),
         sha256=proof.sha256,
         weight=proof.file.weight,
         matched=proof.matched,
