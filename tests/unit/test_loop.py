@@ -1,0 +1,271 @@
+"""The step's mathematics on a network of a hundred weights, and fit()'s promises: nothing lost, nothing done twice."""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data.dataset import EncodedPictures, Entry, Layout, StepSampler, collate
+from data.errors import InputError
+from data.schema import Batch
+from train import checkpoint, loop, optim
+from train.config import Config
+from train.ddpm import schedule
+from train.loop import State, Task, Window, fit, restore
+from train.objectives import Epsilon
+from train.report import Silent, Written, read_metrics
+from train.validation import Validator
+
+
+class Toy(nn.Module):
+    """A convolution that hears of the timestep and the caption."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.words = nn.Linear(6, 4)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.3, generator=generator)
+
+    def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
+        said = self.words(encoder_hidden_states.mean(1))[:, :, None, None]
+        return (self.conv(x) * (1 + t / 1000)[:, None, None, None] + said,)
+
+
+def entries(count: int) -> list[Entry]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Entry(f"{i}.png", (torch.randn(8, 4, 4, generator=generator),), (torch.randn(5, 6, generator=generator),))
+        for i in range(count)
+    ]
+
+
+def config_of(**changes: Any) -> Config:
+    plain = {"learning_rate": 1e-2, "max_steps": 6, "batch_size": 4, "checkpoints": {"every": 2, "keep": 2}}
+    return Config.model_validate({**plain, "validation": {"every": 3}, "logging": {"every": 2}, **changes})
+
+
+def prepare(
+    folder: Path, change: Callable[[Accelerator], None] = lambda accelerator: None, **changes: Any
+) -> tuple[State, Task]:
+    """A run of the toy, as train/job.py sets up one of a U-Net."""
+    config = config_of(**changes)
+    layout = Layout(config.batch_size, config.accumulate)
+    pictures = EncodedPictures([entries(7)], torch.zeros(5, 6), seed=config.seed, scaling_factor=0.5, dropout=0.1)
+
+    def batches(start: int, stop: int) -> Iterator[Batch]:
+        sampler = StepSampler([7], layout, seed=config.seed, start=start, stop=stop)
+        return iter(DataLoader(pictures, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator()))
+
+    accelerator = Accelerator(cpu=True)
+    change(accelerator)
+    unet = Toy()
+    prepared, optimizer = accelerator.prepare(unet, optim.BUILDERS["adamw"](unet.parameters(), config.optim))
+    accelerator.native_amp = accelerator.scaler is not None  # only now: the toy itself stays in float32
+    tables = schedule.scaled_linear(1000, 0.00085, 0.012)
+    validator = Validator({"held-out": entries(3)}, Epsilon(), tables, 0.5, timesteps=2)
+    task = Task(config, layout, Epsilon(), tables, batches, validator, folder / "checkpoints", "this run")
+    return State(0, prepared, optimizer, accelerator), task
+
+
+def weights(state: State) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in state.plain_unet().parameters()]
+
+
+def run(state: State, task: Task, steps: int) -> Window:
+    window, batches = Window(), task.batches(state.step, state.step + steps)
+    for _ in range(steps):
+        loop.step(state, task, batches, window)
+    return window
+
+
+def test_one_step_is_the_formula(tmp_path: Path) -> None:
+    """The loss of the first step, worked out by hand from its own batch: E || eps - eps_theta(x_t, t) ||^2."""
+    state, task = prepare(tmp_path)
+    batch = next(task.batches(0, 1))
+    toy = Toy()
+    t = (batch.timestep_uniforms * 1000).long()
+    abar = task.schedule.alphas_cumprod[t].float()[:, None, None, None]
+    noisy = abar.sqrt() * batch.latents + (1 - abar).sqrt() * batch.noise
+    expected = ((toy(noisy, t, batch.text_states, False)[0] - batch.noise) ** 2).mean()
+    window = run(state, task, 1)
+    assert float(window.losses[0]) == pytest.approx(expected.item(), rel=1e-6)
+    assert state.step == 1 and window.rates == [1e-2]
+
+
+def test_accumulation_is_one_large_batch(tmp_path: Path) -> None:
+    whole, parts = prepare(tmp_path, batch_size=8), prepare(tmp_path, batch_size=2, accumulate=4)
+    one, several = run(*whole, 3), run(*parts, 3)
+    assert [sorted(ids) for ids in one.sample_ids] == [sorted(ids) for ids in several.sample_ids]
+    for a, b in zip(weights(whole[0]), weights(parts[0]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.stack(one.losses), torch.stack(several.losses), rtol=1e-6, atol=1e-7)
+
+
+def test_clipping_clips_the_global_norm(tmp_path: Path) -> None:
+    """Plain gradient descent shows the gradient that was used: its norm over all weights together is the limit."""
+    state, task = prepare(tmp_path, optim={"clip_norm": 1e-3})
+    inner = torch.optim.SGD(state.plain_unet().parameters(), lr=0.0)
+    state.optimizer = state.accelerator.prepare(inner)
+    before = weights(state)
+    window = run(state, task, 1)
+    moved = torch.cat([((b - a) / 1e-2).flatten() for a, b in zip(before, weights(state), strict=True)])
+    assert float(window.norms[0]) > 0.1, "the gradient itself is large"
+    assert float(moved.norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
+def as_on_a_gpu(scale: float) -> Callable[[Accelerator], None]:
+    """accelerate's fp16 path, with torch's gradient scaler for the CPU."""
+
+    def change(accelerator: Accelerator) -> None:
+        accelerator.state._mixed_precision = "fp16"
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)  # type: ignore[assignment]
+
+    return change
+
+
+@pytest.fixture
+def fp16() -> Iterator[None]:
+    """accelerate keeps the precision in a state shared by all Accelerators: put it back."""
+    state = Accelerator(cpu=True).state
+    before = state._mixed_precision
+    yield
+    state._mixed_precision = before
+
+
+@pytest.mark.usefixtures("fp16")
+def test_gradients_are_unscaled_before_they_are_clipped(tmp_path: Path) -> None:
+    plain = prepare(tmp_path, optim={"clip_norm": 0.1})
+    expected = run(*plain, 3)
+    scaled = prepare(tmp_path, as_on_a_gpu(2.0**10), optim={"clip_norm": 0.1})
+    found = run(*scaled, 3)
+    torch.testing.assert_close(torch.stack(found.norms), torch.stack(expected.norms), rtol=1e-5, atol=1e-6)
+    for a, b in zip(weights(plain[0]), weights(scaled[0]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("fp16")
+def test_a_step_that_overflows_is_left_out_and_counted(tmp_path: Path) -> None:
+    state, task = prepare(tmp_path, as_on_a_gpu(3e38))
+    with torch.no_grad():
+        next(state.plain_unet().parameters()).mul_(100)  # a gradient over 1 is infinite once it is scaled
+    before = weights(state)
+    window = run(state, task, 1)
+    assert state.step == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
+    assert state.accelerator.scaler.get_scale() == 1.5e38
+    report = Said()
+    loop.write_down(state, window, report)
+    assert report.lines[0]["gradient_norm"] is None
+    assert "1 of the last 1 steps overflowed in fp16" in report.words[0]
+
+
+class Said(Silent):
+    """Remembers what was reported."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+        self.words: list[str] = []
+
+    def write(self, lines: Any) -> None:
+        self.lines += lines
+
+    def say(self, text: str) -> None:
+        self.words.append(text)
+
+
+def test_fit_writes_looks_and_saves_when_it_is_due(tmp_path: Path) -> None:
+    state, task = prepare(tmp_path)
+    report = Said()
+    assert fit(state, task, report)
+    assert [line["step"] for line in report.lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    looks = [line for line in report.lines if "validation" in line]
+    assert [line["step"] for line in looks] == [0, 3, 6]
+    assert looks[0]["change"] == {} and looks[2]["change"]["held-out"]["mean"] == pytest.approx(
+        looks[2]["validation"]["held-out"] - looks[0]["validation"]["held-out"]
+    )
+    assert [path.name for path in checkpoint.steps(task.checkpoints)] == ["000004", "000006"]
+
+
+@pytest.mark.parametrize("stops", [(3,), (1, 2), (2, 4, 5)])
+def test_a_stopped_run_ends_in_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
+) -> None:
+    """Stopped after any steps and continued: weights, losses and sample ids are bit for bit those of one session."""
+    whole, task = prepare(tmp_path / "whole", batch_size=2, accumulate=2)
+    report = Written(tmp_path, start=0, stop=6, tensorboard=False)
+    assert fit(whole, task, report)
+    report.close()
+    expected = read_metrics(tmp_path / "metrics.jsonl")
+    (tmp_path / "metrics.jsonl").unlink()
+
+    seen: list[list[str]] = []
+    original = loop.step
+
+    def stopping(state: State, task: Task, batches: Iterator[Batch], window: Window) -> None:
+        original(state, task, batches, window)
+        seen.append(window.sample_ids[-1])
+        if state.step in stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "step", stopping)
+    for session in itertools.count():
+        state, task = prepare(tmp_path / "parts", batch_size=2, accumulate=2)
+        kept, skipped = checkpoint.newest(task.checkpoints, task.identity)
+        assert not skipped and (kept is None) == (session == 0)
+        if kept is not None:
+            restore(state, kept, task.checkpoints)
+        report = Written(tmp_path, start=state.step, stop=6, tensorboard=False)
+        finished = fit(state, task, report)
+        report.close()
+        if finished:
+            break
+        assert state.step == stops[session]
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(state), strict=True))
+    found = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["loss"] for line in found if "loss" in line] == [line["loss"] for line in expected if "loss" in line]
+    assert [line["validation"] for line in found if "validation" in line] == [
+        line["validation"] for line in expected if "validation" in line
+    ]
+    assert len(seen) == 6
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    with loop.stop_signal() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_signals_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with loop.stop_signal():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Path) -> None:
+    state, task = prepare(tmp_path)
+    with torch.no_grad():
+        next(state.plain_unet().parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match=r"training: the loss became nan at step 1, on \d.png"):
+        fit(state, task, Said())
+    assert checkpoint.steps(task.checkpoints) == []
+
+
+def test_the_global_generator_is_not_touched(tmp_path: Path) -> None:
+    state, task = prepare(tmp_path)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    fit(state, task, Said())
+    assert torch.equal(torch.get_rng_state(), before)
