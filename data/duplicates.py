@@ -22,9 +22,9 @@ from data.schema import Sample
 
 COARSE = 12  # pixels of the views that propose pairs
 ALIKE = 0.9  # correlation of two views from which a pair is looked at closely
-# Calibrated on 650 drawn creatures at 192 pixels and 15 kinds of copies of 300 of them: copies reach 0.67 (0.80 shrunk to
-# a third without antialiasing, 0.82 textures at JPEG quality 10); different pictures start at 0.96, where but the face
-# differs, their lowest 1 % at 1.22. The same at 64 pixels.
+# Calibrated on 650 drawn creatures at 192 pixels and 15 kinds of copies of 300 of them: copies reach 0.67 (0.80 shrunk
+# to a third without antialiasing, 0.82 textures at JPEG quality 10); different pictures start at 0.96, where nothing
+# but the face differs, their lowest 1 % at 1.22. At 64 pixels they start at 1.06.
 DIFFERENT = 0.85  # `difference` up to which two pictures are one
 FLAT = 0.01  # standard deviation under which a picture counts as one flat colour ...
 SAME_COLOUR = 0.02  # ... and the difference up to which two such colours are the same
