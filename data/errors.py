@@ -23,8 +23,9 @@ class InputError(Exception):
     def __str__(self) -> str:
         place = f"{show(self.where)}: " if self.where is not None else ""
         allowed = f"; allowed: {self.allowed}" if self.allowed is not None else ""
-        fix = f". {self.fix}" if self.fix else ""
-        return f"{place}{self.what}{allowed}{fix}"
+        line = f"{place}{self.what}{allowed}"
+        stop = " " if line.endswith("?") else ". "
+        return f"{line}{stop}{self.fix}" if self.fix else line
 
 
 class InputErrors(InputError):

@@ -29,12 +29,14 @@ def replaced_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed over `path` when the block ends well, else removed.
 
     durable: flush it to the disk first. A cache whose reader notices a torn file may go without, which is faster.
+    Raises InputError if the disk is full or `path` cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
+    beside: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        beside = Path(name)
         yield beside
         if durable:
             flush(beside)
@@ -45,18 +47,21 @@ def replaced_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
-        beside.unlink(missing_ok=True)
+        if beside is not None:
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` to fill; when the block ends well it takes the place of `path`, else it is removed.
 
-    An old `path` is moved aside first and removed last, so a whole folder exists at any moment but one rename.
+    An old `path` is moved aside first, back if anything fails, and removed last.
+    Raises InputError if the disk is full or `path` cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    beside: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
         yield beside
         for file in beside.rglob("*"):
             flush(file)
@@ -66,17 +71,25 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def swap_in(beside: Path, path: Path) -> None:
-    """Rename folder `beside` to `path`, replacing what stands there."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    if path.exists():
-        os.replace(path, old)
-    os.replace(beside, path)
+    """Rename folder `beside` to `path`, replacing what stands there; if that fails, what stood there is put back."""
+    if not path.exists():
+        os.replace(beside, path)
+        flush(path.parent)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent))
+    os.replace(path, aside / path.name)
+    try:
+        os.replace(beside, path)
+    except OSError:
+        os.replace(aside / path.name, path)
+        raise
     flush(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def flush(path: Path) -> None:
@@ -89,10 +102,12 @@ def flush(path: Path) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> InputError:
-    """A full disk or a missing right, said as one line."""
-    return InputError(
-        f"cannot be written ({error.strerror or error})", where=path, fix="The old state was left as it was."
-    )
+    """A full disk or a missing right, said as one line; another file's trouble is blamed on that file."""
+    culprit = Path(error.filename) if isinstance(error.filename, str) and error.filename else path
+    elsewhere = culprit != path and path.parent not in culprit.parents
+    what = "cannot be used" if elsewhere else "cannot be written"
+    where = culprit if elsewhere else path
+    return InputError(f"{what} ({error.strerror or error})", where=where, fix="The old state was left as it was.")
 
 
 def sha256(path: Path) -> str:

@@ -29,15 +29,15 @@ class Annotation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     file_name: str
-    text: Text = Field("", json_schema_extra=ask("caption", "what is in the picture, as you would ask for it"))
+    text: Text = Field(default="", json_schema_extra=ask("caption", "what is in the picture, as you would ask for it"))
     texts: list[Text] = Field(default_factory=list, description="further captions of the same picture")
-    type: Text | None = Field(None, json_schema_extra=ask("choice", "the type, e.g. water"))
-    name: Text | None = Field(None, json_schema_extra=ask("text", "the name of what is shown"))
+    type: Text | None = Field(default=None, json_schema_extra=ask("choice", "the type, e.g. water"))
+    name: Text | None = Field(default=None, json_schema_extra=ask("text", "the name of what is shown"))
     quality: Literal["good", "fair", "poor"] | None = Field(
-        None, json_schema_extra=ask("choice", "would you train on it?")
+        default=None, json_schema_extra=ask("choice", "would you train on it?")
     )
-    annotator: str | None = Field(None, description="provenance: who wrote the caption")
-    source: str | None = Field(None, description="provenance: where the picture or caption came from")
+    annotator: str | None = Field(default=None, description="provenance: who wrote the caption")
+    source: str | None = Field(default=None, description="provenance: where the picture or caption came from")
 
     @property
     def captions(self) -> list[str]:
