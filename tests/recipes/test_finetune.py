@@ -1,0 +1,264 @@
+"""finetune.py on twelve creatures and a tiny model: from the command to a LoRA that diffusers loads."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.errors import InputError
+from data.options import parse
+from train import job, loop
+from train.config import ALIASES, CONFIGS, Config
+from train.report import read_metrics
+from train.run_folder import all_runs, newest_finished
+
+ROOT = Path(__file__).parents[2]
+QUICK = [
+    *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
+    *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "2", "--threads", "1"),
+    *("--optim.warmup", "0", "--optim.schedule", "constant"),
+]
+LEFT = {
+    *("config.yaml", "data.json", "plan.json", "versions.json", "metrics.jsonl", "best.json", "report.html"),
+    *("README.md", "done", "checkpoints", "export", "tensorboard", ".lock"),
+}
+
+Finetune = Callable[..., int]
+
+
+@pytest.fixture
+def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Finetune:
+    """The command, in this process; runs lie in tmp_path/runs."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: str, steps: int = 4, data: Path = tiny_data, preset: str = "pocket.yaml") -> int:
+        argv = ["--model", str(tiny_model), "--data", str(data), "--max-steps", str(steps), *QUICK, *flags]
+        return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / preset, aliases=ALIASES))
+
+    return run
+
+
+def exported(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "export" / "lora.safetensors")
+
+
+def test_from_pictures_to_a_lora_that_diffusers_loads(
+    finetune: Finetune, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune() == 0
+    (run,) = all_runs(Path("runs"))
+    assert run.path.name == "0001-lora-r16"
+    assert {path.name for path in run.path.iterdir()} == LEFT
+    assert newest_finished(Path("runs")) == run.path
+    plan = run.facts("plan.json")
+    assert plan["training"] + plan["held_out"] == 12
+    assert plan["epochs"] == pytest.approx(4 * 4 / plan["training"], abs=0.01)
+    assert sorted(run.facts("data.json")["train"].keys() | run.facts("data.json")["held_out"].keys()) == [
+        f"{index:05d}.png" for index in range(12)
+    ]
+    lines = read_metrics(run.metrics)
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert "<svg" in (run.path / "report.html").read_text()
+    out = capsys.readouterr().out
+    assert "next:     python infer/generate.py --model runs/0001-lora-r16" in out
+
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, local_files_only=True)
+    pipeline.load_lora_weights(run.export, weight_name="lora.safetensors")
+    assert pipeline.get_active_adapters()
+
+
+def test_the_same_command_again_does_nothing_more_steps_extend_new_starts_over(
+    finetune: Finetune, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(steps=2) == 0
+    before = exported(Path("runs/0001-lora-r16"))
+    assert finetune(steps=2) == 0
+    assert "finished after 2 steps; nothing to do" in capsys.readouterr().out
+    assert finetune(steps=4) == 0
+    assert "continuing runs/0001-lora-r16 after step 2" in capsys.readouterr().out
+    assert json.loads(Path("runs/0001-lora-r16/done").read_text()) == {"steps": 4}
+    extended = exported(Path("runs/0001-lora-r16"))
+    assert any(not torch.equal(before[name], extended[name]) for name in before)
+    assert finetune("--new", steps=4) == 0
+    whole = exported(Path("runs/0002-lora-r16"))
+    assert all(torch.equal(whole[name], extended[name]) for name in whole), "extended is not the same as uninterrupted"
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    finetune: Finetune, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = loop.step
+
+    def interrupted(state: loop.State, *rest: object) -> None:
+        original(state, *rest)  # type: ignore[arg-type]
+        if state.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", interrupted)
+        assert finetune() == 130
+    assert "stopped after step 3 of 4; the same command continues it" in capsys.readouterr().out
+    assert newest_finished(Path("runs")) is None
+    assert finetune() == 0
+    assert finetune("--new") == 0
+    resumed, whole = exported(Path("runs/0001-lora-r16")), exported(Path("runs/0002-lora-r16"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    strip = [
+        {k: v for k, v in line.items() if k != "time"}
+        for line in read_metrics(Path("runs/0002-lora-r16/metrics.jsonl"))
+    ]
+    assert read_metrics(Path("runs/0001-lora-r16/metrics.jsonl")) == strip
+
+
+def test_full_fine_tuning_leaves_a_whole_model(finetune: Finetune, tiny_model: Path) -> None:
+    assert finetune("--adapter.kind", "full", "--optim.kind", "adamw-8bit", steps=2) == 0
+    model = Path("runs/0001-full/export/model")
+    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
+        for file in (tiny_model / part).iterdir():
+            assert (model / part / file.name).read_bytes() == file.read_bytes(), "a frozen part changed"
+    trained = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
+    before = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
+    assert trained.keys() == before.keys()
+    assert all(not torch.equal(trained[name], before[name]) for name in before), "a weight was not trained"
+
+
+def test_the_plan_alone(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finetune("--dry-run", "--accumulate", "2") == 0
+    out = capsys.readouterr().out
+    assert "4 x 2 accumulated x 1 process(es) = 8 pictures a step" in out
+    assert "held out" in out and "tokens" in out
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("preset", sorted(path.name for path in CONFIGS.glob("*.yaml")))
+def test_every_shipped_config_runs(finetune: Finetune, preset: str) -> None:
+    assert finetune(preset=preset, steps=1) == 0
+
+
+def test_a_base_that_is_no_square_and_a_picture_that_is_no_picture(
+    finetune: Finetune, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wide pictures get a bucket of their own; what cannot be used is left out and named, or refused with --strict."""
+    from PIL import Image
+
+    folder = tmp_path / "mixed"
+    shutil.copytree(tiny_data, folder)
+    rows = (folder / "metadata.jsonl").read_text()
+    for index in range(3):
+        Image.new("RGB", (96, 48), (40 * index, 90, 120)).save(folder / f"wide {index}.png")
+        rows += json.dumps({"file_name": f"wide {index}.png", "text": "a flat colour"}) + "\n"
+    (folder / "broken.png").write_bytes(b"no picture at all")
+    (folder / "metadata.jsonl").write_text(rows + json.dumps({"file_name": "broken.png", "text": "x"}) + "\n")
+    assert finetune(data=folder, steps=2) == 0
+    out = capsys.readouterr().out
+    assert "left out" in out and "broken.png" in out
+    assert len(json.loads(Path("runs/0001-lora-r16/plan.json").read_text())["buckets"]) == 2
+    with pytest.raises(InputError, match=r"broken\.png.*--strict"):
+        finetune("--strict", data=folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--model", "nowhere"], "--model nowhere: no such file or folder"),
+        (["--pictures.size", "33"], "--pictures.size: 33 pixels; allowed: a multiple of 8"),
+        (["--pictures.caption", "a {colour}"], "unknown field 'colour'"),
+        (["--adapter.targets", "to_x"], "--adapter.targets: no layer is called 'to_x'"),
+        (["--objective.kind", "velocity"], "--objective.kind: the base model predicts 'epsilon'"),
+        (["--learning-rate", "-1"], "--learning-rate: '-1' is not allowed; allowed: greater than 0"),
+        (["--learning-rat", "1"], "--learning-rat: unknown flag, did you mean '--learning-rate'?"),
+        (["--config", "none.yaml"], "no such preset"),
+        (["--run-name", "../x"], "--run-name"),
+    ],
+)
+def test_mistakes_are_one_clear_line(finetune: Finetune, flags: list[str], expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        finetune(*flags)
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not list(Path("runs").glob("*-*")), "a run folder was left behind"
+
+
+def test_sd14_says_that_it_is_not_here(finetune: Finetune) -> None:
+    with pytest.raises(
+        InputError, match=r"Stable Diffusion v1.4 is not on this machine. Get it with: hf download Comp"
+    ):
+        finetune("--config", str(CONFIGS / "sd14-lora.yaml"), "--model", "CompVis/stable-diffusion-v1-4")
+
+
+def test_two_trainers_cannot_share_a_run(finetune: Finetune, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "fit", lambda *_: False)
+        assert finetune() == 130
+    (run,) = all_runs(Path("runs"))
+    with run.lock(), pytest.raises(InputError, match="another process is training this run"):
+        finetune()
+
+
+def command(*flags: str, launcher: bool = False) -> list[str]:
+    bin_folder = Path(sys.executable).parent
+    config = ["--quiet", "--config_file", str(ROOT / "accelerate_config.yaml")]
+    start = [str(bin_folder / "accelerate"), "launch", *config] if launcher else [sys.executable]
+    return [*start, str(ROOT / "train" / "finetune.py"), *flags]
+
+
+def test_kill_9_loses_nothing(finetune: Finetune, tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+    """As typed, through accelerate's launcher; killed in the middle; the same command ends in the same weights."""
+    flags = ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, "--max-steps", "40"]
+    process = subprocess.Popen(command(*flags), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    checkpoints = tmp_path / "runs" / "0001-lora-r16" / "checkpoints"
+    deadline = time.monotonic() + 240
+    while not list(checkpoints.glob("[0-9]*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert newest_finished(tmp_path / "runs") is None
+    done = subprocess.run(command(*flags, launcher=True), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no GPU here: fp16 is for GPUs, training in fp32 on the CPU" in done.stdout
+    assert "continuing runs/0001-lora-r16 after step" in done.stdout
+    assert finetune("--new", steps=40) == 0
+    resumed, whole = exported(Path("runs/0001-lora-r16")), exported(Path("runs/0002-lora-r16"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("launcher", [False, True])
+def test_a_mistake_ends_without_a_traceback(tmp_path: Path, launcher: bool) -> None:
+    done = subprocess.run(
+        command("--learning-rate", "-1", "--adpter.rank", "4", launcher=launcher),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (1 if launcher else 2)
+    assert "error: --adpter.rank: unknown flag, did you mean '--adapter.rank'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    """CPU seconds, not wall: the machine may be busy."""
+    script = (
+        "import os, runpy, sys; sys.argv = ['finetune.py', '--help']\n"
+        "try: runpy.run_path(sys.argv[0] if False else r'%s', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules\n"
+        "print('CPU', sum(os.times()[:2]))"
+    ) % (ROOT / "train" / "finetune.py")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "--learning-rate" in done.stdout
+    assert float(done.stdout.rpartition("CPU ")[2]) < 1.5
