@@ -1,4 +1,4 @@
-"""The model cards of data/pocket/base and data/pocket/scorer: what they are, out of what, how good, and where they fail."""
+"""The model cards of data/pocket/base and data/pocket/scorer: what they are, how good, and where they fail."""
 
 from __future__ import annotations
 

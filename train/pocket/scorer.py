@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel
 
 SCORER = Path(__file__).resolve().parents[2] / "data" / "pocket" / "scorer"
-PLAN = Plan("scorer", steps=1500, peak=1e-3, warmup=150, ema=0.995, decay=0.05)
-NOUNS, CREATURES = 64, 16  # pictures of each kind a step
+PLAN = Plan("scorer", steps=600, peak=2e-3, warmup=50, ema=0.99, decay=0.05, muon=True)
+NOUNS, CREATURES = 64, 12  # pictures of each kind a step
 TYPED = {
     0: "a {type} type creature", 1: "a {type} type creature named {name}", 2: "{type} type",
     3: "a picture of a {type} type creature",
@@ -40,13 +40,13 @@ PREPROCESSOR = {
 
 
 def scorer_config(eos: int) -> CLIPConfig:
-    """Patches of 8, four layers of 128 for pictures; two layers of 128 for text; 128 shared axes."""
+    """Patches of 8, three layers of 128 for pictures; two layers of 128 for text; 128 shared axes."""
     from transformers import CLIPConfig
 
     shared = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "projection_dim": 128}
     text = {"vocab_size": eos + 1, "num_hidden_layers": 2, "max_position_embeddings": LENGTH}
     marks = {"bos_token_id": eos - 1, "eos_token_id": eos, "pad_token_id": eos}
-    vision = {"image_size": SIZE, "patch_size": 8, "num_hidden_layers": 4}
+    vision = {"image_size": SIZE, "patch_size": 8, "num_hidden_layers": 3}
     return CLIPConfig(text_config=shared | text | marks, vision_config=shared | vision, projection_dim=128)
 
 

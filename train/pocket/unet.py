@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from data.seeds import generator, uniform
 from train.pocket.latents import Latents, load_latents
+from train.pocket.pool import Pool, load_pool
 from train.pocket.text import WIDTH
 from train.pocket.training import Losses, Plan, fit, state_folder
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import PNDMScheduler, UNet2DConditionModel
 
-PLAN = Plan("unet", steps=3200, peak=2e-3, warmup=100, ema=0.998, decay=0.02, muon=True)
+PLAN = Plan("unet", steps=2500, peak=2e-3, warmup=100, ema=0.998, decay=0.02, muon=True)
 BATCH = 24
 EMPTY_PROMPT = 0.1  # share of pictures trained with the empty prompt, for guidance
 GAMMA = 5.0  # min-SNR
@@ -57,12 +58,21 @@ def epoch_order(count: int, epoch: int) -> torch.Tensor:
     return torch.randperm(count, generator=generator("pocket", "unet", "order", epoch))
 
 
-def rows_at(count: int, step: int) -> torch.Tensor:
+def turns(pool: Pool) -> torch.Tensor:
+    """The pictures of one epoch: each once, a plain one twice, for a noun must be known before its looks."""
+    import torch
+
+    plain = [row for row, look in enumerate(pool.looks) if look == "plain"]
+    return torch.tensor([*range(len(pool.looks)), *plain])
+
+
+def rows_at(epoch_rows: torch.Tensor, step: int) -> torch.Tensor:
     """Which pictures a step trains on."""
     import torch
 
+    count = len(epoch_rows)
     places = [divmod(step * BATCH + slot, count) for slot in range(BATCH)]
-    return torch.stack([epoch_order(count, epoch)[place] for epoch, place in places])
+    return torch.stack([epoch_rows[epoch_order(count, epoch)[place]] for epoch, place in places])
 
 
 def timesteps_at(step: int) -> torch.Tensor:
@@ -74,11 +84,10 @@ def timesteps_at(step: int) -> torch.Tensor:
     return (spread * 1000).long()
 
 
-def batch_at(latents: Latents, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_at(latents: Latents, rows: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Scaled latents drawn from the autoencoder's posterior, and text states, some of them of the empty prompt."""
     import torch
 
-    rows = rows_at(len(latents.caption), step)
     means, deviations = latents.means[rows].float(), latents.deviations[rows].float()
     noise = torch.randn(means.shape, generator=generator("pocket", "unet", "posterior", step))
     named = torch.tensor([uniform("pocket", "unet", "empty", step, slot) >= EMPTY_PROMPT for slot in range(BATCH)])
@@ -101,12 +110,12 @@ def train_unet(plan: Plan = PLAN) -> UNet2DConditionModel:
     """Train or go on; returns the averaged network."""
     import torch
 
-    latents, schedule = load_latents(), noise_schedule()
+    latents, schedule, epoch_rows = load_latents(), noise_schedule(), turns(load_pool())
     unet = new_unet().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     signal = schedule.alphas_cumprod
 
     def losses_at(step: int) -> Losses:
-        clean, states = batch_at(latents, step)
+        clean, states = batch_at(latents, rows_at(epoch_rows, step), step)
         timesteps = timesteps_at(step)
         noise = torch.randn(clean.shape, generator=generator("pocket", "unet", "noise", step))
         noisy = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)  # pyright: ignore
