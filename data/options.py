@@ -42,7 +42,7 @@ def parse(
     Raises InputError naming every unknown or invalid flag and YAML key. `--help` prints and exits 0.
     """
     kinds = dict(field_types(model))
-    flags = spell_out(sys.argv[1:] if argv is None else argv, kinds, aliases or {})
+    flags = settle_switches(spell_out(sys.argv[1:] if argv is None else argv, kinds, aliases or {}), kinds)
     source = chosen_preset(flags, preset) if "config" in kinds else None
     values, lines = read_yaml(source) if source else ({}, {})
     forget_other_kinds(values, flags)
@@ -132,6 +132,22 @@ def spell_out(argv: Sequence[str], kinds: Mapping[str, Any], aliases: Mapping[st
         flags.append(flag + equals + value)
     raise_all(unknown)
     return flags
+
+
+def settle_switches(flags: list[str], kinds: Mapping[str, Any]) -> list[str]:
+    """`--strict true`, `--strict=false` as people write them: `--strict`, `--no-strict`."""
+    switches = {flag_of(path): flag_of(f"no_{path}") for path, kind in kinds.items() if kind is bool}
+    words = {"true": 0, "yes": 0, "false": 1, "no": 1}
+    settled: list[str] = []
+    for token in flags:
+        flag, equals, value = token.partition("=")
+        if flag in switches and equals and value.lower() in words:
+            settled.append((flag, switches[flag])[words[value.lower()]])
+        elif settled and settled[-1] in switches and token.lower() in words:
+            settled[-1] = (settled[-1], switches[settled[-1]])[words[token.lower()]]
+        else:
+            settled.append(token)
+    return settled
 
 
 def take_lists(flags: list[str], kinds: Mapping[str, Any], values: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ class Sample(Options):
     adapter: Annotated[Full | Lora, Field(discriminator="kind")] = Lora()
     learning_rate: float = Field(1e-4, gt=0)
     """peak learning rate"""
-    prompt: list[str] = []
+    prompt: list[str] = Field(default=[])
     strict: bool = False
     seed: int = 0
 
@@ -73,7 +73,7 @@ def test_spellings_that_fingers_know() -> None:
 
 
 def test_items_of_a_list_are_taken_literally() -> None:
-    items = ["a, b", "[c]", '"d"', "e\\", "f\\\"g", "{h}", "true", "1.5", "ação 水", "", " i ", "(j:1.2), [k"]
+    items = ["a, b", "[c]", '"d"', "e\\", 'f\\"g', "{h}", "true", "1.5", "ação 水", "", " i ", "(j:1.2), [k"]
     flags = [part for item in items for part in ("--prompt", item)]
     assert read(*flags).prompt == items
     assert read("--prompt=a, b").prompt == ["a, b"]
@@ -88,6 +88,8 @@ def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_switches() -> None:
     assert read("--strict").strict
     assert not read("--no-strict").strict
+    assert read("--strict", "true").strict and read("--strict=YES", "--seed", "1").strict
+    assert not read("--strict", "false", "--seed", "1").strict and not read("--strict=no").strict
 
 
 def test_unknown_flags_are_all_named_with_suggestions() -> None:
@@ -133,7 +135,11 @@ def test_a_missing_preset_lists_its_neighbours(preset: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("a: [", "bad.yaml:1"), ("- 1\n- 2\n", "a preset is a list of `key: value` lines"), ("a: 1\na: 2\n", "stands twice")],
+    [
+        ("a: [", "bad.yaml:1"),
+        ("- 1\n- 2\n", "a preset is a list of `key: value` lines"),
+        ("a: 1\na: 2\n", "stands twice"),
+    ],
 )
 def test_presets_that_are_no_presets(tmp_path: Path, content: str, expected: str) -> None:
     path = tmp_path / "bad.yaml"
