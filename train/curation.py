@@ -28,6 +28,7 @@ class Collection:
     square: Bucket
     prompts: dict[str, list[str]]  # file name -> prompts
     left_out: list[str]
+    warnings: list[str]  # used, but not as its owner may think
     captions_cut: list[str]
     near_duplicates: int
     tokens: str
@@ -40,6 +41,7 @@ class Collection:
             "train": {sample.annotation.file_name: sample.sha256 for sample in self.train},
             "held_out": {sample.annotation.file_name: sample.sha256 for sample in self.held_out},
             "left_out": self.left_out,
+            "warnings": self.warnings,
             "captions_cut": self.captions_cut,
         }
 
@@ -72,6 +74,7 @@ def collect(config: Config, model: BaseModel) -> Collection:
         square=square,
         prompts=prompts,
         left_out=left_out,
+        warnings=[str(problem) for problem in listing.problems if not problem.refused],
         captions_cut=cut,
         near_duplicates=near,
         tokens=str(report),

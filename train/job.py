@@ -21,6 +21,7 @@ from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.config import Config, identity
 from train.curation import Collection, collect
+from train.ddpm import process
 from train.encoding import Encoded, encode
 from train.loop import State, Task, fit, restore
 from train.plan import GIB, Plan, optimizer_bytes
@@ -53,7 +54,10 @@ def run(config: Config) -> int:
     accelerator = machine.start(config)
     model = base_model.load(config.model, tokenizer=config.tokenizer)
     objectives.check(config.objective, model.prediction_type)
-    collection = collect(config, model)
+    if config.objective.predicts == "epsilon":
+        process.refuse_without_signal(model.schedule)
+    with accelerator.main_process_first():  # the first one draws the sample set, the others find it
+        collection = collect(config, model)
     job = Job(config, accelerator, model, collection, identity(config, collection.fingerprint, model.fingerprint))
     found = None if config.new else run_folder.find(config.runs, job.identity)
     if found is not None and found.done is not None and found.done >= config.max_steps:
@@ -114,6 +118,7 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         training=len(collection.train),
         held_out=len(collection.held_out),
         left_out=collection.left_out,
+        warnings=collection.warnings,
         near_duplicates=collection.near_duplicates,
         buckets={str(bucket): len(samples) for bucket, samples in collection.buckets.items()},
         captions_cut=collection.captions_cut,

@@ -21,6 +21,7 @@ class Plan:
     training: int
     held_out: int
     left_out: list[str]
+    warnings: list[str]
     near_duplicates: int
     buckets: Mapping[str, int]
     captions_cut: list[str]
@@ -68,7 +69,8 @@ class Plan:
             f"memory     {self.state_gib:.2f} GiB for weights, gradients and optimiser, and activations on top",
             f"disk       {self.checkpoint_gib:.2f} GiB a checkpoint",
         ]
-        lines += dropped("left out  ", self.left_out) + dropped("cut       ", self.captions_cut)
+        for label, items in (("left out", self.left_out), ("cut", self.captions_cut), ("beware", self.warnings)):
+            lines += dropped(f"{label:<10}", items)
         return lines
 
 
