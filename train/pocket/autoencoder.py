@@ -7,7 +7,6 @@ pixels, and let go over the first steps; the error of each opponent colour axis 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -123,20 +122,27 @@ def anchor(means: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     return (means[:, :3] - colours).square().mean()
 
 
-def reconstruction_losses(model: AutoencoderKL, pixels: torch.Tensor, step: int) -> Losses:
-    """L1 + squared + gradient + colour axes + KL, for pixels in [-1, 1]."""
-    posterior = model.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-    latents = posterior.sample(generator=generator("pocket", "vae", "posterior", step))
-    shown = model.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue]
+def reconstruction_terms(shown: torch.Tensor, pixels: torch.Tensor) -> Losses:
+    """L1 + squared + gradient + colour axes, for pixels in [-1, 1]."""
     axes = (opponent(shown) - opponent(pixels)).abs().mean((0, 2, 3))
     gradient = sum((ours - theirs).abs().mean() for ours, theirs in zip(edges(shown), edges(pixels), strict=True))
     squared = (shown - pixels).square().mean()
-    kl = posterior.kl().mean() / latents[0].numel()
     loss = (shown - pixels).abs().mean() + 2.0 * squared + 0.5 * gradient + 0.5 * (axes[1] + axes[2])
-    loss = loss + KL_WEIGHT * min(1.0, step / KL_WARMUP) * kl
+    return {"loss": loss, "mse": squared, "light": axes[0], "green": axes[1], "blue": axes[2]}
+
+
+def reconstruction_losses(model: AutoencoderKL, pixels: torch.Tensor, step: int) -> Losses:
+    """The terms of the pictures, KL with its warm-up, and at the start the anchor."""
+    posterior = model.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+    latents = posterior.sample(generator=generator("pocket", "vae", "posterior", step))
+    shown = model.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue]
+    terms = reconstruction_terms(shown, pixels)
+    terms["kl"] = posterior.kl().mean() / latents[0].numel()
+    terms["loss"] = terms["loss"] + KL_WEIGHT * min(1.0, step / KL_WARMUP) * terms["kl"]
     if step < ANCHORED_STEPS:
-        loss = loss + ANCHOR_WEIGHT * (1.0 - step / ANCHORED_STEPS) * anchor(posterior.mean, pixels)
-    return {"loss": loss, "mse": squared, "light": axes[0], "green": axes[1], "blue": axes[2], "kl": kl}
+        release = 1.0 - step / ANCHORED_STEPS
+        terms["loss"] = terms["loss"] + ANCHOR_WEIGHT * release * anchor(posterior.mean, pixels)
+    return terms
 
 
 def train_autoencoder(plan: Plan = PLAN) -> AutoencoderKL:
@@ -199,5 +205,4 @@ def psnr(model: AutoencoderKL, pixels: torch.Tensor) -> float:
 def held_out_pixels() -> torch.Tensor:
     """Every noun hidden from the autoencoder, twice plain and twice in other looks."""
     nouns = [noun for noun in all_nouns() if is_held_out(noun)]
-    assert nouns and math.isfinite(len(nouns))
     return as_tensor(picture(noun, 5000 * 24 + variant).pixels for noun in nouns for variant in (0, 2, 1, 13))

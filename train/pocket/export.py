@@ -50,7 +50,7 @@ def export_base(target: Path = BASE) -> None:
     """Write the base model of the last saved states, whole; files beside the parts (the card) are kept."""
     card = (target / "README.md").read_bytes() if (target / "README.md").exists() else None
     with replaced_folder(target) as folder:
-        parts = {"vae": load_autoencoder(), "unet": averaged_so_far()}
+        parts = {"vae": load_autoencoder("decoder"), "unet": averaged_so_far()}
         for name, part in parts.items():
             save_config(part, folder / name)
             save_half(part, folder / name / "diffusion_pytorch_model.safetensors")

@@ -61,7 +61,7 @@ class Trainee:
         from train.pocket.muon import Muon, suits_muon
 
         self.plan, self.model, self.step = plan, model, 0
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         matrices = {name for name, value in self.parameters.items() if plan.muon and suits_muon(name, value)}
         rest = [value for name, value in self.parameters.items() if name not in matrices]
@@ -159,7 +159,7 @@ def fit(plan: Plan, model: Network, losses_at: Callable[[int], Losses], folder: 
         log.add(trainee.step, losses)
     save(trainee, folder)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in trainee.parameters.items():
             parameter.copy_(trainee.average[name])
     return model.eval()
 
