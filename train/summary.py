@@ -52,8 +52,10 @@ def write_summary(run: Run, plan: Plan, command: str) -> None:
     write_page(run, plan, lines, looks)
 
 
-def interval(change: dict[str, float]) -> str:
-    """A mean with its 95 % interval, in words."""
+def interval(change: dict[str, float | None]) -> str:
+    """A mean with its 95 % interval, in words; a single picture has none (null in metrics.jsonl)."""
+    if change["low"] is None:
+        return f"{change['mean']:+.4f}, on one picture only"
     return f"{change['mean']:+.4f}, 95 % interval {change['low']:+.4f} to {change['high']:+.4f}"
 
 

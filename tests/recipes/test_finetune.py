@@ -78,6 +78,16 @@ def test_from_pictures_to_a_lora_that_diffusers_loads(
     assert pipeline.get_active_adapters()
 
 
+def test_a_single_picture_to_look_at_has_no_interval(finetune: Finetune) -> None:
+    assert finetune("--validation.pictures", "1", steps=1) == 0
+    assert "on one picture only" in Path("runs/0001-lora-r16/README.md").read_text()
+
+
+def test_nothing_held_out(finetune: Finetune) -> None:
+    assert finetune("--pictures.held-out", "0", steps=1) == 0
+    assert json.loads(Path("runs/0001-lora-r16/best.json").read_text())["side"] == "train"
+
+
 def test_the_same_command_again_does_nothing_more_steps_extend_new_starts_over(
     finetune: Finetune, capsys: pytest.CaptureFixture[str]
 ) -> None:
