@@ -13,7 +13,7 @@ from train.pocket.muon import Muon, orthogonal
 from train.pocket.training import Losses, Plan
 
 needs_fonts = pytest.mark.skipif(
-    not (have_fonts() and nouns.EMOJI_LIST.exists()), reason="fonts-noto-color-emoji, fonts-symbola, unicode-data missing"
+    not (have_fonts() and nouns.EMOJI_LIST.exists()), reason="fonts-noto-color-emoji, fonts-symbola missing"
 )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL
 
-PLAN = Plan("decoder", steps=600, peak=1.5e-3, warmup=30, decay=0.0, ema=0.99, muon=True)
+PLAN = Plan("decoder", steps=400, peak=1.5e-3, warmup=30, decay=0.0, ema=0.99, muon=True)
 ONWARDS = 10_000  # pictures of steps that the autoencoder's own training never reached
 
 

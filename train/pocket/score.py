@@ -124,6 +124,20 @@ def autoencoder_errors(pipeline: Any) -> dict[str, float]:
     return {"nouns": psnr(pipeline.vae, held_out_pixels()), "creatures": psnr(pipeline.vae, creatures)}
 
 
+def type_accuracy(scorer: Scorer) -> float:
+    """Share of the creatures held out from the scorer whose type it names, among all types."""
+    import torch
+    from PIL import Image
+
+    from data.pocket import creatures
+
+    rows = [row for row in range(creatures.COUNT) if is_held_out_creature(row)]
+    shown = scorer.of_pictures([Image.fromarray(creature_pixels()[row]) for row in rows])
+    words = scorer.of_texts([f"a {kind} type creature" for kind in creatures.TYPES])
+    own = torch.tensor([creatures.TYPES.index(creatures.annotation(row).type or "") for row in rows])
+    return float(((shown @ words.T).argmax(1) == own).float().mean())
+
+
 def real_pictures(names: Sequence[str]) -> list[Image.Image]:
     """SEEDS plain pictures of each name that no stage was trained on, the names in order, over and over."""
     from train.pocket.pictures import picture
@@ -163,6 +177,7 @@ def score(seeds: int = SEEDS, steps: int = STEPS) -> dict[str, float]:
     features = scorer.of_pictures(real_pictures(names))
     save_real_features(features, names)
     table["retrieval of 200, real, %"] = 100 * scorer.retrieval(features, names)
+    table["creature types, held out, %"] = 100 * type_accuracy(scorer)
     prompts = [with_article(name) for name in names]
     shown = [picture for seed in range(seeds) for picture in generate(pipeline, prompts, seed, steps)]
     table["retrieval of 200, generated, %"] = 100 * scorer.retrieval(scorer.of_pictures(shown), names)
