@@ -54,7 +54,7 @@ def load_state(unet: nn.Module, saved: Mapping[str, Tensor], where: object) -> N
     """Put a saved state back; every name and shape must be there, and no other. Raises InputError."""
     parameters = trainable(unet)
     odd = sorted(parameters.keys() ^ saved.keys())
-    odd += [name for name in parameters.keys() & saved.keys() if parameters[name].shape != saved[name].shape]
+    odd += [name for name in parameters if name in saved and parameters[name].shape != saved[name].shape]
     if odd:
         raise InputError(f"{len(odd)} weights do not fit this adapter, e.g. {odd[0]}", where=where)
     for name, parameter in parameters.items():

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data import seeds
 from data.errors import InputError
-from data.files import flush
+from data.files import disk_error, flush
 from train.base_model import BaseModel
 from train.denoiser import Denoiser
 
@@ -25,17 +26,37 @@ FROZEN = ("vae", "text_encoder", "tokenizer", "scheduler")
 NOTHING_LEARNT = "the adapter changes nothing: all of its updates are zero"
 
 
-def write_lora(unet: UNet2DConditionModel, target: Path) -> None:
+def export_lora(unet: UNet2DConditionModel, base: BaseModel, target: Path) -> None:
+    """Write, load back and compare; only a file that passed gets its name. Raises InputError."""
+    with written(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+            file = Path(beside) / target.name
+            write_lora(unet, file)
+            check_lora(file, unet, base, where=target)
+            flush(file)
+            os.replace(file, target)
+        flush(target.parent)
+
+
+@contextmanager
+def written(target: Path) -> Iterator[None]:
+    """A full disk as one line, whether the system or the library says so."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise disk_error(error if isinstance(error, OSError) else OSError(str(error)), target) from error
+
+
+def write_lora(unet: UNet2DConditionModel, file: Path) -> None:
     """diffusers' own layout and header (peft's config with rank and alpha), float32."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     metadata = {key: plain(value) for key, value in unet.peft_config["default"].to_dict().items()}
-    layers = {name: tensor.float().cpu().contiguous() for name, tensor in get_peft_model_state_dict(unet).items()}
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
-        StableDiffusionPipeline.save_lora_weights(
-            beside, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata, weight_name=target.name
-        )
-        flush(Path(beside) / target.name)
-        os.replace(Path(beside) / target.name, target)
+    layers: dict[str, Any] = {
+        name: tensor.float().cpu().contiguous() for name, tensor in get_peft_model_state_dict(unet).items()
+    }
+    StableDiffusionPipeline.save_lora_weights(
+        file.parent, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata, weight_name=file.name
+    )
 
 
 def plain(value: Any) -> Any:
@@ -45,21 +66,22 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
 
 
-def check_lora(target: Path, unet: UNet2DConditionModel, base: BaseModel) -> None:
+def check_lora(file: Path, unet: UNet2DConditionModel, base: BaseModel, where: Path) -> None:
     """Take the trained adapter off, load the file in its place, and compare noise predictions; both must differ from
     the base's. Raises InputError if the file does not do what the trained network does.
     """
     trained = probe(unet, base)
     unet.delete_adapters("default")
     untrained = probe(unet, base)
-    unet.load_lora_adapter(target, prefix="unet", adapter_name="default")
+    # diffusers reads the header, where alpha is, only if it was told that the file is safetensors
+    unet.load_lora_adapter(file, prefix="unet", adapter_name="default", use_safetensors=True)
     loaded = probe(unet, base)
     tolerance = 1e-5 if next(iter(unet.parameters())).dtype == torch.float32 else 1e-2
     scale = float(untrained.abs().max())
     if bool((trained == untrained).all()):
-        raise InputError(NOTHING_LEARNT, where=target, fix="Train for more steps or with a higher --learning-rate.")
+        raise InputError(NOTHING_LEARNT, where=where, fix="Train for more steps or with a higher --learning-rate.")
     if float((loaded - trained).abs().max()) > tolerance * max(1.0, scale):
-        raise InputError("the exported file does not reproduce the trained network", where=target)
+        raise InputError("the exported file does not reproduce the trained network", where=where)
 
 
 @torch.no_grad()

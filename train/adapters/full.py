@@ -36,7 +36,7 @@ class Full(Options):
         from train.adapters import files
 
         target = folder / "model"
-        with replaced_folder(target) as beside:
+        with files.written(target), replaced_folder(target) as beside:
             files.copy_frozen_parts(base, beside)
             unet.save_pretrained(beside / "unet", safe_serialization=True, max_shard_size="100GB")
             files.check_unet(beside, unet)

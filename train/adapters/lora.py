@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from data import seeds
-from data.errors import InputError
+from data.errors import InputError, suggest
 from data.options import Options
 
 if TYPE_CHECKING:  # the flags are read before torch is loaded
@@ -70,6 +70,7 @@ class Lora(Options):
 
     def attach(self, unet: UNet2DConditionModel, seed: int) -> None:
         """Add the layers. A is uniform as in the paper's code, B is zero, so that training starts from the base."""
+        import torch
         from peft import LoraConfig
 
         from train.adapters.base import trainable
@@ -78,7 +79,8 @@ class Lora(Options):
         self.refuse_unknown(unet, modules)
         config = LoraConfig(r=self.rank, lora_alpha=self.scaled_by, target_modules=modules, bias="none")  # type: ignore[arg-type]
         unet.requires_grad_(False)
-        unet.add_adapter(config)
+        with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+            unet.add_adapter(config)
         for name, parameter in trainable(unet).items():
             parameter.data = parameter.data.float()  # whatever precision the base is in
             initialise(name, parameter, seed)
@@ -88,23 +90,24 @@ class Lora(Options):
         from torch.nn import Conv2d, Linear
 
         layers = [name for name, module in unet.named_modules() if isinstance(module, Linear | Conv2d)]
+        ends = {".".join(layer.split(".")[start:]) for layer in layers for start in range(layer.count(".") + 1)}
         for module in modules:
-            if not any(layer == module or layer.endswith(f".{module}") for layer in layers):
+            if module not in ends:
+                what = f"no layer is called {module!r}{suggest(module, [*TARGETS, *sorted(ends, key=len)])}"
                 allowed = f"{', '.join(TARGETS)}, or the end of a layer's name such as {layers[-1]}"
-                raise InputError(f"no layer is called {module!r}", where="--adapter.targets", allowed=allowed)
+                raise InputError(what, where="--adapter.targets", allowed=allowed)
 
     def export(self, unet: UNet2DConditionModel, base: BaseModel, folder: Path) -> list[Path]:
         """`lora.safetensors` in diffusers' layout, with rank and alpha in its header."""
         from train.adapters import files
 
         target = folder / "lora.safetensors"
-        files.write_lora(unet, target)
-        files.check_lora(target, unet, base)
+        files.export_lora(unet, base, target)
         return [target]
 
 
 def initialise(name: str, parameter: torch.nn.Parameter, seed: int) -> None:
-    """A from a generator of its own (peft draws from the global one), B zero."""
+    """A from a generator of its own, B zero."""
     from torch.nn import init
 
     if "lora_B" in name:
