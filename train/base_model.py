@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from train.ddpm.schedule import Schedule
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
+    from torch import Tensor
     from transformers import CLIPTextModel, CLIPTokenizer
 
 POCKET = Path(__file__).parent.parent / "data" / "pocket" / "base"
@@ -64,7 +66,7 @@ class BaseModel:
 
         if self.weights is None:
             return freeze(self.load_part(CLIPTextModel, "text_encoder"))
-        return freeze(text_encoder_of(self.weights, self.layout, self.dtype))
+        return freeze(text_encoder_of(self.weights, self.layout)).to(self.dtype)
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -74,21 +76,30 @@ class BaseModel:
 
     def load_part(self, kind: Any, part: str) -> Any:
         """One network with its weights in self.dtype. Raises InputError when file and architecture do not match."""
+        from diffusers.loaders.single_file_utils import SingleFileComponentError
+        from safetensors import SafetensorError
+
+        where = self.weights or self.layout / part
         try:
-            if self.weights is None:
-                return kind.from_pretrained(
-                    self.layout, subfolder=part, torch_dtype=self.dtype, use_safetensors=True, local_files_only=True
-                )
-            return kind.from_single_file(
-                str(self.weights),
-                config=str(self.layout),
-                subfolder=part,
-                torch_dtype=self.dtype,
-                local_files_only=True,
-            )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            network, missing = self.read_part(kind, part)
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, SingleFileComponentError) as error:
             reason = str(error).strip().splitlines()[0][:200]
-            raise InputError(f"the {part} could not be loaded ({reason})", where=self.weights or self.layout) from error
+            raise InputError(f"the {part} could not be loaded ({reason})", where=where) from error
+        if missing:  # the libraries would go on with random numbers in their place
+            what = f"the {part} could not be loaded ({len(missing)} weights are missing, such as {missing[0]})"
+            raise InputError(what, where=where)
+        return network
+
+    def read_part(self, kind: Any, part: str) -> tuple[Any, list[str]]:
+        """One network, and the names of weights that were not in its file."""
+        given = {"subfolder": part, "torch_dtype": self.dtype, "local_files_only": True}
+        if self.weights is None:
+            network, found = kind.from_pretrained(self.layout, **given, use_safetensors=True, output_loading_info=True)
+            return network, sorted(found["missing_keys"])
+        try:
+            return kind.from_single_file(str(self.weights), config=str(self.layout), **given), []
+        except NotImplementedError as error:  # what torch says of a tensor that was given no data
+            raise ValueError("some of its weights are missing") from error
 
     def forget(self, *parts: str) -> None:
         """Free the memory of parts that are no longer needed; they load again when they are used again."""
@@ -166,18 +177,22 @@ def load(model: str, *, tokenizer: str | None = None, dtype: torch.dtype = torch
         return from_folder(model, path, tokenizer, dtype)
     if path.is_file():
         return from_file(model, path, tokenizer, dtype)
-    return from_folder(model, hub_snapshot(model), tokenizer, dtype)
+    return from_folder(model, hub_snapshot(model), tokenizer, dtype, fix=download(model))
 
 
-def from_folder(name: str, folder: Path, tokenizer: str | None, dtype: torch.dtype) -> BaseModel:
-    """A model in diffusers layout, as StableDiffusionPipeline.save_pretrained writes it."""
+def from_folder(
+    name: str, folder: Path, tokenizer: str | None, dtype: torch.dtype, fix: str | None = None
+) -> BaseModel:
+    """A model in diffusers layout, as StableDiffusionPipeline.save_pretrained writes it. fix: where to get the rest."""
     missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
     if not (folder / "model_index.json").is_file() or missing:
         lacks = ", ".join(missing) or "model_index.json"
-        raise InputError(f"not a Stable Diffusion model in diffusers layout: lacks {lacks}", where=f"--model {name}")
+        what = f"not a Stable Diffusion model in diffusers layout: lacks {lacks}"
+        raise InputError(what, where=f"--model {name}", fix=fix)
     without = [part for part in PARTS if not list((folder / part).glob("*.safetensors"))]
     if without:
-        raise InputError(f"no .safetensors weights in {', '.join(without)}", where=f"--model {name}", fix=GET_SAFE)
+        what = f"no .safetensors weights in {', '.join(without)}"
+        raise InputError(what, where=f"--model {name}", fix=f"{fix}. {GET_SAFE}" if fix else GET_SAFE)
     return BaseModel(name, folder, None, tokenizer_folder(tokenizer, folder / "tokenizer"), dtype)
 
 
@@ -204,9 +219,12 @@ def hub_snapshot(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         title = "Stable Diffusion v1.4" if name == SD_V1_NAMES[0] else name
-        patterns = " ".join(f"'{pattern}'" for pattern in HUB_FILES)
-        fix = f"Get it with: hf download {name} --include {patterns}"
-        raise InputError(f"{title} is not on this machine", where=f"--model {name}", fix=fix) from None
+        raise InputError(f"{title} is not on this machine", where=f"--model {name}", fix=download(name)) from None
+
+
+def download(name: str) -> str:
+    """The command that fetches a hub model."""
+    return f"Get it with: hf download {name} --include {' '.join(repr(pattern) for pattern in HUB_FILES)}"
 
 
 ALLOWED = "pocket, a folder in diffusers layout, a .safetensors file, or a hub id such as CompVis/stable-diffusion-v1-4"
@@ -217,15 +235,19 @@ def tokenizer_folder(given: str | None, own: Path | None) -> Path:
     if given is not None:
         folders = [Path(given).expanduser(), Path(given).expanduser() / "tokenizer"]
         return next((folder for folder in folders if is_tokenizer(folder)), None) or refuse_tokenizer(given)
+    if own is not None and is_tokenizer(own):
+        return own
     if own is not None:
-        return own if is_tokenizer(own) else refuse_tokenizer(str(own))
+        raise InputError("holds no tokenizer", where=f"--model {own.parent}", fix=NAME_ONE)
     for name in SD_V1_NAMES:
         try:
             return hub_snapshot(name) / "tokenizer"
         except InputError:
             continue
-    fix = "Name one with --tokenizer FOLDER (vocab.json and merges.txt of CLIP L/14, as in any SD v1 folder)."
-    raise InputError("a single-file model holds no tokenizer", where="--tokenizer", fix=fix)
+    raise InputError("a single-file model holds no tokenizer", where="--tokenizer", fix=NAME_ONE)
+
+
+NAME_ONE = "Name one with --tokenizer FOLDER (vocab.json and merges.txt of CLIP L/14, as in any SD v1 folder)."
 
 
 def is_tokenizer(folder: Path) -> bool:
@@ -236,24 +258,36 @@ def refuse_tokenizer(given: str) -> Path:
     raise InputError("no tokenizer there (vocab.json or tokenizer.json)", where=f"--tokenizer {given}")
 
 
-def text_encoder_of(weights: Path, layout: Path, dtype: torch.dtype) -> CLIPTextModel:
-    """The text tower inside a single-file checkpoint (keys under cond_stage_model.transformer)."""
-    from safetensors import safe_open
+def text_encoder_of(weights: Path, layout: Path) -> CLIPTextModel:
+    """The text tower inside a single-file checkpoint (keys under cond_stage_model.transformer). Raises InputError."""
+    from safetensors import SafetensorError, safe_open
     from transformers import CLIPTextConfig, CLIPTextModel
 
     prefix = "cond_stage_model.transformer."
-    with safe_open(weights, framework="pt") as file:
-        keys = [key for key in file.keys() if key.startswith(prefix) and not key.endswith("position_ids")]  # noqa: SIM118
-        state = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
-    model = CLIPTextModel(CLIPTextConfig.from_pretrained(layout / "text_encoder"))
-    # Checkpoints name the tower `text_model.`; transformers 5 dropped that level.
-    flat = not any(name.startswith("text_model.") for name, _ in model.named_parameters())
-    state = {key.removeprefix("text_model.") if flat else key: tensor for key, tensor in state.items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    missing = [name for name in missing if not name.endswith("position_ids")]
+    try:
+        with safe_open(weights, framework="pt") as file:
+            keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
+            state = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
+        model = CLIPTextModel(CLIPTextConfig.from_pretrained(layout / "text_encoder"))
+        missing, unexpected = model.load_state_dict(as_named_here(state, model), strict=False)
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:200]
+        raise InputError(f"the text_encoder could not be loaded ({reason})", where=weights) from error
     if missing or unexpected:
-        raise InputError(f"not SD v1's text encoder ({len(missing)} tensors missing)", where=weights)
-    return model.to(dtype)
+        counts = f"{len(missing)} of its weights are missing, {len(unexpected)} are unknown"
+        raise InputError(f"the text_encoder could not be loaded ({counts})", where=weights)
+    return model
+
+
+def as_named_here(state: Mapping[str, Tensor], model: CLIPTextModel) -> dict[str, Tensor]:
+    """A single file's text tower with this library's names, without what Stable Diffusion v1 makes no use of.
+
+    Checkpoints name the tower `text_model.`; transformers 5 dropped that level.
+    """
+    deep = any(name.startswith("text_model.") for name, _ in model.named_parameters())
+    unused = ("position_ids", "text_projection.weight")
+    kept = {key.removeprefix("text_model."): tensor for key, tensor in state.items() if not key.endswith(unused)}
+    return {f"text_model.{key}": tensor for key, tensor in kept.items()} if deep else kept
 
 
 def freeze(module: Any) -> Any:
@@ -269,16 +303,21 @@ def folder_hash(folder: Path) -> str:
     return hashlib.sha256("".join(f"{file.name}:{file_hash(file)};" for file in files).encode()).hexdigest()
 
 
+SETTLED = 2_000_000_000  # ns: a file written a moment ago may change again within one tick of its file system's clock
+
+
 def file_hash(file: Path) -> str:
     """SHA-256 of a file, remembered by its path, size and times so that 3 GB are read once and not at every start."""
     found = file.resolve().stat()
     key = f"{file.resolve()}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
     memo = cache_root() / "hashes.json"
     known = read_memo(memo)
-    if key not in known:
-        known = {**read_memo(memo), key: sha256(file)}
-        write_atomic(memo, json.dumps(known))
-    return known[key]
+    if key in known:
+        return known[key]
+    found_hash = sha256(file)
+    if time.time_ns() - found.st_mtime_ns > SETTLED:
+        write_atomic(memo, json.dumps({**read_memo(memo), key: found_hash}))
+    return found_hash
 
 
 def read_memo(memo: Path) -> Mapping[str, str]:
