@@ -127,3 +127,11 @@ def test_8_bit_adamw_follows_the_formula() -> None:
 def test_values_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(bad))):
         OptimConfig.model_validate(bad)
+
+
+def test_8_bit_state_lies_in_memory_as_its_weight_does() -> None:
+    """bitsandbytes makes a weight contiguous at its first step; a state made before that would keep the old order."""
+    weight = nn.Parameter(torch.ones(32, 16, 3, 3).to(memory_format=torch.channels_last))
+    slots = train(weight, draws(1, 32, 16, 3, 3), 0.01, settings(kind="adamw-8bit")).state[weight]
+    assert weight.is_contiguous()
+    assert slots["state1"].stride() == slots["state2"].stride() == weight.stride()
