@@ -39,13 +39,13 @@ class Checkup(Options):
     """diffusers folder of the base model, for sizes and tokenizer; default: the embedded one"""
     tokenizer: Path | None = None
     """folder of the tokenizer to count captions with; default: the model's"""
-    size: int | None = Field(None, gt=0)
+    size: int | None = Field(default=None, gt=0)
     """pixels of the square bucket's side; default: the model's"""
     caption: str = TEMPLATE
     """the prompt of a picture: a template with {text}, {type}, {name} or any other key of its metadata"""
     seed: int = 0
     """of the held-out split"""
-    held_out: float = Field(0.1, ge=0, lt=1)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
     """share of pictures that training would hold out"""
     as_json: bool = False
     """(also --json) print everything as JSON"""

@@ -180,4 +180,3 @@ def turns_of_buckets(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 def mean_latents(moments: Moments, scaling_factor: float) -> Latents:
     """(C, h, w): the posterior's mean, scaled: what validation looks at, so that it holds no sampling noise."""
     return moments.chunk(2)[0] * scaling_factor
-

@@ -72,7 +72,9 @@ def run_cli(model: type[Config], flags: list[str], values: dict[str, Any], prog:
         )
 
         @classmethod
-        def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> tuple[Any, ...]:
+        def settings_customise_sources(
+            cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any
+        ) -> tuple[Any, ...]:
             return (init_settings,)  # not the environment: a variable named SEED must not change a run
 
     FromCommandLine.__doc__ = description

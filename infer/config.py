@@ -52,19 +52,19 @@ class GenerateOptions(options.Options):
     """hub id or folder of the tokenizer, for a single file that brings none"""
     lora: tuple[str, ...] = ()
     """a LoRA as FILE or FILE:WEIGHT; may be repeated"""
-    seed: int = Field(42, ge=RANDOM_SEED, le=HIGHEST_SEED)
+    seed: int = Field(default=42, ge=RANDOM_SEED, le=HIGHEST_SEED)
     """seed of the first picture of each prompt, the next one has seed + 1; -1 draws one and prints it"""
-    num_images: int = Field(1, ge=1)
+    num_images: int = Field(default=1, ge=1)
     """pictures per prompt"""
-    steps: int = Field(50, ge=1)
+    steps: int = Field(default=50, ge=1)
     """denoising steps"""
-    guidance_scale: float = Field(7.5, ge=0.0, allow_inf_nan=False)
+    guidance_scale: float = Field(default=7.5, ge=0.0, allow_inf_nan=False)
     """how strongly the prompt steers; 1 or less: not at all"""
     scheduler: str | None = None
     """pndm, ddim, euler, euler_a, dpmpp_2m_karras, unipc ...; default: the model's own"""
-    height: int | None = Field(None, ge=1)
+    height: int | None = Field(default=None, ge=1)
     """pixels; default: the model's own size"""
-    width: int | None = Field(None, ge=1)
+    width: int | None = Field(default=None, ge=1)
     """pixels; default: the model's own size"""
     outdir: Path | None = None
     """a new or empty folder; default: the next free one in outputs/"""

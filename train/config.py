@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parent / "configs"
 class Pictures(Options):
     """How a captioned folder becomes training samples."""
 
-    size: int | None = Field(None, gt=0)
+    size: int | None = Field(default=None, gt=0)
     """pixels of the square bucket's side; default: the size the base model was trained at"""
     buckets: bool = True
     """sort pictures of other shapes into wide and tall buckets of the same area instead of cutting squares"""
@@ -30,36 +30,36 @@ class Pictures(Options):
     """also train on mirrored pictures (not if left and right matter, or there is writing)"""
     caption: str = TEMPLATE
     """the prompt of a picture: a template with {text}, {type}, {name} or any other key of its metadata"""
-    caption_dropout: float = Field(0.1, ge=0, le=1)
+    caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """share of samples whose caption is replaced by the empty prompt, which guidance needs"""
-    held_out: float = Field(0.1, ge=0, lt=1)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
     """share of pictures kept out of training to see whether it learns or memorises"""
 
 
 class Validation(Options):
     """The denoising loss at fixed noise, on held-out pictures and as many training pictures."""
 
-    every: int = Field(200, gt=0)
+    every: int = Field(default=200, gt=0)
     """optimiser steps from one validation to the next; the first is before step 1, so it is the base model's"""
-    pictures: int = Field(64, gt=0)
+    pictures: int = Field(default=64, gt=0)
     """pictures looked at, at most, of each side"""
-    timesteps: int = Field(8, gt=0)
+    timesteps: int = Field(default=8, gt=0)
     """evenly spread timesteps at which each is looked at"""
 
 
 class Checkpoints(Options):
     """What is kept so that a killed run goes on."""
 
-    every: int = Field(200, gt=0)
+    every: int = Field(default=200, gt=0)
     """optimiser steps from one checkpoint to the next"""
-    keep: int = Field(2, gt=0)
+    keep: int = Field(default=2, gt=0)
     """how many are kept"""
 
 
 class Logging(Options):
     """What is written down while it trains."""
 
-    every: int = Field(10, gt=0)
+    every: int = Field(default=10, gt=0)
     """optimiser steps from one line of metrics.jsonl to the next"""
     tensorboard: bool = True
     """also write TensorBoard files"""
@@ -83,21 +83,21 @@ class Config(Options):
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
     logging: Logging = Logging()
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     """peak learning rate"""
-    batch_size: int = Field(4, gt=0)
+    batch_size: int = Field(default=4, gt=0)
     """pictures in one process' micro-batch"""
-    accumulate: int = Field(1, gt=0)
+    accumulate: int = Field(default=1, gt=0)
     """micro-batches whose gradients are averaged before a step"""
-    max_steps: int = Field(1000, gt=0)
+    max_steps: int = Field(default=1000, gt=0)
     """optimiser steps; a larger number extends a finished run"""
     seed: int = 0
     """everything random follows from it"""
-    threads: int | None = Field(None, gt=0)
+    threads: int | None = Field(default=None, gt=0)
     """CPU threads of each process; default: the cores divided by the processes"""
     runs: Path = Path("runs")
     """folder of the run folders"""
-    run_name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    run_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """name of the run's folder after its number; default: the adapter's"""
     new: bool = False
     """start another run even if one with these settings is there"""

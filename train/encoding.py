@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -84,8 +85,10 @@ def with_bucket(collection: Collection, sizes: Sequence[Bucket]) -> list[tuple[S
 @torch.no_grad()
 def encode_picture(model: BaseModel, pixels: Images, device: torch.device) -> Moments:
     """(1, 3, H, W) -> (1, 2C, h, w) mean and log-variance, in float32: in fp16 SD v1's autoencoder overflows."""
-    vae = model.vae.to(device, torch.float32)
-    return vae.encode(pixels.to(device)).latent_dist.parameters
+    vae: Any = model.vae
+    vae.to(device, torch.float32)
+    (posterior,) = vae.encode(pixels.to(device), return_dict=False)
+    return posterior.parameters
 
 
 @torch.no_grad()

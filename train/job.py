@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,9 +83,9 @@ def already_done(found: Run, config: Config) -> str:
 def build(job: Job) -> State:
     """The network with its adapter and the optimiser, on the device."""
     config, accelerator = job.config, job.accelerator
-    unet = job.model.unet
+    unet: Any = job.model.unet
     if not config.adapter.trains_base and accelerator.mixed_precision in machine.DTYPES:
-        unet.to(machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
+        unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
     config.adapter.attach(unet, config.seed)
     unet.to(accelerator.device, memory_format=torch.channels_last)
     unet.train()

@@ -41,7 +41,7 @@ class State:
     optimizer: Any  # accelerate's, around the one of train/optim.py
     accelerator: Accelerator
 
-    def plain_unet(self) -> nn.Module:
+    def plain_unet(self) -> Any:
         return self.accelerator.unwrap_model(self.unet)
 
     @property
@@ -160,7 +160,7 @@ def write_down(state: State, window: Window, report: Report) -> None:
     """
     if not window.losses:
         return
-    losses = state.accelerator.reduce(torch.stack(window.losses), "mean").tolist()
+    losses = mean_over_processes(state, torch.stack(window.losses)).tolist()
     norms = torch.stack(window.norms).tolist()
     first = state.step - len(losses) + 1
     report.write(
@@ -176,6 +176,12 @@ def write_down(state: State, window: Window, report: Report) -> None:
     if skipped:
         report.say(f"{skipped} of the last {len(losses)} steps overflowed in fp16 and were left out by the scaler")
     window.clear()
+
+
+def mean_over_processes(state: State, values: Tensor) -> Tensor:
+    reduced = state.accelerator.reduce(values, "mean")
+    assert isinstance(reduced, Tensor)
+    return reduced
 
 
 def refuse_infinite(losses: list[float], first: int, window: Window) -> None:

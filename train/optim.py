@@ -19,19 +19,19 @@ class OptimConfig(Options):
 
     kind: Literal["adamw", "adamw-8bit"] = "adamw"
     """adamw, or bitsandbytes' 8-bit AdamW, whose state takes a quarter of the memory"""
-    beta1: float = Field(0.9, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
     """decay of the mean of gradients"""
-    beta2: float = Field(0.999, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
     """decay of the mean of squared gradients"""
-    epsilon: float = Field(1e-8, gt=0)
+    epsilon: float = Field(default=1e-8, gt=0)
     """added to the root of the second moment"""
-    weight_decay: float = Field(1e-2, ge=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
     """decoupled weight decay"""
-    clip_norm: float = Field(1.0, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0)
     """largest global norm of all gradients together; larger ones are scaled down"""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """how the learning rate goes on after the warm-up: constant, or down to 0 at --max-steps"""
-    warmup: int = Field(0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     """optimiser steps over which the learning rate rises from 0"""
 
 

@@ -49,8 +49,11 @@ def draw(index: int, size: int, seed: int = 0) -> Image.Image:
     pen = Pen(size, Place())
     stage = Stage(pen, species, how)
     _puddle(stage, ruler, place)
-    draw_adrift(stage, lambda point: place.scale * ruler.distance((point - place.at) / place.scale),
-                seed_for(seed, "adrift", index))
+    draw_adrift(
+        stage,
+        lambda point: place.scale * ruler.distance((point - place.at) / place.scale),
+        seed_for(seed, "adrift", index),
+    )
     pen.place = place
     PLANS[species.plan](stage)
     return pen.finish()
@@ -60,8 +63,13 @@ def annotation(index: int, seed: int = 0) -> Annotation:
     """The reference caption of picture `index`, and what it shows."""
     species, how = _cast(index, seed)
     return Annotation(
-        file_name=f"{index:05d}.png", text=captions.caption(species, how, seed, index), type=species.kind.word,
-        name=species.name, quality="good", annotator=None, source=f"drawn by code, version {VERSION}",
+        file_name=f"{index:05d}.png",
+        text=captions.caption(species, how, seed, index),
+        type=species.kind.word,
+        name=species.name,
+        quality="good",
+        annotator=None,
+        source=f"drawn by code, version {VERSION}",
     )
 
 

@@ -74,7 +74,7 @@ def test_from_pictures_to_a_lora_that_diffusers_loads(
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, local_files_only=True)
-    pipeline.load_lora_weights(run.export, weight_name="lora.safetensors")
+    pipeline.load_lora_weights(str(run.export), weight_name="lora.safetensors")
     assert pipeline.get_active_adapters()
 
 

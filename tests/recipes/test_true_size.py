@@ -63,7 +63,7 @@ def test_one_step_of_lora_at_512_fits_in_12_gib_and_diffusers_loads_it(tmp_path:
 
     theirs = StableDiffusionPipeline.from_pretrained(full_size_model(), torch_dtype=torch.float32)
     before = predict(theirs)
-    theirs.load_lora_weights(lora.parent, weight_name=lora.name)
+    theirs.load_lora_weights(str(lora.parent), weight_name=lora.name)
     change = predict(theirs) - before
     del theirs
     ours = pipeline.build(base_model.load(str(full_size_model())), None, torch.device("cpu"))

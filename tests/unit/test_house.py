@@ -124,5 +124,7 @@ def test_test_folders_hide_no_package() -> None:
 
 
 def test_the_repository_stays_light() -> None:
-    large = [name(path) for package in PACKAGES for path in (ROOT / package).rglob("*") if path.stat().st_size > 16 << 20]
+    large = [
+        name(path) for package in PACKAGES for path in (ROOT / package).rglob("*") if path.stat().st_size > 16 << 20
+    ]
     assert not large

@@ -16,7 +16,7 @@ class Full(Options):
 
 class Lora(Options):
     kind: Literal["lora"] = "lora"
-    rank: int = Field(16, gt=0)
+    rank: int = Field(default=16, gt=0)
     """rank of the update"""
 
 
@@ -24,7 +24,7 @@ class Sample(Options):
     config: Path | None = None
     """preset"""
     adapter: Annotated[Full | Lora, Field(discriminator="kind")] = Lora()
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     """peak learning rate"""
     prompt: list[str] = Field(default=[])
     strict: bool = False

@@ -41,9 +41,9 @@ class Lora(Options):
 
     kind: Literal["lora"] = "lora"
     """what is trained: a low-rank adapter (lora) or the whole U-Net (full)"""
-    rank: int = Field(16, ge=1, le=1024)
+    rank: int = Field(default=16, ge=1, le=1024)
     """rank of the update: more learns more and forgets more"""
-    alpha: float | None = Field(None, gt=0)
+    alpha: float | None = Field(default=None, gt=0)
     """the update is scaled by alpha / rank; default: alpha = rank, a scale of 1 as in diffusers' scripts"""
     targets: list[str] = Field(default=["attention"])
     """layers that get one: attention, feed-forward, convolutions, or the end of a module's name; may be repeated"""
