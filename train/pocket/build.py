@@ -26,6 +26,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=NAMES, nargs="+", default=NAMES, help="only these stages")
     parser.add_argument("--steps", type=int, help="the stage's last step, instead of the recipe's own")
+    parser.add_argument("--adopt", action="store_true", help="no states here: take up the shipped model's weights")
     parser.add_argument("--score", action="store_true", help="measure data/pocket/base and print the card's table")
     parser.add_argument("--score-seeds", type=int, default=4, help="pictures of each name (default 4)")
     parser.add_argument("--score-steps", type=int, default=50, help="sampling steps of each picture (default 50)")
@@ -40,6 +41,10 @@ def main() -> None:
 
     if options.score:
         run_score(options.score_seeds, options.score_steps)
+    elif options.adopt:
+        from train.pocket.adopt import adopt
+
+        adopt()
     else:
         run_stages(options.stage, options.steps)
 

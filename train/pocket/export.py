@@ -28,13 +28,13 @@ INDEX = {
 }  # fmt: skip
 
 
-def save_half(model: nn.Module, file: Path, rename: Callable[[str], str] = str) -> None:
-    """The weights as contiguous fp16."""
+def save_half(model: nn.Module, file: Path, rename: Callable[[str], str] = str, steps: int = 0) -> None:
+    """The weights as contiguous fp16, with the number of steps they took in the file's header."""
     import torch
     from safetensors.torch import save_file
 
     weights = {rename(name): value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, file, metadata={"format": "pt"})
+    save_file(weights, file, metadata={"format": "pt", "steps": str(steps)})
 
 
 def save_config(model: nn.Module, folder: Path) -> None:
@@ -50,10 +50,10 @@ def export_base(target: Path = BASE) -> None:
     """Write the base model of the last saved states, whole; files beside the parts (the card) are kept."""
     card = (target / "README.md").read_bytes() if (target / "README.md").exists() else None
     with replaced_folder(target) as folder:
-        parts = {"vae": load_autoencoder("decoder"), "unet": averaged_so_far()}
-        for name, part in parts.items():
+        unet, steps = averaged_so_far()
+        for name, part in {"vae": load_autoencoder("decoder"), "unet": unet}.items():
             save_config(part, folder / name)
-            save_half(part, folder / name / "diffusion_pytorch_model.safetensors")
+            save_half(part, folder / name / "diffusion_pytorch_model.safetensors", steps=steps if part is unet else 0)
         save_config(load_text_encoder(), folder / "text_encoder")
         text_file = folder / "text_encoder" / "model.safetensors"
         save_half(load_text_encoder(), text_file, lambda name: f"text_model.{name}")  # the names of SD v1's own files

@@ -122,7 +122,6 @@ class Trainee:
                     optimizer.state[parameter] = {key: state[f"optimizer.{key}.{name}"] for key in keys}
 
 
-
 def save(trainee: Trainee, folder: Path) -> None:
     """Write the state whole."""
     from safetensors.torch import save_file

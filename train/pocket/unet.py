@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import PNDMScheduler, UNet2DConditionModel
 
-PLAN = Plan("unet", steps=2600, peak=2e-3, warmup=100, ema=0.998, decay=0.02, muon=True)
+PLAN = Plan("unet", steps=2200, peak=2e-3, warmup=100, ema=0.998, decay=0.02, muon=True)
 BATCH = 24
 EMPTY_PROMPT = 0.1  # share of pictures trained with the empty prompt, for guidance
 GAMMA, HEAVIEST = 5.0, 25.0  # bounds of the weights: of min-SNR, and of a single picture
@@ -132,8 +132,8 @@ def train_unet(plan: Plan = PLAN) -> UNet2DConditionModel:
     return fit(plan, unet, losses_at)
 
 
-def averaged_so_far() -> UNet2DConditionModel:
-    """The running average of the stage's last saved state, finished or not."""
+def averaged_so_far() -> tuple[UNet2DConditionModel, int]:
+    """The running average of the stage's last saved state, finished or not, and its step."""
     import torch
     from safetensors.torch import load_file
 
@@ -142,4 +142,4 @@ def averaged_so_far() -> UNet2DConditionModel:
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
             parameter.copy_(state[f"average.{name}"])
-    return unet.eval()
+    return unet.eval(), int(state["step"])
