@@ -195,7 +195,7 @@ def test_what_does_not_suit_the_model_is_refused_before_a_folder_is_made(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--promt", "x"], "error: --promt: unknown flag, did you mean '--prompt'?. See --help."),
+        (["--promt", "x"], "error: --promt: unknown flag, did you mean '--prompt'? See --help."),
         (["--model", "CompVis/stable-diffusion-v1-4"], "Stable Diffusion v1.4 is not on this machine. Get it with: "),
         (["--model", "missing/folder/of/mine"], "no such file or folder"),
     ],
