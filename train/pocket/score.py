@@ -81,10 +81,9 @@ class Scorer:
 
 def load_pipeline(folder: Path = BASE) -> Any:
     """The base model in fp32, without progress bars."""
-    import torch
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import PNDMScheduler, UNet2DConditionModel
 
-PLAN = Plan("unet", steps=2200, peak=2e-3, warmup=100, ema=0.998, decay=0.02, muon=True)
+PLAN = Plan("unet", steps=2450, peak=2e-3, warmup=100, ema=0.998, decay=0.02, muon=True)
 BATCH = 24
 EMPTY_PROMPT = 0.1  # share of pictures trained with the empty prompt, for guidance
 GAMMA, HEAVIEST = 5.0, 25.0  # bounds of the weights: of min-SNR, and of a single picture
@@ -44,10 +44,12 @@ def noise_schedule() -> PNDMScheduler:
     """Stable Diffusion v1.4's own scheduler, as its scheduler_config.json has it."""
     from diffusers import PNDMScheduler
 
-    return PNDMScheduler(
+    schedule = PNDMScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
         skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
     )  # fmt: skip
+    schedule.register_to_config(clip_sample=False)  # PNDM ignores it; DDIM, made from this config, would clip latents
+    return schedule
 
 
 @lru_cache(maxsize=2)
