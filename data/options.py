@@ -219,8 +219,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def shipped(path: Path) -> str | None:
-    """The presets that lie where a missing one was looked for, else those of the project."""
-    folder = path.parent if path.parent.is_dir() else Path("train/configs")
+    """The presets beside a missing one, or the project's own if only a name was given."""
+    folder = Path("train/configs") if path.parent == Path() else path.parent
     return ", ".join(sorted(str(file) for file in folder.glob("*.yaml"))) or None
 
 

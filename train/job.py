@@ -52,8 +52,8 @@ class Job:
 
 def run(config: Config) -> int:
     """Plan, train and export; returns the exit code. The same settings continue the run that has them."""
-    accelerator = machine.start(config)
     model = base_model.load(config.model, tokenizer=config.tokenizer)
+    accelerator = machine.start(config)
     objectives.check(config.objective, model.prediction_type)
     if config.objective.predicts == "epsilon":
         process.refuse_without_signal(model.schedule)
