@@ -11,7 +11,7 @@ from itertools import pairwise
 
 COLOURS = 6  # further series repeat the colours with dashed lines
 WIDTH, HEIGHT = 720, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 24, 14, 40  # room for the labels
+LEFT, RIGHT, TOP, BOTTOM = 72, 24, 14, 40  # room for the labels
 MOST_POINTS = 600  # of a line; beyond, the lowest and highest of each stretch are kept, so that no spike is hidden
 DOTTED = 24  # lines of so few points show them
 
