@@ -136,6 +136,8 @@ class StepSampler(Sampler[list[Position]]):
         assert all(size > 0 for size in sizes)
         self.sizes, self.layout, self.seed = list(sizes), layout, seed
         self.start, self.stop = start, stop
+        self._order_key: tuple[int, int] | None = None
+        self._order: list[int] = []
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start) * self.layout.accumulate
@@ -158,7 +160,7 @@ class StepSampler(Sampler[list[Position]]):
     def order(self, bucket: int, round_: int) -> list[int]:
         """The order of a bucket's pictures the round_-th time through; the last one is remembered."""
         key = (bucket, round_)
-        if getattr(self, "_order_key", None) != key:
+        if self._order_key != key:
             self._order_key = key
             self._order = seeds.permutation(self.sizes[bucket], self.seed, "order", bucket, round_)
         return self._order

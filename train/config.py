@@ -90,7 +90,7 @@ class Config(Options):
     accumulate: int = Field(default=1, gt=0)
     """micro-batches whose gradients are averaged before a step"""
     max_steps: int = Field(default=1000, gt=0)
-    """optimiser steps; a larger number extends a finished run"""
+    """optimiser steps; a larger number extends a finished run of constant schedule, else it is another run"""
     seed: int = 0
     """everything random follows from it"""
     threads: int | None = Field(default=None, gt=0)

@@ -20,7 +20,7 @@ from data.schema import Batch
 from train import base_model, checkpoint, machine, objectives, optim, run_folder
 from train.adapters import base as adapters
 from train.base_model import BaseModel
-from train.config import Config, identity
+from train.config import SCHEDULES_WITHOUT_END, Config, identity
 from train.curation import Collection, collect
 from train.ddpm import process
 from train.encoding import Encoded, encode
@@ -74,9 +74,12 @@ def run(config: Config) -> int:
 
 
 def already_done(found: Run, config: Config) -> str:
+    # with a decaying learning rate every step depends on the length: a longer run is another one, see config.identity
+    extends = config.optim.schedule in SCHEDULES_WITHOUT_END
+    longer = "extends it" if extends else f"is another run ({config.optim.schedule} follows the length)"
     return (
         f"{found.path} has these settings and finished after {found.done} steps; nothing to do.\n"
-        f"A larger --max-steps extends it, --new starts another.\nnext: {next_command(found)}"
+        f"A larger --max-steps {longer}, --new starts over.\nnext: {next_command(found)}"
     )
 
 

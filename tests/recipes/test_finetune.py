@@ -105,6 +105,16 @@ def test_the_same_command_again_does_nothing_more_steps_extend_new_starts_over(
     assert all(torch.equal(whole[name], extended[name]) for name in whole), "extended is not the same as uninterrupted"
 
 
+def test_a_longer_run_with_a_decaying_rate_is_another_run(
+    finetune: Finetune, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune("--optim.schedule", "cosine", steps=2) == 0
+    assert finetune("--optim.schedule", "cosine", steps=2) == 0
+    assert "A larger --max-steps is another run (cosine follows the length)" in capsys.readouterr().out
+    assert finetune("--optim.schedule", "cosine", steps=3) == 0
+    assert len(all_runs(Path("runs"))) == 2
+
+
 def test_ctrl_c_saves_and_the_same_command_goes_on(
     finetune: Finetune, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
