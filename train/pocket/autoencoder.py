@@ -1,4 +1,4 @@
-"""The autoencoder: 64x64 pixels to 16x16x4 latents (x4), an AutoencoderKL of SD's own kind, 0.7 M parameters.
+"""The autoencoder: 64x64 pixels to 16x16x4 latents (x4), an AutoencoderKL of SD's own kind, 1.5 M parameters.
 
 Left alone it learns lightness first, then blue-yellow, and green-magenta hardly (400 steps: error 0.25, as if nothing
 had been learned). So the latents' first three channels are anchored at the start to the mean colour of their 4x4
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from PIL import Image
 
-PLAN = Plan("vae", steps=2700, peak=2e-3, decay=0.0, ema=0.998)
-CROPPED_STEPS = 2100  # 32x32 crops first: four times the variety for the same arithmetic; whole pictures after
-CREATURES_FROM = 1700  # step: until then 19 dB on creatures, bar 24; from here on one picture in five shows one
-CROPS, CROP, WHOLE = 16, 32, 8  # crops a step and their side; pictures a step afterwards
+PLAN = Plan("vae", steps=3600, peak=2e-3, decay=0.0, ema=0.998, muon=True)
+CROPPED_STEPS = 1600  # 32x32 crops first: four times the variety for the same arithmetic; whole pictures after
+CREATURES_FROM = 1600  # step: without them 19 dB on creatures, bar 24; from here on one picture in five shows one
+CROPS, CROP, WHOLE = 32, 32, 16  # crops a step and their side; pictures a step afterwards
 KL_WEIGHT, KL_WARMUP = 2e-4, 1000
 ANCHOR_WEIGHT, ANCHORED_STEPS = 1.0, 700
 
@@ -36,11 +36,11 @@ def new_autoencoder() -> AutoencoderKL:
 
     torch.manual_seed(11)
     blocks: dict[str, Any] = {  # diffusers annotates these tuples as being of one element
-        "block_out_channels": (16, 32, 64),
+        "block_out_channels": (24, 48, 96),
         "down_block_types": ("DownEncoderBlock2D",) * 3,
         "up_block_types": ("UpDecoderBlock2D",) * 3,
     }
-    return AutoencoderKL(latent_channels=4, sample_size=SIZE, layers_per_block=1, norm_num_groups=4, **blocks)
+    return AutoencoderKL(latent_channels=4, sample_size=SIZE, layers_per_block=1, norm_num_groups=8, **blocks)
 
 
 def is_held_out(noun: str) -> bool:
@@ -87,16 +87,19 @@ def tinted(pixels: Image.Image, step: int, slot: int) -> Image.Image:
 
 
 def batch(nouns: list[str], step: int) -> torch.Tensor:
-    """The pixels of one step: crops out of a few pictures at first, whole pictures at the end."""
+    """This process' pixels of one step: crops, two of a picture, at first, whole pictures at the end."""
     import torch
 
+    from train.pocket.parallel import part
+
     if step >= CROPPED_STEPS:
-        return as_tensor(training_picture(nouns, step, slot) for slot in range(WHOLE))
-    whole = as_tensor(training_picture(nouns, step, slot) for slot in range(CROPS // 2))
+        return as_tensor(training_picture(nouns, step, slot) for slot in part(WHOLE))
+    slots = part(CROPS // 2)
     crops = []
-    for index in range(CROPS):
-        top, left = (integer(SIZE - CROP + 1, "pocket", "vae", side, step, index) for side in ("top", "left"))
-        crops.append(whole[index // 2, :, top : top + CROP, left : left + CROP])
+    for slot, whole in zip(slots, as_tensor(training_picture(nouns, step, slot) for slot in slots), strict=True):
+        for index in (0, 1):
+            top, left = (integer(SIZE - CROP + 1, "pocket", "vae", side, step, slot, index) for side in ("top", "left"))
+            crops.append(whole[:, top : top + CROP, left : left + CROP])
     return torch.stack(crops)
 
 
@@ -133,8 +136,10 @@ def reconstruction_terms(shown: torch.Tensor, pixels: torch.Tensor) -> Losses:
 
 def reconstruction_losses(model: AutoencoderKL, pixels: torch.Tensor, step: int) -> Losses:
     """The terms of the pictures, KL with its warm-up, and at the start the anchor."""
+    from train.pocket.parallel import part
+
     posterior = model.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-    latents = posterior.sample(generator=generator("pocket", "vae", "posterior", step))
+    latents = posterior.sample(generator=generator("pocket", "vae", "posterior", step, part(WHOLE)[0]))
     shown = model.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue]
     terms = reconstruction_terms(shown, pixels)
     terms["kl"] = posterior.kl().mean() / latents[0].numel()
@@ -146,7 +151,19 @@ def reconstruction_losses(model: AutoencoderKL, pixels: torch.Tensor, step: int)
 
 
 def train_autoencoder(plan: Plan = PLAN) -> AutoencoderKL:
-    """Train or go on; the finished autoencoder carries its measured scaling factor."""
+    """Train or go on, on all cores; the finished autoencoder carries its measured scaling factor."""
+    from train.pocket.parallel import run_shared
+
+    run_shared(train_share, plan)
+    finished = train_share(plan)
+    normalise(finished)
+    finished.register_to_config(scaling_factor=round(1.0 / float(sample_latents(finished).std()), 5))
+    finished.save_pretrained(state_folder() / "vae" / "model")
+    return finished
+
+
+def train_share(plan: Plan) -> AutoencoderKL:
+    """One process' share of the training; alone, all of it."""
     import torch
 
     model = new_autoencoder().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -156,11 +173,7 @@ def train_autoencoder(plan: Plan = PLAN) -> AutoencoderKL:
         pixels = batch(nouns, step).contiguous(memory_format=torch.channels_last)
         return reconstruction_losses(model, pixels, step)
 
-    finished = fit(plan, model, losses_at)
-    normalise(finished)
-    finished.register_to_config(scaling_factor=round(1.0 / float(sample_latents(finished).std()), 5))
-    finished.save_pretrained(state_folder() / "vae" / "model")
-    return finished
+    return fit(plan, model, losses_at)
 
 
 def sample_latents(model: AutoencoderKL) -> torch.Tensor:

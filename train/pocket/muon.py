@@ -6,9 +6,11 @@ AdamW's learning rate: Liu et al. 2025, arXiv 2502.16982, equation 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+
+from train.pocket.parallel import part, sum_up
 
 ITERATIONS = 4
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd polynomial that drives singular values towards 1
@@ -35,19 +37,28 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self.update(parameter, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            aheads = [self.look_ahead(parameter, group["momentum"]) for parameter in parameters]
+            for parameter, direction in zip(parameters, directions(aheads), strict=True):
+                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+                size = group["lr"] * 0.2 * max(direction.shape) ** 0.5  # 0.2: root mean square of AdamW's updates
+                parameter.sub_(direction.reshape(parameter.shape), alpha=size)
 
-    def update(self, parameter: torch.nn.Parameter, group: dict) -> None:
-        """The update of one weight, with the root mean square that AdamW's would have (0.2)."""
+    def look_ahead(self, parameter: torch.nn.Parameter, momentum: float) -> torch.Tensor:
+        """Update the momentum with the gradient; returns Nesterov's mix of both as a matrix."""
         assert parameter.grad is not None
         buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-        buffer.lerp_(parameter.grad, 1.0 - group["momentum"])
-        ahead = torch.lerp(parameter.grad, buffer, group["momentum"]).flatten(1)
-        direction = orthogonal(ahead).reshape(parameter.shape)
-        parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-        parameter.sub_(direction, alpha=group["lr"] * 0.2 * max(ahead.shape) ** 0.5)
+        buffer.lerp_(parameter.grad, 1.0 - momentum)
+        return torch.lerp(parameter.grad, buffer, momentum).flatten(1)
+
+
+def directions(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """`orthogonal` of each matrix, the work shared out among the processes of the stage."""
+    mine = set(part(len(matrices)))
+    found = [orthogonal(matrix) if index in mine else matrix * 0 for index, matrix in enumerate(matrices)]
+    if len(mine) < len(matrices):
+        sum_up(found)
+    return found
 
 
 def suits_muon(name: str, parameter: torch.nn.Parameter) -> bool:

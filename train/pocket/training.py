@@ -1,6 +1,7 @@
 """The loop that every stage of the base model shares: AdamW, linear decay, EMA, and a state that survives kill -9.
 
-A stage's batch is a function of the step alone, so the same command goes on where the last state stands.
+A stage's batch is a function of the step alone, so the same command goes on where the last state stands. Stages called
+through parallel.run_shared compute a part of each batch in each process and average gradients.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ class Trainee:
         """One optimiser step on a loss, then the running average."""
         import torch
 
+        from train.pocket.parallel import average_gradients
+
         loss.backward()
+        average_gradients(list(self.parameters.values()))
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.plan.clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -143,20 +147,24 @@ def fit(plan: Plan, model: Network, losses_at: Callable[[int], Losses], folder: 
     """Train `model` to the plan's last step, from wherever the stage's state stands; returns the averaged network."""
     import torch
 
+    from train.pocket.parallel import is_first
+
     folder = folder or state_folder() / plan.name
     trainee = Trainee(plan, model.train())
     resume(trainee, folder)
     log = Log(plan, folder, trainee.step)
     saved = time.monotonic()
     while trainee.step < plan.steps:
-        if time.monotonic() - saved > plan.save_every:
+        if is_first() and time.monotonic() - saved > plan.save_every:
             save(trainee, folder)
             saved = time.monotonic()
         torch.set_num_threads(free_cores())
         losses = losses_at(trainee.step)
         trainee.update(losses["loss"])
-        log.add(trainee.step, losses)
-    save(trainee, folder)
+        if is_first():
+            log.add(trainee.step, losses)
+    if is_first():
+        save(trainee, folder)
     with torch.no_grad():
         for name, parameter in trainee.parameters.items():
             parameter.copy_(trainee.average[name])
@@ -169,6 +177,10 @@ def free_cores() -> int:
     Two threads that wait for each other at every layer are five times slower than alone as soon as one has to share its
     core (0.4 to 2.1 seconds a step, 2026-11-21); one thread on the core that is left is only twice as slow.
     """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return 1
     try:
         running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
     except OSError:

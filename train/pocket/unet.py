@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
     from diffusers import PNDMScheduler, UNet2DConditionModel
 
-PLAN = Plan("unet", steps=2450, peak=2e-3, warmup=100, ema=0.998, decay=0.02, muon=True)
-BATCH = 24
+PLAN = Plan("unet", steps=7000, peak=2e-3, warmup=100, ema=0.999, decay=0.02, muon=True)
+BATCH = 48
 EMPTY_PROMPT = 0.1  # share of pictures trained with the empty prompt, for guidance
 GAMMA, HEAVIEST = 5.0, 25.0  # bounds of the weights: of min-SNR, and of a single picture
 BUCKETS = 4  # of timesteps, logged apart
@@ -111,22 +111,34 @@ def weighted_losses(errors: torch.Tensor, timesteps: torch.Tensor, snr: torch.Te
     weights = weights_of(snr)
     losses = {"loss": (weights * errors).mean()}
     for bucket in range(BUCKETS):
-        losses[f"t{bucket}"] = errors[timesteps * BUCKETS // 1000 == bucket].mean()
+        losses[f"t{bucket}"] = errors[timesteps * BUCKETS // 1000 == bucket].nanmean()
     return losses
 
 
 def train_unet(plan: Plan = PLAN) -> UNet2DConditionModel:
-    """Train or go on; returns the averaged network."""
+    """Train or go on, on all cores; returns the averaged network."""
+    from train.pocket.parallel import run_shared
+
+    load_latents()
+    run_shared(train_share, plan)
+    return train_share(plan)
+
+
+def train_share(plan: Plan) -> UNet2DConditionModel:
+    """One process' share of the training; alone, all of it."""
     import torch
+
+    from train.pocket.parallel import part
 
     latents, schedule, epoch_rows = load_latents(), noise_schedule(), turns(load_pool())
     unet = new_unet().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     signal = schedule.alphas_cumprod
 
     def losses_at(step: int) -> Losses:
+        mine = list(part(BATCH))
         clean, states = batch_at(latents, rows_at(epoch_rows, step), step)
-        timesteps = timesteps_at(step)
         noise = torch.randn(clean.shape, generator=generator("pocket", "unet", "noise", step))
+        clean, states, noise, timesteps = clean[mine], states[mine], noise[mine], timesteps_at(step)[mine]
         noisy = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)  # pyright: ignore
         errors = (unet(noisy, timesteps, states).sample - noise).square().mean((1, 2, 3))
         return weighted_losses(errors, timesteps, signal[timesteps] / (1 - signal[timesteps]))
