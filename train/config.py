@@ -63,6 +63,8 @@ class Logging(Options):
     """optimiser steps from one line of metrics.jsonl to the next"""
     tensorboard: bool = True
     """also write TensorBoard files"""
+    sample_ids: bool = False
+    """also write which pictures each step saw"""
 
 
 class Config(Options):

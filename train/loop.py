@@ -6,21 +6,21 @@ noise the latents -> ask the network -> compare with the target -> average over 
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from data.dataset import Layout
 from data.errors import InputError
 from data.schema import Batch
-from train import checkpoint, optim
+from train import checkpoint, optim, pieces
 from train.adapters import base as adapters
 from train.checkpoint import Checkpoint
 from train.config import Config
@@ -29,6 +29,7 @@ from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
 from train.objectives import Objective
 from train.report import Report
+from train.signals import launcher, stop_signal
 from train.validation import Losses, Validator, paired_difference
 
 
@@ -40,6 +41,7 @@ class State:
     unet: nn.Module  # as accelerate wrapped it
     optimizer: Any  # accelerate's, around the one of train/optim.py
     accelerator: Accelerator
+    pieces: int = 1  # that a micro-batch is cut into, since memory ran out
 
     def plain_unet(self) -> Any:
         return self.accelerator.unwrap_model(self.unet)
@@ -94,25 +96,47 @@ def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> 
     optimizer, accelerator, layout = state.optimizer, state.accelerator, task.layout
     rate = optim.learning_rate(state.step, task.config.optim, task.config.learning_rate, task.config.max_steps)
     optim.set_learning_rate(optimizer, rate)
-    total = torch.zeros((), device=accelerator.device)
-    sample_ids: list[str] = []
-    for micro in range(layout.accumulate):
-        batch = next(batches)
-        is_last = micro == layout.accumulate - 1
-        with nullcontext() if is_last else accelerator.no_sync(state.unet):
-            # data-parallel training averages over processes, so each divides by its own share
-            loss = sample_losses(state.denoiser, task, batch).sum() / (layout.batch_size * layout.accumulate)
-            accelerator.backward(loss)
-        total += loss.detach()
-        sample_ids += batch.sample_ids
+    micro_batches = [next(batches) for _ in range(layout.accumulate)]
+    total = gradients(state, task, micro_batches)
     norm = accelerator.clip_grad_norm_(list(adapters.trainable(state.unet).values()), task.config.optim.clip_norm)
-    optimizer.step()
+    with pieces.room_for_the_optimizer():
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
     window.losses.append(total)
     window.norms.append(torch.as_tensor(norm).detach())
     window.rates.append(rate)
-    window.sample_ids.append(sample_ids)
+    window.sample_ids.append([sample_id for batch in micro_batches for sample_id in batch.sample_ids])
+
+
+def gradients(state: State, task: Task, micro_batches: Sequence[Batch]) -> Tensor:
+    """Leave the gradient of the mean loss in the weights; returns that loss. Where memory runs out, the micro-batches
+    are cut into pieces, from then on: the same sum in another order. Raises InputError when single samples do not fit.
+    """
+    while True:
+        total = try_gradients(state, task, micro_batches)
+        if total is not None:
+            return total
+        state.optimizer.zero_grad(set_to_none=True)  # some of its weights may have theirs already
+        state.pieces = pieces.more(state.pieces, task.layout)
+
+
+def try_gradients(state: State, task: Task, micro_batches: Sequence[Batch]) -> Tensor | None:
+    """None if memory ran out. What lay in it is free again only after this function has returned."""
+    layout, accelerator = task.layout, state.accelerator
+    parts = [part for batch in micro_batches for part in pieces.of(batch, state.pieces)]
+    total = torch.zeros((), device=accelerator.device)
+    try:
+        for batch in parts:
+            is_last = batch is parts[-1]
+            with nullcontext() if is_last else accelerator.no_sync(state.unet):
+                # data-parallel training averages over processes, so each divides by its own share
+                loss = sample_losses(state.denoiser, task, batch).sum() / (layout.batch_size * layout.accumulate)
+                accelerator.backward(loss)
+            total += loss.detach()
+    except torch.OutOfMemoryError:
+        return None
+    return total
 
 
 def sample_losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
@@ -128,12 +152,12 @@ def fit(state: State, task: Task, report: Report) -> bool:
     batches = task.batches(state.step, task.config.max_steps)
     window, look_back = Window(), LookBack(task.base_losses)
     resumed_at = state.step or None  # what is due at that step was done before it was saved
-    with stop_signal() as asked:
+    with stop_signal(launcher()) as asked:
         while True:
-            finished = state.step >= task.config.max_steps
+            finished, stopping = state.step >= task.config.max_steps, bool(asked)
             if state.step != resumed_at:
-                rare_work(state, task, report, window, look_back, last=finished, stopping=bool(asked))
-            if finished or asked:
+                rare_work(state, task, report, window, look_back, last=finished, stopping=stopping)
+            if finished or stopping:
                 return finished
             step(state, task, batches, window)
             report.advance(1)
@@ -147,14 +171,14 @@ def rare_work(
     looking = state.step % config.validation.every == 0 or last
     saving = state.step > 0 and (state.step % config.checkpoints.every == 0 or last or stopping)
     if state.step % config.logging.every == 0 or looking or saving:
-        write_down(state, window, report)
+        write_down(state, task, window, report)
     if looking:
         look(state, task, report, look_back)
     if saving:
         save(state, task)
 
 
-def write_down(state: State, window: Window, report: Report) -> None:
+def write_down(state: State, task: Task, window: Window, report: Report) -> None:
     """Read the window's numbers, averaged over all processes, and empty it. A loss that is not finite ends the run:
     InputError with the samples; no checkpoint has been written since.
     """
@@ -163,12 +187,14 @@ def write_down(state: State, window: Window, report: Report) -> None:
     losses = mean_over_processes(state, torch.stack(window.losses)).tolist()
     norms = torch.stack(window.norms).tolist()
     first = state.step - len(losses) + 1
-    report.write(
-        [
-            {"step": first + i, "loss": loss, "learning_rate": rate, "gradient_norm": none_if_infinite(norm)}
-            for i, (loss, norm, rate) in enumerate(zip(losses, norms, window.rates, strict=True))
-        ]
-    )
+    lines: list[dict[str, Any]] = [
+        {"step": first + i, "loss": loss, "learning_rate": rate, "gradient_norm": none_if_infinite(norm)}
+        for i, (loss, norm, rate) in enumerate(zip(losses, norms, window.rates, strict=True))
+    ]
+    if task.config.logging.sample_ids:
+        for line, samples in zip(lines, in_slot_order(window.sample_ids, task.layout), strict=True):
+            line["samples"] = samples
+    report.write(lines)
     report.advance(0, loss=f"{sum(losses) / len(losses):.4f}")
     refuse_infinite(losses, first, window)
     # a fused optimiser skips on the device, which accelerate's step_was_skipped does not see; the norm tells
@@ -182,6 +208,14 @@ def mean_over_processes(state: State, values: Tensor) -> Tensor:
     reduced = state.accelerator.reduce(values, "mean")
     assert isinstance(reduced, Tensor)
     return reduced
+
+
+def in_slot_order(steps: list[list[str]], layout: Layout) -> list[list[str]]:
+    """The samples of each step's global batch, gathered from all processes, as one process would have had them."""
+    ranks: list[list[list[str]]] = [steps] if layout.processes == 1 else gather_object([steps])
+    size = layout.batch_size
+    micros = [range(start, start + size) for start in range(0, size * layout.accumulate, size)]
+    return [[rank[step][row] for rows in micros for rank in ranks for row in rows] for step in range(len(steps))]
 
 
 def refuse_infinite(losses: list[float], first: int, window: Window) -> None:
@@ -230,7 +264,7 @@ def save(state: State, task: Task) -> None:
             step=state.step,
             weights=adapters.state(state.plain_unet()),
             optimizer=state.optimizer.state_dict(),
-            extra={"scaler": scaler.state_dict() if scaler is not None else None},
+            extra={"scaler": scaler.state_dict() if scaler is not None else None, "pieces": state.pieces},
         )
         checkpoint.save(task.checkpoints, kept, task.identity)
         checkpoint.prune(task.checkpoints, task.config.checkpoints.keep)
@@ -243,33 +277,4 @@ def restore(state: State, kept: Checkpoint, where: Path) -> None:
     state.optimizer.load_state_dict(dict(kept.optimizer))
     if state.accelerator.scaler is not None and kept.extra["scaler"]:
         state.accelerator.scaler.load_state_dict(dict(kept.extra["scaler"]))
-    state.step = kept.step
-
-
-class Asked:
-    """Whether someone asked to stop."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-
-@contextmanager
-def stop_signal() -> Iterator[Asked]:
-    """Ctrl-C or SIGTERM asks to stop after the step; a second one stops at once."""
-    asked = Asked()
-
-    def note(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.signal = number
-        print("\nstopping after this step; once more stops at once", flush=True)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    state.step, state.pieces = kept.step, kept.extra.get("pieces", 1)

@@ -7,6 +7,7 @@ import os
 import torch
 from accelerate import Accelerator
 
+from data.errors import InputError
 from train.config import Config
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -15,14 +16,20 @@ WORDS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf1
 
 def start(config: Config) -> Accelerator:
     """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.
-    torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // processes))
+    torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // here))
     wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if wanted == "fp16" and not torch.cuda.is_available():
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
         print("no GPU here: fp16 is for GPUs, training in fp32 on the CPU", flush=True)
-    return Accelerator()
+    # without being told so, accelerate takes two processes on a machine without a GPU for two runs of one process each
+    accelerator = Accelerator(cpu=True) if everywhere > 1 and not torch.cuda.is_available() else Accelerator()
+    if accelerator.num_processes != everywhere:
+        what = f"{everywhere} processes were started, but accelerate sees {accelerator.num_processes}"
+        fix = "Start them with: torchrun --nproc-per-node N train/finetune.py ..."
+        raise InputError(what, where="the launcher", fix=fix)
+    return accelerator
 
 
 def precision(accelerator: Accelerator) -> str:

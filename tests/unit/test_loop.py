@@ -164,7 +164,7 @@ def test_a_step_that_overflows_is_left_out_and_counted(tmp_path: Path) -> None:
     assert state.accelerator.scaler is not None
     assert state.accelerator.scaler.get_scale() == pytest.approx(1.5e38)
     report = Said()
-    loop.write_down(state, window, report)
+    loop.write_down(state, task, window, report)
     assert report.lines[0]["gradient_norm"] is None
     assert "1 of the last 1 steps overflowed in fp16" in report.words[0]
 
@@ -238,21 +238,6 @@ def test_a_stopped_run_ends_in_the_same_weights(
         line["validation"] for line in expected if "validation" in line
     ]
     assert len(seen) == 6
-
-
-def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
-    with loop.stop_signal() as asked:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert asked
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_signals_are_given_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with loop.stop_signal():
-        assert signal.getsignal(signal.SIGTERM) is not before
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Path) -> None:

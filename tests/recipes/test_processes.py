@@ -1,0 +1,106 @@
+"""Several processes, as typed: the same run as one process, agreed stops, and no orphan."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.recipes.test_finetune import QUICK, command
+from train.report import read_metrics
+from train.run_folder import all_runs, newest_finished
+
+BIN = Path(sys.executable).parent
+# Adam divides by the gradient's size: with its usual epsilon the sign of a gradient near 0 decides over a whole step
+CALM = ["--optim.epsilon", "1e-3", "--logging.sample-ids", "true"]
+
+
+def torchrun(*flags: str) -> list[str]:
+    _, script, *rest = command(*flags)
+    return [str(BIN / "torchrun"), "--nproc-per-node", "2", script, *rest]
+
+
+def run(typed: list[str], cwd: Path) -> str:
+    """stdout of a command that must succeed, within a time that a deadlock would exceed."""
+    done = subprocess.run(typed, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def weights_of(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"{step:06d}" / "weights.safetensors")
+
+
+@pytest.fixture
+def flags(tiny_model: Path, tiny_data: Path) -> list[str]:
+    return ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, *CALM]
+
+
+def test_two_processes_are_the_run_that_one_process_is(flags: list[str], tmp_path: Path) -> None:
+    """1 x batch 8 = 2 x batch 4, stopped and resumed by two processes on the way; saving never deadlocks."""
+    steps = ["--max-steps", "4"]
+    run([sys.executable, *command(*flags, *steps, "--batch-size", "8", "--run-name", "one")[1:]], tmp_path)
+    two = [*flags, "--batch-size", "4", "--run-name", "two"]
+    out = run(torchrun(*two, "--max-steps", "2"), tmp_path)
+    assert "4 x 1 accumulated x 2 process(es) = 8 pictures a step" in out
+    assert "continuing runs/0002-two after step 2" in run(torchrun(*two, *steps), tmp_path)
+    one_run, two_run = all_runs(tmp_path / "runs")
+    ours, theirs = ([line for line in read_metrics(found.metrics) if "loss" in line] for found in (two_run, one_run))
+    assert [line["samples"] for line in ours] == [line["samples"] for line in theirs]
+    assert all(len(line["samples"]) == 8 for line in ours)
+    for key in ("loss", "gradient_norm", "learning_rate"):
+        assert [line[key] for line in ours] == pytest.approx([line[key] for line in theirs], rel=1e-5)
+    one, two = weights_of(one_run.path, 4), weights_of(two_run.path, 4)
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+
+
+def begun(process: subprocess.Popen[str], runs: Path) -> None:
+    """Wait until there is a checkpoint."""
+    deadline = time.monotonic() + 240
+    while not list(runs.glob("*/checkpoints/[0-9]*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in listed.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs (a zombie does not)."""
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number"), [("accelerate", signal.SIGTERM), ("torchrun", signal.SIGTERM), ("torchrun", signal.SIGKILL)]
+)
+def test_a_launcher_that_is_told_to_stop_leaves_no_orphan_and_nothing_is_lost(
+    flags: list[str], tmp_path: Path, launcher: str, number: signal.Signals
+) -> None:
+    endless = [*flags, "--max-steps", "100000"]
+    typed = command(*endless, launcher=True) if launcher == "accelerate" else torchrun(*endless)
+    process = subprocess.Popen(typed, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    begun(process, tmp_path / "runs")
+    trainers = children_of(process.pid)
+    assert len(trainers) == (1 if launcher == "accelerate" else 2)
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=120)  # its children hold the same pipe: it ends with the last of them
+    assert "stopped after step" in out, err
+    deadline = time.monotonic() + 30
+    while any(map(alive, trainers)):
+        assert time.monotonic() < deadline, "an orphan goes on"
+        time.sleep(0.1)
+    (found,) = all_runs(tmp_path / "runs")
+    assert newest_finished(tmp_path / "runs") is None
+    last = max(int(path.name) for path in found.checkpoints.glob("[0-9]*"))
+    assert f"stopped after step {last} of" in out
+    assert json.loads((found.checkpoints / f"{last:06d}" / "state.json").read_text())["step"] == last

@@ -1,0 +1,95 @@
+"""Out of memory in the middle of a step: the same weights as if there had been enough."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.dataset import Layout
+from data.errors import InputError
+from data.schema import Batch
+from tests.unit.test_loop import prepare, weights
+from train import loop, pieces
+from train.loop import fit
+from train.report import Silent
+
+
+def batch_of(size: int) -> Batch:
+    rows = torch.arange(float(size))
+    return Batch(rows[:, None], rows[:, None], rows[:, None], rows.double(), [str(i) for i in range(size)])
+
+
+@pytest.mark.parametrize(("size", "count", "sizes"), [(4, 1, [4]), (4, 2, [2, 2]), (5, 2, [3, 2]), (3, 4, [1, 1, 1])])
+def test_pieces_are_the_batch_in_order(size: int, count: int, sizes: list[int]) -> None:
+    parts = pieces.of(batch_of(size), count)
+    assert [len(part.sample_ids) for part in parts] == sizes
+    assert torch.cat([part.latents for part in parts]).flatten().tolist() == list(range(size))
+    assert torch.cat([part.timestep_uniforms for part in parts]).tolist() == list(range(size))
+    assert [name for part in parts for name in part.sample_ids] == [str(i) for i in range(size)]
+
+
+def injected(monkeypatch: pytest.MonkeyPatch, *, fits: int, from_step: int) -> list[int]:
+    """Batches of more than `fits` samples run out of memory after their backward pass has begun."""
+    tried: list[int] = []
+    backward = loop.sample_losses
+
+    def limited(denoiser: object, task: loop.Task, batch: Batch) -> Tensor:
+        tried.append(len(batch.sample_ids))
+        losses = backward(denoiser, task, batch)  # type: ignore[arg-type]
+        if len(tried) > from_step and len(batch.sample_ids) > fits:
+            losses.mean().backward()  # half of the work is done when it happens
+            raise torch.OutOfMemoryError("injected")
+        return losses
+
+    monkeypatch.setattr(loop, "sample_losses", limited)
+    return tried
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_out_of_memory_ends_in_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], accumulate: int
+) -> None:
+    whole, whole_task = prepare(tmp_path / "whole", accumulate=accumulate)
+    assert fit(whole, whole_task, Silent())
+    tried = injected(monkeypatch, fits=1, from_step=3)
+    cut, task = prepare(tmp_path / "cut", accumulate=accumulate)
+    assert fit(cut, task, Silent())
+    assert tried[-1] == 1 and cut.pieces == 4
+    for ours, theirs in zip(weights(cut), weights(whole), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert capsys.readouterr().out.count("out of memory: going on") == 2, "said once for each halving"
+
+
+def test_a_resumed_run_keeps_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    injected(monkeypatch, fits=2, from_step=0)
+    state, task = prepare(tmp_path, max_steps=2)
+    assert fit(state, task, Silent())
+    resumed, task = prepare(tmp_path)
+    kept, _ = loop.checkpoint.newest(task.checkpoints, "this run")
+    assert kept is not None
+    loop.restore(resumed, kept, task.checkpoints)
+    assert resumed.pieces == 2
+
+
+def test_what_does_not_fit_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    injected(monkeypatch, fits=0, from_step=0)
+    state, task = prepare(tmp_path)
+    with pytest.raises(InputError, match="a single picture does not fit"):
+        fit(state, task, Silent())
+
+
+def test_several_processes_are_told_which_batch_is_the_same() -> None:
+    with pytest.raises(InputError, match="--batch-size 4 --accumulate 6: the same batch"):
+        pieces.more(1, Layout(8, 3, processes=2))
+
+
+def test_no_room_for_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, task = prepare(tmp_path)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(state.optimizer, "step", full)
+    with pytest.raises(InputError, match="the optimiser's state does not fit"):
+        fit(state, task, Silent())

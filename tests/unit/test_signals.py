@@ -1,0 +1,83 @@
+"""Asking a run to stop, once, twice, or by killing its launcher."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from train import signals
+from train.signals import Asked, launcher, stop_signal
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_nobody_asked() -> None:
+    with stop_signal() as asked:
+        assert not asked
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_and_says_so(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_signal() as asked:
+        os.kill(os.getpid(), number)
+        assert asked
+    assert capfd.readouterr().out.count("stopping after this step; once more stops at once") == 1
+
+
+def test_a_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "ECHO", 0.0)
+    with stop_signal() as asked:
+        interrupt()
+        assert asked
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+
+
+def test_the_launchers_echo_of_the_terminals_signal_is_no_second_one(capfd: pytest.CaptureFixture[str]) -> None:
+    """torchrun sends SIGTERM to its children when the terminal has sent SIGINT to all."""
+    with stop_signal() as asked:
+        interrupt()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked
+    assert capfd.readouterr().out.count("stopping") == 1
+
+
+def test_signals_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_signal():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_dead_launcher_asks_too() -> None:
+    """A child of a process that is killed: its parent is another one from then on."""
+    child = (
+        "import os, sys, time; from train.signals import Asked\n"
+        "asked = Asked(os.getppid()); print(bool(asked), flush=True)\n"
+        "for _ in range(600):\n"
+        "    if asked: break\n"
+        "    time.sleep(0.05)\n"
+        "print(bool(asked), flush=True)\n"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "False"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout.readline().strip() == "True"
+    process.stdout.close()
+
+
+def test_only_a_launchers_child_watches_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started by hand it may outlive its shell: nohup python train/finetune.py &"""
+    for name in signals.LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    assert launcher() is None
+    assert not Asked(None)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert launcher() == os.getppid()

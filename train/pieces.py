@@ -1,0 +1,58 @@
+"""When memory runs out: micro-batches are cut into pieces, whose gradients add up to the same sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from data.dataset import Layout
+from data.errors import InputError
+from data.schema import Batch
+
+SMALLER = "Use gradient checkpointing, an 8-bit optimiser, smaller pictures or a LoRA of lower rank."
+
+
+def of(batch: Batch, count: int) -> list[Batch]:
+    """The batch in at most `count` parts of (nearly) equal size, in order."""
+    size = len(batch.sample_ids)
+    step = -(-size // count)
+    return [part(batch, slice(start, start + step)) for start in range(0, size, step)] if count > 1 else [batch]
+
+
+def part(batch: Batch, rows: slice) -> Batch:
+    """Some rows of every entry that has a batch axis."""
+    entries = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
+    cut = {name: value[rows] if isinstance(value, Tensor | list) else value for name, value in entries.items()}
+    return Batch(**cut)
+
+
+def more(count: int, layout: Layout) -> int:
+    """Twice as many pieces, after memory ran out; says so.
+
+    Raises InputError for single samples, and with several processes: one that computes a batch anew while the others
+    wait for its gradients would leave them waiting.
+    """
+    if layout.processes > 1:
+        fix = f"Use --batch-size {max(1, layout.batch_size // 2)} --accumulate {2 * layout.accumulate}: the same batch."
+        raise InputError("a micro-batch does not fit into the device's memory", where="training", fix=fix)
+    if count >= layout.batch_size:
+        raise InputError("a single picture does not fit into the device's memory", where="training", fix=SMALLER)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    size = -(-layout.batch_size // (2 * count))
+    print(f"\nout of memory: going on with micro-batches in pieces of {size}; their sum is the same", flush=True)
+    return 2 * count
+
+
+@contextmanager
+def room_for_the_optimizer() -> Iterator[None]:
+    """The optimiser's moments are made at the first step, when the gradients already lie there."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        what = "the optimiser's state does not fit into the device's memory"
+        raise InputError(what, where="training", fix=SMALLER) from None
