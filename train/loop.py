@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from train.adapters import base as adapters
 from train.checkpoint import Checkpoint
 from train.config import Config
 from train.ddpm import process
+from train.ddpm.criteria import Criterion
 from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
 from train.objectives import Objective
@@ -62,6 +64,11 @@ class Task:
     checkpoints: Path
     identity: str
     base_losses: dict[str, Losses] | None = None  # of the untrained network, if an earlier session measured them
+
+    @cached_property
+    def criterion(self) -> Criterion:
+        """The training loss, with its tables made from the final schedule, once."""
+        return self.objective.criterion(self.schedule)
 
 
 @dataclass
@@ -116,11 +123,11 @@ def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> 
 
 
 def sample_losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
-    """(B,) the error of each sample: x_t from q(x_t | x_0), the network's answer, the objective's distance."""
+    """(B,) the error of each sample: x_t from q(x_t | x_0), the network's answer, the objective's criterion."""
     t = task.objective.timesteps(batch.timestep_uniforms, task.schedule)
-    noisy = process.add_noise(task.schedule, batch.latents, batch.noise, t)
+    noisy = process.add_noise(task.schedule, batch.latents, batch.input_noise, t)
     target = task.objective.target(task.schedule, batch.latents, batch.noise, t)
-    return task.objective.losses(denoiser(noisy, t, batch.text_states), target)
+    return task.criterion(denoiser(noisy, t, batch.text_states), target, t)
 
 
 def fit(state: State, task: Task, report: Report) -> bool:
