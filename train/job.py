@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from data.dataset import EncodedPictures, Layout, StepSampler, collate
 from data.noise import Noise
 from data.schema import Batch
-from train import base_model, checkpoint, machine, objectives, optim, run_folder
+from train import base_model, checkpoint, machine, objectives, optim, rescaled, run_folder
 from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.config import SCHEDULES_WITHOUT_END, Config, identity
@@ -141,6 +141,7 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         threads=torch.get_num_threads(),
         state_gib=(sum(count * size for count, size in sizes) + 4 * trained + optimizer) / GIB,
         checkpoint_gib=(4 * trained + optimizer) / GIB,
+        sampling=rescaled.ADVICE if job.model.zero_terminal_snr else "",
     )
 
 
@@ -186,6 +187,8 @@ def leave(job: Job, state: State, found: Run, plan: Plan) -> None:
     write_summary(found, plan, command)
     found.finish(state.step)
     print(f"finished: {', '.join(map(str, exported))}")
+    if plan.sampling:
+        print(f"beware:   {plan.sampling}")
     print(f"report:   {found.path / 'report.html'}")
     print(f"next:     {command}")
 

@@ -19,6 +19,7 @@ HONOURED_BY = {  # diffusers' schedulers that follow both settings; the others w
     "UniPCMultistepScheduler",
 }
 INSTEAD = "DDIMScheduler"  # the paper's, and nearest to Stable Diffusion's own PNDM
+OF_PNDM_ALONE = ("skip_prk_steps",)
 ADVICE = (
     "trained at zero terminal SNR: draw with a scheduler that has rescale_betas_zero_snr and timestep_spacing"
     ' "trailing", such as diffusers\' DDIMScheduler'
@@ -27,10 +28,11 @@ ADVICE = (
 
 def scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A base model's scheduler_config.json, changed to what its rescaled version must be drawn with."""
-    kind = config.get("_class_name", INSTEAD)
-    # DDIM clips to [-1, 1] unless told not to; latents are not bounded by that
-    clip = {"clip_sample": config.get("clip_sample", False)}
-    return {**config, **clip, **SETTINGS, "_class_name": kind if kind in HONOURED_BY else INSTEAD}
+    if config.get("_class_name") in HONOURED_BY:
+        return {**config, **SETTINGS}
+    kept = {key: value for key, value in config.items() if key not in OF_PNDM_ALONE}
+    # DDIM clips to [-1, 1] unless it is told not to; latents are not bounded by that
+    return {"clip_sample": False, **kept, **SETTINGS, "_class_name": INSTEAD}
 
 
 def model_index(index: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Scheduled:
     widths: Table
 
     def __call__(self, prediction: Tensor, target: Tensor, t: Timesteps) -> PerSample:
-        return self.distance(prediction, target, gather(self.widths, t, like=t))
+        return self.distance(prediction, target, gather(self.widths, t, like=prediction).flatten())
 
 
 @dataclass(frozen=True)
