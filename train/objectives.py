@@ -5,6 +5,7 @@ To add one: a frozen model below that states what it predicts, and its name in t
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -61,9 +62,9 @@ class Objective(Options):
     def timesteps(self, uniforms: PerSample, schedule: Schedule) -> Timesteps:
         return evenly_spread(uniforms, schedule)
 
+    @abstractmethod
     def target(self, schedule: Schedule, x0: Latents, eps: Latents, t: Timesteps) -> Latents:
         """(B, C, h, w) what the network should answer for x_t made of x_0 and eps."""
-        raise NotImplementedError
 
     def criterion(self, schedule: Schedule) -> Criterion:
         """The training loss, put together once for the run's final schedule, on its device."""

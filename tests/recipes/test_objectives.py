@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from data.errors import InputError
 from data.options import parse
 from infer import config as infer_config
 from infer import source
-from train import base_model, job
+from train import base_model, job, loop
 from train.config import ALIASES, CONFIGS, Config
 from train.ddpm import schedule as schedules
 from train.report import read_metrics
@@ -53,6 +54,32 @@ def look(run: str) -> dict[str, float]:
     )
 
 
+def test_a_dropped_caption_is_the_encoders_own_nothing_cached_or_not(
+    finetune: Finetune, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every caption dropped: each sample has the states that the text encoder itself gives for "", bit for bit."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    seen: list[torch.Tensor] = []
+    original = loop.sample_losses
+
+    def watching(denoiser: Any, task: Any, batch: Any) -> torch.Tensor:
+        seen.extend(batch.text_states)
+        return original(denoiser, task, batch)
+
+    monkeypatch.setattr(loop, "sample_losses", watching)
+    monkeypatch.setenv("ATELIER_CACHE", str(Path("cache").resolve()))
+    for _ in ("encoded now", "out of the cache"):
+        assert finetune("epsilon", "--pictures.caption-dropout", "1", "--new", steps=1) == 0
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_model / "tokenizer")
+    encoder: Any = CLIPTextModel.from_pretrained(tiny_model / "text_encoder")
+    ids = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        nothing = encoder(ids).last_hidden_state[0]
+    assert len(seen) == 8 and nothing.std() > 0.1
+    assert all(torch.equal(states, nothing) for states in seen)
+
+
 VELOCITY = ("--objective.kind", "velocity")
 RESCALED = (*VELOCITY, "--objective.zero-terminal-snr")
 
@@ -77,8 +104,8 @@ def test_a_whole_model_says_the_schedule_it_was_trained_at(
     final = base_model.load(str(exported))
     assert torch.equal(final.schedule.betas, schedules.zero_terminal_snr(original.schedule).betas)
     assert final.prediction_type == "v_prediction"
-    picture = pipeline("a", num_inference_steps=2, output_type="np", height=64, width=64).images[0]
-    assert picture.shape == (64, 64, 3)
+    drawn: Any = pipeline("a", num_inference_steps=2, output_type="np", height=64, width=64)
+    assert drawn.images.shape == (1, 64, 64, 3)
 
 
 def test_a_lora_is_drawn_with_the_schedule_of_its_run(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
