@@ -12,7 +12,7 @@ import torch
 from data.errors import InputError
 from data.options import parse
 from infer import config as infer_config
-from infer import source
+from infer import drawing, metadata, source
 from train import base_model, job, loop
 from train.config import ALIASES, CONFIGS, Config
 from train.ddpm import schedule as schedules
@@ -23,6 +23,8 @@ QUICK = [
     *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "1", "--threads", "1"),
     *("--optim.warmup", "0", "--optim.schedule", "constant", "--no-logging.tensorboard"),
 ]
+# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 Finetune = Callable[..., int]
 
 
@@ -114,6 +116,9 @@ def test_a_lora_is_drawn_with_the_schedule_of_its_run(finetune: Finetune, capsys
     assert "trained at zero terminal SNR" in capsys.readouterr().out
     chosen = source.choose(infer_config.read([]), Path("runs"))
     assert chosen.zero_terminal_snr and chosen.model == str(Path("v_prediction").resolve())
+    assert drawing.run(infer_config.read(["--prompt", "a", "--steps", "2", "--outdir", "drawn", "--seed", "42"])) == 0
+    recipe = metadata.read(Path("drawn/00000-42.png"))
+    assert recipe.scheduler == "DDIMScheduler" and recipe.scheduler_config["rescale_betas_zero_snr"]
     file = Path("runs/0001-lora-r16/export/lora.safetensors")
     assert source.choose(infer_config.read(["--lora", str(file)]), Path("runs")).zero_terminal_snr
     assert finetune("v_prediction", *VELOCITY) == 0
