@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from data import captions, seeds
+from data.noise import PLAIN, Noise
 from data.schema import Batch
 from data.shapes import Latents, Moments, TextStates
 
@@ -45,6 +46,7 @@ class Item:
     latents: Latents
     text_states: TextStates
     noise: Latents
+    input_noise: Latents
     timestep_uniform: float
     sample_id: str
 
@@ -57,11 +59,19 @@ class EncodedPictures(Dataset[Item]):
     """
 
     def __init__(
-        self, buckets: Sequence[Sequence[Entry]], empty: TextStates, *, seed: int, scaling_factor: float, dropout: float
+        self,
+        buckets: Sequence[Sequence[Entry]],
+        empty: TextStates,
+        *,
+        seed: int,
+        scaling_factor: float,
+        dropout: float,
+        noise: Noise = PLAIN,
     ) -> None:
         assert buckets and all(buckets), "no empty buckets"
         self.buckets, self.empty = buckets, empty
         self.seed, self.scaling_factor, self.dropout = seed, scaling_factor, dropout
+        self.noise = noise
 
     def __len__(self) -> int:
         return sum(map(len, self.buckets))
@@ -71,10 +81,12 @@ class EncodedPictures(Dataset[Item]):
         here = (self.seed, position.step, position.slot)
         moments = entry.moments[seeds.integer(len(entry.moments), "flip", *here)]
         latents = sample_latents(moments, "latent", *here) * self.scaling_factor
+        noise, input_noise = (drawn.to(latents.device) for drawn in self.noise.draw(tuple(latents.shape), *here))
         return Item(
             latents=latents,
             text_states=self.states(entry, *here),
-            noise=seeds.normal(tuple(latents.shape), "noise", *here).to(latents.device),
+            noise=noise,
+            input_noise=input_noise,
             timestep_uniform=seeds.uniform("timestep", *here),
             sample_id=entry.sample_id,
         )
@@ -100,6 +112,7 @@ def collate(items: Sequence[Item]) -> Batch:
         latents=torch.stack([item.latents for item in items]),
         text_states=torch.stack([item.text_states for item in items]),
         noise=torch.stack([item.noise for item in items]),
+        input_noise=torch.stack([item.input_noise for item in items]),
         timestep_uniforms=torch.tensor([item.timestep_uniform for item in items], dtype=torch.float64, device=device),
         sample_ids=[item.sample_id for item in items],
     )

@@ -73,6 +73,7 @@ class Batch:
 
     latents: Latents
     text_states: TextStates
-    noise: Latents
+    noise: Latents  # eps, which the target is made of
+    input_noise: Latents  # what x_t is made with: eps itself, or eps and an input perturbation
     timestep_uniforms: PerSample  # (B,) in [0, 1); the objective turns them into timesteps
     sample_ids: list[str]  # file names, for logs and for errors that name the picture

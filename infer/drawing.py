@@ -6,7 +6,7 @@ import gc
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -62,6 +62,7 @@ def run(options: GenerateOptions) -> int:
     device = pipeline.choose_device(options.device)
     dtype = pipeline.choose_dtype(options.dtype, device)
     tuned = base_model.load(chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
+    tuned = replace(tuned, zero_terminal_snr=chosen.zero_terminal_snr)
     # A model of its own: a LoRA changes the networks it is laid over.
     base = base_model.load(chosen.base or chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
     job = plan(options, tuned, device)

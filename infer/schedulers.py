@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.errors import InputError, choose
+from train.rescaled import HONOURED_BY
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def build(name: str | None, config: Mapping[str, Any]) -> Any:
     """A diffusers scheduler with the noise schedule of `config`, a model's scheduler_config; None: of its own kind.
 
     As `Class.from_config(pipe.scheduler.config)`, the field's way to change the scheduler of a model. Latents are not
-    bounded by [-1, 1], so nothing is clipped unless the model says so. Raises InputError for a kind diffusers lacks.
+    bounded by [-1, 1], so nothing is clipped unless the model says so. Raises InputError for a kind diffusers lacks,
+    and for one that cannot follow a rescaled noise schedule if the model has that.
     """
     import diffusers
 
@@ -69,6 +71,10 @@ def build(name: str | None, config: Mapping[str, Any]) -> Any:
     if scheduler is None:
         raise InputError(f"the model names an unknown scheduler {kind!r}", fix="Choose one with --scheduler.")
     known = scheduler._get_init_keys(scheduler)
+    if name and config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
+        able = ", ".join(key for key, named in NAMES.items() if named.kind in HONOURED_BY)
+        what = f"{NAMES[name].shown} cannot draw with a model trained at zero terminal SNR"
+        raise InputError(what, where="--scheduler", allowed=able)
     settings = {"clip_sample": False, **config, **(NAMES[name].settings if name else {})}
     return scheduler.from_config({key: value for key, value in settings.items() if key in known})
 

@@ -19,6 +19,7 @@ class Source:
     """model, tokenizer: what base_model.load takes. base: what it was tuned from, if that is not `model` itself.
 
     loras: a run's own adapter first, then those asked for. said: which weights these are, and why, for the first line.
+    zero_terminal_snr: whether the adapter was trained at a rescaled noise schedule, which its base does not say.
     """
 
     model: str
@@ -26,6 +27,7 @@ class Source:
     base: str | None = None
     loras: tuple[LoraFile, ...] = ()
     tokenizer: str | None = None
+    zero_terminal_snr: bool = False
 
     @property
     def is_tuned(self) -> bool:
@@ -50,8 +52,8 @@ def default(loras: tuple[LoraFile, ...], runs: Path) -> Source:
 
     if loras:
         homes = (home for lora in loras for home in lora.path.resolve().parents[:2])
-        model, tokenizer = next((base_of(home) for home in homes if is_run(home)), (POCKET, None))
-        return Source(model, f"model: {model}, which the LoRA is laid over", loras=loras, tokenizer=tokenizer)
+        model, tokenizer, rescaled = next((base_of(home) for home in homes if is_run(home)), (POCKET, None, False))
+        return Source(model, f"model: {model}, which the LoRA is laid over", None, loras, tokenizer, rescaled)
     newest = run_folder.newest_finished(runs)
     if newest is None:
         return Source(POCKET, f"model: {POCKET}, the embedded base (there is no finished run in {runs}/)")
@@ -72,21 +74,24 @@ def is_run(folder: Path) -> bool:
 
 def of_run(folder: Path, loras: tuple[LoraFile, ...]) -> Source:
     """What a run exported: a whole model, or a LoRA over the model it was tuned from."""
-    base, tokenizer = base_of(folder)
+    base, tokenizer, rescaled = base_of(folder)
     whole, lora = folder / "export" / "model", folder / "export" / "lora.safetensors"
     if not (folder / "done").exists() or not (whole.is_dir() or lora.is_file()):
         fix = "Give the command that began it once more: it goes on where it stopped."
         raise InputError("the run is not finished, nothing is exported", where=f"--model {folder}", fix=fix)
     if whole.is_dir():
         return Source(str(whole), f"model: {folder}", base, loras)
-    return Source(base, f"model: {folder} (a LoRA over {base})", None, (LoraFile(lora), *loras), tokenizer)
+    return Source(base, f"model: {folder} (a LoRA over {base})", None, (LoraFile(lora), *loras), tokenizer, rescaled)
 
 
-def base_of(folder: Path) -> tuple[str, str | None]:
-    """The model that a run was tuned from and the tokenizer it named, out of its config.yaml."""
+def base_of(folder: Path) -> tuple[str, str | None, bool]:
+    """The model that a run was tuned from, the tokenizer it named and whether it rescaled the noise schedule to zero
+    terminal SNR, out of its config.yaml.
+    """
     file = folder / "config.yaml"
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return str(settings["model"]), settings.get("tokenizer")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        rescaled = settings.get("objective", {}).get("zero_terminal_snr", False)
+        return str(settings["model"]), settings.get("tokenizer"), bool(rescaled)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise InputError("does not say which model the run was tuned from", where=file) from None

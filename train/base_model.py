@@ -19,6 +19,7 @@ import torch
 
 from data.errors import InputError, suggest
 from data.files import cache_root, sha256, write_atomic
+from train import rescaled
 from train.ddpm import schedule
 from train.ddpm.schedule import Schedule
 
@@ -37,6 +38,7 @@ class BaseModel:
     """A pretrained text-to-image model, frozen. `layout` holds the configs; `weights` is a file for single-file models.
 
     name: what the user typed. dtype: of every part's weights. tokenizer_source: a folder that holds a CLIP tokenizer.
+    zero_terminal_snr: whether it is to be trained and drawn with at a rescaled noise schedule, see train/rescaled.py.
     """
 
     name: str
@@ -44,6 +46,7 @@ class BaseModel:
     weights: Path | None
     tokenizer_source: Path
     dtype: torch.dtype = torch.float32
+    zero_terminal_snr: bool = False
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
@@ -113,11 +116,12 @@ class BaseModel:
 
     @property
     def scheduler_config(self) -> dict[str, Any]:
-        return self.config("scheduler")
+        own = self.config("scheduler")
+        return rescaled.scheduler_config(own) if self.zero_terminal_snr else own
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The noise schedule that the base model was trained with."""
+        """The noise schedule that the base model was trained with, or that schedule rescaled."""
         return schedule.from_diffusers(self.scheduler_config)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from data.dataset import EncodedPictures, Layout, StepSampler, collate
+from data.noise import Noise
 from data.schema import Batch
-from train import base_model, checkpoint, machine, objectives, optim, run_folder
+from train import base_model, checkpoint, machine, objectives, optim, rescaled, run_folder
 from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.config import SCHEDULES_WITHOUT_END, Config, identity
@@ -53,6 +54,7 @@ class Job:
 def run(config: Config) -> int:
     """Plan, train and export; returns the exit code. The same settings continue the run that has them."""
     model = base_model.load(config.model, tokenizer=config.tokenizer)
+    model = replace(model, zero_terminal_snr=config.objective.zero_terminal_snr)
     accelerator = machine.start(config)
     objectives.check(config.objective, model.prediction_type)
     if config.objective.predicts == "epsilon":
@@ -122,7 +124,7 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         training=len(collection.train),
         held_out=len(collection.held_out),
         left_out=collection.left_out,
-        warnings=collection.warnings,
+        warnings=[*collection.warnings, *config.objective.warnings()],
         near_duplicates=collection.near_duplicates,
         buckets={str(bucket): len(samples) for bucket, samples in collection.buckets.items()},
         captions_cut=collection.captions_cut,
@@ -139,6 +141,7 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         threads=torch.get_num_threads(),
         state_gib=(sum(count * size for count, size in sizes) + 4 * trained + optimizer) / GIB,
         checkpoint_gib=(4 * trained + optimizer) / GIB,
+        sampling=rescaled.ADVICE if job.model.zero_terminal_snr else "",
     )
 
 
@@ -184,6 +187,8 @@ def leave(job: Job, state: State, found: Run, plan: Plan) -> None:
     write_summary(found, plan, command)
     found.finish(state.step)
     print(f"finished: {', '.join(map(str, exported))}")
+    if plan.sampling:
+        print(f"beware:   {plan.sampling}")
     print(f"report:   {found.path / 'report.html'}")
     print(f"next:     {command}")
 
@@ -228,6 +233,7 @@ def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> Iterator[
         seed=config.seed,
         scaling_factor=job.model.scaling_factor,
         dropout=config.pictures.caption_dropout,
+        noise=Noise(config.objective.noise_offset, config.objective.input_perturbation),
     )
     sampler = StepSampler(list(map(len, encoded.buckets)), job.layout, seed=config.seed, start=start, stop=stop)
     # a generator of its own, or the loader would draw from the global one

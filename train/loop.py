@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from train.adapters import base as adapters
 from train.checkpoint import Checkpoint
 from train.config import Config
 from train.ddpm import process
+from train.ddpm.criteria import Criterion
 from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
 from train.objectives import Objective
@@ -64,6 +66,11 @@ class Task:
     checkpoints: Path
     identity: str
     base_losses: dict[str, Losses] | None = None  # of the untrained network, if an earlier session measured them
+
+    @cached_property
+    def criterion(self) -> Criterion:
+        """The training loss, with its tables made from the final schedule, once."""
+        return self.objective.criterion(self.schedule)
 
 
 @dataclass
@@ -140,11 +147,11 @@ def try_gradients(state: State, task: Task, micro_batches: Sequence[Batch]) -> T
 
 
 def sample_losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
-    """(B,) the error of each sample: x_t from q(x_t | x_0), the network's answer, the objective's distance."""
+    """(B,) the error of each sample: x_t from q(x_t | x_0), the network's answer, the objective's criterion."""
     t = task.objective.timesteps(batch.timestep_uniforms, task.schedule)
-    noisy = process.add_noise(task.schedule, batch.latents, batch.noise, t)
+    noisy = process.add_noise(task.schedule, batch.latents, batch.input_noise, t)
     target = task.objective.target(task.schedule, batch.latents, batch.noise, t)
-    return task.objective.losses(denoiser(noisy, t, batch.text_states), target)
+    return task.criterion(denoiser(noisy, t, batch.text_states), target, t)
 
 
 def fit(state: State, task: Task, report: Report) -> bool:

@@ -38,6 +38,7 @@ class Plan:
     threads: int
     state_gib: float
     checkpoint_gib: float
+    sampling: str = ""  # what must be known to draw with the result, if there is anything
 
     @property
     def global_batch(self) -> int:

@@ -30,7 +30,7 @@ A fine-tune of `{model}` ({adapter}) on {training} captioned pictures; {held_out
 | loss at fixed noise, held out | {base:.4f} before, {now:.4f} after |
 | change against the base | {change} |
 
-Use it: `{command}`
+Use it: `{command}`{beware}
 
 Everything that made it is in this folder: `config.yaml` (settings), `data.json` (pictures and their hashes),
 `plan.json`, `versions.json`, `metrics.jsonl`. The base model's licence applies to it.
@@ -46,7 +46,8 @@ def write_summary(run: Run, plan: Plan, command: str) -> None:
     run.write_json("best.json", {"step": best["step"], "side": side, "loss": best["validation"][side]})
     change = looks[-1]["change"].get(side)
     words = interval(change) if change else "not measured"
-    facts = vars(plan) | {"global_batch": plan.global_batch, "epochs": plan.epochs, "change": words}
+    beware = f"\n\nIt was {plan.sampling}." if plan.sampling else ""
+    facts = vars(plan) | {"global_batch": plan.global_batch, "epochs": plan.epochs, "change": words, "beware": beware}
     losses = {"base": looks[0]["validation"][side], "now": looks[-1]["validation"][side]}
     write_atomic(run.path / "README.md", CARD.format(name=run.path.name, command=command, **facts, **losses))
     write_page(run, plan, lines, looks)

@@ -15,7 +15,7 @@ from scipy import stats
 
 from data import seeds
 from data.dataset import Entry, mean_latents
-from train.ddpm import process
+from train.ddpm import losses, process
 from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
 from train.objectives import Objective
@@ -99,4 +99,5 @@ class Validator:
         states = entry.text_states[0].to(device).expand(count, *entry.text_states[0].shape)
         noisy = process.add_noise(self.schedule, x0, eps, t)
         target = self.objective.target(self.schedule, x0, eps, t)
-        return self.objective.losses(denoiser(noisy, t, states), target).double().cpu().numpy()
+        # mean squares, whatever the training loss is: runs can be compared
+        return losses.mse(denoiser(noisy, t, states), target).double().cpu().numpy()

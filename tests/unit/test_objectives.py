@@ -7,9 +7,9 @@ import torch
 
 from data.errors import InputError
 from train.ddpm import schedule
-from train.objectives import Epsilon, Objective, Velocity, check, evenly_spread
+from train.objectives import Epsilon, Objective, Sample, Velocity, check, evenly_spread
 
-OBJECTIVES: list[Objective] = [Epsilon(), Velocity()]
+OBJECTIVES: list[Objective] = [Epsilon(), Velocity(), Sample()]
 TABLE = schedule.linear(10, 0.01, 0.3)
 
 
@@ -65,16 +65,22 @@ def test_velocity_is_its_formula() -> None:
         assert (found[row] - want).abs().max() < 1e-12
 
 
+def test_sample_is_the_picture() -> None:
+    x0, eps = pictures(0), pictures(1)
+    assert torch.equal(Sample().target(TABLE, x0, eps, T), x0)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.predicts)
 def test_losses_are_one_mean_square_a_sample(objective: Objective) -> None:
     predicted, target = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
     target[1] = torch.tensor([[1.0, 2.0], [-3.0, 0.0]])
-    assert objective.losses(predicted, target).tolist() == [0.0, 14 / 4]
+    assert objective.criterion(TABLE)(predicted, target, T[:2]).tolist() == [0.0, 14 / 4]
 
 
 def test_a_model_goes_on_predicting_what_it_learnt() -> None:
     check(Epsilon(), "epsilon")
     check(Velocity(), "v_prediction")
+    check(Sample(), "sample")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,12 @@ def test_a_model_goes_on_predicting_what_it_learnt() -> None:
         (
             Epsilon(),
             "sample",
-            "--objective.kind: the base model predicts 'sample', this objective 'epsilon'. "
+            "--objective.kind: the base model predicts 'sample', this objective 'epsilon'; allowed: sample",
+        ),
+        (
+            Epsilon(),
+            "flow_prediction",
+            "--objective.kind: the base model predicts 'flow_prediction', this objective 'epsilon'. "
             "No objective suits this model: choose another --model.",
         ),
     ],

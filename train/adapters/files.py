@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -19,8 +20,10 @@ from torch import Tensor
 from data import seeds
 from data.errors import InputError
 from data.files import disk_error, flush
+from train import rescaled
 from train.base_model import BaseModel
 from train.denoiser import Denoiser
+from train.run_folder import to_json
 
 FROZEN = ("vae", "text_encoder", "tokenizer", "scheduler")
 NOTHING_LEARNT = "the adapter changes nothing: all of its updates are zero"
@@ -111,6 +114,16 @@ def copy_frozen_parts(base: BaseModel, folder: Path) -> None:
         shutil.copytree(base.tokenizer_source, folder / "tokenizer")
         shutil.copytree(base.layout / "scheduler", folder / "scheduler")
     shutil.copy(base.layout / "model_index.json", folder / "model_index.json")
+    if base.zero_terminal_snr:
+        write_rescaled(base, folder)
+
+
+def write_rescaled(base: BaseModel, folder: Path) -> None:
+    """Name the scheduler, and the settings, that a model trained at zero terminal SNR must be drawn with."""
+    config = base.scheduler_config
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    (folder / "model_index.json").write_text(to_json(rescaled.model_index(index, config)), encoding="utf-8")
+    (folder / "scheduler" / "scheduler_config.json").write_text(to_json(config), encoding="utf-8")
 
 
 def check_unet(folder: Path, unet: UNet2DConditionModel) -> None:

@@ -40,6 +40,26 @@ def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> PerSample:
     return per_sample(functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta))
 
 
+def pseudo_huber(prediction: Tensor, target: Tensor, c: PerSample) -> PerSample:
+    """Like `mse` for errors far under c > 0, 2 c times `l1` far above; smooth. (B, ...), (B, ...), (B,) -> (B,).
+
+    Source: Khrapov et al. 2024, arXiv 2403.16728, with a c for each timestep; scaled as kohya-ss/sd-scripts does it,
+    so that a large c gives `mse` itself.
+    """
+    error = difference(prediction, target)
+    c = c.to(error.dtype).reshape(-1, *[1] * (error.ndim - 1))
+    # 2 c (sqrt(e^2 + c^2) - c), without taking two near numbers from one another
+    square = error.square()
+    return per_sample(2.0 * c * square / ((square + c.square()).sqrt() + c))
+
+
+def pseudo_smooth_l1(prediction: Tensor, target: Tensor, c: PerSample) -> PerSample:
+    """`pseudo_huber` over c: 2 times `l1` for errors far above c, whatever c is. (B, ...), (B, ...), (B,) -> (B,)."""
+    value = pseudo_huber(prediction, target, c)
+    # 2 (sqrt(e^2 + c^2) - c)
+    return value / c.to(value.dtype)
+
+
 LOSSES: dict[str, Loss] = {"mse": mse, "l2": mse, "l1": l1, "huber": huber}  # l2: another name for mse
 
 

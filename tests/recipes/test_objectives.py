@@ -1,0 +1,149 @@
+"""Objectives through the whole command: a tiny base that predicts v or x_0, and what its run leaves behind."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.errors import InputError
+from data.options import parse
+from infer import config as infer_config
+from infer import drawing, metadata, source
+from train import base_model, job, loop
+from train.config import ALIASES, CONFIGS, Config
+from train.ddpm import schedule as schedules
+from train.report import read_metrics
+
+QUICK = [
+    *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
+    *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "1", "--threads", "1"),
+    *("--optim.warmup", "0", "--optim.schedule", "constant", "--no-logging.tensorboard"),
+]
+# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+Finetune = Callable[..., int]
+
+
+@pytest.fixture
+def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Finetune:
+    """The command, in this process, on a base that predicts what it is told to."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(predicts: str, *flags: str, steps: int = 2) -> int:
+        base = tmp_path / predicts
+        if not base.exists():
+            shutil.copytree(tiny_model, base)
+            file = base / "scheduler" / "scheduler_config.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": predicts}))
+        argv = ["--model", str(base), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
+        return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+
+    return run
+
+
+def losses(run: str) -> list[float]:
+    return [line["loss"] for line in read_metrics(Path("runs") / run / "metrics.jsonl") if "loss" in line]
+
+
+def look(run: str) -> dict[str, float]:
+    """The untrained base at fixed noise."""
+    return next(
+        line["validation"] for line in read_metrics(Path("runs") / run / "metrics.jsonl") if "validation" in line
+    )
+
+
+def test_a_dropped_caption_is_the_encoders_own_nothing_cached_or_not(
+    finetune: Finetune, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every caption dropped: each sample has the states that the text encoder itself gives for "", bit for bit."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    seen: list[torch.Tensor] = []
+    original = loop.sample_losses
+
+    def watching(denoiser: Any, task: Any, batch: Any) -> torch.Tensor:
+        seen.extend(batch.text_states)
+        return original(denoiser, task, batch)
+
+    monkeypatch.setattr(loop, "sample_losses", watching)
+    monkeypatch.setenv("ATELIER_CACHE", str(Path("cache").resolve()))
+    for _ in ("encoded now", "out of the cache"):
+        assert finetune("epsilon", "--pictures.caption-dropout", "1", "--new", steps=1) == 0
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_model / "tokenizer")
+    encoder: Any = CLIPTextModel.from_pretrained(tiny_model / "text_encoder")
+    ids = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        nothing = encoder(ids).last_hidden_state[0]
+    assert len(seen) == 8 and nothing.std() > 0.1
+    assert all(torch.equal(states, nothing) for states in seen)
+
+
+VELOCITY = ("--objective.kind", "velocity")
+RESCALED = (*VELOCITY, "--objective.zero-terminal-snr")
+
+
+def test_a_whole_model_says_the_schedule_it_was_trained_at(
+    finetune: Finetune, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """diffusers reads the export and draws with the schedule of the training, from noise alone."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    assert finetune("v_prediction", *RESCALED, "--objective.weighting", "min-snr", "--adapter.kind", "full") == 0
+    out = capsys.readouterr().out
+    assert "beware     1:" in out and "min-snr gives the last timestep the weight 0" in out
+    assert "beware:   trained at zero terminal SNR: draw with a scheduler that has rescale_betas_zero_snr" in out
+    assert "It was trained at zero terminal SNR" in Path("runs/0001-full/README.md").read_text()
+    exported = Path("runs/0001-full/export/model")
+    pipeline = StableDiffusionPipeline.from_pretrained(exported, local_files_only=True)
+    assert isinstance(pipeline.scheduler, DDIMScheduler)
+    assert pipeline.scheduler.config["timestep_spacing"] == "trailing"
+    assert pipeline.scheduler.alphas_cumprod[-1] == 0.0
+    original = base_model.load("v_prediction")
+    final = base_model.load(str(exported))
+    assert torch.equal(final.schedule.betas, schedules.zero_terminal_snr(original.schedule).betas)
+    assert final.prediction_type == "v_prediction"
+    drawn: Any = pipeline("a", num_inference_steps=2, output_type="np", height=64, width=64)
+    assert drawn.images.shape == (1, 64, 64, 3)
+
+
+def test_a_lora_is_drawn_with_the_schedule_of_its_run(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file cannot say it: the run's card, the last lines and generate.py do."""
+    assert finetune("v_prediction", *RESCALED) == 0
+    assert "trained at zero terminal SNR" in capsys.readouterr().out
+    chosen = source.choose(infer_config.read([]), Path("runs"))
+    assert chosen.zero_terminal_snr and chosen.model == str(Path("v_prediction").resolve())
+    assert drawing.run(infer_config.read(["--prompt", "a", "--steps", "2", "--outdir", "drawn", "--seed", "42"])) == 0
+    recipe = metadata.read(Path("drawn/00000-42.png"))
+    assert recipe.scheduler == "DDIMScheduler" and recipe.scheduler_config["rescale_betas_zero_snr"]
+    file = Path("runs/0001-lora-r16/export/lora.safetensors")
+    assert source.choose(infer_config.read(["--lora", str(file)]), Path("runs")).zero_terminal_snr
+    assert finetune("v_prediction", *VELOCITY) == 0
+    assert "trained at zero terminal SNR" not in capsys.readouterr().out
+    assert not source.choose(infer_config.read([]), Path("runs")).zero_terminal_snr
+    assert look("0001-lora-r16") != look("0002-lora-r16"), "validation asks at the run's own schedule"
+
+
+def test_a_base_that_predicts_the_picture(finetune: Finetune) -> None:
+    """It trains; another loss changes the training and no bit of how it is judged."""
+    with pytest.raises(InputError, match="the base model predicts 'sample', this objective 'epsilon'; allowed: sample"):
+        finetune("sample")
+    sample = ("--objective.kind", "sample")
+    assert finetune("sample", *sample) == 0
+    soft = ("--objective.weighting", "soft-min-snr", "--objective.noise-offset", "0.1")
+    assert finetune("sample", *sample, "--objective.loss", "huber", *soft) == 0
+    assert look("0001-lora-r16") == look("0002-lora-r16")
+    assert losses("0001-lora-r16") != losses("0002-lora-r16")
+
+
+def test_a_base_that_predicts_noise_is_not_rescaled(finetune: Finetune) -> None:
+    with pytest.raises(
+        InputError, match=r"--objective.zero-terminal-snr: at zero SNR the network's input is the noise"
+    ):
+        finetune("epsilon", "--objective.zero-terminal-snr")
+    with pytest.raises(InputError, match="the base model predicts 'epsilon', this objective 'v_prediction'"):
+        finetune("epsilon", *RESCALED)
+    assert not Path("runs").exists()
