@@ -22,6 +22,7 @@ from data.errors import InputError
 from data.schema import Batch
 from train import checkpoint, optim
 from train.adapters import base as adapters
+from train.adapters import dropout
 from train.checkpoint import Checkpoint
 from train.config import Config
 from train.ddpm import process
@@ -119,6 +120,7 @@ def sample_losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
     """(B,) the error of each sample: x_t from q(x_t | x_0), the network's answer, the objective's distance."""
     t = task.objective.timesteps(batch.timestep_uniforms, task.schedule)
     noisy = process.add_noise(task.schedule, batch.latents, batch.noise, t)
+    dropout.place(batch.timestep_uniforms)
     target = task.objective.target(task.schedule, batch.latents, batch.noise, t)
     return task.objective.losses(denoiser(noisy, t, batch.text_states), target)
 

@@ -1,0 +1,20 @@
+"""Which files a run leaves. No part of a run's identity: the same run may be exported again, train/export.py."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from data.options import Options
+
+
+class Export(Options):
+    """What a finished run leaves beside its default files (LoRA: two LoRA files; full: a diffusers folder)."""
+
+    merge: bool = False
+    """LoRA: also leave a whole model in diffusers layout, export/model, with the LoRA merged into its weights"""
+    single_file: bool = False
+    """also leave the whole (for a LoRA: the merged) model as one file, export/model.safetensors, as A1111 reads it"""
+    precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32")
+    """of the exported weights; fp32 leaves frozen parts as they are in the base's files, whatever their precision"""
