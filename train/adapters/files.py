@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from data import seeds
 from data.errors import InputError
-from data.files import disk_error
+from data.files import disk_error, flush
 from train.base_model import BaseModel
 from train.denoiser import Denoiser
 
@@ -29,6 +31,19 @@ def written(target: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise disk_error(error if isinstance(error, OSError) else OSError(str(error)), target) from error
+
+
+@contextmanager
+def proven(target: Path) -> Iterator[Path]:
+    """A file beside `target`, of its name (by which libraries know the format); it takes its place if all goes well."""
+    with written(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+            file = Path(beside) / target.name
+            yield file
+            flush(file)
+            os.replace(file, target)
+        flush(target.parent)
 
 
 @torch.no_grad()

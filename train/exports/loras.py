@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +13,6 @@ from peft import get_peft_model_state_dict
 from torch import Tensor
 
 from data.errors import InputError
-from data.files import flush
 from train.adapters import files
 from train.base_model import BaseModel
 from train.exports import kohya
@@ -43,15 +40,9 @@ def export_one(
     unet: Any, base: BaseModel, target: Path, trained: Tensor, request: Request, write: Write, load: Load
 ) -> Path:
     """Write beside, load back, compare, and only then rename."""
-    with files.written(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
-            file = Path(beside) / target.name
-            write(unet, file, request)
-            check(unet, base, file, trained, request, load, where=target)
-            flush(file)
-            os.replace(file, target)
-        flush(target.parent)
+    with files.proven(target) as file:
+        write(unet, file, request)
+        check(unet, base, file, trained, request, load, where=target)
     return target
 
 

@@ -39,10 +39,22 @@ def weights_of_base(unet: Any) -> dict[str, Tensor]:
 @torch.no_grad()
 def merged(layer: Any, weight: Tensor, adapter: str = "default") -> Tensor:
     """One layer's weight with its update, float32, where `weight` lies. DoRA: see train/adapters/dora.py."""
-    update = layer.get_delta_weight(adapter).float().to(weight.device)
-    changed = weight.float() + update.view(weight.shape)
+    changed = weight.float() + update(layer, weight, adapter)
     magnitude = dora.magnitudes(layer, adapter)
     if magnitude is None:
         return changed
     scale = magnitude.to(weight.device) / changed.flatten(1).norm(dim=1)
     return changed * scale.view(-1, *[1] * (weight.ndim - 1))
+
+
+def update(layer: Any, weight: Tensor, adapter: str) -> Tensor:
+    """s B A as float32 in the weight's shape."""
+    return layer.get_delta_weight(adapter).float().to(weight.device).view(weight.shape)
+
+
+@torch.no_grad()
+def change(layer: Any, weight: Tensor, adapter: str) -> Tensor:
+    """What an adapter adds to a layer's weight, float32; without DoRA to the last digit."""
+    if dora.magnitudes(layer, adapter) is None:
+        return update(layer, weight, adapter)
+    return merged(layer, weight, adapter) - weight.float()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.errors import InputError
-from data.files import replaced_file, replaced_folder
+from data.files import replaced_folder
 from train.adapters import files
 from train.base_model import BaseModel
 from train.exports import original
@@ -62,7 +62,7 @@ def write_single_file(
     """The original layout, as A1111 and ComfyUI read it."""
     facts = {key: value.removesuffix("/lora") for key, value in request.facts.items() if key.startswith("modelspec.")}
     tensors = original.unet_tensors(weights, base.config("unet")) | frozen_tensors(base, request, target)
-    with files.written(target), replaced_file(target) as beside:
+    with files.proven(target) as beside:
         save_file(tensors, beside, facts | {"format": "pt"})
         check_single_file(beside, weights, base, request, trained, target)
 
