@@ -115,8 +115,8 @@ class Upsample(nn.Module):
 
 
 class Convolution(nn.Conv2d):
-    def forward(self, x: Tensor, time: Tensor, words: Tensor) -> Tensor:
-        return super().forward(x)
+    def __call__(self, x: Tensor, time: Tensor, words: Tensor) -> Tensor:
+        return super().__call__(x)
 
 
 class OriginalUNet(nn.Module):

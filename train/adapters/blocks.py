@@ -33,6 +33,26 @@ def preset(unet: Any, name: str) -> list[str]:
     return [f"up_blocks.{len(unet.up_blocks) - 1}", *OUTPUT]
 
 
+def train_norms_safely(unet: Any) -> None:
+    """Let the input of each trained group norm need a gradient too.
+
+    torch 2.13 on a CPU, 2026-11-21: the backward pass of a channels-last group norm whose weights are trained and whose
+    input needs no gradient, as at the edge of a frozen block, writes to a null pointer and ends the process.
+    """
+    from torch.nn import GroupNorm
+
+    for module in unet.modules():
+        if isinstance(module, GroupNorm) and module.weight.requires_grad:
+            module.register_forward_pre_hook(needing_gradient)
+
+
+def needing_gradient(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The norm's input, as one that needs a gradient while it trains on a CPU."""
+    (x,) = inputs
+    crashes = module.training and x.device.type == "cpu" and not x.requires_grad
+    return (x.detach().requires_grad_(),) if crashes else inputs
+
+
 def inside(name: str, blocks: Sequence[str]) -> bool:
     """Whether a module or parameter lies in one of the blocks."""
     return any(name == block or name.startswith(f"{block}.") for block in blocks)

@@ -52,6 +52,7 @@ class Full(Options):
         unet.float()
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(blocks.inside(name, chosen))
+        blocks.train_norms_safely(unet)
 
     def export(
         self, unet: UNet2DConditionModel, base: BaseModel, folder: Path, request: Request | None = None
