@@ -50,3 +50,29 @@ def normal(shape: tuple[int, ...], *position: int | str) -> torch.Tensor:
     import torch
 
     return torch.randn(shape, generator=generator(*position), dtype=torch.float32)
+
+
+COUNTED_BITS = 24  # of each number of counted(): as many as a float32 has
+
+
+def counted(keys: torch.Tensor, salt: int, count: int) -> torch.Tensor:
+    """(B,) int64 -> (B, count) int64 in [0, 2**24): for each key and salt its own numbers, equal on every device.
+
+    A generator without state: the number at a place is SplitMix64's output at that counter, so a large mask is made
+    where it is used. Source: Steele, Lea & Flood 2014, OOPSLA, figure 16 (mix64variant13).
+    """
+    import torch
+
+    start = mixed(mixed(keys) ^ salt)
+    counter = torch.arange(1, count + 1, device=keys.device)
+    return (mixed(start[:, None] + counter * GOLDEN_GAMMA) >> (64 - COUNTED_BITS)) & (2**COUNTED_BITS - 1)
+
+
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64  # as the signed number with these bits
+
+
+def mixed(z: torch.Tensor) -> torch.Tensor:
+    """Every bit of int64 numbers made to depend on every other; products wrap, shifts fill with zeros."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64)):
+        z = (z ^ ((z >> shift) & (2 ** (64 - shift) - 1))) * factor
+    return z ^ ((z >> 31) & (2**33 - 1))

@@ -20,6 +20,7 @@ from torch import Tensor
 from data.errors import InputError, raise_all, show
 from data.files import sha256
 from infer.config import LoraFile
+from train.exports import kohya, merge
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -54,7 +55,6 @@ class Contents:
     state: dict[str, Tensor]
     alphas: dict[str, float] | None
     metadata: dict[str, Any] | None
-    dropped: tuple[str, ...] = ()
 
     def about(self, network: str) -> dict[str, Any] | None:
         """peft's settings of one network if the file has them: diffusers takes an empty dict for a rank of 8."""
@@ -81,7 +81,7 @@ def attach_one(pipe: StableDiffusionPipeline, file: LoraFile, name: str, strict:
     contents = read(pipe, file)
     sizes = layer_sizes(pipe)
     fitting = {key: tensor for key, tensor in contents.state.items() if layer_of(key) in sizes}
-    unused = (*contents.dropped, *(key for key in contents.state if key not in fitting))
+    unused = tuple(key for key in contents.state if key not in fitting)
     where = f"--lora {file.path}"
     if not fitting:
         fix = "It was made for another architecture, or is no LoRA."
@@ -134,10 +134,11 @@ def in_diffusers_names(
         convert_unet_state_dict_to_peft,
     )
 
-    kept = {key: tensor for key, tensor in state.items() if "dora_scale" not in key}
-    dropped = tuple(key for key in state if key not in kept)
     try:
-        converted, alphas = pipe.lora_state_dict(dict(kept))  # pyright: ignore[reportAssignmentType]
+        if any("dora_scale" in key for key in state):  # diffusers' pipelines would leave the magnitudes out
+            converted, alphas = kohya.in_diffusers_names(state)
+        else:
+            converted, alphas = pipe.lora_state_dict(dict(state))  # pyright: ignore[reportAssignmentType]
         metadata = json.loads(header[METADATA_KEY]) if METADATA_KEY in header and not alphas else None
         unet = convert_unet_state_dict_to_peft(part(converted, "unet"))
         text = part(converted, "text_encoder")
@@ -148,7 +149,7 @@ def in_diffusers_names(
     spelled = {f"unet.{key}": tensor for key, tensor in unet.items()}
     spelled |= {f"text_encoder.{key.removeprefix('text_model.')}": tensor for key, tensor in text.items()}
     others = {key: tensor for key, tensor in converted.items() if not key.startswith(NETWORKS)}
-    return Contents(spelled | others, alphas or None, metadata, dropped)
+    return Contents(spelled | others, alphas or None, metadata)
 
 
 def shown_name(file: Path) -> str:
@@ -193,6 +194,8 @@ def misfits(state: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]], w
     for key, tensor in state.items():
         out_width, in_width = sizes[layer_of(key)][:2]
         wanted, axis = (in_width, 1) if ".lora_A" in key else (out_width, 0)
+        if ".lora_magnitude_vector" in key:
+            axis = tensor.ndim // 4  # (out,) for a linear layer, (1, out, 1, 1) for a convolution
         if tensor.ndim > axis and tensor.shape[axis] != wanted:
             text = f"made for another architecture: {layer_of(key)} is {wanted} wide, the LoRA {tensor.shape[axis]}"
             errors.append(InputError(text, where=where))
@@ -225,8 +228,9 @@ def prove(pipe: StableDiffusionPipeline, name: str, file: LoraFile, matched: int
     change = weights = 0.0
     layers = 0
     for layer in adapted_layers(pipe, name):
-        change += layer.get_delta_weight(name).float().square().sum().item()
-        weights += layer.get_base_layer().weight.float().square().sum().item()
+        weight = layer.get_base_layer().weight
+        change += merge.change(layer, weight, name).square().sum().item()
+        weights += weight.float().square().sum().item()
         layers += 1
     change, weights = math.sqrt(change), math.sqrt(weights)
     where = f"--lora {file.path}"

@@ -90,16 +90,25 @@ def original_vae(name: str, levels: int) -> str:
     return f"{half}.{rest}"
 
 
+def original_unet_names(folder: Path) -> dict[str, str]:
+    """diffusers' name of each of a folder's U-Net tensors -> its name in a single-file checkpoint."""
+    names = {name: original_unet(name, 1) for name in load_file(weights_of(folder, "unet"))}
+    beside = {re.match(r"output_blocks\.\d+", name)[0] for name in names.values() if is_attention_going_up(name)}  # type: ignore[index]
+    found: dict[str, str] = {}
+    for mine, theirs in names.items():
+        column = "2" if theirs.partition(".UP.")[0] in beside else "1"  # upsampling comes after the attention, if any
+        found[mine] = f"model.diffusion_model.{theirs.replace('.UP.', f'.{column}.')}"
+    return found
+
+
+def is_attention_going_up(name: str) -> bool:
+    return name.startswith("output_blocks.") and ".1.transformer_blocks" in name
+
+
 def original_layout(folder: Path) -> dict[str, Tensor]:
     """A diffusers folder's tensors under the names (and, for the VAE's attention, the shapes) of a single file."""
-    unet = {original_unet(name, 1): tensor for name, tensor in load_file(weights_of(folder, "unet")).items()}
-    beside = {name.rsplit(".", 3)[0] for name in unet if ".1.transformer_blocks" in name}
-    beside = {re.match(r"output_blocks\.\d+", name)[0] for name in beside if name.startswith("output_blocks")}  # type: ignore[index]
-    found: dict[str, Tensor] = {}
-    for name, tensor in unet.items():
-        block = name.partition(".UP.")[0]
-        column = "2" if block in beside else "1"  # upsampling comes after the attention, if there is one
-        found[f"model.diffusion_model.{name.replace('.UP.', f'.{column}.')}"] = tensor
+    names = original_unet_names(folder)
+    found = {names[name]: tensor for name, tensor in load_file(weights_of(folder, "unet")).items()}
     for name, tensor in load_file(weights_of(folder, "vae")).items():
         as_convolution = ".attentions.0." in name and "group_norm" not in name and name.endswith("weight")
         found[f"first_stage_model.{original_vae(name, 3)}"] = tensor[..., None, None] if as_convolution else tensor
@@ -109,3 +118,22 @@ def original_layout(folder: Path) -> dict[str, Tensor]:
     found["model_ema.decay"] = torch.tensor(0.9999)  # as in SD v1.4's own file: neither is any part's
     found["betas"] = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     return found
+
+
+def merge_kohya(folder: Path, lora: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A folder's model in the original layout with a kohya LoRA in its weights: W + alpha / rank up down, and DoRA."""
+    weights = original_layout(folder)
+    flat = {
+        mine.removesuffix(".weight").replace(".", "_"): theirs for mine, theirs in original_unet_names(folder).items()
+    }
+    layers = {key.partition(".")[0] for key in lora}
+    for layer in layers:
+        down, up = lora[f"{layer}.lora_down.weight"], lora[f"{layer}.lora_up.weight"]
+        name = flat[layer.removeprefix("lora_unet_")]
+        scale = float(lora[f"{layer}.alpha"]) / down.shape[0]
+        changed = weights[name] + scale * (up.flatten(1) @ down.flatten(1)).view_as(weights[name])
+        if f"{layer}.dora_scale" in lora:
+            rows = changed.flatten(1).norm(dim=1).view(-1, *[1] * (changed.ndim - 1))
+            changed = changed * (lora[f"{layer}.dora_scale"] / rows)
+        weights[name] = changed
+    return weights

@@ -13,6 +13,7 @@ from data.captions import TEMPLATE
 from data.options import Options
 from train.adapters.kinds import AnyAdapter
 from train.adapters.lora import Lora
+from train.exports.options import Export
 from train.objectives import AnyObjective, Epsilon
 from train.optim import OptimConfig
 
@@ -85,6 +86,7 @@ class Config(Options):
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
     logging: Logging = Logging()
+    export: Export = Export()
     learning_rate: float = Field(default=1e-4, gt=0)
     """peak learning rate"""
     batch_size: int = Field(default=4, gt=0)
@@ -111,6 +113,7 @@ class Config(Options):
 
 # May change when the same run is continued: where things lie, how long it goes on, what is written down.
 AT_WILL = {"config", "max_steps", "threads", "runs", "run_name", "new", "dry_run", "logging", "checkpoints", "data"}
+AT_WILL |= {"export"}  # a finished run can be exported again, train/export.py
 SCHEDULES_WITHOUT_END = {"constant"}
 
 

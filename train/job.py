@@ -25,6 +25,9 @@ from train.config import SCHEDULES_WITHOUT_END, Config, identity
 from train.curation import Collection, collect
 from train.ddpm import process
 from train.encoding import Encoded, encode
+from train.exports import record
+from train.exports.facts import facts_of
+from train.exports.request import Request
 from train.loop import State, Task, fit, restore
 from train.plan import GIB, Plan, optimizer_bytes
 from train.report import Report, Silent, Written, read_metrics
@@ -182,7 +185,10 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
 
 def leave(job: Job, state: State, found: Run, plan: Plan) -> None:
     """Export, report, and mark the run as finished, last."""
-    exported = job.config.adapter.export(state.plain_unet(), job.model, found.export)
+    facts = facts_of(job.config, job.model, plan.facts(), found.path.name, state.step)
+    request = Request(job.config.export, facts)
+    exported = job.config.adapter.export(state.plain_unet(), job.model, found.export, request)
+    record.write(found.export, state.step, request.options, exported)
     command = next_command(found)
     write_summary(found, plan, command)
     found.finish(state.step)

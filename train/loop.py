@@ -23,6 +23,7 @@ from data.errors import InputError
 from data.schema import Batch
 from train import checkpoint, optim, pieces
 from train.adapters import base as adapters
+from train.adapters import dropout
 from train.checkpoint import Checkpoint
 from train.config import Config
 from train.ddpm import process
@@ -150,6 +151,7 @@ def sample_losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
     """(B,) the error of each sample: x_t from q(x_t | x_0), the network's answer, the objective's criterion."""
     t = task.objective.timesteps(batch.timestep_uniforms, task.schedule)
     noisy = process.add_noise(task.schedule, batch.latents, batch.input_noise, t)
+    dropout.place(batch.timestep_uniforms)
     target = task.objective.target(task.schedule, batch.latents, batch.noise, t)
     return task.criterion(denoiser(noisy, t, batch.text_states), target, t)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from data.files import write_atomic
 from data.page import Page, Series
+from train.card import files_and_use
 from train.plan import Plan
 from train.report import read_metrics
 from train.run_folder import Run
@@ -32,8 +33,14 @@ A fine-tune of `{model}` ({adapter}) on {training} captioned pictures; {held_out
 
 Use it: `{command}`{beware}
 
+## Files
+
+{files}
+
+## How it was made
+
 Everything that made it is in this folder: `config.yaml` (settings), `data.json` (pictures and their hashes),
-`plan.json`, `versions.json`, `metrics.jsonl`. The base model's licence applies to it.
+`plan.json`, `versions.json`, `metrics.jsonl`. `python train/export.py {path}` writes other files from its checkpoints.
 """
 
 
@@ -49,6 +56,7 @@ def write_summary(run: Run, plan: Plan, command: str) -> None:
     beware = f"\n\nIt was {plan.sampling}." if plan.sampling else ""
     facts = vars(plan) | {"global_batch": plan.global_batch, "epochs": plan.epochs, "change": words, "beware": beware}
     losses = {"base": looks[0]["validation"][side], "now": looks[-1]["validation"][side]}
+    facts |= {"files": files_and_use(run), "path": run.path}
     write_atomic(run.path / "README.md", CARD.format(name=run.path.name, command=command, **facts, **losses))
     write_page(run, plan, lines, looks)
 

@@ -17,13 +17,14 @@ from data.errors import InputError
 from data.files import sha256
 from data.options import Options
 from train import base_model
-from train.adapters import files
 from train.adapters.base import Adapter, load_state, state, trainable
 from train.adapters.files import probe
 from train.adapters.full import Full
 from train.adapters.kinds import AnyAdapter
 from train.adapters.lora import TARGETS, Lora
 from train.base_model import BaseModel
+from train.exports import loras, models
+from train.exports.request import Request
 
 
 @pytest.fixture
@@ -179,7 +180,8 @@ def test_diffusers_own_pipeline_does_what_the_trained_network_does(
     base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the trainer has it
     train(base.unet)
     trained = probe(base.unet, base)
-    assert adapter.export(base.unet, base, tmp_path / "export") == [tmp_path / "export" / "lora.safetensors"]
+    names = ["lora.safetensors", "lora-kohya.safetensors"]
+    assert adapter.export(base.unet, base, tmp_path / "export") == [tmp_path / "export" / name for name in names]
     fresh = StableDiffusionPipeline.from_pretrained(tiny_model, local_files_only=True)
     before = probe(fresh.unet, base)
     fresh.load_lora_weights(str(tmp_path / "export"), weight_name="lora.safetensors")
@@ -193,8 +195,8 @@ def test_an_export_says_rank_and_alpha_and_leaves_the_network_as_it_was(base: Ba
     base.unet.train()
     train(base.unet)
     trained = probe(base.unet, base)
-    (file,) = adapter.export(base.unet, base, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["lora.safetensors"]
+    file, other = adapter.export(base.unet, base, tmp_path)
+    assert set(tmp_path.iterdir()) == {file, other}
     with safe_open(file, framework="pt") as opened:
         header = json.loads(opened.metadata()["lora_adapter_metadata"])
         assert {opened.get_tensor(key).dtype for key in opened.keys()} == {torch.float32}  # noqa: SIM118
@@ -219,13 +221,13 @@ def test_a_file_that_does_something_else_is_refused(
 ) -> None:
     lora(alpha=2.0).attach(base.unet, seed=1)
     train(base.unet)
-    write = files.write_lora
+    write = loras.write_diffusers
 
-    def without_alpha(unet: UNet2DConditionModel, file: Path) -> None:
+    def without_alpha(unet: UNet2DConditionModel, file: Path, request: Request) -> None:
         unet.peft_config["default"].lora_alpha = 16
-        write(unet, file)
+        write(unet, file, request)
 
-    monkeypatch.setattr(files, "write_lora", without_alpha)
+    monkeypatch.setattr(loras, "write_diffusers", without_alpha)
     with pytest.raises(InputError, match="the exported file does not reproduce the trained network"):
         lora(alpha=2.0).export(base.unet, base, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -247,7 +249,7 @@ def test_full_exports_a_whole_model(tiny_model: Path, base: BaseModel, tmp_path:
     loaded = UNet2DConditionModel.from_pretrained(tmp_path / "model", subfolder="unet", use_safetensors=True)
     assert all(torch.equal(tensor, base.unet.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     assert loaded.state_dict().keys() == base.unet.state_dict().keys()
-    for part in files.FROZEN:
+    for part in models.FROZEN:
         theirs = {path.name: sha256(path) for path in (tiny_model / part).iterdir()}
         assert {path.name: sha256(path) for path in (tmp_path / "model" / part).iterdir()} == theirs
     again = base_model.load(str(tmp_path / "model"))
@@ -260,13 +262,12 @@ def test_a_full_export_that_differs_is_refused(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Full().attach(base.unet, seed=1)
-    save = UNet2DConditionModel.save_pretrained
+    save = models.save_file
 
-    def spoiled(self: UNet2DConditionModel, folder: Path, **given: object) -> None:
-        save(self, folder, **given)  # type: ignore[arg-type]
-        train(self, 1e-6)
+    def spoiled(tensors: dict[str, Tensor], *rest: object) -> None:
+        save({name: tensor + 1e-6 for name, tensor in tensors.items()}, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(UNet2DConditionModel, "save_pretrained", spoiled)
+    monkeypatch.setattr(models, "save_file", spoiled)
     with pytest.raises(InputError, match=r"the exported U-Net differs from the trained one in \d+ tensors"):
         Full().export(base.unet, base, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -329,8 +330,10 @@ class Biases(Options):
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
 
-    def export(self, unet: UNet2DConditionModel, base: BaseModel, folder: Path) -> list[Path]:
-        return Full().export(unet, base, folder)
+    def export(
+        self, unet: UNet2DConditionModel, base: BaseModel, folder: Path, request: Request | None = None
+    ) -> list[Path]:
+        return Full().export(unet, base, folder, request)
 
 
 def test_another_kind_needs_only_the_protocol(tiny_model: Path, base: BaseModel, tmp_path: Path) -> None:

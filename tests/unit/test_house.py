@@ -20,6 +20,7 @@ MAY_IMPORT = {
 ENTRIES = [
     "data/prepare.py",
     "train/finetune.py",
+    "train/export.py",
     "train/pocket/build.py",
     "infer/generate.py",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from train.base_model import BaseModel
+
+if TYPE_CHECKING:
+    from train.exports.request import Request
 
 
 class Adapter(Protocol):
@@ -34,8 +37,13 @@ class Adapter(Protocol):
         """Make the U-Net trainable in this way; new weights are float32 and a function of the seed."""
         ...
 
-    def export(self, unet: UNet2DConditionModel, base: BaseModel, folder: Path) -> list[Path]:
-        """Write the trained weights in the formats that other tools load; load them back and compare."""
+    def export(
+        self, unet: UNet2DConditionModel, base: BaseModel, folder: Path, request: Request | None = None
+    ) -> list[Path]:
+        """Write the trained weights in the formats that other tools load; load them back and compare.
+
+        request: which formats, and what their headers tell; None: the default ones, telling nothing of a run.
+        """
         ...
 
 

@@ -1,0 +1,1 @@
+"""What a run leaves: each format is written, loaded back and compared before it gets its name."""
