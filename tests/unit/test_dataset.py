@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from data.dataset import EncodedPictures, Entry, Layout, Position, StepSampler, collate, sample_latents
+from data.dataset import EncodedPictures, Entry, Layout, Position, StepSampler, collate, posterior, sample_latents
 
 
 def positions(sizes: Sequence[int], layout: Layout, start: int = 0, stop: int = 10) -> list[Position]:
@@ -82,7 +82,7 @@ def test_captions_orientation_and_dropout_have_their_rates(pictures: EncodedPict
 
 
 def test_latents_have_the_posteriors_mean_and_variance() -> None:
-    moments = torch.cat([torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), 0.81).log()])
+    moments = posterior(torch.cat([torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), 0.81).log()]))
     draws = torch.stack([sample_latents(moments, "latent", step) for step in range(4000)])
     assert abs(float(draws.mean()) - 3.0) < 4 * 0.9 / 16000**0.5
     assert abs(float(draws.var()) - 0.81) < 4 * 0.81 * (2 / 16000) ** 0.5
