@@ -169,7 +169,7 @@ def in_two_folders(samples: list[Sample], sources: list[Source]) -> list[str]:
     if not twice:
         return []
     count = "1 picture lies" if len(twice) == 1 else f"{len(twice)} pictures lie"
-    return [f"{count} in more than one folder and comes once for each (e.g. {' and '.join(twice[0])})"]
+    return [f"{count} in more than one folder, used once for each (e.g. {' and '.join(twice[0])})"]
 
 
 def render(samples: list[Sample], template: str) -> list[list[str]]:

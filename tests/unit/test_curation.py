@@ -113,10 +113,7 @@ def test_the_same_picture_in_two_folders_is_said(model: BaseModel, folders: tupl
     assert not read(model, a, b).warnings
     copied(a / "2.png", b / "again.png", "the same bytes")
     (warning,) = read(model, a, b).warnings
-    assert (
-        warning
-        == "1 picture lies in more than one folder and comes once for each (e.g. water/2.png and fire/again.png)"
-    )
+    assert warning == "1 picture lies in more than one folder, used once for each (e.g. water/2.png and fire/again.png)"
     copied(a / "3.png", b / "and again.png", "the same bytes")
     assert read(model, a, b).warnings[0].startswith("2 pictures lie in more than one folder")
 
