@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -15,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from data import captions, seeds
 from data.noise import PLAIN, Noise
 from data.schema import Batch
-from data.shapes import Latents, Moments, TextStates
+from data.shapes import Latents, Moments, Posterior, TextStates
 
 CLAMP = (-30.0, 20.0)  # of the log-variance, as diffusers' DiagonalGaussianDistribution has it
 
@@ -25,7 +27,7 @@ class Entry:
     """One picture, encoded, in both orientations if it may be mirrored, with the states of each of its captions."""
 
     sample_id: str
-    moments: tuple[Moments, ...]  # (2C, h, w) each: as it is, mirrored
+    moments: tuple[Posterior, ...]  # (2C, h, w) each: as it is, mirrored
     text_states: tuple[TextStates, ...]  # (L, D) each
 
 
@@ -98,10 +100,19 @@ class EncodedPictures(Dataset[Item]):
         return entry.text_states[seeds.integer(len(entry.text_states), "caption", *here)]
 
 
-def sample_latents(moments: Moments, *position: int | str) -> Latents:
-    """(C, h, w): a draw from the autoencoder's posterior, whose noise is a function of the position."""
+def posterior(moments: Moments) -> Posterior:
+    """(2C, h, w) mean and standard deviation of an autoencoder's mean and log-variance.
+
+    Worked out once, on the CPU: what is left to do for a sample (a product, a sum) is rounded alike on every device,
+    an exponential is not.
+    """
     mean, log_variance = moments.chunk(2)
-    deviation = (0.5 * log_variance.clamp(*CLAMP)).exp()
+    return torch.cat([mean, (0.5 * log_variance.clamp(*CLAMP)).exp()])
+
+
+def sample_latents(moments: Posterior, *position: int | str) -> Latents:
+    """(C, h, w): a draw from the autoencoder's posterior, whose noise is a function of the position."""
+    mean, deviation = moments.chunk(2)
     return mean + deviation * seeds.normal(tuple(mean.shape), *position).to(mean.device)
 
 
@@ -137,26 +148,46 @@ class Layout:
         return range(start, start + self.batch_size)
 
 
+@dataclass(frozen=True)
+class Stream:
+    """The pictures of a bucket that have one weight: an endless series of orders of them all."""
+
+    number: int  # among all streams; the orders follow from it
+    members: Sequence[int]  # positions in the bucket
+    share: int  # weight times pictures, over a denominator that all streams have in common
+
+
 class StepSampler(Sampler[list[Position]]):
     """Micro-batches of positions for the steps [start, stop), each step's global batch from one bucket.
 
     Each bucket is an endless stream: a new order of all its pictures each time round, so that every batch is full. The
     buckets take turns in proportion to their sizes, so after any number of steps every picture was seen equally often
-    to within one batch.
+    to within one batch. weights: one a picture, for each bucket: how often it comes relative to others of the set; a
+    picture of weight 2 comes twice as often as one of weight 1, again to within one batch.
     """
 
-    def __init__(self, sizes: Sequence[int], layout: Layout, *, seed: int, start: int, stop: int) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        layout: Layout,
+        *,
+        seed: int,
+        start: int,
+        stop: int,
+        weights: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         assert all(size > 0 for size in sizes)
-        self.sizes, self.layout, self.seed = list(sizes), layout, seed
+        self.layout, self.seed = layout, seed
         self.start, self.stop = start, stop
-        self._order_key: tuple[int, int] | None = None
-        self._order: list[int] = []
+        self.streams = streams_of([[1.0] * size for size in sizes] if weights is None else weights)
+        assert [sum(len(stream.members) for stream in bucket) for bucket in self.streams] == list(sizes)
+        self._orders: dict[int, tuple[int, list[int]]] = {}
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start) * self.layout.accumulate
 
     def __iter__(self) -> Iterator[list[Position]]:
-        turns = turns_of_buckets(self.sizes)
+        turns = turns_of_buckets([sum(stream.share for stream in bucket) for bucket in self.streams])
         for step in range(self.stop):
             bucket, turn = next(turns)
             if step < self.start:
@@ -167,31 +198,69 @@ class StepSampler(Sampler[list[Position]]):
 
     def index(self, bucket: int, turn: int, slot: int) -> int:
         """The picture in `slot` of a bucket's turn-th global batch."""
-        round_, place = divmod(turn * self.layout.global_batch + slot, self.sizes[bucket])
-        return self.order(bucket, round_)[place]
+        stream, count = turn_of_stream(self.streams[bucket], turn * self.layout.global_batch + slot)
+        round_, place = divmod(count, len(stream.members))
+        return stream.members[self.order(stream, round_)[place]]
 
-    def order(self, bucket: int, round_: int) -> list[int]:
-        """The order of a bucket's pictures the round_-th time through; the last one is remembered."""
-        key = (bucket, round_)
-        if self._order_key != key:
-            self._order_key = key
-            self._order = seeds.permutation(self.sizes[bucket], self.seed, "order", bucket, round_)
-        return self._order
+    def order(self, stream: Stream, round_: int) -> list[int]:
+        """The order of a stream's pictures the round_-th time through; the last one is remembered."""
+        known, order = self._orders.get(stream.number, (None, []))
+        if known != round_:
+            order = seeds.permutation(len(stream.members), self.seed, "order", stream.number, round_)
+            self._orders[stream.number] = (round_, order)
+        return order
 
 
-def turns_of_buckets(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+def streams_of(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
+    """The streams of each bucket, one for each weight that its pictures have, heaviest first."""
+    exact = [[Fraction(str(weight)) for weight in bucket] for bucket in weights]
+    assert all(weight > 0 for bucket in exact for weight in bucket)
+    denominator = lcm(*(weight.denominator for bucket in exact for weight in bucket))
+    streams: list[list[Stream]] = []
+    number = 0
+    for bucket in exact:
+        streams.append([])
+        for weight in sorted(set(bucket), reverse=True):
+            members = [index for index, own in enumerate(bucket) if own == weight]
+            streams[-1].append(Stream(number, members, int(weight * denominator) * len(members)))
+            number += 1
+    return streams
+
+
+def turn_of_stream(streams: Sequence[Stream], place: int) -> tuple[Stream, int]:
+    """Which stream fills the place-th place of a bucket, and how many places it has filled before.
+
+    Each stream in turn is told from all that come after it: of the first n places that are left it fills
+    n * share / total, rounded, so nobody is ever ahead or behind by more than a place or two.
+    """
+    total = sum(stream.share for stream in streams)
+    for stream in streams[:-1]:
+        before = rounded(place * stream.share, total)
+        if rounded((place + 1) * stream.share, total) > before:
+            return stream, before
+        place -= before
+        total -= stream.share
+    return streams[-1], place
+
+
+def rounded(numerator: int, denominator: int) -> int:
+    """The whole number nearest to a fraction, without the rounding errors of floats."""
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def turns_of_buckets(shares: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(bucket, batches it has had before) for step 0, 1, 2 ...: always the bucket that is furthest behind its share."""
-    total = sum(sizes)
-    taken = [0] * len(sizes)
+    total = sum(shares)
+    taken = [0] * len(shares)
     step = 0
     while True:
         step += 1
-        behind = [step * size - total * count for size, count in zip(sizes, taken, strict=True)]
-        bucket = max(range(len(sizes)), key=lambda candidate: behind[candidate])
+        behind = [step * share - total * count for share, count in zip(shares, taken, strict=True)]
+        bucket = max(range(len(shares)), key=lambda candidate: behind[candidate])
         yield bucket, taken[bucket]
         taken[bucket] += 1
 
 
-def mean_latents(moments: Moments, scaling_factor: float) -> Latents:
+def mean_latents(moments: Posterior, scaling_factor: float) -> Latents:
     """(C, h, w): the posterior's mean, scaled: what validation looks at, so that it holds no sampling noise."""
     return moments.chunk(2)[0] * scaling_factor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from data.options import Options
 from train.adapters.kinds import AnyAdapter
 from train.adapters.lora import Lora
 from train.exports.options import Export
+from train.folders import POCKET, Folder, Folders
 from train.objectives import AnyObjective, Epsilon
 from train.optim import OptimConfig
 
@@ -35,6 +36,9 @@ class Pictures(Options):
     """share of samples whose caption is replaced by the empty prompt, which guidance needs"""
     held_out: float = Field(default=0.1, ge=0, lt=1)
     """share of pictures kept out of training to see whether it learns or memorises"""
+    keep: Literal["auto", "device", "memory", "disk"] = "auto"
+    """where the encoded pictures are while it trains: on the GPU, in main memory (copied to the GPU ahead of use), or
+    on the disk, for sets larger than both; auto: the first that has room. The batches are the same"""
 
 
 class Validation(Options):
@@ -73,8 +77,10 @@ class Config(Options):
 
     config: Path = CONFIGS / "pocket.yaml"
     """preset to start from: a YAML file with the differences from the defaults"""
-    data: str = "pocket"
-    """captioned folder (pictures with metadata.jsonl, or a .txt beside each); pocket: the sample creatures"""
+    data: Folders = Field(default=[Folder(POCKET)])
+    """captioned folder (pictures with metadata.jsonl, or a .txt beside each); pocket: the sample creatures. Several
+    may be given; FOLDER=2: each of its pictures comes twice as often as one of a folder without a number (any number
+    above 0; "repeats" elsewhere). A regularisation set, against forgetting, is such a folder with a small number"""
     model: str = "pocket"
     """base model: pocket, a hub id on this machine, a diffusers folder, or a .safetensors file"""
     tokenizer: str | None = None
@@ -122,7 +128,8 @@ def identity(config: Config, data_fingerprint: str, model_fingerprint: str) -> s
 
     The number of steps counts only where the learning rate depends on it.
     """
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude=AT_WILL | {"model", "tokenizer", "validation"})
+    left_out = dict.fromkeys(AT_WILL | {"model", "tokenizer", "validation"}, True) | {"pictures": {"keep"}}
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=left_out)
     if config.optim.schedule not in SCHEDULES_WITHOUT_END:
         settings["max_steps"] = config.max_steps
     text = json.dumps([settings, data_fingerprint, model_fingerprint], sort_keys=True)

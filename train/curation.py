@@ -4,29 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data import buckets, captions, duplicates, store
-from data.buckets import Bucket
-from data.errors import InputError, InputErrors
+from data.buckets import Bucket, Use
+from data.errors import InputError, InputErrors, raise_all
 from data.pocket.sample import sample_folder
 from data.schema import Sample
+from data.store import Listing
 from train.base_model import BaseModel
 from train.config import Config
+from train.folders import POCKET, Folder, labels
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder as it was read. label: what the names of its pictures start with; empty if it is the only one."""
+
+    folder: Folder
+    label: str
+    listing: Listing
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several folders contributes."""
+
+    folder: str
+    weight: float
+    training: int
+    held_out: int
 
 
 @dataclass(frozen=True)
 class Collection:
-    """The usable pictures, by what they are for."""
+    """The usable pictures, by what they are for. A sample's file_name is its id: no two folders share one."""
 
-    found: int  # pictures seen in the folder
+    found: int  # pictures seen in the folders
     train: list[Sample]
     held_out: list[Sample]
     buckets: dict[Bucket, list[Sample]]  # of the training pictures
     square: Bucket
-    prompts: dict[str, list[str]]  # file name -> prompts
+    prompts: dict[str, list[str]]  # sample id -> prompts
+    weights: dict[str, float]  # sample id -> how often it comes, relative to others
+    shares: list[Share]  # one a folder
     left_out: list[str]
     warnings: list[str]  # used, but not as its owner may think
     captions_cut: list[str]
@@ -40,60 +64,125 @@ class Collection:
             "fingerprint": self.fingerprint,
             "train": {sample.annotation.file_name: sample.sha256 for sample in self.train},
             "held_out": {sample.annotation.file_name: sample.sha256 for sample in self.held_out},
+            "folders": [vars(share) for share in self.shares],
             "left_out": self.left_out,
             "warnings": self.warnings,
             "captions_cut": self.captions_cut,
         }
 
+    def uses(self) -> list[Use]:
+        """How the training pictures fall into the buckets, in the order of the buckets."""
+        return [buckets.use(bucket, [(s.width, s.height) for s in held]) for bucket, held in self.buckets.items()]
+
 
 def collect(config: Config, model: BaseModel) -> Collection:
-    """Read the folder, leave out what cannot be used (or refuse, if --strict), split it and sort it into buckets.
+    """Read the folders, leave out what cannot be used (or refuse, if --strict), split it and sort it into buckets.
 
     Raises InputError if nothing can be used.
     """
     size = config.pictures.size or model.sample_size
-    folder = sample_folder(size=size) if config.data == "pocket" else Path(config.data).expanduser()
-    listing = store.read(folder)
-    left_out = [str(problem) for problem in listing.problems if problem.refused]
-    if not listing.samples:
-        raise InputError("no usable picture", where=f"--data {config.data}", fix=f"See python data/prepare.py {folder}")
+    sources = read_all(config.data, size)
+    left_out = [str(problem) for source in sources for problem in source.listing.problems if problem.refused]
+    warnings = [str(problem) for source in sources for problem in source.listing.problems if not problem.refused]
     # the order must not depend on file names: renaming pictures is no other data set
-    samples = sorted(listing.samples, key=lambda sample: (sample.sha256, sample.captions))
-    prompts = render(samples, config.pictures.caption)
-    report = captions.count_tokens(samples, model.tokenizer, config.pictures.caption)
+    found = [(sample, source) for source in sources for sample in source.listing.samples]
+    found.sort(key=lambda pair: (pair[0].sha256, pair[0].captions, pair[1].folder.weight))
+    raw = [sample for sample, _ in found]
+    prompts = render(raw, config.pictures.caption)
+    report = captions.count_tokens(raw, model.tokenizer, config.pictures.caption)
     cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in report.cut]
     if config.strict:
-        refuse(left_out, cut, folder)
+        refuse(left_out, cut, config.data)
+    samples = [named(sample, source.label) for sample, source in found]
+    names = [sample.annotation.file_name for sample in samples]
+    assert len(set(names)) == len(names), "a sample id stands for two pictures"
+    weights = dict(zip(names, relative([source.folder.weight for _, source in found]), strict=True))
     train, held_out, near = split(samples, config)
     square, sorted_out = sort_into_buckets(train, size, model.step, config.pictures.buckets)
     return Collection(
-        found=listing.found,
+        found=sum(source.listing.found for source in sources),
         train=train,
         held_out=held_out,
         buckets=sorted_out,
         square=square,
-        prompts=prompts,
+        prompts=dict(zip(names, prompts, strict=True)),
+        weights=weights,
+        shares=shares(sources, samples, held_out, found),
         left_out=left_out,
-        warnings=[str(problem) for problem in listing.problems if not problem.refused],
+        warnings=warnings + in_two_folders(samples, [source for _, source in found]),
         captions_cut=cut,
         near_duplicates=near,
         tokens=str(report),
-        fingerprint=fingerprint(samples, prompts),
+        fingerprint=fingerprint(samples, prompts, list(weights.values())),
     )
 
 
-def render(samples: list[Sample], template: str) -> dict[str, list[str]]:
+def read_all(folders: Sequence[Folder], size: int) -> list[Source]:
+    """Read every folder. Raises InputError naming all that are missing or hold nothing usable."""
+    sources: list[Source] = []
+    errors: list[InputError] = []
+    for folder, label in zip(folders, labels(list(folders)), strict=True):
+        path = sample_folder(size=size) if folder.path == POCKET else Path(folder.path).expanduser()
+        try:
+            listing = store.read(path)
+        except InputError as error:
+            errors.append(error)
+            continue
+        sources.append(Source(folder, label, listing))
+        if not listing.samples:
+            fix = f"See python data/prepare.py {path}"
+            errors.append(InputError("no usable picture", where=f"--data {folder}", fix=fix))
+    raise_all(errors)
+    return sources
+
+
+def named(sample: Sample, label: str) -> Sample:
+    """The sample with its folder's label before its name: two folders may hold one file name."""
+    if not label:
+        return sample
+    name = f"{label}/{sample.annotation.file_name}"
+    return replace(sample, annotation=sample.annotation.model_copy(update={"file_name": name}))
+
+
+def relative(weights: Sequence[float]) -> list[float]:
+    """Weights over the smallest of them: folders of weight 2 alone are trained on as folders of weight 1 are."""
+    return [weight / min(weights) for weight in weights]
+
+
+def shares(
+    sources: list[Source], samples: list[Sample], held_out: list[Sample], found: list[tuple[Sample, Source]]
+) -> list[Share]:
+    """What each folder contributes."""
+    out = {sample.annotation.file_name for sample in held_out}
+    own = {id(source): [0, 0] for source in sources}
+    for sample, (_, source) in zip(samples, found, strict=True):
+        own[id(source)][sample.annotation.file_name in out] += 1
+    return [Share(source.folder.path, source.folder.weight, *own[id(source)]) for source in sources]
+
+
+def in_two_folders(samples: list[Sample], sources: list[Source]) -> list[str]:
+    """A warning if pictures of equal content lie in several folders: they come as often as all of these say."""
+    places: dict[str, dict[str, str]] = {}
+    for sample, source in zip(samples, sources, strict=True):
+        places.setdefault(sample.sha256, {}).setdefault(source.label, sample.annotation.file_name)
+    twice = [list(names.values()) for names in places.values() if len(names) > 1]
+    if not twice:
+        return []
+    count = "1 picture lies" if len(twice) == 1 else f"{len(twice)} pictures lie"
+    return [f"{count} in more than one folder, used once for each (e.g. {' and '.join(twice[0])})"]
+
+
+def render(samples: list[Sample], template: str) -> list[list[str]]:
     """The prompts of each picture. Raises InputError for an unknown field in the template."""
     fields = captions.known_fields(sample.annotation for sample in samples)
-    return {
-        sample.annotation.file_name: captions.render(sample.annotation, template, fields=fields) for sample in samples
-    }
+    return [captions.render(sample.annotation, template, fields=fields) for sample in samples]
 
 
-def refuse(left_out: list[str], cut: list[str], folder: Path) -> None:
+def refuse(left_out: list[str], cut: list[str], folders: Sequence[Folder]) -> None:
     """--strict: nothing may be dropped. Raises InputErrors naming everything."""
+    where = ", ".join(str(folder) for folder in folders)
     problems = [InputError(text, fix="(--strict)") for text in left_out]
-    problems += [InputError(f"caption cut: {text}", where=folder, fix="(--strict)") for text in cut]
+    problems += [InputError(f"caption cut: {text}", where=where, fix="(--strict)") for text in cut]
     if problems:
         raise InputErrors(problems)
 
@@ -122,7 +211,9 @@ def sort_into_buckets(
     return square, dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def fingerprint(samples: list[Sample], prompts: dict[str, list[str]]) -> str:
-    """A hash of the pictures' bytes and prompts: names and places do not count."""
-    rows = [[sample.sha256, prompts[sample.annotation.file_name]] for sample in samples]
+def fingerprint(samples: list[Sample], prompts: list[list[str]], weights: list[float]) -> str:
+    """A hash of the pictures' bytes, prompts and weights: names and places do not count."""
+    rows: list[list[Any]] = [[sample.sha256, texts] for sample, texts in zip(samples, prompts, strict=True)]
+    if len(set(weights)) > 1:
+        rows = [[*row, weight] for row, weight in zip(rows, weights, strict=True)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -2,65 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from data import cache, seeds
+from data import cache, homes, seeds
 from data.buckets import Bucket, assign
-from data.cache import Frame
+from data.cache import Filled, Frame
 from data.dataset import Entry
+from data.homes import InMemory, OnDisk, Record
 from data.schema import Sample
 from data.shapes import Images, Moments, TextStates
 from train.base_model import BaseModel
 from train.config import Config
 from train.curation import Collection
 
-ROOM = 0.25  # share of the device's free memory that the whole encoded set may take; else it stays in main memory
+PLACES = {"device": "on the device", "memory": "in main memory", "disk": "on the disk, read again for every batch"}
 
 
 @dataclass(frozen=True)
 class Encoded:
     """Everything the loop needs of the data."""
 
-    buckets: list[list[Entry]]
-    train_subset: list[Entry]  # as many as are held out, for validation
-    held_out: list[Entry]
+    buckets: list[Sequence[Entry]]
+    weights: list[list[float]]  # of each entry of each bucket: how often it comes, relative to others
+    train_subset: Sequence[Entry]  # as many as are held out, for validation
+    held_out: Sequence[Entry]
     empty: TextStates
+    home: str  # device, memory or disk
 
 
 def encode(model: BaseModel, collection: Collection, config: Config, accelerator: Accelerator) -> Encoded:
     """Encode what is not in the cache yet. The first process does it, the others read what it kept."""
     with accelerator.main_process_first():
-        states = cache.text_states(all_prompts(collection), lambda text: encode_text(model, text), text_key(model))
-        moments = encode_pictures(model, collection, config, accelerator.device)
+        states, texts = encode_captions(model, collection)
+        moments, pictures = encode_pictures(model, collection, config, accelerator.device)
     model.forget("vae", "text_encoder")
-    entries = {
-        name: Entry(name, latents, tuple(states[prompt] for prompt in collection.prompts[name]))
-        for name, latents in moments.items()
-    }
-    device = home(entries.values(), accelerator.device)
-    entries = {name: moved(entry, device) for name, entry in entries.items()}
-    sizes = collection.buckets.values()
+    names = collection.prompts
+    records = {name: Record(name, moments[name], tuple(states[text] for text in names[name])) for name in names}
+    size = homes.size_of(records.values())
+    home = homes.choose(config.pictures.keep, size, accelerator.device)
+    for path in (*texts.damaged, *pictures.damaged):
+        accelerator.print(f"damaged, encoded again: {path}")
+    accelerator.print(f"encoded    {len(records)} pictures, {size / homes.GIB:.2f} GiB, kept {PLACES[home]}")
+    return at_home(home, collection, config, records, states[""], accelerator.device)
+
+
+def at_home(
+    home: str,
+    collection: Collection,
+    config: Config,
+    records: dict[str, Record],
+    empty: Path,
+    device: torch.device,
+) -> Encoded:
+    """The encoded set where it will be read from."""
+    memory = InMemory(device if home == "device" else torch.device("cpu"))
+    shelve = OnDisk if home == "disk" else memory.entries
+    buckets = [[sample.annotation.file_name for sample in samples] for samples in collection.buckets.values()]
     return Encoded(
-        buckets=[[entries[sample.annotation.file_name] for sample in samples] for samples in sizes],
-        train_subset=choose(collection.train, config, entries),
-        held_out=choose(collection.held_out, config, entries),
-        empty=states[""].to(device),
+        buckets=[shelve([records[name] for name in names]) for names in buckets],
+        weights=[[collection.weights[name] for name in names] for names in buckets],
+        train_subset=shelve(choose(collection.train, config, records)),
+        held_out=shelve(choose(collection.held_out, config, records)),
+        empty=memory.value(empty),
+        home=home,
     )
 
 
-def all_prompts(collection: Collection) -> list[str]:
-    return ["", *(prompt for prompts in collection.prompts.values() for prompt in prompts)]
+def encode_captions(model: BaseModel, collection: Collection) -> tuple[dict[str, Path], Filled]:
+    """Where the states of each prompt lie, the empty one included."""
+    prompts = list(dict.fromkeys(["", *(text for texts in collection.prompts.values() for text in texts)]))
+    filled = cache.text_states(prompts, lambda text: encode_text(model, text), text_key(model))
+    return dict(zip(prompts, filled.places, strict=True)), filled
 
 
 def encode_pictures(
     model: BaseModel, collection: Collection, config: Config, device: torch.device
-) -> dict[str, tuple[Moments, ...]]:
-    """The moments of every picture, in both orientations if it may be mirrored."""
+) -> tuple[dict[str, tuple[Path, ...]], Filled]:
+    """Where the moments of every picture lie, in both orientations if it may be mirrored."""
     flips = (False, True) if config.pictures.flip else (False,)
     sizes = list(collection.buckets)
     frames = [
@@ -69,11 +94,11 @@ def encode_pictures(
         for flip in flips
     ]
     encoder = model.fingerprints["vae"]
-    found = cache.latent_moments([f for _, f in frames], lambda x: encode_picture(model, x, device), encoder)
-    moments: dict[str, tuple[Moments, ...]] = {}
-    for (name, _), value in zip(frames, found, strict=True):
-        moments[name] = (*moments.get(name, ()), value)
-    return moments
+    filled = cache.latent_moments([f for _, f in frames], lambda x: encode_picture(model, x, device), encoder)
+    moments: dict[str, tuple[Path, ...]] = {}
+    for (name, _), path in zip(frames, filled.places, strict=True):
+        moments[name] = (*moments.get(name, ()), path)
+    return moments, filled
 
 
 def with_bucket(collection: Collection, sizes: Sequence[Bucket]) -> list[tuple[Sample, Bucket]]:
@@ -87,8 +112,21 @@ def encode_picture(model: BaseModel, pixels: Images, device: torch.device) -> Mo
     """(1, 3, H, W) -> (1, 2C, h, w) mean and log-variance, in float32: in fp16 SD v1's autoencoder overflows."""
     vae: Any = model.vae
     vae.to(device, torch.float32)
-    (posterior,) = vae.encode(pixels.to(device), return_dict=False)
+    with exact_float32():
+        (posterior,) = vae.encode(pixels.to(device), return_dict=False)
     return posterior.parameters
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32 on a GPU, whatever the training uses: what is kept must not depend on how the first run was started."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @torch.no_grad()
@@ -104,24 +142,7 @@ def text_key(model: BaseModel) -> str:
     return model.fingerprints["text_encoder"] + model.fingerprints["tokenizer"]
 
 
-def choose(samples: Sequence[Sample], config: Config, entries: Mapping[str, Entry]) -> list[Entry]:
+def choose(samples: Sequence[Sample], config: Config, records: dict[str, Record]) -> list[Record]:
     """At most validation.pictures of them, the same ones every time."""
     order = sorted(samples, key=lambda sample: seeds.seed_for(config.seed, "validation", sample.sha256))
-    return [entries[sample.annotation.file_name] for sample in order[: config.validation.pictures]]
-
-
-def home(entries: Iterable[Entry], device: torch.device) -> torch.device:
-    """The device, if all entries fit there beside the training; else the CPU."""
-    if device.type != "cuda":
-        return torch.device("cpu")
-    size = sum(tensor.nbytes for entry in entries for tensor in (*entry.moments, *entry.text_states))
-    free, _ = torch.cuda.mem_get_info(device)
-    return device if size < ROOM * free else torch.device("cpu")
-
-
-def moved(entry: Entry, device: torch.device) -> Entry:
-    return Entry(
-        entry.sample_id,
-        tuple(moments.to(device) for moments in entry.moments),
-        tuple(states.to(device) for states in entry.text_states),
-    )
+    return [records[sample.annotation.file_name] for sample in order[: config.validation.pictures]]

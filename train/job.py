@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch.utils.data import DataLoader
 
 from data.dataset import EncodedPictures, Layout, StepSampler, collate
 from data.noise import Noise
+from data.prefetch import InTurn, supply
 from data.schema import Batch
 from train import base_model, checkpoint, machine, objectives, optim, rescaled, run_folder
 from train.adapters import base as adapters
 from train.base_model import BaseModel
+from train.bucket_use import bucket_uses, folder_uses
 from train.config import SCHEDULES_WITHOUT_END, Config, identity
 from train.curation import Collection, collect
 from train.ddpm import process
@@ -121,7 +121,7 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
     optimizer = optimizer_bytes(config.optim.kind) * trained
     return Plan(
         model=config.model,
-        data=config.data,
+        data=", ".join(map(str, config.data)),
         adapter=config.adapter.label,
         pictures=collection.found,
         training=len(collection.train),
@@ -129,7 +129,8 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         left_out=collection.left_out,
         warnings=[*collection.warnings, *config.objective.warnings()],
         near_duplicates=collection.near_duplicates,
-        buckets={str(bucket): len(samples) for bucket, samples in collection.buckets.items()},
+        buckets=bucket_uses(collection, job.layout.global_batch, config.max_steps),
+        folders=folder_uses(collection.shares, job.layout.global_batch, config.max_steps),
         captions_cut=collection.captions_cut,
         tokens=collection.tokens,
         batch_size=config.batch_size,
@@ -165,14 +166,14 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
     """Encode, train, export, and say what to type next."""
     config, accelerator = job.config, job.accelerator
     encoded = encode(job.model, job.collection, config, accelerator)
-    with found.lock() if accelerator.is_main_process else nullcontext():
+    with found.lock() if accelerator.is_main_process else nullcontext(), ExitStack() as opened:
         if accelerator.is_main_process:
             found.reopen()
             found.write_json("plan.json", plan.facts())
             found.write_json("versions.json", run_folder.versions())
         report = open_report(job, found, state.step)
         try:
-            finished = fit(state, task_of(job, encoded, found), report)
+            finished = fit(state, task_of(job, encoded, found, opened), report)
         finally:
             report.close()
         if not finished:
@@ -212,8 +213,8 @@ def open_report(job: Job, found: Run, start: int) -> Report:
     return Written(found.path, start=start, stop=config.max_steps, tensorboard=config.logging.tensorboard)
 
 
-def task_of(job: Job, encoded: Encoded, found: Run) -> Task:
-    """The part of the work that does not change while it trains."""
+def task_of(job: Job, encoded: Encoded, found: Run, opened: ExitStack) -> Task:
+    """The part of the work that does not change while it trains. opened: closes what works ahead, in the end."""
     schedule = job.model.schedule.to(job.accelerator.device)
     sides = {"held-out": encoded.held_out, "train": encoded.train_subset}
     objective, scaling = job.config.objective, job.model.scaling_factor
@@ -222,7 +223,7 @@ def task_of(job: Job, encoded: Encoded, found: Run) -> Task:
         layout=job.layout,
         objective=objective,
         schedule=schedule,
-        batches=lambda start, stop: load_batches(job, encoded, start, stop),
+        batches=lambda start, stop: opened.enter_context(closing(load_batches(job, encoded, start, stop))),
         validator=Validator(sides, objective, schedule, scaling, job.config.validation.timesteps),
         checkpoints=found.checkpoints,
         identity=job.identity,
@@ -230,8 +231,8 @@ def task_of(job: Job, encoded: Encoded, found: Run) -> Task:
     )
 
 
-def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> Iterator[Batch]:
-    """The micro-batches of this process for the steps [start, stop)."""
+def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> InTurn[Batch]:
+    """The micro-batches of this process for the steps [start, stop), on the device; `.waited`: seconds waited."""
     config = job.config
     pictures = EncodedPictures(
         encoded.buckets,
@@ -241,10 +242,11 @@ def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> Iterator[
         dropout=config.pictures.caption_dropout,
         noise=Noise(config.objective.noise_offset, config.objective.input_perturbation),
     )
-    sampler = StepSampler(list(map(len, encoded.buckets)), job.layout, seed=config.seed, start=start, stop=stop)
-    # a generator of its own, or the loader would draw from the global one
-    loader = DataLoader(pictures, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
-    return iter(loader)
+    sizes = list(map(len, encoded.buckets))
+    weights = encoded.weights
+    sampler = StepSampler(sizes, job.layout, seed=config.seed, start=start, stop=stop, weights=weights)
+    batches = (collate([pictures[position] for position in positions]) for positions in sampler)
+    return supply(batches, job.accelerator.device)
 
 
 def base_losses(found: Run) -> dict[str, Losses] | None:

@@ -6,7 +6,7 @@ noise the latents -> ask the network -> compare with the target -> average over 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from data.dataset import Layout
 from data.errors import InputError
+from data.prefetch import InTurn
 from data.schema import Batch
 from train import checkpoint, optim, pieces
 from train.adapters import base as adapters
@@ -62,7 +63,7 @@ class Task:
     layout: Layout
     objective: Objective
     schedule: Schedule  # on the device
-    batches: Callable[[int, int], Iterator[Batch]]  # micro-batches of the steps [start, stop)
+    batches: Callable[[int, int], InTurn[Batch]]  # micro-batches of the steps [start, stop)
     validator: Validator
     checkpoints: Path
     identity: str
@@ -81,10 +82,11 @@ class Window:
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)  # seconds for batches
     sample_ids: list[list[str]] = field(default_factory=list)
 
     def clear(self) -> None:
-        for values in (self.losses, self.norms, self.rates, self.sample_ids):
+        for values in (self.losses, self.norms, self.rates, self.waits, self.sample_ids):
             values.clear()
 
 
@@ -95,7 +97,7 @@ class LookBack:
     base: dict[str, Losses] | None
 
 
-def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> None:
+def step(state: State, task: Task, batches: InTurn[Batch], window: Window) -> None:
     """One optimiser step: `accumulate` micro-batches, whose gradients add up to the mean over the global batch.
 
     The learning rate is a function of the step. Gradients are unscaled before they are clipped by their global norm; a
@@ -104,6 +106,7 @@ def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> 
     optimizer, accelerator, layout = state.optimizer, state.accelerator, task.layout
     rate = optim.learning_rate(state.step, task.config.optim, task.config.learning_rate, task.config.max_steps)
     optim.set_learning_rate(optimizer, rate)
+    waited = batches.waited
     micro_batches = [next(batches) for _ in range(layout.accumulate)]
     total = gradients(state, task, micro_batches)
     norm = accelerator.clip_grad_norm_(list(adapters.trainable(state.unet).values()), task.config.optim.clip_norm)
@@ -114,6 +117,7 @@ def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> 
     window.losses.append(total)
     window.norms.append(torch.as_tensor(norm).detach())
     window.rates.append(rate)
+    window.waits.append(batches.waited - waited)
     window.sample_ids.append([sample_id for batch in micro_batches for sample_id in batch.sample_ids])
 
 
@@ -200,6 +204,8 @@ def write_down(state: State, task: Task, window: Window, report: Report) -> None
         {"step": first + i, "loss": loss, "learning_rate": rate, "gradient_norm": none_if_infinite(norm)}
         for i, (loss, norm, rate) in enumerate(zip(losses, norms, window.rates, strict=True))
     ]
+    for line, wait in zip(lines, window.waits, strict=True):
+        line["data_wait"] = round(wait, 6)
     if task.config.logging.sample_ids:
         for line, samples in zip(lines, in_slot_order(window.sample_ids, task.layout), strict=True):
             line["samples"] = samples

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from train.bucket_use import BucketUse, FolderUse, use_lines
 
 GIB = 2**30
 SHOWN = 5  # examples of what was left out or cut
@@ -23,7 +25,8 @@ class Plan:
     left_out: list[str]
     warnings: list[str]
     near_duplicates: int
-    buckets: Mapping[str, int]
+    buckets: Mapping[str, BucketUse]
+    folders: Sequence[FolderUse]  # if there are several
     captions_cut: list[str]
     tokens: str
     batch_size: int
@@ -54,14 +57,13 @@ class Plan:
     def lines(self) -> list[str]:
         """One fact a line, for a person."""
         b = f"{self.batch_size} x {self.accumulate} accumulated x {self.processes} process(es)"
-        buckets = ", ".join(f"{size}: {count}" for size, count in self.buckets.items())
         share = 100 * self.trainable / self.parameters
         lines = [
             f"model      {self.model}",
             f"adapter    {self.adapter}: {self.trainable:,} of {self.parameters:,} weights are trained ({share:.1f} %)",
             f"pictures   {self.data}: {self.training} to train on, {self.held_out} held out"
             f" ({self.near_duplicates} near-duplicates stay on one side)",
-            f"buckets    {buckets}",
+            *use_lines(self.buckets, self.folders, self.global_batch),
             f"captions   {self.tokens}",
             f"batch      {b} = {self.global_batch} pictures a step",
             f"length     {self.steps} steps = {self.epochs:.1f} times through the pictures"

@@ -41,9 +41,11 @@ def frame(tmp_path: Path) -> Frame:
 def test_the_second_time_nothing_is_encoded(frame: Frame) -> None:
     encoder = Encoder()
     first = latent_moments([frame], encoder, "vae-1")
+    kept = cache.load(first.places[0])
     second = latent_moments([frame], encoder, "vae-1")
     assert encoder.calls == 1
-    assert torch.equal(first[0], second[0])
+    assert first == second and not first.damaged
+    assert torch.equal(kept, encoder(frame.pixels())[0])
 
 
 def test_any_other_input_is_a_miss(frame: Frame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +107,8 @@ def test_text_states() -> None:
     first = text_states(["", "a", "a"], encode, "clip-1")
     second = text_states(["a", "bb"], encode, "clip-1")
     assert asked == ["", "a", "bb"]
-    assert torch.equal(first["a"], second["a"])
+    assert first.places[1] == first.places[2] == second.places[0]
+    assert torch.equal(cache.load(second.places[1]), encode("bb"))
+    asked.pop()
     text_states(["a"], encode, "clip-2")
     assert asked == ["", "a", "bb", "a"]

@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
-from data.dataset import EncodedPictures, Entry, Layout, Position, StepSampler, collate, sample_latents
+from data.dataset import EncodedPictures, Entry, Item, Layout, Position, StepSampler, collate, posterior, sample_latents
 
 
 def positions(sizes: Sequence[int], layout: Layout, start: int = 0, stop: int = 10) -> list[Position]:
@@ -49,6 +50,61 @@ def test_buckets_take_turns_in_proportion() -> None:
     assert max(uses.values()) - min(uses.values()) <= 1
 
 
+def weighted(weights: Sequence[Sequence[float]], layout: Layout, start: int = 0, stop: int = 10) -> list[Position]:
+    sizes = [len(bucket) for bucket in weights]
+    sampler = StepSampler(sizes, layout, seed=3, start=start, stop=stop, weights=weights)
+    return [p for batch in sampler for p in batch]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        [[1.0] * 8 + [3.0] * 4],
+        [[2.5] * 6 + [1.0] * 10, [1.0] * 5],
+        [[0.1] * 7 + [0.3] * 9 + [1.0] * 3 + [7.0], [0.3] * 6, [7.0] * 2],
+        [[1.0] * 30 + [0.01] * 3],
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 4, 7])
+def test_every_picture_comes_as_often_as_its_weight_says(weights: list[list[float]], batch: int) -> None:
+    """At every moment, and to within one batch: no bucket and no weight runs ahead or is forgotten."""
+    uses: Counter[tuple[int, int]] = Counter()
+    total = sum(map(sum, weights))
+    for step in range(400):
+        uses.update((p.bucket, p.index) for p in weighted_step(weights, batch, step))
+        if step % 57 and step != 399:
+            continue
+        for bucket, own in enumerate(weights):
+            for weight in set(own):
+                members = [(bucket, index) for index, other in enumerate(own) if other == weight]
+                drawn = sum(uses[member] for member in members)
+                expected = (step + 1) * batch * weight * len(members) / total
+                assert abs(drawn - expected) <= batch + 1, f"weight {weight} of bucket {bucket} after {step + 1} steps"
+                counts = [uses[member] for member in members]
+                assert max(counts) - min(counts) <= 1, "each once before any twice"
+
+
+def weighted_step(weights: list[list[float]], batch: int, step: int) -> list[Position]:
+    return weighted(weights, Layout(batch), start=step, stop=step + 1)
+
+
+def test_weights_are_a_function_of_the_step() -> None:
+    """Resumed, accumulated or shared among processes: the same pictures in the same slots."""
+    weights = [[2.0] * 5 + [0.7] * 6, [1.0] * 4]
+    whole = weighted(weights, Layout(batch_size=8), stop=20)
+    assert weighted(weights, Layout(batch_size=8), start=13, stop=20) == [p for p in whole if p.step >= 13]
+    parts = weighted(weights, Layout(batch_size=2, accumulate=4), stop=20)
+    assert by_slot(parts) == by_slot(whole)
+    ranks = [weighted(weights, Layout(2, 2, processes=2, rank=rank), stop=20) for rank in range(2)]
+    assert by_slot(ranks[0] + ranks[1]) == by_slot(whole)
+
+
+def test_equal_weights_are_no_weights() -> None:
+    plain = positions([7, 5], Layout(batch_size=4), stop=20)
+    for weight in (1.0, 2.0, 0.3):
+        assert weighted([[weight] * 7, [weight] * 5], Layout(batch_size=4), stop=20) == plain
+
+
 @pytest.fixture
 def pictures() -> EncodedPictures:
     generator = torch.Generator().manual_seed(0)
@@ -77,12 +133,23 @@ def test_captions_orientation_and_dropout_have_their_rates(pictures: EncodedPict
     assert abs(captions[-1.0] / 2000 - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
     for caption in (10.0, 11.0, 12.0):
         assert abs(captions[caption] / 2000 - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
+    mirrored = pictures.buckets[0][1].moments[1][:4]
+    flips = sum(float((item.latents / 0.5 - mirrored).norm()) < 1e-9 for item in still(pictures))
+    assert abs(flips / 2000 - 0.5) < 4 * (0.25 / 2000) ** 0.5
     uniforms = torch.tensor([item.timestep_uniform for item in items])
     assert abs(float(uniforms.mean()) - 0.5) < 4 * (1 / 12 / 2000) ** 0.5
 
 
+def still(pictures: EncodedPictures) -> list[Item]:
+    """As many items of the same picture from posteriors without spread: the latents tell the orientation."""
+    entry = pictures.buckets[0][1]
+    sharp = replace(entry, moments=tuple(torch.cat([m[:4], torch.zeros(4, 4, 4)]) for m in entry.moments))
+    plain = EncodedPictures([[sharp]], pictures.empty, seed=1, scaling_factor=0.5, dropout=0.25)
+    return [plain[Position(step, slot, 0, 0)] for step in range(100) for slot in range(20)]
+
+
 def test_latents_have_the_posteriors_mean_and_variance() -> None:
-    moments = torch.cat([torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), 0.81).log()])
+    moments = posterior(torch.cat([torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), 0.81).log()]))
     draws = torch.stack([sample_latents(moments, "latent", step) for step in range(4000)])
     assert abs(float(draws.mean()) - 3.0) < 4 * 0.9 / 16000**0.5
     assert abs(float(draws.var()) - 0.81) < 4 * 0.81 * (2 / 16000) ** 0.5

@@ -1,0 +1,141 @@
+"""Several folders become one set: names apart, near-duplicates together, weights in the fingerprint."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data.errors import InputError
+from train import base_model
+from train.base_model import BaseModel
+from train.config import Config
+from train.curation import Collection, collect
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> BaseModel:
+    return base_model.load(str(tiny_model))
+
+
+@pytest.fixture
+def folders(tiny_data: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders of six creatures each, whose files have the same names."""
+    rows = (tiny_data / "metadata.jsonl").read_text().splitlines()
+    made = (tmp_path / "water", tmp_path / "fire")
+    for folder, part in zip(made, (rows[:6], rows[6:]), strict=True):
+        folder.mkdir()
+        lines = []
+        for number, row in enumerate(map(json.loads, part)):
+            shutil.copy(tiny_data / row["file_name"], folder / f"{number}.png")
+            lines.append(json.dumps(row | {"file_name": f"{number}.png"}) + "\n")
+        (folder / "metadata.jsonl").write_text("".join(lines))
+    return made
+
+
+def read(model: BaseModel, *data: Any, **changes: Any) -> Collection:
+    return collect(Config.model_validate({"data": [str(item) for item in data], **changes}), model)
+
+
+def ids(samples: list[Any]) -> list[str]:
+    return [sample.annotation.file_name for sample in samples]
+
+
+def copied(picture: Path, target: Path, caption: str) -> None:
+    """Put a picture into a folder, with a caption of its own."""
+    if picture.suffix == target.suffix:
+        shutil.copy(picture, target)
+    else:
+        Image.open(picture).convert("RGB").save(target, quality=92)
+    with (target.parent / "metadata.jsonl").open("a") as table:
+        table.write(json.dumps({"file_name": target.name, "text": caption}) + "\n")
+
+
+def test_equal_file_names_stay_apart(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    found = read(model, *folders, pictures={"held_out": 0.2})
+    names = {f"{folder.name}/{number}.png" for folder in folders for number in range(6)}
+    assert set(ids(found.train) + ids(found.held_out)) == names == found.prompts.keys() == found.weights.keys()
+    assert len(found.train) + len(found.held_out) == found.found == 12
+    facts = found.facts()
+    assert facts["train"].keys() | facts["held_out"].keys() == names
+    assert sum(share["training"] + share["held_out"] for share in facts["folders"]) == 12
+    for sample in found.train:
+        assert sample.path.parent.name == sample.annotation.file_name.partition("/")[0]
+
+
+def test_one_folder_keeps_its_names(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    found = read(model, folders[0], pictures={"held_out": 0})
+    assert sorted(ids(found.train)) == [f"{number}.png" for number in range(6)]
+
+
+def test_prompts_are_those_of_the_file_and_not_of_its_label(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    found = read(model, *folders, pictures={"caption": "{file_name}"})
+    assert found.prompts["fire/3.png"] == ["3.png"]
+
+
+def test_weights_are_relative_and_in_the_fingerprint(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    plain = read(model, a, b)
+    assert set(plain.weights.values()) == {1.0}
+    assert read(model, f"{a}=2", f"{b}=2").fingerprint == plain.fingerprint == read(model, b, a).fingerprint
+    weighted = read(model, f"{a}=3", f"{b}=1.5")
+    assert {name.partition("/")[0]: weight for name, weight in weighted.weights.items()} == {"water": 2.0, "fire": 1.0}
+    assert weighted.fingerprint == read(model, f"{a}=2", b).fingerprint != plain.fingerprint
+    assert weighted.fingerprint != read(model, a, f"{b}=2").fingerprint
+
+
+def test_renaming_a_picture_or_its_folder_is_no_other_set(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    before = read(model, a, f"{b}=2").fingerprint
+    moved = a.rename(a.with_name("elsewhere"))
+    (moved / "0.png").rename(moved / "first.png")
+    table = moved / "metadata.jsonl"
+    table.write_text(table.read_text().replace('"0.png"', '"first.png"'))
+    assert read(model, moved, f"{b}=2").fingerprint == before
+
+
+def test_near_duplicates_in_two_folders_are_on_one_side(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    for number in range(6):
+        copied(a / f"{number}.png", b / f"copy {number}.jpg", "the same again")
+    for seed in range(4):
+        found = read(model, a, b, seed=seed, pictures={"held_out": 0.4})
+        out = set(ids(found.held_out))
+        assert found.near_duplicates == 12 and 0 < len(out) < 18
+        for number in range(6):
+            assert (f"water/{number}.png" in out) == (f"fire/copy {number}.jpg" in out)
+
+
+def test_the_same_picture_in_two_folders_is_said(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    assert not read(model, a, b).warnings
+    copied(a / "2.png", b / "again.png", "the same bytes")
+    (warning,) = read(model, a, b).warnings
+    assert warning == "1 picture lies in more than one folder, used once for each (e.g. water/2.png and fire/again.png)"
+    copied(a / "3.png", b / "and again.png", "the same bytes")
+    assert read(model, a, b).warnings[0].startswith("2 pictures lie in more than one folder")
+
+
+def test_a_column_of_one_folder_is_empty_in_the_other(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    copied(folders[0] / "0.png", folders[0] / "odd.png", "odd")
+    table_of_b = folders[1] / "metadata.jsonl"
+    table_of_b.write_text(table_of_b.read_text().replace('"file_name": "0.png"', '"file_name": "0.png", "mood": "sad"'))
+    found = read(model, *folders, pictures={"caption": "{mood} {text}"})
+    assert found.prompts["fire/0.png"][0].startswith("sad ")
+    assert found.prompts["water/odd.png"] == ["odd"]
+
+
+def test_every_folder_that_cannot_be_used_is_named(
+    model: BaseModel, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read(model, folders[0], tmp_path / "none", tmp_path / "nowhere=2")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2 and "none" in lines[0] and "nowhere" in lines[1]
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(folders[0] / "0.png", bare / "0.png")
+    with pytest.raises(InputError, match=rf"--data {bare}=0.5: no usable picture\. See python data/prepare\.py {bare}"):
+        read(model, folders[0], f"{bare}=0.5")

@@ -1,0 +1,158 @@
+"""Wherever the encoded set lives, the batches are the same bit for bit; and it lives where it has room."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from data import cache, homes
+from data.dataset import EncodedPictures, Layout, StepSampler, collate
+from data.errors import InputError
+from data.homes import InMemory, OnDisk, Record
+from data.prefetch import supply
+from data.schema import Batch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[Record]:
+    """Eight encoded pictures of two orientations; each has a caption of its own and one that all share."""
+    draw = torch.Generator().manual_seed(0)
+
+    def kept(name: str, *shape: int) -> Path:
+        cache.keep(tmp_path / name, torch.randn(shape, generator=draw))
+        return tmp_path / name
+
+    shared = kept("shared", 7, 5)
+    return [
+        Record(
+            f"{i}.png", (kept(f"{i} plain", 8, 6, 4), kept(f"{i} mirrored", 8, 6, 4)), (kept(f"{i} text", 7, 5), shared)
+        )
+        for i in range(8)
+    ]
+
+
+def batches(home: str, records: list[Record], device: torch.device = CPU) -> list[Batch]:
+    """As train/encoding.py and train/job.py put the parts together."""
+    memory = InMemory(device if home == "device" else CPU)
+    bucket = OnDisk(records) if home == "disk" else memory.entries(records)
+    empty = torch.zeros(7, 5, device=memory.device)
+    pictures = EncodedPictures([bucket], empty, seed=2, scaling_factor=0.18215, dropout=0.3)
+    sampler = StepSampler([len(bucket)], Layout(4), seed=2, start=0, stop=10)
+    return list(supply((collate([pictures[p] for p in positions]) for positions in sampler), device))
+
+
+def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.sample_ids == other.sample_ids
+        for name in ("latents", "noise", "text_states", "timestep_uniforms"):
+            assert torch.equal(getattr(one, name).cpu(), getattr(other, name).cpu()), name
+
+
+def test_memory_and_disk_give_the_same_batches(records: list[Record]) -> None:
+    in_memory = batches("memory", records)
+    assert_equal(batches("disk", records), in_memory)
+    assert len({ids for batch in in_memory for ids in batch.sample_ids}) == 8
+
+
+@pytest.mark.gpu
+def test_device_pinned_memory_and_disk_give_the_same_batches(records: list[Record]) -> None:
+    cuda, expected = torch.device("cuda", 0), batches("memory", records)
+    for home in ("device", "memory", "disk"):
+        found = batches(home, records, cuda)
+        assert all(batch.latents.is_cuda and batch.text_states.is_cuda and batch.noise.is_cuda for batch in found)
+        assert_equal(found, expected)
+
+
+@pytest.mark.gpu
+def test_a_batch_on_the_device_is_not_overwritten_while_it_is_used(records: list[Record]) -> None:
+    """Memory that the side stream gave out is not given out again before the training's stream is through with it."""
+    cuda = torch.device("cuda", 0)
+    pictures = EncodedPictures([OnDisk(records)], torch.zeros(7, 5), seed=2, scaling_factor=1.0, dropout=0.3)
+    sampler = StepSampler([len(records)], Layout(4), seed=2, start=0, stop=50)
+    sums = []
+    for batch in supply((collate([pictures[p] for p in positions]) for positions in sampler), cuda):
+        torch.cuda._sleep(2_000_000)
+        sums.append(batch.latents.double().sum())
+    expected = [collate([pictures[p] for p in positions]).latents.double().sum() for positions in sampler]
+    torch.testing.assert_close(torch.stack(sums).cpu(), torch.stack(expected))
+
+
+def test_captions_that_pictures_share_are_held_once(records: list[Record]) -> None:
+    entries = InMemory(CPU).entries(records)
+    assert all(entry.text_states[1] is entries[0].text_states[1] for entry in entries)
+    assert homes.size_of(records) == sum(path.stat().st_size for path in records[0].moments[0].parent.iterdir())
+
+
+def test_an_entry_that_goes_while_training_is_named(records: list[Record]) -> None:
+    shelf = OnDisk(records)
+    assert shelf[3].sample_id == "3.png"
+    records[3].moments[1].unlink()
+    with pytest.raises(
+        InputError, match=r"3 mirrored: an entry of the cache has gone or is damaged\. The same command"
+    ):
+        shelf[3]
+
+
+@pytest.mark.parametrize(
+    ("keep", "size", "device", "expected"),
+    [
+        ("auto", 24, "cuda", "device"),
+        ("auto", 26, "cuda", "memory"),  # a quarter of 100 on the device ...
+        ("auto", 101, "cuda", "disk"),  # ... half of 200 in memory
+        ("auto", 24, "cpu", "memory"),
+        ("auto", 101, "cpu", "disk"),
+        ("device", 99, "cuda", "device"),
+        ("device", 99, "cpu", "memory"),
+        ("memory", 199, "cuda", "memory"),
+        ("disk", 10, "cuda", "disk"),
+    ],
+)
+def test_where_it_lives(monkeypatch: pytest.MonkeyPatch, keep: str, size: int, device: str, expected: str) -> None:
+    monkeypatch.setattr(homes, "free_on", lambda device: 100 * homes.GIB)
+    monkeypatch.setattr(homes, "free_in_memory", lambda: 200 * homes.GIB)
+    assert homes.choose(keep, size * homes.GIB, torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (
+            "device",
+            r"--pictures\.keep device: the encoded pictures take 2\.00 GiB, 1\.00 GiB are free there\. Take .*memory, ",
+        ),
+        (
+            "memory",
+            r"--pictures\.keep memory: the encoded pictures take 2\.00 GiB, 1\.00 GiB .* Take --pictures\.keep disk\.",
+        ),
+    ],
+)
+def test_no_room_is_said(monkeypatch: pytest.MonkeyPatch, keep: str, message: str) -> None:
+    monkeypatch.setattr(homes, "free_on", lambda device: homes.GIB)
+    monkeypatch.setattr(homes, "free_in_memory", lambda: homes.GIB)
+    with pytest.raises(InputError, match=message):
+        homes.choose(keep, 2 * homes.GIB, torch.device("cuda"))
+
+
+def test_free_memory_is_the_smaller_of_the_systems_and_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       16000 kB\nMemAvailable:   8000 kB\n")
+    assert homes.available(meminfo) == 8000 * 1024
+    assert homes.available(tmp_path / "none") > 0
+    limit, used = tmp_path / "max", tmp_path / "current"
+    monkeypatch.setattr(homes, "MEMORY_LIMITS", ((limit, used),))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    used.write_text("1000\n")
+    for text, expected in (("5000\n", 2000), ("500\n", 0)):
+        limit.write_text(text)
+        assert homes.free_in_memory() == expected
+    limit.write_text("max\n")
+    assert homes.free_in_memory() > 2000
+
+
+def test_shelves_are_sequences(records: list[Record]) -> None:
+    shelf = OnDisk(records)
+    assert len(shelf) == 8
+    assert [entry.sample_id for entry in itertools.islice(shelf, 2)] == ["0.png", "1.png"]
