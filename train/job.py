@@ -17,15 +17,15 @@ from torch.utils.data import DataLoader
 
 from data.dataset import EncodedPictures, Layout, StepSampler, collate
 from data.schema import Batch
-from train import base_model, checkpoint, machine, objectives, optim, run_folder
+from train import base_model, checkpoint, ema, machine, objectives, optim, run_folder
 from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.config import SCHEDULES_WITHOUT_END, Config, identity
 from train.curation import Collection, collect
 from train.ddpm import process
 from train.encoding import Encoded, encode
-from train.loop import State, Task, fit, restore
-from train.plan import GIB, Plan, optimizer_bytes
+from train.loop import State, Task, evaluated, fit, restore
+from train.plan import GIB, Plan, ema_bytes, optimizer_bytes, optimizer_line
 from train.report import Report, Silent, Written, read_metrics
 from train.run_folder import Run, to_json
 from train.summary import write_summary
@@ -52,6 +52,7 @@ class Job:
 
 def run(config: Config) -> int:
     """Plan, train and export; returns the exit code. The same settings continue the run that has them."""
+    optim.refuse_missing(config.optim)
     model = base_model.load(config.model, tokenizer=config.tokenizer)
     accelerator = machine.start(config)
     objectives.check(config.objective, model.prediction_type)
@@ -84,17 +85,22 @@ def already_done(found: Run, config: Config) -> str:
 
 
 def build(job: Job) -> State:
-    """The network with its adapter and the optimiser, on the device."""
+    """The network with its adapter, the optimiser and the average of its weights, on the device."""
     config, accelerator = job.config, job.accelerator
     unet: Any = job.model.unet
     if not config.adapter.trains_base and accelerator.mixed_precision in machine.DTYPES:
         unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
     config.adapter.attach(unet, config.seed)
+    machine.arrange(unet, config.memory)
     unet.to(accelerator.device, memory_format=torch.channels_last)
     unet.train()
-    optimizer = optim.BUILDERS[config.optim.kind](adapters.trainable(unet).values(), config.optim)
+    trained = adapters.trainable(unet)
+    optimizer = optim.build(trained.values(), config.optim)
+    average = ema.build(trained, config.ema)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
-    return State(0, prepared, optimizer, accelerator)
+    if config.compile:
+        prepared = machine.compiled(prepared, len(job.collection.buckets))
+    return State(0, prepared, optimizer, accelerator, average)
 
 
 def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
@@ -111,9 +117,10 @@ def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
 def make_plan(job: Job, state: State, done: int) -> Plan:
     """What will be done, in numbers."""
     config, collection = job.config, job.collection
-    trained = sum(parameter.numel() for parameter in adapters.trainable(state.unet).values())
+    shapes = [parameter.shape for parameter in adapters.trainable(state.unet).values()]
+    trained = sum(shape.numel() for shape in shapes)
     sizes = [(parameter.numel(), parameter.element_size()) for parameter in state.unet.parameters()]
-    optimizer = optimizer_bytes(config.optim.kind) * trained
+    optimizer, average = optimizer_bytes(config.optim.kind, shapes), ema_bytes(config.ema, trained)
     return Plan(
         model=config.model,
         data=config.data,
@@ -137,8 +144,10 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         precision=machine.precision(job.accelerator),
         device=machine.device_name(job.accelerator.device),
         threads=torch.get_num_threads(),
-        state_gib=(sum(count * size for count, size in sizes) + 4 * trained + optimizer) / GIB,
-        checkpoint_gib=(4 * trained + optimizer) / GIB,
+        optimizer=optimizer_line(config),
+        switches=machine.switches(config, job.accelerator.device),
+        state_gib=(sum(count * size for count, size in sizes) + 4 * trained + optimizer + average.device) / GIB,
+        checkpoint_gib=(4 * trained + optimizer + average.anywhere) / GIB,
     )
 
 
@@ -179,7 +188,8 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
 
 def leave(job: Job, state: State, found: Run, plan: Plan) -> None:
     """Export, report, and mark the run as finished, last."""
-    exported = job.config.adapter.export(state.plain_unet(), job.model, found.export)
+    with evaluated(state):
+        exported = job.config.adapter.export(state.plain_unet(), job.model, found.export)
     command = next_command(found)
     write_summary(found, plan, command)
     found.finish(state.step)

@@ -27,6 +27,7 @@ from train.config import Config
 from train.ddpm import process
 from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
+from train.ema import Average, Off
 from train.objectives import Objective
 from train.report import Report
 from train.validation import Losses, Validator, paired_difference
@@ -40,9 +41,10 @@ class State:
     unet: nn.Module  # as accelerate wrapped it
     optimizer: Any  # accelerate's, around the one of train/optim.py
     accelerator: Accelerator
+    ema: Average = field(default_factory=Off)  # of the trained weights, or none
 
     def plain_unet(self) -> Any:
-        return self.accelerator.unwrap_model(self.unet)
+        return self.accelerator.unwrap_model(self.unet, keep_torch_compile=False)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -108,9 +110,11 @@ def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> 
     norm = accelerator.clip_grad_norm_(list(adapters.trainable(state.unet).values()), task.config.optim.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    norm = torch.as_tensor(norm).detach()
+    state.ema.update(norm)
     state.step += 1
     window.losses.append(total)
-    window.norms.append(torch.as_tensor(norm).detach())
+    window.norms.append(norm)
     window.rates.append(rate)
     window.sample_ids.append(sample_ids)
 
@@ -201,7 +205,8 @@ def none_if_infinite(value: float) -> float | None:
 
 def look(state: State, task: Task, report: Report, look_back: LookBack) -> None:
     """Measure held-out and training pictures at fixed noise, beside the base model's values."""
-    now = task.validator.measure(state.denoiser, state.accelerator.device)
+    with evaluated(state):
+        now = task.validator.measure(state.denoiser, state.accelerator.device)
     if state.step == 0:
         look_back.base = now
     base = look_back.base if state.step else None
@@ -222,6 +227,15 @@ def look(state: State, task: Task, report: Report, look_back: LookBack) -> None:
     report.say(f"step {state.step}: loss at fixed noise: " + ", ".join(words))
 
 
+@contextmanager
+def evaluated(state: State) -> Iterator[None]:
+    """Inside, the network has the weights that are validated, drawn and exported: the moving average, if there is one,
+    else schedule-free's own, else those that are trained. Afterwards everything is as it was, bit for bit.
+    """
+    with optim.own_average(state.optimizer), state.ema.swapped():
+        yield
+
+
 def save(state: State, task: Task) -> None:
     """Keep a checkpoint, then drop the oldest."""
     if state.accelerator.is_main_process:
@@ -231,6 +245,7 @@ def save(state: State, task: Task) -> None:
             weights=adapters.state(state.plain_unet()),
             optimizer=state.optimizer.state_dict(),
             extra={"scaler": scaler.state_dict() if scaler is not None else None},
+            average=state.ema.state(),
         )
         checkpoint.save(task.checkpoints, kept, task.identity)
         checkpoint.prune(task.checkpoints, task.config.checkpoints.keep)
@@ -241,6 +256,7 @@ def restore(state: State, kept: Checkpoint, where: Path) -> None:
     """Go on from a checkpoint: bit for bit the state in which it was saved."""
     adapters.load_state(state.plain_unet(), kept.weights, where)
     state.optimizer.load_state_dict(dict(kept.optimizer))
+    state.ema.load_state(kept.average, where)
     if state.accelerator.scaler is not None and kept.extra["scaler"]:
         state.accelerator.scaler.load_state_dict(dict(kept.extra["scaler"]))
     state.step = kept.step
