@@ -1,4 +1,4 @@
-"""Runs of a few steps on networks of a few weights, built by the trainer itself (train/job.py) without files to read."""
+"""Runs of a few steps on networks of a few weights, built by the trainer itself (train/job.py), without files."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from train.adapters import base as adapters
 from train.config import Config
 from train.ddpm import schedule
 from train.loop import State, Task, Window
-from train.objectives import Epsilon, Objective
+from train.objectives import Epsilon
 from train.validation import Validator
 
 TABLES = schedule.scaled_linear(1000, 0.00085, 0.012)
@@ -26,7 +26,7 @@ Shape = tuple[int, int, int]
 
 
 class Toy(nn.Module):
-    """Two layers that hear of the timestep and the caption; the convolution's kernel has a memory format to get wrong."""
+    """Two layers that hear of the timestep and the caption; the kernel has a memory format to get wrong."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,6 @@ def small_run(
     network: nn.Module,
     *,
     accelerator: Accelerator | None = None,
-    objective: Objective | None = None,
     shapes: Sequence[Shape] = ((4, 8, 8),),
     processes: int = 1,
     **changes: Any,
@@ -94,9 +93,8 @@ def small_run(
         model=SimpleNamespace(unet=network),
         collection=SimpleNamespace(buckets=dict(enumerate(buckets))),
     )
-    asked = objective or Epsilon()
-    validator = Validator({"held-out": [bucket[0] for bucket in buckets]}, asked, TABLES, 0.5, timesteps=2)
-    task = Task(config, layout, asked, TABLES, batches, validator, folder / "checkpoints", "this run")
+    validator = Validator({"held-out": [bucket[0] for bucket in buckets]}, Epsilon(), TABLES, 0.5, timesteps=2)
+    task = Task(config, layout, Epsilon(), TABLES, batches, validator, folder / "checkpoints", "this run")
     return job.build(cast(Any, parts)), task
 
 

@@ -107,7 +107,7 @@ def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> 
             accelerator.backward(loss)
         total += loss.detach()
         sample_ids += batch.sample_ids
-    norm = accelerator.clip_grad_norm_(list(adapters.trainable(state.unet).values()), task.config.optim.clip_norm)
+    norm = accelerator.clip_grad_norm_(optim.weights(optimizer), task.config.optim.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     norm = torch.as_tensor(norm).detach()

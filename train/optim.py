@@ -95,11 +95,11 @@ def adamw(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
 def adamw_8bit(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
     from bitsandbytes.optim import AdamW8bit
 
-    weights = list(parameters)
-    for weight in weights:
+    contiguous = list(parameters)
+    for weight in contiguous:
         # It makes them contiguous at its first step; done before, its state lies in memory as its shape says.
         weight.data = weight.data.contiguous()
-    return AdamW8bit(weights, **shared(config))
+    return AdamW8bit(contiguous, **shared(config))
 
 
 def adafactor(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
@@ -176,6 +176,11 @@ BUILDERS: dict[str, Callable[[Parameters, OptimConfig], torch.optim.Optimizer]] 
 }
 
 
+def weights(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """Every weight that it updates; a list, for an iterator would be empty the second time."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
 @contextmanager
 def own_average(optimizer: Any) -> Iterator[None]:
     """Inside, the weights are those that an optimiser with an average of its own means to be used; others stay.
@@ -189,14 +194,14 @@ def own_average(optimizer: Any) -> Iterator[None]:
     if not hasattr(inner, "eval"):
         yield
         return
-    weights = [weight for group in inner.param_groups for weight in group["params"]]
-    kept = [weight.detach().clone() for weight in weights]
+    updated = weights(inner)
+    kept = [weight.detach().clone() for weight in updated]
     try:
         inner.eval()
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_copy_(weights, kept)
+            torch._foreach_copy_(updated, kept)
         for group in inner.param_groups:
             group["train_mode"] = True
 

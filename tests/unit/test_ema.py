@@ -50,7 +50,9 @@ def test_closed_form_while_it_warms_up(steps: int) -> None:
     average, _, values = walk(steps, averaging(decay=0.97))
     decays = [min(0.97, (1 + n) / (10 + n)) for n in range(steps)]
     assert decays[0] == 0.1 and (steps < 300 or decays[-1] == 0.97)
-    torch.testing.assert_close(average.averages["layer.weight"].double(), closed_form(values, decays), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        average.averages["layer.weight"].double(), closed_form(values, decays), rtol=0, atol=1e-5
+    )
     assert int(average.updates) == steps
 
 
