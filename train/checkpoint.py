@@ -1,7 +1,8 @@
 """Checkpoints: whole or not at all, safetensors and JSON only.
 
-A checkpoint is a folder `STEP/` with weights.safetensors (float32), optimizer.safetensors and state.json, which names
-the run's identity and the hash of each file, itself included. A torn or foreign one is named and skipped, never loaded.
+A checkpoint is a folder `STEP/` with weights.safetensors (float32), optimizer.safetensors, ema.safetensors if weights
+are averaged, and state.json, which names the run's identity and the hash of each file, itself included. A torn or
+foreign one is named and skipped, never loaded.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from data.errors import InputError
 from data.files import replaced_folder, sha256
 
 FILES = ("weights.safetensors", "optimizer.safetensors")
+AVERAGE = "ema.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]  # a torch optimiser's state_dict
     extra: Mapping[str, Any]  # JSON: the gradient scaler, counters
+    average: Mapping[str, Tensor] | None = None  # train/ema.py's state, if weights are averaged
 
 
 def save(folder: Path, checkpoint: Checkpoint, identity: str) -> Path:
@@ -55,16 +58,19 @@ def save(folder: Path, checkpoint: Checkpoint, identity: str) -> Path:
 def write(beside: Path, checkpoint: Checkpoint, identity: str) -> None:
     """Fill the folder that will be the checkpoint."""
     tensors, plain = flatten(checkpoint.optimizer)
-    save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, beside / FILES[0])
-    save_file(tensors, beside / FILES[1])
+    files = {FILES[0]: checkpoint.weights, FILES[1]: tensors}
+    if checkpoint.average is not None:
+        files[AVERAGE] = checkpoint.average
+    for name, content in files.items():
+        save_file({key: tensor.contiguous() for key, tensor in content.items()}, beside / name)
     state = {
         "step": checkpoint.step,
         "identity": identity,
         "optimizer": plain,
         "extra": dict(checkpoint.extra),
-        "sha256": {name: sha256(beside / name) for name in FILES},
+        "sha256": {name: sha256(beside / name) for name in files},
     }
-    (beside / "state.json").write_text(json.dumps(state | {"seal": seal(state)}, indent=1))
+    (beside / "state.json").write_text(json.dumps(state | {"seal": seal(state)}, indent=1, allow_nan=False))
 
 
 def seal(state: Mapping[str, Any]) -> str:
@@ -76,7 +82,8 @@ def load(folder: Path, identity: str) -> Checkpoint:
     """Read one checkpoint. Raises InputError if it is torn, damaged or of another run."""
     try:
         state = json.loads((folder / "state.json").read_text())
-        damaged = [name for name in FILES if sha256(folder / name) != state["sha256"][name]]
+        hashes = {name: state["sha256"][name] for name in (*FILES, *({AVERAGE} & state["sha256"].keys()))}
+        damaged = [name for name, expected in hashes.items() if sha256(folder / name) != expected]
         damaged += ["state.json"] if state.pop("seal") != seal(state) else []
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "state.json cannot be read"
@@ -86,7 +93,8 @@ def load(folder: Path, identity: str) -> Checkpoint:
     if state["identity"] != identity:
         raise InputError("checkpoint of another run (its settings differ)", where=folder)
     optimizer = unflatten(load_file(folder / FILES[1]), state["optimizer"])
-    return Checkpoint(state["step"], load_file(folder / FILES[0]), optimizer, state["extra"])
+    average = load_file(folder / AVERAGE) if AVERAGE in hashes else None
+    return Checkpoint(state["step"], load_file(folder / FILES[0]), optimizer, state["extra"], average)
 
 
 def newest(folder: Path, identity: str) -> tuple[Checkpoint | None, list[InputError]]:
@@ -136,7 +144,7 @@ def leaves(branch: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def unflatten(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of flatten; of the tuples that JSON turned into lists, betas is one again."""
+    """The inverse of flatten. JSON turns tuples into lists: of a group's settings only `params` was a list."""
     state: dict[int, dict[str, Any]] = {}
     for path, value in (*tensors.items(), *plain["state"].items()):
         _, index, *inner, name = path.split(".")
@@ -144,5 +152,9 @@ def unflatten(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[s
         for part in inner:
             slots = slots.setdefault(part, {})
         slots[name] = value
-    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in plain["param_groups"]]
+    groups = [{name: as_it_was(name, value) for name, value in group.items()} for group in plain["param_groups"]]
     return {"state": state, "param_groups": groups}
+
+
+def as_it_was(name: str, value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) and name != "params" else value

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.captions import TEMPLATE
 from data.options import Options
@@ -16,7 +16,7 @@ from train.adapters.lora import Lora
 from train.exports.options import Export
 from train.folders import POCKET, Folder, Folders
 from train.objectives import AnyObjective, Epsilon
-from train.optim import OptimConfig
+from train.optim import OptimConfig, check_learning_rate
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -39,6 +39,28 @@ class Pictures(Options):
     keep: Literal["auto", "device", "memory", "disk"] = "auto"
     """where the encoded pictures are while it trains: on the GPU, in main memory (copied to the GPU ahead of use), or
     on the disk, for sets larger than both; auto: the first that has room. The batches are the same"""
+
+
+class Averaging(Options):
+    """An exponential moving average of the trained weights; if there is one, it is validated, drawn and exported."""
+
+    decay: float = Field(default=0.0, ge=0, lt=1)
+    """share of the average that is kept at each step, e.g. 0.999; 0: no average"""
+    warmup: bool = True
+    """a smaller decay at first, (1 + n) / (10 + n) at update n, so that the start is soon forgotten"""
+    device: Literal["same", "cpu"] = "same"
+    """where it lies: beside the weights, or in the CPU's memory, which costs a copy of them at each step"""
+
+
+class Memory(Options):
+    """What a step costs in memory and time; the mathematics is the same."""
+
+    gradient_checkpointing: bool = False
+    """compute activations again in the backward pass instead of keeping them: far less memory, a quarter more time"""
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """torch's own fused attention, or xformers' (if it is installed, on a GPU)"""
+    tf32: bool = True
+    """multiply float32 matrices with 10 bits of mantissa on GPUs that can, several times faster; fp16 keeps as many"""
 
 
 class Validation(Options):
@@ -88,6 +110,10 @@ class Config(Options):
     adapter: AnyAdapter = Lora()
     objective: AnyObjective = Epsilon()
     optim: OptimConfig = OptimConfig()
+    ema: Averaging = Averaging()
+    memory: Memory = Memory()
+    compile: bool = False
+    """compile the network with torch.compile, once for each bucket's shape: minutes at the start, faster steps"""
     pictures: Pictures = Pictures()
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
@@ -116,10 +142,19 @@ class Config(Options):
     strict: bool = False
     """refuse to start if a picture has to be left out or a caption is cut"""
 
+    @model_validator(mode="after")
+    def rate_fits_the_optimiser(self) -> Self:
+        check_learning_rate(self.learning_rate, self.optim)
+        return self
+
 
 # May change when the same run is continued: where things lie, how long it goes on, what is written down.
 AT_WILL = {"config", "max_steps", "threads", "runs", "run_name", "new", "dry_run", "logging", "checkpoints", "data"}
 AT_WILL |= {"export"}  # a finished run can be exported again, train/export.py
+# ... and what gives the same bits: gradient checkpointing repeats the same operations, an average on the CPU is updated
+# by the same roundings. Not compile, attention or tf32: they change the mathematics by no more than rounding, but a
+# resumed run promises the bits of one that was never stopped.
+SAME_BITS = {"pictures": {"keep"}, "memory": {"gradient_checkpointing"}, "ema": {"device"}}
 SCHEDULES_WITHOUT_END = {"constant"}
 
 
@@ -128,7 +163,7 @@ def identity(config: Config, data_fingerprint: str, model_fingerprint: str) -> s
 
     The number of steps counts only where the learning rate depends on it.
     """
-    left_out = dict.fromkeys(AT_WILL | {"model", "tokenizer", "validation"}, True) | {"pictures": {"keep"}}
+    left_out: Any = dict.fromkeys(AT_WILL | {"model", "tokenizer", "validation"}, True) | SAME_BITS
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=left_out)
     if config.optim.schedule not in SCHEDULES_WITHOUT_END:
         settings["max_steps"] = config.max_steps

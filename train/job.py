@@ -17,7 +17,7 @@ from data.dataset import EncodedPictures, Layout, StepSampler, collate
 from data.noise import Noise
 from data.prefetch import InTurn, supply
 from data.schema import Batch
-from train import base_model, checkpoint, machine, objectives, optim, rescaled, run_folder
+from train import base_model, checkpoint, ema, machine, objectives, optim, rescaled, run_folder
 from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.bucket_use import bucket_uses, folder_uses
@@ -28,8 +28,8 @@ from train.encoding import Encoded, encode
 from train.exports import record
 from train.exports.facts import facts_of
 from train.exports.request import Request
-from train.loop import State, Task, fit, restore
-from train.plan import GIB, Plan, optimizer_bytes
+from train.loop import State, Task, evaluated, fit, restore
+from train.plan import GIB, Plan, ema_bytes, optimizer_bytes, optimizer_line
 from train.report import Report, Silent, Written, read_metrics
 from train.run_folder import Run, to_json
 from train.summary import write_summary
@@ -56,6 +56,7 @@ class Job:
 
 def run(config: Config) -> int:
     """Plan, train and export; returns the exit code. The same settings continue the run that has them."""
+    optim.refuse_missing(config.optim)
     model = base_model.load(config.model, tokenizer=config.tokenizer)
     model = replace(model, zero_terminal_snr=config.objective.zero_terminal_snr)
     accelerator = machine.start(config)
@@ -89,17 +90,22 @@ def already_done(found: Run, config: Config) -> str:
 
 
 def build(job: Job) -> State:
-    """The network with its adapter and the optimiser, on the device."""
+    """The network with its adapter, the optimiser and the average of its weights, on the device."""
     config, accelerator = job.config, job.accelerator
     unet: Any = job.model.unet
     if not config.adapter.trains_base and accelerator.mixed_precision in machine.DTYPES:
         unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
     config.adapter.attach(unet, config.seed)
+    machine.arrange(unet, config.memory)
     unet.to(accelerator.device, memory_format=torch.channels_last)
     unet.train()
-    optimizer = optim.BUILDERS[config.optim.kind](adapters.trainable(unet).values(), config.optim)
+    trained = adapters.trainable(unet)
+    optimizer = optim.build(trained.values(), config.optim)
+    average = ema.build(trained, config.ema)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
-    return State(0, prepared, optimizer, accelerator)
+    if config.compile:
+        prepared = machine.compiled(prepared, len(job.collection.buckets))
+    return State(0, prepared, optimizer, accelerator, average)
 
 
 def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
@@ -116,9 +122,10 @@ def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
 def make_plan(job: Job, state: State, done: int) -> Plan:
     """What will be done, in numbers."""
     config, collection = job.config, job.collection
-    trained = sum(parameter.numel() for parameter in adapters.trainable(state.unet).values())
+    shapes = [parameter.shape for parameter in adapters.trainable(state.unet).values()]
+    trained = sum(shape.numel() for shape in shapes)
     sizes = [(parameter.numel(), parameter.element_size()) for parameter in state.unet.parameters()]
-    optimizer = optimizer_bytes(config.optim.kind) * trained
+    optimizer, average = optimizer_bytes(config.optim.kind, shapes), ema_bytes(config.ema, trained)
     return Plan(
         model=config.model,
         data=", ".join(map(str, config.data)),
@@ -143,8 +150,10 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         precision=machine.precision(job.accelerator),
         device=machine.device_name(job.accelerator.device),
         threads=torch.get_num_threads(),
-        state_gib=(sum(count * size for count, size in sizes) + 4 * trained + optimizer) / GIB,
-        checkpoint_gib=(4 * trained + optimizer) / GIB,
+        optimizer=optimizer_line(config),
+        switches=machine.switches(config, job.accelerator.device),
+        state_gib=(sum(count * size for count, size in sizes) + 4 * trained + optimizer + average.device) / GIB,
+        checkpoint_gib=(4 * trained + optimizer + average.anywhere) / GIB,
         sampling=rescaled.ADVICE if job.model.zero_terminal_snr else "",
     )
 
@@ -188,7 +197,8 @@ def leave(job: Job, state: State, found: Run, plan: Plan) -> None:
     """Export, report, and mark the run as finished, last."""
     facts = facts_of(job.config, job.model, plan.facts(), found.path.name, state.step)
     request = Request(job.config.export, facts)
-    exported = job.config.adapter.export(state.plain_unet(), job.model, found.export, request)
+    with evaluated(state):
+        exported = job.config.adapter.export(state.plain_unet(), job.model, found.export, request)
     record.write(found.export, state.step, request.options, exported)
     command = next_command(found)
     write_summary(found, plan, command)

@@ -6,8 +6,8 @@ noise the latents -> ask the network -> compare with the target -> average over 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from train.ddpm import process
 from train.ddpm.criteria import Criterion
 from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
+from train.ema import Average, Off
 from train.objectives import Objective
 from train.report import Report
 from train.signals import launcher, stop_signal
@@ -46,9 +47,10 @@ class State:
     optimizer: Any  # accelerate's, around the one of train/optim.py
     accelerator: Accelerator
     pieces: int = 1  # that a micro-batch is cut into, since memory ran out
+    ema: Average = field(default_factory=Off)  # of the trained weights, or none
 
     def plain_unet(self) -> Any:
-        return self.accelerator.unwrap_model(self.unet)
+        return self.accelerator.unwrap_model(self.unet, keep_torch_compile=False)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -109,13 +111,15 @@ def step(state: State, task: Task, batches: InTurn[Batch], window: Window) -> No
     waited = batches.waited
     micro_batches = [next(batches) for _ in range(layout.accumulate)]
     total = gradients(state, task, micro_batches)
-    norm = accelerator.clip_grad_norm_(list(adapters.trainable(state.unet).values()), task.config.optim.clip_norm)
+    norm = accelerator.clip_grad_norm_(optim.weights(optimizer), task.config.optim.clip_norm)
     with pieces.room_for_the_optimizer():
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    norm = torch.as_tensor(norm).detach()
+    state.ema.update(norm)
     state.step += 1
     window.losses.append(total)
-    window.norms.append(torch.as_tensor(norm).detach())
+    window.norms.append(norm)
     window.rates.append(rate)
     window.waits.append(batches.waited - waited)
     window.sample_ids.append([sample_id for batch in micro_batches for sample_id in batch.sample_ids])
@@ -250,7 +254,8 @@ def none_if_infinite(value: float) -> float | None:
 
 def look(state: State, task: Task, report: Report, look_back: LookBack) -> None:
     """Measure held-out and training pictures at fixed noise, beside the base model's values."""
-    now = task.validator.measure(state.denoiser, state.accelerator.device)
+    with evaluated(state):
+        now = task.validator.measure(state.denoiser, state.accelerator.device)
     if state.step == 0:
         look_back.base = now
     base = look_back.base if state.step else None
@@ -271,6 +276,15 @@ def look(state: State, task: Task, report: Report, look_back: LookBack) -> None:
     report.say(f"step {state.step}: loss at fixed noise: " + ", ".join(words))
 
 
+@contextmanager
+def evaluated(state: State) -> Iterator[None]:
+    """Inside, the network has the weights that are validated, drawn and exported: the moving average, if there is one,
+    else schedule-free's own, else those that are trained. Afterwards everything is as it was, bit for bit.
+    """
+    with optim.own_average(state.optimizer), state.ema.swapped():
+        yield
+
+
 def save(state: State, task: Task) -> None:
     """Keep a checkpoint, then drop the oldest."""
     if state.accelerator.is_main_process:
@@ -280,6 +294,7 @@ def save(state: State, task: Task) -> None:
             weights=adapters.state(state.plain_unet()),
             optimizer=state.optimizer.state_dict(),
             extra={"scaler": scaler.state_dict() if scaler is not None else None, "pieces": state.pieces},
+            average=state.ema.state(),
         )
         checkpoint.save(task.checkpoints, kept, task.identity)
         checkpoint.prune(task.checkpoints, task.config.checkpoints.keep)
@@ -290,6 +305,7 @@ def restore(state: State, kept: Checkpoint, where: Path) -> None:
     """Go on from a checkpoint: bit for bit the state in which it was saved."""
     adapters.load_state(state.plain_unet(), kept.weights, where)
     state.optimizer.load_state_dict(dict(kept.optimizer))
+    state.ema.load_state(kept.average, where)
     if state.accelerator.scaler is not None and kept.extra["scaler"]:
         state.accelerator.scaler.load_state_dict(dict(kept.extra["scaler"]))
     state.step, state.pieces = kept.step, kept.extra.get("pieces", 1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from diffusers import UNet2DConditionModel
 
 from data.errors import InputError
-from train.config import Config
+from train.config import Config, Memory
+from train.optim import installed
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 WORDS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf16 with float32 trained weights"}
@@ -29,7 +32,62 @@ def start(config: Config) -> Accelerator:
         what = f"{everywhere} processes were started, but accelerate sees {accelerator.num_processes}"
         fix = "Start them with: torchrun --nproc-per-node N train/finetune.py ..."
         raise InputError(what, where="the launcher", fix=fix)
+    check(config.memory, accelerator.device)
+    set_tf32(config.memory.tf32)
     return accelerator
+
+
+def check(memory: Memory, device: torch.device) -> None:
+    """Raises InputError if this machine has not what was asked for."""
+    if memory.attention == "xformers" and not installed("xformers"):
+        fix = "Get it with: pip install xformers, or leave it out: sdpa is as fast on most GPUs."
+        raise InputError("xformers is not installed", where="--memory.attention", fix=fix)
+    if memory.attention == "xformers" and device.type != "cuda":
+        what = f"xformers is for GPUs, this is a {device_name(device)}"
+        raise InputError(what, where="--memory.attention", allowed="sdpa", fix="Leave it out.")
+
+
+def set_tf32(on: bool) -> None:
+    """For matrix products and convolutions of float32 on a GPU; nothing else changes.
+
+    On by default: it has the mantissa of fp16, in which most runs train, the range of float32, and float32 sums.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+
+
+def arrange(unet: UNet2DConditionModel, memory: Memory) -> None:
+    """Gradient checkpointing and attention, as asked for. diffusers' own default is torch's fused attention."""
+    if memory.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if memory.attention == "xformers":
+        unet.enable_xformers_memory_efficient_attention()
+
+
+FORMS = 8  # of one bucket: trained and looked at, with room for what else dynamo may tell apart
+
+
+def compiled(network: torch.nn.Module, buckets: int) -> Any:
+    """The network behind torch.compile, for fixed shapes: each bucket's own. Its weights stay where they are, and
+    State.plain_unet() finds them by their plain names.
+
+    dynamo gives up on a function it has compiled `recompile_limit` times, and goes on uncompiled without a word: there
+    must be room for every bucket.
+    """
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, FORMS * buckets)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 32 * FORMS * buckets)
+    return torch.compile(network, dynamic=False)
+
+
+def switches(config: Config, device: torch.device) -> str:
+    """What is in force, for the plan."""
+    memory = config.memory
+    words = [f"{memory.attention} attention", "channels-last"]
+    words += ["TF32"] if memory.tf32 and device.type == "cuda" else []
+    words += ["gradient checkpointing"] if memory.gradient_checkpointing else []
+    return ", ".join(words + (["compiled"] if config.compile else []))
 
 
 def precision(accelerator: Accelerator) -> str:

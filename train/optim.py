@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import math
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from data.errors import InputError
 from data.options import Options
 
 if TYPE_CHECKING:
     import torch
 
+Parameters = Iterable["torch.nn.Parameter"]
+
 
 class OptimConfig(Options):
     """How weights are updated."""
 
-    kind: Literal["adamw", "adamw-8bit"] = "adamw"
-    """adamw, or bitsandbytes' 8-bit AdamW, whose state takes a quarter of the memory"""
+    kind: Literal["adamw", "adamw-8bit", "adafactor", "prodigy", "schedule-free"] = "adamw"
+    """adamw; adamw-8bit (bitsandbytes, a quarter of the state); adafactor (little state); prodigy (finds its own
+    step size: give --learning-rate 1); schedule-free (AdamW that averages its own weights, constant schedule)"""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """decay of the mean of gradients"""
     beta2: float = Field(default=0.999, ge=0, lt=1)
@@ -34,23 +42,112 @@ class OptimConfig(Options):
     warmup: int = Field(default=0, ge=0)
     """optimiser steps over which the learning rate rises from 0"""
 
+    @model_validator(mode="after")
+    def fits_its_kind(self) -> Self:
+        """What the chosen optimiser would ignore, or could not do, is refused. Raises InputError."""
+        if self.kind == "schedule-free" and self.schedule != "constant":
+            what = f"schedule-free takes the place of a schedule, {self.schedule} was given"
+            raise InputError(what, where="--optim.schedule", allowed="constant", fix="Add --optim.schedule constant.")
+        for name in ("beta1", "beta2", "epsilon") if self.kind == "adafactor" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                what = "adafactor has no such setting: it keeps no mean of gradients, and its decay follows the step"
+                raise InputError(what, where=f"--optim.{name}", fix="Leave it out.")
+        return self
 
-def adamw(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+
+def check_learning_rate(rate: float, config: OptimConfig) -> None:
+    """Prodigy's learning rate is a factor on the step size it finds. Raises InputError for what was meant for AdamW."""
+    if config.kind == "prodigy" and not 0.1 <= rate <= 10:
+        what = f"{rate:g} with prodigy, which finds the step size itself: the learning rate is a factor on it"
+        raise InputError(what, where="--learning-rate", allowed="0.1 to 10", fix="Add --learning-rate 1.")
+
+
+def build(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser in training mode; its learning rate is set before each step. Raises InputError."""
+    refuse_missing(config)
+    return BUILDERS[config.kind](parameters, config)
+
+
+def refuse_missing(config: OptimConfig) -> None:
+    """Raises InputError if the library of the chosen optimiser is not installed; imports nothing."""
+    library = LIBRARIES.get(config.kind)
+    if library is not None and not installed(library):
+        what = f"{config.kind} needs the library {library}, which is not installed"
+        raise InputError(what, where="--optim.kind", fix=f"Get it with: pip install {library}")
+
+
+def installed(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
+
+
+LIBRARIES = {"adamw-8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
+
+
+# ---- one builder a kind
+
+
+def adamw(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
     from torch.optim import AdamW
 
-    optimizer = AdamW(parameters, **shared(config), fused=True)
-    optimizer.register_load_state_dict_post_hook(align_state)
-    return optimizer
+    return aligned(AdamW(parameters, **shared(config), fused=True))
 
 
-def adamw_8bit(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+def adamw_8bit(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
     from bitsandbytes.optim import AdamW8bit
 
-    weights = list(parameters)
-    for weight in weights:
+    contiguous = list(parameters)
+    for weight in contiguous:
         # It makes them contiguous at its first step; done before, its state lies in memory as its shape says.
         weight.data = weight.data.contiguous()
-    return AdamW8bit(weights, **shared(config))
+    return AdamW8bit(contiguous, **shared(config))
+
+
+def adafactor(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+    """transformers', not torch's: torch's always scales a step by its weight's size, with a floor of 1/1000 where the
+    weight is 0, as LoRA's B is at first, and by 1/sqrt(step). Here the learning rate is ours, as given.
+
+    Source: Shazeer & Stern 2018, arXiv 1804.04235, algorithms 4 and 5, without relative steps (section 8).
+    """
+    from transformers import Adafactor
+
+    fixed: dict[str, Any] = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+    return aligned(Adafactor(parameters, lr=0.0, weight_decay=config.weight_decay, **fixed))
+
+
+def prodigy(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+    """With Adam's bias correction and a safe warm-up, as its authors advise for diffusion models.
+
+    Source: Mishchenko & Defazio 2023, arXiv 2306.06101, algorithm 4.
+    """
+    from prodigyopt import Prodigy
+
+    # no limit to the growth of the step size, written as a number that JSON has
+    ours: dict[str, Any] = {"growth_rate": sys.float_info.max, "use_bias_correction": True, "safeguard_warmup": True}
+    with redirect_stdout(io.StringIO()):  # it says which weight decay it uses, on the terminal
+        return aligned(Prodigy(parameters, **shared(config) | {"lr": 1.0}, **ours))
+
+
+def schedule_free(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+    """Its warm-up is off: ours sets the same rates, and it weighs its average by the highest rate so far either way.
+
+    Source: Defazio et al. 2024, arXiv 2405.15682, algorithm 1.
+    """
+    from schedulefree import AdamWScheduleFree
+
+    optimizer = AdamWScheduleFree(parameters, **shared(config), warmup_steps=0)
+    optimizer.train()
+    return aligned(optimizer)
+
+
+def shared(config: OptimConfig) -> dict[str, Any]:
+    """Arguments that every AdamW takes. The learning rate is set before each step."""
+    betas = (config.beta1, config.beta2)
+    return {"lr": 0.0, "betas": betas, "eps": config.epsilon, "weight_decay": config.weight_decay}
+
+
+def aligned(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    optimizer.register_load_state_dict_post_hook(align_state)
+    return optimizer
 
 
 def align_state(optimizer: torch.optim.Optimizer) -> None:
@@ -62,20 +159,54 @@ def align_state(optimizer: torch.optim.Optimizer) -> None:
 
     for weight, slots in optimizer.state.items():
         for name, value in slots.items():
-            if value.shape == weight.shape and value.stride() != weight.stride():
+            if isinstance(value, torch.Tensor) and same_shape_other_order(value, weight):
                 slots[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
-def shared(config: OptimConfig) -> dict:
-    """Arguments that every AdamW takes. The learning rate is set before each step."""
-    betas = (config.beta1, config.beta2)
-    return {"lr": 0.0, "betas": betas, "eps": config.epsilon, "weight_decay": config.weight_decay}
+def same_shape_other_order(value: torch.Tensor, weight: torch.Tensor) -> bool:
+    return value.shape == weight.shape and value.stride() != weight.stride()
 
 
-BUILDERS: dict[str, Callable[[Iterable[torch.nn.Parameter], OptimConfig], torch.optim.Optimizer]] = {
+BUILDERS: dict[str, Callable[[Parameters, OptimConfig], torch.optim.Optimizer]] = {
     "adamw": adamw,
     "adamw-8bit": adamw_8bit,
+    "adafactor": adafactor,
+    "prodigy": prodigy,
+    "schedule-free": schedule_free,
 }
+
+
+def weights(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """Every weight that it updates; a list, for an iterator would be empty the second time."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+@contextmanager
+def own_average(optimizer: Any) -> Iterator[None]:
+    """Inside, the weights are those that an optimiser with an average of its own means to be used; others stay.
+
+    Schedule-free takes gradients at y and is to be used at x, the average. Its own way back from x to y rounds, so y is
+    kept: after the block every weight is what it was, bit for bit.
+    """
+    import torch
+
+    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has these modes for every optimiser
+    if not hasattr(inner, "eval"):
+        yield
+        return
+    updated = weights(inner)
+    kept = [weight.detach().clone() for weight in updated]
+    try:
+        inner.eval()
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(updated, kept)
+        for group in inner.param_groups:
+            group["train_mode"] = True
+
+
+# ---- the learning rate
 
 
 def learning_rate(step: int, config: OptimConfig, peak: float, max_steps: int) -> float:

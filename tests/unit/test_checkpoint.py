@@ -16,7 +16,7 @@ from train import checkpoint, optim
 from train.checkpoint import Checkpoint, load, newest, prune, save
 from train.optim import OptimConfig
 
-KINDS = ["adamw", "adamw-8bit"]
+KINDS = sorted(optim.BUILDERS)
 RUN = "the identity of this run"
 
 
@@ -30,7 +30,7 @@ class Trainee:
             for index, parameter in enumerate(self.layer.parameters()):
                 parameter.copy_(draw(parameter, 1000 + index))
         config = OptimConfig.model_validate({"kind": kind})
-        self.optimizer = optim.BUILDERS[kind](self.layer.parameters(), config)
+        self.optimizer = optim.build(self.layer.parameters(), config)
 
     def train(self, *steps: int) -> "Trainee":
         for step in steps:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from data.dataset import EncodedPictures, Entry, Layout, StepSampler, collate
 from data.errors import InputError
+from data.prefetch import InTurn
 from data.schema import Batch
 from train import checkpoint, loop, optim
 from train.config import Config
@@ -61,9 +62,10 @@ def prepare(
     layout = Layout(config.batch_size, config.accumulate)
     pictures = EncodedPictures([entries(7)], torch.zeros(5, 6), seed=config.seed, scaling_factor=0.5, dropout=0.1)
 
-    def batches(start: int, stop: int) -> Iterator[Batch]:
+    def batches(start: int, stop: int) -> InTurn[Batch]:
         sampler = StepSampler([7], layout, seed=config.seed, start=start, stop=stop)
-        return iter(DataLoader(pictures, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator()))
+        loader = DataLoader(pictures, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
+        return InTurn(iter(loader))
 
     accelerator = Accelerator(cpu=True)
     change(accelerator)

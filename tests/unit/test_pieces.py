@@ -17,7 +17,8 @@ from train.report import Silent
 
 def batch_of(size: int) -> Batch:
     rows = torch.arange(float(size))
-    return Batch(rows[:, None], rows[:, None], rows[:, None], rows.double(), [str(i) for i in range(size)])
+    column = rows[:, None]
+    return Batch(column, column, column, column, rows.double(), [str(i) for i in range(size)])
 
 
 @pytest.mark.parametrize(("size", "count", "sizes"), [(4, 1, [4]), (4, 2, [2, 2]), (5, 2, [3, 2]), (3, 4, [1, 1, 1])])

@@ -1,0 +1,61 @@
+"""finetune.py with another optimiser and an average of the weights: what is exported, and what the plan says."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.errors import InputError
+from data.options import parse
+from train import job
+from train.config import ALIASES, CONFIGS, Config
+
+QUICK = [
+    *("--pictures.size", "32", "--batch-size", "4", "--max-steps", "3", "--validation.every", "2", "--threads", "1"),
+    *("--validation.pictures", "2", "--validation.timesteps", "2", "--optim.warmup", "0", "--adapter.rank", "4"),
+    *("--optim.schedule", "constant"),
+]
+
+
+@pytest.fixture
+def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command, in this process; runs lie in tmp_path/runs."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: str) -> int:
+        argv = ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, *flags]
+        return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+
+    return run
+
+
+def test_the_average_is_exported(finetune: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--optim.kind", "schedule-free", "--ema.decay", "0.9", "--memory.gradient-checkpointing")
+    assert finetune(*flags) == 0
+    out = capsys.readouterr().out
+    assert "schedule-free, learning rate 0.001, constant; validated and exported: the moving average (EMA 0.9)" in out
+    assert "sdpa attention, channels-last, gradient checkpointing" in out
+    (run,) = Path("runs").glob("0001-*")
+    exported = load_file(run / "export" / "lora.safetensors")
+    average = load_file(run / "checkpoints" / "000003" / "ema.safetensors")
+    trained = load_file(run / "checkpoints" / "000003" / "weights.safetensors")
+    for name, weight in trained.items():
+        there = exported["unet." + name.replace(".default", "")]
+        assert torch.equal(there, average[name]) and not torch.equal(there, weight)
+    assert finetune(*flags) == 0
+    assert "finished after 3 steps" in capsys.readouterr().out
+    assert finetune(*flags[:4], "--dry-run") == 0, "gradient checkpointing does not make another run"
+    assert "finished after 3 steps" in capsys.readouterr().out
+
+
+def test_what_is_not_here_is_said_before_anything_is_made(
+    finetune: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"^--memory.attention: xformers"):
+        finetune("--memory.attention", "xformers")
+    monkeypatch.setattr("train.optim.installed", lambda library: False)
+    with pytest.raises(InputError, match=r"^--optim.kind: prodigy needs the library prodigyopt"):
+        finetune("--optim.kind", "prodigy", "--learning-rate", "1")
+    assert not Path("runs").exists()

@@ -1,0 +1,279 @@
+"""Adafactor, Prodigy and schedule-free AdamW against their papers, written out in float64; and what is refused."""
+
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.options import parse
+from tests.small_runs import Toy, advance, config_of, equal, small_run, trained
+from train import loop, optim
+from train.config import ALIASES, CONFIGS, Config
+from train.optim import OptimConfig, learning_rate
+from train.plan import optimizer_bytes, optimizer_line
+
+SHAPES = [(6, 5), (8,), (4, 3, 3, 3)]
+
+
+def settings(kind: str, **given: object) -> OptimConfig:
+    return OptimConfig.model_validate({"kind": kind, "weight_decay": 0.1, **given})
+
+
+def draws(count: int, *shape: int, seed: int = 7) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator) for _ in range(count)]
+
+
+def moved(start: Tensor, gradients: list[Tensor], rates: list[float], config: OptimConfig) -> tuple[nn.Parameter, Any]:
+    weight = nn.Parameter(start.clone())
+    optimizer = optim.build([weight], config)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        optim.set_learning_rate(optimizer, rate)
+        weight.grad = gradient.clone()
+        optimizer.step()
+    return weight, optimizer
+
+
+# ---- Adafactor
+
+
+def adafactor_by_hand(start: Tensor, gradients: list[Tensor], rates: list[float], decay: float) -> Tensor:
+    """Shazeer & Stern 2018, algorithms 4 (matrices) and 5 (vectors), rate given, d = 1, beta2_t = 1 - t^-0.8.
+
+    A convolution is a stack of small matrices.
+    """
+    weight = start.double()
+    second: Any = 0.0
+    rows: Any = 0.0
+    columns: Any = 0.0
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        g, beta2 = gradient.double(), 1 - step**-0.8
+        square = g**2 + 1e-30
+        if g.dim() > 1:
+            rows = beta2 * rows + (1 - beta2) * square.sum(-1, keepdim=True)
+            columns = beta2 * columns + (1 - beta2) * square.sum(-2, keepdim=True)
+            second = rows * columns / rows.sum(-2, keepdim=True)
+        else:
+            second = beta2 * second + (1 - beta2) * square
+        update = g / second.sqrt()
+        update = update / max(1.0, float(update.square().mean().sqrt()))
+        weight = weight - rate * decay * weight - rate * update
+    return weight
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_adafactor_is_the_papers(shape: tuple[int, ...]) -> None:
+    start, *gradients = draws(6, *shape)
+    rates = [0.1, 0.05, 0.2, 0.1, 0.01]
+    weight, _ = moved(start, gradients, rates, settings("adafactor"))
+    expected = adafactor_by_hand(start, gradients, rates, 0.1)
+    torch.testing.assert_close(weight.detach().double(), expected, rtol=0, atol=2e-6)
+    assert (expected - start).abs().max() > 0.1
+
+
+def test_adafactors_rate_is_ours_where_a_weight_is_zero() -> None:
+    """torch's own would move LoRA's B, which begins at zero, by a thousandth of the rate."""
+    weight, _ = moved(torch.zeros(6, 5), draws(1, 6, 5), [0.1], settings("adafactor"))
+    assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.1, rel=0.05)
+
+
+# ---- Prodigy
+
+
+def prodigy_by_hand(
+    start: Tensor, gradients: list[Tensor], rates: list[float], config: OptimConfig
+) -> tuple[Tensor, float]:
+    """Mishchenko & Defazio 2023, algorithm 4, with Adam's bias correction in the step. Also returns the step size d."""
+    weight, first, d = start.double(), start.double(), 1e-6
+    mean, square, s = torch.zeros_like(weight), torch.zeros_like(weight), torch.zeros_like(weight)
+    r, beta3 = 0.0, math.sqrt(config.beta2)
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        g = gradient.double()
+        corrected = rate * math.sqrt(1 - config.beta2**step) / (1 - config.beta1**step)
+        mean = config.beta1 * mean + (1 - config.beta1) * d * g
+        square = config.beta2 * square + (1 - config.beta2) * (d * g) ** 2
+        r = beta3 * r + d * d * corrected * float((g * (first - weight)).sum())
+        s = beta3 * s + d * d * g  # without the rate: the safe warm-up
+        now, d = d, max(d, r / float(s.abs().sum()))
+        weight = weight - now * corrected * config.weight_decay * weight
+        weight = weight - now * corrected * mean / (square.sqrt() + d * config.epsilon)
+    return weight, d
+
+
+def test_prodigy_is_the_papers() -> None:
+    """Gradients that point one way, so that the step size grows; with a warm-up. It measures how far the weights have
+    come by subtraction: those of 1 would hide a way of 1e-6 behind float32's rounding.
+    """
+    start, drift = draws(2, 6, 5)
+    start *= 1e-6
+    gradients = [drift + 0.1 * noise for noise in draws(40, 6, 5, seed=8)]
+    rates = [min(1.0, (step + 1) / 5) for step in range(40)]
+    config = settings("prodigy")
+    weight, optimizer = moved(start, gradients, rates, config)
+    expected, d = prodigy_by_hand(start, gradients, rates, config)
+    assert optimizer.param_groups[0]["d"] == pytest.approx(d, rel=1e-3) and d > 1e-5
+    travelled = (expected - start).abs().max()
+    assert (weight.detach().double() - expected).abs().max() < 2e-3 * travelled
+
+
+def test_prodigy_finds_its_step_size() -> None:
+    """A quadratic with its minimum 3 away, whatever the scale of its gradients."""
+    for scale in (1e-3, 1.0, 1e3):
+        weight = nn.Parameter(torch.zeros(20))
+        optimizer = optim.build([weight], settings("prodigy", weight_decay=0.0))
+        for _ in range(300):
+            optim.set_learning_rate(optimizer, 1.0)
+            weight.grad = scale * (weight.detach() - 3)
+            optimizer.step()
+        assert float((weight.detach() - 3).abs().max()) < 0.3, scale
+
+
+def test_prodigy_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    optim.build([nn.Parameter(torch.zeros(1))], settings("prodigy"))
+    assert capsys.readouterr().out == ""
+
+
+# ---- schedule-free
+
+
+def schedule_free_by_hand(
+    start: Tensor, gradients: list[Tensor], rates: list[float], config: OptimConfig
+) -> tuple[Tensor, Tensor]:
+    """Defazio et al. 2024, algorithm 1: (x, the average; y, where gradients are taken)."""
+    x = z = y = start.double()
+    square, total = torch.zeros_like(x), 0.0
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        g = gradient.double()
+        square = config.beta2 * square + (1 - config.beta2) * g**2
+        z = z - rate * (g / ((square / (1 - config.beta2**step)).sqrt() + config.epsilon) + config.weight_decay * y)
+        share = max(rates[:step]) ** 2
+        total += share
+        x = x + share / total * (z - x)
+        y = (1 - config.beta1) * z + config.beta1 * x
+    return x, y
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_schedule_free_is_the_papers(warmup: int) -> None:
+    config = settings("schedule-free", warmup=warmup)
+    start, *gradients = draws(11, 6, 5)
+    rates = [learning_rate(step, config, 0.05, 10) for step in range(10)]
+    weight, optimizer = moved(start, gradients, rates, config)
+    x, y = schedule_free_by_hand(start, gradients, rates, config)
+    torch.testing.assert_close(weight.detach().double(), y, rtol=0, atol=1e-6)
+    kept = weight.detach().clone()
+    with optim.own_average(optimizer):
+        torch.testing.assert_close(weight.detach().double(), x, rtol=0, atol=1e-6)
+    assert torch.equal(weight.detach(), kept) and (x - y).abs().max() > 1e-3
+
+
+def test_our_warm_up_is_schedule_frees_own() -> None:
+    from schedulefree import AdamWScheduleFree
+
+    config = settings("schedule-free", warmup=4)
+    start, *gradients = draws(9, 6, 5)
+    ours, _ = moved(start, gradients, [learning_rate(step, config, 0.05, 8) for step in range(8)], config)
+    theirs = nn.Parameter(start.clone())
+    optimizer = AdamWScheduleFree([theirs], lr=0.05, weight_decay=0.1, warmup_steps=4)
+    optimizer.train()
+    for gradient in gradients:
+        theirs.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_the_average_is_what_is_looked_at_and_training_goes_on_as_if_it_had_not_been(tmp_path: Any) -> None:
+    changes: dict[str, Any] = {"optim": {"kind": "schedule-free"}, "max_steps": 6}
+    alone, task = small_run(tmp_path, Toy(), **changes)
+    advance(alone, task, 6)
+    state, task = small_run(tmp_path, Toy(), **changes)
+    for _ in range(6):
+        own = trained(state)
+        with loop.evaluated(state):
+            inside = trained(state)
+        assert equal(trained(state), own)
+        assert state.step < 2 or all(not torch.equal(inside[name], own[name]) for name in own)
+        advance(state, task, 1)
+    assert equal(trained(state), trained(alone))
+    assert equal(state.optimizer.state_dict(), alone.optimizer.state_dict())
+
+
+def test_an_error_while_looking_leaves_the_training_weights(tmp_path: Any) -> None:
+    state, task = small_run(tmp_path, Toy(), optim={"kind": "schedule-free"}, ema={"decay": 0.9})
+    advance(state, task, 3)
+    own, average = trained(state), state.ema.state()
+    with pytest.raises(RuntimeError), loop.evaluated(state):
+        raise RuntimeError
+    assert equal(trained(state), own) and equal(state.ema.state(), average)
+    advance(state, task, 1)
+
+
+# ---- what is refused, and what is said
+
+
+@pytest.mark.parametrize(("kind", "library"), sorted(optim.LIBRARIES.items()))
+def test_a_missing_library_is_one_line(kind: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError) as caught:
+        optim.build([nn.Parameter(torch.zeros(1))], settings(kind))
+    expected = f"{kind} needs the library {library}, which is not installed. Get it with: pip install {library}"
+    assert str(caught.value) == f"--optim.kind: {expected}"
+
+
+def flags(*argv: str) -> Config:
+    return parse(Config, list(argv), prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["schedule-free"], "--optim.schedule: schedule-free takes the place of a schedule, cosine was given; allowed"),
+        (["prodigy"], "--learning-rate: 0.001 with prodigy, which finds the step size itself"),
+        (["prodigy", "--lr", "50"], "--learning-rate: 50 with prodigy, which finds the step size itself"),
+        (["adafactor", "--optim.beta1", "0.5"], "--optim.beta1: adafactor has no such setting"),
+        (["adafactor", "--optim.epsilon", "1e-6"], "--optim.epsilon: adafactor has no such setting"),
+    ],
+)
+def test_what_an_optimiser_would_ignore_is_refused(argv: list[str], expected: str) -> None:
+    """Over the embedded preset: 1e-3, cosine."""
+    with pytest.raises(InputError) as caught:
+        flags("--optim.kind", *argv)
+    assert str(caught.value).startswith(expected) and "\n" not in str(caught.value)
+
+
+def test_what_is_told_to_do_works() -> None:
+    assert flags("--optim.kind", "schedule-free", "--optim.schedule", "constant").optim.warmup == 20
+    assert flags("--optim.kind", "prodigy", "--learning-rate", "1").optim.schedule == "cosine"
+    assert flags("--optim.kind", "adafactor", "--optim.beta1", "0.9").optim.kind == "adafactor"
+
+
+def test_the_plan_says_which_weights_come_out() -> None:
+    line = optimizer_line(config_of(ema={"decay": 0.999}, optim={"warmup": 5}))
+    expected = (
+        "adamw, learning rate 0.01, constant after 5 steps of warm-up; validated and exported: the moving average"
+    )
+    assert line == f"{expected} (EMA 0.999) of the weights"
+    assert "exported: its own average of the weights" in optimizer_line(config_of(optim={"kind": "schedule-free"}))
+    line = optimizer_line(config_of(optim={"kind": "prodigy"}, learning_rate=1))
+    assert line == "prodigy, learning rate 1 (a factor on the step size it finds), constant"
+
+
+@pytest.mark.parametrize("kind", sorted(optim.BUILDERS))
+def test_the_planned_bytes_are_those_of_the_state(kind: str) -> None:
+    shapes = [(64, 32, 3, 3), (64, 64), (64,), (300, 200), (40, 40, 1, 1)]
+    weights = [nn.Parameter(draws(1, *shape)[0]) for shape in shapes]
+    optimizer = optim.build(weights, settings(kind))
+    optim.set_learning_rate(optimizer, 1e-3)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    found = sum(t.numel() * t.element_size() for slots in optimizer.state.values() for t in tensors(slots))
+    assert optimizer_bytes(kind, shapes) == pytest.approx(found, abs=64)
+
+
+def tensors(slots: dict[str, Any]) -> list[Tensor]:
+    return [value for value in slots.values() if isinstance(value, Tensor)]
