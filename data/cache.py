@@ -72,6 +72,11 @@ def text_states(texts: Iterable[str], encode: Callable[[str], TextStates], encod
     return {text: value for text, value in values.items() if value is not None}
 
 
+def is_kept(frame: Frame, encoder: str) -> bool:
+    """Whether a frame's moments were encoded before, without reading them."""
+    return place("latents", frame.key(encoder)).is_file()
+
+
 def progress(items: list, label: str) -> Iterable:
     """A bar that appears only if there is work."""
     return tqdm(items, desc=label, leave=False) if items else items

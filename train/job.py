@@ -24,8 +24,9 @@ from train.config import SCHEDULES_WITHOUT_END, Config, identity
 from train.curation import Collection, collect
 from train.ddpm import process
 from train.encoding import Encoded, encode
+from train.forecast import Forecast
 from train.loop import State, Task, fit, restore
-from train.plan import GIB, Plan, optimizer_bytes
+from train.plan import Plan
 from train.report import Report, Silent, Written, read_metrics
 from train.run_folder import Run, to_json
 from train.summary import write_summary
@@ -52,6 +53,12 @@ class Job:
 
 def run(config: Config) -> int:
     """Plan, train and export; returns the exit code. The same settings continue the run that has them."""
+    code, _ = follow(config)
+    return code
+
+
+def follow(config: Config) -> tuple[int, Run | None]:
+    """As run(), and the run's folder if there is one."""
     model = base_model.load(config.model, tokenizer=config.tokenizer)
     accelerator = machine.start(config)
     objectives.check(config.objective, model.prediction_type)
@@ -63,14 +70,15 @@ def run(config: Config) -> int:
     found = None if config.new else run_folder.find(config.runs, job.identity)
     if found is not None and found.done is not None and found.done >= config.max_steps:
         accelerator.print(already_done(found, config))
-        return 0
+        return 0, found
     state = build(job)
     kept = resume(job, found, state) if found is not None else None
-    plan = make_plan(job, state, kept.step if kept else 0)
+    plan = make_plan(job, Forecast(job, state, found), kept.step if kept else 0)
     accelerator.print("\n".join(plan.lines()))
     if config.dry_run:
-        return 0
-    return train(job, state, found or create(job, plan), plan)
+        return 0, found
+    found = found or create(job, plan)
+    return train(job, state, found, plan), found
 
 
 def already_done(found: Run, config: Config) -> str:
@@ -108,12 +116,9 @@ def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
     return kept
 
 
-def make_plan(job: Job, state: State, done: int) -> Plan:
+def make_plan(job: Job, forecast: Forecast, done: int) -> Plan:
     """What will be done, in numbers."""
     config, collection = job.config, job.collection
-    trained = sum(parameter.numel() for parameter in adapters.trainable(state.unet).values())
-    sizes = [(parameter.numel(), parameter.element_size()) for parameter in state.unet.parameters()]
-    optimizer = optimizer_bytes(config.optim.kind) * trained
     return Plan(
         model=config.model,
         data=config.data,
@@ -132,13 +137,17 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         processes=job.layout.processes,
         steps=config.max_steps,
         done=done,
-        trainable=trained,
-        parameters=sum(count for count, _ in sizes),
+        trainable=forecast.trained,
+        parameters=sum(weight.numel() for weight in forecast.unet.parameters()),
         precision=machine.precision(job.accelerator),
         device=machine.device_name(job.accelerator.device),
         threads=torch.get_num_threads(),
-        state_gib=(sum(count * size for count, size in sizes) + 4 * trained + optimizer) / GIB,
-        checkpoint_gib=(4 * trained + optimizer) / GIB,
+        memory=forecast.memory,
+        fits=forecast.fits(),
+        disk=forecast.disk(),
+        flops=forecast.flops,
+        duration=forecast.duration(done),
+        price_per_hour=config.price_per_hour,
     )
 
 

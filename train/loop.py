@@ -184,6 +184,10 @@ def mean_over_processes(state: State, values: Tensor) -> Tensor:
     return reduced
 
 
+class Diverged(InputError):
+    """The loss is no number any more."""
+
+
 def refuse_infinite(losses: list[float], first: int, window: Window) -> None:
     for i, loss in enumerate(losses):
         if not math.isfinite(loss):
@@ -191,7 +195,7 @@ def refuse_infinite(losses: list[float], first: int, window: Window) -> None:
             fix = (
                 "The last checkpoint is from before; the same command with a lower --learning-rate starts another run."
             )
-            raise InputError(f"the loss became {loss} at step {first + i}, on {ids}", where="training", fix=fix)
+            raise Diverged(f"the loss became {loss} at step {first + i}, on {ids}", where="training", fix=fix)
 
 
 def none_if_infinite(value: float) -> float | None:
