@@ -103,6 +103,11 @@ def fill(places: list[Path], make: Callable[[int], Tensor], label: str) -> Fille
     return Filled(places, damaged)
 
 
+def is_kept(frame: Frame, encoder: str) -> bool:
+    """Whether a frame's moments were encoded before, without reading them."""
+    return place("latents", frame.key(encoder)).is_file()
+
+
 def digest(*parts: object) -> str:
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
 

@@ -139,6 +139,16 @@ class Config(Options):
     """start another run even if one with these settings is there"""
     dry_run: bool = False
     """print the plan and stop"""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """what an hour on this machine costs, in any currency: the plan then says what the run will cost"""
+    probe: bool = True
+    """time up to three steps before the start, for the plan; they change nothing"""
+    sweep: str | None = None
+    """try values of a setting, compare them on held-out pictures: learning-rate=1e-5..1e-3, or adapter.rank=4,16,64"""
+    sweep_candidates: int = Field(default=8, ge=2, le=64)
+    """how many values of a range a sweep tries, evenly spread in their logarithm"""
+    sweep_steps: int | None = Field(default=None, gt=0)
+    """steps of a sweep's first round; the better half goes on to twice as many, and so on; default: a run in all"""
     strict: bool = False
     """refuse to start if a picture has to be left out or a caption is cut"""
 
@@ -155,6 +165,7 @@ AT_WILL |= {"export"}  # a finished run can be exported again, train/export.py
 # by the same roundings. Not compile, attention or tf32: they change the mathematics by no more than rounding, but a
 # resumed run promises the bits of one that was never stopped.
 SAME_BITS = {"pictures": {"keep"}, "memory": {"gradient_checkpointing"}, "ema": {"device"}}
+AT_WILL |= {"price_per_hour", "probe", "sweep", "sweep_candidates", "sweep_steps"}
 SCHEDULES_WITHOUT_END = {"constant"}
 
 

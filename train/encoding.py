@@ -86,19 +86,23 @@ def encode_pictures(
     model: BaseModel, collection: Collection, config: Config, device: torch.device
 ) -> tuple[dict[str, tuple[Path, ...]], Filled]:
     """Where the moments of every picture lie, in both orientations if it may be mirrored."""
-    flips = (False, True) if config.pictures.flip else (False,)
-    sizes = list(collection.buckets)
-    frames = [
-        (sample.annotation.file_name, Frame(sample.path, sample.sha256, bucket.width, bucket.height, flip))
-        for sample, bucket in with_bucket(collection, sizes)
-        for flip in flips
-    ]
+    frames = frames_of(collection, config)
     encoder = model.fingerprints["vae"]
     filled = cache.latent_moments([f for _, f in frames], lambda x: encode_picture(model, x, device), encoder)
     moments: dict[str, tuple[Path, ...]] = {}
     for (name, _), path in zip(frames, filled.places, strict=True):
         moments[name] = (*moments.get(name, ()), path)
     return moments, filled
+
+
+def frames_of(collection: Collection, config: Config) -> list[tuple[str, Frame]]:
+    """What the autoencoder will see of each picture, by file name, in both orientations if it may be mirrored."""
+    flips = (False, True) if config.pictures.flip else (False,)
+    return [
+        (sample.annotation.file_name, Frame(sample.path, sample.sha256, bucket.width, bucket.height, flip))
+        for sample, bucket in with_bucket(collection, list(collection.buckets))
+        for flip in flips
+    ]
 
 
 def with_bucket(collection: Collection, sizes: Sequence[Bucket]) -> list[tuple[Sample, Bucket]]:

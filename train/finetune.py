@@ -3,6 +3,8 @@
 accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py --data FOLDER
 """
 
+import sys
+
 from data.errors import run_entry
 from data.options import parse
 from train.config import ALIASES, CONFIGS, Config
@@ -16,9 +18,9 @@ def main() -> int:
         preset=CONFIGS / "pocket.yaml",
         aliases=ALIASES,
     )
-    from train import job  # torch is loaded only once the flags are known to be right
+    from train import job, sweep  # torch is loaded only once the flags are known to be right
 
-    return job.run(config)
+    return sweep.run(config, sys.argv[1:]) if config.sweep else job.run(config)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from train.encoding import Encoded, encode
 from train.exports import record
 from train.exports.facts import facts_of
 from train.exports.request import Request
+from train.forecast import Forecast
 from train.loop import State, Task, evaluated, fit, restore
-from train.plan import GIB, Plan, ema_bytes, optimizer_bytes, optimizer_line
+from train.plan import Plan, optimizer_line
 from train.report import Report, Silent, Written, read_metrics
 from train.run_folder import Run, to_json
 from train.summary import write_summary
@@ -56,6 +57,12 @@ class Job:
 
 def run(config: Config) -> int:
     """Plan, train and export; returns the exit code. The same settings continue the run that has them."""
+    code, _ = follow(config)
+    return code
+
+
+def follow(config: Config) -> tuple[int, Run | None]:
+    """As run(), and the run's folder if there is one."""
     optim.refuse_missing(config.optim)
     model = base_model.load(config.model, tokenizer=config.tokenizer)
     model = replace(model, zero_terminal_snr=config.objective.zero_terminal_snr)
@@ -69,14 +76,15 @@ def run(config: Config) -> int:
     found = None if config.new else run_folder.find(config.runs, job.identity)
     if found is not None and found.done is not None and found.done >= config.max_steps:
         accelerator.print(already_done(found, config))
-        return 0
+        return 0, found
     state = build(job)
     kept = resume(job, found, state) if found is not None else None
-    plan = make_plan(job, state, kept.step if kept else 0)
+    plan = make_plan(job, Forecast(job, state, found), kept.step if kept else 0)
     accelerator.print("\n".join(plan.lines()))
     if config.dry_run:
-        return 0
-    return train(job, state, found or create(job, plan), plan)
+        return 0, found
+    found = found or create(job, plan)
+    return train(job, state, found, plan), found
 
 
 def already_done(found: Run, config: Config) -> str:
@@ -119,13 +127,9 @@ def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
     return kept
 
 
-def make_plan(job: Job, state: State, done: int) -> Plan:
+def make_plan(job: Job, forecast: Forecast, done: int) -> Plan:
     """What will be done, in numbers."""
     config, collection = job.config, job.collection
-    shapes = [parameter.shape for parameter in adapters.trainable(state.unet).values()]
-    trained = sum(shape.numel() for shape in shapes)
-    sizes = [(parameter.numel(), parameter.element_size()) for parameter in state.unet.parameters()]
-    optimizer, average = optimizer_bytes(config.optim.kind, shapes), ema_bytes(config.ema, trained)
     return Plan(
         model=config.model,
         data=", ".join(map(str, config.data)),
@@ -145,15 +149,19 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         processes=job.layout.processes,
         steps=config.max_steps,
         done=done,
-        trainable=trained,
-        parameters=sum(count for count, _ in sizes),
+        trainable=forecast.trained,
+        parameters=sum(weight.numel() for weight in forecast.unet.parameters()),
         precision=machine.precision(job.accelerator),
         device=machine.device_name(job.accelerator.device),
         threads=torch.get_num_threads(),
         optimizer=optimizer_line(config),
         switches=machine.switches(config, job.accelerator.device),
-        state_gib=(sum(count * size for count, size in sizes) + 4 * trained + optimizer + average.device) / GIB,
-        checkpoint_gib=(4 * trained + optimizer + average.anywhere) / GIB,
+        memory=forecast.memory,
+        fits=forecast.fits(),
+        disk=forecast.disk(),
+        flops=forecast.flops,
+        duration=forecast.duration(done),
+        price_per_hour=config.price_per_hour,
         sampling=rescaled.ADVICE if job.model.zero_terminal_snr else "",
     )
 

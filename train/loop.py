@@ -46,8 +46,8 @@ class State:
     unet: nn.Module  # as accelerate wrapped it
     optimizer: Any  # accelerate's, around the one of train/optim.py
     accelerator: Accelerator
-    pieces: int = 1  # that a micro-batch is cut into, since memory ran out
     ema: Average = field(default_factory=Off)  # of the trained weights, or none
+    pieces: int = 1  # that a micro-batch is cut into, since memory ran out
 
     def plain_unet(self) -> Any:
         return self.accelerator.unwrap_model(self.unet, keep_torch_compile=False)
@@ -237,6 +237,10 @@ def in_slot_order(steps: list[list[str]], layout: Layout) -> list[list[str]]:
     return [[rank[step][row] for rows in micros for rank in ranks for row in rows] for step in range(len(steps))]
 
 
+class Diverged(InputError):
+    """The loss is no number any more."""
+
+
 def refuse_infinite(losses: list[float], first: int, window: Window) -> None:
     for i, loss in enumerate(losses):
         if not math.isfinite(loss):
@@ -244,7 +248,7 @@ def refuse_infinite(losses: list[float], first: int, window: Window) -> None:
             fix = (
                 "The last checkpoint is from before; the same command with a lower --learning-rate starts another run."
             )
-            raise InputError(f"the loss became {loss} at step {first + i}, on {ids}", where="training", fix=fix)
+            raise Diverged(f"the loss became {loss} at step {first + i}, on {ids}", where="training", fix=fix)
 
 
 def none_if_infinite(value: float) -> float | None:

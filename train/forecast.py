@@ -1,0 +1,281 @@
+"""What a run will take, in bytes, seconds and money: put together from exact counts and a few timed steps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from data import cache
+from data.options import field_types
+from train import flops, machine, memory, optim
+from train.adapters import base as adapters
+from train.config import Config
+from train.encoding import encode_picture, frames_of
+from train.flops import Flops
+from train.memory import Memory, Setting
+from train.plan import AverageBytes, Disk, Duration, Fits, ema_bytes, optimizer_bytes
+from train.probe import Timing, probe
+from train.report import read_metrics
+from train.run_folder import Run
+from train.skeleton import Question
+
+if TYPE_CHECKING:
+    from train.job import Job
+    from train.loop import State
+
+WORKSPACE = 0.25  # of the activations, on top: kernels' scratch and fragmentation; measured in LOG.md
+CONTEXT = 2**29  # bytes that CUDA and its libraries take for themselves
+DISK_SPEED = 200e6  # bytes/s at which a checkpoint is written, hashed and flushed: an assumption, on the low side
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The forecast of one job; what is costly is worked out when it is asked for, once."""
+
+    job: Job
+    state: State
+    earlier: Run | None = None  # whose steps tell how long one takes
+
+    @property
+    def config(self) -> Config:
+        return self.job.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.job.accelerator.device
+
+    @cached_property
+    def unet(self) -> Any:
+        return self.state.plain_unet()
+
+    @cached_property
+    def shapes(self) -> list[torch.Size]:
+        """Of the trained weights."""
+        return [weight.shape for weight in adapters.trainable(self.unet).values()]
+
+    @property
+    def trained(self) -> int:
+        return sum(shape.numel() for shape in self.shapes)
+
+    @property
+    def optimizer(self) -> int:
+        """Bytes of the optimiser's state."""
+        return optimizer_bytes(self.config.optim.kind, self.shapes)
+
+    @property
+    def average(self) -> AverageBytes:
+        return ema_bytes(self.config.ema, self.trained)
+
+    @property
+    def tokens(self) -> int:
+        return self.job.model.tokenizer.model_max_length
+
+    @cached_property
+    def sizes(self) -> dict[tuple[int, int], int]:
+        """Latent sizes (height, width) of the buckets and how many pictures each has."""
+        factor = self.job.model.factor
+        return {(b.height // factor, b.width // factor): len(held) for b, held in self.job.collection.buckets.items()}
+
+    def question(self, batch: int, size: tuple[int, int]) -> Question:
+        return Question(batch, *size, self.tokens)
+
+    @property
+    def widest(self) -> tuple[int, int]:
+        """The size with the most to keep."""
+        return max(self.sizes, key=lambda size: size[0] * size[1])
+
+    @cached_property
+    def costs(self) -> dict[tuple[int, int], Flops]:
+        return flops.by_area(self.unet, self.sizes, self.tokens)
+
+    @cached_property
+    def flops(self) -> Flops:
+        """Operations of one picture, mean over an epoch."""
+        return flops.mean_flops(self.costs, self.sizes)
+
+    # ---- memory
+
+    @property
+    def setting(self) -> Setting:
+        half = machine.DTYPES.get(self.job.accelerator.mixed_precision)
+        return Setting(self.device.type, half, accumulate=self.config.accumulate > 1)
+
+    def activations(self, batch: int, checkpointing: bool | None = None) -> int:
+        """Bytes at the peak of a step beyond weights, gradients and optimiser."""
+        question = self.question(batch, self.widest)
+        return memory.step_bytes(self.unet, question, self.setting, checkpointing=checkpointing) - 4 * self.trained
+
+    @cached_property
+    def memory(self) -> Memory:
+        weights = sum(weight.nbytes for weight in self.unet.parameters())
+        kept = self.activations(self.config.batch_size)
+        parts = {
+            "weights": weights,
+            "gradients": 4 * self.trained,
+            "optimiser": self.optimizer,
+            "average": self.average.device,
+            "activations": kept,
+            "kernels": int(WORKSPACE * kept),
+            "pictures": self.encoded_bytes(),
+            "exchange": 4 * self.trained if self.job.layout.processes > 1 else 0,  # DDP's buckets
+            "process": self.process_bytes(weights),
+        }
+        held = sum(bytes_ for part, bytes_ in parts.items() if part not in ("gradients", "activations", "kernels"))
+        looked = memory.look_bytes(
+            self.unet, self.question(self.config.validation.timesteps, self.widest), self.setting
+        )
+        phases = {"training": sum(parts.values()), "validation": held + int((1 + WORKSPACE) * looked)}
+        if self.missing:
+            phases["encoding"] = weights + parts["process"] + self.encoding_bytes()
+        return Memory(parts, phases, memory.free_bytes(self.device))
+
+    def encoded_bytes(self) -> int:
+        """The encoded set: latent moments and text states in float32."""
+        model, collection = self.job.model, self.job.collection
+        sides = 2 if self.config.pictures.flip else 1
+        area = max(height * width for height, width in self.sizes)
+        prompts = len({prompt for prompts in collection.prompts.values() for prompt in prompts}) + 1
+        states = prompts * self.tokens * self.unet.config["cross_attention_dim"]
+        pictures = (len(collection.train) + len(collection.held_out)) * sides * 2 * model.latent_channels * area
+        return 4 * (states + pictures)
+
+    def process_bytes(self, weights: int) -> int:
+        """What the program takes beside the weights: CUDA's context; on the CPU the interpreter and its libraries."""
+        if self.device.type == "cuda":
+            return CONTEXT
+        return max(0, memory.resident_bytes() - weights)
+
+    def encoding_bytes(self) -> int:
+        bucket = max(self.job.collection.buckets, key=lambda b: b.width * b.height)
+        peak = memory.encode_bytes(self.job.model.config("vae"), bucket.height, bucket.width)
+        return int((1 + WORKSPACE) * peak)
+
+    @cached_property
+    def missing(self) -> int:
+        """Pictures that are not in the cache yet."""
+        encoder = self.job.model.fingerprints["vae"]
+        frames = frames_of(self.job.collection, self.config)
+        return sum(not cache.is_kept(frame, encoder) for _, frame in frames)
+
+    def fits(self) -> Fits:
+        """Whether there is memory enough, and if not, what would help."""
+        needed, free = self.memory.peak, self.memory.free
+        if free is None or needed <= free:
+            return Fits(needed, free, [])
+        return Fits(needed, free, [words for words, bytes_ in self.savings() if bytes_ <= free])
+
+    def savings(self) -> Iterator[tuple[str, int]]:
+        """(flags, peak of training with them), those that cost least first. Only flags that there are."""
+        config, parts = self.config, self.memory.parts
+        now, known = self.memory.phases["training"], dict(field_types(Config))
+        saved = self.optimizer - optimizer_bytes("adamw-8bit", self.shapes)
+        lean = self.activations(config.batch_size, checkpointing=True)
+        less = int((1 + WORKSPACE) * (parts["activations"] - lean))
+        eight, checkpointing = "--optim.kind adamw-8bit", "--memory.gradient-checkpointing"
+        if saved > 0:
+            yield eight, now - saved
+        if less > 0 and "memory.gradient_checkpointing" in known:
+            yield checkpointing, now - less
+            yield f"{eight} {checkpointing}", now - less - saved
+        batch = config.batch_size
+        while (batch := batch // 2) >= 1:
+            fewer = int((1 + WORKSPACE) * (parts["activations"] - self.activations(batch)))
+            yield f"--batch-size {batch} --accumulate {config.accumulate * (config.batch_size // batch)}", now - fewer
+
+    # ---- time
+
+    @cached_property
+    def timing(self) -> tuple[float, str] | None:
+        """Seconds of an optimiser step, mean over the buckets, and how that is known; None if it may not be tried."""
+        if (known := self.seconds_before()) is not None:
+            return known, "as in the steps before"
+        if not self.config.probe:
+            return None
+        try:
+            found, share = self.probed()
+        except torch.OutOfMemoryError:
+            return None
+        seconds = found.micro * share * self.config.accumulate + found.update
+        return seconds, f"after a {found.steps}-step probe"
+
+    def probed(self) -> tuple[Timing, float]:
+        """The commonest bucket's timing, and the mean cost of a picture relative to that bucket's."""
+        common = max(self.sizes, key=lambda size: self.sizes[size])
+        optimizer_of = optim.BUILDERS[self.config.optim.kind]
+        question = self.question(self.config.batch_size, common)
+        found = probe(self.state.unet, question, self.job.accelerator, lambda w: optimizer_of(w, self.config.optim))
+        return found, self.flops.step / self.costs[common].step
+
+    def seconds_before(self) -> float | None:
+        """From the metrics of an earlier session of this run, on the same kind of device."""
+        if self.earlier is None or self.earlier.facts("plan.json").get("device") != machine.device_name(self.device):
+            return None
+        speeds = [
+            line["images_per_second"] for line in read_metrics(self.earlier.metrics) if "images_per_second" in line
+        ]
+        speeds = [speed for speed in speeds if speed]
+        return self.job.layout.global_batch / statistics.median(speeds) if speeds else None
+
+    def duration(self, done: int) -> Duration | None:
+        """Seconds of what is left after `done` steps, by what they go to."""
+        if self.timing is None:
+            return None
+        config, layout = self.config, self.job.layout
+        seconds, how = self.timing
+        picture = seconds / (layout.batch_size * layout.accumulate)  # on one device
+        looks = times(done, config.max_steps, config.validation.every) + (done == 0)
+        held = [self.job.collection.train, self.job.collection.held_out]
+        pictures = sum(min(len(side), config.validation.pictures) for side in held)
+        look = pictures * config.validation.timesteps * picture * self.flops.forward / self.flops.step
+        saves = times(done, config.max_steps, config.checkpoints.every)
+        return Duration(
+            step=seconds,
+            how=how,
+            images_per_second=layout.global_batch / seconds,
+            training=seconds * (config.max_steps - done),
+            validation=looks * look,
+            checkpoints=saves * self.checkpoint_bytes / DISK_SPEED,
+            encoding=self.missing * self.seconds_to_encode() if self.missing else 0.0,
+        )
+
+    def seconds_to_encode(self) -> float:
+        """Of one picture: the autoencoder is tried on a grey one."""
+        from train.probe import timed
+
+        bucket = max(self.job.collection.buckets, key=lambda b: len(self.job.collection.buckets[b]))
+        grey = torch.zeros(1, 3, bucket.height, bucket.width)
+        seconds = timed(lambda: discard(lambda: encode_picture(self.job.model, grey, self.device)), self.device)
+        return min(seconds)
+
+    # ---- disk
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return 4 * self.trained + self.optimizer + self.average.anywhere
+
+    def disk(self) -> Disk:
+        whole = sum(weight.numel() for weight in self.unet.parameters()) * 4 + self.frozen_bytes()
+        export = whole if self.config.adapter.trains_base else 4 * self.trained
+        return Disk(self.checkpoint_bytes, self.config.checkpoints.keep, export)
+
+    def frozen_bytes(self) -> int:
+        """The files of the parts that a whole model has beside the U-Net."""
+        model = self.job.model
+        if model.weights is not None:
+            return model.weights.stat().st_size
+        folders = [model.layout / part for part in ("vae", "text_encoder", "tokenizer")]
+        return sum(file.stat().st_size for folder in folders for file in folder.glob("*") if file.is_file())
+
+
+def discard(work: Callable[[], object]) -> None:
+    work()
+
+
+def times(done: int, stop: int, every: int) -> int:
+    """How often something is due in the steps (done, stop], the last one included."""
+    return stop // every - done // every + (stop % every != 0) if stop > done else 0
