@@ -16,9 +16,10 @@ def main() -> int:
         preset=CONFIGS / "pocket.yaml",
         aliases=ALIASES,
     )
+    from infer import previews  # an entry may: the trainer itself does not know how to draw
     from train import job  # torch is loaded only once the flags are known to be right
 
-    return job.run(config)
+    return job.run(config, draw=previews.draw)
 
 
 if __name__ == "__main__":

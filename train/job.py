@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
+from data import seeds
 from data.dataset import EncodedPictures, Layout, StepSampler, collate
+from data.errors import InputError
 from data.schema import Batch
 from train import base_model, checkpoint, machine, objectives, optim, run_folder
 from train.adapters import base as adapters
@@ -26,10 +27,16 @@ from train.ddpm import process
 from train.encoding import Encoded, encode
 from train.loop import State, Task, fit, restore
 from train.plan import GIB, Plan, optimizer_bytes
-from train.report import Report, Silent, Written, read_metrics
+from train.previews import Draw, Easel, questions_of
+from train.report import Report, Silent, Written
 from train.run_folder import Run, to_json
-from train.summary import write_summary
-from train.validation import Losses, Validator
+from train.stopping import explain_stop
+from train.summary import Outcome, write_report, write_summary
+from train.trackers import WeightsAndBiases, refuse_absent_wandb
+from train.validation import HELD_OUT, Validator
+
+FEW_CAPTIONS = 4  # pictures of the data's own that are previewed, where no prompts are given
+POCKET_PROMPTS = ("a water type fridge", "a fire type fridge")  # things the sample set does not show in its style
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Job:
     model: BaseModel
     collection: Collection
     identity: str
+    draw: Draw | None = None  # how to draw previews, handed down by the entry
 
     @property
     def layout(self) -> Layout:
@@ -50,8 +58,13 @@ class Job:
         )
 
 
-def run(config: Config) -> int:
-    """Plan, train and export; returns the exit code. The same settings continue the run that has them."""
+def run(config: Config, draw: Draw | None = None) -> int:
+    """Plan, train and export; returns the exit code. The same settings continue the run that has them.
+
+    draw: how previews are drawn; without it there are none.
+    """
+    if config.logging.wandb:
+        refuse_absent_wandb()
     model = base_model.load(config.model, tokenizer=config.tokenizer)
     accelerator = machine.start(config)
     objectives.check(config.objective, model.prediction_type)
@@ -59,9 +72,10 @@ def run(config: Config) -> int:
         process.refuse_without_signal(model.schedule)
     with accelerator.main_process_first():  # the first one draws the sample set, the others find it
         collection = collect(config, model)
-    job = Job(config, accelerator, model, collection, identity(config, collection.fingerprint, model.fingerprint))
+    key = identity(config, collection.fingerprint, model.fingerprint)
+    job = Job(config, accelerator, model, collection, key, draw)
     found = None if config.new else run_folder.find(config.runs, job.identity)
-    if found is not None and found.done is not None and found.done >= config.max_steps:
+    if found is not None and nothing_left(found, config):
         accelerator.print(already_done(found, config))
         return 0
     state = build(job)
@@ -73,12 +87,24 @@ def run(config: Config) -> int:
     return train(job, state, found or create(job, plan), plan)
 
 
+def nothing_left(found: Run, config: Config) -> bool:
+    """Whether a run has done all that these settings ask for: its steps or its patience, and the export."""
+    if found.done is None:
+        return False
+    out_of_patience = 0 < config.validation.patience <= found.facts("done").get("patience", 0)
+    best = found.facts("best.json")
+    as_asked = best.get("export", config.checkpoints.export) == config.checkpoints.export
+    return as_asked and (found.done >= config.max_steps or out_of_patience)
+
+
 def already_done(found: Run, config: Config) -> str:
     # with a decaying learning rate every step depends on the length: a longer run is another one, see config.identity
     extends = config.optim.schedule in SCHEDULES_WITHOUT_END
     longer = "extends it" if extends else f"is another run ({config.optim.schedule} follows the length)"
+    patience = found.facts("done").get("patience")
+    why = f" (out of patience; --validation.patience {patience + 1} goes on)" if patience else ""
     return (
-        f"{found.path} has these settings and finished after {found.done} steps; nothing to do.\n"
+        f"{found.path} has these settings and finished after {found.done} steps{why}; nothing to do.\n"
         f"A larger --max-steps {longer}, --new starts over.\nnext: {next_command(found)}"
     )
 
@@ -122,7 +148,7 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         training=len(collection.train),
         held_out=len(collection.held_out),
         left_out=collection.left_out,
-        warnings=collection.warnings,
+        warnings=[*collection.warnings, *without_held_out(config, collection)],
         near_duplicates=collection.near_duplicates,
         buckets={str(bucket): len(samples) for bucket, samples in collection.buckets.items()},
         captions_cut=collection.captions_cut,
@@ -140,6 +166,13 @@ def make_plan(job: Job, state: State, done: int) -> Plan:
         state_gib=(sum(count * size for count, size in sizes) + 4 * trained + optimizer) / GIB,
         checkpoint_gib=(4 * trained + optimizer) / GIB,
     )
+
+
+def without_held_out(config: Config, collection: Collection) -> list[str]:
+    """What was asked for and needs held-out pictures, which there are none of."""
+    if collection.held_out or not config.validation.patience:
+        return []
+    return ["no picture is held out: --validation.patience has no effect, and the last weights are exported"]
 
 
 def create(job: Job, plan: Plan) -> Run:
@@ -166,7 +199,7 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
             found.write_json("versions.json", run_folder.versions())
         report = open_report(job, found, state.step)
         try:
-            finished = fit(state, task_of(job, encoded, found), report)
+            finished = fit(state, task_of(job, encoded, found, plan), report)
         finally:
             report.close()
         if not finished:
@@ -179,13 +212,32 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
 
 def leave(job: Job, state: State, found: Run, plan: Plan) -> None:
     """Export, report, and mark the run as finished, last."""
-    exported = job.config.adapter.export(state.plain_unet(), job.model, found.export)
-    command = next_command(found)
-    write_summary(found, plan, command)
-    found.finish(state.step)
-    print(f"finished: {', '.join(map(str, exported))}")
+    config, steps, progress = job.config, state.step, state.progress
+    stopped = steps < config.max_steps
+    why = explain_stop(progress, config.validation.patience, steps) if stopped else ""
+    choose_weights(job, state, found)
+    exported = config.adapter.export(state.plain_unet(), job.model, found.export)
+    outcome = Outcome(next_command(found), steps, state.step, progress, config.checkpoints.export, why)
+    write_summary(found, plan, outcome)
+    found.write_json("done", {"steps": steps} | ({"patience": config.validation.patience} if stopped else {}))
+    if why:
+        print(why)
+    print(f"finished: {', '.join(map(str, exported))}, the weights of step {state.step}")
     print(f"report:   {found.path / 'report.html'}")
-    print(f"next:     {command}")
+    print(f"next:     {outcome.command}")
+
+
+def choose_weights(job: Job, state: State, found: Run) -> None:
+    """Put the best step's weights in place of the last ones, which stay among the checkpoints."""
+    best = state.progress.chosen
+    if job.config.checkpoints.export == "last" or best is None or best.judged_by != HELD_OUT or best.step == state.step:
+        return
+    try:
+        kept = checkpoint.load(found.checkpoints / f"{best.step:06d}", job.identity)
+    except InputError as error:
+        print(f"the best step's weights are gone, so the last ones are exported: {error}")
+        return
+    restore(state, kept, found.checkpoints)
 
 
 def next_command(found: Run) -> str:
@@ -197,11 +249,14 @@ def open_report(job: Job, found: Run, start: int) -> Report:
     """Numbers are written by the first process only."""
     if not job.accelerator.is_main_process:
         return Silent()
-    config = job.config
-    return Written(found.path, start=start, stop=config.max_steps, tensorboard=config.logging.tensorboard)
+    config, name = job.config, found.path.name
+    project, settings = config.logging.wandb_project, config.model_dump(mode="json")
+    others = [WeightsAndBiases(project, name, job.identity, settings, found.path)] if config.logging.wandb else []
+    board = config.logging.tensorboard
+    return Written(found.path, start=start, stop=config.max_steps, tensorboard=board, trackers=others)
 
 
-def task_of(job: Job, encoded: Encoded, found: Run) -> Task:
+def task_of(job: Job, encoded: Encoded, found: Run, plan: Plan) -> Task:
     """The part of the work that does not change while it trains."""
     schedule = job.model.schedule.to(job.accelerator.device)
     sides = {"held-out": encoded.held_out, "train": encoded.train_subset}
@@ -215,8 +270,37 @@ def task_of(job: Job, encoded: Encoded, found: Run) -> Task:
         validator=Validator(sides, objective, schedule, scaling, job.config.validation.timesteps),
         checkpoints=found.checkpoints,
         identity=job.identity,
-        base_losses=base_losses(found),
+        easel=easel_of(job, found),
+        publish=lambda: write_report(found, plan) if job.accelerator.is_main_process else None,
     )
+
+
+def easel_of(job: Job, found: Run) -> Easel:
+    """The previews of a run; the first process draws them."""
+    config, accelerator = job.config, job.accelerator
+    return Easel(
+        options=config.previews,
+        validated_every=config.validation.every,
+        questions=questions_of(preview_prompts(job), config.previews),
+        folder=found.path / "previews",
+        model=job.model,
+        size=job.collection.square.width,
+        identity=job.identity,
+        precision=machine.precision(accelerator),
+        device=accelerator.device,
+        draw=job.draw if accelerator.is_main_process else None,
+    )
+
+
+def preview_prompts(job: Job) -> list[str]:
+    """Captions of the first pictures that validation looks at, and for the sample set things that it does not show."""
+    pictures = job.collection.held_out or job.collection.train
+    order = sorted(pictures, key=lambda sample: seeds.seed_for(job.config.seed, "validation", sample.sha256))
+    captions = dict.fromkeys(
+        text for sample in order for text in job.collection.prompts[sample.annotation.file_name][:1]
+    )
+    own = POCKET_PROMPTS if job.config.data == "pocket" else ()
+    return [*list(captions)[: FEW_CAPTIONS - len(own)], *own]
 
 
 def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> Iterator[Batch]:
@@ -233,11 +317,3 @@ def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> Iterator[
     # a generator of its own, or the loader would draw from the global one
     loader = DataLoader(pictures, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
     return iter(loader)
-
-
-def base_losses(found: Run) -> dict[str, Losses] | None:
-    """The validation before step 1, from an earlier session's metrics."""
-    for line in read_metrics(found.metrics):
-        if line["step"] == 0 and "per_picture" in line:
-            return {side: Losses(np.array(values)[:, None]) for side, values in line["per_picture"].items()}
-    return None

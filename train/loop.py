@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -15,12 +16,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from data.dataset import Layout
 from data.errors import InputError
 from data.schema import Batch
-from train import checkpoint, optim
+from train import bands, checkpoint, optim
 from train.adapters import base as adapters
 from train.checkpoint import Checkpoint
 from train.config import Config
@@ -28,8 +30,11 @@ from train.ddpm import process
 from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
 from train.objectives import Objective
+from train.previews import Easel
 from train.report import Report
-from train.validation import Losses, Validator, paired_difference
+from train.stopping import Look, Progress
+from train.validation import Losses, Validator
+from train.verdict import judge, numbers_of
 
 
 @dataclass
@@ -40,6 +45,7 @@ class State:
     unet: nn.Module  # as accelerate wrapped it
     optimizer: Any  # accelerate's, around the one of train/optim.py
     accelerator: Accelerator
+    progress: Progress = field(default_factory=Progress)  # what the validations said so far
 
     def plain_unet(self) -> Any:
         return self.accelerator.unwrap_model(self.unet)
@@ -61,7 +67,8 @@ class Task:
     validator: Validator
     checkpoints: Path
     identity: str
-    base_losses: dict[str, Losses] | None = None  # of the untrained network, if an earlier session measured them
+    easel: Easel | None = None
+    publish: Callable[[], None] = lambda: None  # the report so far, for someone who looks while it trains
 
 
 @dataclass
@@ -72,17 +79,12 @@ class Window:
     norms: list[Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     sample_ids: list[list[str]] = field(default_factory=list)
+    bands: list[Tensor] = field(default_factory=list)  # (2, BANDS) each, see train/bands.py
+    began: float = 0.0  # seconds of a clock, when the window's first step began
 
     def clear(self) -> None:
-        for values in (self.losses, self.norms, self.rates, self.sample_ids):
+        for values in (self.losses, self.norms, self.rates, self.sample_ids, self.bands):
             values.clear()
-
-
-@dataclass
-class LookBack:
-    """The untrained network's validation losses, measured before the first step."""
-
-    base: dict[str, Losses] | None
 
 
 def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> None:
@@ -95,15 +97,20 @@ def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> 
     rate = optim.learning_rate(state.step, task.config.optim, task.config.learning_rate, task.config.max_steps)
     optim.set_learning_rate(optimizer, rate)
     total = torch.zeros((), device=accelerator.device)
+    by_timestep = torch.zeros(2, bands.BANDS, device=accelerator.device)
     sample_ids: list[str] = []
+    window.began = window.began if window.losses else time.perf_counter()
     for micro in range(layout.accumulate):
         batch = next(batches)
         is_last = micro == layout.accumulate - 1
         with nullcontext() if is_last else accelerator.no_sync(state.unet):
             # data-parallel training averages over processes, so each divides by its own share
-            loss = sample_losses(state.denoiser, task, batch).sum() / (layout.batch_size * layout.accumulate)
+            losses = sample_losses(state.denoiser, task, batch)
+            loss = losses.sum() / (layout.batch_size * layout.accumulate)
             accelerator.backward(loss)
         total += loss.detach()
+        t = task.objective.timesteps(batch.timestep_uniforms, task.schedule)
+        by_timestep += bands.sums_and_counts(losses.detach(), t, task.schedule.steps)
         sample_ids += batch.sample_ids
     norm = accelerator.clip_grad_norm_(list(adapters.trainable(state.unet).values()), task.config.optim.clip_norm)
     optimizer.step()
@@ -113,6 +120,7 @@ def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> 
     window.norms.append(torch.as_tensor(norm).detach())
     window.rates.append(rate)
     window.sample_ids.append(sample_ids)
+    window.bands.append(by_timestep)
 
 
 def sample_losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
@@ -124,43 +132,71 @@ def sample_losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
 
 
 def fit(state: State, task: Task, report: Report) -> bool:
-    """Train until config.max_steps. Returns False if it was asked to stop before; the last step is saved either way."""
-    batches = task.batches(state.step, task.config.max_steps)
-    window, look_back = Window(), LookBack(task.base_losses)
+    """Train until config.max_steps, or until patience ends. False if it was asked to stop before.
+
+    The last step is saved in any case.
+    """
+    batches, window = task.batches(state.step, task.config.max_steps), Window()
+    remember(state, task, report)
     resumed_at = state.step or None  # what is due at that step was done before it was saved
     with stop_signal() as asked:
         while True:
-            finished = state.step >= task.config.max_steps
+            last = state.step >= task.config.max_steps
             if state.step != resumed_at:
-                rare_work(state, task, report, window, look_back, last=finished, stopping=bool(asked))
-            if finished or asked:
-                return finished
+                rare_work(state, task, report, window, last=last, stopping=bool(asked))
+            ended = last or state.progress.out_of_patience(task.config.validation.patience)
+            if not asked:
+                show(state, task, report, last=ended)
+            if ended or asked:
+                return ended
             step(state, task, batches, window)
             report.advance(1)
 
 
-def rare_work(
-    state: State, task: Task, report: Report, window: Window, look_back: LookBack, *, last: bool, stopping: bool
-) -> None:
-    """What is due between two steps: write down, then look, then save, so that nothing saved is unwritten."""
+def remember(state: State, task: Task, report: Report) -> None:
+    """Go on from what earlier sessions measured, if they asked the same questions."""
+    known = state.progress
+    state.progress = known.about(task.validator.questions)
+    if state.step and known.questions not in ("", task.validator.questions):
+        report.say("validation asks for other pictures or timesteps than before: it starts anew, without the base")
+    if state.step < task.config.max_steps:
+        state.progress = state.progress.continued()
+
+
+def rare_work(state: State, task: Task, report: Report, window: Window, *, last: bool, stopping: bool) -> None:
+    """What is due between two steps: write down, then look, then save, so that nothing saved is unwritten.
+
+    A new best is saved at once: its weights may be those that are exported.
+    """
     config = task.config
-    looking = state.step % config.validation.every == 0 or last
+    on_grid = state.step % config.validation.every == 0
+    looking = on_grid or last
     saving = state.step > 0 and (state.step % config.checkpoints.every == 0 or last or stopping)
     if state.step % config.logging.every == 0 or looking or saving:
-        write_down(state, window, report)
+        write_down(state, task, window, report)
     if looking:
-        look(state, task, report, look_back)
-    if saving:
+        look(state, task, report, on_grid=on_grid)
+    best, ended = state.progress.best, state.progress.out_of_patience(config.validation.patience)
+    if saving or (looking and ((best is not None and best.step == state.step) or (ended and state.step > 0))):
         save(state, task)
+    if looking:
+        task.publish()
 
 
-def write_down(state: State, window: Window, report: Report) -> None:
+def show(state: State, task: Task, report: Report, *, last: bool) -> None:
+    """Draw previews where they are due and not there yet: after saving, for a picture is no reason to lose a step."""
+    if task.easel is not None and task.easel.due(state.step, last=last):
+        task.easel.take(state.plain_unet(), state.step, report)
+
+
+def write_down(state: State, task: Task, window: Window, report: Report) -> None:
     """Read the window's numbers, averaged over all processes, and empty it. A loss that is not finite ends the run:
     InputError with the samples; no checkpoint has been written since.
     """
     if not window.losses:
         return
     losses = mean_over_processes(state, torch.stack(window.losses)).tolist()
+    seconds = time.perf_counter() - window.began  # reading the losses waited for the device
     norms = torch.stack(window.norms).tolist()
     first = state.step - len(losses) + 1
     report.write(
@@ -169,6 +205,7 @@ def write_down(state: State, window: Window, report: Report) -> None:
             for i, (loss, norm, rate) in enumerate(zip(losses, norms, window.rates, strict=True))
         ]
     )
+    report.write([window_facts(state, task, window, seconds)])
     report.advance(0, loss=f"{sum(losses) / len(losses):.4f}")
     refuse_infinite(losses, first, window)
     # a fused optimiser skips on the device, which accelerate's step_was_skipped does not see; the norm tells
@@ -176,6 +213,25 @@ def write_down(state: State, window: Window, report: Report) -> None:
     if skipped:
         report.say(f"{skipped} of the last {len(losses)} steps overflowed in fp16 and were left out by the scaler")
     window.clear()
+
+
+def window_facts(state: State, task: Task, window: Window, seconds: float) -> dict[str, Any]:
+    """What holds for the window's steps together: the speed of training alone, and the loss in each band of timesteps
+    over all processes (null where no sample fell).
+    """
+    sums, counts = sum_over_processes(state, torch.stack(window.bands).sum(0)).tolist()
+    return {
+        "step": state.step,
+        "window": len(window.losses),
+        "images_per_second": len(window.losses) * task.layout.global_batch / seconds,
+        "loss_by_timestep": bands.means(sums, counts, task.schedule.steps),
+    }
+
+
+def sum_over_processes(state: State, values: Tensor) -> Tensor:
+    reduced = state.accelerator.reduce(values, "sum")
+    assert isinstance(reduced, Tensor)
+    return reduced
 
 
 def mean_over_processes(state: State, values: Tensor) -> Tensor:
@@ -199,41 +255,53 @@ def none_if_infinite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def look(state: State, task: Task, report: Report, look_back: LookBack) -> None:
-    """Measure held-out and training pictures at fixed noise, beside the base model's values."""
-    now = task.validator.measure(state.denoiser, state.accelerator.device)
-    if state.step == 0:
-        look_back.base = now
-    base = look_back.base if state.step else None
-    change = {side: paired_difference(now[side], base[side]) for side in now} if base else {}
+def look(state: State, task: Task, report: Report, *, on_grid: bool) -> None:
+    """Measure held-out and training pictures at fixed noise, and judge them against the base and the best so far."""
+    now = measured(state, task)
+    found = Look(state.step, {side: losses.per_picture.tolist() for side, losses in now.items()})
+    progress = state.progress = state.progress.after(found, on_grid=on_grid)
     report.write(
         [
             {
                 "step": state.step,
                 "validation": {side: losses.mean for side, losses in now.items()},
-                "change": {side: vars(interval) for side, interval in change.items()},
+                **numbers_of(found, progress),
                 "per_timestep": {side: losses.per_timestep for side, losses in now.items()},
-                "per_picture": {side: losses.per_picture.tolist() for side, losses in now.items()},
+                "per_picture": found.per_picture,
             }
         ]
     )
-    against = {side: f" ({interval} against the base)" for side, interval in change.items()}
-    words = [f"{side} {losses.mean:.4f}{against.get(side, '')}" for side, losses in now.items()]
+    against = {side: f" ({change} against the base)" for side, change in progress.since_base(found).items()}
+    words = [f"{side} {losses.mean:.4f}{against.get(side, '') if state.step else ''}" for side, losses in now.items()]
     report.say(f"step {state.step}: loss at fixed noise: " + ", ".join(words))
+    if state.step:
+        report.say(f"step {state.step}: {judge(found, progress)}")
+
+
+def measured(state: State, task: Task) -> dict[str, Losses]:
+    """The losses as the first process measured them: all must come to the same decision."""
+    found = [task.validator.measure(state.denoiser, state.accelerator.device)]
+    if state.accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    return found[0]
 
 
 def save(state: State, task: Task) -> None:
-    """Keep a checkpoint, then drop the oldest."""
+    """Keep a checkpoint, then drop the oldest, but never the best one."""
     if state.accelerator.is_main_process:
         scaler = state.accelerator.scaler
         kept = Checkpoint(
             step=state.step,
             weights=adapters.state(state.plain_unet()),
             optimizer=state.optimizer.state_dict(),
-            extra={"scaler": scaler.state_dict() if scaler is not None else None},
+            extra={
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "progress": state.progress.to_json(),
+            },
         )
         checkpoint.save(task.checkpoints, kept, task.identity)
-        checkpoint.prune(task.checkpoints, task.config.checkpoints.keep)
+        best = state.progress.best
+        checkpoint.prune(task.checkpoints, task.config.checkpoints.keep, spare=[best.step] if best else [])
     state.accelerator.wait_for_everyone()
 
 
@@ -243,6 +311,7 @@ def restore(state: State, kept: Checkpoint, where: Path) -> None:
     state.optimizer.load_state_dict(dict(kept.optimizer))
     if state.accelerator.scaler is not None and kept.extra["scaler"]:
         state.accelerator.scaler.load_state_dict(dict(kept.extra["scaler"]))
+    state.progress = Progress.from_json(kept.extra.get("progress"))
     state.step = kept.step
 
 

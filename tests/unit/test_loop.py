@@ -164,7 +164,7 @@ def test_a_step_that_overflows_is_left_out_and_counted(tmp_path: Path) -> None:
     assert state.accelerator.scaler is not None
     assert state.accelerator.scaler.get_scale() == pytest.approx(1.5e38)
     report = Said()
-    loop.write_down(state, window, report)
+    loop.write_down(state, task, window, report)
     assert report.lines[0]["gradient_norm"] is None
     assert "1 of the last 1 steps overflowed in fp16" in report.words[0]
 
