@@ -19,6 +19,6 @@ def sums_and_counts(losses: Tensor, t: Tensor, steps: int) -> Tensor:
 
 def means(sums: Sequence[float], counts: Sequence[float], steps: int) -> dict[str, float | None]:
     """{"0-249": mean loss ...}; None for a band in which no sample fell."""
-    edges = [steps * band // BANDS for band in range(BANDS + 1)]
+    edges = [-(-steps * band // BANDS) for band in range(BANDS + 1)]  # rounded up
     names = [f"{low}-{high - 1}" for low, high in pairwise(edges)]
     return {name: a / n if n else None for name, a, n in zip(names, sums, counts, strict=True)}

@@ -78,8 +78,10 @@ def validation(page: Page, looks: Sequence[Line], best: int | None) -> None:
     page.section("Does it learn, or memorise?").text(EXPLAINED)
     page.curve(*sides(looks), *best_mark(looks, best), x="step", y="loss", title="Denoising loss at fixed noise")
     page.table(("side", "base", "now", "change, 95 % interval"), list(comparison(looks)))
-    gap = band("gap", [(look["step"], look["gap"]) for look in looks if look.get("gap")])
-    if gap.x:
+    gaps = [(look["step"], look["gap"]) for look in looks if look.get("gap")]
+    if gaps:
+        nothing = dict.fromkeys(("mean", "low", "high"), 0.0)  # of the base against itself
+        gap = band("gap", [(0, nothing), *gaps])
         page.curve(gap, x="step", y="held-out minus training", title="Memorisation gap, with its 95 % interval")
         page.text(GAP_EXPLAINED)
     page.section("By timestep").text("Small timesteps are fine detail, large ones composition and colour.")
