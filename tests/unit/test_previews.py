@@ -169,7 +169,10 @@ def test_the_training_feels_nothing(tmp_path: Path, tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (InputError("the device has too little memory", where="--device"), "--device: the device has too little memory"),
+        (
+            InputError("the device has too little memory", where="--device"),
+            "--device: the device has too little memory",
+        ),
         (RuntimeError("shapes do not\nfit"), "RuntimeError: shapes do not"),
         (ZeroDivisionError(), "ZeroDivisionError: ZeroDivisionError"),
     ],
