@@ -44,7 +44,8 @@ def draw(asked: Asked) -> list[str]:
         metadata.write(path, drawn.image, recipe)
         finished.append(Finished(path, drawn.picture, recipe, 0.0))
     lay_out(asked.folder / STRIP, finished, asked.beside)
-    return [*map(str, prompts.cut_prompts(tokens)), *remarks(finished)]
+    cut = prompts.cut_prompts(tokens) if asked.beside is None else []  # said once, with the base's pictures
+    return [*(f"the prompt {error.what}" for error in cut), *remarks(finished)]
 
 
 def with_network(model: BaseModel, unet: Any) -> BaseModel:

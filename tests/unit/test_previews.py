@@ -215,8 +215,12 @@ def test_a_nan_picture_is_said(tmp_path: Path, tiny_model: Path) -> None:
 
 def test_a_prompt_that_is_too_long_is_said(tmp_path: Path, tiny_model: Path) -> None:
     board, report = real_easel(tmp_path, tiny_model, prompts=["fire " * 80]), Said()
-    board.take(trained_unet(base_model.load(str(tiny_model))), 0, report)
-    assert "80 tokens, 75 are read" in report.words[0]
+    unet = trained_unet(base_model.load(str(tiny_model)))
+    board.take(unet, 0, report)
+    board.take(unet, 4, report)
+    assert len(report.words) == 1, "once is enough"
+    assert report.words[0].startswith("step 0: previews: the prompt 'fire fire")
+    assert "80 tokens, 75 are read; lost: 'fire fire" in report.words[0]
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
