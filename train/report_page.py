@@ -28,6 +28,12 @@ earlier, or lower the rank or the learning rate."""
 GAP_EXPLAINED = """How much more the training pictures gained than the held-out ones, since the base: what was learnt by
 heart rather than in general. A band that leaves zero is no accident; a gap that grows while held-out pictures still
 gain is usual."""
+MEASURED = {  # columns of metrics.jsonl's windows, as far as a run has them
+    "images_per_second": ("Speed", "pictures a second"),
+    "tflops": ("Arithmetic", "TFLOP a second"),
+    "mfu": ("Share of the device's peak that is model arithmetic (MFU)", "share"),
+    "data_wait": ("Share of a step spent waiting for data", "share"),
+}
 HEADS = {
     "learns": "It learns",
     "memorises": "It memorises",
@@ -98,7 +104,10 @@ def training(page: Page, lines: Sequence[Line]) -> None:
     page.curve(*band_curves(windows), x="step", y="loss", title="Training loss by timestep")
     page.curve(values(steps, "learning_rate"), x="step", y="learning rate", title="Learning rate")
     page.curve(values(steps, "gradient_norm"), x="step", y="norm", title="Gradient norm before clipping", log_y=True)
-    page.curve(values(windows, "images_per_second"), x="step", y="pictures a second", title="Speed")
+    for name, (title, unit) in MEASURED.items():
+        known_there = [line for line in windows if line.get(name) is not None]
+        if known_there:
+            page.curve(values(known_there, name), x="step", y=unit, title=title)
 
 
 def previews(page: Page, folder: Path) -> None:

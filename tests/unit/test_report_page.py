@@ -59,6 +59,7 @@ def test_the_verdict_and_the_best_step_stand_on_top(tmp_path: Path) -> None:
     assert "best, step 10" in text and 'r="6"' in text
     assert "Memorisation gap" in text and "t 750-999" in text
     assert "<dd>8.5</dd>" in text
+    assert "(MFU)" in text and "waiting for data" not in text, "what was measured, and nothing else"
     ended = html(tmp_path, lines, "Stopped at step 20.", best=20)
     assert "why at 20. Stopped at step 20." in ended and "best, step 20" in ended
 
