@@ -86,7 +86,7 @@ def validation(page: Page, looks: Sequence[Line], best: int | None) -> None:
     page.table(("side", "base", "now", "change, 95 % interval"), list(comparison(looks)))
     gaps = [(look["step"], look["gap"]) for look in looks if look.get("gap")]
     if gaps:
-        nothing = dict.fromkeys(("mean", "low", "high"), 0.0)  # of the base against itself
+        nothing: dict[str, float | None] = {"mean": 0.0, "low": 0.0, "high": 0.0}  # of the base against itself
         gap = band("gap", [(0, nothing), *gaps])
         page.curve(gap, x="step", y="held-out minus training", title="Memorisation gap, with its 95 % interval")
         page.text(GAP_EXPLAINED)
