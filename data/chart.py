@@ -24,7 +24,7 @@ Point = tuple[float, float]
 class Series:
     """One line. low and high, if given, bound a band about it, e.g. a 95 % interval. NaN or infinity is a gap.
 
-    faint: drawn pale, for raw values behind their running mean.
+    faint: drawn pale, for raw values behind their running mean. mark: a large ring at each point.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Series:
     low: Sequence[float] = field(default=())
     high: Sequence[float] = field(default=())
     faint: bool = False
+    mark: bool = False
 
     def __post_init__(self) -> None:
         assert len(self.x) == len(self.y), f"{self.name}: {len(self.x)} x for {len(self.y)} y"
@@ -145,7 +146,7 @@ def axis_names(x: str, y: str) -> list[str]:
 
 def drawn(line: Series, index: int, across: Axis, up: Axis) -> list[str]:
     """The band, the line in its unbroken pieces, and dots where there are few points."""
-    look = style(index, line.faint)
+    look, radius = style(index, line.faint), 6 if line.mark else 2.6
     parts = []
     if line.low:
         edges = [list(zip(line.x, bound, strict=True)) for bound in (line.low, line.high)]
@@ -159,9 +160,8 @@ def drawn(line: Series, index: int, across: Axis, up: Axis) -> list[str]:
     lonely = [piece[0] for piece in pieces if len(piece) == 1]
     for a, b in [point for piece in pieces for point in piece] if len(line.x) <= DOTTED else lonely:
         told = escape(f"{line.name}: {b:.4g} at {a:.6g}")
-        parts.append(
-            f'<circle class="dot" {look} cx="{across(a):.1f}" cy="{up(b):.1f}" r="2.6"><title>{told}</title></circle>'
-        )
+        at = f'cx="{across(a):.1f}" cy="{up(b):.1f}" r="{radius}"'
+        parts.append(f'<circle class="dot" {look} {at}><title>{told}</title></circle>')
     return parts
 
 

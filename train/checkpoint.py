@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,11 +114,14 @@ def steps(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove the oldest ones, and what a killed process left half-written; called only after a new one is whole."""
+def prune(folder: Path, keep: int, spare: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` and those of the steps in `spare`, and what a killed process left half-written;
+    called only after a new one is whole.
+    """
     assert keep > 0
     half_written = [path for pattern in (".*.part", ".*.old") for path in folder.glob(pattern)]
-    for path in (*half_written, *steps(folder)[:-keep]):
+    old = [path for path in steps(folder)[:-keep] if int(path.name) not in spare]
+    for path in (*half_written, *old):
         shutil.rmtree(path)
 
 

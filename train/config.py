@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data.captions import TEMPLATE
 from data.options import Options
@@ -72,6 +72,32 @@ class Validation(Options):
     """pictures looked at, at most, of each side"""
     timesteps: int = Field(default=8, gt=0)
     """evenly spread timesteps at which each is looked at"""
+    patience: int = Field(default=0, ge=0)
+    """stop after this many validations in a row in which the held-out loss did not surely fall; 0: never stop early"""
+
+
+class Previews(Options):
+    """Pictures drawn while it trains, always of the same prompts and seeds: the base's beside the tuned network's."""
+
+    every: int | None = Field(default=None, ge=0)
+    """optimiser steps from one to the next; default: at each validation; 0: none"""
+    prompts: list[str] = Field(default=[])
+    """what to draw; may be repeated; default: captions of held-out pictures"""
+    count: int = Field(default=1, gt=0)
+    """pictures of each prompt"""
+    seed: int = Field(default=42, ge=0, lt=2**62)
+    """seed of the first picture of each prompt; the next one has seed + 1"""
+    steps: int = Field(default=12, gt=0)
+    """denoising steps (DPM++ 2M, which needs few)"""
+    guidance: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    """how strongly the prompt steers; 1 or less: not at all"""
+
+    @field_validator("prompts")
+    @classmethod
+    def say_something(cls, prompts: list[str]) -> list[str]:
+        if not all(prompt.strip() for prompt in prompts):
+            raise ValueError("a preview's prompt is empty")
+        return prompts
 
 
 class Checkpoints(Options):
@@ -80,7 +106,9 @@ class Checkpoints(Options):
     every: int = Field(default=200, gt=0)
     """optimiser steps from one checkpoint to the next"""
     keep: int = Field(default=2, gt=0)
-    """how many are kept"""
+    """how many are kept, and the best one besides"""
+    export: Literal["best", "last"] = "best"
+    """whose weights are exported: those of the lowest held-out loss, or the last ones (also if nothing is held out)"""
 
 
 class Logging(Options):
@@ -92,6 +120,10 @@ class Logging(Options):
     """also write TensorBoard files"""
     sample_ids: bool = False
     """also write which pictures each step saw"""
+    wandb: bool = False
+    """also log to Weights & Biases, if it is installed; WANDB_MODE=offline keeps it on this machine"""
+    wandb_project: str = "atelier"
+    """the project that its runs appear in"""
 
 
 class Config(Options):
@@ -116,6 +148,7 @@ class Config(Options):
     """compile the network with torch.compile, once for each bucket's shape: minutes at the start, faster steps"""
     pictures: Pictures = Pictures()
     validation: Validation = Validation()
+    previews: Previews = Previews()
     checkpoints: Checkpoints = Checkpoints()
     logging: Logging = Logging()
     export: Export = Export()
@@ -161,11 +194,12 @@ class Config(Options):
 # May change when the same run is continued: where things lie, how long it goes on, what is written down.
 AT_WILL = {"config", "max_steps", "threads", "runs", "run_name", "new", "dry_run", "logging", "checkpoints", "data"}
 AT_WILL |= {"export"}  # a finished run can be exported again, train/export.py
+AT_WILL |= {"price_per_hour", "probe", "sweep", "sweep_candidates", "sweep_steps"}
+AT_WILL |= {"model", "tokenizer", "validation", "previews"}  # the model counts by its content
 # ... and what gives the same bits: gradient checkpointing repeats the same operations, an average on the CPU is updated
 # by the same roundings. Not compile, attention or tf32: they change the mathematics by no more than rounding, but a
 # resumed run promises the bits of one that was never stopped.
 SAME_BITS = {"pictures": {"keep"}, "memory": {"gradient_checkpointing"}, "ema": {"device"}}
-AT_WILL |= {"price_per_hour", "probe", "sweep", "sweep_candidates", "sweep_steps"}
 SCHEDULES_WITHOUT_END = {"constant"}
 
 
@@ -174,7 +208,7 @@ def identity(config: Config, data_fingerprint: str, model_fingerprint: str) -> s
 
     The number of steps counts only where the learning rate depends on it.
     """
-    left_out: Any = dict.fromkeys(AT_WILL | {"model", "tokenizer", "validation"}, True) | SAME_BITS
+    left_out: Any = dict.fromkeys(AT_WILL, True) | SAME_BITS
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=left_out)
     if config.optim.schedule not in SCHEDULES_WITHOUT_END:
         settings["max_steps"] = config.max_steps

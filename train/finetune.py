@@ -18,9 +18,10 @@ def main() -> int:
         preset=CONFIGS / "pocket.yaml",
         aliases=ALIASES,
     )
+    from infer import previews  # an entry may: the trainer itself does not know how to draw
     from train import job, sweep  # torch is loaded only once the flags are known to be right
 
-    return sweep.run(config, sys.argv[1:]) if config.sweep else job.run(config)
+    return sweep.run(config, sys.argv[1:]) if config.sweep else job.run(config, draw=previews.draw)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from data import seeds
 from data.dataset import EncodedPictures, Layout, StepSampler, collate
+from data.errors import InputError
 from data.noise import Noise
 from data.prefetch import InTurn, supply
 from data.schema import Batch
@@ -28,13 +29,23 @@ from train.encoding import Encoded, encode
 from train.exports import record
 from train.exports.facts import facts_of
 from train.exports.request import Request
+from train.flops import peak_flops
 from train.forecast import Forecast
-from train.loop import State, Task, evaluated, fit, restore
+from train.loop import fit
 from train.plan import Plan, optimizer_line
-from train.report import Report, Silent, Written, read_metrics
+from train.previews import Draw, Easel, questions_of
+from train.report import Report, Silent, Written
 from train.run_folder import Run, to_json
-from train.summary import write_summary
-from train.validation import Losses, Validator
+from train.saving import restore
+from train.speed import Speed
+from train.state import State, Task, evaluated
+from train.stopping import explain_stop
+from train.summary import Outcome, write_report, write_summary
+from train.trackers import WeightsAndBiases, refuse_absent_wandb
+from train.validation import HELD_OUT, Validator
+
+FEW_CAPTIONS = 4  # pictures of the data's own that are previewed, where no prompts are given
+POCKET_PROMPTS = ("a water type fridge", "a fire type fridge")  # things the sample set does not show in its style
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class Job:
     model: BaseModel
     collection: Collection
     identity: str
+    draw: Draw | None = None  # how to draw previews, handed down by the entry
 
     @property
     def layout(self) -> Layout:
@@ -55,15 +67,20 @@ class Job:
         )
 
 
-def run(config: Config) -> int:
-    """Plan, train and export; returns the exit code. The same settings continue the run that has them."""
-    code, _ = follow(config)
+def run(config: Config, draw: Draw | None = None) -> int:
+    """Plan, train and export; returns the exit code. The same settings continue the run that has them.
+
+    draw: how previews are drawn; without it there are none.
+    """
+    code, _ = follow(config, draw)
     return code
 
 
-def follow(config: Config) -> tuple[int, Run | None]:
+def follow(config: Config, draw: Draw | None = None) -> tuple[int, Run | None]:
     """As run(), and the run's folder if there is one."""
     optim.refuse_missing(config.optim)
+    if config.logging.wandb:
+        refuse_absent_wandb()
     model = base_model.load(config.model, tokenizer=config.tokenizer)
     model = replace(model, zero_terminal_snr=config.objective.zero_terminal_snr)
     accelerator = machine.start(config)
@@ -72,9 +89,10 @@ def follow(config: Config) -> tuple[int, Run | None]:
         process.refuse_without_signal(model.schedule)
     with accelerator.main_process_first():  # the first one draws the sample set, the others find it
         collection = collect(config, model)
-    job = Job(config, accelerator, model, collection, identity(config, collection.fingerprint, model.fingerprint))
+    key = identity(config, collection.fingerprint, model.fingerprint)
+    job = Job(config, accelerator, model, collection, key, draw)
     found = None if config.new else run_folder.find(config.runs, job.identity)
-    if found is not None and found.done is not None and found.done >= config.max_steps:
+    if found is not None and nothing_left(found, config):
         accelerator.print(already_done(found, config))
         return 0, found
     state = build(job)
@@ -87,12 +105,24 @@ def follow(config: Config) -> tuple[int, Run | None]:
     return train(job, state, found, plan), found
 
 
+def nothing_left(found: Run, config: Config) -> bool:
+    """Whether a run has done all that these settings ask for: its steps or its patience, and the export."""
+    if found.done is None:
+        return False
+    out_of_patience = 0 < config.validation.patience <= found.facts("done").get("patience", 0)
+    best = found.facts("best.json")
+    as_asked = best.get("export", config.checkpoints.export) == config.checkpoints.export
+    return as_asked and (found.done >= config.max_steps or out_of_patience)
+
+
 def already_done(found: Run, config: Config) -> str:
     # with a decaying learning rate every step depends on the length: a longer run is another one, see config.identity
     extends = config.optim.schedule in SCHEDULES_WITHOUT_END
     longer = "extends it" if extends else f"is another run ({config.optim.schedule} follows the length)"
+    patience = found.facts("done").get("patience")
+    why = f" (out of patience; --validation.patience {patience + 1} goes on)" if patience else ""
     return (
-        f"{found.path} has these settings and finished after {found.done} steps; nothing to do.\n"
+        f"{found.path} has these settings and finished after {found.done} steps{why}; nothing to do.\n"
         f"A larger --max-steps {longer}, --new starts over.\nnext: {next_command(found)}"
     )
 
@@ -138,7 +168,7 @@ def make_plan(job: Job, forecast: Forecast, done: int) -> Plan:
         training=len(collection.train),
         held_out=len(collection.held_out),
         left_out=collection.left_out,
-        warnings=[*collection.warnings, *config.objective.warnings()],
+        warnings=[*collection.warnings, *config.objective.warnings(), *without_held_out(config, collection)],
         near_duplicates=collection.near_duplicates,
         buckets=bucket_uses(collection, job.layout.global_batch, config.max_steps),
         folders=folder_uses(collection.shares, job.layout.global_batch, config.max_steps),
@@ -166,6 +196,13 @@ def make_plan(job: Job, forecast: Forecast, done: int) -> Plan:
     )
 
 
+def without_held_out(config: Config, collection: Collection) -> list[str]:
+    """What was asked for and needs held-out pictures, which there are none of."""
+    if collection.held_out or not config.validation.patience:
+        return []
+    return ["no picture is held out: --validation.patience has no effect, and the last weights are exported"]
+
+
 def create(job: Job, plan: Plan) -> Run:
     """A new run folder, made by the first process and known to all."""
     name = job.config.run_name or job.config.adapter.label
@@ -190,7 +227,7 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
             found.write_json("versions.json", run_folder.versions())
         report = open_report(job, found, state.step)
         try:
-            finished = fit(state, task_of(job, encoded, found, opened), report)
+            finished = fit(state, task_of(job, encoded, found, plan, opened), report)
         finally:
             report.close()
         if not finished:
@@ -203,19 +240,38 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
 
 def leave(job: Job, state: State, found: Run, plan: Plan) -> None:
     """Export, report, and mark the run as finished, last."""
-    facts = facts_of(job.config, job.model, plan.facts(), found.path.name, state.step)
-    request = Request(job.config.export, facts)
+    config, steps, progress = job.config, state.step, state.progress
+    stopped = steps < config.max_steps
+    why = explain_stop(progress, config.validation.patience, steps) if stopped else ""
+    choose_weights(job, state, found)
+    facts = facts_of(config, job.model, plan.facts(), found.path.name, state.step)
+    request = Request(config.export, facts)
     with evaluated(state):
-        exported = job.config.adapter.export(state.plain_unet(), job.model, found.export, request)
+        exported = config.adapter.export(state.plain_unet(), job.model, found.export, request)
     record.write(found.export, state.step, request.options, exported)
-    command = next_command(found)
-    write_summary(found, plan, command)
-    found.finish(state.step)
-    print(f"finished: {', '.join(map(str, exported))}")
+    outcome = Outcome(next_command(found), steps, state.step, progress, config.checkpoints.export, why)
+    write_summary(found, plan, outcome)
+    found.write_json("done", {"steps": steps} | ({"patience": config.validation.patience} if stopped else {}))
+    if why:
+        print(why)
+    print(f"finished: {', '.join(map(str, exported))}, the weights of step {state.step}")
     if plan.sampling:
         print(f"beware:   {plan.sampling}")
     print(f"report:   {found.path / 'report.html'}")
-    print(f"next:     {command}")
+    print(f"next:     {outcome.command}")
+
+
+def choose_weights(job: Job, state: State, found: Run) -> None:
+    """Put the best step's weights in place of the last ones, which stay among the checkpoints."""
+    best = state.progress.chosen
+    if job.config.checkpoints.export == "last" or best is None or best.judged_by != HELD_OUT or best.step == state.step:
+        return
+    try:
+        kept = checkpoint.load(found.checkpoints / f"{best.step:06d}", job.identity)
+    except InputError as error:
+        print(f"the best step's weights are gone, so the last ones are exported: {error}")
+        return
+    restore(state, kept, found.checkpoints)
 
 
 def next_command(found: Run) -> str:
@@ -227,11 +283,14 @@ def open_report(job: Job, found: Run, start: int) -> Report:
     """Numbers are written by the first process only."""
     if not job.accelerator.is_main_process:
         return Silent()
-    config = job.config
-    return Written(found.path, start=start, stop=config.max_steps, tensorboard=config.logging.tensorboard)
+    config, name = job.config, found.path.name
+    project, settings = config.logging.wandb_project, config.model_dump(mode="json")
+    others = [WeightsAndBiases(project, name, job.identity, settings, found.path)] if config.logging.wandb else []
+    board = config.logging.tensorboard
+    return Written(found.path, start=start, stop=config.max_steps, tensorboard=board, trackers=others)
 
 
-def task_of(job: Job, encoded: Encoded, found: Run, opened: ExitStack) -> Task:
+def task_of(job: Job, encoded: Encoded, found: Run, plan: Plan, opened: ExitStack) -> Task:
     """The part of the work that does not change while it trains. opened: closes what works ahead, in the end."""
     schedule = job.model.schedule.to(job.accelerator.device)
     sides = {"held-out": encoded.held_out, "train": encoded.train_subset}
@@ -245,8 +304,40 @@ def task_of(job: Job, encoded: Encoded, found: Run, opened: ExitStack) -> Task:
         validator=Validator(sides, objective, schedule, scaling, job.config.validation.timesteps),
         checkpoints=found.checkpoints,
         identity=job.identity,
-        base_losses=base_losses(found),
+        easel=easel_of(job, found),
+        speed=Speed(
+            plan.flops.step, peak_flops(job.accelerator.device, job.accelerator.mixed_precision), plan.processes
+        ),
+        publish=lambda: write_report(found, plan) if job.accelerator.is_main_process else None,
     )
+
+
+def easel_of(job: Job, found: Run) -> Easel:
+    """The previews of a run; the first process draws them."""
+    config, accelerator = job.config, job.accelerator
+    return Easel(
+        options=config.previews,
+        validated_every=config.validation.every,
+        questions=questions_of(preview_prompts(job), config.previews),
+        folder=found.path / "previews",
+        model=job.model,
+        size=job.collection.square.width,
+        identity=job.identity,
+        precision=machine.precision(accelerator),
+        device=accelerator.device,
+        draw=job.draw if accelerator.is_main_process else None,
+    )
+
+
+def preview_prompts(job: Job) -> list[str]:
+    """Captions of the first pictures that validation looks at, and for the sample set things that it does not show."""
+    pictures = job.collection.held_out or job.collection.train
+    order = sorted(pictures, key=lambda sample: seeds.seed_for(job.config.seed, "validation", sample.sha256))
+    captions = dict.fromkeys(
+        text for sample in order for text in job.collection.prompts[sample.annotation.file_name][:1]
+    )
+    own = POCKET_PROMPTS if job.config.data[0].path == "pocket" else ()
+    return [*list(captions)[: FEW_CAPTIONS - len(own)], *own]
 
 
 def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> InTurn[Batch]:
@@ -265,11 +356,3 @@ def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> InTurn[Ba
     sampler = StepSampler(sizes, job.layout, seed=config.seed, start=start, stop=stop, weights=weights)
     batches = (collate([pictures[position] for position in positions]) for positions in sampler)
     return supply(batches, job.accelerator.device)
-
-
-def base_losses(found: Run) -> dict[str, Losses] | None:
-    """The validation before step 1, from an earlier session's metrics."""
-    for line in read_metrics(found.metrics):
-        if line["step"] == 0 and "per_picture" in line:
-            return {side: Losses(np.array(values)[:, None]) for side, values in line["per_picture"].items()}
-    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ def of(batch: Batch, count: int) -> list[Batch]:
 def part(batch: Batch, rows: slice) -> Batch:
     """Some rows of every entry that has a batch axis."""
     entries = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
-    cut = {name: value[rows] if isinstance(value, Tensor | list) else value for name, value in entries.items()}
+    cut: dict[str, Any] = {
+        name: value[rows] if isinstance(value, Tensor | list) else value for name, value in entries.items()
+    }
     return Batch(**cut)
 
 

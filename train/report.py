@@ -6,20 +6,20 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from data.files import write_atomic
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from train.trackers import TensorBoard, Tracker
 
 
 class Report(Protocol):
     """Where numbers go. Chosen once, before the loop begins."""
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def picture(self, name: str, step: int, file: Path) -> None: ...
 
     def advance(self, steps: int, **shown: str) -> None: ...
 
@@ -34,6 +34,9 @@ class Silent:
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         pass
 
+    def picture(self, name: str, step: int, file: Path) -> None:
+        pass
+
     def advance(self, steps: int, **shown: str) -> None:
         pass
 
@@ -45,22 +48,30 @@ class Silent:
 
 
 class Written:
-    """metrics.jsonl, TensorBoard and a bar with ETA. A resumed run drops the lines of steps it will do again."""
+    """metrics.jsonl, trackers and a bar with ETA. A resumed run drops the lines of steps it will do again.
 
-    def __init__(self, folder: Path, *, start: int, stop: int, tensorboard: bool) -> None:
+    A line is any mapping with a `step`; numbers in it, nested ones too, go to the trackers under slashed names.
+    """
+
+    def __init__(
+        self, folder: Path, *, start: int, stop: int, tensorboard: bool, trackers: Sequence[Tracker] = ()
+    ) -> None:
         self.metrics = folder / "metrics.jsonl"
         keep_until(self.metrics, start)
         self.file = self.metrics.open("a", encoding="utf-8")
-        self.board: SummaryWriter | None = open_board(folder / "tensorboard", start) if tensorboard else None
+        self.trackers = [*([TensorBoard(folder / "tensorboard", start)] if tensorboard else []), *trackers]
         self.bar = tqdm(total=stop, initial=start, desc="training", unit="step", dynamic_ncols=True)
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         for line in lines:
             self.file.write(json.dumps(without_infinities(line), allow_nan=False) + "\n")
-            for name, value in numbers(line):
-                if self.board is not None:
-                    self.board.add_scalar(name, value, line["step"])
+            for tracker in self.trackers:
+                tracker.write(dict(numbers(line)), line["step"])
         self.file.flush()
+
+    def picture(self, name: str, step: int, file: Path) -> None:
+        for tracker in self.trackers:
+            tracker.picture(name, file, step)
 
     def advance(self, steps: int, **shown: str) -> None:
         self.bar.set_postfix(shown, refresh=False)
@@ -72,8 +83,8 @@ class Written:
     def close(self) -> None:
         self.bar.close()
         self.file.close()
-        if self.board is not None:
-            self.board.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def without_infinities(value: Any) -> Any:
@@ -112,9 +123,3 @@ def keep_until(path: Path, step: int) -> None:
     if path.is_file():
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def open_board(folder: Path, start: int) -> SummaryWriter:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)

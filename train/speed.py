@@ -1,43 +1,26 @@
-"""How fast it trains, from the clock and the exact count of operations: for each line that is written down."""
+"""How fast it trains, from the clock and the exact count of operations."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from train.flops import TERA
 
 
-@dataclass
+@dataclass(frozen=True)
 class Speed:
-    """Speed since the last line.
+    """flops: operations of one sample's training step. peak: FLOP/s of one device. None: not known."""
 
-    flops: operations of one sample's training step. peak: FLOP/s of one device, None if unknown. devices: how many.
-    """
-
-    flops: float
-    peak: float | None
+    flops: float | None = None
+    peak: float | None = None
     devices: int = 1
-    since: float | None = field(default=None, init=False)
-    steps: int = field(default=0, init=False)
 
-    def start(self, step: int, now: float) -> None:
-        """Start the clock (again): after `step` steps, at `now` seconds. What lay between is nobody's speed."""
-        self.steps, self.since = step, now
-
-    def update(self, step: int, samples: int, now: float) -> dict[str, float | None]:
-        """The speed since the last call, with `step` steps of `samples` pictures done in all, at `now` seconds.
-
-        {"images_per_second", "tflops" (per device), "mfu" in [0, 1]}; mfu is None where the peak is not known. Empty
-        before the clock was started and if nothing was done since.
-        """
-        done, since = step - self.steps, self.since
-        self.start(step, now)
-        if since is None or done <= 0 or now <= since:
-            return {}
-        rate = done * samples / (now - since)
-        each = rate * self.flops / self.devices
+    def of(self, samples: int, seconds: float) -> dict[str, float | None]:
+        """{"images_per_second", "tflops" (per device), "mfu" in [0, 1]} of training `samples` in `seconds` > 0."""
+        rate = samples / seconds
+        each = rate * self.flops / self.devices if self.flops else None
         return {
             "images_per_second": rate,
-            "tflops": each / TERA,
-            "mfu": each / self.peak if self.peak else None,
+            "tflops": each / TERA if each else None,
+            "mfu": each / self.peak if each and self.peak else None,
         }

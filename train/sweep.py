@@ -20,13 +20,13 @@ import torch
 
 from data.errors import InputError
 from train import job, outcome, trials
-from train.adapters.files import NOTHING_LEARNT
 from train.config import Config
-from train.loop import Diverged
+from train.exports.loras import NOTHING_LEARNT
 from train.report import read_metrics
 from train.run_folder import Run
 from train.trials import Spec
 from train.validation import Losses
+from train.window import Diverged
 
 SIDE = "held-out"
 
@@ -81,8 +81,8 @@ def candidate_config(config: Config, spec: Spec, value: str, folder: Path, first
     update = {
         **{"optim": optim, "sweep": None, "new": False, "probe": False, "runs": folder},
         "run_name": f"{spec.flag.removeprefix('--').replace('.', '-')}-{value}",
-        "validation": config.validation.model_copy(update={"every": first}),
-        "checkpoints": config.checkpoints.model_copy(update={"keep": 1}),
+        "validation": config.validation.model_copy(update={"every": first, "patience": 0}),
+        "checkpoints": config.checkpoints.model_copy(update={"keep": 1, "export": "last"}),
         "max_steps": first,
     }
     return changed.model_copy(update=update)

@@ -6,6 +6,8 @@ from the base is paired, and its interval is far narrower than that of either lo
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +21,8 @@ from train.ddpm import losses, process
 from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
 from train.objectives import Objective
+
+HELD_OUT, TRAIN = "held-out", "train"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,21 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
 
+    @property
+    def bounds(self) -> str:
+        """The interval in words; a single picture has none."""
+        known = np.isfinite(self.low) and np.isfinite(self.high)
+        return f"95 % interval {self.low:+.4f} to {self.high:+.4f}" if known else "on one picture only"
+
+    @property
+    def finite(self) -> dict[str, float | None]:
+        """As JSON has it, which has no infinity."""
+        return {name: float(value) if np.isfinite(value) else None for name, value in vars(self).items()}
+
+    @property
+    def words(self) -> str:
+        return f"{self.mean:+.4f}, {self.bounds}"
+
 
 def paired_difference(now: Losses, base: Losses, confidence: float = 0.95) -> Interval:
     """now - base over the same pictures, with Student's t interval; pictures are the independent units."""
@@ -63,6 +82,22 @@ def paired_difference(now: Losses, base: Losses, confidence: float = 0.95) -> In
     return Interval(mean, mean - float(half), mean + float(half))
 
 
+def welch_difference(one: np.ndarray, other: np.ndarray, confidence: float = 0.95) -> Interval:
+    """mean(one) - mean(other) of two independent groups, (n,) and (m,), whose spreads may differ.
+
+    Source: Welch 1947, Biometrika 34, 28-35: Student's t with the Welch-Satterthwaite degrees of freedom.
+    """
+    mean = float(one.mean() - other.mean())
+    if min(len(one), len(other)) < 2:
+        return Interval(mean, float("-inf"), float("inf"))
+    parts = [float(group.var(ddof=1)) / len(group) for group in (one, other)]
+    if sum(parts) == 0:
+        return Interval(mean, mean, mean)
+    freedom = sum(parts) ** 2 / sum(p**2 / (len(g) - 1) for p, g in zip(parts, (one, other), strict=True))
+    half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * sum(parts) ** 0.5
+    return Interval(mean, mean - half, mean + half)
+
+
 @dataclass(frozen=True)
 class Validator:
     """Measures a network on fixed questions. sides: e.g. {"held-out": entries, "train": entries}."""
@@ -72,6 +107,12 @@ class Validator:
     schedule: Schedule
     scaling_factor: float
     timesteps: int
+
+    @property
+    def questions(self) -> str:
+        """A hash of what is asked: losses of the same questions can be compared."""
+        names = {side: [entry.sample_id for entry in entries] for side, entries in self.sides.items()}
+        return hashlib.sha256(json.dumps([names, self.timesteps]).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def measure(self, denoiser: Denoiser, device: torch.device) -> dict[str, Losses]:

@@ -263,3 +263,10 @@ def test_a_write_that_fails_inside_the_library(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="000008: cannot be written"):
         save(tmp_path, large, RUN)
     assert [path.name for path in tmp_path.iterdir()] == ["000004"]
+
+
+def test_prune_spares_the_best(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8):
+        save(tmp_path, small(step), RUN)
+    prune(tmp_path, 1, spare=[4, 99])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000004", "000008"]

@@ -161,7 +161,7 @@ def test_what_is_looked_at_is_the_average(tmp_path: Path) -> None:
     averaged.load_state_dict({name: value for name, value in kept.items() if name != Ema.COUNT})
     expected = task.validator.measure(Denoiser(averaged), state.accelerator.device)["held-out"].mean
     report = Said()
-    loop.look(state, task, report, loop.LookBack(None))
+    loop.look(state, task, report, on_grid=True)
     assert report.lines[-1]["validation"]["held-out"] == pytest.approx(expected, rel=1e-6)
     assert abs(expected - own) > 1e-3
 

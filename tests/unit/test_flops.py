@@ -109,15 +109,11 @@ def test_peaks_by_the_data_sheets(name: str, precision: str, tf32: bool, tera: f
     assert flops.peak_flops(torch.device("cpu")) is None
 
 
-def test_speed_is_what_was_done_since_the_last_line() -> None:
+def test_speed_counts_operations_of_each_device() -> None:
     speed = Speed(flops=2e12, peak=100e12, devices=2)
-    assert speed.update(3, 8, now=9.0) == {}, "the clock was not started"
-    speed.start(10, now=100.0)
-    assert speed.update(20, 8, now=102.0) == {"images_per_second": 40.0, "tflops": 40.0, "mfu": 0.4}
-    speed.start(20, now=150.0)  # a validation lies between
-    assert speed.update(21, 8, now=151.0)["images_per_second"] == 8.0
-    assert speed.update(21, 8, now=152.0) == {}, "nothing was done"
-    assert Speed(1.0, None).update(1, 1, now=1.0) == {}
+    assert speed.of(80, seconds=2.0) == {"images_per_second": 40.0, "tflops": 40.0, "mfu": 0.4}
+    assert Speed(2e12).of(8, seconds=1.0) == {"images_per_second": 8.0, "tflops": 16.0, "mfu": None}
+    assert Speed().of(8, seconds=1.0) == {"images_per_second": 8.0, "tflops": None, "mfu": None}
 
 
 def test_modules_that_are_no_unet_can_be_hollow_too() -> None:

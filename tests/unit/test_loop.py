@@ -19,9 +19,10 @@ from data.schema import Batch
 from train import checkpoint, loop, optim
 from train.config import Config
 from train.ddpm import schedule
-from train.loop import State, Task, Window, fit, restore
+from train.loop import State, Task, Window, fit
 from train.objectives import Epsilon
 from train.report import Silent, Written, read_metrics
+from train.saving import restore
 from train.validation import Validator
 
 
@@ -213,7 +214,7 @@ def test_a_stopped_run_ends_in_the_same_weights(
     seen: list[list[str]] = []
     original = loop.step
 
-    def stopping(state: State, task: Task, batches: Iterator[Batch], window: Window) -> None:
+    def stopping(state: State, task: Task, batches: InTurn[Batch], window: Window) -> None:
         original(state, task, batches, window)
         seen.append(window.sample_ids[-1])
         if state.step in stops:

@@ -10,6 +10,7 @@ from data.errors import InputError
 from tests.small_runs import Toy, advance, equal, seeded_unet, small_run, trained
 from train import checkpoint, loop, optim
 from train.loop import State, Task
+from train.saving import restore
 
 KINDS = sorted(optim.BUILDERS)
 EMA = {"decay": 0.9}
@@ -25,7 +26,7 @@ def reopened(folder: Path, network: Any, **changes: Any) -> tuple[State, Task]:
     state, task = small_run(folder, network, **changes)
     kept, skipped = checkpoint.newest(task.checkpoints, task.identity)
     assert kept is not None and not skipped
-    loop.restore(state, kept, task.checkpoints)
+    restore(state, kept, task.checkpoints)
     return state, task
 
 
@@ -85,7 +86,7 @@ def test_it_would_be_seen(forget: str, tmp_path: Path) -> None:
     kept, _ = checkpoint.newest(task.checkpoints, task.identity)
     assert kept is not None
     before = everything(parts)
-    loop.restore(parts, kept, task.checkpoints)
+    restore(parts, kept, task.checkpoints)
     if forget == "optimizer":
         parts.optimizer.load_state_dict(before["optimizer"])
     else:
@@ -106,7 +107,7 @@ def test_a_checkpoint_of_before_there_were_averages(tmp_path: Path) -> None:
     assert equal(everything(again), everything(plain))
     averaged, _ = small_run(tmp_path, Toy(), ema=EMA)
     with pytest.raises(InputError, match=r"checkpoints: the checkpoint holds no average of the weights"):
-        loop.restore(averaged, checkpoint.load(folder, task.identity), task.checkpoints)
+        restore(averaged, checkpoint.load(folder, task.identity), task.checkpoints)
 
 
 def test_the_average_is_sealed_like_the_rest(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.small_runs import Toy, advance, config_of, equal, seeded_unet, small_
 from train import checkpoint, loop, machine
 from train.adapters import base as adapters
 from train.config import Memory
+from train.saving import restore
 
 SMALL = (4, 4, 4)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -151,7 +152,7 @@ def test_compiled_once_for_each_bucket_and_use(tmp_path: Path, dynamo: Any, monk
     kept, _ = checkpoint.newest(task.checkpoints, task.identity)
     assert kept is not None and kept.average is not None
     assert kept.weights.keys() == trained(eager).keys() == kept.average.keys() - {"updates"}
-    loop.restore(eager, kept, tmp_path)
+    restore(eager, kept, tmp_path)
     assert equal(trained(eager), trained(state))
 
 

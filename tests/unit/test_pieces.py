@@ -10,9 +10,10 @@ from data.dataset import Layout
 from data.errors import InputError
 from data.schema import Batch
 from tests.unit.test_loop import prepare, weights
-from train import loop, pieces
+from train import checkpoint, loop, pieces
 from train.loop import fit
 from train.report import Silent
+from train.saving import restore
 
 
 def batch_of(size: int) -> Batch:
@@ -67,9 +68,9 @@ def test_a_resumed_run_keeps_its_pieces(tmp_path: Path, monkeypatch: pytest.Monk
     state, task = prepare(tmp_path, max_steps=2)
     assert fit(state, task, Silent())
     resumed, task = prepare(tmp_path)
-    kept, _ = loop.checkpoint.newest(task.checkpoints, "this run")
+    kept, _ = checkpoint.newest(task.checkpoints, "this run")
     assert kept is not None
-    loop.restore(resumed, kept, task.checkpoints)
+    restore(resumed, kept, task.checkpoints)
     assert resumed.pieces == 2
 
 

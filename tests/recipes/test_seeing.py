@@ -1,0 +1,190 @@
+"""finetune.py shows whether it learns: previews that change no weight, the best step's weights, an early stop."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.errors import InputError
+from data.options import parse
+from infer import previews
+from train import job, loop, trackers
+from train.config import ALIASES, CONFIGS, Config
+from train.report import read_metrics
+from train.run_folder import all_runs
+
+# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+QUICK = [
+    *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "2", "--validation.pictures", "4"),
+    *("--validation.timesteps", "2", "--checkpoints.every", "3", "--checkpoints.keep", "1", "--logging.every", "2"),
+    *("--threads", "1", "--optim.warmup", "0", "--optim.schedule", "constant", "--previews.steps", "2"),
+]
+HARMFUL = ["--learning-rate", "0.05", "--validation.patience", "2", "--pictures.held-out", "0.4"]
+
+Finetune = Callable[..., int]
+
+
+@pytest.fixture
+def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Finetune:
+    """The command, in this process; runs lie in tmp_path/runs."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: str, steps: int = 4) -> int:
+        argv = ["--model", str(tiny_model), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
+        config = parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+        return job.run(config, draw=previews.draw)
+
+    return run
+
+
+def exported(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "export" / "lora.safetensors")
+
+
+def equal(one: Path, other: Path) -> bool:
+    a, b = exported(one), exported(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_previews_are_left_and_change_no_weight(finetune: Finetune) -> None:
+    assert finetune("--previews.prompts", "a fire", "--previews.prompts", "a water type fridge") == 0
+    assert finetune("--previews.every", "0", "--new") == 0
+    with_them, without = Path("runs/0001-lora-r16"), Path("runs/0002-lora-r16")
+    assert equal(with_them, without)
+    assert sorted(path.name for path in (with_them / "previews").iterdir()) == ["000000", "000002", "000004"]
+    assert len(list((with_them / "previews" / "000004").glob("0*.png"))) == 2
+    assert not (without / "previews").exists()
+    page = (with_them / "report.html").read_text()
+    assert page.count("<img") == 2 * 3 and "a water type fridge" in page
+    assert "<img" not in (without / "report.html").read_text()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(with_them / "tensorboard")).Reload()
+    assert [event.step for event in board.Images("previews")] == [0, 2, 4]
+
+
+def test_it_stops_early_and_leaves_the_best(
+    finetune: Finetune, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate that only harms: the run ends on its own, killed in between or not, with the best step's weights.
+
+    Then: it knows that it has finished, goes on with more patience, and exports the last weights when asked to.
+    """
+    original = loop.step
+
+    def killed(state: loop.State, *rest: object) -> None:
+        original(state, *rest)  # type: ignore[arg-type]
+        if state.step == 5:
+            raise SystemExit("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", killed)
+        with pytest.raises(SystemExit):
+            finetune(*HARMFUL, "--previews.every", "0", steps=30)
+    assert finetune(*HARMFUL, "--previews.every", "0", steps=30) == 0
+    assert "continuing runs/0001-lora-r16 after step" in capsys.readouterr().out
+    assert finetune(*HARMFUL, "--previews.every", "0", "--new", steps=30) == 0
+    out = capsys.readouterr().out
+    killed_run, whole = all_runs(Path("runs"))
+    assert equal(killed_run.path, whole.path)
+    best, done = whole.facts("best.json"), whole.facts("done")
+    assert killed_run.facts("best.json") == best and killed_run.facts("done") == done
+    assert done["patience"] == 2 and done["steps"] < 30
+    assert best["exported"] == best["step"] < done["steps"] and best["side"] == "held-out"
+    assert f"stopped at step {done['steps']}: in 2 validations in a row" in out
+    steps = [int(path.name) for path in whole.checkpoints.iterdir() if path.name.isdecimal()]
+    assert sorted(steps) == [best["step"], done["steps"]], "the best and the last"
+    looks = {line["step"]: line for line in read_metrics(whole.metrics) if "validation" in line}
+    assert best["loss"] == looks[best["step"]]["validation"]["held-out"]
+    assert best["change"] == looks[best["step"]]["change"]["held-out"]
+    card = (whole.path / "README.md").read_text()
+    assert f"| weights exported | those of step {best['step']} |" in card
+
+    assert finetune(*HARMFUL, "--previews.every", "0", steps=30) == 0
+    assert f"finished after {done['steps']} steps (out of patience; --validation.patience 3 goes on)" in (
+        capsys.readouterr().out
+    )
+    before = exported(whole.path)
+    assert finetune(*HARMFUL, "--previews.every", "0", "--checkpoints.export", "last", steps=30) == 0
+    assert f"lora.safetensors, the weights of step {done['steps']}" in capsys.readouterr().out
+    assert any(not torch.equal(before[name], value) for name, value in exported(whole.path).items())
+    assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "3", steps=30) == 0
+    assert whole.facts("done") == {"steps": done["steps"] + 2, "patience": 3}
+
+
+def test_the_exported_weights_are_those_of_the_best_checkpoint(finetune: Finetune) -> None:
+    assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "0", steps=6) == 0
+    run = Path("runs/0001-lora-r16")
+    best = json.loads((run / "best.json").read_text())["step"]
+    kept = load_file(run / "checkpoints" / f"{best:06d}" / "weights.safetensors")
+    found = exported(run)
+    assert len(kept) == len(found)
+    for name, value in kept.items():
+        stem = f"unet.{name.replace('.default.weight', '.weight')}"
+        assert torch.equal(found[stem], value), stem
+
+
+def test_a_best_checkpoint_that_is_gone_is_said(
+    finetune: Finetune, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    original = job.choose_weights
+
+    def spoilt(*given: object) -> None:
+        for path in Path("runs/0001-lora-r16/checkpoints").glob("[0-9]*"):
+            shutil.rmtree(path)
+        original(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(job, "choose_weights", spoilt)
+    assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "0", steps=6) == 0
+    assert "the best step's weights are gone, so the last ones are exported" in capsys.readouterr().out
+    best = json.loads(Path("runs/0001-lora-r16/best.json").read_text())
+    assert best["exported"] == 6 != best["step"]
+
+
+def test_weights_and_biases_that_is_absent(finetune: Finetune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"--logging.wandb: Weights & Biases is not installed. pip install wandb"):
+        finetune("--logging.wandb")
+    assert not Path("runs").exists()
+
+
+def test_the_report_can_be_read_while_it_trains(finetune: Finetune, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, pages = loop.step, {}
+    report = Path("runs/0001-lora-r16/report.html")
+
+    def reading(state: loop.State, *rest: object) -> None:
+        pages[state.step] = report.read_text()
+        original(state, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "step", reading)
+    assert finetune("--previews.every", "0") == 0
+    assert "Nothing is trained yet. Still training: step 0 of 4" in pages[0]
+    assert "Still training: step 2 of 4" in pages[3] and "best, step 2" in pages[3]
+    assert "Finished after 4 steps" in report.read_text()
+
+
+def test_patience_without_held_out_pictures_is_said(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finetune("--pictures.held-out", "0", "--validation.patience", "1", "--previews.every", "0", steps=2) == 0
+    assert "no picture is held out: --validation.patience has no effect" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--previews.prompts", " "], "--previews.prompts: a preview's prompt is empty"),
+        (["--previews.every", "-1"], "--previews.every: '-1' is not allowed"),
+        (["--validation.patience", "-1"], "--validation.patience: '-1' is not allowed"),
+        (["--checkpoints.export", "first"], "--checkpoints.export: 'first' is not allowed; allowed: 'best' or 'last'"),
+    ],
+)
+def test_mistakes_are_one_clear_line(finetune: Finetune, flags: list[str], expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        finetune(*flags)
+    assert expected in str(caught.value)
+    assert not list(Path("runs").glob("*-*")), "a run folder was left behind"
