@@ -194,7 +194,7 @@ def own_average(optimizer: Any) -> Iterator[None]:
     if not hasattr(inner, "eval"):
         yield
         return
-    updated = weights(inner)
+    updated: list[torch.Tensor] = [*weights(inner)]
     kept = [weight.detach().clone() for weight in updated]
     try:
         inner.eval()
