@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch.utils.checkpoint import checkpoint as torch_checkpoint
+from torch.utils import checkpoint as checkpointing
 
 from data.errors import InputError
 from tests.small_runs import Toy, advance, config_of, equal, seeded_unet, small_run, trained
@@ -44,14 +44,14 @@ def gradients(state: loop.State, task: loop.Task) -> dict[str, torch.Tensor]:
 def test_gradient_checkpointing_gives_the_same_bits(
     adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = itertools.count()
+    calls, original = itertools.count(), checkpointing.checkpoint
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         next(calls)
-        return torch_checkpoint(*args, **kwargs)
+        return original(*args, **kwargs)
 
     plain = gradients(*unet_run(tmp_path, adapter))
-    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", counted)
+    monkeypatch.setattr(checkpointing, "checkpoint", counted)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     again = gradients(*unet_run(tmp_path, adapter, memory={"gradient_checkpointing": True}))
@@ -156,6 +156,7 @@ def test_compiled_once_for_each_bucket_and_use(tmp_path: Path, dynamo: Any, monk
     assert equal(trained(eager), trained(state))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
 def test_there_is_room_for_every_bucket(dynamo: Any) -> None:
     from torch._dynamo import config
 
@@ -166,6 +167,7 @@ def test_there_is_room_for_every_bucket(dynamo: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_compiled_unet_loses_nothing(adapter: str, tmp_path: Path, dynamo: Any) -> None:
