@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from train.encoding import encode_picture, frames_of
 from train.flops import Flops
 from train.memory import Memory, Setting
 from train.plan import AverageBytes, Disk, Duration, Fits, ema_bytes, optimizer_bytes
-from train.probe import Timing, probe
+from train.probe import Timing, probe, timed
 from train.report import read_metrics
 from train.run_folder import Run
 from train.skeleton import Question
@@ -245,12 +245,13 @@ class Forecast:
 
     def seconds_to_encode(self) -> float:
         """Of one picture: the autoencoder is tried on a grey one."""
-        from train.probe import timed
-
         bucket = max(self.job.collection.buckets, key=lambda b: len(self.job.collection.buckets[b]))
         grey = torch.zeros(1, 3, bucket.height, bucket.width)
-        seconds = timed(lambda: discard(lambda: encode_picture(self.job.model, grey, self.device)), self.device)
-        return min(seconds)
+
+        def encode() -> None:
+            encode_picture(self.job.model, grey, self.device)
+
+        return min(timed(encode, self.device))
 
     # ---- disk
 
@@ -270,10 +271,6 @@ class Forecast:
             return model.weights.stat().st_size
         folders = [model.layout / part for part in ("vae", "text_encoder", "tokenizer")]
         return sum(file.stat().st_size for folder in folders for file in folder.glob("*") if file.is_file())
-
-
-def discard(work: Callable[[], object]) -> None:
-    work()
 
 
 def times(done: int, stop: int, every: int) -> int:

@@ -8,6 +8,7 @@ and random numbers are drawn from generators that are not the run's.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -44,7 +45,9 @@ def probe(unet: nn.Module, question: Question, accelerator: Accelerator, optimiz
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # layers that drop draw from the global generator
         try:
-            micros = timed(lambda: passes(unet, weights, *batch), accelerator.device)
+            # every process has to take as many steps as the others, which wait for its gradients
+            limit = LONG if accelerator.num_processes == 1 else math.inf
+            micros = timed(lambda: passes(unet, weights, *batch), accelerator.device, limit)
             updates = timed(updater(weights, optimizer_of), accelerator.device)
         finally:
             drop_gradients(weights)
@@ -65,10 +68,10 @@ def batch_of(question: Question, widths: tuple[int, int], device: torch.device) 
     return latents.to(device), torch.full((question.batch,), 500, device=device), states.to(device)
 
 
-def timed(work: Callable[[], None], device: torch.device) -> list[float]:
-    """Seconds of each of STEPS calls, of fewer if they are long."""
+def timed(work: Callable[[], None], device: torch.device, limit: float = LONG) -> list[float]:
+    """Seconds of each of STEPS calls, of fewer if they take more than `limit` together."""
     seconds: list[float] = []
-    while len(seconds) < STEPS and sum(seconds) < LONG:
+    while len(seconds) < STEPS and sum(seconds) < limit:
         settle(device)
         start = time.perf_counter()
         work()

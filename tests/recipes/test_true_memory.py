@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(("kind", "side"), [("lora", 512), ("full", 256)])
 def test_the_estimate_is_within_20_percent_of_the_peak(tmp_path: Path, kind: str, side: int) -> None:
-    """With plain AdamW full fine-tuning would hold 14 GiB, so that one is with 8-bit AdamW and small pictures."""
+    """Plain AdamW would hold 14 GiB in full fine-tuning, so that one is with 8-bit AdamW and small pictures."""
     creatures.write(tmp_path / "pictures", count=2, size=side)
     flags = ["--config", ROOT / f"train/configs/sd14-{kind}.yaml", "--model", full_size_model(), "--data", "pictures"]
     few = ["--validation.timesteps", 1, "--validation.pictures", 1, "--logging.tensorboard", "false", "--no-probe"]

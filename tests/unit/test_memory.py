@@ -72,9 +72,8 @@ def allocated(network: Any, batch: int, side: int) -> int:
     states = torch.randn(batch, 77, network.config["cross_attention_dim"])
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         (Denoiser(network)(x, t, states) - x).square().mean().backward()
-    events = sorted(
-        (e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
-    )
+    profiler: Any = seen.profiler
+    events = sorted((e for e in profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
     now = peak = 0
     for event in events:
         now += event.nbytes()

@@ -1,0 +1,53 @@
+"""What a run will take: how often things are due, and what the screen says of it."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from train.forecast import Forecast, times
+from train.plan import Disk, Duration, Fits, clock, operations, size
+from train.run_folder import Run
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize("stop", [1, 7, 10, 20])
+@pytest.mark.parametrize("every", [1, 3, 10, 50])
+def test_how_often_something_is_due(stop: int, every: int) -> None:
+    for done in range(stop + 1):
+        due = [step for step in range(done + 1, stop + 1) if step % every == 0 or step == stop]
+        assert times(done, stop, every) == len(due)
+
+
+def test_durations_disk_and_room_in_words() -> None:
+    duration = Duration(0.5, "after a 3-step probe", 8.0, training=1800, validation=120, checkpoints=0.2, encoding=80)
+    assert duration.total == pytest.approx(2000.2)
+    assert str(duration) == "about 33.3 min: encoding 80 s, training 30.0 min, validation 2.0 min"
+    disk = Disk(checkpoint=GIB, kept=2, export=GIB // 2)
+    assert disk.total == 3.5 * GIB
+    assert str(disk).startswith("up to 3.50 GiB: checkpoints of 1.00 GiB, 2 kept and one being written")
+    assert Fits(GIB, None, []).warning() == Fits(GIB, GIB, []).warning() == []
+    (line,) = Fits(2 * GIB, GIB, ["--batch-size 1", "--optim.kind adamw-8bit"]).warning()
+    assert "2.00 GiB are probably too much for 1.00 GiB" in line
+    assert line.endswith("would fit with --batch-size 1 or with --optim.kind adamw-8bit")
+    assert [clock(s) for s in (3, 89, 91, 7200)] == ["3 s", "89 s", "1.5 min", "2.0 h"]
+    assert [size(b) for b in (2**20, GIB)] == ["1.0 MiB", "1.00 GiB"]
+    assert [operations(c) for c in (1.62e9, 2.407e12)] == ["1.62 G", "2.41 T"]
+
+
+def test_a_resumed_run_tells_its_speed_from_its_own_steps(tmp_path: Path) -> None:
+    """No probe: the earlier session's images a second, if it ran on such a device."""
+    (tmp_path / "plan.json").write_text(json.dumps({"device": "CPU"}))
+    lines = [{"step": step, "images_per_second": speed} for step, speed in ((1, None), (2, 4.0), (3, 8.0), (4, 9.0))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 5}]))
+    accelerator = SimpleNamespace(device=torch.device("cpu"))
+    job: Any = SimpleNamespace(accelerator=accelerator, layout=SimpleNamespace(global_batch=16))
+    state: Any = None
+    assert Forecast(job, state, Run(tmp_path)).timing == (2.0, "as in the steps before")
+    (tmp_path / "plan.json").write_text(json.dumps({"device": "NVIDIA A10"}))
+    assert Forecast(job, state, Run(tmp_path)).seconds_before() is None
+    assert Forecast(job, state, None).seconds_before() is None
