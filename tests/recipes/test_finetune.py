@@ -159,6 +159,21 @@ def test_the_plan_alone(finetune: Finetune, capsys: pytest.CaptureFixture[str]) 
     assert not Path("runs").exists()
 
 
+def test_a_cut_caption_is_named_before_the_first_step(
+    finetune: Finetune, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "long"
+    shutil.copytree(tiny_data, folder)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    rows = [row | {"text": "fire"} for row in rows[:-1]] + [rows[-1] | {"text": "fire " * 76 + "water"}]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert finetune("--dry-run", data=folder) == 0
+    cut = capsys.readouterr().out.partition("cut        1:")[2]
+    assert f"{rows[-1]['file_name']} ({folder}/metadata.jsonl:12): 77 tokens, lost: fire water" in cut
+    with pytest.raises(InputError, match=r"caption cut: .*77 tokens, lost: fire water.*--strict"):
+        finetune("--strict", data=folder)
+
+
 @pytest.mark.parametrize("preset", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_every_shipped_config_runs(finetune: Finetune, preset: str) -> None:
     assert finetune(preset=preset, steps=1) == 0

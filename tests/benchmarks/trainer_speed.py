@@ -1,0 +1,223 @@
+"""How much faster a step is than that of a plain loop, and by what. Ratios in one run; nothing else should be running.
+
+python -m tests.benchmarks.trainer_speed [--adapter full] [--batch-size 8] [--model FOLDER] [--rounds 5]
+
+The plain loop is written as diffusers' text-to-image example does it: the picture is read, the autoencoder and the text
+encoder run at every step, weights are contiguous, AdamW is not fused, and the loss is read at every step. Each line
+takes one thing away. Same adapter, batch, precision, threads and device; the lines take turns in every round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from data import images
+from data.schema import Sample
+from train import base_model, job, loop, machine
+from train.adapters import base as adapters
+from train.base_model import BaseModel
+from train.config import Config
+from train.curation import Collection, collect
+from train.encoding import encode
+from train.state import Task
+from train.validation import Validator
+from train.window import Window
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Which of the example's habits a loop has."""
+
+    name: str
+    autoencoder: bool = True  # at every step
+    text_encoder: bool = True  # at every step
+    contiguous: bool = True
+    reads_loss: bool = True
+    fused: bool = False
+
+
+AS_THE_EXAMPLE = Plain("as diffusers' example")
+CACHED_LATENTS = replace(AS_THE_EXAMPLE, name="+ latents cached", autoencoder=False)
+CACHED = replace(CACHED_LATENTS, name="+ text states cached", text_encoder=False)
+CHANNELS_LAST = replace(CACHED, name="+ channels-last", contiguous=False)
+UNREAD = replace(CHANNELS_LAST, name="+ loss not read", reads_loss=False)
+FUSED = replace(UNREAD, name="+ fused AdamW", fused=True)
+LINES = (AS_THE_EXAMPLE, CACHED_LATENTS, CACHED, CHANNELS_LAST, UNREAD, FUSED)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all lines share."""
+
+    config: Config
+    model: BaseModel
+    accelerator: Accelerator
+    collection: Collection
+
+    def network(self, *, contiguous: bool) -> Any:
+        """The U-Net with its adapter, a new one each time."""
+        unet: Any = base_model.load(self.config.model).unet
+        self.config.adapter.attach(unet, self.config.seed)
+        layout = torch.contiguous_format if contiguous else torch.channels_last
+        return unet.to(self.accelerator.device, memory_format=layout).train()
+
+
+def plain_step(bench: Bench, habits: Plain) -> Step:
+    """One step of the example's loop, with some of its habits."""
+    device, size = bench.accelerator.device, bench.config.batch_size
+    unet = bench.network(contiguous=habits.contiguous)
+    trained = list(adapters.trainable(unet).values())
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=habits.fused)
+    unet, optimizer = bench.accelerator.prepare(unet, optimizer)
+    rates = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    noises = DDPMScheduler.from_config(bench.model.scheduler_config)
+    pixels, states = shown(bench, device), said(bench, device)
+    kept = {sample.sha256: latents_of(bench, pixels(sample)) for sample in bench.collection.train[: 4 * size]}
+    samples: Iterator[Sample] = itertools.cycle(bench.collection.train[: 4 * size])
+
+    def step() -> None:
+        batch = [next(samples) for _ in range(size)]
+        if habits.autoencoder:
+            latents = latents_of(bench, torch.cat([pixels(sample) for sample in batch]))
+        else:
+            latents = torch.cat([kept[sample.sha256] for sample in batch])
+        prompts = [bench.collection.prompts[sample.annotation.file_name][0] for sample in batch]
+        text = states(prompts, habits.text_encoder)
+        noise = torch.randn_like(latents)
+        t = torch.randint(0, 1000, (size,), device=device)
+        predicted = unet(noises.add_noise(latents, noise, t), t, text, return_dict=False)[0]  # type: ignore[arg-type]
+        loss = torch.nn.functional.mse_loss(predicted.float(), noise)
+        bench.accelerator.backward(loss)
+        bench.accelerator.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        rates.step()
+        optimizer.zero_grad()
+        if habits.reads_loss:
+            loss.item()
+
+    return step
+
+
+def shown(bench: Bench, device: torch.device) -> Callable[[Sample], Tensor]:
+    """Pictures read from the disk, as a data loader without workers does."""
+    side = bench.collection.square.width
+
+    def pixels(sample: Sample) -> Tensor:
+        picture = images.decode(images.read_bytes(sample.path), sample.path)[0]
+        return images.to_tensor(images.fit(picture, side, side))[None].to(device)
+
+    return pixels
+
+
+@torch.no_grad()
+def latents_of(bench: Bench, pixels: Tensor) -> Tensor:
+    vae: Any = bench.model.vae.to(pixels.device)
+    return vae.encode(pixels).latent_dist.sample() * bench.model.scaling_factor
+
+
+def said(bench: Bench, device: torch.device) -> Callable[[list[str], bool], Tensor]:
+    """Text states, computed or remembered."""
+    remembered: dict[str, Tensor] = {}
+    encoder: Any = bench.model.text_encoder.to(device)
+    tokenizer = bench.model.tokenizer
+
+    @torch.no_grad()
+    def encoded(prompts: list[str]) -> Tensor:
+        longest = tokenizer.model_max_length
+        found = tokenizer(prompts, padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
+        return encoder(found.input_ids.to(device))[0]
+
+    def states(prompts: list[str], afresh: bool) -> Tensor:
+        if afresh:
+            return encoded(prompts)
+        for prompt in prompts:
+            if prompt not in remembered:
+                remembered[prompt] = encoded([prompt])
+        return torch.cat([remembered[prompt] for prompt in prompts])
+
+    return states
+
+
+def our_step(bench: Bench, steps: int) -> tuple[Step, Window, Callable[[], None]]:
+    """One step of train/loop.py on the job that the trainer would build; the third closes what works ahead."""
+    parts = job.Job(bench.config, bench.accelerator, base_model.load(bench.config.model), bench.collection, "bench")
+    state = job.build(parts)
+    encoded = encode(parts.model, parts.collection, bench.config, bench.accelerator)
+    objective, schedule = bench.config.objective, bench.model.schedule.to(bench.accelerator.device)
+    batches = job.load_batches(parts, encoded, 0, steps)
+    validator = Validator({}, objective, schedule, bench.model.scaling_factor, 1)
+    task = Task(bench.config, parts.layout, objective, schedule, lambda *_: batches, validator, Path(), "bench")
+    window = Window()
+    return lambda: loop.step(state, task, batches, window), window, batches.close
+
+
+def seconds_of(step: Step, count: int) -> float:
+    """Mean seconds of a step, with what the device still has to do."""
+    start = time.perf_counter()
+    for _ in range(count):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / count
+
+
+def measure(bench: Bench, rounds: int, steps: int) -> tuple[dict[str, list[float]], float]:
+    """Seconds a step of every line in every round, after one that does not count, and our share of waiting for data."""
+    ours, window, close = our_step(bench, (rounds + 1) * steps)
+    lines: dict[str, Step] = {habits.name: plain_step(bench, habits) for habits in LINES} | {"ours": ours}
+    for step in lines.values():
+        seconds_of(step, steps)
+    window.clear()
+    found: dict[str, list[float]] = {name: [] for name in lines}
+    for _ in range(rounds):
+        for name, step in lines.items():
+            found[name].append(seconds_of(step, steps))
+    close()
+    return found, sum(window.waits) / (steps * sum(found["ours"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", choices=("lora", "full"), default="lora")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="of each line in a round")
+    options = parser.parse_args()
+    config = Config.model_validate(
+        {"model": options.model, "batch_size": options.batch_size, "adapter": {"kind": options.adapter}}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("ATELIER_CACHE", folder)
+        accelerator = machine.start(config)
+        model = base_model.load(config.model)
+        bench = Bench(config, model, accelerator, collect(config, model))
+        found, waiting = measure(bench, options.rounds, options.steps)
+    print(f"{options.adapter}, batches of {options.batch_size}, {machine.device_name(accelerator.device)}, "
+          f"{machine.precision(accelerator)}, {torch.get_num_threads()} threads")  # fmt: skip
+    slowest = found[AS_THE_EXAMPLE.name]
+    for name, seconds in found.items():
+        ratio = statistics.median(plain / own for plain, own in zip(slowest, seconds, strict=True))
+        rate = options.batch_size / statistics.median(seconds)
+        print(f"{name:24s} {rate:8.2f} pictures/s  {ratio:5.2f} x")
+    print(f"ours waits for data {100 * waiting:.2f} % of the time")
+
+
+if __name__ == "__main__":
+    main()

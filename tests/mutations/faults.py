@@ -1,0 +1,269 @@
+"""Faults that trainers of this field have shipped, each as a change of one line of ours.
+
+`seen`: where it was seen in public, or what kind of fault it is. The tests named must fail while the change is in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNIT = "tests/unit/"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`before` occurs once in `file` and becomes `after`; then one of `tests` must fail."""
+
+    name: str
+    seen: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+LOOP, SAVING, STATE, WINDOW = "train/loop.py", "train/saving.py", "train/state.py", "train/window.py"
+SHARE = "accelerator.backward(losses.sum() / (layout.batch_size * layout.accumulate))"
+
+FAULTS = (
+    Fault(
+        "clipping clips nothing",
+        "diffusers train_text_to_image_lora.py: an iterator that the optimiser has used up",
+        *(LOOP, "accelerator.clip_grad_norm_(optim.weights(optimizer),", "accelerator.clip_grad_norm_(iter(()),"),
+        (f"{UNIT}test_loop.py::test_clipping_clips_the_global_norm",),
+    ),
+    Fault(
+        "clipping each weight by itself",
+        "ai-toolkit, OneTrainer's fused backward pass: not the global norm",
+        LOOP,
+        "norm = accelerator.clip_grad_norm_(optim.weights(optimizer), task.config.optim.clip_norm)",
+        "norm = sum(accelerator.clip_grad_norm_([w], task.config.optim.clip_norm) for w in optim.weights(optimizer))",
+        (f"{UNIT}test_loop.py::test_clipping_clips_the_global_norm",),
+    ),
+    Fault(
+        "accumulated gradients are summed, not averaged",
+        "EveryDream2, ai-toolkit: the loss is not divided by the number of micro-batches",
+        *(LOOP, SHARE, "accelerator.backward(losses.sum() / layout.batch_size)"),
+        (f"{UNIT}test_loop.py::test_accumulation_is_one_large_batch",),
+    ),
+    Fault(
+        "gradients are emptied between micro-batches",
+        "ai-toolkit, gradient_accumulation_steps",
+        LOOP,
+        "            found.append(losses.detach())\n",
+        "            found.append(losses.detach())\n            is_last or state.optimizer.zero_grad()\n",
+        (f"{UNIT}test_loop.py::test_accumulation_is_one_large_batch",),
+    ),
+    Fault(
+        "the logged loss is the last micro-batch's",
+        "kohya sd-scripts, LossRecorder",
+        LOOP,
+        "window.losses.append(losses.mean())",
+        "window.losses.append(losses[-layout.batch_size :].mean())",
+        (f"{UNIT}test_loop.py::test_accumulation_is_one_large_batch", f"{UNIT}test_loop_seeing.py"),
+    ),
+    Fault(
+        "the learning rate runs ahead with the processes",
+        "diffusers #8236, accelerate #662: the scheduler is stepped once a process",
+        LOOP,
+        "optim.learning_rate(state.step, ",
+        "optim.learning_rate(state.step * layout.processes, ",
+        (f"{UNIT}test_optim_step.py::test_the_rate_follows_the_optimiser_step_alone",),
+    ),
+    Fault(
+        "the learning rate runs ahead with accumulation",
+        "diffusers #9633, kohya sd-scripts #251",
+        LOOP,
+        "optim.learning_rate(state.step, ",
+        "optim.learning_rate(state.step * layout.accumulate, ",
+        (f"{UNIT}test_optim_step.py::test_the_rate_follows_the_optimiser_step_alone",),
+    ),
+    Fault(
+        "resume begins the epoch anew",
+        "diffusers text_to_image: the sampler's position is not restored",
+        *("data/dataset.py", "            if step < self.start:\n                continue\n", ""),
+        (f"{UNIT}test_dataset.py::test_resume_goes_on_where_it_was",),
+    ),
+    Fault(
+        "resume does not load the weights",
+        "diffusers #12690: LoRA checkpoints were not loaded",
+        SAVING,
+        "    adapters.load_state(state.plain_unet(), kept.weights, where)\n",
+        "",
+        (f"{UNIT}test_loop.py::test_a_stopped_run_ends_in_the_same_weights",),
+    ),
+    Fault(
+        "resume does not load the optimiser",
+        "EveryDream2: the optimiser's state is opt-in",
+        SAVING,
+        "    state.optimizer.load_state_dict(dict(kept.optimizer))\n",
+        "",
+        (f"{UNIT}test_loop.py::test_a_stopped_run_ends_in_the_same_weights",),
+    ),
+    Fault(
+        "resume counts steps from 0",
+        "kohya sd-scripts #1999, #2171",
+        SAVING,
+        "state.step, state.pieces = kept.step, ",
+        "state.step, state.pieces = 0, ",
+        (f"{UNIT}test_loop.py::test_a_stopped_run_ends_in_the_same_weights",),
+    ),
+    Fault(
+        "resume does not load the average",
+        "diffusers #5783, SimpleTuner: EMA begins anew",
+        *(SAVING, "    state.ema.load_state(kept.average, where)\n", ""),
+        (f"{UNIT}test_optim_resume.py::test_twice_resumed_toy",),
+    ),
+    Fault(
+        "the average is never updated",
+        "ai-toolkit 82190b41, diffusers #7549",
+        *(LOOP, "    state.ema.update(norm)\n", ""),
+        (f"{UNIT}test_ema.py::test_the_loop_steps_it_and_validates_it",),
+    ),
+    Fault(
+        "the raw weights are validated and exported",
+        "OneTrainer #889",
+        *(STATE, "with optim.own_average(state.optimizer), state.ema.swapped():", "if True:"),
+        (f"{UNIT}test_ema.py::test_what_is_looked_at_is_the_average",),
+    ),
+    Fault(
+        "the raw weights do not come back after validation",
+        "diffusers #2146: training goes on from the average",
+        "train/ema.py",
+        "        try:\n            yield\n        finally:\n            self.swap()\n",
+        "        yield\n",
+        (f"{UNIT}test_ema.py::test_swapped_and_back_bit_for_bit",),
+    ),
+    Fault(
+        "a step that the scaler left out is averaged",
+        "EMA moves although the weights did not",
+        *("train/ema.py", "moved = torch.isfinite(norm)", "moved = torch.isfinite(norm * 0 + 1)"),
+        (f"{UNIT}test_ema.py::test_a_step_that_was_left_out_is_not_averaged",),
+    ),
+    Fault(
+        "LoRA is trained in the base's half precision",
+        "diffusers #6363: in bf16 nine of ten weights never move at 1e-4",
+        "train/adapters/lora.py",
+        "parameter.data = parameter.data.float()",
+        "parameter.data = parameter.data.to(unet.dtype)",
+        (f"{UNIT}test_adapters.py::test_it_is_float32_on_a_half_precision_base",),
+    ),
+    Fault(
+        "validation leaves the network in evaluation mode",
+        "diffusers #13895: sampling changes the network that trains",
+        "train/validation.py",
+        "            denoiser.unet.train(was_training)\n",
+        "            pass\n",
+        (f"{UNIT}test_validation.py::test_it_leaves_no_trace",),
+    ),
+    Fault(
+        "validation draws new noise each time",
+        "diffusers, ai-toolkit: two measurements differ by luck",
+        "train/validation.py",
+        'seeds.normal((count, *latents.shape), "validation", entry.sample_id)',
+        "torch.randn((count, *latents.shape))",
+        (f"{UNIT}test_validation.py",),
+    ),
+    Fault(
+        "min-SNR for v lacks the + 1",
+        "diffusers #5238, #6307",
+        "train/ddpm/weighting.py",
+        "a.minimum(gamma * b),  # min(SNR, gamma) / (SNR + 1)",
+        "(gamma * b / a).clamp(max=1.0),",
+        (f"{UNIT}test_objectives_weighting.py",),
+    ),
+    Fault(
+        "the cache does not look at the picture",
+        "kohya sd-scripts #2269: latents are found by file name and shape",
+        "data/cache.py",
+        'digest("latent", VERSION, encoder, self.sha256, self.width',
+        'digest("latent", VERSION, encoder, self.path.name, self.width',
+        (f"{UNIT}test_cache.py::test_any_other_input_is_a_miss",),
+    ),
+    Fault(
+        "the cache does not look at the autoencoder",
+        "kohya sd-scripts #2276: latents of another VAE",
+        "data/cache.py",
+        'digest("latent", VERSION, encoder, self.sha256',
+        'digest("latent", VERSION, self.sha256',
+        (f"{UNIT}test_cache.py::test_any_other_input_is_a_miss",),
+    ),
+    Fault(
+        "the cache does not look at the orientation",
+        "AnimaLoraStudio #176: one coin flip is frozen",
+        *("data/cache.py", "self.width, self.height, self.flip)", "self.width, self.height)"),
+        (f"{UNIT}test_cache.py::test_any_other_input_is_a_miss",),
+    ),
+    Fault(
+        "the cache freezes the posterior's mean",
+        "OneTrainer caches the mean, kohya one sample",
+        "data/dataset.py",
+        "return mean + deviation * seeds.normal(tuple(mean.shape), *position).to(mean.device)",
+        "return mean",
+        (f"{UNIT}test_dataset.py::test_latents_have_the_posteriors_mean_and_variance",),
+    ),
+    Fault(
+        "NaN latents are kept",
+        "kohya sd-scripts replaces them by zeros and prints",
+        "data/cache.py",
+        "        if not bool(torch.isfinite(moments).all()):",
+        "        moments = torch.nan_to_num(moments)\n        if not bool(torch.isfinite(moments).all()):",
+        (f"{UNIT}test_cache.py::test_nan_names_the_picture",),
+    ),
+    Fault(
+        "a dropped caption is zeros",
+        "OneTrainer: guidance never shows the network zeros",
+        *("data/dataset.py", "            return self.empty\n", "            return torch.zeros_like(self.empty)\n"),
+        (f"{UNIT}test_objectives_noise.py::test_captions_are_dropped_at_their_rate_to_the_encoders_own_nothing",),
+    ),
+    Fault(
+        "captions are not dropped once they are cached",
+        "ai-toolkit ab5fef89",
+        *("data/dataset.py", "captions.dropped(self.dropout, *here)", "captions.dropped(0.0, *here)"),
+        (f"{UNIT}test_dataset.py::test_captions_orientation_and_dropout_have_their_rates",),
+    ),
+    Fault(
+        "cut captions are not counted",
+        "diffusers text_to_image cuts at 77 tokens without a word",
+        *("train/curation.py", "        captions_cut=cut,\n", "        captions_cut=[],\n"),
+        ("tests/recipes/test_finetune.py::test_a_cut_caption_is_named_before_the_first_step",),
+    ),
+    Fault(
+        "unknown keys of a preset are ignored",
+        "ai-toolkit: kwargs.get turns a typo into the default",
+        *("data/options.py", 'ConfigDict(frozen=True, extra="forbid"', 'ConfigDict(frozen=True, extra="ignore"'),
+        (f"{UNIT}test_options.py::test_a_preset_is_blamed_by_line",),
+    ),
+    Fault(
+        "a kohya file loses its alpha",
+        "kohya_ss #458, diffusers #2326",
+        "train/exports/kohya.py",
+        'found[f"{key}.alpha"] = torch.tensor(alpha)',
+        'found[f"{key}.alpha"] = torch.tensor(1.0)',
+        (f"{UNIT}test_exports.py::test_every_file_of_a_lora_gives_the_same_prediction",),
+    ),
+    Fault(
+        "the moments of a resumed AdamW lie in another order than its weights",
+        "fused AdamW and channels-last, ours",
+        "train/optim.py",
+        "    optimizer.register_load_state_dict_post_hook(align_state)\n",
+        "",
+        (f"{UNIT}test_optim.py", f"{UNIT}test_optim_resume.py", f"{UNIT}test_checkpoint.py"),
+    ),
+    Fault(
+        "a preview depends on its neighbours",
+        "diffusers log_validation: one generator for all pictures",
+        "infer/previews.py",
+        "prompts.Picture(index, q.prompt, q.seed)",
+        "prompts.Picture(index, q.prompt, q.seed + index)",
+        (f"{UNIT}test_previews.py::test_a_picture_depends_on_its_prompt_and_seed_alone",),
+    ),
+    Fault(
+        "two CPU processes are two runs",
+        "accelerate without ACCELERATE_USE_CPU",
+        "train/machine.py",
+        "Accelerator(cpu=True) if everywhere > 1 and not torch.cuda.is_available() else Accelerator()",
+        "Accelerator()",
+        ("tests/recipes/test_processes.py::test_two_processes_are_the_run_that_one_process_is",),
+    ),
+)
