@@ -54,7 +54,7 @@ def write_down(state: State, task: Task, window: Window, report: Report) -> None
             line["samples"] = samples
     report.write([*lines, window_facts(state, task, window, seconds)])
     report.advance(0, loss=f"{sum(losses) / len(losses):.4f}")
-    refuse_infinite(losses, first, window)
+    refuse_infinite(state, task, window, losses, norms)
     # a fused optimiser skips on the device, which accelerate's step_was_skipped does not see; the norm tells
     skipped = sum(not math.isfinite(norm) for norm in norms)
     if skipped:
@@ -97,17 +97,22 @@ def in_slot_order(steps: list[list[str]], layout: Layout) -> list[list[str]]:
 
 
 class Diverged(InputError):
-    """The loss is no number any more."""
+    """The loss or its gradient is no number any more."""
 
 
-def refuse_infinite(losses: list[float], first: int, window: Window) -> None:
-    for i, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            ids = ", ".join(dict.fromkeys(window.sample_ids[i]))
-            fix = (
-                "The last checkpoint is from before; the same command with a lower --learning-rate starts another run."
-            )
-            raise Diverged(f"the loss became {loss} at step {first + i}, on {ids}", where="training", fix=fix)
+def refuse_infinite(state: State, task: Task, window: Window, losses: list[float], norms: list[float]) -> None:
+    """Raises Diverged at the first step whose loss is not finite; or whose gradient, if no scaler left that step out:
+    the weights are lost then, though the loss of the next step is the first to show it.
+    """
+    scaled = state.accelerator.scaler is not None
+    for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+        if math.isfinite(loss) and (scaled or math.isfinite(norm)):
+            continue
+        what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient's norm became {norm}"
+        ids = ", ".join(dict.fromkeys(in_slot_order(window.sample_ids, task.layout)[i]))
+        step = state.step - len(losses) + 1 + i
+        fix = "The last checkpoint is from before; the same command with a lower --learning-rate starts another run."
+        raise Diverged(f"{what} at step {step}, on {ids}", where="training", fix=fix)
 
 
 def none_if_infinite(value: float) -> float | None:

@@ -258,3 +258,22 @@ def test_the_global_generator_is_not_touched(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     fit(state, task, Said())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is a number still; only that of the next step would not be, after the save."""
+    state, task = prepare(tmp_path)
+    losses = loop.sample_losses
+
+    def steep(denoiser: Any, task: Task, batch: Batch) -> Tensor:
+        found = losses(denoiser, task, batch)
+        if state.step == 1:  # saved after step 2
+            found.register_hook(lambda gradient: gradient * float("inf"))
+        return found
+
+    monkeypatch.setattr(loop, "sample_losses", steep)
+    with pytest.raises(InputError, match=r"training: the gradient's norm became (nan|inf) at step 2, on \d.png"):
+        fit(state, task, Said())
+    assert checkpoint.steps(task.checkpoints) == []
