@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from train.memory import Memory
 
 GIB = 2**30
-DOING = {"encoding": "pictures are encoded", "validation": "it looks at held-out pictures"}
+DOING = {
+    "encoding": "pictures are encoded",
+    "validation": "it looks at held-out pictures",
+    "saving": "a checkpoint is written",
+}
 SHOWN = 5  # examples of what was left out or cut
 
 
