@@ -130,6 +130,8 @@ class Forecast:
             self.unet, self.question(self.config.validation.timesteps, self.widest), self.setting
         )
         phases = {"training": sum(parts.values()), "validation": held + int((1 + WORKSPACE) * looked)}
+        if self.device.type == "cpu":  # a checkpoint is written from copies in main memory
+            phases["saving"] = held + self.checkpoint_bytes
         if self.missing:
             phases["encoding"] = weights + parts["process"] + self.encoding_bytes()
         return Memory(parts, phases, memory.free_bytes(self.device))
@@ -167,7 +169,8 @@ class Forecast:
         needed, free = self.memory.peak, self.memory.free
         if free is None or needed <= free:
             return Fits(needed, free, [])
-        return Fits(needed, free, [words for words, bytes_ in self.savings() if bytes_ <= free])
+        others = max(bytes_ for phase, bytes_ in self.memory.phases.items() if phase != "training")
+        return Fits(needed, free, [words for words, bytes_ in self.savings() if max(bytes_, others) <= free])
 
     def savings(self) -> Iterator[tuple[str, int]]:
         """(flags, peak of training with them), those that cost least first. Only flags that there are."""

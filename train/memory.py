@@ -37,7 +37,7 @@ class Memory:
     """Bytes on the training device, by what they are for; the peak is that of the hungriest phase."""
 
     parts: Mapping[str, int]  # of the training phase; they add up to its peak
-    phases: Mapping[str, int]  # peak of each phase: encoding, training, validation
+    phases: Mapping[str, int]  # peak of each phase: encoding, training, validation, saving
     free: int | None  # what the device has for us, None if not known
 
     @property

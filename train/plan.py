@@ -15,7 +15,11 @@ from train.bucket_use import BucketUse, FolderUse, use_lines
 from train.config import Averaging, Config
 
 GIB = 2**30
-DOING = {"encoding": "pictures are encoded", "validation": "it looks at held-out pictures"}
+DOING = {
+    "encoding": "pictures are encoded",
+    "validation": "it looks at held-out pictures",
+    "saving": "a checkpoint is written",
+}
 SHOWN = 5  # examples of what was left out or cut
 
 
