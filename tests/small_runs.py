@@ -100,6 +100,21 @@ def small_run(
     return job.build(cast(Any, parts)), task
 
 
+def unet_run(folder: Path, adapter: str, **changes: Any) -> tuple[State, Task]:
+    """A run of the tiny U-Net on latents of 4 x 4."""
+    plain: dict[str, Any] = {"shapes": [(4, 4, 4)], "learning_rate": 1e-3, "adapter": {"kind": adapter}}
+    return small_run(folder, seeded_unet(), **{**plain, **changes})
+
+
+def gradients(state: State, task: Task) -> dict[str, Tensor]:
+    """Of the first micro-batch, by name."""
+    batch = next(task.batches(0, 1))
+    state.accelerator.backward(loop.sample_losses(state.denoiser, task, batch).sum())
+    found = {name: weight.grad for name, weight in adapters.trainable(state.plain_unet()).items()}
+    assert all(gradient is not None for gradient in found.values())
+    return {name: gradient for name, gradient in found.items() if gradient is not None}
+
+
 def advance(state: State, task: Task, steps: int) -> Window:
     window, batches = Window(), task.batches(state.step, state.step + steps)
     for _ in range(steps):

@@ -263,9 +263,16 @@ class Forecast:
         return 4 * self.trained + self.optimizer + self.average.anywhere
 
     def disk(self) -> Disk:
-        whole = sum(weight.numel() for weight in self.unet.parameters()) * 4 + self.frozen_bytes()
-        export = whole if self.config.adapter.trains_base else 4 * self.trained
-        return Disk(self.checkpoint_bytes, self.config.checkpoints.keep, export)
+        """The best step's checkpoint is kept beside the newest. Exports: see train/exports."""
+        kept = self.config.checkpoints.keep + (self.config.checkpoints.export == "best")
+        return Disk(self.checkpoint_bytes, kept, self.export_bytes())
+
+    def export_bytes(self) -> int:
+        """Both LoRA files, and as many whole models as are asked for, in their precision."""
+        options, full = self.config.export, self.config.adapter.trains_base
+        each = 4 if options.precision == "fp32" else 2
+        whole = each * sum(weight.numel() for weight in self.unet.parameters()) + self.frozen_bytes()
+        return (0 if full else 2 * each * self.trained) + whole * ((full or options.merge) + options.single_file)
 
     def frozen_bytes(self) -> int:
         """The files of the parts that a whole model has beside the U-Net."""

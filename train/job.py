@@ -18,7 +18,7 @@ from data.errors import InputError
 from data.noise import Noise
 from data.prefetch import InTurn, supply
 from data.schema import Batch
-from train import base_model, checkpoint, ema, machine, objectives, optim, rescaled, run_folder
+from train import base_model, checkpoint, compiled, ema, machine, objectives, optim, rescaled, run_folder
 from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.bucket_use import bucket_uses, folder_uses
@@ -142,7 +142,7 @@ def build(job: Job) -> State:
     average = ema.build(trained, config.ema)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     if config.compile:
-        prepared = machine.compiled(prepared, len(job.collection.buckets))
+        prepared = compiled.compiled(prepared, len(job.collection.buckets))
     return State(0, prepared, optimizer, accelerator, average)
 
 
@@ -227,7 +227,10 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
             found.write_json("versions.json", run_folder.versions())
         report = open_report(job, found, state.step)
         try:
-            finished = fit(state, task_of(job, encoded, found, plan, opened), report)
+            task = task_of(job, encoded, found, plan, opened)
+            if config.compile and state.step < config.max_steps:
+                compiled.check(state, task)
+            finished = fit(state, task, report)
         finally:
             report.close()
         if not finished:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -62,23 +61,6 @@ def arrange(unet: UNet2DConditionModel, memory: Memory) -> None:
         unet.enable_gradient_checkpointing()
     if memory.attention == "xformers":
         unet.enable_xformers_memory_efficient_attention()
-
-
-FORMS = 8  # of one bucket: trained and looked at, with room for what else dynamo may tell apart
-
-
-def compiled(network: torch.nn.Module, buckets: int) -> Any:
-    """The network behind torch.compile, for fixed shapes: each bucket's own. Its weights stay where they are, and
-    State.plain_unet() finds them by their plain names.
-
-    dynamo gives up on a function it has compiled `recompile_limit` times, and goes on uncompiled without a word: there
-    must be room for every bucket.
-    """
-    from torch._dynamo import config
-
-    config.recompile_limit = max(config.recompile_limit, FORMS * buckets)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 32 * FORMS * buckets)
-    return torch.compile(network, dynamic=False)
 
 
 def switches(config: Config, device: torch.device) -> str:

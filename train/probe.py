@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from data import seeds
 from train.adapters import base as adapters
+from train.adapters import dropout
 from train.denoiser import Denoiser
 from train.skeleton import Question
 
@@ -42,6 +43,7 @@ def probe(unet: nn.Module, question: Question, accelerator: Accelerator, optimiz
     weights = list(adapters.trainable(unet).values())
     assert all(weight.grad is None for weight in weights), "the probe comes between two steps"
     batch = batch_of(question, unet_config(accelerator, unet), accelerator.device)
+    dropout.place(torch.linspace(0, 1, question.batch, dtype=torch.float64, device=accelerator.device))
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # layers that drop draw from the global generator
         try:

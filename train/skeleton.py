@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from data.files import cache_root, write_atomic
+from train.adapters import dropout
 
 VERSION = 1  # raise it when the same question would get another answer
 
@@ -31,8 +32,9 @@ class Question:
     tokens: int = 77
 
     def tensors(self, network: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Noisy latents, timesteps and text states for a U-Net, on the meta device."""
+        """Noisy latents, timesteps and text states for a U-Net, on the meta device; dropout is told of them."""
         config = network.config
+        dropout.place(torch.empty(self.batch, dtype=torch.float64, device="meta"))
         latents = torch.empty(self.batch, config["in_channels"], self.height, self.width, device="meta")
         states = torch.empty(self.batch, self.tokens, config["cross_attention_dim"], device="meta")
         return latents, torch.empty(self.batch, dtype=torch.int64, device="meta"), states

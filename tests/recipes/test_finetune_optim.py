@@ -1,6 +1,7 @@
 """finetune.py with another optimiser and an average of the weights: what is exported, and what the plan says."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,18 @@ def test_what_is_not_here_is_said_before_anything_is_made(
     with pytest.raises(InputError, match=r"^--optim.kind: prodigy needs the library prodigyopt"):
         finetune("--optim.kind", "prodigy", "--learning-rate", "1")
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_from_pictures_to_an_export(finetune: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole command with all of torch.compile but the C++; stopped after two steps and extended."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    assert finetune("--compile", "--max-steps", "2") == 0
+    assert finetune("--compile") == 0
+    assert finetune() == 0
+    (compiled,), (plain,) = (list(Path("runs").glob(f"000{n}-*/export/lora.safetensors")) for n in (1, 2))
+    one, other = load_file(compiled), load_file(plain)
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=0, atol=1e-4)

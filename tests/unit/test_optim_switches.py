@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,11 @@ from accelerate.state import AcceleratorState
 from torch.utils import checkpoint as checkpointing
 
 from data.errors import InputError
-from tests.small_runs import Toy, advance, config_of, equal, seeded_unet, small_run, trained
-from train import checkpoint, loop, machine
-from train.adapters import base as adapters
+from tests.small_runs import advance, config_of, equal, gradients, trained, unet_run
+from train import machine
 from train.config import Memory
-from train.saving import restore
 
-SMALL = (4, 4, 4)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-
-
-def unet_run(folder: Path, adapter: str, **changes: Any) -> tuple[loop.State, loop.Task]:
-    plain: dict[str, Any] = {"shapes": [SMALL], "learning_rate": 1e-3, "adapter": {"kind": adapter}}
-    return small_run(folder, seeded_unet(), **{**plain, **changes})
-
-
-def gradients(state: loop.State, task: loop.Task) -> dict[str, torch.Tensor]:
-    batch = next(task.batches(0, 1))
-    state.accelerator.backward(loop.sample_losses(state.denoiser, task, batch).sum())
-    found = {name: weight.grad for name, weight in adapters.trainable(state.plain_unet()).items()}
-    assert all(gradient is not None for gradient in found.values())
-    return {name: gradient for name, gradient in found.items() if gradient is not None}
 
 
 # ---- gradient checkpointing
@@ -110,74 +93,6 @@ def test_tf32_is_a_switch(on: bool) -> None:
     config = config_of(memory={"tf32": on})
     assert ("TF32" in machine.switches(config, GPU)) is on
     assert "TF32" not in machine.switches(config, CPU)
-
-
-# ---- torch.compile
-
-
-@pytest.fixture
-def dynamo() -> Iterator[Any]:
-    """A fresh compiler, left as it was found. Compiling happens in this process: no workers stay behind."""
-    import torch._dynamo
-    import torch._inductor.config
-    from torch._dynamo.utils import counters
-
-    limits = torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit
-    torch._dynamo.reset()
-    counters.clear()
-    with torch._inductor.config.patch(compile_threads=1), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        yield counters["stats"]
-    torch._dynamo.reset()
-    torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit = limits
-
-
-def test_compiled_once_for_each_bucket_and_use(tmp_path: Path, dynamo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two shapes, trained and looked at: four graphs, and no more however often they take turns.
-
-    All of torch.compile but the C++, which takes a minute and is in the slow test below.
-    """
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    changes: dict[str, Any] = {"shapes": [(4, 4, 4), (4, 4, 6)], "max_steps": 8, "ema": {"decay": 0.9}}
-    eager, task = small_run(tmp_path / "eager", Toy(), **changes)
-    expected = advance(eager, task, 8).losses
-    state, task = small_run(tmp_path, Toy(), compile=True, **changes)
-    found = advance(state, task, 4).losses
-    with loop.evaluated(state):
-        (looked,) = task.validator.measure(state.denoiser, state.accelerator.device).values()
-    assert math.isfinite(looked.mean) and state.unet.training
-    found += advance(state, task, 4).losses
-    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-4, atol=0)
-    assert dynamo["unique_graphs"] == 4
-    loop.save(state, task)
-    kept, _ = checkpoint.newest(task.checkpoints, task.identity)
-    assert kept is not None and kept.average is not None
-    assert kept.weights.keys() == trained(eager).keys() == kept.average.keys() - {"updates"}
-    restore(eager, kept, tmp_path)
-    assert equal(trained(eager), trained(state))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
-def test_there_is_room_for_every_bucket(dynamo: Any) -> None:
-    from torch._dynamo import config
-
-    machine.compiled(Toy(), 40)
-    assert config.recompile_limit >= 2 * 40 and config.accumulated_recompile_limit >= config.recompile_limit
-    machine.compiled(Toy(), 1)
-    assert config.recompile_limit >= 2 * 40, "a limit that was larger is left"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-@pytest.mark.parametrize("adapter", ["lora", "full"])
-def test_a_compiled_unet_loses_nothing(adapter: str, tmp_path: Path, dynamo: Any) -> None:
-    """Minutes: inductor compiles a U-Net's forward and backward to C++."""
-    eager, task = unet_run(tmp_path, adapter)
-    expected = advance(eager, task, 4).losses
-    state, task = unet_run(tmp_path, adapter, compile=True)
-    torch.testing.assert_close(torch.stack(advance(state, task, 4).losses), torch.stack(expected), rtol=1e-4, atol=0)
-    assert dynamo["unique_graphs"] == 1
-    assert trained(state).keys() == trained(eager).keys()
 
 
 # ---- precision

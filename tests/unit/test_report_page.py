@@ -7,15 +7,27 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from train.plan import Plan
+from train.bucket_use import BucketUse
+from train.flops import Flops
+from train.memory import Memory
+from train.plan import Disk, Fits, Plan
 from train.report_page import MOST_SHOWN, best_step, page_of, shown_steps
 from train.run_folder import Run
 
-NUMBERS = {"trainable": 10, "parameters": 100, "state_gib": 1.0, "checkpoint_gib": 0.5, "threads": 1, "done": 0}
+NUMBERS = {"trainable": 10, "parameters": 100, "threads": 1, "done": 0}
 COUNTS = {"pictures": 20, "training": 16, "held_out": 4, "near_duplicates": 0, "batch_size": 4, "accumulate": 1}
 WORDS = {"model": "pocket", "data": "pocket", "adapter": "lora-r4", "tokens": "", "precision": "fp32", "device": "CPU"}
-LISTS: dict[str, Any] = {"left_out": [], "warnings": [], "captions_cut": [], "buckets": {"64x64": 16}}
-PLAN = Plan(**NUMBERS, **COUNTS, **WORDS, **LISTS, processes=1, steps=30)  # type: ignore[arg-type]
+FOUND: dict[str, Any] = {
+    **{"optimizer": "adamw", "switches": "", "folders": [], "fits": Fits(1, None, []), "disk": Disk(1, 2, 3)},
+    **{"memory": Memory({"weights": 1}, {"training": 1}, None), "flops": Flops(1.0, 3.0), "duration": None},
+}
+LISTS: dict[str, Any] = {
+    "left_out": [],
+    "warnings": [],
+    "captions_cut": [],
+    "buckets": {"64x64": BucketUse(16, 30.0, 0, 0, 0, 4.0)},
+}
+PLAN = Plan(**NUMBERS, **COUNTS, **WORDS, **LISTS, **FOUND, processes=1, steps=30)  # type: ignore[arg-type]
 
 
 def interval(mean: float) -> dict[str, float]:

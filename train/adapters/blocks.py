@@ -29,7 +29,8 @@ def resolve(unet: Any, names: Sequence[str], where: str) -> list[str]:
 def preset(unet: Any, name: str) -> list[str]:
     """all: every part. last-layers: the last up block, the output norm and the output convolution."""
     if name == "all":
-        return [child for child, _ in unet.named_children()]
+        own = [weight for weight, _ in unet.named_parameters(recurse=False)]
+        return [*(child for child, _ in unet.named_children()), *own]
     return [f"up_blocks.{len(unet.up_blocks) - 1}", *OUTPUT]
 
 

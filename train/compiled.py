@@ -1,0 +1,93 @@
+"""torch.compile: fixed shapes, a way round a fault of its, and a proof before step 1 that it computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from torch.nn import functional
+
+from data.errors import InputError
+from train import loop, optim
+from train.loop import State, Task
+
+FORMS = 8  # graphs of one bucket: trained and looked at, with room for what else dynamo may tell apart
+TOLERANCE = {"no": 0.02}  # relative error of a gradient; float32 may be TF32
+HALF = 0.2  # the same in 16 bits
+NEGLIGIBLE = 1e-3  # of the largest tensor's gradient: smaller ones are held to that
+
+
+def compiled(network: nn.Module, buckets: int) -> Any:
+    """The network behind torch.compile, for fixed shapes: each bucket's own. Its weights stay where they are, and
+    State.plain_unet() finds them by their plain names.
+
+    dynamo gives up on a function it has compiled `recompile_limit` times, and goes on uncompiled without a word: there
+    must be room for every bucket.
+    """
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, FORMS * buckets)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 32 * FORMS * buckets)
+    for module in network.modules():
+        if isinstance(module, Upsample2D) and module.interpolate and not module.use_conv_transpose:
+            module.interpolate = False
+            module.register_forward_pre_hook(enlarge, with_kwargs=True)
+    return torch.compile(network, dynamic=False)
+
+
+def enlarge(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What Upsample2D did itself: (B, C, h, w) -> (B, C, 2h, 2w), each number four times.
+
+    torch 2.13's compiler turns the backward pass of `interpolate` into an addition to a buffer of zeros, and may put
+    it after the operations that read the buffer: in full fine-tuning every layer below the last upsampler then gets a
+    gradient of exactly 0, without a word (measured 2026-11-21, CPU). The backward pass of this is a sum.
+    """
+    small, *rest = args
+    size = rest[0] if rest else kwargs.get("output_size")
+    return (doubled(small) if size is None else functional.interpolate(small, size), *rest), kwargs
+
+
+def doubled(small: Tensor) -> Tensor:
+    b, c, h, w = small.shape
+    large = small[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
+    return large.contiguous(memory_format=torch.channels_last)
+
+
+def check(state: State, task: Task) -> None:
+    """Compare the gradients of the coming micro-batch with those of the network as it is. Raises InputError.
+
+    What is compiled here is needed for the first step anyway.
+    """
+    plain = getattr(state.unet, "_orig_mod", state.unet)
+    expected = [gradient.cpu() for gradient in gradients(state, task, plain)]
+    found = [gradient.cpu() for gradient in gradients(state, task, state.unet)]
+    tolerance = TOLERANCE.get(state.accelerator.mixed_precision, HALF)
+    errors = relative_errors(found, expected)
+    worst = max(range(len(errors)), key=errors.__getitem__)
+    if not errors[worst] <= tolerance:  # also if it is not a number
+        wrong = sum(not error <= tolerance for error in errors)
+        what = (
+            f"torch {torch.__version__}'s compiler computes other gradients for {wrong} of {len(errors)} tensors, the "
+            f"worst {100 * errors[worst]:.0f} % off"
+        )
+        raise InputError(what, where="--compile", fix="Train without it.")
+
+
+def gradients(state: State, task: Task, network: nn.Module) -> Sequence[Tensor]:
+    """Of the mean loss of the coming micro-batch; nothing is left behind in the weights."""
+    batch = next(task.batches(state.step, state.step + 1))
+    weights = optim.weights(state.optimizer)
+    with state.accelerator.no_sync(network):
+        loss = loop.sample_losses(loop.Denoiser(network), task, batch).mean()
+        return torch.autograd.grad(loss, weights)
+
+
+def relative_errors(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
+    """Norm of the difference over the norm, for each tensor."""
+    norms = [float(tensor.norm()) for tensor in expected]
+    floor = NEGLIGIBLE * max(norms)
+    pairs = zip(found, expected, norms, strict=True)
+    return [float((one - other).norm()) / max(norm, floor, 1e-30) for one, other, norm in pairs]
