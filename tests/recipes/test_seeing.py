@@ -110,7 +110,7 @@ def test_it_stops_early_and_leaves_the_best(
     )
     before = exported(whole.path)
     assert finetune(*HARMFUL, "--previews.every", "0", "--checkpoints.export", "last", steps=30) == 0
-    assert f"lora.safetensors, the weights of step {done['steps']}" in capsys.readouterr().out
+    assert f"lora-kohya.safetensors, the weights of step {done['steps']}" in capsys.readouterr().out
     assert any(not torch.equal(before[name], value) for name, value in exported(whole.path).items())
     assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "3", steps=30) == 0
     assert whole.facts("done") == {"steps": done["steps"] + 2, "patience": 3}

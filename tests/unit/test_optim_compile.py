@@ -54,7 +54,7 @@ def test_compiled_once_for_each_bucket_and_use(tmp_path: Path, dynamo: Any, monk
     kept, _ = checkpoint.newest(task.checkpoints, task.identity)
     assert kept is not None and kept.average is not None
     assert kept.weights.keys() == trained(eager).keys() == kept.average.keys() - {"updates"}
-    loop.restore(eager, kept, tmp_path)
+    restore(eager, kept, tmp_path)
     assert equal(trained(eager), trained(state))
 
 
