@@ -127,14 +127,16 @@ def shown(bench: Bench, device: torch.device) -> Callable[[Sample], Tensor]:
 
 @torch.no_grad()
 def latents_of(bench: Bench, pixels: Tensor) -> Tensor:
-    vae: Any = bench.model.vae.to(pixels.device)
+    vae: Any = bench.model.vae
+    vae.to(pixels.device)
     return vae.encode(pixels).latent_dist.sample() * bench.model.scaling_factor
 
 
 def said(bench: Bench, device: torch.device) -> Callable[[list[str], bool], Tensor]:
     """Text states, computed or remembered."""
     remembered: dict[str, Tensor] = {}
-    encoder: Any = bench.model.text_encoder.to(device)
+    encoder: Any = bench.model.text_encoder
+    encoder.to(device)
     tokenizer = bench.model.tokenizer
 
     @torch.no_grad()

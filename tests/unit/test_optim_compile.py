@@ -12,6 +12,7 @@ import torch
 from data.errors import InputError
 from tests.small_runs import Toy, advance, equal, gradients, seeded_unet, small_run, trained, unet_run
 from train import checkpoint, compiled, loop
+from train.saving import restore
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
 
