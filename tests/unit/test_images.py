@@ -321,7 +321,8 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     assert len(content) < 5000
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert verdict(path).startswith("is too large to decode")
+    refused = ("is too large to decode", "is damaged (could not create decoder")  # the latter: WebP with Pillow 12
+    assert verdict(path).startswith(refused)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
 
