@@ -11,7 +11,7 @@ from annotation.drafts.source import Draft, Picture, label
 
 @dataclass(frozen=True)
 class FromFiles:
-    """captions: SHA-256, file name, or file name without folder and suffix -> caption. origin: what was read."""
+    """captions: SHA-256, file name, with or without folder and suffix -> caption. origin: what was read."""
 
     captions: Mapping[str, str]
     origin: str  # a word for the form, e.g. "sidecars"
@@ -29,8 +29,8 @@ class FromFiles:
         return [self.of(picture) for picture in pictures]
 
     def of(self, picture: Picture) -> Draft | None:
-        stem = PurePosixPath(picture.file_name).stem
-        for key in (picture.sha256, picture.file_name, PurePosixPath(picture.file_name).name, stem):
+        path = PurePosixPath(picture.file_name)
+        for key in (picture.sha256, picture.file_name, str(path.with_suffix("")), path.name, path.stem):
             if text := self.captions.get(key, ""):
                 return Draft(text, label(self), 1.0)
         return None

@@ -36,14 +36,8 @@ class FileNames:
 
 
 def cleaned(file_name: str) -> str:
-    """The words of a file name, in small letters."""
+    """The words of a file name in small letters: no noise, number, size, date or hash, and no counter at a word."""
     stem = PurePosixPath(file_name).stem
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
-    kept = [word for word in re.split(r"[\W_]+", parted.lower()) if is_word(word)]
-    return " ".join(kept)
-
-
-def is_word(word: str) -> bool:
-    """Neither noise nor a number, a size, a date or a hash; digits around letters are counters."""
-    letters = word.strip("0123456789")
-    return len(letters) > 1 and letters not in NOISE and not HEX.match(word) or word in ("a", "i")
+    letters = [word.strip("0123456789") for word in re.split(r"[\W_]+", parted.lower()) if not HEX.match(word)]
+    return " ".join(word for word in letters if word in ("a", "i") or (len(word) > 1 and word not in NOISE))
