@@ -44,7 +44,11 @@ def recognised(source: Path, problems: list[Problem]) -> tuple[str, Found]:
     readers = {".jsonl": read_jsonl, ".csv": read_csv}
     suffix = source.suffix.lower()
     if source.is_dir():
-        return ("dataset", by_content(dataset_on_disk(source, problems))) if is_dataset(source) else folder(source, problems)
+        return (
+            ("dataset", by_content(dataset_on_disk(source, problems)))
+            if is_dataset(source)
+            else folder(source, problems)
+        )
     if suffix in readers:
         table = readers[suffix](source)
         problems += [problem for problem in table.problems if problem.refused]
@@ -56,7 +60,8 @@ def recognised(source: Path, problems: list[Problem]) -> tuple[str, Found]:
         if isinstance(loaded, list):
             return "label-studio", by_content(label_studio(source, None, problems))
         return "kohya", kohya(loaded, source)
-    raise InputError(f"is of an unknown kind ({suffix or 'no suffix'})", where=source, allowed="a folder, .json, .jsonl, .csv, .parquet")  # fmt: skip
+    allowed = "a folder, .json, .jsonl, .csv, .parquet"
+    raise InputError(f"is of an unknown kind ({suffix or 'no suffix'})", where=source, allowed=allowed)
 
 
 def folder(source: Path, problems: list[Problem]) -> tuple[str, Found]:
@@ -133,7 +138,7 @@ def by_content(pairs: Iterator[tuple[Any, Any]]) -> Found:
 
 def with_short_names(found: list[tuple[str, str]], problems: list[Problem]) -> Iterator[tuple[str, str]]:
     """Every key as it came and, where only one picture has it, the file name without folder and suffix."""
-    full = {key: text for key, text in found}
+    full = dict(found)
     uses = Counter(PurePosixPath(key).stem for key in full)
     for key, text in full.items():
         stem = PurePosixPath(key).stem

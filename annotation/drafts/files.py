@@ -22,6 +22,10 @@ class FromFiles:
         return self.origin
 
     @property
+    def at_a_time(self) -> int:
+        return 0
+
+    @property
     def version(self) -> str:
         return self.fingerprint
 

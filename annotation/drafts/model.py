@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LONGEST = 40  # tokens of a draft
 BEAMS = 3
+BATCH = 8  # pictures drafted, and written to the disk, at a time
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class ImageToText:
     @property
     def name(self) -> str:
         return str(self.model.config.model_type)
+
+    @property
+    def at_a_time(self) -> int:
+        return BATCH
 
     @property
     def version(self) -> str:

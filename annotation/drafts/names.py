@@ -27,6 +27,10 @@ class FileNames:
         return "names"
 
     @property
+    def at_a_time(self) -> int:
+        return 0
+
+    @property
     def version(self) -> str:
         return "1"
 

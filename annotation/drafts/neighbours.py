@@ -35,6 +35,10 @@ class Neighbours:
         return "neighbours"
 
     @property
+    def at_a_time(self) -> int:
+        return 0
+
+    @property
     def version(self) -> str:
         return f"1-{self.extractor.name}-{self.extractor.version}"
 

@@ -27,13 +27,16 @@ class Draft:
 
 
 class Source(Protocol):
-    """Where drafts come from. To add one: a class with these three, and its word in sources.make."""
+    """Where drafts come from. To add one: a class with these four, and its word in commands/draft.py."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def version(self) -> str: ...  # of the code, with a hash of the weights or of the file it reads
+
+    @property
+    def at_a_time(self) -> int: ...  # pictures it is asked about at a time; 0: all, as it looks at the set as a whole
 
     def draft(self, pictures: Sequence[Picture]) -> Sequence[Draft | None]: ...  # one each, in order; None: no idea
 

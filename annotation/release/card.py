@@ -37,8 +37,8 @@ def card(rows: Sequence[Row], lock: dict[str, Any], agreement: Agreement) -> str
         "## What was left out",
         *([left_out_line(reason, names) for reason, names in lock["left_out"].items()] or ["Nothing."]),
         "## Columns",
-        "`text` the caption, `texts` further ones, `type`, `name`, `quality`; where it came from: `annotator`, `seconds` "
-        "of active work, `origin` (`prediction`: the draft as it was, `prediction-changed`: the draft, edited), "
+        "`text` the caption, `texts` further ones, `type`, `name`, `quality`; where it came from: `annotator`, "
+        "`seconds` of active work, `origin` (`prediction`: the draft as it was, `prediction-changed`: edited), "
         "`draft_source`, `corrected` (by a bulk fix afterwards), `sha256` of the picture, `release`.",
     ]  # fmt: skip
     return "\n\n".join(joined(parts)) + "\n"

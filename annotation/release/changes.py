@@ -76,7 +76,9 @@ def captions_changed(pairs: Sequence[tuple[Annotation, Annotation]]) -> list[str
     if not pairs:
         return []
     swaps = Counter(swap for a, b in pairs for swap in replacements(a.text, b.text))
-    common = [f"{quoted(old)} -> {quoted(new)} in {count}" for (old, new), count in swaps.most_common(MANY) if count > 1]
+    common = [
+        f"{quoted(old)} -> {quoted(new)} in {count}" for (old, new), count in swaps.most_common(MANY) if count > 1
+    ]
     often = f"; most often {', '.join(common)}" if common else ""
     first, second = min(pairs, key=lambda pair: pair[1].file_name)
     example = f"    {show(second.file_name)}: {quoted(first.text)} -> {quoted(second.text)}"

@@ -171,7 +171,9 @@ def standing(folder: Path, lock: dict[str, Any]) -> Release:
     if old != json.loads(as_text(lock)):
         what = f"holds release {old.get('release')!r}, not this one"
         raise InputError(what, where=folder, fix="Give a new folder: --into FOLDER")
-    changed = [file for file, digest in files.items() if not (folder / file).exists() or sha256(folder / file) != digest]
+    changed = [
+        file for file, digest in files.items() if not (folder / file).exists() or sha256(folder / file) != digest
+    ]
     if changed:
         fix = "Export into a new folder: --into FOLDER"
         raise InputError(f"holds this release, but {', '.join(changed)} was changed since", where=folder, fix=fix)

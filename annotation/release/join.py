@@ -1,4 +1,4 @@
-"""The screens joined by the picture's content: one row a picture, with its caption, its choices and where they came from."""
+"""The screens joined by the picture's content: a row a picture, with caption, choices and where they came from."""
 
 from __future__ import annotations
 

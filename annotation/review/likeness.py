@@ -10,7 +10,7 @@ WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in small letters, punctuation aside; a hyphen or an apostrophe inside a word belongs to it."""
+    """The words of a text in small letters, punctuation aside; a hyphen or apostrophe inside a word belongs to it."""
     return WORD.findall(text.lower())
 
 

@@ -50,8 +50,8 @@ class FarFromNeighbours:
 
     features: sha256 -> the picture's row. Likeness is the cosine of captions weighted by how rare their words are
     (TF-IDF), the mean over the `count` nearest pictures; a caption is far if it lies `deviations` below the median of
-    the set, in robust standard deviations (1.4826 MAD). Of 20 captions exchanged among the 650 sample creatures it finds
-    13 with 0.2 false ones, of 20 about something else all; 10 neighbours and 3 deviations were the best of ten
+    the set, in robust standard deviations (1.4826 MAD). Of 20 captions exchanged among the 650 sample creatures it
+    finds 13 with 0.2 false ones, of 20 about something else all; 10 neighbours and 3 deviations were the best of ten
     variants, the features `descriptors` far better than `pixels`, which find 1.
     """
 
@@ -96,14 +96,16 @@ def binary(captions: Sequence[Caption]) -> Weights:
         from scipy.sparse import csr_matrix
 
         return csr_matrix((len(texts), 1))
-    return CountVectorizer(analyzer=words, binary=True, dtype=np.float64).fit_transform(texts)
+    settings: dict[str, Any] = {"analyzer": words, "binary": True, "dtype": np.float64}
+    return CountVectorizer(**settings).fit_transform(texts)
 
 
 def tf_idf(captions: Sequence[Caption]) -> Weights:
     """(n, words) sparse rows of length 1: word counts weighted by log((1 + n) / (1 + captions with the word)) + 1."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(analyzer=words).fit_transform([caption.text for caption in captions])
+    settings: dict[str, Any] = {"analyzer": words}
+    return TfidfVectorizer(**settings).fit_transform([caption.text for caption in captions])
 
 
 def rows_of_products(weights: Weights) -> Iterator[NDArray[np.float64]]:

@@ -6,7 +6,8 @@ IRREGULAR = {
     "child": "children", "foot": "feet", "goose": "geese", "leaf": "leaves", "man": "men", "mouse": "mice",
     "person": "people", "shelf": "shelves", "scarf": "scarves", "knife": "knives", "tooth": "teeth", "wolf": "wolves",
     "woman": "women", "calf": "calves", "hoof": "hooves", "half": "halves", "life": "lives", "wife": "wives",
-    "potato": "potatoes", "tomato": "tomatoes", "hero": "heroes", "echo": "echoes", "antenna": "antennae", "elf": "elves",
+    "potato": "potatoes", "tomato": "tomatoes", "hero": "heroes", "echo": "echoes", "antenna": "antennae",
+    "elf": "elves",
 }  # fmt: skip
 SAME = {"sheep", "fish", "deer", "series", "species", "aircraft"}
 HISSING = ("s", "x", "z", "ch", "sh")

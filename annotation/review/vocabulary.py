@@ -97,7 +97,7 @@ def minority(group: Sequence[str], uses: Mapping[str, int]) -> dict[str, str]:
     counts = {word: sum(uses.get(form, 0) for form in both_numbers([word])) for word in group}
     best = max(group, key=lambda word: counts[word])
     weaker = [word for word in group if word != best and counts[word]]
-    return {word: best for word in weaker} | {plural(word): plural(best) for word in weaker}
+    return dict.fromkeys(weaker, best) | {plural(word): plural(best) for word in weaker}
 
 
 def both_numbers(singulars: Sequence[str]) -> list[str]:
