@@ -65,7 +65,7 @@ def only_one(images: Path | None) -> Path:
     """The one project in captions/, or the one that --images would make."""
     if images is not None:
         return ROOT / checked(images.expanduser().resolve().name)
-    there = sorted(path.name for path in ROOT.iterdir() if path.is_dir()) if ROOT.is_dir() else []
+    there = sorted(path.name for path in ROOT.glob("[!.]*") if path.is_dir())
     if len(there) == 1:
         return ROOT / there[0]
     if not there:

@@ -103,11 +103,12 @@ def refuse_losses(joined: Joined) -> None:
 
 
 def labelling_hash(where: Place) -> str:
-    """The SHA-256 of the project's configuration, as far as project.json tells it."""
-    import hashlib
+    """A hash of the screens that people answered on; "" if project.json does not tell of any."""
+    from annotation.place import PROJECT, read_project
+    from annotation.release.export import hashed
 
-    path = where.folder / "project.json"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    configurations = read_project(where.folder / PROJECT).get("configurations")
+    return hashed(configurations) if configurations else ""
 
 
 def tell(where: Place, written: Release, since: Path | None) -> None:

@@ -45,11 +45,10 @@ def card(rows: Sequence[Row], lock: dict[str, Any], agreement: Agreement) -> str
 
 
 def joined(parts: Sequence[str]) -> list[str]:
-    """Lines of one list or table stand together, all else apart."""
+    """The lines of a list stand together, all else apart."""
     blocks: list[str] = []
     for part in parts:
-        together = part[:1] in "-|" and blocks and blocks[-1].rpartition("\n")[2][:1] == part[:1]
-        if together:
+        if part.startswith("- ") and blocks and blocks[-1].startswith("- "):
             blocks[-1] += f"\n{part}"
         else:
             blocks.append(part)

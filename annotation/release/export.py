@@ -79,7 +79,7 @@ def export(
     if folder.exists() and any(folder.iterdir()):
         return standing(folder, lock)
     with replaced_folder(folder) as beside:
-        store.write(beside, ((row.picture.path, row.annotation) for row in rows), captions_beside=forms.sidecars)
+        write_rows(rows, beside, forms)
         if forms.csv:
             (beside / "captions.csv").write_text(as_csv(rows), encoding="utf-8", newline="")
         if forms.parquet:
@@ -89,6 +89,18 @@ def export(
         (beside / CARD).write_text(card(rows, lock, agreement), encoding="utf-8")
         (beside / LOCK).write_text(as_text(lock), encoding="utf-8")
     return Release(folder, name, lock, new=True)
+
+
+def write_rows(rows: Sequence[Row], folder: Path, forms: Forms) -> None:
+    """The pictures, metadata.jsonl and the caption files, as store.write has them, into a folder of this process."""
+    for row in rows:
+        path = folder / row.annotation.file_name
+        store.save_picture(row.picture.path, path)
+        if forms.sidecars:
+            lines = "".join(" ".join(caption.split()) + "\n" for caption in row.annotation.captions)
+            path.with_suffix(".txt").write_text(lines, encoding="utf-8")
+    table = "".join(store.to_line(row.annotation) for row in rows)
+    (folder / "metadata.jsonl").write_text(table, encoding="utf-8")
 
 
 def named(row: Row, release: str) -> Row:
@@ -101,10 +113,11 @@ def check(rows: Sequence[Row], forms: Forms) -> None:
     """Names that a release cannot have, all at once."""
     errors: list[InputError] = []
     beside: dict[str, str] = {}
+    taken: set[str] = set()
     for row in rows:
         name = row.annotation.file_name
         try:
-            store.check_file_name(name)
+            store.claim_name(name, taken)
         except InputError as error:
             errors.append(error)
         stem = composed(str(PurePosixPath(name).with_suffix(""))).casefold()

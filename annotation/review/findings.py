@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from annotation.corrections import Answer, Answers
-from data.errors import show
+from data.errors import InputError, show
 
 LONGEST_SHOWN = 200  # characters of a caption on the terminal; the JSON has all of it
 
@@ -39,8 +39,9 @@ class Finding:
 
     def __str__(self) -> str:
         text = self.caption.text
-        shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
-        return show(f"{self.caption.file_name}: {self.rule}: {self.what}. {self.fix}") + f"\n    {show(shown)}"
+        shown = text.strip() if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+        line = str(InputError(f"{self.rule}: {self.what}", where=self.caption.file_name, fix=self.fix))
+        return show(line) + f"\n    {show(shown) or '(blank)'}"
 
 
 class Rule(Protocol):

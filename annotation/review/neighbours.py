@@ -71,7 +71,8 @@ class FarFromNeighbours:
         middle = float(np.median(likeness))
         spread = 1.4826 * float(np.median(np.abs(likeness - middle)))
         for row in np.flatnonzero(likeness < middle - self.deviations * spread):
-            others = ", ".join(quoted(shown[other].file_name) for other in near[row][:3])
+            names = dict.fromkeys(shown[other].file_name for other in near[row])
+            others = ", ".join(map(quoted, list(names)[:3]))
             what = f"is unlike the captions of the pictures most like it ({others}): {likeness[row]:.2f}"
             yield Finding(self.name, shown[row], f"{what}, the set's median is {middle:.2f}", "Is it this picture's?")
 

@@ -140,7 +140,7 @@ def told(progress: Progress) -> list[str]:
         lines.append(row("all", speed_line(progress.speed)))
     lines += [row(name, speed_line(each)) for name, each in progress.annotators.items()]
     for source, uses in progress.drafts.items():
-        lines.append(row("drafts", f"{source}: {uses_line(uses)}"))
+        lines.append(row("drafts", f"{source}: {uses_line(uses)}" if source != "none" else uses_line(uses)))
     if progress.left and progress.open:
         interval = f"{progress.left.low:.1f} to {progress.left.high:.1f}"
         lines.append(row("left", f"{progress.left.hours:.1f} hours of work ({CONFIDENCE:.0%} interval {interval})"))
@@ -163,5 +163,7 @@ def speed_line(speed: Speed) -> str:
 
 def uses_line(uses: dict[Use, int]) -> str:
     total = sum(uses.values())
+    if set(uses) == {"no draft"}:
+        return f"{total} captions had none"
     order: tuple[Use, ...] = ("accepted", "edited", "rewritten", "no draft")
     return ", ".join(f"{uses[use] / total:.0%} {use}" for use in order if use in uses) + f" of {total}"

@@ -32,7 +32,7 @@ SPELLINGS = (
 RARE = 2  # captions that a slip, or the wrong number of a noun, is at most in
 COMMON = 10  # captions that the word it is measured against is at least in ...
 TIMES = 20  # ... and how many times more than its own
-SHORTEST = 5  # letters; shorter words are near too many others
+SHORTEST = 4  # letters; shorter words are near too many others, and those of four only with two letters swapped
 LONG = 8  # letters from which two slips are one slip too many, and not another word
 
 
@@ -113,6 +113,8 @@ def nearest(word: str, uses: Mapping[str, int]) -> tuple[str, bool] | None:
             return other, True
     if len(word) < SHORTEST:
         return None
+    if len(word) == SHORTEST:
+        common = [other for other in common if sorted(other) == sorted(word)]
     most = 2 if len(word) >= LONG else 1
     near = [(distance, other) for other in common if (distance := slips(word, other, most)) is not None]
     return (min(near)[1], False) if near else None
