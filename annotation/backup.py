@@ -27,7 +27,8 @@ def copy(folder: Path, running: Server | None) -> Path:
     with replaced_folder(path) as beside:
         copy_database(folder / DATABASE, beside / DATABASE)
         if running is not None:
-            export(Client(running.url, running.token, own=running), beside)
+            with Client(running.url, running.token, own=running) as client:
+                export(client, beside)
     for old in sorted(each for each in backups.iterdir() if not each.name.startswith("."))[:-KEPT]:
         shutil.rmtree(old)
     return path

@@ -50,6 +50,12 @@ class Client:
         except Exception as error:  # a personal access token that ran out
             raise self.explain(error) from None
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
     def read(self, ask: Callable[[LabelStudio], T]) -> T:
         """Ask for something that changes nothing, again and again if need be. Raises InputError."""
         for pause in PAUSES:
@@ -143,7 +149,11 @@ def connect(url: str | None = None, token_file: Path | None = None, *, folder: P
     url: somebody's Label Studio, with the token in a file or in $LABEL_STUDIO_API_KEY; None for the local server.
     """
     client = foreign(url, token_file) if url else local(folder)
-    client.read(lambda sdk: sdk.users.whoami())
+    try:
+        client.read(lambda sdk: sdk.users.whoami())
+    except InputError:
+        client.http.close()
+        raise
     return client
 
 

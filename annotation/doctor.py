@@ -120,11 +120,13 @@ def look_at(server: Server) -> Iterator[Finding]:
         yield Finding("server", f"{server.url} does not answer (process {server.pid})", fix)
         return
     yield Finding("server", f"{server.url} answers (process {server.pid})")
-    yield from token(connect(folder=server.folder))
+    with connect(folder=server.folder) as client:
+        yield from token(client)
 
 
 def look_at_foreign(url: str, token_file: Path | None) -> Iterator[Finding]:
-    yield from token(connect(url, token_file))
+    with connect(url, token_file) as client:
+        yield from token(client)
 
 
 def token(client: Client) -> Iterator[Finding]:
@@ -142,8 +144,8 @@ def look_at_project(found: Project, server: Server) -> Iterator[Finding]:
     if found.server != project.OWN:
         yield Finding(found.name, f"is on {found.server}; look there with --url")
         return
-    client = connect(folder=server.folder)
-    screens = project.open_project(client, found)
+    with connect(folder=server.folder) as client:
+        screens = project.open_project(client, found)
     numbered = ", ".join(f"{name} ({each['id']})" for name, each in screens.items())
     yield Finding(found.name, f"screens {numbered}")
     yield pictures(found, server)

@@ -49,6 +49,10 @@ class Project:
     def title(self, screen: str) -> str:
         return f"{self.name} {plural(screen)}"
 
+    def in_order(self) -> list[tuple[str, int]]:
+        """Screens and their Label Studio projects, the captions first."""
+        return [(screen, self.screens[screen]) for screen in self.wanted() if screen in self.screens]
+
     def wanted(self) -> dict[str, str]:
         """Screen -> its configuration, of the screens that the types allow."""
         return wanted_screens(self.types)

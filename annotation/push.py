@@ -78,7 +78,7 @@ def push(
     """
     done = Pushed()
     linked = delivery.link(client.own, project.key, pictures, formats) if client.own else None
-    for name, number in project.screens.items():
+    for name, number in project.in_order():
         if client.own:
             delivery.make_storage(client, client.own, number, project.key)
         addresses = linked or delivery.upload(client, number, pictures, formats)

@@ -18,6 +18,12 @@ COMMANDS = {
     "invite": "print the link with which another annotator makes an account",
     "push": "put pictures and drafts on the server; what is there already is left alone",
     "pull": "fetch what people wrote",
+    "draft": "make draft captions, for people to correct instead of writing",
+    "import": "bring in captions that were written elsewhere, as drafts",
+    "status": "how far people are, how fast, and how long the rest will take",
+    "lint": "look over the captions: length, words, likeness",
+    "fix": "find and replace over all captions, with a preview and an undo",
+    "export": "make the data set that finetune.py trains on",
 }
 
 

@@ -21,12 +21,12 @@ def run(options: Options) -> int:
     """Print the link, and how to reach it from another machine."""
     from annotation.client import connect
 
-    client = connect(folder=options.server)
-    own = client.own
-    assert own is not None, "connect without an address gives the local server"
-    if options.renew:
-        client.insist(lambda sdk: sdk.organizations.reset_token())
-    invite = client.read(lambda sdk: sdk.organizations.invites.get_invite_link())
-    print(f"{client.url}{invite.invite_url}")
+    with connect(folder=options.server) as client:
+        own = client.own
+        assert own is not None, "connect without an address gives the local server"
+        if options.renew:
+            client.insist(lambda sdk: sdk.organizations.reset_token())
+        invite = client.read(lambda sdk: sdk.organizations.invites.get_invite_link())
+    print(f"{own.url}{invite.invite_url}")
     print(f"from another machine: ssh -N -L {own.port}:127.0.0.1:{own.port} THIS_MACHINE, then open the link there")
     return 0

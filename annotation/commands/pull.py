@@ -39,8 +39,8 @@ def run(options: Options) -> int:
 
     found = project.load(options.name)
     folder = project.folder_of(found.name)
-    client = connect(None if found.server == project.OWN else found.server, options.token_file, folder=options.server)
-    with locked(folder / ".lock"):
+    url = None if found.server == project.OWN else found.server
+    with locked(folder / ".lock"), connect(url, options.token_file, folder=options.server) as client:
         done = pull(client, found, folder, everything=options.everything, accept_deleted=options.accept_deleted)
     which = "" if len(project.names()) == 1 else f" --name {shlex.quote(found.name)}"
     print("\n".join([*told(done, folder), f"next: python annotation/annotate.py status{which}"]))

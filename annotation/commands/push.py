@@ -18,7 +18,6 @@ from data.options import Options as Flags
 if TYPE_CHECKING:
     from annotation.client import Client
     from annotation.intake import Intake
-    from annotation.offers import Drafts
     from annotation.project import Project
     from annotation.push import Pushed
 
@@ -61,8 +60,9 @@ def run(options: Options) -> int:
     from annotation.client import connect
 
     found = settle(options, options.url)
-    client = connect(None if found.server == project.OWN else found.server, options.token_file, folder=options.server)
-    push_pictures(client, found, options)
+    where = None if found.server == project.OWN else found.server
+    with connect(where, options.token_file, folder=options.server) as client:
+        push_pictures(client, found, options)
     return 0
 
 
@@ -124,6 +124,7 @@ def types_of(options: Pictures, images: Path) -> tuple[str, ...]:
 def push_pictures(client: Client, found: Project, options: Pictures) -> None:
     """Look at the pictures, write project.json, make the screens, push, and say what came of it."""
     from annotation import project
+    from annotation.drafts.store import read_drafts
     from annotation.intake import take_in
     from annotation.locks import locked
     from annotation.push import known_pictures, push
@@ -140,11 +141,6 @@ def push_pictures(client: Client, found: Project, options: Pictures) -> None:
         drafts = read_drafts(folder)
         done = push(client, found, taken.pictures, taken.formats, drafts=drafts, overlap=options.overlap)
     print(told(client, found, done))
-
-
-def read_drafts(folder: Path) -> Drafts:
-    """The drafts that were made for this project."""
-    return {}
 
 
 # ---- what is said
@@ -170,7 +166,7 @@ def listing(names: list[str]) -> str:
 def told(client: Client, found: Project, done: Pushed) -> str:
     """What came of it, with the address of each screen, and the next command."""
     lines = []
-    for screen, number in found.screens.items():
+    for screen, number in found.in_order():
         made = f"{done.created[screen]} new, {done.present[screen]} there before"
         lines.append(f"{found.title(screen).removeprefix(found.name)[1:]:<11}{made:<28}{stream(client.url, number)}")
     counts = {

@@ -38,5 +38,6 @@ def run(options: Options) -> int:
     from annotation.client import Client
     from annotation.commands.push import push_pictures, settle
 
-    push_pictures(Client(server.url, server.token, own=server), settle(options), options)
+    with Client(server.url, server.token, own=server) as client:
+        push_pictures(client, settle(options), options)
     return 0

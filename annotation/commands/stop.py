@@ -16,8 +16,8 @@ class Options(Flags):
 
     server: Path = FOLDER
     """folder of the server"""
-    no_copy: bool = False
-    """leave no copies"""
+    backup: bool = True
+    """leave copies"""
 
 
 def run(options: Options) -> int:
@@ -28,7 +28,7 @@ def run(options: Options) -> int:
     if running is None and not (options.server / server.DATABASE).exists():
         print(f"no server was ever started in {options.server}")
         return 0
-    if not options.no_copy:
+    if options.backup:
         print(f"copies in {backup.copy(options.server, running)}")
     stopped = server.stop(options.server)
     print("stopped; next: python annotation/annotate.py start" if stopped else "the server was not running")
