@@ -112,8 +112,11 @@ def install(environment: Environment) -> None:
     total = len(PINS.read_text(encoding="utf-8").splitlines())
     log = environment.folder / "install.log"
     seen: deque[str] = deque(maxlen=1)
-    with log.open("w", encoding="utf-8") as written, tqdm(total=total, unit="library", desc="fetching") as bar:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with (
+        log.open("w", encoding="utf-8") as written,
+        tqdm(total=total, unit="library", desc="fetching") as bar,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             written.write(line)
@@ -122,7 +125,7 @@ def install(environment: Environment) -> None:
             if line.startswith("Installing "):
                 bar.set_description("installing")
                 bar.update(total - bar.n)
-    if process.wait():
+    if process.returncode:
         fix = f"Check the network and the disk, then run the command again; all that pip said is in {log}."
         raise InputError(f"pip could not install Label Studio: {' '.join(seen)}", fix=fix)
 
