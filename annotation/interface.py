@@ -153,15 +153,20 @@ def unfit(name: str) -> str:
 
 
 def picture_and_side() -> tuple[xml.Element, xml.Element]:
-    """A screen with the picture on the left, and the column beside it, which starts with the file's name."""
+    """A screen with the picture on the left, and the column beside it, which starts with the file's name.
+
+    Label Studio's own Image is not drawn: when its picture arrives, and whenever the window changes its size, it makes
+    every box anew, and what was typed until then is lost (seen with 1.23.2). Controls need something to hang on, which
+    is the name of the file. Never put anything but the picture's address into the Markdown: it is taken as HTML.
+    """
     root = xml.Element("View", className="atelier")
     xml.SubElement(root, "Style").text = LOOK.read_text(encoding="utf-8")
-    # without the picture's own tools no key of theirs is in the way, and the picture fits the window
-    plain = dict.fromkeys(("zoom", "zoomControl", "selectionControl"), "false")
-    size = {"maxWidth": "100%", "maxHeight": "calc(100vh - 8.5rem)", "horizontalAlignment": "center"}
-    xml.SubElement(block(root, "picture"), "Image", plain | size, name=PICTURE, value=f"${PICTURE}")
+    xml.SubElement(block(root, "picture"), "Markdown", value=f"![the picture](<${PICTURE}>)")
     side = block(root, "side")
-    xml.SubElement(block(side, "file"), "Header", value="$file_name", size="5")
+    name = block(side, "file")
+    xml.SubElement(name, "Text", name=PICTURE, value="$file_name")
+    # never drawn, because a Header has no inside; for its sake the list of tasks shows small pictures
+    xml.SubElement(xml.SubElement(name, "Header", value=""), "Image", name="thumbnail", value=f"${PICTURE}")
     return root, side
 
 

@@ -75,11 +75,16 @@ def test_a_screen_has_one_open_box_or_choices_but_never_both(schema: type[Annota
 
 
 @pytest.mark.parametrize("schema", [Annotation, Extended])
-def test_every_control_hangs_on_the_picture(schema: type[Annotation]) -> None:
+def test_every_control_hangs_on_the_name_and_the_picture_is_no_image_tag(schema: type[Annotation]) -> None:
     for screen in interface.screens(TYPES, schema).values():
-        (picture,) = xml.fromstring(screen).iter("Image")
-        assert picture.attrib["value"] == "$image"
-        assert {element.attrib["toName"] for element in controls(screen)} == {picture.attrib["name"]}
+        root = xml.fromstring(screen)
+        (named,) = root.iter("Text")
+        assert named.attrib == {"name": "image", "value": "$file_name"}
+        assert {element.attrib["toName"] for element in controls(screen)} == {named.attrib["name"]}
+        assert "![the picture](<$image>)" in [element.attrib["value"] for element in root.iter("Markdown")]
+        # an Image that is drawn takes what was typed away; in a Header it is there for the list of tasks alone
+        assert [image.attrib["value"] for image in root.findall(".//Header/Image")] == ["$image"]
+        assert len(list(root.iter("Image"))) == 1
 
 
 def test_only_the_caption_is_required() -> None:
@@ -126,7 +131,7 @@ def test_the_look_holds_nothing_that_label_studio_escapes() -> None:
 @pytest.mark.parametrize("schema", [Annotation, Extended])
 def test_every_screen_shows_its_keys_in_our_own_words_alone(schema: type[Annotation]) -> None:
     for name, screen in interface.screens(["<b>bold</b>"], schema).items():
-        (legend,) = [element.attrib["value"] for element in xml.fromstring(screen).iter("Markdown")]
+        (legend,) = [element.attrib["value"] for element in xml.fromstring(screen).findall(".//*[@className='keys']/*")]
         pressed = "<kbd>Ctrl</kbd>+<kbd>Enter</kbd> save, next picture"
         assert (pressed if name == "triage" else f"<kbd>Tab</kbd>, {pressed}") in legend
         # Markdown shows HTML as HTML: no data of a task, no type and no help line may get there
