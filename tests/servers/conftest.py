@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext
 
-from annotation import intake, project, push, server
+from annotation import server
 from annotation.client import Client, connect
 from data.files import cache_root
 from data.pocket import creatures
 from tests.servers.browser import Web, browser
 from tests.servers.labelling import Labelling, log_in
+from tests.servers.projects import MakeProject, push_pictures
 
 # Label Studio's environment takes minutes to make: the user's own is used, and kept for the next time
 os.environ.setdefault("ATELIER_LABEL_STUDIO", str(cache_root() / "label-studio"))
-
-Screens = dict[str, int]  # screen -> number of its Label Studio project
-MakeProject = Callable[..., Screens]
-
-
-@dataclass(frozen=True)
-class Offered:
-    """A draft."""
-
-    text: str
-    source: str = "a test"
-    score: float = 0.5
 
 
 @pytest.fixture(scope="session")
@@ -79,21 +68,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_project(client: Client, pictures: Path, request: pytest.FixtureRequest) -> MakeProject:
-    """Push the first `count` creatures, in the order of their names, to screens of their own."""
-
-    def make(
-        *,
-        count: int = 4,
-        drafts: Mapping[str, str] | None = None,
-        types: Sequence[str] = creatures.TYPES,
-        folder: Path = pictures,
-    ) -> Screens:
-        samples, formats, _ = intake.examine(folder)
-        offered = {each.sha256: Offered((drafts or {}).get(each.annotation.file_name, "")) for each in samples}
-        name = f"{abs(hash(request.node.name)) % 10**6} {len(project.listed(client))}"
-        made = project.make_screens(client, project.new(name, project.OWN, folder, types))
-        push.push(client, made, samples[:count], formats, drafts=offered)
-        return made.screens
-
-    return make
+def make_project(client: Client, pictures: Path) -> MakeProject:
+    """Push creatures, or the pictures of another folder, to screens of their own."""
+    return functools.partial(push_pictures, client, folder=pictures)

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 from playwright.sync_api import BrowserContext, Page
 
 from annotation.server import Server
+from tests.servers.browser import PATIENCE
 
 FILE = ".atelier .file .lsf-htx-richtext"
 # the picture is there, another one than before, and there is something to answer in
 READY = """before => {
   const file = document.querySelector('.atelier .file .lsf-htx-richtext')
-  if (!file?.innerText || file.innerText === before || !document.querySelector('.atelier img')?.naturalWidth) return false
+  const picture = document.querySelector('.atelier .picture img')
+  if (!file?.innerText || file.innerText === before || !picture?.naturalWidth) return false
   return document.activeElement.tagName === 'TEXTAREA' || document.querySelector('.lsf-choices') !== null
 }"""
 OVER = f"before => document.body.innerText.includes('No More Tasks') || ({READY})(before)"
@@ -112,13 +114,18 @@ class Labelling:
 def log_in(context: BrowserContext, server: Server) -> None:
     """Log the browser in with the server's own user."""
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     page.goto(f"{server.url}/user/login/")
+    give_login(page, server)
+    page.wait_for_url(lambda url: "login" not in url)
+    page.close()
+
+
+def give_login(page: Page, server: Server) -> None:
+    """Fill in the form that asks who one is."""
     page.fill("input[name=email]", server.login.user)
     page.fill("input[name=password]", server.login.password)
     page.keyboard.press("Enter")
-    page.wait_for_url(lambda url: "login" not in url)
-    page.close()
 
 
 class Answer(NamedTuple):

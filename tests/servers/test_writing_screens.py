@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from annotation.client import Client
-from tests.servers.conftest import MakeProject
 from tests.servers.labelling import Answer, Labelling, answers
+from tests.servers.projects import MakeProject
 
 pytestmark = pytest.mark.servers
 
@@ -19,9 +19,7 @@ SKIP = ("Tab", "Control+Space")
 DRAFTS = {f"{index:05d}.png": f"a creature, number {index}" for index in range(24)}
 
 
-def test_every_character_that_is_typed_arrives(
-    labelling: Labelling, client: Client, make_project: MakeProject
-) -> None:
+def test_every_character_that_is_typed_arrives(labelling: Labelling, client: Client, make_project: MakeProject) -> None:
     number = make_project()["text"]
     labelling.open(number)
     texts = [string.ascii_letters + string.digits, string.punctuation, "two  words, Água 水 — ‘é’ 🐉"]
@@ -46,7 +44,9 @@ def test_ten_pictures_by_the_keyboard_alone(labelling: Labelling, client: Client
         labelling.finish(*SAVE)
     assert labelling.at_end()
     edited = [(name, f"{DRAFTS[name]}, edited {index}") for index, name in enumerate(list(DRAFTS)[:10])]
-    assert answers(client, number) == [Answer(name, {"text": text}, False, "prediction-changed") for name, text in edited]
+    assert answers(client, number) == [
+        Answer(name, {"text": text}, False, "prediction-changed") for name, text in edited
+    ]
 
 
 def test_to_accept_a_draft_costs_two_keys(labelling: Labelling, client: Client, make_project: MakeProject) -> None:
@@ -60,9 +60,7 @@ def test_to_accept_a_draft_costs_two_keys(labelling: Labelling, client: Client, 
     assert len(labelling.pauses()) == 2  # the last picture is followed by none
 
 
-def test_skip_go_back_to_the_draft_and_rewrite(
-    labelling: Labelling, client: Client, make_project: MakeProject
-) -> None:
+def test_skip_go_back_to_the_draft_and_rewrite(labelling: Labelling, client: Client, make_project: MakeProject) -> None:
     number = make_project(count=3, drafts=DRAFTS)["text"]
     labelling.open(number)
     labelling.finish(*SKIP)
@@ -105,7 +103,7 @@ def test_the_name_is_written_the_same_way(labelling: Labelling, client: Client, 
     assert [answer.values for answer in answers(client, number)] == [{"name": "Bulino"}, {"name": "Kindaro 2"}]
 
 
-HOSTILE = "<img src=x onerror=\"alert(1);window.hacked=1\"><script>window.hacked=1;alert(2)</script>{{7*7}}${alert(3)}"
+HOSTILE = '<img src=x onerror="alert(1);window.hacked=1"><script>window.hacked=1;alert(2)</script>{{7*7}}${alert(3)}'
 
 
 def test_html_and_script_are_only_text(
@@ -130,4 +128,5 @@ def test_html_and_script_are_only_text(
     for number in (screens["text"], screens["triage"]):  # the list of tasks shows names, drafts and answers
         labelling.page.goto(f"{labelling.url}/projects/{number}/data")
         labelling.page.wait_for_selector(f"text={names[0]}")
+        labelling.page.wait_for_selector("img[src*=local-files]")  # small pictures, for whoever looks for one
     assert labelling.page.evaluate("window.hacked") is None
