@@ -57,10 +57,14 @@ class Labelling:
     page: Page
     url: str
 
+    def stream(self, number: int) -> str:
+        """The deep link to a project's stream, as push prints it."""
+        return f"{self.url}/projects/{number}/data?labeling=1"
+
     def open(self, number: int) -> Labelling:
         """Go to the stream of a project by its deep link, and wait until it can be answered."""
         self.page.add_init_script(PAUSES)
-        self.page.goto(f"{self.url}/projects/{number}/data?labeling=1")
+        self.page.goto(self.stream(number))
         self.page.wait_for_function(READY, arg="")
         return self
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import BrowserContext
 
+from annotation.client import Client
 from annotation.server import Server
 from tests.servers import browser
 from tests.servers.browser import Web
-from tests.servers.labelling import READY, give_login
+from tests.servers.labelling import Labelling, answers, give_login
 from tests.servers.projects import MakeProject
 
 
@@ -37,14 +38,19 @@ def test_dialogs_failing_scripts_and_foreign_hosts_are_seen(web: Web) -> None:
 
 
 @pytest.mark.servers
-def test_the_link_to_the_stream_survives_the_login(
-    logged_in: BrowserContext, label_studio: Server, make_project: MakeProject
+def test_the_link_to_a_stream_survives_the_login(
+    logged_in: BrowserContext, label_studio: Server, client: Client, make_project: MakeProject
 ) -> None:
     assert logged_in.browser is not None
     web = Web(logged_in.browser.new_context())
-    page = web.page()
-    page.goto(f"{label_studio.url}/projects/{make_project(count=1)['text']}/data?labeling=1")
-    give_login(page, label_studio)
-    page.wait_for_function(READY, arg="")
+    number = make_project(count=1)["name"]
+    labelling = Labelling(web.page(), label_studio.url)
+    labelling.page.goto(labelling.stream(number))
+    give_login(labelling.page, label_studio)
+    labelling.wait_for("00000.png")
+    assert labelling.text() == ""
+    labelling.type("Bulino")
+    labelling.finish("Tab", "Control+Enter")
+    assert [answer.values for answer in answers(client, number)] == [{"name": "Bulino"}]
     web.close()
     web.context.close()
