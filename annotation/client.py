@@ -40,7 +40,7 @@ class Client:
         import httpx
         from label_studio_sdk import LabelStudio
 
-        self.url, self.own = url.rstrip("/"), own
+        self.url, self.own, self.legacy = url.rstrip("/"), own, token.count(".") != 2  # a newer one has three parts
         # a proxy has nothing to do with a server on this machine
         self.http = httpx.Client(timeout=TIMEOUT, trust_env=not is_local(self.url), follow_redirects=True)
         try:
@@ -49,6 +49,12 @@ class Client:
             )
         except Exception as error:  # a personal access token that ran out
             raise self.explain(error) from None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
 
     def read(self, ask: Callable[[LabelStudio], T]) -> T:
         """Ask for something that changes nothing, again and again if need be. Raises InputError."""
@@ -90,6 +96,11 @@ class Client:
             raise self.explain(error) from None
         if answer.is_error:
             raise self.explain_status(answer.status_code, answer.text)
+
+    def version(self) -> str:
+        """The Label Studio that answers, e.g. "1.23.2"."""
+        said = self.read(lambda sdk: sdk.versions.get()).model_dump()
+        return str(said.get("release") or "of an unknown version")
 
     def explain(self, error: Exception) -> InputError:
         """What went wrong, as one line with what to do; errors that are no one's but ours pass through."""
@@ -138,7 +149,11 @@ def connect(url: str | None = None, token_file: Path | None = None, *, folder: P
     url: somebody's Label Studio, with the token in a file or in $LABEL_STUDIO_API_KEY; None for the local server.
     """
     client = foreign(url, token_file) if url else local(folder)
-    client.read(lambda sdk: sdk.users.whoami())
+    try:
+        client.read(lambda sdk: sdk.users.whoami())
+    except InputError:
+        client.http.close()
+        raise
     return client
 
 

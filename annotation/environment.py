@@ -9,7 +9,6 @@ $ATELIER_LABEL_STUDIO, or cache_root()/label-studio
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from annotation.locks import locked
 from data.errors import InputError
 from data.files import cache_root, replaced_folder, write_atomic
 
@@ -118,9 +118,10 @@ def install(environment: Environment) -> None:
         for line in process.stdout:
             written.write(line)
             seen.append(line.strip())
-            bar.update(line.startswith("Collecting ") and bar.n < total)
+            bar.update(line.startswith(("Collecting ", "Processing ")) and bar.n < total)
             if line.startswith("Installing "):
                 bar.set_description("installing")
+                bar.update(total - bar.n)
     if process.wait():
         fix = f"Check the network and the disk, then run the command again; all that pip said is in {log}."
         raise InputError(f"pip could not install Label Studio: {' '.join(seen)}", fix=fix)
@@ -160,15 +161,6 @@ def clean_variables(folder: Path) -> dict[str, str]:
     ours = QUIET | {"BASE_DATA_DIR": str(folder)}
     settings = {f"LABEL_STUDIO_{name}": value for name, value in ours.items()}
     return kept | settings | {"HOME": str(folder), "PYTHONUNBUFFERED": "1"}
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time holds `path`; the others wait. A dead process holds nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def last_line(text: str) -> str:

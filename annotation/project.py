@@ -49,6 +49,10 @@ class Project:
     def title(self, screen: str) -> str:
         return f"{self.name} {plural(screen)}"
 
+    def in_order(self) -> list[tuple[str, int]]:
+        """Screens and their Label Studio projects, the captions first."""
+        return [(screen, self.screens[screen]) for screen in self.wanted() if screen in self.screens]
+
     def wanted(self) -> dict[str, str]:
         """Screen -> its configuration, of the screens that the types allow."""
         return wanted_screens(self.types)
@@ -70,7 +74,8 @@ def wanted_screens(types: Sequence[str]) -> dict[str, str]:
 
 
 def digest(configuration: str) -> str:
-    return hashlib.sha256(configuration.encode()).hexdigest()
+    """SHA-256 of a configuration as the server gives it back: without white space around it."""
+    return hashlib.sha256(configuration.strip().encode()).hexdigest()
 
 
 # ---- on disk
@@ -93,10 +98,10 @@ def names(root: Path = ROOT) -> list[str]:
 def load(name: str | None, root: Path = ROOT) -> Project:
     """The project of that name, or the only one. Raises InputError if there is none, or several could be meant."""
     there = names(root)
+    if not there:
+        fix = "Make one: python annotation/annotate.py push --images FOLDER"
+        raise InputError("there is no project here", where=root.resolve(), fix=fix)
     if name is None and len(there) != 1:
-        if not there:
-            fix = "Make one: python annotation/annotate.py push --images FOLDER"
-            raise InputError("there is no project here", where=root.resolve(), fix=fix)
         raise InputError("several projects could be meant", where="--name", allowed=", ".join(there))
     chosen = there[0] if name is None else choose(name, there, what="project", where="--name")
     return read(root / chosen / PROJECT)

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from annotation import delivery, interface
 from annotation.client import Client, UnsureError
 from annotation.offers import Drafts, offer, prediction
-from annotation.project import Project
-from annotation.tasks import Task, tasks_by_picture
+from annotation.project import Project, projects_titled
+from annotation.tasks import Task, listed, tasks_by_picture
 from data.errors import InputError
 from data.schema import Annotation, Sample
 
@@ -77,10 +77,10 @@ def push(
     overlap: share of the caption tasks, in [0, 1], that two people are asked about.
     """
     done = Pushed()
-    linked = delivery.link(client.own, project.name, pictures, formats) if client.own else None
-    for name, number in project.screens.items():
+    linked = delivery.link(client.own, project.key, pictures, formats) if client.own else None
+    for name, number in project.in_order():
         if client.own:
-            delivery.make_storage(client, client.own, number, project.name)
+            delivery.make_storage(client, client.own, number, project.key)
         addresses = linked or delivery.upload(client, number, pictures, formats)
         caption = name == caption_screen()
         screen = Screen(name, number, pictures, addresses, drafts or {} if caption else {})
@@ -90,6 +90,12 @@ def push(
         if caption and overlap:
             done.asked_twice = ask_twice(client, tasks, overlap)
     return done
+
+
+def known_pictures(client: Client, project: Project) -> set[str]:
+    """The SHA-256 of the pictures that were pushed before; none if a project is new, or gone."""
+    number = projects_titled(client, project).get(caption_screen(), {}).get("id")
+    return set() if number is None else {task.sha256 for task in listed(client, number)}
 
 
 def caption_screen() -> str:

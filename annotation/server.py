@@ -27,7 +27,8 @@ import psutil
 from tqdm import tqdm
 
 from annotation import environment, ports
-from annotation.environment import clean_variables, last_line, locked
+from annotation.environment import clean_variables, last_line
+from annotation.locks import locked
 from data.errors import InputError
 from data.files import replaced_file, write_atomic
 
