@@ -35,6 +35,11 @@ QUIET = {  # nothing looks up a name outside: no usage data, no error reports, n
     "FRONTEND_SENTRY_DSN": "",
     "FEATURE_FLAGS_OFFLINE": "true",
 }
+SHUT = {  # and no setting stops its login page and home page from asking GitHub for tips: a proxy that nobody runs does
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def clean_variables(folder: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ") if name in os.environ}
     ours = QUIET | {"BASE_DATA_DIR": str(folder)}
     settings = {f"LABEL_STUDIO_{name}": value for name, value in ours.items()}
-    return kept | settings | {"HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+    return kept | SHUT | settings | {"HOME": str(folder), "PYTHONUNBUFFERED": "1"}
 
 
 def last_line(text: str) -> str:

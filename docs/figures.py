@@ -1,4 +1,4 @@
-"""Draw the pictures that the README shows: python docs/figures.py creatures | demo SHEET."""
+"""Draw the pictures that the README shows: python docs/figures.py creatures | demo SHEET | captioning SHOT."""
 
 import sys
 from pathlib import Path
@@ -15,14 +15,20 @@ LIMIT = 200 << 10  # bytes a figure may have
 
 
 def main() -> int:
-    """creatures: fifty of the sample pictures. demo: a sheet of generate.py, within the size that the docs allow."""
+    """creatures: fifty of the sample pictures. demo: a sheet of generate.py, within the size that the docs allow.
+
+    captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
+    """
     match sys.argv[1:]:
         case ["creatures"]:
             keep(sample_sheet(), DOCS / "creatures.png")
         case ["demo", sheet]:
             keep(Image.open(sheet).convert("RGB"), DOCS / "demo.png")
+        case ["captioning", shot]:
+            keep(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
         case other:
-            raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed="creatures, or demo SHEET")
+            allowed = "creatures, demo SHEET, captioning SHOT"
+            raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
     return 0
 
 
