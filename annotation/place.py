@@ -42,13 +42,14 @@ class Place:
         return self.pictures
 
 
-def place(name: str | None, images: Path | None = None) -> Place:
-    """The work folder of that name, or the only one there is; with `images` it need not be there yet.
+def place(name: str | None, images: Path | None = None, *, new: bool = False) -> Place:
+    """The work folder of that name, or the only one there is.
 
+    new: with `images` it need not be there yet, and is called after the picture folder unless there is a name.
     Raises InputError if there is none, or if several could be meant.
     """
-    folder = ROOT / checked(name) if name else only_one(images)
-    if images is None and not folder.is_dir():
+    folder = ROOT / checked(name) if name else only_one(images if new else None)
+    if not (new and images) and not folder.is_dir():
         choose(folder.name, there(), what="project", where="--name")
     values = read_project(folder / PROJECT)
     told = images or values.get("pictures")

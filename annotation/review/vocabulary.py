@@ -52,7 +52,9 @@ class Drift:
             better = {old: new for group in groups for old, new in minority(group.split(), uses).items()}
             yield from self.report(captions, better, kind)
 
-    def report(self, captions: Sequence[Caption], better: Mapping[str, tuple[str, int]], kind: str) -> Iterator[Finding]:
+    def report(
+        self, captions: Sequence[Caption], better: Mapping[str, tuple[str, int]], kind: str
+    ) -> Iterator[Finding]:
         for caption in captions:
             for word in dict.fromkeys(words(caption.text)):
                 if word in better:
@@ -92,11 +94,11 @@ def count_uses(captions: Sequence[Caption]) -> Counter[str]:
 
 
 def minority(group: Sequence[str], uses: Mapping[str, int]) -> dict[str, tuple[str, int]]:
-    """Each word of the group that others outnumber -> the word that stands and its count, singular and plural as one."""
+    """Each word of the group that others outnumber -> the word that stands, and its count; both numbers as one."""
     counts = {word: sum(uses.get(form, 0) for form in both_numbers([word])) for word in group}
     best = max(group, key=lambda word: counts[word])
     weaker = [word for word in group if word != best and counts[word]]
-    singulars = {word: (best, counts[best]) for word in weaker}
+    singulars = dict.fromkeys(weaker, (best, counts[best]))
     return singulars | {plural(word): (plural(best), counts[best]) for word in weaker}
 
 
