@@ -68,7 +68,8 @@ def test_find_and_replace_prefix_and_suffix() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({"find": "[", "replace": "", "regex": True}, "--find: '[' is no regular expression (unterminated character set at position 0). "
+        ({"find": "[", "replace": "", "regex": True},
+            "--find: '[' is no regular expression (unterminated character set at position 0). "
             "Mend it."),
         ({"find": "x*", "replace": "", "regex": True}, "--find: 'x*' matches nothing at all, so everywhere. "
             "Write + instead of *, or make a part of it required."),
