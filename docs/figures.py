@@ -18,7 +18,7 @@ INK = "#2a1a4a"
 
 
 def main() -> int:
-    """creatures: fifty of the sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small."""
+    """creatures: fifty sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small."""
     match sys.argv[1:]:
         case ["creatures"]:
             keep(sample_sheet(), DOCS / "creatures.png")
