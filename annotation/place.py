@@ -10,7 +10,7 @@ from typing import Any
 from annotation.corrections import Answers, answers, read_corrections
 from annotation.records import Record, read_history
 from annotation.review.agreement import by_picture
-from data.errors import InputError
+from data.errors import InputError, choose
 
 ROOT = Path("captions")
 PROJECT = "project.json"
@@ -42,12 +42,15 @@ class Place:
         return self.pictures
 
 
-def place(name: str | None, images: Path | None = None) -> Place:
-    """The work folder of that name, or the only one there is; --images makes a name of its own if none is given.
+def place(name: str | None, images: Path | None = None, *, new: bool = False) -> Place:
+    """The work folder of that name, or the only one there is.
 
+    new: with `images` it need not be there yet, and is called after the picture folder unless there is a name.
     Raises InputError if there is none, or if several could be meant.
     """
-    folder = ROOT / checked(name) if name else only_one(images)
+    folder = ROOT / checked(name) if name else only_one(images if new else None)
+    if not (new and images) and not folder.is_dir():
+        choose(folder.name, there(), what="project", where="--name")
     values = read_project(folder / PROJECT)
     told = images or values.get("pictures")
     types = values.get("types", [])
@@ -65,13 +68,17 @@ def only_one(images: Path | None) -> Path:
     """The one project in captions/, or the one that --images would make."""
     if images is not None:
         return ROOT / checked(images.expanduser().resolve().name)
-    there = sorted(path.name for path in ROOT.glob("[!.]*") if path.is_dir())
-    if len(there) == 1:
-        return ROOT / there[0]
-    if not there:
+    if len(there()) == 1:
+        return ROOT / there()[0]
+    if not there():
         fix = "Make one: annotate.py push --images FOLDER"
         raise InputError("there is no project here", where=ROOT.resolve(), fix=fix)
-    raise InputError("several projects could be meant", where="--name", allowed=", ".join(there))
+    raise InputError("several projects could be meant", where="--name", allowed=", ".join(there()))
+
+
+def there() -> list[str]:
+    """The projects in captions/; what begins with a dot is the server's."""
+    return sorted(path.name for path in ROOT.glob("[!.]*") if path.is_dir())
 
 
 def read_project(path: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Draw the pictures that the README shows: python docs/figures.py creatures | demo SHEET | captioning SHOT."""
+"""Draw the pictures of the README and docs/: python docs/figures.py creatures | pairs | demo SHEET | captioning SHOT."""
 
 import sys
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from data.errors import InputError, run_entry
 from data.files import replaced_file
@@ -12,22 +12,27 @@ from data.pocket import creatures
 DOCS = Path(__file__).parent
 COLUMNS, ROWS, SIDE = 10, 5, 96
 LIMIT = 200 << 10  # bytes a figure may have
+PAIRS = (1, 52, 79, 85, 90, 112, 156, 184)  # the pictures of docs/captioning.md, in the order of its table
+PAIR_SIDE = 176
+INK = "#2a1a4a"
 
 
 def main() -> int:
-    """creatures: fifty of the sample pictures. demo: a sheet of generate.py, within the size that the docs allow.
+    """creatures: fifty sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small.
 
     captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
     """
     match sys.argv[1:]:
         case ["creatures"]:
             keep(sample_sheet(), DOCS / "creatures.png")
+        case ["pairs"]:
+            keep(numbered(PAIRS), DOCS / "captioning-pairs.png")
         case ["demo", sheet]:
             keep(Image.open(sheet).convert("RGB"), DOCS / "demo.png")
         case ["captioning", shot]:
             keep(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
         case other:
-            allowed = "creatures, demo SHEET, captioning SHOT"
+            allowed = "creatures, pairs, demo SHEET, captioning SHOT"
             raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
     return 0
 
@@ -38,6 +43,20 @@ def sample_sheet() -> Image.Image:
     for place in range(COLUMNS * ROWS):
         row, column = divmod(place, COLUMNS)
         sheet.paste(creatures.draw(400 + place, SIDE), (column * SIDE, row * SIDE))
+    return sheet
+
+
+def numbered(indices: tuple[int, ...], columns: int = 4) -> Image.Image:
+    """Sample pictures in rows, each with its number from 1 on."""
+    sheet = Image.new("RGB", (columns * PAIR_SIDE, -(-len(indices) // columns) * PAIR_SIDE), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, index in enumerate(indices):
+        row, column = divmod(place, columns)
+        x, y = column * PAIR_SIDE, row * PAIR_SIDE
+        sheet.paste(creatures.draw(index, PAIR_SIDE), (x, y))
+        middle = (x + 20, y + PAIR_SIDE - 18)
+        pen.circle(middle, 14, fill="white", outline=INK, width=2)
+        pen.text(middle, str(place + 1), fill=INK, font=ImageFont.load_default(20), anchor="mm")
     return sheet
 
 

@@ -23,9 +23,9 @@ class Options(Flags):
     """What `annotate.py draft` can be told."""
 
     name: str | None = None
-    """project, a folder in captions/; default: the only one"""
+    """project, a folder in captions/; default: the picture folder's name, or the only project"""
     images: Path | None = None
-    """picture folder, if it is not where the project says"""
+    """picture folder; default: the project's"""
     source: tuple[str, ...] = ()
     """files, model, neighbours or names, asked in the order given; default: those that have what they need"""
     captions: Path | None = None
@@ -55,11 +55,15 @@ def run(options: Options) -> int:
     from annotation.drafts.chain import draft_all, worth_drafting
     from annotation.drafts.store import read_drafts
     from annotation.drafts.style import Style
-    from annotation.pictures import pictures_in
+    from annotation.pictures import pictures_in, sound
     from annotation.place import place
+    from data.problems import Problem
 
-    where = place(options.name, options.images)
-    pictures = pictures_in(where.picture_folder())
+    where = place(options.name, options.images, new=True)
+    problems: list[Problem] = []
+    usable = sound(pictures_in(where.picture_folder()).values(), problems)
+    print("".join(f"{problem}\n" for problem in problems), end="")
+    pictures = {picture.sha256: picture for picture in usable}
     answered = {record.sha256 for record in where.history() if record.screen == "text"}
     old = read_drafts(where.folder)
     again = options.refresh, options.captions is not None

@@ -123,8 +123,9 @@ def tell(where: Place, written: Release, since: Path | None) -> None:
     past = [Path(line) for line in log.read_text(encoding="utf-8").split("\n") if line] if log.exists() else []
     earlier = [path for path in past if path != written.folder.resolve() and path.is_dir()]
     before = since or (earlier[-1] if earlier else None)
-    if before is not None:
-        print("\n".join(in_words(read_release(before), read_release(written.folder))))
+    old = read_release(before) if before is not None else None
+    if old is not None and old.name != written.name:
+        print("\n".join(in_words(old, read_release(written.folder))))
     if written.folder.resolve() not in past:
         write_atomic(log, "".join(f"{path}\n" for path in (*past, written.folder.resolve())))
     folder = shlex.quote(str(written.folder))

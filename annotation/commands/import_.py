@@ -19,9 +19,9 @@ class Options(Flags):
     """captioned folder (taggui, kohya, OneTrainer, imagefolder), folder of caption files, kohya's JSON, a release's \
 captions.csv or .parquet, a Hugging Face dataset, a Label Studio export"""
     name: str | None = None
-    """project, a folder in captions/; default: the only one"""
+    """project, a folder in captions/; default: the picture folder's name, or the only project"""
     images: Path | None = None
-    """picture folder, if it is not where the project says"""
+    """picture folder; default: the project's"""
     prefix: str = ""
     """text that each draft begins with"""
 

@@ -57,12 +57,17 @@ def run(options: Options) -> int:
 
 def features_of(where: Place, captions: list[Caption], extractor: str) -> dict[str, NDArray[np.float32]]:
     """SHA-256 -> features of the captioned pictures that are still there; nothing if the folder is not known."""
-    from annotation.pictures import pictures_in
+    from annotation.pictures import pictures_in, sound
+    from data.errors import InputError
     from data.features import features, make
 
     if where.pictures is None:
         return {}
     wanted = {caption.sha256 for caption in captions}
     there = [picture for sha256, picture in pictures_in(where.pictures).items() if sha256 in wanted]
-    rows = features(make(extractor), [picture.path for picture in there])
+    try:
+        rows = features(make(extractor), [picture.path for picture in there])
+    except InputError:  # of a picture that cannot be opened: lint is about captions, push and prepare name it
+        there = sound(there, [])
+        rows = features(make(extractor), [picture.path for picture in there])
     return {picture.sha256: row for picture, row in zip(there, rows, strict=True)}

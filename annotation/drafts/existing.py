@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +20,7 @@ from data.errors import InputError
 from data.images import read_bytes
 from data.problems import Problem
 from data.rows import Row, read_caption_file, read_csv, read_jsonl
-from data.walk import walk
+from data.walk import NOT_CAPTIONS, stem, walk
 
 Found = Iterator[tuple[str, str]]  # key of the picture (SHA-256 or file name), caption
 
@@ -69,18 +70,25 @@ def folder(source: Path, problems: list[Problem]) -> tuple[str, Found]:
     from data import store
 
     seen = walk(source)
-    if seen.pictures:
-        listing = store.read(source)
-        problems += [problem for problem in listing.problems if problem.refused]
-        return "folder", ((sample.sha256, sample.captions[0]) for sample in listing.samples)
-    if not seen.captions:
-        raise InputError("holds neither pictures nor caption files", where=source)
-    return "sidecars", sidecars(seen.captions, problems)
+    if not seen.pictures and (source / "metadata.jsonl").exists():
+        return recognised(source / "metadata.jsonl", problems)
+    if not seen.pictures and not seen.captions:
+        raise InputError("holds neither pictures nor captions", where=source, fix="Give a folder that has some.")
+    known = set(map(stem, seen.pictures))
+    alone = {name: files for name, files in seen.captions.items() if name not in known}
+    if not seen.pictures:
+        return "sidecars", sidecars(alone, problems)
+    listing = store.read(source)
+    problems += [problem for problem in listing.problems if problem.refused]
+    with_pictures = ((sample.sha256, sample.captions[0]) for sample in listing.samples)
+    return "folder", chain(with_pictures, sidecars(alone, problems))
 
 
-def sidecars(files: dict[str, list[Path]], problems: list[Problem]) -> Found:
+def sidecars(files: Mapping[str, list[Path]], problems: list[Problem]) -> Found:
     """(name without suffix, caption) of caption files without their pictures."""
     for name, paths in files.items():
+        if PurePosixPath(name).name.lower() in NOT_CAPTIONS:
+            continue
         beside = read_caption_file(paths[0], name)
         problems += [problem for problem in beside.problems if problem.refused]
         yield from ((name, row.annotation.captions[0]) for row in beside.rows)

@@ -12,7 +12,7 @@ from annotation.drafts.source import Draft, Picture, label
 NOISE = {
     "img", "image", "dsc", "dscn", "dscf", "pxl", "mvimg", "photo", "pic", "picture", "scan", "screenshot", "untitled",
     "copy", "kopie", "final", "edit", "edited", "new", "export", "render", "output", "download", "thumb", "thumbnail",
-    "resized", "cropped", "compressed", "wa", "whatsapp", "file", "frame", "jpg", "jpeg", "png", "webp", "x", "px",
+    "resized", "cropped", "compressed", "wa", "whats", "app", "file", "frame", "jpg", "jpeg", "png", "webp", "x", "px",
 }  # fmt: skip
 HEX = re.compile(r"^(?=.*\d)[0-9a-f]{6,}$")
 SCORE = 0.3  # a name is rarely a caption

@@ -179,27 +179,25 @@ def as_text(lock: dict[str, Any]) -> str:
 
 def standing(folder: Path, lock: dict[str, Any]) -> Release:
     """The release that the folder holds, if it is this one and its tables are as they were written."""
-    old = read_lock(folder)
+    fix = "Give a new folder: --into FOLDER"
+    old = read_lock(folder, fix)
     files = old.pop("files", {})
     if old != json.loads(as_text(lock)):
-        what = f"holds release {old.get('release')!r}, not this one"
-        raise InputError(what, where=folder, fix="Give a new folder: --into FOLDER")
+        raise InputError(f"holds release {old.get('release')!r}, made otherwise", where=folder, fix=fix)
     changed = [
         file for file, digest in files.items() if not (folder / file).exists() or sha256(folder / file) != digest
     ]
     if changed:
-        fix = "Export into a new folder: --into FOLDER"
         raise InputError(f"holds this release, but {', '.join(changed)} was changed since", where=folder, fix=fix)
     return Release(folder, str(lock["release"]), lock | {"files": files}, new=False)
 
 
-def read_lock(folder: Path) -> dict[str, Any]:
+def read_lock(folder: Path, fix: str = "Give the folder of a release.") -> dict[str, Any]:
     """The lock of a release. Raises InputError if the folder is none."""
-    fix = "Give the folder of a release."
     try:
         lock = json.loads((folder / LOCK).read_text(encoding="utf-8"))
     except OSError:
-        raise InputError("exists, and is no release (it has no dataset.lock)", where=folder, fix=fix) from None
+        raise InputError("is no release (it has no dataset.lock)", where=folder, fix=fix) from None
     except ValueError as error:
         raise InputError(f"is not JSON ({error})", where=folder / LOCK, fix=fix) from error
     if not isinstance(lock, dict):

@@ -70,7 +70,8 @@ class FarFromNeighbours:
         likeness = np.array([row[others].mean() for row, others in zip(products, near, strict=True)])
         middle = float(np.median(likeness))
         spread = 1.4826 * float(np.median(np.abs(likeness - middle)))
-        for row in np.flatnonzero(likeness < middle - self.deviations * spread):
+        # where all captions are much the same, the spread is next to nothing and says nothing: half the median is far
+        for row in np.flatnonzero(likeness < min(middle - self.deviations * spread, middle / 2)):
             names = dict.fromkeys(shown[other].file_name for other in near[row])
             others = ", ".join(map(quoted, list(names)[:3]))
             what = f"is unlike the captions of the pictures most like it ({others}): {likeness[row]:.2f}"

@@ -50,16 +50,17 @@ class Drift:
         uses = count_uses(captions)
         for kind, groups in (("synonym", (*self.groups, *SYNONYMS)), ("spelling", SPELLINGS)):
             better = {old: new for group in groups for old, new in minority(group.split(), uses).items()}
-            yield from self.report(captions, better, uses, kind)
+            yield from self.report(captions, better, kind)
 
     def report(
-        self, captions: Sequence[Caption], better: Mapping[str, str], uses: Mapping[str, int], kind: str
+        self, captions: Sequence[Caption], better: Mapping[str, tuple[str, int]], kind: str
     ) -> Iterator[Finding]:
         for caption in captions:
             for word in dict.fromkeys(words(caption.text)):
                 if word in better:
-                    what = f"says {word!r} where {uses[better[word]]} captions say {better[word]!r} ({kind})"
-                    yield Finding(self.name, caption, what, rename(word, better[word]))
+                    new, count = better[word]
+                    what = f"says {word!r} where others say {new!r} ({kind}; singular or plural, {count} captions)"
+                    yield Finding(self.name, caption, what, rename(word, new))
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,13 @@ def count_uses(captions: Sequence[Caption]) -> Counter[str]:
     return Counter(word for caption in captions for word in set(words(caption.text)))
 
 
-def minority(group: Sequence[str], uses: Mapping[str, int]) -> dict[str, str]:
-    """Each word of the group that others outnumber -> the word that stands; singular and plural count together."""
+def minority(group: Sequence[str], uses: Mapping[str, int]) -> dict[str, tuple[str, int]]:
+    """Each word of the group that others outnumber -> the word that stands, and its count; both numbers as one."""
     counts = {word: sum(uses.get(form, 0) for form in both_numbers([word])) for word in group}
     best = max(group, key=lambda word: counts[word])
     weaker = [word for word in group if word != best and counts[word]]
-    return dict.fromkeys(weaker, best) | {plural(word): plural(best) for word in weaker}
+    singulars = dict.fromkeys(weaker, (best, counts[best]))
+    return singulars | {plural(word): (plural(best), counts[best]) for word in weaker}
 
 
 def both_numbers(singulars: Sequence[str]) -> list[str]:
