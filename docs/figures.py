@@ -1,4 +1,4 @@
-"""Draw the pictures of the README and docs/: python docs/figures.py creatures | pairs | demo SHEET | captioning SHOT."""
+"""Draw the pictures of README and docs/: python docs/figures.py creatures | pairs | demo SHEET | captioning SHOT."""
 
 import sys
 from pathlib import Path

@@ -52,7 +52,9 @@ class Options(Flags):
 
 def run(options: Options) -> int:
     """Show or make corrections. Raises InputError for a setting that makes no sense."""
-    return work(options, deliver=None)
+    from annotation.deliver import to_server
+
+    return work(options, deliver=to_server(options.name) if options.apply or options.undo else None)
 
 
 def work(options: Options, *, deliver: Deliver | None) -> int:

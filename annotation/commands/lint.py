@@ -28,6 +28,8 @@ class Options(Checks):
     """picture folder, if it is not where the project says"""
     as_json: bool = False
     """(also --json) print everything as JSON"""
+    mark: bool = False
+    """show the findings on the server too, in the column `lint` of the Data Manager, which can be filtered by them"""
 
 
 def run(options: Options) -> int:
@@ -52,6 +54,10 @@ def run(options: Options) -> int:
         print(json.dumps({"findings": [finding.fields() for finding in found], "pictures": pictures}, indent=1))
     else:
         print("\n".join(told(found, captions, made)))
+    if options.mark:
+        from annotation.deliver import show_findings
+
+        print(f"{show_findings(options.name, per_picture(found, captions))} tasks marked on the server")
     return FOUND if found else 0
 
 

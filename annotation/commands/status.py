@@ -37,7 +37,9 @@ class Options(Flags):
 
 def run(options: Options) -> int:
     """Print where the project stands."""
-    return work(options, pull=lambda: None)
+    from annotation.deliver import refresh
+
+    return work(options, pull=lambda: refresh(options.name))
 
 
 def work(options: Options, *, pull: Callable[[], object], wait: Callable[[float], None] = time.sleep) -> int:
