@@ -18,7 +18,7 @@ from data.errors import InputError
 from data.noise import Noise
 from data.prefetch import InTurn, supply
 from data.schema import Batch
-from train import base_model, checkpoint, compiled, ema, machine, objectives, optim, rescaled, run_folder
+from train import base_model, checkpoint, compiled, ema, machine, objectives, optim, rescaled, run_folder, workers
 from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.bucket_use import bucket_uses, folder_uses
@@ -143,7 +143,8 @@ def build(job: Job) -> State:
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     if config.compile:
         prepared = compiled.compiled(prepared, len(job.collection.buckets))
-    return State(0, prepared, optimizer, accelerator, average)
+    crew = workers.suited(accelerator, unet, config.batch_size, compiled=config.compile)
+    return State(0, prepared, optimizer, accelerator, average, workers=crew)
 
 
 def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:

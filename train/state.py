@@ -26,6 +26,7 @@ from train.previews import Easel
 from train.speed import Speed
 from train.stopping import Progress
 from train.validation import Validator
+from train.workers import OneByOne, Workers
 
 
 @dataclass
@@ -39,9 +40,14 @@ class State:
     ema: Average = field(default_factory=Off)  # of the trained weights, or none
     pieces: int = 1  # that a micro-batch is cut into, since memory ran out
     progress: Progress = field(default_factory=Progress)  # what the validations said so far
+    workers: Workers | None = None  # who computes a micro-batch; None: nobody but this thread
 
     def plain_unet(self) -> Any:
         return self.accelerator.unwrap_model(self.unet, keep_torch_compile=False)
+
+    @property
+    def crew(self) -> Workers:
+        return self.workers or OneByOne(self.accelerator)
 
     @property
     def denoiser(self) -> Denoiser:
