@@ -18,6 +18,7 @@ WORDS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf1
 
 def start(config: Config) -> Accelerator:
     """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for."""
+    refuse_sharding()
     here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.
     torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // here))
@@ -34,6 +35,20 @@ def start(config: Config) -> Accelerator:
     check(config.memory, accelerator.device)
     set_tf32(config.memory.tf32)
     return accelerator
+
+
+def refuse_sharding() -> None:
+    """Raises InputError under FSDP and DeepSpeed: each process would hold, save and average a part of the weights."""
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            fix = (
+                "Use train/configs/accelerate/gpus.yaml; if memory is short: --optim.kind adamw-8bit, "
+                "--memory.gradient-checkpointing true, or --batch-size 1 with more --accumulate."
+            )
+            what = f"{name} spreads one network over several GPUs, which a network of this size does not need"
+            raise InputError(
+                what, where="the launcher's config file", allowed="distributed_type NO or MULTI_GPU", fix=fix
+            )
 
 
 def check(memory: Memory, device: torch.device) -> None:
