@@ -144,5 +144,5 @@ def test_a_network_spread_over_gpus_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_the_example_for_several_gpus_is_one_that_accelerate_reads() -> None:
-    example = load_config_from_file(ROOT / "train/configs/accelerate/gpus.yaml")
+    example = load_config_from_file(str(ROOT / "train/configs/accelerate/gpus.yaml"))
     assert (example.distributed_type, example.num_processes, example.mixed_precision) == ("MULTI_GPU", 2, "bf16")
