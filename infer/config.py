@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from data import options
 from data.errors import InputError
-from infer import schedulers
+from infer import schedulers, templates
 from infer.prompts import BUILT_IN
 
 RANDOM_SEED = -1
@@ -44,6 +44,10 @@ class GenerateOptions(options.Options):
 
     prompt: tuple[str, ...] = BUILT_IN
     """what to draw; may be repeated"""
+    grid: str = ""
+    """every combination of these, filled in for {type} and {object}: "type=water,fire;object=fridge,car\""""
+    wildcards: Path = Path("wildcards")
+    """folder with a text file for each __name__ in a prompt"""
     negative_prompt: str = ""
     """what to steer away from"""
     model: str | None = None
@@ -83,6 +87,15 @@ class GenerateOptions(options.Options):
         if not prompts or not all(prompt.strip() for prompt in prompts):
             raise ValueError('the prompt is empty. Say what to draw: --prompt "a water type fridge"')
         return prompts
+
+    @field_validator("grid")
+    @classmethod
+    def readable_grid(cls, text: str) -> str:
+        try:
+            templates.grid(text)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return text
 
     @field_validator("scheduler")
     @classmethod

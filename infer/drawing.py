@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from data.errors import INTERRUPTED, InputError, raise_all, show
-from infer import loras, metadata, outputs, pipeline, prompts, recipes, source
+from infer import loras, metadata, outputs, pipeline, prompts, recipes, source, templates
 from infer.config import RANDOM_SEED, GenerateOptions, LoraFile
 from infer.outputs import Finished
 from infer.pipeline import Settings
@@ -77,14 +77,15 @@ def plan(options: GenerateOptions, model: BaseModel, device: torch.device) -> Jo
     """Check the options against the model, all problems at once, and say what of the prompts is not read."""
     width, height = options.width or model.sample_size, options.height or model.sample_size
     problems = [*wrong_side("--width", width, model), *wrong_side("--height", height, model)]
-    tokens = prompts.measure([*options.prompt, options.negative_prompt], model.tokenizer)
+    axes = templates.grid(options.grid)
+    pictures = prompts.plan(options.prompt, options.seed, options.num_images, axes, options.wildcards)
+    tokens = prompts.measure([*(picture.prompt for picture in pictures), options.negative_prompt], model.tokenizer)
     cut = prompts.cut_prompts(tokens)
     raise_all([*problems, *cut] if options.strict else problems)
     for problem in cut:
         warn(problem)
     micro_batch = pipeline.micro_batch_for(device)
     settings = Settings(options.steps, options.guidance_scale, width, height, options.negative_prompt, micro_batch)
-    pictures = prompts.plan(options.prompt, options.seed, options.num_images)
     return Job(pictures, settings, tokens, options.scheduler, device, options.strict)
 
 

@@ -54,6 +54,7 @@ def of(shared: Mapping[str, Any], drawn: Drawn, tokens: Mapping[str, Tokens]) ->
     return Recipe(
         prompt=drawn.picture.prompt,
         seed=drawn.picture.seed,
+        template=drawn.picture.template,
         verdict=drawn.verdict,
         tokens=TokensUsed(**asdict(own)),
         negative_tokens=TokensUsed(**asdict(negative)),

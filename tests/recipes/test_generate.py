@@ -137,6 +137,19 @@ def test_a_long_prompt_is_drawn_and_said_and_strict_refuses_it(
     assert not (tmp_path / "b").exists()
 
 
+def test_a_grid_and_wildcards_are_drawn_and_both_texts_are_written_down(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "wild").mkdir()
+    (tmp_path / "wild" / "object.txt").write_text("fire\n", encoding="utf-8")
+    argv = ["--model", tiny_model, "--steps", 1, "--grid", "type=water,fire", "--wildcards", tmp_path / "wild"]
+    assert run(*argv, "--prompt", "a {type} type __object__", "--outdir", tmp_path / "a") == 0
+    found = [metadata.read(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
+    assert [recipe.prompt for recipe in found] == ["a water type fire", "a fire type fire"]
+    assert {recipe.template for recipe in found} == {"a {type} type __object__"}
+    with pytest.raises(InputError, match="no wildcard __objekt__, did you mean 'object'"):
+        run(*argv, "--prompt", "__objekt__", "--outdir", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_broken_numbers_are_said(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Guidance past the range of float32: the latents overflow."""
     argv = [
