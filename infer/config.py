@@ -11,10 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from data import options
 from data.errors import InputError
 from infer import schedulers, templates
+from infer.prompt_files import HIGHEST_SEED
 from infer.prompts import BUILT_IN
 
 RANDOM_SEED = -1
-HIGHEST_SEED = 2**63 - 1  # torch.Generator.manual_seed takes a signed 64-bit number
 HIGHEST_WEIGHT = 100.0  # a slip of the decimal point, not a style
 
 ALIASES = {
@@ -27,6 +27,7 @@ ALIASES = {
     "--cfg-scale": "--guidance-scale",
     "--sampler": "--scheduler",
     "--ckpt": "--model",
+    "--prompts": "--from-file",
     "--output-dir": "--outdir",
 }
 
@@ -44,6 +45,8 @@ class GenerateOptions(options.Options):
 
     prompt: tuple[str, ...] = BUILT_IN
     """what to draw; may be repeated"""
+    from_file: Path | None = None
+    """prompts from a .txt, .csv or .jsonl file, each with settings of its own if it has some"""
     grid: str = ""
     """every combination of these, filled in for {type} and {object}: "type=water,fire;object=fridge,car\""""
     wildcards: Path = Path("wildcards")

@@ -36,7 +36,7 @@ def draw(asked: Asked) -> list[str]:
     settings = replace(wanted, micro_batch=pipeline.micro_batch_for(asked.device))
     pictures = [prompts.Picture(index, q.prompt, q.seed) for index, q in enumerate(asked.questions)]
     tokens = prompts.measure([*(picture.prompt for picture in pictures), ""], model.tokenizer)
-    shared = recipes.shared(pipe, model, [], settings, SCHEDULER) | whose(asked, model)
+    shared = recipes.shared(pipe, model, [], SCHEDULER) | whose(asked, model)
     finished: list[Finished] = []
     for drawn in pipeline.draw(pipe, pictures, settings):
         recipe = recipes.of(shared, drawn, tokens)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.captions import count_tokens
 from data.errors import InputError
 from infer import templates
+from infer.prompt_files import Line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ class Picture:
     prompt: str
     seed: int
     template: str = ""  # that the prompt was made from, if it was
+    own: Mapping[str, Any] = field(default_factory=dict, hash=False)  # settings of pipeline.Settings for it alone
 
     @property
     def file_name(self) -> str:
@@ -66,6 +68,18 @@ def plan(
         Picture(index, text, number, template if template != text else "")
         for index, (text, number, template) in enumerate(asked)
     ]
+
+
+def planned(
+    lines: Sequence[Line], seed: int, num_images: int, axes: Mapping[str, Sequence[str]], wildcards: Path
+) -> list[Picture]:
+    """The pictures of the lines of a prompt file; a line without seed or number of its own takes the job's."""
+    found: list[Picture] = []
+    for line in lines:
+        first = seed if line.seed is None else line.seed
+        own = plan([line.prompt], first, line.num_images or num_images, axes, wildcards)
+        found += [replace(picture, own=line.settings) for picture in own]
+    return [replace(picture, index=index) for index, picture in enumerate(found)]
 
 
 def random_seed() -> int:

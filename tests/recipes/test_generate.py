@@ -150,6 +150,26 @@ def test_a_grid_and_wildcards_are_drawn_and_both_texts_are_written_down(tiny_mod
     assert not (tmp_path / "b").exists()
 
 
+def test_a_prompt_file_with_settings_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    lines = ["a fire --s 2 --d 7 --n grey", "a {water|water} type fridge", "# nothing", "a fire --w 32 --num_images 2"]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines), encoding="utf-8")
+    argv = ["--model", tiny_model, "--steps", 1, "--from-file", tmp_path / "prompts.txt"]
+    assert run(*argv, "--outdir", tmp_path / "a") == 0
+    found = [metadata.read(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
+    assert [(r.prompt, r.seed, r.steps, r.negative_prompt, r.width) for r in found] == [
+        ("a fire", 7, 2, "grey", 64),
+        ("a water type fridge", 42, 1, "", 64),
+        ("a fire", 42, 1, "", 32),
+        ("a fire", 43, 1, "", 32),
+    ]
+    alone = ["--model", tiny_model, "--steps", 2, "--seed", 7, "-n", "grey", "--prompt", "a fire"]
+    assert run(*alone, "--outdir", tmp_path / "b") == 0
+    assert (tmp_path / "a" / "00000-7.png").read_bytes() == (tmp_path / "b" / "00000-7.png").read_bytes()
+    (tmp_path / "prompts.txt").write_text("a fire --w 33", encoding="utf-8")
+    with pytest.raises(InputError, match="33 is not a multiple of"):
+        run(*argv, "--outdir", tmp_path / "c")
+
+
 def test_broken_numbers_are_said(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Guidance past the range of float32: the latents overflow."""
     argv = [
