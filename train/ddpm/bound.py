@@ -76,7 +76,7 @@ def bits_per_dim(
     noise(i): the noise in x_t at step i. sigma: the variance of the reverse steps. count, spacing: of a shorter chain.
     InputError for pictures that are not of 256 levels, where the discretised decoder is asked for.
     """
-    prior = prior_term(schedule, x0)
+    prior = prior_term(respacing.chain(schedule, count, spacing).schedule, x0)  # a chain may start lower
     looks = list(each_step(predict, schedule, x0, noise, sigma=sigma, decoder=decoder, count=count, spacing=spacing))
     steps, x0_mse, eps_mse = (torch.stack(column, dim=1).cpu().double() for column in zip(*looks, strict=True))
     return Terms(prior.cpu().double(), steps, x0_mse, eps_mse)
