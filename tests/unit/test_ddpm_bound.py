@@ -140,6 +140,7 @@ def test_terms_by_name_and_the_rate_distortion_curve() -> None:
     floor = 0.25 * (1 - A) / (A * 0.25 + 1 - A)  # Var[x_0 | x_t]
     close(terms.x0_mse.mean(0), floor, rtol=1e-11)
     close(terms.eps_mse.mean(0), floor * A / (1 - A), rtol=1e-11)
+    assert bound.rate_distortion(expected_bits(schedules.linear(1), variance.named("beta"))).rate.shape == (1,)
     curve = bound.rate_distortion(terms)
     assert curve.rate[0] == terms.prior.mean()
     assert curve.rate[-1].item() == pytest.approx(terms.rate.mean().item(), abs=1e-12)

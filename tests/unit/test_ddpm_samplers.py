@@ -179,15 +179,10 @@ def test_09_order_of_convergence(name: str, order: int, std: float) -> None:
     errors = []
     for count in (50, 100, 200):
         # log SNR falls evenly from 16 to -10, so that every step shrinks when there are more of them
-        schedule = from_log_snr(torch.linspace(16, -10, count + 1, dtype=F64))
+        schedule = exact.even_in_log_snr(count + 1, 16, -10)
         errors.append(abs(gain(samplers.make(name), schedule, std) - exact.flow_gain(schedule, std)))
     for coarse, half in pairwise(errors):  # twice the steps, 2^order less error
         assert math.log2(coarse / half) == pytest.approx(order, abs=0.2)
-
-
-def from_log_snr(log_snr: Tensor) -> Schedule:
-    abar = log_snr.sigmoid()
-    return Schedule(1.0 - abar / torch.cat([torch.ones(1, dtype=F64), abar[:-1]]))
 
 
 # ---------------------------------------------------------------- test 10: DDIM with eta 1

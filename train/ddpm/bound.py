@@ -210,6 +210,5 @@ def rate_distortion(terms: Terms) -> Curve:
     """The curve of a batch, from pure noise to the last step."""
     prior, steps = terms.prior.mean(), terms.steps.mean(dim=0)
     # to know x_t: L_T + sum_{s > t} L_{s-1}; sent from the noisy end
-    sent = steps[1:].flip(0).cumsum(0)
-    rate = prior + torch.cat([torch.zeros_like(sent[:1]), sent])
+    rate = torch.cat([prior[None], steps[1:].flip(0)]).cumsum(0)
     return Curve(rate, terms.x0_mse.mean(dim=0).sqrt().flip(0) * GREY_LEVELS)
