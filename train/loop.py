@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -186,8 +187,9 @@ def look(state: State, task: Task, report: Report, *, on_grid: bool) -> None:
 
 def measured(state: State, task: Task) -> dict[str, Losses]:
     """The losses as the first process measured them: all must come to the same decision."""
+    measure = partial(task.validator.measure, state.denoiser, state.accelerator.device)
     with evaluated(state):
-        found = [task.validator.measure(state.denoiser, state.accelerator.device)]
+        found = [measure() if state.step else task.measure_base(measure)]
     if state.accelerator.num_processes > 1:
         broadcast_object_list(found)
     return found[0]
