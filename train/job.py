@@ -13,7 +13,6 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-import train.libraries  # before diffusers and peft are
 from data import seeds
 from data.dataset import EncodedPictures, Layout, StepSampler, collate
 from data.errors import InputError

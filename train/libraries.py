@@ -15,10 +15,13 @@ defer("scipy.integrate")
 # for quantized layers, and with it all of torch's compiler; train/optim imports its optimiser from itself
 with loading(), unseen("bitsandbytes"):
     import diffusers
+    from diffusers.models.upsampling import Upsample2D
 
     with unseen("scipy"):  # for the losses of object detectors
         import peft
         import transformers
+        from peft.tuners.lora import LoraLayer
+        from peft.tuners.lora.dora import DoraConv2dLayer
     peft.import_utils.is_bnb_available()  # asks once and remembers
 
-__all__ = ["diffusers", "peft", "transformers"]
+__all__ = ["DoraConv2dLayer", "LoraLayer", "Upsample2D", "diffusers", "peft", "transformers"]

@@ -8,10 +8,10 @@ step, slot), names its position, and stays with it when a micro-batch is split.
 from __future__ import annotations
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from data import seeds
+from train.libraries import LoraLayer
 
 
 class Placed:
