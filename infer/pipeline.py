@@ -86,7 +86,7 @@ def micro_batch_for(device: torch.device) -> int:
 
 def build(model: BaseModel, scheduler: str | None, device: torch.device) -> StableDiffusionPipeline:
     """The model's parts as a diffusers pipeline without safety checker, on the device. No autocast anywhere."""
-    from diffusers import StableDiffusionPipeline
+    from train.libraries import diffusers
 
     quieten()
     parts: dict[str, Any] = {
@@ -97,7 +97,7 @@ def build(model: BaseModel, scheduler: str | None, device: torch.device) -> Stab
         "scheduler": schedulers.build(scheduler, model.scheduler_config),
     }
     absent: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-    pipe = StableDiffusionPipeline(**parts, **absent, requires_safety_checker=False)
+    pipe = diffusers.StableDiffusionPipeline(**parts, **absent, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 

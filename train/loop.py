@@ -185,8 +185,9 @@ def look(state: State, task: Task, report: Report, *, on_grid: bool) -> None:
 
 def measured(state: State, task: Task) -> dict[str, Losses]:
     """The losses as the first process measured them: all must come to the same decision."""
+    measure = partial(task.validator.measure, state.denoiser, state.accelerator.device, state.crew.each)
     with evaluated(state):
-        found = [task.validator.measure(state.denoiser, state.accelerator.device, state.crew.each)]
+        found = [measure() if state.step else task.measure_base(measure)]
     if state.accelerator.num_processes > 1:
         broadcast_object_list(found)
     return found[0]

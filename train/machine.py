@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DConditionModel
 
 from data.errors import InputError
 from train.config import Config, Memory
 from train.optim import installed
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 WORDS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf16 with float32 trained weights"}

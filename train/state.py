@@ -15,7 +15,8 @@ from torch import nn
 from data.dataset import Layout
 from data.prefetch import InTurn
 from data.schema import Batch
-from train import optim
+from train import base_losses, optim
+from train.base_losses import Found, Measure
 from train.config import Config
 from train.ddpm.criteria import Criterion
 from train.ddpm.schedule import Schedule
@@ -66,6 +67,7 @@ class Task:
     validator: Validator
     checkpoints: Path
     identity: str
+    measure_base: Callable[[Measure], Found] = base_losses.measured  # of the network before the first step
     easel: Easel | None = None
     speed: Speed = field(default_factory=Speed)
     publish: Callable[[], None] = lambda: None  # the report so far, for someone who looks while it trains

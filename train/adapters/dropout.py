@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from data import seeds
+from train.libraries import LoraLayer
 
 
 class Placed(threading.local):
