@@ -44,8 +44,8 @@ def read_history(folder: Path) -> list[Record]:
     path = folder / HISTORY
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [read_line(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a caption may hold U+2028 or U+0085
+    return [read_line(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line]
 
 
 def read_line(line: str, where: str) -> Record:

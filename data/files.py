@@ -5,11 +5,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from data.errors import InputError
 
+FLUSHERS = 16  # files of a folder that are flushed to the disk at the same time
 BLOCK = 1 << 20  # bytes read at a time while hashing
 
 
@@ -63,8 +65,8 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
         yield beside
-        for file in beside.rglob("*"):
-            flush(file)
+        with ThreadPoolExecutor(FLUSHERS) as threads:  # the disk takes many files' flushes in one go
+            list(threads.map(flush, beside.rglob("*")))
         flush(beside)
         beside.chmod(0o777 & ~current_umask())
         swap_in(beside, path)

@@ -1,9 +1,9 @@
-"""Draw the pictures that the README shows: python docs/figures.py creatures | demo SHEET."""
+"""Draw the pictures that the README and docs/ show: python docs/figures.py creatures | pairs | demo SHEET."""
 
 import sys
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from data.errors import InputError, run_entry
 from data.files import replaced_file
@@ -12,17 +12,21 @@ from data.pocket import creatures
 DOCS = Path(__file__).parent
 COLUMNS, ROWS, SIDE = 10, 5, 96
 LIMIT = 200 << 10  # bytes a figure may have
+PAIRS = (1, 52, 79, 85, 90, 112, 156, 184)  # the pictures of docs/captioning.md, in the order of its table
+PAIR_SIDE = 176
 
 
 def main() -> int:
-    """creatures: fifty of the sample pictures. demo: a sheet of generate.py, within the size that the docs allow."""
+    """creatures: fifty of the sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small."""
     match sys.argv[1:]:
         case ["creatures"]:
             keep(sample_sheet(), DOCS / "creatures.png")
+        case ["pairs"]:
+            keep(numbered(PAIRS), DOCS / "captioning-pairs.png")
         case ["demo", sheet]:
             keep(Image.open(sheet).convert("RGB"), DOCS / "demo.png")
         case other:
-            raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed="creatures, or demo SHEET")
+            raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed="creatures, pairs, or demo SHEET")
     return 0
 
 
@@ -32,6 +36,18 @@ def sample_sheet() -> Image.Image:
     for place in range(COLUMNS * ROWS):
         row, column = divmod(place, COLUMNS)
         sheet.paste(creatures.draw(400 + place, SIDE), (column * SIDE, row * SIDE))
+    return sheet
+
+
+def numbered(indices: tuple[int, ...], columns: int = 4) -> Image.Image:
+    """Sample pictures in rows, each with its number from 1 on."""
+    sheet = Image.new("RGB", (columns * PAIR_SIDE, -(-len(indices) // columns) * PAIR_SIDE), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, index in enumerate(indices):
+        row, column = divmod(place, columns)
+        x, y = column * PAIR_SIDE, row * PAIR_SIDE
+        sheet.paste(creatures.draw(index, PAIR_SIDE), (x, y))
+        pen.text((x + 8, y + 4), str(place + 1), fill="#2a1a4a", font=ImageFont.load_default(22))
     return sheet
 
 

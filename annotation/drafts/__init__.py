@@ -1,0 +1,1 @@
+"""Draft captions, offered to people who then correct instead of writing."""

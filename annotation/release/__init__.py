@@ -1,0 +1,1 @@
+"""Answers made into a data set: join, export, lock, differences between releases."""

@@ -1,0 +1,1 @@
+"""What people wrote, looked over: checks, bulk corrections, agreement, pace."""

@@ -1,0 +1,128 @@
+"""Captions that were written elsewhere: every form, its own mistakes, and what is told of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from annotation.commands import import_
+from annotation.drafts.existing import existing
+from annotation.drafts.store import read_drafts
+from annotation.pictures import pictures_in
+from data.errors import InputError
+from data.files import sha256
+from data.problems import Problem
+from tests.answers import project
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return project(tmp_path, count=3)
+
+
+def drafted(work: Path, source: Path) -> dict[str, str]:
+    """File name -> draft, after an import."""
+    assert import_.run(import_.Options(source=source)) == 0
+    names = {picture.sha256: picture.file_name for picture in pictures_in(Path("pictures")).values()}
+    return {names[key]: draft.text for key, draft in read_drafts(work).items()}
+
+
+def test_a_folder_of_taggui_or_kohya(work: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "10_foxes"
+    (folder / "sub").mkdir(parents=True)
+    for number, suffix in ((0, ".txt"), (1, ".caption")):  # under other names: the content counts
+        (folder / f"copy{number}.png").write_bytes((tmp_path / "pictures" / f"00{number}.png").read_bytes())
+        (folder / f"copy{number}{suffix}").write_text("red fox, 1girl\nsecond line\n")
+    (folder / "sub" / "002.txt").write_text("a caption without its picture")
+    (folder / "readme.txt").write_text("not a caption")
+    assert drafted(work, folder) == {
+        "000.png": "red fox, 1girl", "001.png": "red fox, 1girl", "002.png": "a caption without its picture"
+    }  # fmt: skip
+
+
+def test_caption_files_alone(work: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "001.txt").write_text("\ufeffa fox\r\n", encoding="utf-8")
+    (folder / "009.txt").write_text("of no picture here")
+    assert drafted(work, folder) == {"001.png": "a fox"}
+
+
+def test_kohyas_json(work: Path, tmp_path: Path) -> None:
+    file = tmp_path / "meta.json"
+    entries = {
+        "C:\\train\\10_x\\000": {"caption": " a  fox ", "tags": "fox"},
+        "/train/001.png": {"tags": "cat, blue"},
+        "002": {"train_resolution": [512, 512]},
+    }
+    file.write_text(json.dumps(entries))
+    assert drafted(work, file) == {"000.png": "a fox", "001.png": "cat, blue"}
+
+
+def test_tables(work: Path, tmp_path: Path) -> None:
+    digest = sha256(tmp_path / "pictures" / "002.png")
+    (tmp_path / "t.csv").write_text(f"file_name,text,sha256\nelsewhere.png,by content,{digest}\n001.png,by name,\n")
+    assert drafted(work, tmp_path / "t.csv") == {"002.png": "by content", "001.png": "by name"}
+    (tmp_path / "only a table").mkdir()
+    (tmp_path / "only a table" / "metadata.jsonl").write_text('{"file_name": "x/000.png", "text": "a table"}\n')
+    assert drafted(work, tmp_path / "only a table")["000.png"] == "a table"
+
+
+def test_a_label_studio_export(work: Path, tmp_path: Path) -> None:
+    result = [{"from_name": "text", "type": "textarea", "value": {"text": ["a fox"]}}]
+    task = {"id": 1, "data": {"image": "/data/local-files/?d=x/000.png"}, "annotations": [{"id": 1, "result": result}]}
+    (tmp_path / "pictures" / "export.json").write_text(json.dumps([task]))
+    assert drafted(work, tmp_path / "pictures" / "export.json") == {"000.png": "a fox"}
+
+
+def test_names_that_two_folders_share_are_not_guessed(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.txt").write_text(f"in {folder}")
+    problems: list[Problem] = []
+    found = existing(tmp_path, problems)
+    assert dict(found.captions) == {"a/1": "in a", "b/1": "in b"}
+    assert [problem.refused for problem in problems] == [False, False]
+    assert "2 captions have this file name in different folders" in str(problems[0])
+
+
+def test_climbing_and_hostile_names_are_names_only(work: Path, tmp_path: Path) -> None:
+    entries = {"../../../etc/passwd": {"caption": "x"}, "..\\000": {"caption": "<script>"}, "\x00": {"caption": "y"}}
+    (tmp_path / "k.json").write_text(json.dumps(entries))
+    assert drafted(work, tmp_path / "k.json") == {"000.png": "<script>"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("x.json", "{", "is not JSON (Expecting property name"),
+        ("x.json", "3", "is a JSON file of another kind. Give kohya's JSON of captions, or a Label Studio export"),
+        ("x.json", '{"a": 1}', "is a JSON file of another kind"),
+        ("x.json", '{"a": {}}', "holds no caption that can be used"),
+        ("x.json", "[1]", "is not a list of tasks"),
+        ("x.csv", "a,b\n1,2\n", "holds no caption that can be used; first: "),
+        ("x.parquet", "no parquet", "is not Parquet ("),
+        ("x.xml", "<x/>", "is of an unknown kind (.xml); allowed: a folder, .json, .jsonl, .csv, .parquet"),
+        ("x", "", "is of an unknown kind (no suffix)"),
+        (None, "", "no such file or folder. Check the path."),
+        ("", "", "holds neither pictures nor captions. Give a folder that has some."),
+    ],
+)
+def test_what_cannot_be_read(tmp_path: Path, name: str | None, content: str, expected: str) -> None:
+    path = tmp_path / "source" / (name or "")
+    (tmp_path / "source").mkdir()
+    if name:
+        path.write_text(content)
+    with pytest.raises(InputError) as refused:
+        existing(tmp_path / "nowhere" if name is None else path, [])
+    assert str(refused.value).startswith(f"{tmp_path / 'nowhere' if name is None else path}: {expected}")
+
+
+def test_a_parquet_file_of_other_columns(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"image": ["x"], "text": ["y"]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"has no column file_name; allowed: it has image, text"):
+        existing(tmp_path / "x.parquet", [])
