@@ -1,0 +1,212 @@
+"""Push, answer, pull: what comes back is what was written, once each, however often it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation import project, pull, server
+from annotation.client import Client
+from annotation.commands import dispatch
+from annotation.intake import Intake
+from annotation.push import push
+from annotation.records import Record, read_history, standing
+from data.errors import InputError
+from tests.servers.project.conftest import COUNT, Made, Offered, answer, tasks_of
+
+pytestmark = pytest.mark.servers
+
+
+def drafts_for(taken: Intake, words: str = "a draft") -> dict[str, Offered]:
+    return {each.sha256: Offered(f"{words} of {each.annotation.file_name}") for each in taken.pictures[::2]}
+
+
+def chosen_item(field: str, choice: str) -> dict[str, Any]:
+    return {"id": field, "from_name": field, "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+
+
+def test_a_second_push_makes_nothing(client: Client, taken: Intake, made: Made) -> None:
+    found = made()
+    first = push(client, found, taken.pictures, taken.formats, drafts=drafts_for(taken), overlap=0.3)
+    assert first.created == {"text": COUNT, "name": COUNT, "triage": COUNT}
+    assert first.drafted == COUNT / 2
+    twice = {task.sha256 for task in tasks_of(client, found) if task.overlap == 2}
+    assert len(twice) == first.asked_twice == sum(int(each.sha256[:8], 16) < 0.3 * 2**32 for each in taken.pictures)
+
+    second = push(client, project.make_screens(client, found), taken.pictures, taken.formats, drafts=drafts_for(taken))
+    assert second.created == dict.fromkeys(found.screens, 0)
+    assert second.present == dict.fromkeys(found.screens, COUNT)
+    assert second.drafted == second.doubled == second.moved == second.elsewhere == 0
+    order = [task.sha256 for task in tasks_of(client, found)]
+    assert order == [each.sha256 for each in taken.pictures], "shown in another order than like beside like"
+    for screen in found.screens:
+        assert {task.drafts for task in tasks_of(client, found, screen)} == {0 if screen == "triage" else 1}
+
+
+def test_pictures_are_shown(client: Client, taken: Intake, made: Made) -> None:
+    found = made(types=())
+    push(client, found, taken.pictures, taken.formats)
+    headers = client.sdk._client_wrapper.get_headers()
+    tasks = tasks_of(client, found)
+    for task in tasks:
+        shown = client.http.get(client.url + task.data["image"], headers=headers)
+        original = next(each for each in taken.pictures if each.sha256 == task.sha256).path.read_bytes()
+        assert shown.content == original and shown.headers["content-type"] == "image/png"
+    assert client.http.get(client.url + tasks[0].data["image"]).status_code in {401, 403}
+
+
+def test_new_drafts_go_to_tasks_that_nobody_touched(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+    found = made(types=())
+    push(client, found, taken.pictures, taken.formats, drafts=drafts_for(taken))
+    first, _, third, *_ = tasks_of(client, found)
+    answer(client, first, "mine")
+    again = push(client, found, taken.pictures, taken.formats, drafts=drafts_for(taken, "a better draft"))
+    assert again.drafted == COUNT / 2 - 1
+    answer(client, third, "corrected")
+    pull.pull(client, found, tmp_path)
+    old, new = read_history(tmp_path)
+    assert (old.draft, old.draft_by) == (f"a draft of {old.file_name}", "a-test-1")
+    assert (new.draft, new.draft_by) == (f"a better draft of {new.file_name}", "a-test-1")
+    assert all(task.drafts == 1 for task in tasks_of(client, found))
+
+
+def test_every_kind_of_answer_comes_back(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+    found = made()
+    push(client, found, taken.pictures, taken.formats)
+    tasks = tasks_of(client, found)
+    text = 'a "quoted" fridge, émile 日本\n<b>second</b> line'
+    numbers = [answer(client, tasks[0], text, seconds=12.5), answer(client, tasks[1], "one", "two")]
+    numbers += [answer(client, tasks[2], "   "), answer(client, tasks[3], "half", was_cancelled=True)]
+    numbers += [answer(client, tasks[4], "first"), answer(client, tasks[4], "second")]
+    chosen = [chosen_item("quality", "good"), chosen_item("type", "ice")]
+    client.sdk.annotations.create(id=tasks_of(client, found, "triage")[0].id, result=chosen)  # type: ignore[arg-type]
+
+    done = pull.pull(client, found, tmp_path)
+    assert (done.new, done.changed, done.deleted) == (7, 0, 0)
+    assert done.odd == {"unknown choice 'ice' of 'type'": 1}
+    assert not done.changed_screens
+    records = {record.annotation: record for record in read_history(tmp_path) if record.screen == "text"}
+    texts = [records[number].values.get("text") for number in numbers]
+    assert texts == [[text], ["one", "two"], None, ["half"], ["first"], ["second"]]
+    kinds = [records[number].status for number in numbers]
+    assert kinds == ["written", "written", "blank", "skipped", "written", "written"]
+    first = records[numbers[0]]
+    assert (first.sha256, first.file_name) == (tasks[0].sha256, tasks[0].data["file_name"])
+    assert (first.annotator, first.seconds, first.draft) == (server.USER, 12.5, None)
+    (triaged,) = [record for record in read_history(tmp_path) if record.screen == "triage"]
+    assert triaged.values == {"quality": ["good"]}
+
+
+def test_a_later_pull_reads_only_what_changed(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+    found = made(types=())
+    push(client, found, taken.pictures, taken.formats)
+    tasks = tasks_of(client, found)
+    numbers = [answer(client, task, "before") for task in tasks[:4]] + [answer(client, tasks[4], was_cancelled=True)]
+    assert pull.pull(client, found, tmp_path).everything == ["text", "name"]
+    text = [{"id": "x", "from_name": "text", "to_name": "image", "type": "textarea", "value": {"text": ["after"]}}]
+    client.sdk.annotations.update(id=numbers[0], result=text)  # type: ignore[arg-type]
+    client.sdk.annotations.delete(id=numbers[1])
+    answer(client, tasks[5], "late")
+
+    done = pull.pull(client, found, tmp_path)
+    assert "text" not in done.everything, "everything was read again"
+    assert (done.new, done.changed, done.deleted) == (1, 1, 1)
+    history = read_history(tmp_path)
+    texts = [record.values.get("text") for record in history if record.annotation == numbers[0]]
+    assert texts == [["before"], ["after"]]
+    assert [record.status for record in history if record.annotation == numbers[1]] == ["written", "deleted"]
+    assert done.kinds == {"written": 4, "skipped": 1}
+    before = (tmp_path / "history.jsonl").read_bytes()
+    again = pull.pull(client, found, tmp_path)
+    assert (again.new, again.changed, again.deleted) == (0, 0, 0)
+    whole = pull.pull(client, found, tmp_path, everything=True)
+    assert (whole.new, whole.changed, whole.deleted) == (0, 0, 0)
+    assert (tmp_path / "history.jsonl").read_bytes() == before
+
+
+def test_answers_deleted_in_bulk_are_noticed(
+    client: Client, taken: Intake, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Data Manager's bulk actions may leave the time of a task as it was: then the number does not add up."""
+    found = made(types=())
+    push(client, found, taken.pictures, taken.formats)
+    tasks = tasks_of(client, found)
+    monkeypatch.setattr(pull, "FEW", 2)
+    for task in tasks[:3]:
+        answer(client, task, "gone soon")
+    pull.pull(client, found, tmp_path)
+    selected: Any = {"all": False, "included": [task.id for task in tasks[:3]]}
+    client.sdk.actions.create(id="delete_tasks_annotations", project=found.screens["text"], selected_items=selected)
+    with pytest.raises(InputError, match=r"3 of 3 answers on screen 'text' are gone.*--accept-deleted"):
+        pull.pull(client, found, tmp_path)
+    assert len(standing(read_history(tmp_path))) == 3, "nothing may change before somebody said so"
+    assert pull.pull(client, found, tmp_path, accept_deleted=True).deleted == 3
+
+
+def test_a_changed_configuration_is_told_and_mended(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+    found = made(types=())
+    push(client, found, taken.pictures[:2], taken.formats)
+    number = found.screens["text"]
+    other = client.sdk.projects.get(id=number).label_config or ""
+    client.sdk.projects.update(id=number, label_config=other.replace('name="text"', 'name="words"'))
+    answer(client, tasks_of(client, found)[0], "under another name", screen="words")
+    done = pull.pull(client, found, tmp_path)
+    assert done.changed_screens == ["text"]
+    assert done.odd == {"unknown control 'words'": 1}
+    assert project.make_screens(client, found) == found
+    assert not pull.pull(client, found, tmp_path).changed_screens
+
+
+def test_other_peoples_projects_are_left_alone(client: Client, taken: Intake) -> None:
+    mine = project.new("ours", project.OWN, taken.folder, ())
+    client.sdk.projects.create(title="ours captions", description="by somebody")
+    with pytest.raises(InputError, match=r"has a project 'ours captions' \(number \d+\), not made by push.*--name"):
+        project.make_screens(client, mine)
+    theirs = project.make_screens(client, project.new("yours", project.OWN, taken.folder, ()))
+    with pytest.raises(InputError, match="made by push from another work folder"):
+        project.make_screens(client, project.new("yours", project.OWN, taken.folder, ()))
+    client.sdk.projects.delete(id=theirs.screens["name"])
+    with pytest.raises(InputError, match=r"the project 'yours names' is gone.*Push again"):
+        project.open_project(client, theirs)
+    assert project.make_screens(client, theirs).screens["text"] == theirs.screens["text"]
+
+
+def test_a_project_whose_making_was_not_noted_is_found(client: Client, taken: Intake) -> None:
+    new = project.new("half made", project.OWN, taken.folder, ())
+    made = project.make_screens(client, new)
+    assert project.make_screens(client, new).screens == made.screens
+
+
+@pytest.mark.usefixtures("label_studio")
+def test_the_commands_go_together(
+    label_studio: server.Server,
+    client: Client,
+    taken: Intake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = ["--server", str(label_studio.folder)]
+    assert dispatch(["start", *own, "--images", str(taken.folder), "--name", "by hand"]) == 0
+    said = capsys.readouterr().out
+    assert f"{label_studio.url}  (runs already" in said and "login.json" in said
+    assert f"{label_studio.url}/projects/" in said and "next:" in said
+    found = project.load(None)
+    rows = (taken.folder / "metadata.jsonl").read_text().splitlines()
+    assert set(found.types) == {json.loads(row)["type"] for row in rows}
+    answer(client, tasks_of(client, found)[0], "seen")
+    assert dispatch(["pull", *own]) == 0
+    assert "1 new, 0 changed, 0 deleted" in capsys.readouterr().out
+    assert dispatch(["push", *own]) == 0
+    assert f"0 new, {len(tasks_of(client, found))} there before" in capsys.readouterr().out
+    assert dispatch(["doctor", *own]) == 0, capsys.readouterr().out
+    assert "WRONG" not in capsys.readouterr().out
+    assert dispatch(["invite", *own]) == 0
+    assert f"{label_studio.url}/user/signup/?token=" in capsys.readouterr().out
+    records: list[Record] = read_history(project.folder_of("by hand"))
+    assert [dataclasses.asdict(record)["values"] for record in records] == [{"text": ["seen"]}]
