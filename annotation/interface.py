@@ -7,7 +7,9 @@ own, the caption first, and all choices share one pass, the triage, with a singl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 from xml.etree import ElementTree as xml
@@ -20,8 +22,15 @@ Schema = type[Annotation]
 
 TRIAGE = "triage"  # the pass with all choices; the other passes are named after their one field
 PICTURE = "image"  # the control on which all others hang, and the key of the picture's address in a task's data
+LOOK = Path(__file__).with_name("screen.css")
 DIGITS = "1234567890"
 LETTERS = "abcdefgijklmnopqstvwxyz"  # without h, r and u, which Label Studio keeps for itself
+
+# (keys, what they do), as Label Studio has them when nobody changed them
+SAVE, SKIP = "save, next picture", "skip this one"
+MAC = (("⌘+Enter", "and"), ("Alt+Enter", "on a Mac"))
+WRITING_KEYS = (("Tab, Ctrl+Enter", SAVE), ("Tab, Ctrl+Space", SKIP), ("Esc", "take back what you typed"), *MAC)
+CHOOSING_KEYS = (("[key]", "choose, again: take it back"), ("Ctrl+Enter", SAVE), ("Ctrl+Space", SKIP), *MAC)
 
 
 def screens(types: Sequence[str], schema: Schema = Annotation) -> Screens:
@@ -49,20 +58,21 @@ def writing_screen(field: str, schema: Schema = Annotation) -> str:
     """
     how = schema.asked()[field]
     assert how["ask"] != "choice", f"{field} is chosen, not written"
-    root, side = picture_and_side()
     caption = how["ask"] == "caption"
+    root, side = picture_and_side()
+    ask_for(side, "caption" if caption else field, how["help"])
     xml.SubElement(
-        side,
+        block(side, "long" if caption else "short"),
         "TextArea",
-        # editable with transcription keeps a draft open, with the focus in it; as the last control, Tab leaves it for
-        # a button, where Ctrl+Enter is heard
+        # editable with transcription keeps a draft open, with the focus in it; Tab leaves it for a button, where
+        # Ctrl+Enter is heard
         control(field) | {"editable": "true", "transcription": "true"},
         rows="6" if caption else "2",
         maxSubmissions="1",
         showSubmitButton="false",
         required=as_xml(caption),
-        placeholder=how["help"],
     )
+    legend(side, WRITING_KEYS)
     return as_text(root)
 
 
@@ -77,11 +87,12 @@ def triage_screen(types: Sequence[str], schema: Schema = Annotation) -> str:
     keys = assign_keys(choices, schema)
     root, side = picture_and_side()
     for field, options in choices.items():
-        xml.SubElement(side, "Header", value=f"{field}: {schema.asked()[field]['help']}", size="6")
+        ask_for(side, words(field), schema.asked()[field]["help"])
         answer = xml.SubElement(side, "Choices", control(field), choice="single", showInline="true", required="false")
         for option in options:
             key = keys.get((field, option))
             xml.SubElement(answer, "Choice", {"value": option} | ({"hotkey": key} if key else {}))
+    legend(side, CHOOSING_KEYS)
     return as_text(root)
 
 
@@ -142,15 +153,42 @@ def unfit(name: str) -> str:
 
 
 def picture_and_side() -> tuple[xml.Element, xml.Element]:
-    """A screen with the picture on the left, and the column beside it, which starts with the file's name."""
-    root = xml.Element("View", style="display:flex;gap:1rem;align-items:flex-start")
-    left = xml.SubElement(root, "View", style="flex:3;min-width:0")
-    # without the picture's own tools no key of theirs is in the way, and the picture fits the window
-    plain = {"zoom": "false", "zoomControl": "false", "maxWidth": "100%", "maxHeight": "75vh"}
-    xml.SubElement(left, "Image", plain, name=PICTURE, value=f"${PICTURE}")
-    side = xml.SubElement(root, "View", style="flex:2;min-width:24rem")
-    xml.SubElement(side, "Header", value="$file_name", size="6")
+    """A screen with the picture on the left, and the column beside it, which starts with the file's name.
+
+    Label Studio's own Image is not drawn: when its picture arrives, and whenever the window changes its size, it makes
+    every box anew, and what was typed until then is lost (seen with 1.23.2). Controls need something to hang on, which
+    is the name of the file. Never put anything but the picture's address into the Markdown: it is taken as HTML.
+    """
+    root = xml.Element("View", className="atelier")
+    xml.SubElement(root, "Style").text = LOOK.read_text(encoding="utf-8")
+    xml.SubElement(block(root, "picture"), "Markdown", value=f"![the picture](<${PICTURE}>)")
+    side = block(root, "side")
+    name = block(side, "file")
+    xml.SubElement(name, "Text", name=PICTURE, value="$file_name")
+    # never drawn, because a Header has no inside; for its sake the list of tasks shows small pictures
+    xml.SubElement(xml.SubElement(name, "Header", value=""), "Image", name="thumbnail", value=f"${PICTURE}")
     return root, side
+
+
+def ask_for(side: xml.Element, name: str, help: str) -> None:
+    """The question above a control. Label Studio shows no placeholder in a box that holds a draft."""
+    xml.SubElement(block(side, "question"), "Header", value=f"{name}: {help}", size="5")
+
+
+def legend(side: xml.Element, keys: Sequence[tuple[str, str]]) -> None:
+    """The keys and what they do, in sight. Markdown takes HTML as it is: nothing but our own words may go in."""
+    shown = [(re.sub(r"[^ ,+]+", r"<kbd>\g<0></kbd>", pressed), does) for pressed, does in keys]
+    lines = [f"<span>{pressed} {does}</span>" for pressed, does in shown]
+    xml.SubElement(block(side, "keys"), "Markdown", value="".join(lines))
+
+
+def block(parent: xml.Element, name: str) -> xml.Element:
+    """A part of the screen that screen.css knows by `name`."""
+    return xml.SubElement(parent, "View", className=name)
+
+
+def words(field: str) -> str:
+    return field.replace("_", " ")
 
 
 def control(field: str) -> dict[str, str]:

@@ -31,10 +31,13 @@ class Annotation(BaseModel):
     file_name: str
     text: Text = Field(default="", json_schema_extra=ask("caption", "what is in the picture, as you would ask for it"))
     texts: list[Text] = Field(default_factory=list, description="further captions of the same picture")
-    type: Text | None = Field(default=None, json_schema_extra=ask("choice", "the type, e.g. water"))
+    type: Text | None = Field(default=None, json_schema_extra=ask("choice", "which of these is it?"))
     name: Text | None = Field(default=None, json_schema_extra=ask("text", "the name of what is shown"))
     quality: Literal["good", "fair", "poor"] | None = Field(
         default=None, json_schema_extra=ask("choice", "would you train on it?")
+    )
+    skip_reason: Literal["blurred", "cropped", "watermark", "duplicate", "off-topic"] | None = Field(
+        default=None, json_schema_extra=ask("choice", "to leave it out, say why; else nothing")
     )
     annotator: str | None = Field(default=None, description="provenance: who wrote the caption")
     source: str | None = Field(default=None, description="provenance: where the picture or caption came from")

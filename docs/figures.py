@@ -1,4 +1,4 @@
-"""Draw the pictures that the README and docs/ show: python docs/figures.py creatures | pairs | demo SHEET."""
+"""Draw the pictures of README and docs/: python docs/figures.py creatures | pairs | demo SHEET | captioning SHOT."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,10 @@ PAIR_SIDE = 176
 
 
 def main() -> int:
-    """creatures: fifty of the sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small."""
+    """creatures: fifty of the sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small.
+
+    captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
+    """
     match sys.argv[1:]:
         case ["creatures"]:
             keep(sample_sheet(), DOCS / "creatures.png")
@@ -25,8 +28,11 @@ def main() -> int:
             keep(numbered(PAIRS), DOCS / "captioning-pairs.png")
         case ["demo", sheet]:
             keep(Image.open(sheet).convert("RGB"), DOCS / "demo.png")
+        case ["captioning", shot]:
+            keep(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
         case other:
-            raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed="creatures, pairs, or demo SHEET")
+            allowed = "creatures, pairs, demo SHEET, captioning SHOT"
+            raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
     return 0
 
 

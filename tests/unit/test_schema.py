@@ -95,6 +95,7 @@ def test_what_is_asked_of_people_and_in_which_order() -> None:
         ("type", "choice"),
         ("name", "text"),
         ("quality", "choice"),
+        ("skip_reason", "choice"),
     ]
     assert all(how["help"] and "\n" not in how["help"] and "$" not in how["help"] for how in asked.values())
     # provenance is never asked for, it is recorded
