@@ -100,6 +100,27 @@ def eps_from_v(schedule: Schedule, xt: Tensor, v: Tensor, t: Timesteps) -> Tenso
     return (noise * xt + signal * v).to(dtype)
 
 
+def x0_from_mean(schedule: Schedule, xt: Tensor, mean: Tensor, t: Timesteps) -> Tensor:
+    """x_0 from x_t and the posterior mean mu~_t. Source: eq. 7, solved for x_0.
+
+    It divides by the weight of x_0, which is 1e-4 at the end of the linear schedule: rounding grows by 10,000 there.
+    """
+    dtype = common_dtype(xt, mean)
+    weight_x0 = gather(schedule.posterior_mean_coef_x0, t, xt)
+    weight_xt = gather(schedule.posterior_mean_coef_xt, t, xt)
+    # x_0 = (mu~_t - c_2 x_t) / c_1, with c_1 and c_2 the weights of x_0 and x_t in mu~_t
+    return ((mean - weight_xt * xt) / weight_x0).to(dtype)
+
+
+def eps_from_mean(schedule: Schedule, xt: Tensor, mean: Tensor, t: Timesteps) -> Tensor:
+    """The noise in x_t, from x_t and the posterior mean mu~_t. Source: eq. 11, solved for eps."""
+    dtype = common_dtype(xt, mean)
+    alpha, beta = gather(schedule.alphas, t, xt), gather(schedule.betas, t, xt)
+    noise = gather(schedule.sqrt_one_minus_alphas_cumprod, t, xt)
+    # eps = sqrt(1 - abar_t) / beta_t (x_t - sqrt(alpha_t) mu~_t)
+    return (noise / beta * (xt - alpha.sqrt() * mean)).to(dtype)
+
+
 def snr(schedule: Schedule, t: Timesteps) -> PerSample:
     """SNR(t) = abar_t / (1 - abar_t), (B,) float32: 0 where no signal is left. Source: arXiv 2107.00630, eq. 2."""
     return gather(schedule.snr, t, t)
