@@ -26,6 +26,11 @@ def gather(table: Table, t: Timesteps, like: Tensor) -> Tensor:
     return table.gather(0, t.long()).to(wide).reshape(-1, *[1] * (like.ndim - 1))
 
 
+def wide(x: Tensor) -> Tensor:
+    """x in float64, or in float32 on a device that has nothing wider: for small differences of large numbers."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
 def signal_and_noise(schedule: Schedule, t: Timesteps, like: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(abar_t) and sqrt(1 - abar_t), each (B, 1, ...): the shares of x_0 and eps in x_t."""
     return gather(schedule.sqrt_alphas_cumprod, t, like), gather(schedule.sqrt_one_minus_alphas_cumprod, t, like)

@@ -70,7 +70,7 @@ def timesteps(T: int, count: int, spacing: str) -> tuple[int, ...]:
     return place(T, count)
 
 
-# ---- spacings, in whole numbers so that no rounding of floats decides; names as in arXiv 2305.08891, table 2
+# ---- spacings, in whole numbers so that no rounding of floats decides; names as in arXiv 2305.08891, section 3.3
 
 
 def linspace(T: int, count: int) -> tuple[int, ...]:

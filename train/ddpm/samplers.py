@@ -113,7 +113,8 @@ class DPMSolver(Sampler):
         x0 = now.x0
         if before is not None and i > 0:
             x0 = self.extrapolated(walk.chain, i, now, before)
-        # x_{t-1} = s_{t-1} / s_t x_t - a_{t-1} (e^{-h} - 1) D,  e^{-h} = a_t s_{t-1} / (s_t a_{t-1})        line 10
+        # x_{t-1} = s_{t-1} / s_t x_t - a_{t-1} (e^{-h} - 1) D, where e^{-h} = a_t s_{t-1} / (s_t a_{t-1}),
+        # a_t = sqrt(abar_t), s_t = sqrt(1 - abar_t)
         ratio = math.sqrt((1 - P) / (1 - A))
         return ratio * now.xt + (math.sqrt(P) - math.sqrt(A) * ratio) * x0
 
@@ -122,7 +123,7 @@ class DPMSolver(Sampler):
         high, here, low = (chain.schedule.log_snr[k].item() / 2 for k in (i + 1, i, i - 1))
         # r = h_{i-1} / h_i, and 1 / r = 0 if the step before came from lambda = -infinity
         per_r = (low - here) / (here - high)
-        # D = (1 + 1 / (2 r)) x_0(t) - 1 / (2 r) x_0(t + 1)                                                  line 9
+        # D = (1 + 1 / (2 r)) x_0(t) - 1 / (2 r) x_0(t + 1)
         return (1 + per_r / 2) * now.x0 - per_r / 2 * before.x0
 
 

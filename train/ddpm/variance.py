@@ -16,7 +16,7 @@ from torch import Tensor
 from data.errors import InputError, choose
 from data.shapes import Table
 from train.ddpm.prediction import Prediction
-from train.ddpm.process import gather
+from train.ddpm.process import gather, wide
 from train.ddpm.schedule import Schedule
 
 LogTable = Callable[[Schedule], Table]  # a schedule of T steps -> (T,) natural logarithms
@@ -35,9 +35,10 @@ class Variance:
         return between(seen, self.low(schedule)[i].item(), high)
 
     def of_each(self, seen: Prediction, schedule: Schedule, i: Tensor) -> Tensor:
-        """log sigma^2, (B, 1, ...) or if learned (B, C, H, W), for (B,) steps of the schedule on their device."""
-        high = gather(self.high(schedule), i, like=seen.xt) if self.high else None
-        return between(seen, gather(self.low(schedule), i, like=seen.xt), high)
+        """log sigma^2 for (B,) steps of the schedule on their device: (B, 1, ...), if learned (B, C, H, W). float64."""
+        like = wide(seen.xt)  # a divergence is a small difference of these logarithms
+        high = gather(self.high(schedule), i, like) if self.high else None
+        return between(seen, gather(self.low(schedule), i, like), high)
 
 
 def between(seen: Prediction, low: Any, high: Any) -> Any:

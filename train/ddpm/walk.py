@@ -7,7 +7,8 @@ picture: so whoever draws can show every state, stop early, or only keep the end
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -77,10 +78,10 @@ class Sampler(ABC):
         return self.walk(Walk(self.chain(schedule), predict, noise), x_T)
 
     @torch.no_grad()
-    def walk(self, walk: Walk, xt: Images) -> Iterator[State]:
-        """The states of a walk from the chain's last step down."""
+    def walk(self, walk: Walk, xt: Images, start: int | None = None) -> Iterator[State]:
+        """The states of a walk down from step `start` of the chain, where xt is; from the last step if None."""
         before = None
-        for i in reversed(range(len(walk.chain))):
+        for i in reversed(range(len(walk.chain) if start is None else start + 1)):
             now = walk.look(i, xt)
             yield State(walk.chain.timesteps[i], xt, now.x0)
             xt, before = self.step(walk, i, now, before), now
@@ -89,8 +90,10 @@ class Sampler(ABC):
 
 def run(sampler: Sampler, predict: Denoiser, schedule: Schedule, x_T: Images, noise: Noise) -> Images:
     """The pictures at the end of a walk, (B, C, H, W) as x_T."""
-    last = None
-    for state in sampler.steps(predict, schedule, x_T, noise):
-        last = state
-    assert last is not None and last.t == FINISHED
-    return last.xt
+    return last(sampler.steps(predict, schedule, x_T, noise))
+
+
+def last(states: Iterable[State]) -> Images:
+    """The pictures that a walk ends with."""
+    (state,) = deque(states, maxlen=1)  # keeps one in memory
+    return state.xt
