@@ -7,10 +7,11 @@ from torch import nn
 
 from data.errors import InputError
 from tests import annotated_unet
-from train.ddpm import schedule
+from train.ddpm import mix, schedule
+from train.ddpm.guidance import conditioned
 from train.ddpm.networks import paper
 from train.ddpm.networks.basic import BasicUNet, Mixed
-from train.ddpm.networks.conditioning import sinusoidal, told_class, without_some
+from train.ddpm.networks.conditioning import doubled, sinusoidal
 from train.ddpm.networks.convnext import AnnotatedUNet
 from train.ddpm.networks.kinds import NETWORKS, Basic, ConvNext, Frame, NetworkOptions, Paper, Plain, Unet2d
 
@@ -54,7 +55,7 @@ def shaken(network: nn.Module) -> nn.Module:
 def test_as_many_parameters_as_the_source(options: NetworkOptions, channels: int, size: int, parameters: int) -> None:
     with torch.device("meta"):
         frame = Frame(channels, size)
-        assert count(options.build(frame, SCHEDULE)) == parameters
+        assert count(options.build(frame)) == parameters
 
 
 def test_the_table_of_names() -> None:
@@ -91,18 +92,21 @@ def test_skips_carry_what_the_middle_loses() -> None:
 
 def test_the_mix_is_x_t_at_another_scale() -> None:
     seen: list[torch.Tensor] = []
+    places: list[torch.Tensor] = []
 
     class Spy(nn.Module):
         def forward(self, xt: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
             seen.append(xt)
+            places.append(t)
             return xt
 
     x0, eps, t = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4), torch.tensor([0, 9, 19])
-    signal, noise = (SCHEDULE.sqrt_alphas_cumprod, SCHEDULE.sqrt_one_minus_alphas_cumprod)
-    s, n = (table[t].float().reshape(-1, 1, 1, 1) for table in (signal, noise))
-    Mixed(Spy(), signal, noise)(s * x0 + n * eps, t)
-    amount = n / (s + n)
-    torch.testing.assert_close(seen[0], (1 - amount) * x0 + amount * eps)
+    tables = (SCHEDULE.sqrt_alphas_cumprod, SCHEDULE.sqrt_one_minus_alphas_cumprod)
+    s, n = (table[t].float().reshape(-1, 1, 1, 1) for table in tables)
+    Mixed(Spy(), SCHEDULE)(s * x0 + n * eps, t)
+    amount = (n / (s + n)).flatten()
+    torch.testing.assert_close(seen[0], mix.corrupt(x0, eps, amount))
+    assert (mix.amount(places[0], 20) - amount).abs().max() <= 0.025 + 1e-6  # the nearest of 20 amounts
 
 
 # ---- annotated diffusion's
@@ -134,7 +138,7 @@ def test_the_full_size_skip_is_used() -> None:
 
 def test_groups_divide_every_width() -> None:
     """ResNet blocks at width 28 crashed: eight groups do not divide 28."""
-    network = ConvNext(block="resnet").build(Frame(1, 28), SCHEDULE)
+    network = ConvNext(block="resnet").build(Frame(1, 28))
     assert network(torch.zeros(1, 1, 28, 28), torch.tensor([5])).shape == (1, 1, 28, 28)
     assert {m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)} == {1, 4, 8}
 
@@ -142,7 +146,7 @@ def test_groups_divide_every_width() -> None:
 def test_without_time_the_answer_does_not_depend_on_it() -> None:
     x, early, late = torch.randn(1, 1, 8, 8), torch.tensor([0]), torch.tensor([9])
     for time in (True, False):
-        network = ConvNext(width=8, multiples=(1, 2), time=time).build(Frame(1, 8), SCHEDULE)
+        network = ConvNext(width=8, multiples=(1, 2), time=time).build(Frame(1, 8))
         assert torch.equal(network(x, early), network(x, late)) is not time
 
 
@@ -215,9 +219,9 @@ def test_every_network_keeps_the_frame(name: str, answers: int) -> None:
     frame = Frame(3, 8, answers=answers)
     if answers == 2 and name in ("basic", "plain"):
         with pytest.raises(InputError, match="no second answer"):
-            NARROW[name].build(frame, SCHEDULE)
+            NARROW[name].build(frame)
         return
-    network = shaken(NARROW[name].build(frame, SCHEDULE))
+    network = shaken(NARROW[name].build(frame))
     answer = network(torch.randn(2, 3, 8, 8), torch.tensor([0, 19]))
     assert answer.shape == (2, 3 * answers, 8, 8)
     assert answer.isfinite().all()
@@ -228,30 +232,33 @@ def test_classes_are_told_or_refused(name: str) -> None:
     frame = Frame(1, 8, classes=3)
     if name in ("basic", "plain"):
         with pytest.raises(InputError, match="neither time nor class"):
-            NARROW[name].build(frame, SCHEDULE)
+            NARROW[name].build(frame)
         return
-    network = shaken(NARROW[name].build(frame, SCHEDULE))
+    network = shaken(NARROW[name].build(frame))
     x, t = torch.randn(1, 1, 8, 8).expand(3, 1, 8, 8), torch.full((3,), 7)
     with torch.no_grad():
-        told = told_class(network, torch.tensor([0, 2, 3]))(x, t)
+        told = conditioned(network, torch.tensor([0, 2, 3]))(x, t)
         nothing = network(x, t)
     assert not torch.allclose(told[0], told[1])
     torch.testing.assert_close(told[2], nothing[2])  # label 3 of 3 classes is "no class"
 
 
-def test_some_labels_are_left_out() -> None:
-    labels, uniforms = torch.tensor([0, 1, 2]), torch.tensor([0.05, 0.1, 0.9])
-    assert without_some(labels, uniforms, 3, 0.1).tolist() == [3, 1, 2]
+def test_doubling_is_the_same_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(8.0).reshape(1, 2, 2, 2)
+    eager = doubled(x)
+    assert eager[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(doubled(x), eager)
 
 
 @pytest.mark.parametrize("name", NARROW)
 def test_a_size_that_cannot_be_halved_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"--data.size: network .* halves the size .* 9 pixels"):
-        NARROW[name].build(Frame(1, 9), SCHEDULE)
+        NARROW[name].build(Frame(1, 9))
 
 
 def test_groups_that_do_not_divide_are_refused() -> None:
     with pytest.raises(InputError, match="32 groups do not divide 40 channels"):
-        Paper(widths=(40, 64)).build(Frame(1, 8), SCHEDULE)
+        Paper(widths=(40, 64)).build(Frame(1, 8))
     with pytest.raises(InputError, match="32 groups do not divide 40 channels"):
-        Unet2d(widths=(40, 64)).build(Frame(1, 8), SCHEDULE)
+        Unet2d(widths=(40, 64)).build(Frame(1, 8))

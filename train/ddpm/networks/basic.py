@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.shapes import Timesteps
+from train.ddpm.networks.conditioning import doubled
+from train.ddpm.schedule import Schedule
 
 WIDTHS = (32, 64, 64)
 
@@ -40,7 +42,7 @@ class BasicUNet(nn.Module):
 
     def joined(self, x: Tensor, skip: Tensor) -> Tensor:
         """x at twice its size, plus what the way down saw there."""
-        larger = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        larger = doubled(x)
         return larger + skip if self.skips else larger
 
 
@@ -51,17 +53,20 @@ class Mixed(nn.Module):
     mix = x_t / (sqrt(abar_t) + sqrt(1 - abar_t)). Source: diffusion-models-class, unit 1, `corrupt`.
     """
 
-    def __init__(self, network: nn.Module, signal: Tensor, noise: Tensor) -> None:
-        """signal, noise: (T,) sqrt(abar_t) and sqrt(1 - abar_t)."""
+    def __init__(self, network: nn.Module, schedule: Schedule) -> None:
         super().__init__()
         self.network = network
+        signal, noise = schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod
         self.scale: Tensor
         self.register_buffer("scale", (1.0 / (signal + noise)).float(), persistent=False)
+        # where on the course's road of evenly rising amounts a = (t + 1) / T that mix lies
+        places = (noise / (signal + noise) * schedule.steps).round().long() - 1
+        self.places: Tensor
+        self.register_buffer("places", places.clamp(0, schedule.steps - 1), persistent=False)
 
     def forward(self, xt: Tensor, t: Timesteps, labels: Tensor | None = None) -> Tensor:
-        # the same scale for a picture's every pixel
         scale = torch.gather(self.scale, 0, t).reshape(-1, 1, 1, 1)
-        return self.network(scale.to(xt.dtype) * xt, t, labels)
+        return self.network(scale.to(xt.dtype) * xt, torch.gather(self.places, 0, t), labels)
 
 
 def five(inside: int, outside: int) -> nn.Conv2d:

@@ -1,4 +1,4 @@
-"""What a network is told beside x_t: the timestep as sines, a class as one more vector, or no class.
+"""What a network is told beside x_t: the timestep as sines, a class as one more vector, or no class; and resizing.
 
 Every network here is called `network(xt, t, labels=None)`: (B, C, H, W), (B,) int64, (B,) int64 -> (B, C', H, W).
 """
@@ -6,14 +6,13 @@ Every network here is called `network(xt, t, labels=None)`: (B, C, H, W), (B,) i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from data.shapes import Timesteps
 
-Network = Callable[..., Tensor]
 LONGEST = 10_000.0  # the slowest sine turns once in 2 pi times so many timesteps
 
 
@@ -60,14 +59,13 @@ class TimeAndClass(nn.Module):
         return told if self.classes is None else told + self.classes(labels, len(t))
 
 
-def without_some(labels: Tensor, uniforms: Tensor, count: int, share: float) -> Tensor:
-    """(B,) labels, of which those with a uniform number below `share` become `count`, "no class".
+def doubled(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 2H, 2W), each number four times.
 
-    Source: Ho & Salimans 2022, arXiv 2207.12598, algorithm 1.
+    torch 2.13's compiler loses the gradient of `interpolate` for every layer below it (measured 2026-11-21, CPU, see
+    train/compiled.py); what stands for it there has a plain sum for its backward pass.
     """
-    return torch.where(uniforms < share, torch.full_like(labels, count), labels)
-
-
-def told_class(network: Network, labels: Tensor | None) -> Callable[[Tensor, Timesteps], Tensor]:
-    """The network of (xt, t) alone, always told the same labels: one for each row of the batch."""
-    return lambda xt, t: network(xt, t, labels)
+    if not torch.compiler.is_compiling():
+        return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    b, c, h, w = x.shape
+    return x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)

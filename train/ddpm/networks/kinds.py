@@ -17,8 +17,6 @@ from data.options import Options
 if TYPE_CHECKING:
     from torch import nn
 
-    from train.ddpm.schedule import Schedule
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -41,7 +39,7 @@ class NetworkOptions(Options):
         return str(type(self).model_fields["kind"].default)
 
     @abstractmethod
-    def build(self, frame: Frame, schedule: Schedule) -> nn.Module:
+    def build(self, frame: Frame) -> nn.Module:
         """A network of random weights (torch's global generator: seed it first). Raises InputError if it cannot fit."""
 
     def refuse_size(self, frame: Frame, halvings: int) -> None:
@@ -68,19 +66,14 @@ class Course(NetworkOptions):
 
     final_activation: bool = False
     """SiLU at the end, as the course has it: nothing below -0.28 can then be painted"""
-    mix: bool = True
-    """the network sees (1 - a) x_0 + a eps, as in the course, in place of x_t: the same picture at another scale"""
 
-    def build(self, frame: Frame, schedule: Schedule) -> nn.Module:
-        from train.ddpm.networks.basic import BasicUNet, Mixed
+    def build(self, frame: Frame) -> nn.Module:
+        from train.ddpm.networks.basic import BasicUNet
 
         self.refuse_size(frame, 2)
         self.refuse_classes(frame)
         self.refuse_variance(frame)
-        network = BasicUNet(frame.channels, skips=self.name == "basic", final_activation=self.final_activation)
-        if not self.mix:
-            return network
-        return Mixed(network, schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod)
+        return BasicUNet(frame.channels, skips=self.name == "basic", final_activation=self.final_activation)
 
 
 class Basic(Course):
@@ -122,7 +115,7 @@ class ConvNext(NetworkOptions):
     time: bool = True
     """tell the network the time"""
 
-    def build(self, frame: Frame, schedule: Schedule) -> nn.Module:
+    def build(self, frame: Frame) -> nn.Module:
         from train.ddpm.networks.convnext import AnnotatedUNet, blocks
 
         self.refuse_size(frame, len(self.multiples) - 1)
@@ -158,7 +151,7 @@ class Paper(NetworkOptions):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """share of activations that are left out in training"""
 
-    def build(self, frame: Frame, schedule: Schedule) -> nn.Module:
+    def build(self, frame: Frame) -> nn.Module:
         from train.ddpm.networks.paper import PaperUNet
 
         self.refuse_size(frame, len(self.widths) - 1)
@@ -190,7 +183,7 @@ class Unet2d(NetworkOptions):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """share of activations that are left out in training"""
 
-    def build(self, frame: Frame, schedule: Schedule) -> nn.Module:
+    def build(self, frame: Frame) -> nn.Module:
         from train.ddpm.networks.diffusers_unet import DiffusersUNet
 
         self.refuse_size(frame, len(self.widths) - 1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.shapes import Timesteps
-from train.ddpm.networks.conditioning import TimeAndClass
+from train.ddpm.networks.conditioning import TimeAndClass, doubled
 
 EPSILON = 1e-6  # of every norm
 
@@ -88,7 +88,7 @@ class Grow(nn.Module):
         self.conv = three(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(doubled(x))
 
 
 class PaperUNet(nn.Module):
