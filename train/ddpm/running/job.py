@@ -52,10 +52,10 @@ def run(config: FitConfig) -> int:
     return code
 
 
-def follow(config: FitConfig) -> tuple[int, Run | None]:
-    """As run(), and the run's folder."""
+def follow(config: FitConfig, *, held_out_by: int | None = None) -> tuple[int, Run]:
+    """As run(), and the run's folder. held_out_by: the seed of the split, if it is not the run's own."""
     optim.refuse_missing(config.optim)
-    job = prepare(config)
+    job = prepare(config, config.seed if held_out_by is None else held_out_by)
     found = None if config.new else run_folder.find(config.runs, job.identity)
     if found is not None and (found.done or 0) >= job.steps:
         job.accelerator.print(f"{found.path} has these settings and is finished; --new starts over.")
@@ -71,7 +71,7 @@ def follow(config: FitConfig) -> tuple[int, Run | None]:
     return train(job, state, made, found), found
 
 
-def prepare(config: FitConfig) -> Job:
+def prepare(config: FitConfig, split_seed: int) -> Job:
     """Read the pictures and say no where it must be said, before anything is built."""
     schedule = model.make_schedule(config.schedule)
     objective.meaning_of(config.objective).check(schedule)
@@ -80,14 +80,14 @@ def prepare(config: FitConfig) -> Job:
     accelerator = machine.begin(config.threads)
     machine.set_tf32(True)
     with accelerator.main_process_first():  # the first draws the sample set, the others find it
-        pictures = load(config.data, seed=config.seed)
+        pictures = load(config.data, seed=split_seed)
     if config.conditional and (pictures.labels is None or bool((pictures.labels < 0).any())):
         what = f"pictures of {config.data.set} without a class"
         raise InputError(what, where="--conditional", fix="Put each class into a sub-folder, or leave it out.")
-    train, held_out = pictures.split(config.data.held_out, config.seed)
+    train, held_out = pictures.split(config.data.held_out, split_seed)
     layout = Layout(config.batch_size, 1, accelerator.num_processes, accelerator.process_index)
     steps = config.steps(len(train), layout.global_batch)
-    key = identity(config, pictures.fingerprint, steps)
+    key = identity(config, train.fingerprint, steps)
     return Job(config, accelerator, train, held_out, layout, steps, key)
 
 

@@ -55,7 +55,6 @@ def find_run(options: RunOptions) -> Path:
 
     flags = ["--runs", str(options.runs), *(["--threads", str(options.threads)] if options.threads else [])]
     _, found = job.follow(parse(FitConfig, flags, prog="fit.py", preset=CONFIGS / "digits.yaml"))
-    assert found is not None
     return found.path
 
 
