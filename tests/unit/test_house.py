@@ -22,6 +22,7 @@ ENTRIES = [
     "train/finetune.py",
     "train/export.py",
     "train/pocket/build.py",
+    "train/ddpm/figures.py",
     "infer/generate.py",
 ]
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 60, 60

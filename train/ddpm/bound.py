@@ -76,7 +76,7 @@ def bits_per_dim(
     noise(i): the noise in x_t at step i. sigma: the variance of the reverse steps. count, spacing: of a shorter chain.
     InputError for pictures that are not of 256 levels, where the discretised decoder is asked for.
     """
-    prior = prior_term(schedule, x0)
+    prior = prior_term(respacing.chain(schedule, count, spacing).schedule, x0)  # a chain may start lower
     looks = list(each_step(predict, schedule, x0, noise, sigma=sigma, decoder=decoder, count=count, spacing=spacing))
     steps, x0_mse, eps_mse = (torch.stack(column, dim=1).cpu().double() for column in zip(*looks, strict=True))
     return Terms(prior.cpu().double(), steps, x0_mse, eps_mse)
@@ -210,6 +210,5 @@ def rate_distortion(terms: Terms) -> Curve:
     """The curve of a batch, from pure noise to the last step."""
     prior, steps = terms.prior.mean(), terms.steps.mean(dim=0)
     # to know x_t: L_T + sum_{s > t} L_{s-1}; sent from the noisy end
-    sent = steps[1:].flip(0).cumsum(0)
-    rate = prior + torch.cat([torch.zeros_like(sent[:1]), sent])
+    rate = torch.cat([prior[None], steps[1:].flip(0)]).cumsum(0)
     return Curve(rate, terms.x0_mse.mean(dim=0).sqrt().flip(0) * GREY_LEVELS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
@@ -70,15 +71,16 @@ def timesteps(T: int, count: int, spacing: str) -> tuple[int, ...]:
     return place(T, count)
 
 
-# ---- spacings, in whole numbers so that no rounding of floats decides; names as in arXiv 2305.08891, section 3.3
+# ---- spacings, in fractions so that no rounding of floats decides (a half goes to the even number, as in numpy);
+# names as in Lin et al. 2023, arXiv 2305.08891, section 3.3
 
 
 def linspace(T: int, count: int) -> tuple[int, ...]:
     """From 0 to T - 1, both included (for a single step, T - 1), evenly to rounding."""
     if count == 1:
         return (T - 1,)
-    # round(i (T - 1) / (n - 1)), halves upwards
-    return tuple((2 * i * (T - 1) + count - 1) // (2 * (count - 1)) for i in range(count))
+    # i (T - 1) / (n - 1)
+    return tuple(round(Fraction(i * (T - 1), count - 1)) for i in range(count))
 
 
 def leading(T: int, count: int) -> tuple[int, ...]:
@@ -88,8 +90,8 @@ def leading(T: int, count: int) -> tuple[int, ...]:
 
 def trailing(T: int, count: int) -> tuple[int, ...]:
     """T - 1 and down from it by T / count, to rounding; the first kept one is about T / count - 1."""
-    # round(i T / n) - 1 for i = 1..n, halves upwards
-    return tuple((2 * i * T + count) // (2 * count) - 1 for i in range(1, count + 1))
+    # i T / n - 1 for i = 1..n
+    return tuple(round(Fraction(i * T, count)) - 1 for i in range(1, count + 1))
 
 
 SPACINGS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
