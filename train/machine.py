@@ -20,11 +20,19 @@ WORDS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf1
 
 
 def start(config: Config) -> Accelerator:
+    """The machine for a fine-tuning run."""
+    accelerator = begin(config.threads)
+    check(config.memory, accelerator.device)
+    set_tf32(config.memory.tf32)
+    return accelerator
+
+
+def begin(threads: int | None) -> Accelerator:
     """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for."""
     refuse_sharding()
     here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.
-    torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // here))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
     wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if wanted == "fp16" and not torch.cuda.is_available():
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
@@ -35,8 +43,6 @@ def start(config: Config) -> Accelerator:
         what = f"{everywhere} processes were started, but accelerate sees {accelerator.num_processes}"
         fix = "Start them with: torchrun --nproc-per-node N train/finetune.py ..."
         raise InputError(what, where="the launcher", fix=fix)
-    check(config.memory, accelerator.device)
-    set_tf32(config.memory.tf32)
     return accelerator
 
 
