@@ -14,6 +14,7 @@ COLUMNS, ROWS, SIDE = 10, 5, 96
 LIMIT = 200 << 10  # bytes a figure may have
 PAIRS = (1, 52, 79, 85, 90, 112, 156, 184)  # the pictures of docs/captioning.md, in the order of its table
 PAIR_SIDE = 176
+INK = "#2a1a4a"
 
 
 def main() -> int:
@@ -53,7 +54,9 @@ def numbered(indices: tuple[int, ...], columns: int = 4) -> Image.Image:
         row, column = divmod(place, columns)
         x, y = column * PAIR_SIDE, row * PAIR_SIDE
         sheet.paste(creatures.draw(index, PAIR_SIDE), (x, y))
-        pen.text((x + 8, y + 4), str(place + 1), fill="#2a1a4a", font=ImageFont.load_default(22))
+        middle = (x + 20, y + PAIR_SIDE - 18)
+        pen.circle(middle, 14, fill="white", outline=INK, width=2)
+        pen.text(middle, str(place + 1), fill=INK, font=ImageFont.load_default(20), anchor="mm")
     return sheet
 
 
