@@ -23,6 +23,7 @@ VARIABLE = "LABEL_STUDIO_API_KEY"
 VERSIONS = "1.23."  # of Label Studio, that were tried
 TIMEOUT = 120.0  # seconds for one answer; an import of 250 tasks takes under a second
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
+TRIES_TO_CONNECT = 2  # where nobody listens, nobody is likely to come
 PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))  # HTTP statuses that may be gone at the next try
 START = "Start the server: python annotation/annotate.py start"
 T = TypeVar("T")
@@ -58,11 +59,11 @@ class Client:
 
     def read(self, ask: Callable[[LabelStudio], T]) -> T:
         """Ask for something that changes nothing, again and again if need be. Raises InputError."""
-        for pause in PAUSES:
+        for tried, pause in enumerate(PAUSES, 1):
             try:
                 return ask(self.sdk)
             except Exception as error:
-                if not passing(error):
+                if not passing(error) or (tried == TRIES_TO_CONNECT and is_absent(error)):
                     raise self.explain(error) from None
             time.sleep(pause)
         return self.once(ask)
@@ -151,7 +152,7 @@ def connect(url: str | None = None, token_file: Path | None = None, *, folder: P
     client = foreign(url, token_file) if url else local(folder)
     try:
         client.read(lambda sdk: sdk.users.whoami())
-    except InputError:
+    except BaseException:
         client.http.close()
         raise
     return client
@@ -214,6 +215,13 @@ def passing(error: Exception) -> bool:
     if isinstance(error, ApiError):
         return error.status_code in PASSING and not is_bug(error.body)
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+
+
+def is_absent(error: Exception) -> bool:
+    """Nobody listens at that address."""
+    import httpx
+
+    return isinstance(error, httpx.ConnectError)
 
 
 def is_bug(body: object) -> bool:

@@ -82,7 +82,7 @@ def upload(client: Client, number: int, pictures: Sequence[Sample], formats: Map
 
 def uploaded(client: Client, number: int) -> Addresses:
     """The pictures that a project holds already; Label Studio puts eight letters and a dash before their names."""
-    files = client.read(lambda sdk: sdk.files.list(id=number))
+    files = client.read(lambda sdk: sdk.files.list(id=number, all_=True))
     names: dict[str, str] = {}
     for each in files:
         file = str(each.file)

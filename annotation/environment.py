@@ -35,6 +35,11 @@ QUIET = {  # nothing looks up a name outside: no usage data, no error reports, n
     "FRONTEND_SENTRY_DSN": "",
     "FEATURE_FLAGS_OFFLINE": "true",
 }
+SHUT = {  # and no setting stops its login page and home page from asking GitHub for tips: a proxy that nobody runs does
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,11 @@ def install(environment: Environment) -> None:
     total = len(PINS.read_text(encoding="utf-8").splitlines())
     log = environment.folder / "install.log"
     seen: deque[str] = deque(maxlen=1)
-    with log.open("w", encoding="utf-8") as written, tqdm(total=total, unit="library", desc="fetching") as bar:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with (
+        log.open("w", encoding="utf-8") as written,
+        tqdm(total=total, unit="library", desc="fetching") as bar,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             written.write(line)
@@ -122,7 +130,7 @@ def install(environment: Environment) -> None:
             if line.startswith("Installing "):
                 bar.set_description("installing")
                 bar.update(total - bar.n)
-    if process.wait():
+    if process.returncode:
         fix = f"Check the network and the disk, then run the command again; all that pip said is in {log}."
         raise InputError(f"pip could not install Label Studio: {' '.join(seen)}", fix=fix)
 
@@ -160,7 +168,7 @@ def clean_variables(folder: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ") if name in os.environ}
     ours = QUIET | {"BASE_DATA_DIR": str(folder)}
     settings = {f"LABEL_STUDIO_{name}": value for name, value in ours.items()}
-    return kept | settings | {"HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+    return kept | SHUT | settings | {"HOME": str(folder), "PYTHONUNBUFFERED": "1"}
 
 
 def last_line(text: str) -> str:

@@ -40,8 +40,11 @@ def measure(folder: Path, screenshot: Path | None) -> list[float]:
     creatures.write(pictures, count=PAUSES + 1, size=SIZE)
     shown = (creatures.annotation(index) for index in range(PAUSES + 1))
     captions = {each.file_name: each.text for each in shown}
-    with server.running(folder / ".server") as running, browser() as chromium:
-        client = connect(folder=running.folder)
+    with (
+        server.running(folder / ".server") as running,
+        connect(folder=running.folder) as client,
+        browser() as chromium,
+    ):
         screens = push_pictures(client, folder=pictures, count=PAUSES + 1, drafts=captions, name="creatures")
         web = Web(chromium.new_context())
         log_in(web.context, running)
@@ -52,7 +55,6 @@ def measure(folder: Path, screenshot: Path | None) -> list[float]:
             labelling.finish("Tab", "Control+Enter")
         pauses = labelling.pauses()
         web.close()
-        client.http.close()
     return pauses
 
 

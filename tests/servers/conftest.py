@@ -20,20 +20,24 @@ from tests.servers.projects import MakeProject, push_pictures
 
 # Label Studio's environment takes minutes to make: the user's own is used, and kept for the next time
 os.environ.setdefault("ATELIER_LABEL_STUDIO", str(cache_root() / "label-studio"))
+EGRESS = Path(__file__).parent / "project" / "egress"
 
 
 @pytest.fixture(scope="session")
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
-    """A Label Studio that holds nothing yet."""
-    with server.running(tmp_path_factory.mktemp("label-studio") / ".server") as running:
+    """A Label Studio that holds nothing yet; whatever it would look up outside fails, and is told at the end."""
+    folder = tmp_path_factory.mktemp("label-studio")
+    log = folder / "egress.log"
+    guard = {"PYTHONPATH": str(EGRESS), "EGRESS_LOG": str(log)}
+    with server.running(folder / ".server", variables=guard) as running:
         yield running
+    assert not log.exists(), log.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
 def client(label_studio: server.Server) -> Iterator[Client]:
-    connected = connect(folder=label_studio.folder)
-    yield connected
-    connected.http.close()
+    with connect(folder=label_studio.folder) as connected:
+        yield connected
 
 
 @pytest.fixture(scope="session")

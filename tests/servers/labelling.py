@@ -116,7 +116,7 @@ class Labelling:
 
 
 def log_in(context: BrowserContext, server: Server) -> None:
-    """Log the browser in with the server's own user."""
+    """Log the browser in with the server's own user, who comes to the home page."""
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(f"{server.url}/user/login/")

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "infer": {"infer", "train", "data"},
 }
 ENTRIES = [
+    "annotation/annotate.py",
     "data/prepare.py",
     "train/finetune.py",
     "train/export.py",

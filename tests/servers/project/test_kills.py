@@ -150,9 +150,13 @@ def kill_the_server(taken: Intake, tmp_path: Path, kills: int) -> None:
     found = project.new("unlucky", project.OWN, taken.folder, ())
     given: dict[int, str] = {}
     with own_server(folder) as start:
-        for turn in range(kills):
+        running = start()
+        work_until_killed(folder, found, taken, given, 0)
+        kill(running)  # right after the last answer was acknowledged
+        assert len(given) == COUNT
+        for turn in range(1, kills):
             running = start()
-            timer = threading.Timer(0.15 * (turn + 1), kill, [running])
+            timer = threading.Timer(0.2 * turn, kill, [running])
             timer.start()
             work_until_killed(folder, found, taken, given, turn)
             timer.join()

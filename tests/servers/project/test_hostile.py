@@ -1,0 +1,183 @@
+"""What people or servers may do that nobody meant: odd texts, odd names, wrong tokens, a busy port, leaking secrets."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from annotation import backup, project, pull, server
+from annotation.client import Client, connect
+from annotation.commands import dispatch
+from annotation.intake import Intake
+from annotation.push import push
+from annotation.records import read_history
+from data.errors import InputError
+from tests.servers.project.conftest import COUNT, Made, answer, tasks_of
+
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.filterwarnings("ignore:The `parse_obj` method:DeprecationWarning"),  # in the SDK, as it refreshes
+]
+
+
+def test_odd_texts_come_back_as_they_were_written(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+    found = made(types=())
+    push(client, found, taken.pictures, taken.formats)
+    texts = [
+        "<script>alert(1)</script><img src=x onerror=alert(2)>",
+        "x" * 100_000,
+        '=HYPERLINK("http://127.0.0.1")\r\n\'; DROP TABLE task; --',
+        "\u202eback to front\u2028new line\ttab {{ template }} ${PATH} \\",
+    ]
+    tasks = tasks_of(client, found)
+    numbers = [answer(client, task, text) for task, text in zip(tasks, texts, strict=False)]
+    done = pull.pull(client, found, tmp_path)
+    records = {record.annotation: record for record in read_history(tmp_path)}
+    assert [records[number].values["text"] for number in numbers] == [[text] for text in texts]
+    assert not done.odd
+
+
+def test_names_that_climb_do_not_get_in(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+    """Anybody may add a task on the server, and write into it whatever they like."""
+    found = made(types=())
+    push(client, found, taken.pictures, taken.formats)
+    names = ["../../etc/passwd", "/etc/passwd", "a/../../b.png"]
+    for index, name in enumerate(names):
+        data = {"image": "/x", "file_name": name, "sha256": f"{index:064x}"}
+        task = client.sdk.tasks.create(project=found.screens["text"], data=data)
+        item = {"id": "x", "from_name": "text", "to_name": "image", "type": "textarea", "value": {"text": ["mine"]}}
+        client.sdk.annotations.create(id=task.id, result=[item])  # type: ignore[arg-type]
+    done = pull.pull(client, found, tmp_path)
+    assert read_history(tmp_path) == []
+    assert {name for name in names if any(name in what for what in done.odd)} == set(names)
+    assert done.odd["answer to a task that push did not make"] == 3
+    again = pull.pull(client, found, tmp_path)
+    assert (again.new, again.deleted) == (0, 0)
+
+
+def test_a_copy_of_a_climbing_title_stays_in_its_folder(
+    client: Client, label_studio: server.Server, made: Made, taken: Intake
+) -> None:
+    client.sdk.projects.create(title="../../climbs")
+    found = made(types=())
+    push(client, found, taken.pictures, taken.formats)
+    folder = backup.copy(label_studio.folder, label_studio)
+    copies = {path.name.partition("-")[2]: path for path in folder.iterdir()}
+    assert "_climbs.json" in copies
+    (captions,) = [path for name, path in copies.items() if name == f"{found.title('text')}.json"]
+    assert len(json.loads(captions.read_text())) == COUNT
+    assert (folder / server.DATABASE).stat().st_size > 1 << 20
+    assert folder.parent == label_studio.folder / "backups" and folder.parent.stat().st_mode & 0o077 == 0
+
+
+# ---- tokens
+
+
+@pytest.fixture(scope="module")
+def personal_token(client: Client) -> str:
+    """A personal access token, as people make it under Account & Settings."""
+    return str(client.sdk.tokens.create().token)
+
+
+@pytest.fixture
+def token_file(personal_token: str, tmp_path: Path) -> Path:
+    file = tmp_path / "token"
+    file.write_text(personal_token + "\n")
+    return file
+
+
+def test_somebody_elses_server_gets_the_pictures_sent(
+    label_studio: server.Server, taken: Intake, token_file: Path, tmp_path: Path
+) -> None:
+    """As any server is, the one of the tests can be reached by its address, with a personal access token."""
+    with connect(label_studio.url, token_file) as client:
+        assert not client.legacy and client.own is None
+        found = project.make_screens(client, project.new("sent", label_studio.url, taken.folder, ()))
+        assert push(client, found, taken.pictures, taken.formats).created["text"] == COUNT
+        again = push(client, found, taken.pictures, taken.formats)
+        assert again.created["text"] == again.moved == 0
+        assert len(client.sdk.files.list(id=found.screens["text"], all_=True)) == COUNT, "a picture was sent twice"
+        tasks = tasks_of(client, found)
+        shown = client.http.get(client.url + tasks[0].data["image"], headers=client.sdk._client_wrapper.get_headers())
+        assert shown.content == next(e for e in taken.pictures if e.sha256 == tasks[0].sha256).path.read_bytes()
+        answer(client, tasks[0], "from afar")
+        assert pull.pull(client, found, tmp_path).new == 1
+
+
+@pytest.mark.parametrize("kind", ["legacy", "personal"])
+def test_a_wrong_token_is_one_line_without_the_token(
+    label_studio: server.Server, personal_token: str, tmp_path: Path, kind: str
+) -> None:
+    head, body, _ = personal_token.split(".")
+    wrong = "0123456789abcdef" * 2 + "01234567" if kind == "legacy" else f"{head}.{body}.{'x' * 43}"
+    (tmp_path / "token").write_text(wrong)
+    with pytest.raises(InputError, match="the access token is refused") as raised:
+        connect(label_studio.url, tmp_path / "token")
+    said = str(raised.value)
+    assert "Account & Settings" in said and "\n" not in said
+    assert wrong not in said and wrong[-20:] not in said
+    assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
+@pytest.fixture
+def without_old_tokens(label_studio: server.Server, token_file: Path) -> Iterator[None]:
+    """Servers are set up this way since 1.17."""
+    with connect(label_studio.url, token_file) as admin:
+        admin.sdk.jwt_settings.update(api_token_ttl_days=200, api_tokens_enabled=True, legacy_api_tokens_enabled=False)
+        yield
+        admin.sdk.jwt_settings.update(api_token_ttl_days=200, api_tokens_enabled=True, legacy_api_tokens_enabled=True)
+
+
+@pytest.mark.usefixtures("without_old_tokens")
+def test_a_token_of_the_old_kind_that_is_switched_off(label_studio: server.Server, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text(label_studio.token)
+    with pytest.raises(InputError, match=r"legacy.*Make a personal access token"):
+        connect(label_studio.url, tmp_path / "old")
+
+
+def test_secrets_stay_secret(
+    label_studio: server.Server, client: Client, made: Made, taken: Intake, personal_token: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Not in what is printed, not in the list of processes, not in a file that others may read."""
+    secrets = [label_studio.token, label_studio.login.password, personal_token.rpartition(".")[2]]
+    monkeypatch.chdir(tmp_path)
+    own = ["--server", str(label_studio.folder)]
+    for command in (["start", *own, "--images", str(taken.folder)], ["pull", *own], ["doctor", *own]):
+        dispatch(command)
+    printed = capsys.readouterr()
+    shown = printed.out + printed.err + " ".join(psutil.Process(label_studio.pid).cmdline())
+    assert not any(secret in shown for secret in secrets)
+    written = [*tmp_path.rglob("*"), *label_studio.folder.rglob("*")]
+    open_to_all = [path for path in written if path.is_file() and path.stat().st_mode & 0o077]
+    for path in [*open_to_all, label_studio.folder / server.LOG]:
+        content = path.read_bytes()
+        assert not any(secret.encode() in content for secret in secrets), path
+
+
+def test_a_busy_port_is_told_with_its_owner(
+    label_studio: server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"--port: port {label_studio.port} is taken by .*Leave out --port"):
+        dispatch(["start", "--port", str(label_studio.port)])
+    assert server.find() is None
+
+
+def test_a_port_that_is_lost_at_the_last_moment_is_not_believed(
+    label_studio: server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Label Studio quietly takes the next port then, while somebody else answers on the one that was asked for."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        ports = iter([port, label_studio.port + 1000])
+        monkeypatch.setattr("annotation.ports.candidates", lambda asked, last: ports)
+        with server.running(tmp_path / ".server") as running:
+            assert running.port != port
+            assert server.find(tmp_path / ".server") == running
