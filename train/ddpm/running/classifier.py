@@ -109,8 +109,8 @@ class ClassifierFeatures:
     """An extractor of data/features.py: what the classifier sees before it decides, 128 numbers a picture.
 
     scale: they are multiplied by it, so that those of the pictures it learnt from have a mean square of 1: the kernel
-    distance is not free of scale. spatial: what it sees half way, 7 channels at 4 x 4 places, as sFID takes them of Inception (Nash et al. 2021,
-    arXiv 2103.03841).
+    distance is not free of scale. spatial: what it sees half way, 7 channels at 4 x 4 places, as sFID takes them of
+    Inception (Nash et al. 2021, arXiv 2103.03841).
     """
 
     network: SmallNet

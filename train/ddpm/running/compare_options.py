@@ -8,6 +8,7 @@ from pydantic import Field
 
 from data.options import Options
 from data.sets.options import SetOptions
+from train.ddpm.running.config import ScheduleOptions
 
 
 class StudySet(SetOptions):
@@ -29,6 +30,7 @@ class CompareOptions(Options):
     """pictures of a step"""
     learning_rate: float = Field(default=1e-3, gt=0)
     """of all three networks"""
+    schedule: ScheduleOptions = ScheduleOptions()
     widths: tuple[int, ...] = Field(default=(32, 64, 64), min_length=1)
     """channels of UNet2DModel's levels; the course has 32, 64, 64"""
     pictures: int = Field(default=128, gt=1)
@@ -37,6 +39,8 @@ class CompareOptions(Options):
     """evenly spread timesteps at which they are looked at"""
     bits: int = Field(default=8, ge=0)
     """held-out pictures whose bits per dimension are measured, for each seed; 0: none"""
+    drawn: int = Field(default=24, gt=0)
+    """pictures drawn by each network"""
     resamples: int = Field(default=2000, gt=99)
     """of the bootstrap"""
     seed: int = 0

@@ -41,7 +41,6 @@ from train.run_folder import Run
 NAMES = {"unet2d": "UNet2DModel", "basic": "BasicUNet", "plain": "BasicUNet without skips"}
 AMOUNTS = 8  # of noise in a strip
 STRIP = 4  # pictures of it
-DRAWN = 24  # pictures of each network
 STEPS = {"unet2d": 100, "basic": 40, "plain": 40}  # of its sampler
 LOSSES_EXPLAINED = """Not one scale: UNet2DModel's loss is the error of the noise at all timesteps, BasicUNet's that of
 the picture at evenly rising amounts of noise. They do not say which network is better."""
@@ -93,6 +92,7 @@ def config_of(options: CompareOptions, name: str, seed: int) -> FitConfig:
     return FitConfig(
         data=SetOptions(**options.data.model_dump()),
         network=networks[name],
+        schedule=options.schedule,
         objective=ObjectiveOptions() if name == "unet2d" else course,
         optim=OptimConfig(weight_decay=0.0),
         ema=Averaging(decay=0.98),
@@ -195,7 +195,7 @@ def page_of(
         "UNet2DModel by DDIM; the others by the course's steps towards the prediction."
     )
     for each in first:
-        sheet = samples_of(each.model, each.name)
+        sheet = samples_of(each.model, each.name, options.drawn)
         drawing.png(sheet, options.out / f"samples-{each.name}.png")
         page.strip([(sheet.convert("RGB"), "")], title=NAMES[each.name], columns=1, width=640)
     return page
@@ -249,8 +249,8 @@ def strip_of(model: Model, unseen: Pictures) -> Any:
     return drawing.grid(levels(torch.cat(rows)), len(steps) + 1)
 
 
-def samples_of(model: Model, name: str) -> Any:
+def samples_of(model: Model, name: str, count: int) -> Any:
     """Pictures drawn from noise: the naive sampler for the course's mix, DDIM else."""
     kind = "naive" if model.objective.corruption == "mix" else "ddim"
     sampler = samplers.make(kind, count=min(STEPS[name], model.schedule.steps))
-    return drawing.grid(levels(drawing.draw(model, sampler, DRAWN, seed=0, clip=kind == "ddim")), 12)
+    return drawing.grid(levels(drawing.draw(model, sampler, count, seed=0, clip=kind == "ddim")), 12)

@@ -141,7 +141,7 @@ def compare(
         try:
             found.append(row(options, name, base, [encoded(extractor, pixels) for extractor in extractors]))
         except InputError as error:  # a small set: the drawn pictures are measured all the same
-            print(f"note:      no floor: {error}")
+            print(f"note:      no floor: {error.what}")
     return found
 
 
