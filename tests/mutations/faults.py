@@ -24,7 +24,7 @@ class Fault:
 
 
 LOOP, SAVING, STATE, WINDOW = "train/loop.py", "train/saving.py", "train/state.py", "train/window.py"
-SHARE = "accelerator.backward(losses.sum() / (layout.batch_size * layout.accumulate))"
+SHARE = "state.crew.backward(losses_of, batch, layout.batch_size * layout.accumulate)"
 
 FAULTS = (
     Fault(
@@ -44,7 +44,7 @@ FAULTS = (
     Fault(
         "accumulated gradients are summed, not averaged",
         "EveryDream2, ai-toolkit: the loss is not divided by the number of micro-batches",
-        *(LOOP, SHARE, "accelerator.backward(losses.sum() / layout.batch_size)"),
+        *(LOOP, SHARE, "state.crew.backward(losses_of, batch, layout.batch_size)"),
         # not by the weights after a step: Adam does not feel the gradient's size
         (f"{UNIT}test_optim_step.py::test_every_update_has_weight_one",),
     ),
@@ -52,8 +52,8 @@ FAULTS = (
         "gradients are emptied between micro-batches",
         "ai-toolkit, gradient_accumulation_steps",
         LOOP,
-        "            found.append(losses.detach())\n",
-        "            found.append(losses.detach())\n            is_last or state.optimizer.zero_grad()\n",
+        f"                found.append({SHARE})\n",
+        f"                found.append({SHARE})\n            is_last or state.optimizer.zero_grad()\n",
         (f"{UNIT}test_loop.py::test_accumulation_is_one_large_batch",),
     ),
     Fault(
