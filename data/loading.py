@@ -27,17 +27,18 @@ def loading() -> Iterator[None]:
 
 @contextmanager
 def unseen(*packages: str) -> Iterator[None]:
-    """Inside, these packages seem not to be installed, to libraries that ask; those already imported stay as they are.
+    """Inside, these packages seem not to be installed, to libraries that ask; afterwards all is as it was.
 
     A library asks once and remembers: what it could do with the package is switched off in this process.
     """
-    hidden = [name for name in packages if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    before = {name: sys.modules[name] for name in packages if name in sys.modules}
+    sys.modules.update(dict.fromkeys(packages))  # pyright: ignore[reportArgumentType, reportCallIssue]
     try:
         yield
     finally:
-        for name in hidden:
+        for name in packages:
             del sys.modules[name]
+        sys.modules.update(before)
 
 
 class Deferred(ModuleType):
