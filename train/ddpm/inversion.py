@@ -60,6 +60,7 @@ def step_up(walk: Walk, i: int, below: Images, eps: Images) -> Images:
 
 
 def nothing_new(*position: int | str) -> Images:
+    """The noise of a way that has none."""
     raise AssertionError(f"no new noise on the way up, asked for at {position}")
 
 
