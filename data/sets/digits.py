@@ -16,19 +16,19 @@ from data.errors import InputError
 from data.sets.pictures import Pictures, from_images
 
 SIDE, INK = 8, 16  # pixels, and the value of the darkest
-SIZE = 16  # pixels, unless something else is asked for
 ENLARGED = "8 x 8 pixels enlarged {factor} times (bicubic): nothing between them was ever seen by a camera"
 
 
 def load(size: int | None = None) -> Pictures:
-    """White digits on black at size x size pixels: enlarged by a whole factor, with an even black margin.
+    """White digits on black at size x size pixels, 8 if nothing is asked for: enlarged by a whole factor, with an even
+    black margin.
 
     At 8 they are what was measured; every larger picture is interpolated, so bits per dimension at another size are of
     other pictures. Raises InputError under 8 pixels.
     """
     from sklearn.datasets import load_digits
 
-    size = size or SIZE
+    size = size or SIDE
     if size < SIDE:
         raise InputError(f"the digits have {SIDE} x {SIDE} pixels", where=f"--data.size {size}", allowed="8 and more")
     found: Any = load_digits()

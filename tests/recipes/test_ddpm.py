@@ -23,7 +23,7 @@ from train.run_folder import Run, all_runs, newest_finished
 
 SMALL = ["--network.width", "8", "--network.multiples", "1", "--network.multiples", "2"]
 TINY = [
-    *("--data.size", "8", "--data.most", "60", "--batch-size", "8", "--schedule.steps", "20", "--threads", "1"),
+    *("--data.most", "60", "--batch-size", "8", "--schedule.steps", "20", "--threads", "1"),
     *("--looks.every", "3", "--looks.pictures", "4", "--looks.timesteps", "2", "--drawings.count", "3"),
     *("--drawings.steps", "2", "--optim.schedule", "constant", "--log-every", "2"),
 ]
@@ -188,10 +188,14 @@ def test_comparing_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--data.set", "./missing"], "missing: no such folder"),
         (["--drawings.sampler", "naive"], r"--drawings.sampler: the naive sampler is for --objective.corruption mix"),
         (["--drawings.sampler", "plms"], "unknown sampler 'plms'"),
+        (["--conditional", "--data.set", "DATA"], r"--conditional: pictures of .* without a class"),
         (["--data.size", "9"], r"--data.size: network 'convnext' halves the size 1 times, which 9 pixels do not allow"),
     ],
 )
 def test_training_refused(tmp_path: Path, flags: list[str], said: str) -> None:
+    for shade in range(4):
+        Image.new("RGB", (16, 16), (60 * shade, 0, 0)).save(tmp_path / f"{shade}.png")
+    given = [str(tmp_path) if flag == "DATA" else flag for flag in flags]
     with pytest.raises(InputError, match=said):
-        fit("--runs", str(tmp_path / "runs"), "--max-steps", "1", *flags)
+        fit("--runs", str(tmp_path / "runs"), "--max-steps", "1", *given)
     assert not all_runs(tmp_path / "runs")

@@ -11,17 +11,10 @@ from data.sets.options import SetOptions
 from train.ddpm.running.config import ScheduleOptions
 
 
-class StudySet(SetOptions):
-    """The pictures of the study: small ones, so that five seeds of three networks take minutes."""
-
-    size: int | None = Field(default=8, ge=4, le=1024)
-    """pixels of a side; pictures are scaled and cut to a square"""
-
-
 class CompareOptions(Options):
     """The course's study: UNet2DModel against BasicUNet with and without skip connections, on one set of pictures."""
 
-    data: StudySet = StudySet()
+    data: SetOptions = SetOptions()
     seeds: int = Field(default=1, gt=0, le=100)
     """trainings of each network, from different random weights; verdicts need several"""
     steps: int = Field(default=400, gt=0)

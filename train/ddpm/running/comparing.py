@@ -20,7 +20,6 @@ from data.errors import InputError
 from data.files import write_atomic
 from data.page import Page, Series
 from data.sets.load import load
-from data.sets.options import SetOptions
 from data.sets.pictures import Pictures, levels
 from data.shapes import Images
 from train.config import Averaging
@@ -90,7 +89,7 @@ def config_of(options: CompareOptions, name: str, seed: int) -> FitConfig:
     networks: dict[str, AnyNetwork] = {"unet2d": Unet2d(widths=options.widths), "basic": Basic(), "plain": Plain()}
     course = ObjectiveOptions(predicts="x0", corruption="mix")
     return FitConfig(
-        data=SetOptions(**options.data.model_dump()),
+        data=options.data,
         network=networks[name],
         schedule=options.schedule,
         objective=ObjectiveOptions() if name == "unet2d" else course,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from data import seeds
@@ -64,10 +66,7 @@ def follow(config: FitConfig, *, held_out_by: int | None = None) -> tuple[int, R
     made = build_model(job)
     state = build_state(job, made)
     job.accelerator.print("\n".join(plan_lines(job, made)))
-    # every process needs the folder, and only one may make it
-    with job.accelerator.main_process_first():
-        found = found or run_folder.find(config.runs, job.identity) if not config.new else None
-        found = found or create(job)
+    found = found or create(job)
     return train(job, state, made, found), found
 
 
@@ -83,7 +82,8 @@ def prepare(config: FitConfig, split_seed: int) -> Job:
         pictures = load(config.data, seed=split_seed)
     if config.conditional and (pictures.labels is None or bool((pictures.labels < 0).any())):
         what = f"pictures of {config.data.set} without a class"
-        raise InputError(what, where="--conditional", fix="Put each class into a sub-folder, or leave it out.")
+        fix = "Put each class into a sub-folder, or add --no-conditional."
+        raise InputError(what, where="--conditional", fix=fix)
     train, held_out = pictures.split(config.data.held_out, split_seed)
     layout = Layout(config.batch_size, 1, accelerator.num_processes, accelerator.process_index)
     steps = config.steps(len(train), layout.global_batch)
@@ -146,7 +146,14 @@ def plan_lines(job: Job, made: Model) -> list[str]:
 
 
 def create(job: Job) -> Run:
-    """The run's folder with what it is."""
+    """The run's folder with what it is, made by the first process and known to all."""
+    made = [str(write_folder(job).path)] if job.accelerator.is_main_process else [""]
+    if job.accelerator.num_processes > 1:
+        broadcast_object_list(made)
+    return Run(Path(made[0]))
+
+
+def write_folder(job: Job) -> Run:
     config, train = job.config, job.train
     settings = config.model_dump(mode="json")
     facts = {
