@@ -1,26 +1,19 @@
-"""A real Label Studio for all tests of this folder; it notes whoever tries to leave the machine."""
+"""Projects of a test's own on the Label Studio that all tests share (see the folder above)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from annotation import project, server
-from annotation.client import Client, connect
+from annotation import project
+from annotation.client import Client
 from annotation.intake import Intake, take_in
 from annotation.project import Project
 from annotation.tasks import Task, tasks_by_picture
-from data.files import cache_root
 from data.pocket import creatures
 
-# Label Studio's environment takes minutes to make: the user's own is used, and kept for the next time
-os.environ.setdefault("ATELIER_LABEL_STUDIO", str(cache_root() / "label-studio"))
-
-EGRESS = Path(__file__).parent / "egress"
 COUNT = 8
 Made = Callable[..., Project]
 
@@ -32,21 +25,6 @@ class Offered:
     text: str
     source: str = "a-test-1"
     score: float = 0.5
-
-
-@pytest.fixture(scope="session")
-def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
-    folder = tmp_path_factory.mktemp("label-studio")
-    log = folder / "egress.log"
-    with server.running(folder / ".server", variables={"PYTHONPATH": str(EGRESS), "EGRESS_LOG": str(log)}) as running:
-        yield running
-    assert not log.exists(), log.read_text()
-
-
-@pytest.fixture(scope="session")
-def client(label_studio: server.Server) -> Iterator[Client]:
-    with connect(folder=label_studio.folder) as connected:
-        yield connected
 
 
 @pytest.fixture(scope="session")
