@@ -26,9 +26,9 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(PYTEST) -n 2
-	$(PYTEST) -m "servers and not slow"
 
 test-all: test
+	$(PYTEST) -m "servers and not slow"
 	$(PYTEST) -m slow
 
 lint: setup
