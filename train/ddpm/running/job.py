@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -288,7 +289,8 @@ def leave(job: Job, state: State, made: Model, found: Run) -> None:
     write_card(found, plan_lines(job, made), next_commands(found))
     write_report(found, job.steps, ended=f"Finished after {state.step} steps.")
     found.finish(state.step)
-    print(f"finished:  {found.export}")
+    bell = "\a" if sys.stdout.isatty() else ""  # whoever waits in front of a terminal is told
+    print(f"{bell}finished:  {found.export}")
     print(f"report:    {found.path / 'report.html'}")
     print(next_commands(found))
 

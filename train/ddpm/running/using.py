@@ -54,7 +54,9 @@ def find_run(options: RunOptions) -> Path:
     from data.options import parse
 
     flags = ["--runs", str(options.runs), *(["--threads", str(options.threads)] if options.threads else [])]
-    _, found = job.follow(parse(FitConfig, flags, prog="fit.py", preset=CONFIGS / "digits.yaml"))
+    code, found = job.follow(parse(FitConfig, flags, prog="fit.py", preset=CONFIGS / "digits.yaml"))
+    if code:
+        raise KeyboardInterrupt  # it was asked to stop; the same command goes on from there
     return found.path
 
 
