@@ -24,7 +24,7 @@ demo: setup
 
 test: setup
 	$(BIN)/ruff check .
-	$(PYTEST) -n 2
+	$(PYTEST) -n 2 --dist worksteal
 
 test-all: test
 	$(PYTEST) -m "slow or servers"
