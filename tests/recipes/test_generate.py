@@ -213,6 +213,7 @@ def test_a_random_seed_is_printed_and_makes_the_same_picture(
         (["--steps", "1001"], "--steps: 1001 steps are more than the model was trained with; allowed: 1 to 1000"),
         (["--lora", "missing.safetensors"], "--lora missing.safetensors: no such file"),
         (["--compare-base"], "is itself a base: nothing is tuned"),
+        (["--model", "missing/folder/of/mine"], "no such file or folder"),
     ],
 )
 def test_what_does_not_suit_the_model_is_refused_before_a_folder_is_made(
@@ -230,7 +231,6 @@ def test_what_does_not_suit_the_model_is_refused_before_a_folder_is_made(
     [
         (["--promt", "x"], "error: --promt: unknown flag, did you mean '--prompt'? See --help."),
         (["--model", "CompVis/stable-diffusion-v1-4"], "Stable Diffusion v1.4 is not on this machine. Get it with: "),
-        (["--model", "missing/folder/of/mine"], "no such file or folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(argv: list[str], said: str, tmp_path: Path) -> None:
