@@ -25,10 +25,10 @@ demo: setup
 
 test: setup
 	$(BIN)/ruff check .
-	$(PYTEST) -n 2
-	$(PYTEST) -m "servers and not slow"
+	$(PYTEST) -n 2 --dist worksteal
 
 test-all: test
+	$(PYTEST) -m "servers and not slow"
 	$(PYTEST) -m slow
 
 lint: setup

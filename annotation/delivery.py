@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from annotation.client import Client
+from annotation.project import configure
 from annotation.server import Server
 from data.errors import InputError
 from data.files import replaced_file
@@ -21,6 +22,7 @@ from data.schema import Sample
 
 SHOWN = {"JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "MPO"}  # what browsers show; the rest is given to them as PNG
 FILES, BYTES = 20, 32 << 20  # of one upload: beyond 100 files Label Studio answers with an error
+PICTURE_ALONE = '<View><Image name="image" value="$image"/></View>'
 Addresses = dict[str, str]  # SHA-256 -> what the task's data says under "image"
 
 
@@ -67,17 +69,31 @@ def upload(client: Client, number: int, pictures: Sequence[Sample], formats: Map
     """Send what the server does not have yet to the Label Studio project `number`."""
     there = uploaded(client, number)
     missing = [sample for sample in pictures if sample.sha256 not in there]
-    with tqdm(total=len(missing), desc="sending pictures", unit="picture", disable=None, leave=False) as bar:
-        for batch in batches(missing):
-            send(client, number, batch, formats)
-            bar.update(len(batch))
     if missing:
+        send_all(client, number, missing, formats)
         there = uploaded(client, number)
     lost = [sample for sample in pictures if sample.sha256 not in there]
     if lost:
         name = lost[0].annotation.file_name
         raise InputError(f"did not take {len(lost)} of the pictures, first {name!r}", where=client.url)
     return there
+
+
+def send_all(client: Client, number: int, missing: Sequence[Sample], formats: Mapping[str, str]) -> None:
+    """Send pictures in batches, meanwhile with a screen that shows nothing else.
+
+    Label Studio refuses a picture for a screen that asks for more than a picture, although no task is made of it.
+    Killed in the middle, the next push finds the changed screen and gives the project its own again.
+    """
+    own = str(client.read(lambda sdk: sdk.projects.get(id=number)).label_config)
+    configure(client, number, PICTURE_ALONE)
+    try:
+        with tqdm(total=len(missing), desc="sending pictures", unit="picture", disable=None, leave=False) as bar:
+            for batch in batches(missing):
+                send(client, number, batch, formats)
+                bar.update(len(batch))
+    finally:
+        configure(client, number, own)
 
 
 def uploaded(client: Client, number: int) -> Addresses:

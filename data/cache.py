@@ -23,6 +23,7 @@ from tqdm import tqdm
 from data import images
 from data.errors import InputError
 from data.files import cache_root, replaced_file
+from data.kept import digest
 from data.shapes import Images, Moments, TextStates
 
 VERSION = 2  # raise it when the same inputs would give other values, or the files another form
@@ -106,10 +107,6 @@ def fill(places: list[Path], make: Callable[[int], Tensor], label: str) -> Fille
 def is_kept(frame: Frame, encoder: str) -> bool:
     """Whether a frame's moments were encoded before, without reading them."""
     return place("latents", frame.key(encoder)).is_file()
-
-
-def digest(*parts: object) -> str:
-    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
 
 
 def place(kind: str, key: str) -> Path:

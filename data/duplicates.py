@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data import seeds
+from data import kept, seeds
 from data.alignment import SIDE, Array, Thumbs, View, difference, views
 from data.errors import InputError
 from data.features import Picture, content_key, features
 from data.schema import Sample
 
+VERSION = 1  # raise it when the same pictures would be other pairs
 COARSE = 12  # pixels of the views that propose pairs
 ALIKE = 0.9  # correlation of two views from which a pair is looked at closely
 # Calibrated on 650 drawn creatures at 192 pixels and 15 kinds of copies of 300 of them: copies reach 0.67 (0.80 shrunk
@@ -65,6 +66,20 @@ class Pair:
 def near_duplicates(pictures: Sequence[Picture], *, cache: bool = True) -> list[Pair]:
     """Every pair of near-duplicates, first < second; of pictures with equal bytes the first stands for the others."""
     keys = [content_key(picture) for picture in pictures]
+    if not cache:
+        return compare(pictures, keys, cache=False)
+    found = kept.value(
+        "duplicates", kept.digest("duplicates", VERSION, *keys), lambda: as_rows(compare(pictures, keys))
+    )
+    return [Pair(*row) for row in found]
+
+
+def as_rows(pairs: Sequence[Pair]) -> list[list[float]]:
+    return [[pair.first, pair.second, pair.difference] for pair in pairs]
+
+
+def compare(pictures: Sequence[Picture], keys: Sequence[str], *, cache: bool = True) -> list[Pair]:
+    """As near_duplicates(); keys: of the pictures' contents."""
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     equal = [Pair(first[key], index, 0.0) for index, key in enumerate(keys) if first[key] < index]
     kept = sorted(first.values())

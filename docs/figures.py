@@ -18,7 +18,7 @@ INK = "#2a1a4a"
 
 
 def main() -> int:
-    """creatures: fifty sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small.
+    """creatures: fifty of the sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small.
 
     captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
     """

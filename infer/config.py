@@ -10,11 +10,11 @@ from pydantic import Field, field_validator, model_validator
 
 from data import options
 from data.errors import InputError
-from infer import schedulers
+from infer import schedulers, templates
+from infer.prompt_files import HIGHEST_SEED
 from infer.prompts import BUILT_IN
 
 RANDOM_SEED = -1
-HIGHEST_SEED = 2**63 - 1  # torch.Generator.manual_seed takes a signed 64-bit number
 HIGHEST_WEIGHT = 100.0  # a slip of the decimal point, not a style
 
 ALIASES = {
@@ -27,6 +27,7 @@ ALIASES = {
     "--cfg-scale": "--guidance-scale",
     "--sampler": "--scheduler",
     "--ckpt": "--model",
+    "--prompts": "--from-file",
     "--output-dir": "--outdir",
 }
 
@@ -44,6 +45,12 @@ class GenerateOptions(options.Options):
 
     prompt: tuple[str, ...] = BUILT_IN
     """what to draw; may be repeated"""
+    from_file: Path | None = None
+    """prompts from a .txt, .csv or .jsonl file, each with settings of its own if it has some"""
+    grid: str = ""
+    """every combination of these, filled in for {type} and {object}: "type=water,fire;object=fridge,car\""""
+    wildcards: Path = Path("wildcards")
+    """folder with a text file for each __name__ in a prompt"""
     negative_prompt: str = ""
     """what to steer away from"""
     model: str | None = None
@@ -83,6 +90,15 @@ class GenerateOptions(options.Options):
         if not prompts or not all(prompt.strip() for prompt in prompts):
             raise ValueError('the prompt is empty. Say what to draw: --prompt "a water type fridge"')
         return prompts
+
+    @field_validator("grid")
+    @classmethod
+    def readable_grid(cls, text: str) -> str:
+        try:
+            templates.grid(text)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return text
 
     @field_validator("scheduler")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from tqdm import tqdm
 
 from data.errors import INTERRUPTED, InputError, raise_all, show
-from infer import loras, metadata, outputs, pipeline, prompts, recipes, source
+from infer import loras, metadata, outputs, pipeline, prompt_files, prompts, recipes, source, templates
 from infer.config import RANDOM_SEED, GenerateOptions, LoraFile
 from infer.outputs import Finished
 from infer.pipeline import Settings
+from infer.prompt_files import Line
 from infer.prompts import Picture, Tokens
 from train import base_model
 from train.base_model import BaseModel
@@ -76,16 +78,30 @@ def run(options: GenerateOptions) -> int:
 def plan(options: GenerateOptions, model: BaseModel, device: torch.device) -> Job:
     """Check the options against the model, all problems at once, and say what of the prompts is not read."""
     width, height = options.width or model.sample_size, options.height or model.sample_size
-    problems = [*wrong_side("--width", width, model), *wrong_side("--height", height, model)]
-    tokens = prompts.measure([*options.prompt, options.negative_prompt], model.tokenizer)
+    micro_batch = pipeline.micro_batch_for(device)
+    settings = Settings(options.steps, options.guidance_scale, width, height, options.negative_prompt, micro_batch)
+    pictures = asked(options)
+    each = list(dict.fromkeys(settings.of(picture) for picture in pictures))
+    problems = [
+        *(error for width in dict.fromkeys(own.width for own in each) for error in wrong_side("--width", width, model)),
+        *(error for h in dict.fromkeys(own.height for own in each) for error in wrong_side("--height", h, model)),
+    ]
+    texts = [*(picture.prompt for picture in pictures), *(own.negative_prompt for own in each)]
+    tokens = prompts.measure(texts, model.tokenizer)
     cut = prompts.cut_prompts(tokens)
     raise_all([*problems, *cut] if options.strict else problems)
     for problem in cut:
         warn(problem)
-    micro_batch = pipeline.micro_batch_for(device)
-    settings = Settings(options.steps, options.guidance_scale, width, height, options.negative_prompt, micro_batch)
-    pictures = prompts.plan(options.prompt, options.seed, options.num_images)
     return Job(pictures, settings, tokens, options.scheduler, device, options.strict)
+
+
+def asked(options: GenerateOptions) -> list[Picture]:
+    """Every picture that prompts and prompt files ask for; the built-in prompts only if nothing else does."""
+    axes = templates.grid(options.grid)
+    given = [] if options.from_file is None else prompt_files.read(options.from_file)
+    typed = options.prompt if "prompt" in options.model_fields_set or not given else ()
+    lines = [*(Line(prompt=prompt) for prompt in typed), *given]
+    return prompts.planned(lines, options.seed, options.num_images, axes, options.wildcards)
 
 
 def wrong_side(flag: str, side: int, model: BaseModel) -> list[InputError]:
@@ -134,8 +150,9 @@ def draw_pass(job: Job, each: Pass) -> None:
         print(proof)
         if proof.unused:
             warn(f"{show(proof.file.path)}: {len(proof.unused)} tensors find no layer: {loras.named(proof.unused)}")
-    shared = recipes.shared(pipe, each.model, proofs, job.settings, job.scheduler)
-    total = pipeline.calls_of(pipe, job.settings.steps) * len(job.pictures)
+    shared = recipes.shared(pipe, each.model, proofs, job.scheduler)
+    pictures_with = Counter(job.settings.of(picture).steps for picture in job.pictures)
+    total = sum(pipeline.calls_of(pipe, steps) * count for steps, count in pictures_with.items())
     with tqdm(total=total, desc=each.name, unit="step", dynamic_ncols=True) as bar:
         started = time.perf_counter()
         for drawn in pipeline.draw(pipe, job.pictures, job.settings, bar.update):

@@ -20,7 +20,6 @@ from torch import Tensor
 from data.errors import InputError, raise_all, show
 from data.files import sha256
 from infer.config import LoraFile
-from train.exports import kohya, merge
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -136,6 +135,8 @@ def in_diffusers_names(
 
     try:
         if any("dora_scale" in key for key in state):  # diffusers' pipelines would leave the magnitudes out
+            from train.exports import kohya  # loads peft
+
             converted, alphas = kohya.in_diffusers_names(state)
         else:
             converted, alphas = pipe.lora_state_dict(dict(state))  # pyright: ignore[reportAssignmentType]
@@ -225,6 +226,8 @@ def load(pipe: StableDiffusionPipeline, contents: Contents, state: dict[str, Ten
 @torch.no_grad()
 def prove(pipe: StableDiffusionPipeline, name: str, file: LoraFile, matched: int, unused: tuple[str, ...]) -> Proof:
     """Measure the weight change of a loaded adapter at its weight. Raises InputError if it is zero or not finite."""
+    from train.exports import merge  # loads peft
+
     change = weights = 0.0
     layers = 0
     for layer in adapted_layers(pipe, name):

@@ -64,6 +64,7 @@ class Recipe(Part):
 
     format: int = 1
     prompt: str
+    template: str = ""  # that the prompt was made from, if it was
     negative_prompt: str = ""
     seed: int
     steps: int

@@ -7,8 +7,9 @@ every prompt is encoded alone, and the U-Net always sees the same micro-batch sh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -33,7 +34,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Settings:
-    """What all pictures of a job share. Sizes in pixels; guidance_scale 1 or less: the prompt alone, no guidance."""
+    """How pictures are drawn. Sizes in pixels; guidance_scale 1 or less: the prompt alone, no guidance."""
 
     steps: int
     guidance_scale: float
@@ -42,12 +43,17 @@ class Settings:
     negative_prompt: str = ""
     micro_batch: int = 1
 
+    def of(self, picture: Picture) -> Settings:
+        """With what the picture has of its own."""
+        return replace(self, **picture.own)
+
 
 @dataclass(frozen=True)
 class Drawn:
     """A finished picture; verdict `nan` when its numbers broke down; `image` then says so instead of being black."""
 
     picture: Picture
+    settings: Settings
     image: Image.Image
     verdict: Literal["ok", "nan"]
 
@@ -80,7 +86,7 @@ def micro_batch_for(device: torch.device) -> int:
 
 def build(model: BaseModel, scheduler: str | None, device: torch.device) -> StableDiffusionPipeline:
     """The model's parts as a diffusers pipeline without safety checker, on the device. No autocast anywhere."""
-    from diffusers import StableDiffusionPipeline
+    from train.libraries import diffusers
 
     quieten()
     parts: dict[str, Any] = {
@@ -91,7 +97,7 @@ def build(model: BaseModel, scheduler: str | None, device: torch.device) -> Stab
         "scheduler": schedulers.build(scheduler, model.scheduler_config),
     }
     absent: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-    pipe = StableDiffusionPipeline(**parts, **absent, requires_safety_checker=False)
+    pipe = diffusers.StableDiffusionPipeline(**parts, **absent, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -142,14 +148,23 @@ def draw(
     settings: Settings,
     on_call: Callable[[int], object] = lambda pictures: None,
 ) -> Iterator[Drawn]:
-    """Draw the pictures in order. `on_call` is told after each U-Net call for how many pictures it was."""
+    """Draw the pictures in order. `on_call` is told after each U-Net call for how many pictures it was.
+
+    settings: of all pictures that have none of their own.
+    """
     encode = Encoder(pipe)
-    for start in range(0, len(pictures), settings.micro_batch):
-        chunk = pictures[start : start + settings.micro_batch]
-        padded = [*chunk, *[chunk[-1]] * (settings.micro_batch - len(chunk))]
-        latents = denoise(pipe, padded, settings, encode, partial(on_call, len(chunk)))
-        for number, picture in enumerate(chunk):
-            yield decode(pipe, picture, latents[number : number + 1])
+    for own, alike in groupby(pictures, settings.of):
+        for chunk in chunks(list(alike), own.micro_batch):
+            padded = [*chunk, *[chunk[-1]] * (own.micro_batch - len(chunk))]
+            latents = denoise(pipe, padded, own, encode, partial(on_call, len(chunk)))
+            for number, picture in enumerate(chunk):
+                image, verdict = decode(pipe, latents[number : number + 1])
+                yield Drawn(picture, own, image, verdict)
+
+
+def chunks(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture]]:
+    """In order, each but the last of `size` pictures."""
+    return (pictures[start : start + size] for start in range(0, len(pictures), size))
 
 
 def denoise(
@@ -194,10 +209,10 @@ def start_noise(pipe: StableDiffusionPipeline, generators: Sequence[torch.Genera
 
 
 @torch.no_grad()
-def decode(pipe: StableDiffusionPipeline, picture: Picture, latents: Latents) -> Drawn:
-    """One picture out of its latents (1, C, h, w)."""
+def decode(pipe: StableDiffusionPipeline, latents: Latents) -> tuple[Image.Image, Literal["ok", "nan"]]:
+    """One picture out of its latents (1, C, h, w), and the verdict on it."""
     pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
     pixels = pixels[0].float().cpu()  # (3, H, W) in [-1, 1], roughly
     if not bool(torch.isfinite(pixels).all()):
-        return Drawn(picture, sheets.broken(pixels.shape[2], pixels.shape[1]), "nan")
-    return Drawn(picture, images.to_picture(pixels), "ok")
+        return sheets.broken(pixels.shape[2], pixels.shape[1]), "nan"
+    return images.to_picture(pixels), "ok"

@@ -11,17 +11,46 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from data import kept
 from train.previews import STRIP, Asked
 
 if TYPE_CHECKING:
     from infer.outputs import Finished
     from train.base_model import BaseModel
 
+VERSION = 1  # raise it when the same question would get another picture
 SCHEDULER = "dpmpp_2m"  # second order: a dozen steps show what the model's own PNDM shows in thirty
 
 
 def draw(asked: Asked) -> list[str]:
     """Write a PNG with its recipe for each question and a strip of all; returns what a person should know of them.
+
+    The base's pictures are the same for every run that asks for them: they are drawn once and kept.
+    """
+    if asked.weights:
+        return draw_now(asked)
+    return kept.files("previews", key(asked), asked.folder, lambda folder: draw_now(replace(asked, folder=folder)))
+
+
+def key(asked: Asked) -> str:
+    """Everything that the base's pictures, and what is written in them, follow from."""
+    from infer import pipeline, recipes
+
+    model = asked.model
+    drawn = (SCHEDULER, asked.steps, asked.guidance, asked.size, pipeline.micro_batch_for(asked.device))
+    machine = (recipes.device_name(asked.device), torch.get_num_threads(), *recipes.versions().items())
+    used = (recipes.model_used(model), model.scheduler_config, precision(asked))
+    return kept.digest("previews", VERSION, *used, *drawn, *machine, *asked.questions)
+
+
+def precision(asked: Asked) -> str:
+    return asked.precision if asked.unet is not None else "fp32"
+
+
+def draw_now(asked: Asked) -> list[str]:
+    """As draw().
 
     The autoencoder and the text encoder are loaded for this call only; the U-Net is the one that was handed over, in
     its own precision (its forward is autocast as in training), and no weight of it is copied or cast.
@@ -36,7 +65,7 @@ def draw(asked: Asked) -> list[str]:
     settings = replace(wanted, micro_batch=pipeline.micro_batch_for(asked.device))
     pictures = [prompts.Picture(index, q.prompt, q.seed) for index, q in enumerate(asked.questions)]
     tokens = prompts.measure([*(picture.prompt for picture in pictures), ""], model.tokenizer)
-    shared = recipes.shared(pipe, model, [], settings, SCHEDULER) | whose(asked, model)
+    shared = recipes.shared(pipe, model, [], SCHEDULER) | whose(asked, model)
     finished: list[Finished] = []
     for drawn in pipeline.draw(pipe, pictures, settings):
         recipe = recipes.of(shared, drawn, tokens)
@@ -66,7 +95,7 @@ def whose(asked: Asked, model: BaseModel) -> dict[str, Any]:
         mark = hashlib.sha256(f"{used.fingerprint} {asked.weights}".encode()).hexdigest()
         step = asked.weights.rpartition(" at ")[2]
         used = used.model_copy(update={"name": f"{used.name}, {step}", "fingerprint": mark, "file_hash": ""})
-    return {"model": used, "dtype": asked.precision if asked.unet is not None else "fp32"}
+    return {"model": used, "dtype": precision(asked)}
 
 
 def lay_out(strip: Path, finished: Sequence[Finished], beside: Path | None) -> None:

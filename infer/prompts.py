@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from data.captions import count_tokens
 from data.errors import InputError
+from infer import templates
+from infer.prompt_files import Line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +29,8 @@ class Picture:
     index: int
     prompt: str
     seed: int
+    template: str = ""  # that the prompt was made from, if it was
+    own: Mapping[str, Any] = field(default_factory=dict, hash=False)  # settings of pipeline.Settings for it alone
 
     @property
     def file_name(self) -> str:
@@ -39,10 +46,40 @@ class Tokens:
     lost: str = ""
 
 
-def plan(prompts: Sequence[str], seed: int, num_images: int) -> list[Picture]:
-    """`num_images` pictures of each prompt; its seeds are seed, seed + 1 ..., alike for all, so that rows compare."""
-    asked = [(prompt, seed + number) for prompt in prompts for number in range(num_images)]
-    return [Picture(index, prompt, own) for index, (prompt, own) in enumerate(asked)]
+def plan(
+    prompts: Sequence[str],
+    seed: int,
+    num_images: int,
+    axes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    wildcards: Path = Path("wildcards"),
+) -> list[Picture]:
+    """`num_images` pictures of each prompt; its seeds are seed, seed + 1 ..., alike for all, so that rows compare.
+
+    Prompts are templates, see infer/templates.py, that axes and wildcards fill in. Raises InputError.
+    """
+    asked: list[tuple[str, int, str]] = []
+    for template in prompts:
+        own = range(seed, seed + num_images)
+        found = [templates.expand(template, axes, wildcards, number) for number in own]
+        # prompt by prompt, its seeds in a row; a prompt that only some seeds choose has fewer
+        for texts in itertools.zip_longest(*found):
+            asked += [(text, number, template) for number, text in zip(own, texts, strict=True) if text is not None]
+    return [
+        Picture(index, text, number, template if template != text else "")
+        for index, (text, number, template) in enumerate(asked)
+    ]
+
+
+def planned(
+    lines: Sequence[Line], seed: int, num_images: int, axes: Mapping[str, Sequence[str]], wildcards: Path
+) -> list[Picture]:
+    """The pictures of the lines of a prompt file; a line without seed or number of its own takes the job's."""
+    found: list[Picture] = []
+    for line in lines:
+        first = seed if line.seed is None else line.seed
+        own = plan([line.prompt], first, line.num_images or num_images, axes, wildcards)
+        found += [replace(picture, own=line.settings) for picture in own]
+    return [replace(picture, index=index) for index, picture in enumerate(found)]
 
 
 def random_seed() -> int:

@@ -15,7 +15,7 @@ import torch
 from infer import loras, schedulers, source
 from infer.loras import Proof
 from infer.metadata import LoraUsed, ModelUsed, Recipe, TokensUsed
-from infer.pipeline import DTYPES, Drawn, Settings
+from infer.pipeline import DTYPES, Drawn
 from infer.prompts import Tokens
 from train.base_model import BaseModel
 
@@ -26,16 +26,10 @@ PACKAGES = ("atelier", "torch", "diffusers", "transformers", "peft")
 
 
 def shared(
-    pipe: StableDiffusionPipeline, model: BaseModel, proofs: Sequence[Proof], settings: Settings, scheduler: str | None
+    pipe: StableDiffusionPipeline, model: BaseModel, proofs: Sequence[Proof], scheduler: str | None
 ) -> dict[str, Any]:
     """The fields of a Recipe that all pictures of a pass have in common."""
     return {
-        "steps": settings.steps,
-        "guidance_scale": settings.guidance_scale,
-        "width": settings.width,
-        "height": settings.height,
-        "micro_batch": settings.micro_batch,
-        "negative_prompt": settings.negative_prompt,
         "scheduler": type(pipe.scheduler).__name__,
         "sampler": schedulers.shown(pipe.scheduler, scheduler),
         "scheduler_config": json.loads(pipe.scheduler.to_json_string()),
@@ -50,13 +44,15 @@ def shared(
 
 def of(shared: Mapping[str, Any], drawn: Drawn, tokens: Mapping[str, Tokens]) -> Recipe:
     """The recipe of one picture."""
-    own, negative = tokens[drawn.picture.prompt], tokens[shared["negative_prompt"]]
+    own, negative = tokens[drawn.picture.prompt], tokens[drawn.settings.negative_prompt]
     return Recipe(
         prompt=drawn.picture.prompt,
         seed=drawn.picture.seed,
+        template=drawn.picture.template,
         verdict=drawn.verdict,
         tokens=TokensUsed(**asdict(own)),
         negative_tokens=TokensUsed(**asdict(negative)),
+        **asdict(drawn.settings),
         **shared,
     )
 

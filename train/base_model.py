@@ -7,7 +7,6 @@ Parts load when they are first used, so a run with warm caches never loads the a
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,31 +50,31 @@ class BaseModel:
     @cached_property
     def unet(self) -> UNet2DConditionModel:
         """The denoising network; (B, C, h, w), (B,), (B, L, D) -> (B, C, h, w)."""
-        from diffusers import UNet2DConditionModel
+        from train.libraries import diffusers
 
-        return freeze(self.load_part(UNet2DConditionModel, "unet"))
+        return freeze(self.load_part(diffusers.UNet2DConditionModel, "unet"))
 
     @cached_property
     def vae(self) -> AutoencoderKL:
         """The autoencoder; (B, 3, H, W) in [-1, 1] <-> (B, C, H / factor, W / factor)."""
-        from diffusers import AutoencoderKL
+        from train.libraries import diffusers
 
-        return freeze(self.load_part(AutoencoderKL, "vae"))
+        return freeze(self.load_part(diffusers.AutoencoderKL, "vae"))
 
     @cached_property
     def text_encoder(self) -> CLIPTextModel:
         """The text tower; (B, L) token ids -> (B, L, D)."""
-        from transformers import CLIPTextModel
+        from train.libraries import transformers
 
         if self.weights is None:
-            return freeze(self.load_part(CLIPTextModel, "text_encoder"))
+            return freeze(self.load_part(transformers.CLIPTextModel, "text_encoder"))
         return freeze(text_encoder_of(self.weights, self.layout)).to(self.dtype)
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        from transformers import CLIPTokenizer
+        from train.libraries import transformers
 
-        return CLIPTokenizer.from_pretrained(self.tokenizer_source, local_files_only=True)
+        return transformers.CLIPTokenizer.from_pretrained(self.tokenizer_source, local_files_only=True)
 
     def load_part(self, kind: Any, part: str) -> Any:
         """One network with its weights in self.dtype. Raises InputError when file and architecture do not match."""
@@ -330,7 +329,3 @@ def read_memo(memo: Path) -> Mapping[str, str]:
         return json.loads(memo.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # its hints about optional packages are not for our users
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

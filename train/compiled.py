@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
 from data.errors import InputError
 from train import loop, optim
+from train.libraries import Upsample2D
 from train.loop import State, Task
 
 FORMS = 8  # graphs of one bucket: trained and looked at, with room for what else dynamo may tell apart

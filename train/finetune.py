@@ -6,6 +6,7 @@ accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py
 import sys
 
 from data.errors import run_entry
+from data.loading import loading
 from data.options import parse
 from train.config import ALIASES, CONFIGS, Config
 
@@ -18,8 +19,9 @@ def main() -> int:
         preset=CONFIGS / "pocket.yaml",
         aliases=ALIASES,
     )
-    from infer import previews  # an entry may: the trainer itself does not know how to draw
-    from train import job, sweep  # torch is loaded only once the flags are known to be right
+    with loading():  # torch, only once the flags are known to be right
+        from infer import previews  # an entry may: the trainer itself does not know how to draw
+        from train import job, sweep
 
     return sweep.run(config, sys.argv[1:]) if config.sweep else job.run(config, draw=previews.draw)
 

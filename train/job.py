@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,21 @@ from data.errors import InputError
 from data.noise import Noise
 from data.prefetch import InTurn, supply
 from data.schema import Batch
-from train import base_model, checkpoint, compiled, ema, machine, objectives, optim, rescaled, run_folder
+from train import (
+    base_losses,
+    base_model,
+    checkpoint,
+    compiled,
+    ema,
+    machine,
+    objectives,
+    optim,
+    rescaled,
+    run_folder,
+    workers,
+)
 from train.adapters import base as adapters
+from train.base_losses import Found, Measure
 from train.base_model import BaseModel
 from train.bucket_use import bucket_uses, folder_uses
 from train.config import SCHEDULES_WITHOUT_END, Config, identity
@@ -143,7 +157,8 @@ def build(job: Job) -> State:
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     if config.compile:
         prepared = compiled.compiled(prepared, len(job.collection.buckets))
-    return State(0, prepared, optimizer, accelerator, average)
+    crew = workers.suited(accelerator, unet, config.batch_size, compiled=config.compile)
+    return State(0, prepared, optimizer, accelerator, average, workers=crew)
 
 
 def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
@@ -298,21 +313,33 @@ def task_of(job: Job, encoded: Encoded, found: Run, plan: Plan, opened: ExitStac
     schedule = job.model.schedule.to(job.accelerator.device)
     sides = {"held-out": encoded.held_out, "train": encoded.train_subset}
     objective, scaling = job.config.objective, job.model.scaling_factor
+    validator = Validator(sides, objective, schedule, scaling, job.config.validation.timesteps)
     return Task(
         config=job.config,
         layout=job.layout,
         objective=objective,
         schedule=schedule,
         batches=lambda start, stop: opened.enter_context(closing(load_batches(job, encoded, start, stop))),
-        validator=Validator(sides, objective, schedule, scaling, job.config.validation.timesteps),
+        validator=validator,
         checkpoints=found.checkpoints,
         identity=job.identity,
+        measure_base=measure_base_of(job, validator),
         easel=easel_of(job, found),
         speed=Speed(
             plan.flops.step, peak_flops(job.accelerator.device, job.accelerator.mixed_precision), plan.processes
         ),
         publish=lambda: write_report(found, plan) if job.accelerator.is_main_process else None,
     )
+
+
+def measure_base_of(job: Job, validator: Validator) -> Callable[[Measure], Found]:
+    """How the first look comes by its numbers."""
+    config, accelerator = job.config, job.accelerator
+    if accelerator.num_processes > 1:
+        return base_losses.measured
+    settings = (config.adapter, config.memory, config.compile, accelerator.mixed_precision)
+    network = (job.model.fingerprints["unet"], *map(repr, settings))
+    return base_losses.remembered(validator, network, accelerator.device)
 
 
 def easel_of(job: Job, found: Run) -> Easel:

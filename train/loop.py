@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -79,15 +80,13 @@ def try_gradients(state: State, task: Task, micro_batches: Sequence[Batch]) -> T
     """None if memory ran out. What lay in it is free again only after this function has returned."""
     layout, accelerator = task.layout, state.accelerator
     parts = [part for batch in micro_batches for part in pieces.of(batch, state.pieces)]
-    found: list[Tensor] = []
+    losses_of, found = partial(sample_losses, state.denoiser, task), list[Tensor]()
     try:
         for batch in parts:
             is_last = batch is parts[-1]
             with nullcontext() if is_last else accelerator.no_sync(state.unet):
-                losses = sample_losses(state.denoiser, task, batch)
                 # data-parallel training averages over processes, so each divides by its own share
-                accelerator.backward(losses.sum() / (layout.batch_size * layout.accumulate))
-            found.append(losses.detach())
+                found.append(state.crew.backward(losses_of, batch, layout.batch_size * layout.accumulate))
     except torch.OutOfMemoryError:
         return None
     return torch.cat(found)
@@ -186,8 +185,9 @@ def look(state: State, task: Task, report: Report, *, on_grid: bool) -> None:
 
 def measured(state: State, task: Task) -> dict[str, Losses]:
     """The losses as the first process measured them: all must come to the same decision."""
+    measure = partial(task.validator.measure, state.denoiser, state.accelerator.device, state.crew.each)
     with evaluated(state):
-        found = [task.validator.measure(state.denoiser, state.accelerator.device)]
+        found = [measure() if state.step else task.measure_base(measure)]
     if state.accelerator.num_processes > 1:
         broadcast_object_list(found)
     return found[0]

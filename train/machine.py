@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DConditionModel
 
 from data.errors import InputError
 from train.config import Config, Memory
 from train.optim import installed
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 WORDS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf16 with float32 trained weights"}
 
 
 def start(config: Config) -> Accelerator:
+    """The machine for a fine-tuning run."""
+    accelerator = begin(config.threads)
+    check(config.memory, accelerator.device)
+    set_tf32(config.memory.tf32)
+    return accelerator
+
+
+def begin(threads: int | None) -> Accelerator:
     """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for."""
+    refuse_sharding()
     here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.
-    torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // here))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
     wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if wanted == "fp16" and not torch.cuda.is_available():
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
@@ -31,9 +43,21 @@ def start(config: Config) -> Accelerator:
         what = f"{everywhere} processes were started, but accelerate sees {accelerator.num_processes}"
         fix = "Start them with: torchrun --nproc-per-node N train/finetune.py ..."
         raise InputError(what, where="the launcher", fix=fix)
-    check(config.memory, accelerator.device)
-    set_tf32(config.memory.tf32)
     return accelerator
+
+
+def refuse_sharding() -> None:
+    """Raises InputError under FSDP and DeepSpeed: each process would hold, save and average a part of the weights."""
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            fix = (
+                "Use train/configs/accelerate/gpus.yaml; if memory is short: --optim.kind adamw-8bit, "
+                "--memory.gradient-checkpointing true, or --batch-size 1 with more --accumulate."
+            )
+            what = f"{name} spreads one network over several GPUs, which a network of this size does not need"
+            raise InputError(
+                what, where="the launcher's config file", allowed="distributed_type NO or MULTI_GPU", fix=fix
+            )
 
 
 def check(memory: Memory, device: torch.device) -> None:

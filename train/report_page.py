@@ -199,9 +199,13 @@ def by_timestep(looks: Sequence[Line]) -> list[Series]:
 def training_curves(steps: Sequence[Line]) -> list[Series]:
     """The loss as it was, and its mean over the last SMOOTHED steps: timesteps differ in loss more than steps do."""
     raw = [known(line["loss"]) for line in steps]
-    means = [statistics.fmean(raw[max(0, end - SMOOTHED) : end]) for end in range(1, len(raw) + 1)]
     places = [line["step"] for line in steps]
-    return [Series("loss", places, raw, faint=True), Series(f"mean of {SMOOTHED}", places, means)]
+    return [Series("loss", places, raw, faint=True), Series(f"mean of {SMOOTHED}", places, running_mean(raw))]
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """The mean of the last SMOOTHED values at each place, of fewer at the start."""
+    return [statistics.fmean(values[max(0, end - SMOOTHED) : end]) for end in range(1, len(values) + 1)]
 
 
 def band_curves(windows: Sequence[Line]) -> list[Series]:

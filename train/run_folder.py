@@ -17,6 +17,7 @@ from typing import Any
 from data.errors import InputError
 from data.files import replaced_folder, write_atomic
 
+FINETUNE = "finetune"  # the kind of a run that does not say what it is
 NUMBERED = re.compile(r"(\d{4,})-(.+)")
 LIBRARIES = (
     "torch",
@@ -53,6 +54,11 @@ class Run:
     def identity(self) -> str | None:
         """Written when the folder was made; None for a folder that is no run."""
         return self.facts("data.json").get("identity")
+
+    @property
+    def kind(self) -> str:
+        """Which command it is of: FINETUNE, or another word in data.json."""
+        return self.facts("data.json").get("kind", FINETUNE)
 
     @property
     def done(self) -> int | None:
@@ -115,8 +121,9 @@ def find(runs: Path, identity: str) -> Run | None:
 
 
 def newest_finished(runs: Path) -> Path | None:
-    """The folder of the newest run that finished, or None."""
-    return next((run.path for run in reversed(all_runs(runs)) if run.done is not None), None)
+    """The folder of the newest fine-tuning run that finished, or None."""
+    finished = (run for run in reversed(all_runs(runs)) if run.done is not None and run.kind == FINETUNE)
+    return next((run.path for run in finished), None)
 
 
 def create(runs: Path, name: str, files: Mapping[str, str]) -> Run:

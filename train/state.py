@@ -15,7 +15,8 @@ from torch import nn
 from data.dataset import Layout
 from data.prefetch import InTurn
 from data.schema import Batch
-from train import optim
+from train import base_losses, optim
+from train.base_losses import Found, Measure
 from train.config import Config
 from train.ddpm.criteria import Criterion
 from train.ddpm.schedule import Schedule
@@ -26,6 +27,7 @@ from train.previews import Easel
 from train.speed import Speed
 from train.stopping import Progress
 from train.validation import Validator
+from train.workers import OneByOne, Workers
 
 
 @dataclass
@@ -39,9 +41,14 @@ class State:
     ema: Average = field(default_factory=Off)  # of the trained weights, or none
     pieces: int = 1  # that a micro-batch is cut into, since memory ran out
     progress: Progress = field(default_factory=Progress)  # what the validations said so far
+    workers: Workers | None = None  # who computes a micro-batch; None: nobody but this thread
 
     def plain_unet(self) -> Any:
         return self.accelerator.unwrap_model(self.unet, keep_torch_compile=False)
+
+    @property
+    def crew(self) -> Workers:
+        return self.workers or OneByOne(self.accelerator)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -60,6 +67,7 @@ class Task:
     validator: Validator
     checkpoints: Path
     identity: str
+    measure_base: Callable[[Measure], Found] = base_losses.measured  # of the network before the first step
     easel: Easel | None = None
     speed: Speed = field(default_factory=Speed)
     publish: Callable[[], None] = lambda: None  # the report so far, for someone who looks while it trains

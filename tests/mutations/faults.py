@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 UNIT = "tests/unit/"
+DDPM = "train/ddpm/"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Fault:
 
 
 LOOP, SAVING, STATE, WINDOW = "train/loop.py", "train/saving.py", "train/state.py", "train/window.py"
-SHARE = "accelerator.backward(losses.sum() / (layout.batch_size * layout.accumulate))"
+SHARE = "state.crew.backward(losses_of, batch, layout.batch_size * layout.accumulate)"
 
 FAULTS = (
     Fault(
@@ -43,7 +44,7 @@ FAULTS = (
     Fault(
         "accumulated gradients are summed, not averaged",
         "EveryDream2, ai-toolkit: the loss is not divided by the number of micro-batches",
-        *(LOOP, SHARE, "accelerator.backward(losses.sum() / layout.batch_size)"),
+        *(LOOP, SHARE, "state.crew.backward(losses_of, batch, layout.batch_size)"),
         # not by the weights after a step: Adam does not feel the gradient's size
         (f"{UNIT}test_optim_step.py::test_every_update_has_weight_one",),
     ),
@@ -51,8 +52,8 @@ FAULTS = (
         "gradients are emptied between micro-batches",
         "ai-toolkit, gradient_accumulation_steps",
         LOOP,
-        "            found.append(losses.detach())\n",
-        "            found.append(losses.detach())\n            is_last or state.optimizer.zero_grad()\n",
+        f"                found.append({SHARE})\n",
+        f"                found.append({SHARE})\n            is_last or state.optimizer.zero_grad()\n",
         (f"{UNIT}test_loop.py::test_accumulation_is_one_large_batch",),
     ),
     Fault(
@@ -266,5 +267,47 @@ FAULTS = (
         "Accelerator(cpu=True) if everywhere > 1 and not torch.cuda.is_available() else Accelerator()",
         "Accelerator()",
         ("tests/recipes/test_processes.py::test_two_processes_are_the_run_that_one_process_is",),
+    ),
+    Fault(
+        "noise is added after the last step",
+        "labml ddpm: 1.3 grey levels of it stay on every picture",
+        *(f"{DDPM}samplers.py", "if i == 0 or self.noise_scale == 0:", "if self.noise_scale == 0:"),
+        (f"{UNIT}test_ddpm_samplers.py::test_contract_a_point_is_found_from_anywhere",),
+    ),
+    Fault(
+        "few steps take the variances of the long chain",
+        "diffusers #2076, pure noise; tutorials that skip timesteps",
+        *(f"{DDPM}respacing.py", "Schedule(1.0 - abar / before)", "Schedule(betas[list(kept)])"),
+        (f"{UNIT}test_ddpm_samplers.py::test_11_a_short_chain_keeps_the_noise_levels_it_visits",),
+    ),
+    Fault(
+        "x_0 is clipped and eps left as it was",
+        "many DDIM samplers: the two no longer make x_t",
+        f"{DDPM}prediction.py",
+        "replace(self, x0=x0, eps=process.eps_from_x0(self.schedule, self.xt, x0, self.t))",
+        "replace(self, x0=x0)",
+        (f"{UNIT}test_ddpm_samplers.py::test_10_the_two_samplers_draw_the_same",),
+    ),
+    Fault(
+        "the bound in the hybrid loss is a thousand times too weak",
+        "lucidrains learned_gaussian_diffusion.py: 0.001 on one term instead of on all T",
+        *(f"{DDPM}bound.py", "HYBRID_WEIGHT * T * variational(", "HYBRID_WEIGHT * variational("),
+        (f"{UNIT}test_ddpm_bound.py::test_19_the_bound_does_not_reach_the_mean_in_hybrid",),
+    ),
+    Fault(
+        "the two edges of the discretised decoder are swapped",
+        "lecture slides that copy eq. 13 of DDPM",
+        f"{DDPM}decoders.py",
+        "log_ndtr((HALF_BIN - centre) * scale), log_ndtr((centre + HALF_BIN) * scale)",
+        "log_ndtr((centre + HALF_BIN) * scale), log_ndtr((HALF_BIN - centre) * scale)",
+        (f"{UNIT}test_ddpm_bound.py::test_14_the_bins_sum_to_one",),
+    ),
+    Fault(
+        "a divergence in the bound takes the step's own abar for the one before",
+        "an index off by one: samples stay good, only the sum tells",
+        f"{DDPM}bound.py",
+        "true_log_variance = gather(schedule.posterior_log_variance, i, like=x0)",
+        "true_log_variance = gather(schedule.posterior_log_variance.roll(1), i, like=x0)",
+        (f"{UNIT}test_ddpm_bound.py::test_06_the_bound_is_the_entropy",),
     ),
 )

@@ -19,6 +19,7 @@ from train.run_folder import all_runs
 QUICK = [
     *("--pictures.size", "32", "--batch-size", "4", "--max-steps", "5", "--validation.every", "5", "--threads", "1"),
     *("--validation.pictures", "2", "--validation.timesteps", "2", "--optim.schedule", "constant"),
+    *("--no-probe", "--adapter.targets", "attention"),
 ]
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,9 @@ ROOT = Path(__file__).parents[2]
 QUICK = [
     *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
     *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "2", "--threads", "1"),
-    *("--optim.warmup", "0", "--optim.schedule", "constant", "--previews.every", "0"),
+    *("--optim.warmup", "0", "--optim.schedule", "constant", "--previews.every", "0", "--no-probe"),
 ]
+FEW = ("--adapter.targets", "attention")  # a third of the preset's layers, where it is not about them
 LEFT = {
     *("config.yaml", "data.json", "plan.json", "versions.json", "metrics.jsonl", "best.json", "report.html"),
     *("README.md", "done", "checkpoints", "export", "tensorboard", ".lock"),
@@ -40,8 +41,11 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
     """The command, in this process; runs lie in tmp_path/runs."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*flags: str, steps: int = 4, data: Path = tiny_data, preset: str = "pocket.yaml") -> int:
-        argv = ["--model", str(tiny_model), "--data", str(data), "--max-steps", str(steps), *QUICK, *flags]
+    def run(
+        *flags: str, steps: int = 4, data: Path = tiny_data, preset: str = "pocket.yaml", adapter: Sequence[str] = FEW
+    ) -> int:
+        where = ["--model", str(tiny_model), "--data", str(data)]
+        argv = [*where, "--max-steps", str(steps), *QUICK, *adapter, *flags]
         return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / preset, aliases=ALIASES))
 
     return run
@@ -54,7 +58,7 @@ def exported(run: Path) -> dict[str, torch.Tensor]:
 def test_from_pictures_to_a_lora_that_diffusers_loads(
     finetune: Finetune, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert finetune() == 0
+    assert finetune("--probe", adapter=()) == 0
     (run,) = all_runs(Path("runs"))
     assert run.path.name == "0001-lora-r16"
     assert {path.name for path in run.path.iterdir()} == LEFT
@@ -140,7 +144,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 
 
 def test_full_fine_tuning_leaves_a_whole_model(finetune: Finetune, tiny_model: Path) -> None:
-    assert finetune("--adapter.kind", "full", "--optim.kind", "adamw-8bit", steps=2) == 0
+    assert finetune("--adapter.kind", "full", "--optim.kind", "adamw-8bit", steps=2, adapter=()) == 0
     model = Path("runs/0001-full/export/model")
     for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
         for file in (tiny_model / part).iterdir():
@@ -176,7 +180,7 @@ def test_a_cut_caption_is_named_before_the_first_step(
 
 @pytest.mark.parametrize("preset", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_every_shipped_config_runs(finetune: Finetune, preset: str) -> None:
-    assert finetune(preset=preset, steps=1) == 0
+    assert finetune(preset=preset, steps=1, adapter=()) == 0
 
 
 def test_a_base_that_is_no_square_and_a_picture_that_is_no_picture(
@@ -249,7 +253,7 @@ def command(*flags: str, launcher: bool = False) -> list[str]:
 
 def test_kill_9_loses_nothing(finetune: Finetune, tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
     """As typed, through accelerate's launcher; killed in the middle; the same command ends in the same weights."""
-    flags = ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, "--max-steps", "40"]
+    flags = ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, "--max-steps", "24"]
     process = subprocess.Popen(command(*flags), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     checkpoints = tmp_path / "runs" / "0001-lora-r16" / "checkpoints"
     deadline = time.monotonic() + 240
@@ -264,7 +268,7 @@ def test_kill_9_loses_nothing(finetune: Finetune, tmp_path: Path, tiny_model: Pa
     assert done.returncode == 0, done.stderr
     assert "no GPU here: fp16 is for GPUs, training in fp32 on the CPU" in done.stdout
     assert "continuing runs/0001-lora-r16 after step" in done.stdout
-    assert finetune("--new", steps=40) == 0
+    assert finetune("--new", steps=24, adapter=()) == 0
     resumed, whole = exported(Path("runs/0001-lora-r16")), exported(Path("runs/0002-lora-r16"))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 

@@ -16,7 +16,7 @@ from train.config import ALIASES, CONFIGS, Config
 QUICK = [
     *("--pictures.size", "32", "--batch-size", "4", "--max-steps", "3", "--validation.every", "2", "--threads", "1"),
     *("--validation.pictures", "2", "--validation.timesteps", "2", "--optim.warmup", "0", "--adapter.rank", "4"),
-    *("--optim.schedule", "constant"),
+    *("--optim.schedule", "constant", "--no-probe", "--adapter.targets", "attention"),
 ]
 
 

@@ -137,6 +137,39 @@ def test_a_long_prompt_is_drawn_and_said_and_strict_refuses_it(
     assert not (tmp_path / "b").exists()
 
 
+def test_a_grid_and_wildcards_are_drawn_and_both_texts_are_written_down(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "wild").mkdir()
+    (tmp_path / "wild" / "object.txt").write_text("fire\n", encoding="utf-8")
+    argv = ["--model", tiny_model, "--steps", 1, "--grid", "type=water,fire", "--wildcards", tmp_path / "wild"]
+    assert run(*argv, "--prompt", "a {type} type __object__", "--outdir", tmp_path / "a") == 0
+    found = [metadata.read(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
+    assert [recipe.prompt for recipe in found] == ["a water type fire", "a fire type fire"]
+    assert {recipe.template for recipe in found} == {"a {type} type __object__"}
+    with pytest.raises(InputError, match="no wildcard __objekt__, did you mean 'object'"):
+        run(*argv, "--prompt", "__objekt__", "--outdir", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_prompt_file_with_settings_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    lines = ["a fire --s 2 --d 7 --n grey", "a {water|water} type fridge", "# nothing", "a fire --w 32 --num_images 2"]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines), encoding="utf-8")
+    argv = ["--model", tiny_model, "--steps", 1, "--from-file", tmp_path / "prompts.txt"]
+    assert run(*argv, "--outdir", tmp_path / "a") == 0
+    found = [metadata.read(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
+    assert [(r.prompt, r.seed, r.steps, r.negative_prompt, r.width) for r in found] == [
+        ("a fire", 7, 2, "grey", 64),
+        ("a water type fridge", 42, 1, "", 64),
+        ("a fire", 42, 1, "", 32),
+        ("a fire", 43, 1, "", 32),
+    ]
+    alone = ["--model", tiny_model, "--steps", 2, "--seed", 7, "-n", "grey", "--prompt", "a fire"]
+    assert run(*alone, "--outdir", tmp_path / "b") == 0
+    assert (tmp_path / "a" / "00000-7.png").read_bytes() == (tmp_path / "b" / "00000-7.png").read_bytes()
+    (tmp_path / "prompts.txt").write_text("a fire --w 33", encoding="utf-8")
+    with pytest.raises(InputError, match="33 is not a multiple of"):
+        run(*argv, "--outdir", tmp_path / "c")
+
+
 def test_broken_numbers_are_said(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Guidance past the range of float32: the latents overflow."""
     argv = [
@@ -180,6 +213,7 @@ def test_a_random_seed_is_printed_and_makes_the_same_picture(
         (["--steps", "1001"], "--steps: 1001 steps are more than the model was trained with; allowed: 1 to 1000"),
         (["--lora", "missing.safetensors"], "--lora missing.safetensors: no such file"),
         (["--compare-base"], "is itself a base: nothing is tuned"),
+        (["--model", "missing/folder/of/mine"], "no such file or folder"),
     ],
 )
 def test_what_does_not_suit_the_model_is_refused_before_a_folder_is_made(
@@ -197,7 +231,6 @@ def test_what_does_not_suit_the_model_is_refused_before_a_folder_is_made(
     [
         (["--promt", "x"], "error: --promt: unknown flag, did you mean '--prompt'? See --help."),
         (["--model", "CompVis/stable-diffusion-v1-4"], "Stable Diffusion v1.4 is not on this machine. Get it with: "),
-        (["--model", "missing/folder/of/mine"], "no such file or folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(argv: list[str], said: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from train.report import read_metrics
 QUICK = [
     *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
     *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "1", "--threads", "1"),
-    *("--optim.warmup", "0", "--optim.schedule", "constant", "--no-logging.tensorboard"),
+    *("--optim.warmup", "0", "--optim.schedule", "constant", "--no-logging.tensorboard", "--no-probe"),
 ]
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -39,7 +39,8 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
             shutil.copytree(tiny_model, base)
             file = base / "scheduler" / "scheduler_config.json"
             file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": predicts}))
-        argv = ["--model", str(base), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
+        few = () if "full" in flags else ("--adapter.targets", "attention")
+        argv = ["--model", str(base), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *few, *flags]
         return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
 
     return run

@@ -132,7 +132,15 @@ def at(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-SWEEP = ["--sweep", "learning-rate=1e-3,1e-2,1e-6,1e30", "--sweep-steps", "2"]
+SWEEP = [
+    "--sweep",
+    "learning-rate=1e-3,1e-2,1e-6,1e30",
+    "--sweep-steps",
+    "2",
+    "--no-probe",
+    "--adapter.targets",
+    "attention",
+]
 
 
 def test_a_sweep_halves_survives_a_kill_and_names_the_winner(

@@ -12,7 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.options import parse
 from tests.recipes.test_finetune import QUICK, command
+from train import job
+from train.config import ALIASES, CONFIGS, Config
 from train.report import read_metrics
 from train.run_folder import all_runs, newest_finished
 
@@ -45,7 +48,8 @@ def flags(tiny_model: Path, tiny_data: Path) -> list[str]:
 def test_two_processes_are_the_run_that_one_process_is(flags: list[str], tmp_path: Path) -> None:
     """1 x batch 8 = 2 x batch 4, stopped and resumed by two processes on the way; saving never deadlocks."""
     steps = ["--max-steps", "4"]
-    run([sys.executable, *command(*flags, *steps, "--batch-size", "8", "--run-name", "one")[1:]], tmp_path)
+    argv = [*flags, *steps, "--batch-size", "8", "--run-name", "one", "--runs", str(tmp_path / "runs")]
+    assert job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)) == 0
     two = [*flags, "--batch-size", "4", "--run-name", "two"]
     out = run(torchrun(*two, "--max-steps", "2"), tmp_path)
     assert "4 x 1 accumulated x 2 process(es) = 8 pictures a step" in out

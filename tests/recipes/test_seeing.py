@@ -22,6 +22,7 @@ QUICK = [
     *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "2", "--validation.pictures", "4"),
     *("--validation.timesteps", "2", "--checkpoints.every", "3", "--checkpoints.keep", "1", "--logging.every", "2"),
     *("--threads", "1", "--optim.warmup", "0", "--optim.schedule", "constant", "--previews.steps", "2"),
+    *("--no-probe", "--adapter.targets", "attention"),
 ]
 HARMFUL = ["--learning-rate", "0.05", "--validation.patience", "2", "--pictures.held-out", "0.4"]
 

@@ -39,7 +39,7 @@ def test_noise_is_added_as_equation_4_says() -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_round_trips_between_eps_x0_and_v(name: str) -> None:
+def test_03_round_trips_between_eps_x0_and_v(name: str) -> None:
     schedule, x0, eps = schedules.make(name, 1000), sample("x0"), sample("eps")
     xt = process.add_noise(schedule, x0, eps, STEPS)
     v = process.velocity(schedule, x0, eps, STEPS)
@@ -52,7 +52,7 @@ def test_round_trips_between_eps_x0_and_v(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_posterior_mean_by_three_routes(name: str) -> None:
+def test_03_posterior_mean_by_three_routes(name: str) -> None:
     schedule, x0, eps = schedules.make(name, 1000), sample("x0"), sample("eps")
     t = STEPS.clamp(min=1)  # the first step has no precision to weigh by
     xt = process.add_noise(schedule, x0, eps, t)
@@ -108,7 +108,7 @@ STEP_TOLERANCE = {1: 5e-4, 5: 5e-4, 10: 5e-4, 50: 1e-5, 500: 1e-5, 999: 1e-5}
 
 
 @pytest.mark.parametrize("t", STEP_TOLERANCE)
-def test_one_ancestral_step_is_that_of_diffusers(t: int) -> None:
+def test_16_one_ancestral_step_is_that_of_diffusers(t: int) -> None:
     scheduler, schedule = theirs(DDPMScheduler), schedules.from_diffusers(SD)
     x0, eps, steps = sample("x0"), sample("eps"), torch.full((6,), t)
     xt = process.add_noise(schedule, x0, eps, steps)
@@ -119,7 +119,7 @@ def test_one_ancestral_step_is_that_of_diffusers(t: int) -> None:
 
 
 @pytest.mark.parametrize("t", STEP_TOLERANCE)
-def test_one_deterministic_step_is_that_of_diffusers(t: int) -> None:
+def test_16_one_deterministic_step_is_that_of_diffusers(t: int) -> None:
     # arXiv 2010.02502, eq. 12 with sigma = 0: the predicted x_0, noised again to the step before
     scheduler, schedule = theirs(DDIMScheduler, set_alpha_to_one=False), schedules.from_diffusers(SD)
     scheduler.set_timesteps(1000)
@@ -144,7 +144,7 @@ def without_signal() -> Schedule:
     return schedules.zero_terminal_snr(schedules.from_diffusers(SD))
 
 
-def test_noise_prediction_is_refused_without_signal(without_signal: Schedule) -> None:
+def test_17_noise_prediction_is_refused_without_signal(without_signal: Schedule) -> None:
     with pytest.raises(InputError, match=r"zero terminal SNR.*; allowed: v or x0 prediction"):
         process.x0_from_eps(without_signal, sample("xt"), sample("eps"), STEPS)
     with pytest.raises(InputError, match="zero terminal SNR"):
@@ -152,7 +152,7 @@ def test_noise_prediction_is_refused_without_signal(without_signal: Schedule) ->
     process.refuse_without_signal(schedules.linear(10))
 
 
-def test_the_last_step_forgets_the_picture_but_v_finds_it(without_signal: Schedule) -> None:
+def test_17_the_last_step_forgets_the_picture_but_v_finds_it(without_signal: Schedule) -> None:
     x0, eps, last = sample("x0"), sample("eps"), torch.full((6,), 999)
     xt = process.add_noise(without_signal, x0, eps, last)
     assert torch.equal(xt, eps)  # independent of x_0

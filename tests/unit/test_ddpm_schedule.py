@@ -21,7 +21,7 @@ def close(found: torch.Tensor, expected: torch.Tensor, *, rtol: float = 0.0, ato
 
 @pytest.mark.parametrize("T", [1, 2, 10, 1000])
 @pytest.mark.parametrize("name", EVERY)
-def test_the_chain_of_single_steps_is_the_closed_form(name: str, T: int) -> None:
+def test_01_the_chain_of_single_steps_is_the_closed_form(name: str, T: int) -> None:
     # eq. 2 iterated on a Gaussian: mean m <- sqrt(alpha) m, variance v <- alpha v + beta, from a point mass at 1
     schedule = schedules.make(name, T)
     mean, variance = 1.0, 0.0
@@ -34,7 +34,7 @@ def test_the_chain_of_single_steps_is_the_closed_form(name: str, T: int) -> None
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_posterior_weights_are_consistent(name: str) -> None:
+def test_02_posterior_weights_are_consistent(name: str) -> None:
     # x_{t-1} = c1 x_0 + c2 x_t + sqrt(B) z must have the mean and variance of q(x_{t-1} | x_0)
     s = schedules.make(name, 1000)
     c1, c2, B, A, P = weights(s)
@@ -71,7 +71,7 @@ def test_log_variance_takes_the_second_step_at_the_first() -> None:
     ("kind", "beta", "abar"),
     [("linear", 1e-8, 1e-6), ("scaled_linear", 1e-8, 1e-6), ("sigmoid", 1e-8, 1e-6), ("squaredcos_cap_v2", 2e-5, 2e-5)],
 )
-def test_betas_are_those_of_diffusers(kind: str, beta: float, abar: float) -> None:
+def test_15_betas_are_those_of_diffusers(kind: str, beta: float, abar: float) -> None:
     theirs = DDPMScheduler(num_train_timesteps=1000, beta_schedule=kind)  # pyright: ignore[reportArgumentType]
     ours = schedules.from_diffusers(theirs.config)
     close(ours.betas, theirs.betas.to(F64), atol=beta)
@@ -95,7 +95,7 @@ def test_trained_betas_of_a_config_are_taken_as_they_are() -> None:
     assert ours.betas.tolist() == [0.1, 0.2, 0.3]
 
 
-def test_the_two_cosines_differ_at_fourteen_steps() -> None:
+def test_15_the_two_cosines_differ_at_fourteen_steps() -> None:
     different = schedules.cosine(1000).betas != schedules.cosine_capped(1000).betas
     assert different.nonzero().flatten().tolist() == [*range(13), 999]
 
@@ -116,7 +116,7 @@ def test_terminal_signal_of_the_named_schedules() -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_zero_terminal_snr(name: str) -> None:
+def test_17_zero_terminal_snr(name: str) -> None:
     before = schedules.make(name, 1000)
     after = schedules.zero_terminal_snr(before)
     assert after.alphas_cumprod[-1].item() == 0.0
@@ -133,7 +133,7 @@ def test_zero_terminal_snr(name: str) -> None:
     assert after.log_snr[-1].item() == -math.inf
 
 
-def test_zero_terminal_snr_is_that_of_diffusers() -> None:
+def test_17_zero_terminal_snr_is_that_of_diffusers() -> None:
     config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     config["rescale_betas_zero_snr"] = True
     theirs: Any = DDPMScheduler.from_config(config)
@@ -141,7 +141,7 @@ def test_zero_terminal_snr_is_that_of_diffusers() -> None:
     close(ours.alphas_cumprod, theirs.alphas_cumprod.to(F64), atol=1e-6)
 
 
-def test_quadratic_is_another_name_and_options_pass_through() -> None:
+def test_15_quadratic_is_another_name_and_options_pass_through() -> None:
     assert schedules.SCHEDULES["quadratic"] is schedules.SCHEDULES["scaled_linear"]
     narrow, wide = schedules.make("sigmoid", 50, span=3.0), schedules.make("sigmoid", 50)
     assert narrow.betas[0] > wide.betas[0]

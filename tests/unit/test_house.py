@@ -23,6 +23,11 @@ ENTRIES = [
     "train/finetune.py",
     "train/export.py",
     "train/pocket/build.py",
+    "train/ddpm/fit.py",
+    "train/ddpm/sample.py",
+    "train/ddpm/compare.py",
+    "train/ddpm/score.py",
+    "train/ddpm/figures.py",
     "infer/generate.py",
 ]
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 60, 60

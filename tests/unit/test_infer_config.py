@@ -15,6 +15,11 @@ def test_without_flags_there_is_something_to_draw() -> None:
     assert (options.seed, options.steps, options.guidance_scale) == (42, 50, 7.5)
 
 
+def test_a_grid_that_cannot_be_read_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"--grid.*'type' is not a name with its values"):
+        config.read(["--grid", "type"])
+
+
 def test_prompts_repeat_and_fingers_find_their_flags() -> None:
     argv = ["--prompt", "a, b", "-p", "c", "-n", "blurry", "--cfg", "5", "-H", "64", "--sampler", "Euler a"]
     options = config.read([*argv, "--num_images", "3", "--lora", "x.safetensors:0.5", "--lora", "y.safetensors"])

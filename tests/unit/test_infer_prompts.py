@@ -13,6 +13,29 @@ def test_each_prompt_has_the_same_seeds() -> None:
     assert [picture.file_name for picture in planned[:2]] == ["00000-42.png", "00001-43.png"]
 
 
+def test_a_template_chooses_by_the_seed_of_each_picture() -> None:
+    planned = prompts.plan(["a {red|blue|green} cat"], 42, 8)
+    assert len({picture.prompt for picture in planned}) > 1
+    (alone,) = prompts.plan(["a {red|blue|green} cat"], 45, 1)
+    assert (alone.prompt, alone.seed, alone.template) == (planned[3].prompt, 45, "a {red|blue|green} cat")
+
+
+def test_a_grid_is_drawn_prompt_by_prompt_with_the_same_seeds() -> None:
+    planned = prompts.plan(["a {type} {object}", "plain"], 1, 2, {"type": ["water"], "object": ["fridge", "car"]})
+    assert [(picture.prompt, picture.seed) for picture in planned] == [
+        *[("a water fridge", 1), ("a water fridge", 2), ("a water car", 1), ("a water car", 2)],
+        *[("plain", 1), ("plain", 2)],
+    ]
+    assert [picture.index for picture in planned] == list(range(6))
+    assert [bool(picture.template) for picture in planned] == [True, True, True, True, False, False]
+
+
+def test_a_prompt_that_only_some_seeds_choose_is_drawn_for_those() -> None:
+    planned = prompts.plan(["{a|{e$$b|c}}"], 0, 20)
+    found = {seed: [p.prompt for p in planned if p.seed == seed] for seed in range(20)}
+    assert {tuple(texts) for texts in found.values()} == {("a",), ("b", "c")}
+
+
 def test_a_random_seed_can_be_typed_again() -> None:
     drawn = {prompts.random_seed() for _ in range(8)}
     assert len(drawn) > 1

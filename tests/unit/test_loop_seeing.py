@@ -28,7 +28,7 @@ class Scripted:
     means: list[float]
     questions: str = "the same"
 
-    def measure(self, denoiser: object, device: object) -> dict[str, Losses]:
+    def measure(self, denoiser: object, device: object, each: object) -> dict[str, Losses]:
         mean = self.means[-(-self.state.step // self.every)]
         return {"held-out": Losses((SPREAD * mean)[:, None])}
 

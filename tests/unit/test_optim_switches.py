@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from torch.utils import checkpoint as checkpointing
 
 from data.errors import InputError
 from tests.small_runs import advance, config_of, equal, gradients, trained, unet_run
 from train import machine
-from train.config import Memory
+from train.config import Config, Memory
 
+ROOT = Path(__file__).parents[2]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
@@ -130,3 +132,17 @@ def test_bf16_keeps_float32_masters_that_move(
     assert min(moved.values()) > 0.9, min(moved.items(), key=lambda item: item[1])
     rounded = torch.cat([(after[n].bfloat16() != before[n].bfloat16()).flatten() for n in before if "lora_B" not in n])
     assert rounded.float().mean() < 0.2, "this test could not tell float32 masters from bf16 ones"
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+)
+def test_a_network_spread_over_gpus_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(InputError, match=rf"{name} spreads one network.*gpus\.yaml"):
+        machine.start(Config())
+
+
+def test_the_example_for_several_gpus_is_one_that_accelerate_reads() -> None:
+    example = load_config_from_file(str(ROOT / "train/configs/accelerate/gpus.yaml"))
+    assert (example.distributed_type, example.num_processes, example.mixed_precision) == ("MULTI_GPU", 2, "bf16")

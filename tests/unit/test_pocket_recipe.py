@@ -1,5 +1,7 @@
 """The recipe of the embedded base model: its pure functions, and a loop that goes on where it stood."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from train.pocket import autoencoder, nouns, pictures, training
+from data.errors import InputError
+from data.files import write_atomic
+from train.pocket import autoencoder, latents, nouns, pictures, training
 from train.pocket.glyphs import have_fonts
 from train.pocket.muon import Muon, orthogonal
 from train.pocket.training import Losses, Plan
@@ -87,8 +91,8 @@ def test_a_stage_goes_on_where_it_stood_bit_for_bit(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(training, "free_cores", lambda: 1)
     whole = train_tiny(tmp_path / "whole", 20)
 
-    def interrupted(trainee: training.Trainee, folder: Path) -> None:
-        kept(trainee, folder)
+    def interrupted(trainee: training.Trainee, folder: Path, inputs: str) -> None:
+        kept(trainee, folder, inputs)
         if trainee.step == 11:
             raise InterruptedError
 
@@ -99,6 +103,34 @@ def test_a_stage_goes_on_where_it_stood_bit_for_bit(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(training, "save", kept)
     parts = train_tiny(tmp_path / "parts", 20)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_stage_refuses_a_state_that_learned_from_something_else(tmp_path: Path):
+    model = nn.Linear(2, 2)
+    training.save(training.Trainee(plan_of(1), model), tmp_path, "one autoencoder")
+    training.resume(training.Trainee(plan_of(1), model), tmp_path, "one autoencoder")
+    with pytest.raises(InputError, match=r"trained anew since.*Remove that folder"):
+        training.resume(training.Trainee(plan_of(1), model), tmp_path, "another")
+
+
+def test_latents_of_another_autoencoder_are_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("pool/words.json", "pool/pixels.npy", "text/model/model.safetensors"):
+        write_atomic(tmp_path / name, "same")
+    numbers = [torch.full((1,), float(number)) for number in range(2)]
+    monkeypatch.setattr(latents, "state_folder", lambda: tmp_path)
+    monkeypatch.setattr(latents, "load_pool", lambda: None)
+    encoded = [dict.fromkeys(("means", "deviations", "states", "caption"), number) for number in numbers]
+    monkeypatch.setattr(latents, "encode_pool", lambda _: {n: v.clone() for n, v in encoded.pop(0).items()})
+    for weights, expected in (("first", 0.0), ("first", 0.0), ("second", 1.0)):
+        write_atomic(tmp_path / "vae" / "model" / latents.WEIGHTS, weights)
+        assert float(latents.load_latents().means) == expected
+
+
+def test_a_process_ends_with_the_one_that_started_it():
+    inner = "import os, sys; from train.pocket.parallel import follow; follow(int(sys.argv[1]))"
+    outer = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}, str(os.getpid())])"
+    # the pipe closes when the last process that holds it ends, which is the inner one
+    subprocess.run([sys.executable, "-c", outer], stdout=subprocess.PIPE, timeout=120, check=True)
 
 
 def test_the_learning_rate_warms_up_and_falls_in_a_line():

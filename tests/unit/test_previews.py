@@ -28,6 +28,12 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
+@pytest.fixture(autouse=True)
+def own_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test is given the base's pictures that another one drew."""
+    monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
+
+
 class Said(Silent):
     def __init__(self) -> None:
         self.words: list[str] = []
@@ -208,9 +214,10 @@ def test_a_nan_picture_is_said(tmp_path: Path, tiny_model: Path) -> None:
     with torch.no_grad():
         next(iter(adapters.trainable(unet).values())).fill_(float("nan"))
     report = Said()
-    board.take(unet, 0, report)
-    assert report.words == ["step 0: previews: 2 of 2 are no pictures, the numbers broke down (NaN)"]
-    assert metadata.read(board.place(0) / "00000-42.png").verdict == "nan"
+    board.take(unet, 4, report)
+    assert report.words == ["step 4: previews: 2 of 2 are no pictures, the numbers broke down (NaN)"]
+    verdicts = [metadata.read(board.place(step) / "00000-42.png").verdict for step in (0, 4)]
+    assert verdicts == ["ok", "nan"], "the base draws as ever"
 
 
 def test_a_prompt_that_is_too_long_is_said(tmp_path: Path, tiny_model: Path) -> None:
@@ -250,12 +257,15 @@ def test_the_base_is_drawn_once_and_again_for_other_prompts(tmp_path: Path) -> N
     assert len(json.loads((other.place(0) / "preview.json").read_text())["pictures"]) == 1
 
 
-def test_the_bases_own_network_draws_what_step_0_drew(tmp_path: Path, tiny_model: Path) -> None:
+def test_the_bases_own_network_draws_what_step_0_drew(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A LoRA starts as nothing: whether the base was drawn at step 0 or afterwards is the same."""
     first = real_easel(tmp_path / "a", tiny_model)
     model = base_model.load(str(tiny_model))
     Lora().attach(model.unet, 0)
     first.take(model.unet, 0, Said())
+    monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "nothing drawn yet"))
     later = real_easel(tmp_path / "b", tiny_model)
     later.take(trained_unet(base_model.load(str(tiny_model))), 4, Said())
     assert pixels(first.place(0)) == pixels(later.place(0)) != pixels(later.place(4))

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from data.errors import InputError
 from train.base_model import BaseModel
 
 if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
     from train.exports.request import Request
 
 

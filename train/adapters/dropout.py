@@ -7,22 +7,28 @@ step, slot), names its position, and stays with it when a micro-batch is split.
 
 from __future__ import annotations
 
+import threading
+
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from data import seeds
+from train.libraries import LoraLayer
 
 
-class Placed:
-    """The positions of the samples in the network. One network trains in a process."""
+class Placed(threading.local):
+    """The positions of the samples in the network. One network trains in a process, perhaps in several threads."""
 
     keys: Tensor | None = None  # (B,) int64
 
 
+placed = Placed()
+last: list[Tensor | None] = [None]  # for threads that placed nothing: a GPU's backward pass, which computes again
+
+
 def place(uniforms: Tensor) -> None:
     """Say which samples the next forward pass (and its backward pass) is about: (B,) float64, one of each position."""
-    Placed.keys = uniforms.double().view(torch.int64)
+    placed.keys = last[0] = uniforms.double().view(torch.int64)
 
 
 class PositionedDropout(nn.Module):
@@ -40,7 +46,7 @@ class PositionedDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        keys = Placed.keys
+        keys = last[0] if placed.keys is None else placed.keys
         assert keys is not None and len(keys) == len(x), "train/loop.py places the samples before it asks the network"
         dropped = seeds.counted(keys.to(x.device), self.salt, x[0].numel()) < round(self.share * 2**seeds.COUNTED_BITS)
         return x.masked_fill(dropped.view(x.shape), 0.0) / (1.0 - self.share)

@@ -26,6 +26,11 @@ def gather(table: Table, t: Timesteps, like: Tensor) -> Tensor:
     return table.gather(0, t.long()).to(wide).reshape(-1, *[1] * (like.ndim - 1))
 
 
+def wide(x: Tensor) -> Tensor:
+    """x in float64, or in float32 on a device that has nothing wider: for small differences of large numbers."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
 def signal_and_noise(schedule: Schedule, t: Timesteps, like: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(abar_t) and sqrt(1 - abar_t), each (B, 1, ...): the shares of x_0 and eps in x_t."""
     return gather(schedule.sqrt_alphas_cumprod, t, like), gather(schedule.sqrt_one_minus_alphas_cumprod, t, like)
@@ -98,6 +103,27 @@ def eps_from_v(schedule: Schedule, xt: Tensor, v: Tensor, t: Timesteps) -> Tenso
     signal, noise = signal_and_noise(schedule, t, xt)
     # eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v
     return (noise * xt + signal * v).to(dtype)
+
+
+def x0_from_mean(schedule: Schedule, xt: Tensor, mean: Tensor, t: Timesteps) -> Tensor:
+    """x_0 from x_t and the posterior mean mu~_t. Source: eq. 7, solved for x_0.
+
+    It divides by the weight of x_0, which is 1e-4 at the end of the linear schedule: rounding grows by 10,000 there.
+    """
+    dtype = common_dtype(xt, mean)
+    weight_x0 = gather(schedule.posterior_mean_coef_x0, t, xt)
+    weight_xt = gather(schedule.posterior_mean_coef_xt, t, xt)
+    # x_0 = (mu~_t - c_2 x_t) / c_1, with c_1 and c_2 the weights of x_0 and x_t in mu~_t
+    return ((mean - weight_xt * xt) / weight_x0).to(dtype)
+
+
+def eps_from_mean(schedule: Schedule, xt: Tensor, mean: Tensor, t: Timesteps) -> Tensor:
+    """The noise in x_t, from x_t and the posterior mean mu~_t. Source: eq. 11, solved for eps."""
+    dtype = common_dtype(xt, mean)
+    alpha, beta = gather(schedule.alphas, t, xt), gather(schedule.betas, t, xt)
+    noise = gather(schedule.sqrt_one_minus_alphas_cumprod, t, xt)
+    # eps = sqrt(1 - abar_t) / beta_t (x_t - sqrt(alpha_t) mu~_t)
+    return (noise / beta * (xt - alpha.sqrt() * mean)).to(dtype)
 
 
 def snr(schedule: Schedule, t: Timesteps) -> PerSample:

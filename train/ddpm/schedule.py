@@ -141,6 +141,7 @@ def linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule
 def scaled_linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """sqrt(beta_t) rises evenly. Stable Diffusion v1 takes beta_start 0.00085, beta_end 0.012, T 1000.
 
+    The annotated-diffusion lineage has it as "quadratic", with the ends of `linear`: linspace(sqrt, sqrt) ** 2.
     Source: Rombach et al. 2022, arXiv 2112.10752, the released code (there it is called "linear").
     """
     if beta_start <= 0 or beta_end <= 0:

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusers import StableDiffusionPipeline
-from peft import get_peft_model_state_dict
 from torch import Tensor
 
 from data.errors import InputError
@@ -17,6 +15,7 @@ from train.adapters import files
 from train.base_model import BaseModel
 from train.exports import kohya
 from train.exports.request import Request
+from train.libraries import diffusers, peft
 
 NOTHING_LEARNT = "the adapter changes nothing: all of its updates are zero"
 LOADED = "loaded"  # the name of the adapter that a file becomes for the comparison
@@ -81,7 +80,7 @@ def write_diffusers(unet: Any, file: Path, request: Request) -> None:
     """diffusers' own layout and header (peft's config with ranks and alphas)."""
     metadata = {key: plain(value) for key, value in unet.peft_config["default"].to_dict().items()}
     layers: dict[str, Any] = files.in_precision(state(unet), request.dtype, file)
-    StableDiffusionPipeline.save_lora_weights(
+    diffusers.StableDiffusionPipeline.save_lora_weights(
         file.parent, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata, weight_name=file.name
     )
 
@@ -93,7 +92,7 @@ def load_diffusers(unet: Any, file: Path) -> None:
 
 def state(unet: Any) -> dict[str, Tensor]:
     """The trained adapter's tensors in peft's names: `<layer>.lora_A.weight`, `<layer>.lora_magnitude_vector`."""
-    return get_peft_model_state_dict(unet, adapter_name="default")
+    return peft.get_peft_model_state_dict(unet, adapter_name="default")
 
 
 def plain(value: Any) -> Any:

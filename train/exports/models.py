@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from train.base_model import BaseModel
 from train.exports import original
 from train.exports.merge import plain_weights
 from train.exports.request import Request
+from train.libraries import diffusers
 from train.run_folder import to_json
 
 FROZEN = ("vae", "text_encoder", "tokenizer", "scheduler")
@@ -53,7 +53,7 @@ def write_folder(target: Path, weights: dict[str, Tensor], base: BaseModel, requ
         (beside / "unet").mkdir()
         shutil.copy(base.layout / "unet" / "config.json", beside / "unet")
         save_file(weights, beside / "unet" / WEIGHTS["vae"], {"format": "pt"})
-        loaded = UNet2DConditionModel.from_pretrained(
+        loaded = diffusers.UNet2DConditionModel.from_pretrained(
             beside, subfolder="unet", use_safetensors=True, torch_dtype=request.dtype, local_files_only=True
         )
         refuse_other(loaded, weights, base, trained, target)

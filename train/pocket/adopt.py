@@ -8,10 +8,10 @@ from pathlib import Path
 from data.errors import InputError
 from data.files import replaced_file, replaced_folder
 from train.pocket.export import BASE
+from train.pocket.latents import WEIGHTS
 from train.pocket.training import state_folder
 from train.pocket.unet import PLAN
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 PLACES = {  # in the state's folder -> in the shipped one; both autoencoders share an encoder
     "tokenizer": "tokenizer",
     "text/model": "text_encoder",

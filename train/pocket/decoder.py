@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from data.files import sha256
 from data.seeds import generator
 from train.pocket.autoencoder import WHOLE, as_tensor, is_held_out, reconstruction_terms, training_picture
-from train.pocket.latents import load_autoencoder
+from train.pocket.latents import WEIGHTS, load_autoencoder
 from train.pocket.nouns import all_nouns
 from train.pocket.training import Losses, Plan, fit, state_folder
 
@@ -47,4 +48,5 @@ def train_decoder(plan: Plan = PLAN) -> None:
         shown = model.decode(latents_of(model, pixels, step)).sample  # pyright: ignore
         return reconstruction_terms(shown, pixels)
 
-    fit(plan, model, losses_at).save_pretrained(state_folder() / "decoder" / "model")
+    encoder = sha256(state_folder() / "vae" / "model" / WEIGHTS)
+    fit(plan, model, losses_at, inputs=encoder).save_pretrained(state_folder() / "decoder" / "model")

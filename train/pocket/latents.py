@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from data.files import replaced_file
+from data.files import replaced_file, sha256
 from train.pocket.pool import Pool, load_pool
 from train.pocket.text import text_states
 from train.pocket.training import state_folder
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 CHUNK = 64  # pictures or captions encoded at a time
 
 
@@ -69,12 +72,29 @@ def encode_pool(pool: Pool) -> dict[str, torch.Tensor]:
     return {"means": means.contiguous(), "deviations": deviations.contiguous(), "states": states, "caption": caption}
 
 
+def made_of() -> str:
+    """A hash of the pool, the autoencoder and the text encoder: other ones give other latents."""
+    kept = ("pool/words.json", "pool/pixels.npy", f"vae/model/{WEIGHTS}", "text/model/model.safetensors")
+    hashes = "".join(sha256(state_folder() / name) for name in kept)
+    return hashlib.sha256(hashes.encode()).hexdigest()
+
+
 def load_latents() -> Latents:
-    """The encoded pool, computed at the first call."""
+    """The encoded pool, computed at the first call and whenever something it is made of has changed."""
     from safetensors.torch import load_file, save_file
 
-    path = state_folder() / "latents" / "pool.safetensors"
-    if not path.exists():
+    pool, path = load_pool(), state_folder() / "latents" / "pool.safetensors"
+    if origin(path) != made_of():
         with replaced_file(path) as beside:
-            save_file(encode_pool(load_pool()), beside)
+            save_file(encode_pool(pool), beside, metadata={"made of": made_of()})
     return Latents(**load_file(path))
+
+
+def origin(path: Path) -> str | None:
+    """What the latents of this file were made of; None if there is no file, or it does not say."""
+    from safetensors import safe_open
+
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as opened:
+        return (opened.metadata() or {}).get("made of")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from data.errors import InputError
 from data.files import cache_root, replaced_file, write_atomic
 
 if TYPE_CHECKING:
@@ -126,37 +127,49 @@ class Trainee:
                     optimizer.state[parameter] = {key: state[f"optimizer.{key}.{name}"] for key in keys}
 
 
-def save(trainee: Trainee, folder: Path) -> None:
-    """Write the state whole."""
+def save(trainee: Trainee, folder: Path, inputs: str) -> None:
+    """Write the state whole, with a hash of what the stage learns from."""
     from safetensors.torch import save_file
 
     with replaced_file(folder / "state.safetensors") as beside:
-        save_file(trainee.tensors(), beside)
+        save_file(trainee.tensors(), beside, metadata={"inputs": inputs})
 
 
-def resume(trainee: Trainee, folder: Path) -> None:
-    """Take up the state in `folder`, if there is one."""
+def resume(trainee: Trainee, folder: Path, inputs: str) -> None:
+    """Take up the state in `folder`, if there is one. Raises InputError if it learned from something else."""
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     path = folder / "state.safetensors"
-    if path.exists():
-        trainee.restore(load_file(path))
+    if not path.exists():
+        return
+    with safe_open(path, "pt") as opened:
+        learned_from = (opened.metadata() or {}).get("inputs", "")
+    if learned_from and inputs and learned_from != inputs:
+        what = "was trained on the products of an earlier stage, which has been trained anew since"
+        raise InputError(what, where=folder, fix="Remove that folder to train this stage anew.")
+    trainee.restore(load_file(path))
 
 
-def fit(plan: Plan, model: Network, losses_at: Callable[[int], Losses], folder: Path | None = None) -> Network:
-    """Train `model` to the plan's last step, from wherever the stage's state stands; returns the averaged network."""
+def fit(
+    plan: Plan, model: Network, losses_at: Callable[[int], Losses], folder: Path | None = None, inputs: str = ""
+) -> Network:
+    """Train `model` to the plan's last step, from wherever the stage's state stands; returns the averaged network.
+
+    inputs: a hash of what other stages made and this one learns from, if anything.
+    """
     import torch
 
     from train.pocket.parallel import is_first
 
     folder = folder or state_folder() / plan.name
     trainee = Trainee(plan, model.train())
-    resume(trainee, folder)
+    resume(trainee, folder, inputs)
     log = Log(plan, folder, trainee.step)
     saved = time.monotonic()
     while trainee.step < plan.steps:
         if is_first() and time.monotonic() - saved > plan.save_every:
-            save(trainee, folder)
+            save(trainee, folder, inputs)
             saved = time.monotonic()
         torch.set_num_threads(free_cores())
         losses = losses_at(trainee.step)
@@ -164,7 +177,7 @@ def fit(plan: Plan, model: Network, losses_at: Callable[[int], Losses], folder: 
         if is_first():
             log.add(trainee.step, losses)
     if is_first():
-        save(trainee, folder)
+        save(trainee, folder, inputs)
     with torch.no_grad():
         for name, parameter in trainee.parameters.items():
             parameter.copy_(trainee.average[name])

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from data.seeds import generator, uniform
-from train.pocket.latents import Latents, load_latents
+from train.pocket.latents import Latents, load_latents, made_of
 from train.pocket.pool import Pool, load_pool
 from train.pocket.text import WIDTH
 from train.pocket.training import Losses, Plan, fit, state_folder
@@ -143,7 +143,7 @@ def train_share(plan: Plan) -> UNet2DConditionModel:
         errors = (unet(noisy, timesteps, states).sample - noise).square().mean((1, 2, 3))
         return weighted_losses(errors, timesteps, signal[timesteps] / (1 - signal[timesteps]))
 
-    return fit(plan, unet, losses_at)
+    return fit(plan, unet, losses_at, inputs=made_of())
 
 
 def averaged_so_far() -> tuple[UNet2DConditionModel, int]:

@@ -1,0 +1,83 @@
+"""The parts together learn: one picture by heart, one batch, in bfloat16 as in float32, compiled as not compiled."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from data.dataset import Layout
+from data.sets import digits
+from data.sets.pictures import unit
+from train.ddpm import noise, prediction, process, samplers, schedule
+from train.ddpm.networks.convnext import AnnotatedUNet, ResnetBlock
+from train.ddpm.networks.paper import PaperUNet
+from train.ddpm.running.batches import Batch, Stream
+from train.ddpm.running.config import ObjectiveOptions
+from train.ddpm.running.objective import Question, loss_of
+
+SCHEDULE = schedule.linear(50, beta_end=0.3)  # steep enough that little signal is left after 50 steps
+COST = loss_of(ObjectiveOptions(predicts="v"), SCHEDULE)
+
+
+def network() -> AnnotatedUNet:
+    torch.manual_seed(0)
+    return AnnotatedUNet(1, width=8, multiples=(1, 2), block=ResnetBlock)
+
+
+def cost(asked: Callable[..., torch.Tensor], batch: Batch) -> torch.Tensor:
+    xt = process.add_noise(SCHEDULE, batch.x0, batch.eps, batch.t)
+    return COST(Question(batch.x0, batch.eps, xt, batch.t), asked(xt, batch.t).float()).mean()
+
+
+def test_one_picture_is_learnt_by_heart_and_drawn() -> None:
+    one = digits.load().taken([7])
+    stream = Stream(one, Layout(8), seed=0, steps=50)
+    learner = network()
+    optimizer = torch.optim.Adam(learner.parameters(), 5e-3)
+    for step in range(130):
+        optimizer.zero_grad()
+        cost(learner, stream.batch(step)).backward()
+        optimizer.step()
+    predict = prediction.clipped(prediction.v(learner.eval(), SCHEDULE))
+    own = noise.seeded(3, 2, (1, 8, 8))
+    drawn = samplers.run(samplers.make("ddim", count=10), predict, SCHEDULE, own.start(), own)
+    error = (drawn - unit(one.pixels)).square().mean((1, 2, 3))
+    assert error.max() < 0.1  # the picture's own variance is 0.6, and two noises are as far apart as 2
+
+
+def test_one_batch_is_learnt() -> None:
+    batch = Stream(digits.load().taken(range(8)), Layout(8), seed=0, steps=50).batch(0)
+    learner = network()
+    optimizer = torch.optim.Adam(learner.parameters(), 5e-3)
+    first = cost(learner, batch).item()
+    for _ in range(80):
+        optimizer.zero_grad()
+        cost(learner, batch).backward()
+        optimizer.step()
+    assert cost(learner, batch).item() < 0.15 * first
+
+
+def test_bfloat16_costs_what_float32_costs() -> None:
+    batch = Stream(digits.load().taken(range(64)), Layout(64), seed=0, steps=50).batch(0)
+    for asked in (network(), PaperUNet(1, widths=(32, 64), blocks=1, dropout=0.0)):
+        with torch.no_grad():
+            exact = cost(asked, batch)
+            with torch.autocast("cpu", torch.bfloat16):
+                half = cost(asked, batch)
+        assert half.item() == pytest.approx(exact.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_is_eager(backend: str) -> None:
+    """Answers and gradients to 1e-4; the fast tier leaves the code generator out, which takes minutes."""
+    batch = Stream(digits.load().taken(range(4)), Layout(4), seed=0, steps=50).batch(0)
+    plain = network()
+    compiled = torch.compile(plain, dynamic=False, backend=backend)
+    weights = list(plain.parameters())
+    found = [torch.autograd.grad(cost(asked, batch), weights) for asked in (plain, compiled)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        xt = torch.randn(4, 1, 8, 8)
+        torch.testing.assert_close(compiled(xt, batch.t), plain(xt, batch.t), atol=1e-4, rtol=1e-4)

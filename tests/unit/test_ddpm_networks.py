@@ -1,0 +1,265 @@
+"""Each network against its source: parameters counted, answers compared where the source can be run."""
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from torch import nn
+
+from data.errors import InputError
+from tests import annotated_unet
+from train.ddpm import mix, schedule
+from train.ddpm.guidance import conditioned
+from train.ddpm.networks import paper
+from train.ddpm.networks.basic import BasicUNet, Mixed
+from train.ddpm.networks.conditioning import doubled, sinusoidal
+from train.ddpm.networks.convnext import AnnotatedUNet
+from train.ddpm.networks.kinds import NETWORKS, Basic, ConvNext, Frame, NetworkOptions, Paper, Plain, Unet2d
+
+SCHEDULE = schedule.linear(20)
+SMALL = {"widths": (32, 64), "blocks": 1, "dropout": 0.0}
+NARROW: dict[str, NetworkOptions] = {
+    "basic": Basic(),
+    "plain": Plain(),
+    "convnext": ConvNext(width=8, multiples=(1, 2)),
+    "resnet": ConvNext(width=12, multiples=(1, 2), block="resnet", scale_shift=True),
+    "paper": Paper(widths=(32, 64), blocks=1),
+    "unet2d": Unet2d(widths=(32, 64), blocks=1),
+}
+
+
+def count(network: nn.Module) -> int:
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    """Every weight random, those that start at zero too, or most of a network could not be seen."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(torch.randn_like(weight) * 0.05)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("options", "channels", "size", "parameters"),
+    [
+        (Basic(), 1, 28, 309_057),
+        (Basic(final_activation=True), 3, 32, 312_259),
+        (Plain(), 1, 28, 309_057),
+        (ConvNext(full_skip=False), 1, 28, 2_996_315),
+        (ConvNext(), 1, 28, 3_013_479),
+        (Paper(), 3, 32, 35_746_307),
+        (Unet2d(), 1, 28, 1_707_009),
+    ],
+)
+def test_as_many_parameters_as_the_source(options: NetworkOptions, channels: int, size: int, parameters: int) -> None:
+    with torch.device("meta"):
+        frame = Frame(channels, size)
+        assert count(options.build(frame)) == parameters
+
+
+def test_the_table_of_names() -> None:
+    assert set(NETWORKS) == {"basic", "plain", "convnext", "paper", "unet2d"}
+    assert all(kind().name == name for name, kind in NETWORKS.items())
+
+
+# ---- the course's
+
+
+def test_a_last_silu_cannot_paint_black() -> None:
+    """The defect: SiLU is never below -0.2785, and pictures reach -1."""
+    torch.manual_seed(0)
+    x, t = 30 * torch.randn(2, 1, 16, 16), torch.zeros(2, dtype=torch.long)
+    old, mended = BasicUNet(1, final_activation=True), BasicUNet(1)
+    mended.load_state_dict(old.state_dict())
+    with torch.no_grad():
+        assert old(x, t).min() >= -0.2785
+        assert mended(x, t).min() < -1
+
+
+def test_skips_carry_what_the_middle_loses() -> None:
+    """Max-pooling hides all but the largest of four pixels: without skips a change of the others is not seen."""
+    torch.manual_seed(0)
+    with_skips, without = BasicUNet(1), BasicUNet(1, skips=False)
+    without.load_state_dict(with_skips.state_dict())
+    x = torch.randn(1, 1, 8, 8)
+    t = torch.zeros(1, dtype=torch.long)
+    assert not torch.equal(with_skips(x, t), without(x, t))
+    middle = torch.zeros(1, 64, 4, 4)
+    assert torch.equal(without.joined(middle, torch.ones(1, 64, 8, 8)), torch.zeros(1, 64, 8, 8))
+    assert torch.equal(with_skips.joined(middle, torch.ones(1, 64, 8, 8)), torch.ones(1, 64, 8, 8))
+
+
+def test_the_mix_is_x_t_at_another_scale() -> None:
+    seen: list[torch.Tensor] = []
+    places: list[torch.Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, xt: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+            seen.append(xt)
+            places.append(t)
+            return xt
+
+    x0, eps, t = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4), torch.tensor([0, 9, 19])
+    tables = (SCHEDULE.sqrt_alphas_cumprod, SCHEDULE.sqrt_one_minus_alphas_cumprod)
+    s, n = (table[t].float().reshape(-1, 1, 1, 1) for table in tables)
+    Mixed(Spy(), SCHEDULE)(s * x0 + n * eps, t)
+    amount = (n / (s + n)).flatten()
+    torch.testing.assert_close(seen[0], mix.corrupt(x0, eps, amount))
+    nearest = (mix.amount(torch.arange(20), 20)[None] - amount[:, None]).abs().amin(1)
+    torch.testing.assert_close((mix.amount(places[0], 20) - amount).abs(), nearest)
+
+
+# ---- annotated diffusion's
+
+
+def test_annotated_diffusion_answers_alike() -> None:
+    """The published network with its weights in ours, the forgotten skip left out: the same numbers."""
+    torch.manual_seed(0)
+    published = annotated_unet.Unet(28, (1, 2, 4), channels=1)
+    network = AnnotatedUNet(1, full_skip=False)
+    network.load_state_dict(annotated_unet.ported(published.state_dict()))
+    x, t = torch.randn(2, 1, 28, 28), torch.tensor([0, 999])
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, t), published(x, t), atol=2e-5, rtol=1e-4)
+
+
+def test_the_full_size_skip_is_used() -> None:
+    """A change at the full size reaches the answer past the middle; in the original it does not."""
+    torch.manual_seed(0)
+    for full_skip in (True, False):
+        network = AnnotatedUNet(1, width=8, multiples=(1, 2), full_skip=full_skip)
+        full: list[torch.Tensor] = []
+        network.down[0].register_forward_hook(lambda *a, full=full: full.append(a[2]))  # type: ignore[misc]
+        network.shrink[0].register_forward_hook(lambda *a: a[2].detach())
+        answer = network(torch.randn(1, 1, 8, 8), torch.tensor([3]))
+        (gradient,) = torch.autograd.grad(answer.sum(), full, allow_unused=True)
+        assert (gradient is not None) == full_skip
+
+
+def test_groups_divide_every_width() -> None:
+    """ResNet blocks at width 28 crashed: eight groups do not divide 28."""
+    network = ConvNext(block="resnet").build(Frame(1, 28))
+    assert network(torch.zeros(1, 1, 28, 28), torch.tensor([5])).shape == (1, 1, 28, 28)
+    assert {m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)} == {1, 4, 8}
+
+
+def test_without_time_the_answer_does_not_depend_on_it() -> None:
+    x, early, late = torch.randn(1, 1, 8, 8), torch.tensor([0]), torch.tensor([9])
+    for time in (True, False):
+        network = ConvNext(width=8, multiples=(1, 2), time=time).build(Frame(1, 8))
+        assert torch.equal(network(x, early), network(x, late)) is not time
+
+
+# ---- the paper's
+
+
+def test_the_paper_equals_diffusers_both_ways() -> None:
+    theirs = shaken(
+        UNet2DModel(
+            sample_size=16,
+            in_channels=3,
+            out_channels=3,
+            layers_per_block=1,
+            block_out_channels=(32, 64),
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=None,
+            downsample_padding=0,
+            flip_sin_to_cos=False,
+            freq_shift=1,
+            norm_eps=1e-6,
+        )
+    )
+    ours = paper.PaperUNet(3, **SMALL).eval()
+    ours.load_state_dict(paper.from_diffusers(theirs.state_dict()))
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([0, 999])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, t), theirs(x, t).sample, atol=1e-5, rtol=1e-5)
+    back = paper.to_diffusers(ours.state_dict())
+    assert back.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(back[name], weight) for name, weight in theirs.state_dict().items())
+
+
+def test_the_whole_paper_network_has_diffusers_names_and_shapes() -> None:
+    with torch.device("meta"):
+        ours = paper.PaperUNet(3)
+        theirs = UNet2DModel(
+            sample_size=32,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=(128, 256, 256, 256),
+            down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=None,
+            layers_per_block=2,
+        )
+    renamed = {name: weight.shape for name, weight in paper.to_diffusers(ours.state_dict()).items()}
+    assert renamed == {name: weight.shape for name, weight in theirs.state_dict().items()}
+
+
+def test_an_untrained_paper_network_answers_zero() -> None:
+    network = paper.PaperUNet(1, **SMALL).eval()
+    assert not network(torch.randn(2, 1, 8, 8), torch.tensor([0, 9])).any()
+
+
+# ---- what all are told
+
+
+def test_sines_are_the_papers() -> None:
+    """Row t holds sin(t w_i), then cos(t w_i), w from 1 to 1/10000."""
+    table = sinusoidal(torch.tensor([0, 3]), 6)
+    w = torch.tensor([1.0, 1e-2, 1e-4])
+    torch.testing.assert_close(table[0], torch.tensor([0.0, 0, 0, 1, 1, 1]))
+    torch.testing.assert_close(table[1], torch.cat([(3 * w).sin(), (3 * w).cos()]))
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("answers", [1, 2])
+def test_every_network_keeps_the_frame(name: str, answers: int) -> None:
+    frame = Frame(3, 8, answers=answers)
+    if answers == 2 and name in ("basic", "plain"):
+        with pytest.raises(InputError, match="no second answer"):
+            NARROW[name].build(frame)
+        return
+    network = shaken(NARROW[name].build(frame))
+    answer = network(torch.randn(2, 3, 8, 8), torch.tensor([0, 19]))
+    assert answer.shape == (2, 3 * answers, 8, 8)
+    assert answer.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_classes_are_told_or_refused(name: str) -> None:
+    frame = Frame(1, 8, classes=3)
+    if name in ("basic", "plain"):
+        with pytest.raises(InputError, match="neither time nor class"):
+            NARROW[name].build(frame)
+        return
+    network = shaken(NARROW[name].build(frame))
+    x, t = torch.randn(1, 1, 8, 8).expand(3, 1, 8, 8), torch.full((3,), 7)
+    with torch.no_grad():
+        told = conditioned(network, torch.tensor([0, 2, 3]))(x, t)
+        nothing = network(x, t)
+    assert not torch.allclose(told[0], told[1])
+    torch.testing.assert_close(told[2], nothing[2])  # label 3 of 3 classes is "no class"
+
+
+def test_doubling_is_the_same_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(8.0).reshape(1, 2, 2, 2)
+    eager = doubled(x)
+    assert eager[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(doubled(x), eager)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_size_that_cannot_be_halved_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"--data.size: network .* halves the size .* 9 pixels"):
+        NARROW[name].build(Frame(1, 9))
+
+
+def test_groups_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(InputError, match="32 groups do not divide 40 channels"):
+        Paper(widths=(40, 64)).build(Frame(1, 8))
+    with pytest.raises(InputError, match="32 groups do not divide 40 channels"):
+        Unet2d(widths=(40, 64)).build(Frame(1, 8))

@@ -1,0 +1,36 @@
+"""Draw the figures of docs/ddpm.md that need no trained network.
+
+python train/ddpm/figures.py collapse        one of them; without a name, all
+"""
+
+import argparse
+from pathlib import Path
+
+from data.errors import choose, run_entry
+
+NAMES = ("elbo", "collapse", "order", "schedules", "forward", "noise")
+FOLDER = Path(__file__).parents[2] / "docs" / "figures"
+
+
+def main() -> int:
+    """Names on the command line, pictures in --out."""
+    parser = argparse.ArgumentParser(
+        prog="figures.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: all")
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER, help="the folder to write ddpm-NAME.png to; default: docs/figures"
+    )
+    chosen = parser.parse_args()
+    names = [choose(name, NAMES, what="figure") for name in chosen.names] or list(NAMES)
+    from train.ddpm import plots  # matplotlib and torch are loaded only once the names are known to be right
+
+    for name in names:
+        path = chosen.out / f"ddpm-{name}.png"
+        plots.save(plots.FIGURES[name](), path)
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,343 @@
+"""The figures of docs/ddpm.md that need no trained network: closed forms, and this library's code held against them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from data import seeds
+from data.errors import InputError
+from data.files import replaced_file
+from data.pocket import creatures
+from train.ddpm import bound, decoders, exact, process, respacing, samplers, variance
+from train.ddpm import schedule as schedules
+from train.ddpm.noise import SeededNoise
+from train.ddpm.schedule import Schedule
+
+LIMIT = 200 << 10  # bytes that a figure may have
+INK, FAINT = "#222222", "#c8c8c8"
+BLUE, ORANGE, GREEN, PINK, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5e4fa2"  # for every kind of eye
+STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "font.family": "DejaVu Sans",
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10.0,
+    "legend.frameon": False,
+    "figure.dpi": 130,
+    "mathtext.fontset": "dejavusans",
+}
+F64 = torch.float64
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whole; InputError if it is larger than the docs allow."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = io.BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(drawn, format="png", metadata={"Software": None})
+    with Image.open(drawn) as picture, replaced_file(path) as beside:
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(beside, "PNG", optimize=True)
+        if beside.stat().st_size > LIMIT:
+            raise InputError(f"{beside.stat().st_size} bytes", where=path, allowed=f"{LIMIT} bytes")
+
+
+def canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """An empty figure of the house's style, in inches, and its axes row by row."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.flat)
+
+
+def styled(draw: Callable[[], Figure]) -> Callable[[], Figure]:
+    """A figure drawn with STYLE, whatever the user's own matplotlib settings are."""
+
+    def drawn() -> Figure:
+        with rc_context(STYLE):
+            return draw()
+
+    return drawn
+
+
+# ---- the ELBO identity: data ~ N(0, 1)
+
+
+RUNS = {"linear": INK, "scaled_linear": BLUE, "sigmoid": GREEN, "cosine": ORANGE, "cosine_capped": PINK}
+LENGTHS = {1: "D", 10: "s", 50: "^", 1000: "o"}  # T and its marker
+ENTROPY = math.log2(2 * math.pi * math.e) / 2  # of N(0, 1), in bits
+
+
+@styled
+def elbo() -> Figure:
+    """The bound of N(0, 1) data under the exact denoiser: every schedule and length walks one curve to one sum.
+
+    When x_t is known, L_T + ... + L_t bits were sent, which must be the information I(x_0; x_t) = log2(1 + SNR) / 2.
+    L_0 is what is left of the entropy.
+    """
+    figure = Figure(figsize=(8.6, 3.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(5, 4))
+    log_snr = torch.linspace(-10.5, 10.5, 200, dtype=F64)
+    left.plot(log_snr, torch.log1p(log_snr.exp()) / math.log(4), color=FAINT, linewidth=5, solid_capstyle="round")
+    left.axhline(ENTROPY, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    left.text(-11.6, ENTROPY + 0.1, "½ log₂(2πe), the entropy", fontsize=8)
+    left.text(7.6, 3.6, "$L_0$", ha="right")
+    left.text(1.2, 0.25, "½ log₂(1 + SNR)", color="#888888")
+    for column, (name, colour) in enumerate(RUNS.items()):
+        for row, (T, marker) in enumerate(LENGTHS.items()):
+            schedule = schedules.make(name, T)
+            rate, total = identity(schedule)
+            kept = slice(None, None, max(1, T // 25))
+            x, y = schedule.log_snr.flip(0), rate
+            left.plot(
+                x[kept], y[kept], marker, color=colour, markersize=3.6, markerfacecolor="white", markeredgewidth=1
+            )
+            left.plot([x[-1]] * 2, [y[-1], ENTROPY], color=colour, linewidth=0.7)
+            right.text(row, -column, f"{abs(total - ENTROPY):.0e}".replace("0e+00", "0"), ha="center", va="center")
+    for T, marker in LENGTHS.items():
+        left.plot([], [], marker, color=INK, markersize=4, markerfacecolor="white", label=f"T = {T}")
+    left.legend(loc="upper left", bbox_to_anchor=(0.0, 0.95))
+    left.set(xlabel=r"log SNR of $x_t$", ylabel="bits per dimension until $x_t$ is known")
+    left.set(xlim=(-12, 11), ylim=(-0.25, 7.6))
+    left.set_title("Every schedule walks one curve …")
+    table_of_errors(right)
+    return figure
+
+
+def table_of_errors(axes: Axes) -> None:
+    """Heads and frame of the numbers on the right of `elbo`."""
+    for column, (name, colour) in enumerate(RUNS.items()):
+        axes.text(-0.75, -column, name, ha="right", va="center", color=colour, fontweight="bold")
+    for row, T in enumerate(LENGTHS):
+        axes.text(row, 0.9, str(T) if row else "T = 1", ha="center", va="center")
+    axes.axhline(0.5, xmin=0.02, xmax=0.98, color=FAINT, linewidth=0.8)
+    axes.text(1.0, -5.3, "distance of $L_T + … + L_0$ from\n2.047095585181 bits", ha="center", va="center")
+    axes.set(xlim=(-3.1, 3.6), ylim=(-6.2, 1.4))
+    axes.set_axis_off()
+    axes.set_title("… to one sum")
+
+
+def identity(schedule: Schedule) -> tuple[Tensor, float]:
+    """Bits until x_t is known, t = T ... 1, and the whole bound: bound.py with the exact denoiser of N(0, 1).
+
+    Expectations over x_0 and eps by two-point Gauss-Hermite quadrature, exact for terms of second degree.
+    """
+    x0, eps = (torch.tensor(row, dtype=F64).reshape(4, 1, 1, 1) for row in ([1, 1, -1, -1], [1, -1, 1, -1]))
+    terms = bound.bits_per_dim(
+        exact.gaussian(schedule),
+        schedule,
+        x0,
+        lambda *position: eps,
+        sigma=variance.named("beta"),
+        decoder=decoders.continuous,
+    )
+    return bound.rate_distortion(terms).rate, terms.total.mean().item()
+
+
+# ---- the collapse of few-step sampling with the large variance
+
+STEPS = (2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100, 140, 200, 300, 500, 700, 1000)
+MEASURED = (3, 5, 10, 20, 50, 100, 300, 1000)
+KINDS = {"fixed-large": ORANGE, "fixed-small": BLUE, "ddim": GREEN}
+FID = {  # of one CIFAR-10 model. Source: Song et al. 2021, arXiv 2010.02502, table 1
+    "fixed-large": ((10, 367.43), (20, 133.37), (50, 32.72), (100, 9.99), (1000, 3.17)),
+    "fixed-small": ((10, 41.07), (20, 18.36), (50, 8.01), (100, 5.78), (1000, 4.73)),
+    "ddim": ((10, 13.36), (20, 6.84), (50, 4.67), (100, 4.16), (1000, 4.04)),
+}
+STD = 0.1
+
+
+@styled
+def collapse() -> Figure:
+    """What few steps do to the spread of samples, in closed form and measured, beside published distances."""
+    figure, (left, right) = canvas(8.6, 3.7, columns=2)
+    schedule = schedules.linear(1000)
+    for name, colour in KINDS.items():
+        left.plot(STEPS, [closed_std(schedule, name, n) for n in STEPS], color=colour, linewidth=1.6, label=name)
+        points = [measured_std(schedule, name, n) for n in MEASURED]
+        left.plot(MEASURED, points, "o", color=colour, markersize=4.5, markerfacecolor="white", markeredgewidth=1.3)
+        right.plot(*zip(*FID[name], strict=True), "o-", color=colour, linewidth=1.6, markersize=4.5)
+    left.axhline(STD, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    left.text(2.1, STD * 1.05, "the data's", fontsize=8, va="bottom")
+    left.plot([], [], "o", color=INK, markerfacecolor="white", markersize=4.5, label="measured")
+    left.set(ylabel="standard deviation of samples", title="Exact denoiser of N(0, 0.1²), closed form")
+    right.set(ylabel="FID", title="CIFAR-10, Song et al. 2021, table 1")
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log", xlabel="steps")
+        axes.set_xticks([2, 10, 100, 1000], labels=["2", "10", "100", "1000"])
+        axes.grid(axis="y", color="#eeeeee")
+    left.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], labels=["0.02", "0.05", "0.1", "0.2", "0.5"])
+    right.set_yticks([3, 10, 30, 100, 300], labels=["3", "10", "30", "100", "300"])
+    left.minorticks_off()
+    right.minorticks_off()
+    left.legend(loc="upper right")
+    return figure
+
+
+def closed_std(schedule: Schedule, name: str, count: int) -> float:
+    """Standard deviation of samples of N(0, STD^2), in closed form."""
+    chain = respacing.chain(schedule, count)
+    return exact.ddim_gain(chain, STD) if name == "ddim" else exact.ancestral_std(chain, STD, variance.named(name))
+
+
+def measured_std(schedule: Schedule, name: str, count: int, pixels: int = 20_000) -> float:
+    """The same of `pixels` values that the sampler itself drew."""
+    noise = SeededNoise((0,), (1, 1, pixels), dtype=F64)
+    drawn = samplers.run(
+        samplers.make(name, count=count), exact.gaussian(schedule, std=STD), schedule, noise.start(), noise
+    )
+    return drawn.std().item()
+
+
+# ---- order of convergence
+
+SOLVERS = {"ddim": (GREEN, 1, 1), "heun": (PURPLE, 2, 2), "dpm++": (PINK, 2, 1)}  # colour, order, looks a step
+
+
+@styled
+def order() -> Figure:
+    """The error of deterministic samplers against the probability flow, by looks of the network."""
+    figure, (axes,) = canvas(6.2, 3.9)
+    counts = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+    for name, (colour, power, looks) in SOLVERS.items():
+        errors = [flow_error(name, count) for count in counts]
+        seen = [looks * count for count in counts]
+        axes.plot(seen, errors, "o-", color=colour, markersize=3.5, linewidth=1.5)
+        axes.text(seen[-1] * 1.1, errors[-1], f"{name}\norder {power}", color=colour, va="center", fontweight="bold")
+        guide = [errors[-1] * (seen[-1] / n) ** power for n in seen]
+        axes.plot(seen, guide, color=colour, linewidth=0.8, linestyle=(0, (2, 3)))
+    axes.set(xscale="log", yscale="log", xlabel="looks of the network", ylabel="relative error of samples")
+    axes.set_xticks([10, 30, 100, 300, 1000], labels=["10", "30", "100", "300", "1000"])
+    axes.set_xlim(7, 3000)
+    axes.minorticks_off()
+    axes.grid(color="#eeeeee")
+    axes.set_title("Twice the steps: half of DDIM's error, a quarter of the others'")
+    return figure
+
+
+def flow_error(name: str, count: int, std: float = 0.5) -> float:
+    """How far a sampler's result for N(0, std^2) is from the probability flow's, in even steps of log SNR."""
+    schedule = exact.even_in_log_snr(count, 16.0, -10.0)
+    one = torch.ones(1, 1, 1, 1, dtype=F64)
+    predict = exact.gaussian(schedule, std=std)
+    gain = samplers.run(samplers.make(name), predict, schedule, one, lambda *position: one)  # none of them uses noise
+    return abs(gain.item() / exact.flow_gain(schedule, std) - 1)
+
+
+# ---- schedules, and pictures going under
+
+
+@styled
+def schedule_curves() -> Figure:
+    """The signal that is left, and the log signal-to-noise ratio, of the named schedules."""
+    figure, (left, right) = canvas(8.6, 3.3, columns=2)
+    for name, colour in list(RUNS.items())[:4]:
+        schedule = schedules.make(name, 1000)
+        left.plot(schedule.alphas_cumprod, color=colour, linewidth=1.6, label=label_of(name))
+        right.plot(schedule.log_snr, color=colour, linewidth=1.6)
+    zero = schedules.zero_terminal_snr(schedules.make("scaled_linear", 1000))
+    left.plot(zero.alphas_cumprod, color=BLUE, linewidth=1.1, linestyle=(0, (3, 2)), label="…at zero terminal SNR")
+    right.plot(zero.log_snr[:-1], color=BLUE, linewidth=1.1, linestyle=(0, (3, 2)))
+    left.set(xlabel="t", title=r"$\bar\alpha_t$, the share of the picture in the variance of $x_t$")
+    right.set(xlabel="t", ylim=(-14, 10), title=r"$\log\ \mathrm{SNR}(t)$")
+    left.legend()
+    return figure
+
+
+def label_of(name: str) -> str:
+    """The name of a schedule, with its other name."""
+    return "scaled_linear = quadratic" if name == "scaled_linear" else name
+
+
+STRIP = (0, 20, 60, 80, 100, 150, 250, 350, 500, 999)
+
+
+@styled
+def forward() -> Figure:
+    """One picture at rising t under two schedules: the forward process."""
+    rows = ("linear", "cosine")
+    figure, axes = canvas(8.6, 1.95, columns=len(STRIP), rows=len(rows))
+    pixels = torch.frombuffer(bytearray(creatures.draw(404, 64).convert("RGB").tobytes()), dtype=torch.uint8)
+    picture = pixels.reshape(64, 64, 3).permute(2, 0, 1).float() / 127.5 - 1
+    eps = seeds.normal((3, 64, 64), "forward")
+    for place, cell in enumerate(axes):
+        row, column = divmod(place, len(STRIP))
+        t = torch.tensor([STRIP[column]])
+        xt = process.add_noise(schedules.make(rows[row], 1000), picture[None], eps[None], t)[0]
+        cell.imshow(((xt.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy(), interpolation="nearest")
+        cell.set(xticks=[], yticks=[])
+        cell.spines[:].set_visible(False)
+        if row == 0:
+            cell.set_title(f"t = {STRIP[column]}", loc="center", fontsize=8, pad=3)
+        if column == 0:
+            cell.set_ylabel(rows[row])
+    return figure
+
+
+# ---- with and without the added noise
+
+ARROW = {"arrowstyle": "->", "color": INK, "linewidth": 0.8}
+CENTRES = ((-0.8, 0.0), (0.6, 0.7), (0.5, -0.6))
+
+
+@styled
+def added_noise() -> Figure:
+    """Points of a mixture: true, drawn by algorithm 2, drawn without its noise, and by DDIM."""
+    figure, axes = canvas(8.6, 2.35, columns=4)
+    centres = torch.tensor(CENTRES, dtype=F64).reshape(3, 2, 1, 1)
+    mixture = exact.Mixture(
+        torch.tensor([0.5, 0.3, 0.2], dtype=F64), centres, torch.tensor([0.1, 0.2, 0.05], dtype=F64)
+    )
+    part = torch.multinomial(mixture.weights, 1500, replacement=True, generator=seeds.generator("part"))
+    true = centres[part] + mixture.stds[part].reshape(-1, 1, 1, 1) * seeds.normal((1500, 2, 1, 1), "true").double()
+    clouds = {"the data": true}
+    clouds["algorithm 2"] = mixture_points(mixture, samplers.make("fixed-small", count=250))
+    clouds["the same, z = 0 throughout"] = mixture_points(
+        mixture, samplers.make("fixed-small", count=250, noise_scale=0.0)
+    )
+    clouds["DDIM, η = 0"] = mixture_points(mixture, samplers.make("ddim", count=250))
+    for cell, (title, points), colour in zip(axes, clouds.items(), (INK, BLUE, ORANGE, GREEN), strict=True):
+        cell.scatter(*points.reshape(-1, 2).T, s=3.0, color=colour, alpha=0.5, linewidths=0)
+        if points.std(0).max() < 0.01:
+            x, y = points.mean(0).flatten().tolist()
+            cell.annotate(f"all {len(points)}", (x, y), (x, y - 0.5), ha="center", arrowprops=ARROW)
+        cell.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[], aspect="equal")
+        cell.set_title(title, loc="center", fontsize=9, pad=4)
+        cell.spines[:].set_visible(True)
+        cell.spines[:].set_color(FAINT)
+    return figure
+
+
+def mixture_points(mixture: exact.Mixture, sampler: samplers.Sampler, count: int = 1500) -> Tensor:
+    """(count, 2, 1, 1) points that the sampler draws with the mixture's exact denoiser."""
+    schedule, noise = schedules.linear(1000), SeededNoise((0,), (count, 2, 1, 1), dtype=F64)
+
+    def each(*position: int | str) -> Tensor:
+        return noise(*position)[0]
+
+    return samplers.run(sampler, mixture.denoiser(schedule), schedule, each("start"), each)
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "elbo": elbo,
+    "collapse": collapse,
+    "order": order,
+    "schedules": schedule_curves,
+    "forward": forward,
+    "noise": added_noise,
+}

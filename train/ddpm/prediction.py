@@ -1,0 +1,186 @@
+"""What a network says about x_t, in every form: x_0, the noise eps, v, and the mean of x_{t-1}.
+
+A *network* takes (B, C, H, W) pictures at (B,) timesteps and returns a tensor. A Parametrization knows what that tensor
+means, and turns a network into a *denoiser*: `predict(xt, t) -> Prediction`. Everything behind it (samplers, bounds,
+scores) asks for the form that its formula needs and never for the network's own.
+
+    predict = prediction.eps(network, schedule)
+    predict(xt, t).x0
+
+Equation numbers without a paper are those of Ho et al. 2020, arXiv 2006.11239.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+from torch import Tensor
+
+from data.errors import InputError, choose
+from data.shapes import Images, Timesteps
+from train.ddpm import process
+from train.ddpm.schedule import Schedule
+
+Network = Callable[[Images, Timesteps], Tensor]  # (B, C, H, W), (B,) -> (B, C, H, W), or (B, 2C, H, W)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """One look at x_t. All pictures are (B, C, H, W); t is (B,) and indexes the schedule's tables.
+
+    x0 and eps belong together: xt = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, to rounding.
+    fraction: where a learned variance lies, from 0 (log beta~_t) to 1 (log beta_t); None where none is learned. It is
+    kept, and not the variance itself, because a respaced chain has other ends (arXiv 2102.09672, section 4); see
+    variance.py.
+    """
+
+    schedule: Schedule
+    xt: Images
+    t: Timesteps
+    x0: Images
+    eps: Images
+    fraction: Images | None = None
+
+    @cached_property
+    def v(self) -> Images:
+        """The direction in which x_t turns from picture to noise. Source: arXiv 2202.00512, section 4."""
+        return process.velocity(self.schedule, self.x0, self.eps, self.t)
+
+    @cached_property
+    def mean(self) -> Images:
+        """mu_theta(x_t, t), the mean of x_{t-1}. Source: eq. 7 with the predicted x_0, equal to eq. 11."""
+        return process.posterior(self.schedule, self.x0, self.xt, self.t)[0]
+
+    def clipped(self, low: float = -1.0, high: float = 1.0) -> Prediction:
+        """x_0 kept within [low, high], and eps made to agree with it again.
+
+        Pictures are in [-1, 1], so a prediction outside is certainly wrong, and at high noise it is often far outside:
+        x_0 = (x_t - ...) / sqrt(abar_t) divides by 0.006 at the linear schedule's end. The paper does not mention it;
+        its code clips in every sampler.
+        """
+        x0 = self.x0.clamp(low, high)
+        return replace(self, x0=x0, eps=process.eps_from_x0(self.schedule, self.xt, x0, self.t))
+
+    def detached(self) -> Prediction:
+        """The same mean without its gradient; a learned variance keeps its own. Source: arXiv 2102.09672, 3.1."""
+        return replace(self, x0=self.x0.detach(), eps=self.eps.detach())
+
+
+class Denoiser(Protocol):
+    """(B, C, H, W) pictures x_t and their (B,) timesteps -> what they hold."""
+
+    def __call__(self, xt: Images, t: Timesteps, /) -> Prediction: ...
+
+
+Target = Callable[[Schedule, Images, Images, Timesteps], Images]  # schedule, x_0, eps, t
+Read = Callable[[Schedule, Images, Tensor, Timesteps], tuple[Images, Images]]  # schedule, x_t, output, t -> x_0, eps
+
+
+@dataclass(frozen=True)
+class Parametrization:
+    """What a network's output means, in both directions: what it should have been, and what follows from it.
+
+    target(schedule, x0, eps, t): the right answer for x_t made of x_0 and eps.
+    read(schedule, xt, output, t): the x_0 and eps that an answer stands for.
+    needs_signal: InputError on a schedule with zero terminal SNR, where x_0 = (x_T - eps) / 0.
+    learns_variance: the network has 2C channels, and the second half says where the variance lies.
+    """
+
+    name: str
+    target: Target
+    read: Read
+    needs_signal: bool = False
+    learns_variance: bool = False
+
+    def __call__(self, network: Network, schedule: Schedule) -> Denoiser:
+        """The denoiser that a network makes; the schedule is on the network's device."""
+        self.check(schedule)
+
+        def predict(xt: Images, t: Timesteps) -> Prediction:
+            return self.predict(schedule, xt, network(xt, t), t)
+
+        return predict
+
+    def predict(self, schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> Prediction:
+        """What `output`, the network's answer to (xt, t), says."""
+        if not self.learns_variance:
+            return Prediction(schedule, xt, t, *self.read(schedule, xt, output, t))
+        assert output.shape[1] == 2 * xt.shape[1], f"2C channels, not {tuple(output.shape)} for {tuple(xt.shape)}"
+        output, between = output.chunk(2, dim=1)
+        # the network answers in [-1, 1]; v = (answer + 1) / 2
+        return Prediction(schedule, xt, t, *self.read(schedule, xt, output, t), fraction=(between + 1.0) / 2.0)
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise InputError where this cannot be learnt. Ask before a run."""
+        if self.needs_signal:
+            process.refuse_without_signal(schedule)
+
+    def with_learned_range(self) -> Parametrization:
+        """The same for a network with 2C channels. Source: Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15."""
+        return replace(self, learns_variance=True)
+
+
+# ---- targets and their reading
+
+
+def eps_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
+    """The noise. Source: eq. 14."""
+    return eps
+
+
+def read_eps(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
+    """x_0 and eps of a network that answers with eps. Source: eq. 15."""
+    return process.x0_from_eps(schedule, xt, output, t), output
+
+
+def x0_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
+    """The picture. Source: section 3.2, which found it worse than eps early on."""
+    return x0
+
+
+def read_x0(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
+    """x_0 and eps of a network that answers with x_0. Source: eq. 4, solved for eps."""
+    return output, process.eps_from_x0(schedule, xt, output, t)
+
+
+def read_v(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
+    """x_0 and eps of a network that answers with v. Source: arXiv 2202.00512, section 4."""
+    return process.x0_from_v(schedule, xt, output, t), process.eps_from_v(schedule, xt, output, t)
+
+
+def mean_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
+    """mu~_t(x_t, x_0). Source: eq. 7; the regression of eq. 8."""
+    return process.posterior(schedule, x0, process.add_noise(schedule, x0, eps, t), t)[0]
+
+
+def read_mean(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
+    """x_0 and eps of a network that answers with the posterior mean. Source: eq. 7 and eq. 11, solved for them."""
+    return process.x0_from_mean(schedule, xt, output, t), process.eps_from_mean(schedule, xt, output, t)
+
+
+eps = Parametrization("eps", eps_target, read_eps, needs_signal=True)
+x0 = Parametrization("x0", x0_target, read_x0)
+v = Parametrization("v", process.velocity, read_v)
+mean = Parametrization("mean", mean_target, read_mean)
+
+PARAMETRIZATIONS: dict[str, Parametrization] = {each.name: each for each in (eps, x0, v, mean)}
+
+
+def named(name: str, *, learned_range: bool = False) -> Parametrization:
+    """The parametrization `name` of PARAMETRIZATIONS; InputError with a suggestion for an unknown one."""
+    found = PARAMETRIZATIONS[choose(name, PARAMETRIZATIONS, what="prediction")]
+    return found.with_learned_range() if learned_range else found
+
+
+def clipped(predict: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
+    """A denoiser whose x_0 stays within [low, high]; its eps, v and mean follow. See Prediction.clipped."""
+    if not low < high:
+        raise InputError(f"x_0 clipped to [{low:g}, {high:g}]", allowed="a low end below the high one")
+
+    def look(xt: Images, t: Timesteps) -> Prediction:
+        return predict(xt, t).clipped(low, high)
+
+    return look

@@ -1,0 +1,167 @@
+"""A trained network with what it takes to use it: schedule, meaning of its answers, size, classes; saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data.errors import InputError, choose
+from data.files import replaced_folder, sha256
+from train import run_folder
+from train.ddpm import guidance, samplers
+from train.ddpm import schedule as schedules
+from train.ddpm.networks.kinds import AnyNetwork, Frame
+from train.ddpm.prediction import Denoiser, clipped
+from train.ddpm.running.config import ObjectiveOptions, ScheduleOptions
+from train.ddpm.running.objective import meaning_of
+from train.ddpm.schedule import Schedule
+from train.ddpm.walk import Sampler
+
+WEIGHTS, FACTS = "network.safetensors", "model.json"
+KIND = "ddpm"  # in data.json: which command a run is of
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """network: (x_t, t, labels) -> answer, in eval mode on `device`. schedule: on the CPU.
+
+    classes: names of the labels that it was told in training, empty if it was told none. source: the set it learnt.
+    """
+
+    network: nn.Module
+    options: AnyNetwork
+    frame: Frame
+    schedule: Schedule
+    schedule_options: ScheduleOptions
+    objective: ObjectiveOptions
+    classes: tuple[str, ...]
+    source: str
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, S, S) of a picture."""
+        return self.frame.channels, self.frame.size, self.frame.size
+
+    def predict(self, labels: Tensor | None = None, scale: float = 1.0, *, clip: bool = False) -> Denoiser:
+        """The denoiser of the Gaussian process. labels: (B,) of each batch that it will see; scale: guidance.
+
+        A network that learnt from the course's mix is asked about that mix: the same picture at another scale.
+        """
+        from train.ddpm.networks.basic import Mixed
+
+        network = Mixed(self.network, self.schedule) if self.objective.corruption == "mix" else self.network
+        return self.denoiser(network.to(self.device), labels, scale, clip)
+
+    def predict_mix(self, labels: Tensor | None = None, scale: float = 1.0) -> Denoiser:
+        """The denoiser of the course's mix, for the naive sampler. Raises InputError for another corruption."""
+        if self.objective.corruption != "mix":
+            what = "the naive sampler is for networks that learnt from the course's mix"
+            gaussian = [name for name, sampler in samplers.NAMED.items() if sampler.corruption == "gaussian"]
+            raise InputError(what, where="--sampler naive", allowed=", ".join(gaussian))
+        return self.denoiser(self.network, labels, scale, clip=False)
+
+    def denoiser(self, network: nn.Module, labels: Tensor | None, scale: float, clip: bool) -> Denoiser:
+        if labels is None or scale == 1.0:
+            told: Callable[..., Tensor] = guidance.conditioned(network, labels)  # type: ignore[arg-type]
+        else:
+            told = guidance.guided(network, labels, len(self.classes), scale)
+        predict = meaning_of(self.objective)(told, self.schedule.to(self.device))
+        return clipped(predict) if clip else predict
+
+    def for_sampler(self, sampler: Sampler, labels: Tensor | None, scale: float, *, clip: bool) -> Denoiser:
+        """The denoiser whose process a sampler undoes."""
+        if sampler.corruption == "mix":
+            return self.predict_mix(labels, scale)
+        return self.predict(labels, scale, clip=clip)
+
+    def labels_of(self, names: list[str], count: int, where: str) -> Tensor | None:
+        """(count,) the classes by their names, in turn; with no names all of them in turn, None if it knows none."""
+        if not self.classes:
+            if names:
+                raise InputError("the network was told no classes", where=where, fix="Train it with --conditional.")
+            return None
+        chosen = [choose(name, self.classes, what="class", where=where) for name in names] or list(self.classes)
+        numbers = [self.classes.index(chosen[place % len(chosen)]) for place in range(count)]
+        return torch.tensor(numbers, device=self.device)
+
+    def with_network(self, network: nn.Module) -> Model:
+        return replace(self, network=network)
+
+
+def make_schedule(options: ScheduleOptions) -> Schedule:
+    """Raises InputError for an unknown name."""
+    try:
+        made = schedules.make(options.name, options.steps)
+    except InputError as error:
+        raise InputError(error.what, where="--schedule.name", allowed=error.allowed, fix=error.fix) from None
+    return schedules.zero_terminal_snr(made) if options.zero_terminal_snr else made
+
+
+def save(model: Model, weights: dict[str, Tensor], folder: Path) -> Path:
+    """Write `folder` whole, load it back, and compare. weights: the network's state_dict."""
+    facts = {
+        "network": model.options.model_dump(mode="json"),
+        "frame": vars(model.frame),
+        "schedule": model.schedule_options.model_dump(mode="json"),
+        "objective": model.objective.model_dump(mode="json"),
+        "classes": list(model.classes),
+        "source": model.source,
+    }
+    plain = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
+    with replaced_folder(folder) as beside:
+        save_file(plain, beside / WEIGHTS)
+        facts["sha256"] = sha256(beside / WEIGHTS)
+        (beside / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    back = load(folder).network.state_dict()
+    assert all(torch.equal(back[name], weight) for name, weight in plain.items()), "an export is loaded back the same"
+    return folder
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Model:
+    """A saved model, from its folder or from a run's. Raises InputError, one line, for what is none."""
+    place = folder / "export" if (folder / "export" / FACTS).is_file() else folder
+    try:
+        facts: dict[str, Any] = json.loads((place / FACTS).read_text(encoding="utf-8"))
+        options: AnyNetwork = TypeAdapter(AnyNetwork).validate_python(facts["network"])
+        frame = Frame(**facts["frame"])
+        objective = ObjectiveOptions(**facts["objective"])
+        schedule_options = ScheduleOptions(**facts["schedule"])
+        if sha256(place / WEIGHTS) != facts["sha256"]:
+            raise InputError("changed since it was written", where=place / WEIGHTS)
+        weights = load_file(place / WEIGHTS)
+    except OSError as error:
+        fix = "Give a run folder of train/ddpm/fit.py that is finished."
+        raise InputError(f"is no trained network ({error.strerror})", where=folder, fix=fix) from None
+    except (ValueError, KeyError, TypeError, ValidationError, SafetensorError):
+        raise InputError("cannot be read as a trained network", where=place) from None
+    schedule = make_schedule(schedule_options)
+    network = options.build(frame)
+    network.load_state_dict(weights)
+    network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    return Model(
+        network,
+        options,
+        frame,
+        schedule,
+        schedule_options,
+        objective,
+        tuple(facts["classes"]),
+        facts["source"],
+        torch.device(device),
+    )
+
+
+def newest_run(runs: Path) -> Path | None:
+    """The folder of the newest finished run of fit.py."""
+    finished = [run for run in run_folder.all_runs(runs) if run.done is not None and run.kind == KIND]
+    return finished[-1].path if finished else None

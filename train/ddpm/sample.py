@@ -1,0 +1,19 @@
+"""Draw with a trained network: a grid, the walk from noise as strips, GIF and MP4; interpolation and inpainting.
+
+python train/ddpm/sample.py --run runs/0001-ddpm-digits-convnext --only 3 --guidance 2 --interpolate --inpaint left
+"""
+
+from data.errors import run_entry
+from data.options import parse
+from train.ddpm.running.sample_options import SampleOptions
+
+
+def main() -> int:
+    options = parse(SampleOptions, prog="sample.py", description=__doc__ or "", aliases={"-n": "--count"})
+    from train.ddpm.running import sampling  # torch is loaded only once the flags are known to be right
+
+    return sampling.run(options)
+
+
+if __name__ == "__main__":
+    run_entry(main)
