@@ -5,14 +5,16 @@ A correction is put only over the text that it was made for: what people wrote s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from annotation import project as projects
-from annotation import server
+from annotation import server as servers
 from annotation.answers import Reader, Values, fields_of, read_item
 from annotation.client import Client, connect
 from annotation.corrections import Answer, Correction, answers, read_corrections
@@ -21,49 +23,52 @@ from annotation.project import Project
 from annotation.pull import Pulled, pull
 from annotation.push import caption_screen
 from annotation.records import read_history
-from annotation.tasks import tasks_by_picture
-from data.errors import InputError
-
-LINT = "lint"  # the task data that the Data Manager filters by
+from annotation.tasks import LINT, tasks_by_picture
 
 
-def deliver(client: Client, project: Project, folder: Path) -> tuple[list[Answer], list[Answer]]:
-    """Put every correction that the server does not have yet, then pull. Returns (put, left as people have them)."""
+@dataclass(frozen=True)
+class Delivered:
+    """What became of the corrections that the server did not have: taken, or left because somebody was faster."""
+
+    put: list[Answer]
+    left: list[Answer]
+
+
+def deliver(client: Client, project: Project, folder: Path) -> Delivered:
+    """Put every correction that the server does not have yet, then pull. Killed in between, the next one goes on."""
     found = answers(read_history(folder), read_corrections(folder))
-    pending = [each for each in found.all if each.corrected and each.record.screen in project.screens]
-    put: list[Answer] = []
-    left: list[Answer] = []
+    pending = [each for each in found.all if each.pending and each.record.screen in project.screens]
+    done = Delivered([], [])
     for each in tqdm(pending, desc="correcting", unit="answer", disable=None, leave=False):
-        (put if put_one(client, project, each) else left).append(each)
+        (done.put if put_one(client, project, each) else done.left).append(each)
     if pending:
         pull(client, project, folder)
-    return put, left
+    return done
 
 
 def put_one(client: Client, project: Project, answer: Answer) -> bool:
-    """Correct one answer if it is still the one that was corrected; an answer that is gone is not."""
+    """Correct one answer if it is still the one that was corrected; one that was changed, or is gone, is not."""
+    record = answer.record
+    result = client.read(lambda sdk: result_of(sdk, record.annotation))
+    now = Reader(record.screen, fields_of(record.screen, project.types)).values(result)
+    if result is None or now not in (record.values, answer.values):
+        return False
+    if now != answer.values:
+        items = replaced(result, answer.values)
+        client.insist(lambda sdk: sdk.annotations.update(id=record.annotation, result=items))
+    return True
+
+
+def result_of(sdk: Any, number: int) -> Any:
+    """What an answer says on the server now; None if it is gone."""
     from label_studio_sdk.core.api_error import ApiError
 
-    record = answer.record
-    reader = Reader(record.screen, fields_of(record.screen, project.types))
-
-    def ask(sdk: Any) -> Any:
-        try:
-            return sdk.annotations.get(id=record.annotation).result
-        except ApiError as error:
-            if error.status_code == 404:
-                return None
-            raise
-
-    result = client.read(ask)
-    now = reader.values(result)
-    if result is not None and now == answer.values:
-        return True
-    if result is None or now != record.values:
-        return False
-    items = replaced(result, answer.values)
-    client.insist(lambda sdk: sdk.annotations.update(id=record.annotation, result=items))
-    return True
+    try:
+        return sdk.annotations.get(id=number).result or []
+    except ApiError as error:
+        if error.status_code == 404:
+            return None
+        raise
 
 
 def replaced(result: Sequence[Mapping[str, Any]], values: Values) -> list[dict[str, Any]]:
@@ -82,12 +87,14 @@ def replaced(result: Sequence[Mapping[str, Any]], values: Values) -> list[dict[s
 
 
 def mark(client: Client, project: Project, marks: Mapping[str, str]) -> int:
-    """Write findings into the caption tasks, SHA-256 -> words, "" for none; returns how many tasks changed."""
+    """Write findings (SHA-256 -> names of checks) into the caption tasks, "" where there is none.
+
+    Returns how many tasks changed. The Data Manager has a column for them from the first push on.
+    """
     tasks, _ = tasks_by_picture(client, project.screens[caption_screen()])
-    looked_at = [tasks[sha256] for sha256 in marks if sha256 in tasks]
-    new = [task for task in looked_at if task.data.get(LINT, "") != marks[task.sha256]]
-    for task in tqdm(new, desc="marking", unit="task", disable=None, leave=False):
-        data = task.data | {LINT: marks[task.sha256]}
+    new = {sha256: task for sha256, task in tasks.items() if task.data.get(LINT, "") != marks.get(sha256, "")}
+    for sha256, task in tqdm(new.items(), desc="marking", unit="task", disable=None, leave=False):
+        data = task.data | {LINT: marks.get(sha256, "")}
         client.insist(lambda sdk, task=task, data=data: sdk.tasks.update(id=str(task.id), data=data))
     return len(new)
 
@@ -95,48 +102,41 @@ def mark(client: Client, project: Project, marks: Mapping[str, str]) -> int:
 # ---- for commands that work without a server, too
 
 
-def reach(name: str | None, token_file: Path | None = None) -> tuple[Client, Project, Path] | None:
-    """The project of that name on its server; None if it has none yet, or its own server does not run."""
-    if not projects.names():
-        return None
-    found = projects.load(name)
-    own = found.server == projects.OWN
-    if own and server.find() is None:
-        return None
-    return connect(None if own else found.server, token_file), found, projects.folder_of(found.name)
+@dataclass(frozen=True)
+class Way:
+    """How a command comes to a project's server: the folder of our own, or a token for somebody's."""
 
+    name: str
+    server: Path = servers.FOLDER
+    token_file: Path | None = None
 
-def to_server(name: str | None) -> Callable[[Sequence[Correction]], Sequence[Correction]] | None:
-    """Takes corrections to the server and returns those that were left; None if the server cannot be asked now."""
-    reached = reach(name)
-    if reached is None:
-        return None
-    client, project, folder = reached
+    @contextmanager
+    def reach(self) -> Iterator[tuple[Client, Project, Path] | None]:
+        """The project on its server, with nobody else at work on it; None if it was never pushed, or ours is off."""
+        found = projects.load(self.name) if self.name in projects.names() else None
+        own = found is not None and found.server == projects.OWN
+        if found is None or (own and servers.find(self.server) is None):
+            yield None
+            return
+        folder = projects.folder_of(found.name)
+        url = None if own else found.server
+        with locked(folder / ".lock"), connect(url, self.token_file, folder=self.server) as client:
+            yield client, found, folder
 
-    def take(made: Sequence[Correction]) -> Sequence[Correction]:
-        with client, locked(folder / ".lock"):
-            _, left = deliver(client, project, folder)
-        late = {(each.record.screen, each.record.annotation) for each in left}
-        return [each for each in made if (each.screen, each.annotation) in late]
+    def take(self, made: Sequence[Correction]) -> list[Correction] | None:
+        """Take corrections to the server; returns those that were left, or None if it cannot be asked now."""
+        with self.reach() as reached:
+            if reached is None:
+                return None
+            left = {(each.record.screen, each.record.annotation) for each in deliver(*reached).left}
+        return [each for each in made if (each.screen, each.annotation) in left]
 
-    return take
+    def refresh(self) -> Pulled | None:
+        """Pull; None if the server cannot be asked now."""
+        with self.reach() as reached:
+            return pull(*reached) if reached else None
 
-
-def refresh(name: str | None) -> Pulled | None:
-    """Pull, if the server can be asked now."""
-    reached = reach(name)
-    if reached is None:
-        return None
-    client, project, folder = reached
-    with client, locked(folder / ".lock"):
-        return pull(client, project, folder)
-
-
-def show_findings(name: str | None, marks: Mapping[str, str]) -> int:
-    """Mark tasks, or say that the server does not run."""
-    reached = reach(name)
-    if reached is None:
-        raise InputError("the server is not running", where="--mark", fix="Start it: annotate.py start")
-    client, project, _ = reached
-    with client:
-        return mark(client, project, marks)
+    def show_findings(self, marks: Mapping[str, str]) -> int | None:
+        """See `mark`; None if the server cannot be asked now."""
+        with self.reach() as reached:
+            return mark(*reached[:2], marks) if reached else None

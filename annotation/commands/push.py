@@ -141,10 +141,10 @@ def push_pictures(client: Client, found: Project, options: Pictures) -> None:
         project.save(found)
         drafts = read_drafts(folder)
         done = push(client, found, taken.pictures, taken.formats, drafts=drafts, overlap=options.overlap)
-        corrected, left = deliver(client, found, folder)
+        corrected = deliver(client, found, folder)
+    if corrected.put or corrected.left:
+        print(f"{'corrected':<11}{len(corrected.put)} answers; {len(corrected.left)} left as people have them now")
     print(told(client, found, done))
-    if corrected or left:
-        print(f"{'corrected':<11}{len(corrected)} answers; {len(left)} left as people have changed them since")
 
 
 # ---- what is said

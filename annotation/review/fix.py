@@ -13,9 +13,9 @@ from data.errors import InputError, show
 
 MOST_WORDS = 400  # of a caption that is compared word by word; the time grows with the square
 
-Deliver = Callable[[Sequence[Correction]], Sequence[Correction]]
-"""Takes corrections to the server and returns those it did not take. It must read each answer first and leave it alone
-if its text is no longer `old`: between a pull and a push people go on working."""
+Deliver = Callable[[Sequence[Correction]], Sequence[Correction] | None]
+"""Takes corrections to the server and returns those it did not take, or None if it cannot be asked now. It must read
+each answer first and leave it alone if its text is no longer `old`: people go on working all the time."""
 
 
 @dataclass(frozen=True)
