@@ -165,7 +165,8 @@ def test_who_comes_later_changes_no_number(work: Path) -> None:
 def test_pictures_that_the_triage_leaves_out(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def triage(number: int, name: str, reason: str = "", **more: object) -> Record:
         values = {"skip_reason": [reason]} if reason else {"quality": ["good"]}
-        return record(number, screen="triage", file_name=name, **{"values": values} | more)
+        changes: dict[str, object] = {"screen": "triage", "file_name": name, "values": values}
+        return record(number, **changes | more)  # type: ignore[arg-type]
 
     history = [record(number, f"picture {number}") for number in range(8)]
     history += [triage(20, "000.png", "blurred"), triage(21, "001.png", "cropped"), triage(22, "001.png", **BEN)]

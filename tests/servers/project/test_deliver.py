@@ -26,8 +26,9 @@ TEXTS = ["a gray fridge", "a gray fridge", "a gray fridge", "a kettle"]
 
 @pytest.fixture
 def answered(
-    client: Client, taken: Intake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Project:
+    client: Client, taken: Intake, captions_alone: None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
+) -> Project:  # fmt: skip
     """Four captions, pulled into a work folder of this test's own."""
     monkeypatch.chdir(tmp_path)
     made = make_screens(client, new(request.node.name.removeprefix("test_")[:38], OWN, taken.folder, ()))
@@ -55,7 +56,7 @@ def test_a_correction_reaches_the_server_but_not_over_newer_work(
     client: Client, answered: Project, own: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, second, third, _ = tasks_of(client, answered)[:4]
-    rewritten, deleted = (client.sdk.annotations.list(id=task.id)[0].id for task in (second, third))
+    rewritten, deleted = (client.sdk.annotations.list(id=task.id)[0].id or 0 for task in (second, third))
     item = {"id": "x", "from_name": "text", "to_name": "image", "type": "textarea", "value": {"text": ["my own words"]}}
     client.sdk.annotations.update(id=rewritten, result=[item])  # type: ignore[arg-type]
     client.sdk.annotations.delete(id=deleted)
@@ -143,12 +144,11 @@ def test_watching_fetches_what_is_new(
 def test_start_says_where_people_work(
     client: Client, answered: Project, made: Made, own: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gone = made(types=(), name="gone")
+    gone = made(name="gone")
     save(gone)
-    client.sdk.projects.delete(id=gone.screens["name"])
+    client.sdk.projects.delete(id=gone.screens["text"])
     assert dispatch(["start", *own]) == 0
     said = capsys.readouterr().out.splitlines()
-    for screen, title in (("text", "captions"), ("name", "names")):
-        link = f"{client.url}/projects/{answered.screens[screen]}/data?labeling=1"
-        assert [line.split()[-1] for line in said if line.startswith(f"{answered.name} {title} ")] == [link]
-    assert any("the project 'gone names' is gone. Push again" in line for line in said)
+    link = f"{client.url}/projects/{answered.screens['text']}/data?labeling=1"
+    assert [line.split()[-1] for line in said if line.startswith(f"{answered.name} captions ")] == [link]
+    assert any("the project 'gone captions' is gone. Push again" in line for line in said)

@@ -86,9 +86,7 @@ def test_from_pictures_to_weights(
     assert f"{2 * COUNT} new, 0 changed, 0 deleted" in capsys.readouterr().out
     assert dispatch(["status"]) == 0
     assert f"{COUNT - 1} done, 1 skipped, 0 open of {COUNT} (100%)" in capsys.readouterr().out
-    checks = ["blank", "characters", "type", "spelling", "alike"]  # the others have opinions on taste
-    away = [f"--leave-out={name}" for name in ("vocabulary", "neighbours", "tokens", "banned", "trigger")]
-    assert dispatch(["lint", *away, *own]) == 0, (checks, capsys.readouterr().out)
+    assert dispatch(["lint", "--leave-out=vocabulary", *own]) == 0, capsys.readouterr().out
     capsys.readouterr()
 
     assert dispatch(["export", "--into", "release", "--strict"]) == 0
