@@ -33,7 +33,7 @@ FLAGS = [
     "--disable-gpu",
     "--no-first-run",
 ]
-PATIENCE = 60_000.0  # milliseconds for anything on a page: machines that run tests are busy
+PATIENCE = 180_000.0  # milliseconds for anything on a page: machines that run tests are busy
 LAPTOP = (1366, 768)  # pixels
 
 

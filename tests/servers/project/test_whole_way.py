@@ -19,6 +19,7 @@ from data.pocket import creatures
 from tests.servers.project.conftest import answer, tasks_of
 from train import job
 from train.config import ALIASES, CONFIGS, Config
+from train.run_folder import all_runs
 
 pytestmark = pytest.mark.servers
 
@@ -70,17 +71,17 @@ def test_from_pictures_to_weights(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     own = ["--server", str(label_studio.folder)]
-    creatures.write(Path("creatures"), count=COUNT, size=32)
+    creatures.write(Path("whole way"), count=COUNT, size=32)
     Path("old").mkdir()
-    shutil.copy("creatures/00003.png", "old/renamed.png")
+    shutil.copy("whole way/00003.png", "old/renamed.png")
     Path("old/renamed.txt").write_text("a caption of before\nand another one")
-    Path("creatures/metadata.jsonl").unlink()
+    Path("whole way/metadata.jsonl").unlink()
 
-    assert dispatch(["import", "old", "--images", "creatures"]) == 0
+    assert dispatch(["import", "old", "--images", "whole way"]) == 0
     assert "1 further caption of 1 picture left out" in capsys.readouterr().out
-    push = ["--images", "creatures", "--types", ",".join(creatures.TYPES), "--keep-duplicates"]
+    push = ["--images", "whole way", "--types", ",".join(creatures.TYPES), "--keep-duplicates"]
     assert dispatch(["push", *push, *own]) == 0
-    found = project.load("creatures")
+    found = project.load("whole way")
     captions = work_through(client, found)
     assert dispatch(["pull", *own]) == 0
     assert f"{2 * COUNT} new, 0 changed, 0 deleted" in capsys.readouterr().out
@@ -102,8 +103,8 @@ def test_from_pictures_to_weights(
     finetune = ["--data", "release", "--model", str(tiny_model), *QUICK]
     config = parse(Config, finetune, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
     assert job.run(config) == 0
-    (run,) = Path("runs").iterdir()
-    facts = json.loads((run / "data.json").read_text())
+    (run,) = all_runs(Path("runs"))
+    facts = run.facts("data.json")
     assert facts["train"].keys() | facts["held_out"].keys() == captions.keys()
-    weights = load_file(run / "export" / "lora.safetensors")
+    weights = load_file(run.export / "lora.safetensors")
     assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name), "nothing was learned"
