@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -19,6 +19,9 @@ from annotation.project import Project, projects_titled
 from annotation.tasks import LINT, Task, listed, tasks_by_picture
 from data.errors import InputError
 from data.schema import Annotation, Sample
+
+if TYPE_CHECKING:
+    from label_studio_sdk import LabelStudio
 
 BATCH = 250  # tasks of one request
 TRIES = 5  # looks at the server after requests that were not answered
@@ -123,12 +126,23 @@ def fill(client: Client, screen: Screen, done: Pushed) -> tuple[dict[str, Task],
     done.created[screen.name] = len(fresh)
     if not fresh:
         return before, fresh
-    import_all(client, screen, set(before), look)
-    return look(), fresh
+    count = tasks_in(client, screen)
+    made = import_all(client, screen, set(before), look)
+    if made.keys() == fresh and tasks_in(client, screen) == count + len(fresh):
+        return before | made, fresh
+    return look(), fresh  # an answer was lost, or somebody else, such as a push that was killed, made tasks meanwhile
 
 
-def import_all(client: Client, screen: Screen, there: set[str], look: Callable[[], dict[str, Task]]) -> None:
-    """Import what is not `there`; whenever an answer gets lost, look at what is there now, and go on."""
+def tasks_in(client: Client, screen: Screen) -> int:
+    """How many tasks there are on a screen, ours or not; far quicker than to list them."""
+    return client.read(lambda sdk: sdk.projects.get(id=screen.number)).task_number or 0
+
+
+def import_all(client: Client, screen: Screen, there: set[str], look: Callable[[], dict[str, Task]]) -> dict[str, Task]:
+    """Import what is not `there`; whenever an answer gets lost, look at what is there now, and go on.
+
+    Returns what was made last: everything, if no answer got lost.
+    """
     for left in range(TRIES, 0, -1):
         try:
             return import_missing(client, screen, there)
@@ -137,17 +151,27 @@ def import_all(client: Client, screen: Screen, there: set[str], look: Callable[[
                 fix = "Run the same command again; what was done is kept."
                 raise InputError(f"the server does not answer ({error})", where=client.url, fix=fix) from None
         there = set(look())
-    return None
+    raise AssertionError("the last try returns or raises")
 
 
-def import_missing(client: Client, screen: Screen, there: set[str]) -> None:
-    """Import in batches. Raises UnsureError if an answer is missing."""
+def import_missing(client: Client, screen: Screen, there: set[str]) -> dict[str, Task]:
+    """Import in batches; returns the new tasks by SHA-256. Raises UnsureError if an answer is missing."""
     missing = [sample for sample in screen.pictures if sample.sha256 not in there]
+    made: dict[str, Task] = {}
     with tqdm(total=len(missing), desc=f"pushing {screen.name}", unit="task", disable=None, leave=False) as bar:
         for start in range(0, len(missing), BATCH):
             request: Any = [screen.task(sample) for sample in missing[start : start + BATCH]]
-            client.change(lambda sdk, request=request: sdk.projects.import_tasks(id=screen.number, request=request))
+            numbers = client.change(lambda sdk, request=request: imported(sdk, screen.number, request))
+            for number, each in zip(numbers, request, strict=False):  # without the numbers, fill() looks for itself
+                data, drafts = each["data"], len(each.get("predictions", []))
+                made[data["sha256"]] = Task(number, data["sha256"], data, overlap=1, drafts=drafts, touched=False)
             bar.update(len(request))
+    return made
+
+
+def imported(sdk: LabelStudio, number: int, request: Any) -> list[int]:
+    """Import tasks; returns their numbers, in the order of the request."""
+    return list(sdk.projects.import_tasks(id=number, request=request, return_task_ids=True).task_ids or [])
 
 
 def mend(client: Client, tasks: Mapping[str, Task], addresses: delivery.Addresses) -> int:
