@@ -59,9 +59,10 @@ class Screen:
     def task(self, sample: Sample) -> dict[str, Any]:
         """A task as it is imported."""
         address = self.addresses[sample.sha256]
-        data = {"image": address, "file_name": sample.annotation.file_name, "sha256": sample.sha256}
+        data = {"image": address, "file_name": sample.annotation.file_name}
         if self.name == caption_screen():
-            data |= {LINT: ""}  # the Data Manager knows only the columns that came with an import
+            data |= {LINT: ""}  # the Data Manager knows only the columns that came with an import, in their order
+        data |= {"sha256": sample.sha256}
         if not self.takes_drafts:
             return {"data": data}
         return {"data": data, "predictions": [prediction(self.name, self.drafts.get(sample.sha256))]}
