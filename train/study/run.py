@@ -6,7 +6,7 @@ python train/study/run.py --real animals10 --artificial sd21 --artificial openjo
 
 from pathlib import Path
 
-from data.errors import run_entry
+from data.errors import InputError, run_entry
 from data.options import parse
 from train.study.options import StudyOptions
 
@@ -20,9 +20,16 @@ def main() -> int:
 
 def drawn_by_newest_run(count: int, seed: int) -> Path:
     """Creatures drawn by the newest run, so many a type. Drawing is infer's: train does not know it, an entry may."""
-    from infer import synthesize_job
+    from data.pocket import creatures
+    from infer import synthesizing
+    from infer.synthesize_options import SynthesizeOptions
+    from train import run_folder
 
-    return synthesize_job.creatures(count, seed)
+    if run_folder.newest_finished(Path("runs")) is None:
+        raise InputError("there is no finished run in runs/ to draw creatures with",
+                         fix="Train one first: python train/finetune.py, or give --artificial.")  # fmt: skip
+    options = SynthesizeOptions(theme="creatures", count=count * len(creatures.TYPES), seed=seed)
+    return synthesizing.one_set(options)
 
 
 if __name__ == "__main__":
