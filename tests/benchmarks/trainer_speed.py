@@ -27,7 +27,7 @@ from torch import Tensor
 
 from data import images
 from data.schema import Sample
-from train import base_model, job, loop, machine
+from train import assembly, base_model, job, loop, machine
 from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.config import Config
@@ -159,10 +159,10 @@ def said(bench: Bench, device: torch.device) -> Callable[[list[str], bool], Tens
 def our_step(bench: Bench, steps: int) -> tuple[Step, Window, Callable[[], None]]:
     """One step of train/loop.py on the job that the trainer would build; the third closes what works ahead."""
     parts = job.Job(bench.config, bench.accelerator, base_model.load(bench.config.model), bench.collection, "bench")
-    state = job.build(parts)
+    state = assembly.build(parts)
     encoded = encode(parts.model, parts.collection, bench.config, bench.accelerator)
     objective, schedule = bench.config.objective, bench.model.schedule.to(bench.accelerator.device)
-    batches = job.load_batches(parts, encoded, 0, steps)
+    batches = assembly.load_batches(parts, encoded, 0, steps)
     validator = Validator({}, objective, schedule, bench.model.scaling_factor, 1)
     task = Task(bench.config, parts.layout, objective, schedule, lambda *_: batches, validator, Path(), "bench")
     window = Window()
