@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 
 from data.options import parse
 from tests.recipes.test_finetune import QUICK, command
-from train import job
+from train import checkpoint, job
 from train.config import ALIASES, CONFIGS, Config
 from train.report import read_metrics
 from train.run_folder import all_runs, newest_finished
 
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+DEADLOCKED = 240  # seconds
 # Adam divides by the gradient's size: with its usual epsilon the sign of a gradient near 0 decides over a whole step
 CALM = ["--optim.epsilon", "1e-3", "--logging.sample-ids", "true"]
 
@@ -31,9 +33,16 @@ def torchrun(*flags: str) -> list[str]:
 
 def run(typed: list[str], cwd: Path) -> str:
     """stdout of a command that must succeed, within a time that a deadlock would exceed."""
-    done = subprocess.run(typed, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(typed, cwd=cwd, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    try:
+        out, err = process.communicate(timeout=DEADLOCKED)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # processes that wait for one another hear nothing else
+        out, err = process.communicate()
+        pytest.fail(f"deadlocked:\n{err[-3000:]}")
+    assert process.returncode == 0, err[-3000:]
+    return out
 
 
 def weights_of(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -45,23 +54,38 @@ def flags(tiny_model: Path, tiny_data: Path) -> list[str]:
     return ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, *CALM]
 
 
+def sessions(*typed: list[str]) -> list[str]:
+    """Two processes that train all of these, one after the other."""
+    return [str(BIN / "torchrun"), "--nproc-per-node", "2", "-m", "tests.sessions", json.dumps(typed)]
+
+
 def test_two_processes_are_the_run_that_one_process_is(flags: list[str], tmp_path: Path) -> None:
-    """1 x batch 8 = 2 x batch 4, stopped and resumed by two processes on the way; saving never deadlocks."""
+    """1 x batch 8 = 2 x batch 4; stopped and resumed it ends in the same bits; saving never deadlocks."""
+    flags = [*flags, "--runs", str(tmp_path / "runs"), "--ema.decay", "0.9"]
     steps = ["--max-steps", "4"]
-    argv = [*flags, *steps, "--batch-size", "8", "--run-name", "one", "--runs", str(tmp_path / "runs")]
+    argv = [*flags, *steps, "--batch-size", "8", "--run-name", "one"]
     assert job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)) == 0
     two = [*flags, "--batch-size", "4", "--run-name", "two"]
-    out = run(torchrun(*two, "--max-steps", "2"), tmp_path)
+    out = run(sessions([*two, "--max-steps", "2"], [*two, *steps], [*two, *steps, "--new"]), ROOT)
     assert "4 x 1 accumulated x 2 process(es) = 8 pictures a step" in out
-    assert "continuing runs/0002-two after step 2" in run(torchrun(*two, *steps), tmp_path)
-    one_run, two_run = all_runs(tmp_path / "runs")
-    ours, theirs = ([line for line in read_metrics(found.metrics) if "loss" in line] for found in (two_run, one_run))
+    assert "0002-two after step 2" in out
+    one_run, two_run, whole_run = all_runs(tmp_path / "runs")
+    ours, theirs, whole = (
+        [line for line in read_metrics(found.metrics) if "loss" in line] for found in (two_run, one_run, whole_run)
+    )
+    assert ours == whole
     assert [line["samples"] for line in ours] == [line["samples"] for line in theirs]
     assert all(len(line["samples"]) == 8 for line in ours)
     for key in ("loss", "gradient_norm", "learning_rate"):
         assert [line[key] for line in ours] == pytest.approx([line[key] for line in theirs], rel=1e-5)
-    one, two = weights_of(one_run.path, 4), weights_of(two_run.path, 4)
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    for file in (*checkpoint.FILES, checkpoint.AVERAGE):
+        there, resumed, straight = (
+            load_file(found.checkpoints / "000004" / file) for found in (one_run, two_run, whole_run)
+        )
+        assert resumed.keys() == straight.keys()
+        assert all(torch.equal(resumed[name], straight[name]) for name in straight), file
+        if file != checkpoint.FILES[1]:
+            assert max(float((there[name] - straight[name]).abs().max()) for name in there) < 1e-5
 
 
 def begun(process: subprocess.Popen[str], runs: Path) -> None:
