@@ -211,7 +211,8 @@ class Forecast:
         common = max(self.sizes, key=lambda size: self.sizes[size])
         optimizer_of = optim.BUILDERS[self.config.optim.kind]
         question = self.question(self.config.batch_size, common)
-        found = probe(self.state.unet, question, self.job.accelerator, lambda w: optimizer_of(w, self.config.optim))
+        state, accelerator = self.state, self.job.accelerator
+        found = probe(state.unet, question, accelerator, lambda w: optimizer_of(w, self.config.optim), state.crew)
         return found, self.flops.step / self.costs[common].step
 
     def seconds_before(self) -> float | None:
