@@ -83,7 +83,7 @@ def weights_after(config: Config) -> dict[str, torch.Tensor]:
 def test_too_little_memory_is_said_with_what_would_help(
     config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    full = ["--dry-run", "--no-probe", "--adapter.kind", "full", "--batch-size", "4"]
+    full = ["--dry-run", "--no-probe", "--adapter.kind", "full", "--batch-size", "8"]
     monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**40)
     seen: list[Any] = []
@@ -95,7 +95,7 @@ def test_too_little_memory_is_said_with_what_would_help(
     monkeypatch.setattr(memory, "free_bytes", lambda device: int(0.9 * needed))
     assert job.run(config_of(*full)) == 0
     out = capsys.readouterr().out
-    assert "are probably too much for" in out and "--batch-size 2 --accumulate 2" in out
+    assert "are probably too much for" in out and "--batch-size 4 --accumulate 2" in out
 
 
 @pytest.mark.parametrize("preset", PRESETS)
