@@ -18,11 +18,12 @@ from train.config import Config
 from train.encoding import encode_picture, frames_of
 from train.flops import Flops
 from train.memory import Memory, Setting
-from train.plan import AverageBytes, Disk, Duration, Fits, ema_bytes, optimizer_bytes
+from train.plan import Disk, Duration, Fits
 from train.probe import Timing, probe, timed
 from train.report import read_metrics
 from train.run_folder import Run
 from train.skeleton import Question
+from train.state_bytes import AverageBytes, ema_bytes, optimizer_bytes
 
 if TYPE_CHECKING:
     from train.job import Job

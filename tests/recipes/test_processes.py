@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from train.run_folder import all_runs, newest_finished
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-DEADLOCKED = 240  # seconds
+DEADLOCKED = 60  # seconds without half a second of computing
 # Adam divides by the gradient's size: with its usual epsilon the sign of a gradient near 0 decides over a whole step
 CALM = ["--optim.epsilon", "1e-3", "--logging.sample-ids", "true"]
 
@@ -32,17 +33,33 @@ def torchrun(*flags: str) -> list[str]:
 
 
 def run(typed: list[str], cwd: Path) -> str:
-    """stdout of a command that must succeed, within a time that a deadlock would exceed."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(typed, cwd=cwd, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    """stdout of a command that must succeed. When none of its processes computes, they wait for one another for ever."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(typed, cwd=cwd, stdout=out, stderr=err, start_new_session=True)
+        spent, since = 0.0, time.monotonic()
+        while process.poll() is None and time.monotonic() - since < DEADLOCKED:
+            time.sleep(0.5)
+            now = sum(map(cpu_seconds, children_of(process.pid)))
+            if now > spent + 0.5:
+                spent, since = now, time.monotonic()
+        deadlocked = process.poll() is None
+        if deadlocked:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        out.seek(0), err.seek(0)
+        words = err.read()[-3000:]
+        assert not deadlocked, f"nothing has been computed for {DEADLOCKED} s:\n{words}"
+        assert process.returncode == 0, words
+        return out.read()
+
+
+def cpu_seconds(pid: int) -> float:
+    """That a process has computed so far."""
     try:
-        out, err = process.communicate(timeout=DEADLOCKED)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # processes that wait for one another hear nothing else
-        out, err = process.communicate()
-        pytest.fail(f"deadlocked:\n{err[-3000:]}")
-    assert process.returncode == 0, err[-3000:]
-    return out
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def weights_of(run: Path, step: int) -> dict[str, torch.Tensor]:
