@@ -33,9 +33,9 @@ def torchrun(*flags: str) -> list[str]:
 
 
 def run(typed: list[str], cwd: Path) -> str:
-    """stdout of a command that must succeed. When none of its processes computes, they wait for one another for ever."""
+    """stdout of a command that must succeed. If none of its processes computes, they wait for one another for ever."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(typed, cwd=cwd, stdout=out, stderr=err, start_new_session=True)
+        process = subprocess.Popen(typed, cwd=cwd, stdout=out, stderr=err)
         spent, since = 0.0, time.monotonic()
         while process.poll() is None and time.monotonic() - since < DEADLOCKED:
             time.sleep(0.5)
@@ -43,10 +43,11 @@ def run(typed: list[str], cwd: Path) -> str:
             if now > spent + 0.5:
                 spent, since = now, time.monotonic()
         deadlocked = process.poll() is None
-        if deadlocked:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        out.seek(0), err.seek(0)
+        for pid in [*children_of(process.pid), process.pid] if deadlocked else ():
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        out.seek(0)
+        err.seek(0)
         words = err.read()[-3000:]
         assert not deadlocked, f"nothing has been computed for {DEADLOCKED} s:\n{words}"
         assert process.returncode == 0, words
