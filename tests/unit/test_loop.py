@@ -204,7 +204,7 @@ def test_a_stopped_run_ends_in_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
 ) -> None:
     """Stopped after any steps and continued: weights, losses and sample ids are bit for bit those of one session."""
-    ids = {"logging": {"sample_ids": True, "every": 1}}
+    ids: dict[str, Any] = {"logging": {"sample_ids": True, "every": 1}}
     whole, task = prepare(tmp_path / "whole", batch_size=2, accumulate=2, **ids)
     report = Written(tmp_path, start=0, stop=6, tensorboard=False)
     assert fit(whole, task, report)
