@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from data.errors import InputError
 from data.options import parse
 from infer import previews
-from train import job, loop, trackers
+from train import job, leaving, loop, trackers
 from train.config import ALIASES, CONFIGS, Config
 from train.report import read_metrics
 from train.run_folder import all_runs
@@ -134,14 +134,14 @@ def test_a_best_checkpoint_that_is_gone_is_said(
 ) -> None:
     import shutil
 
-    original = job.choose_weights
+    original = leaving.choose_weights
 
     def spoilt(*given: object) -> None:
         for path in Path("runs/0001-lora-r16/checkpoints").glob("[0-9]*"):
             shutil.rmtree(path)
         original(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job, "choose_weights", spoilt)
+    monkeypatch.setattr(leaving, "choose_weights", spoilt)
     assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "0", steps=6) == 0
     assert "the best step's weights are gone, so the last ones are exported" in capsys.readouterr().out
     best = json.loads(Path("runs/0001-lora-r16/best.json").read_text())
