@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from data.errors import INTERRUPTED, InputError, raise_all, show
-from infer import loras, metadata, outputs, pipeline, prompt_files, prompts, recipes, source, templates
+from infer import loras, metadata, outputs, pipeline, prompt_files, prompts, recipes, replay, source, templates
 from infer.config import RANDOM_SEED, GenerateOptions, LoraFile
 from infer.outputs import Finished
 from infer.pipeline import Settings
@@ -56,6 +56,17 @@ class Pass:
 
 def run(options: GenerateOptions) -> int:
     """Draw what the options ask for; returns the exit code. Raises InputError."""
+    if options.params_from is None:
+        return draw(options)
+    options, found = replay.over(options)
+    print(f"settings: as {found.program} wrote them into {show(options.params_from)}")
+    for line in found.said:
+        warn(line)
+    return draw(options, found)
+
+
+def draw(options: GenerateOptions, found: replay.Found | None = None) -> int:
+    """As run(). found: the picture whose settings the options were taken from."""
     chosen = source.choose(options)
     print(chosen.said)
     if options.seed == RANDOM_SEED:
@@ -72,7 +83,10 @@ def run(options: GenerateOptions) -> int:
     passes = [Pass("tuned" if chosen.is_tuned else "drawing", tuned, folder, chosen.loras)]
     if options.compare_base:
         passes.append(Pass("base", base, folder / "base"))
-    return carry_out(job, passes, folder)
+    code = carry_out(job, passes, folder)
+    if found is not None and found.recipe is not None and passes[0].finished:
+        print(replay.compared(passes[0].finished[0], found.recipe, options))
+    return code
 
 
 def plan(options: GenerateOptions, model: BaseModel, device: torch.device) -> Job:

@@ -139,10 +139,15 @@ def read(path: Path) -> Recipe:
     text = texts(path).get(KEY)
     if text is None:
         raise InputError("holds no recipe of this toolkit", where=path, fix="read_parameters() reads A1111's text.")
+    return parse(text, path)
+
+
+def parse(text: str, where: object) -> Recipe:
+    """A recipe out of its JSON. Raises InputError."""
     try:
         return Recipe.model_validate_json(text)
     except ValueError as error:
-        raise InputError(f"holds a damaged recipe ({str(error).splitlines()[0]})", where=path) from None
+        raise InputError(f"holds a damaged recipe ({str(error).splitlines()[0]})", where=where) from None
 
 
 def read_parameters(path: Path) -> dict[str, str]:

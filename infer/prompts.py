@@ -65,7 +65,7 @@ def plan(
         for texts in itertools.zip_longest(*found):
             asked += [(text, number, template) for number, text in zip(own, texts, strict=True) if text is not None]
     return [
-        Picture(index, text, number, template if template != text else "")
+        Picture(index, text, number, template if template not in (text, templates.literal(text)) else "")
         for index, (text, number, template) in enumerate(asked)
     ]
 

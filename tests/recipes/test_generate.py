@@ -256,3 +256,24 @@ def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tiny_model: Path, tmp_pat
     logged = [json.loads(line)["file"] for line in (tmp_path / "a" / "run.jsonl").read_text().splitlines()]
     assert logged == pictures
     assert all(metadata.read(tmp_path / "a" / name).verdict == "ok" for name in pictures)
+
+
+def test_a_picture_is_drawn_again_from_itself(
+    tiny_model: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    argv = ["--model", tiny_model, "--lora", f"{lora}:0.5", "--steps", 2, "--sampler", "euler_a", "-n", "grey"]
+    words = ["--prompt", "a Pokémon \\{x\\}", "--seed", 7, "--width", 32]
+    assert run(*argv, *words, "--outdir", tmp_path / "a") == 0
+    picture = tmp_path / "a" / "00000-7.png"
+    again = ["--params-from", picture, "--outdir"]
+    with pytest.raises(InputError, match=r"the LoRA 'style\.safetensors', which is not here"):
+        run(*again, tmp_path / "b")
+    (Path("loras")).mkdir()
+    Path("loras/style.safetensors").write_bytes(lora.read_bytes())
+    capsys.readouterr()
+    assert run(*again, tmp_path / "b") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the same picture, bit for bit"
+    assert (tmp_path / "b" / "00000-7.png").read_bytes() == picture.read_bytes()
+    assert run(*again, tmp_path / "c", "--seed", 8) == 0
+    assert "dB from the one it was; changed since: seed" in capsys.readouterr().out.splitlines()[-1]
