@@ -17,11 +17,11 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from data.errors import InputError
-from infer import metadata
+from infer import metadata, weighting
 
 UNICODE = b"UNICODE\0"
 QUIET = {"Version", "Model hash", "VAE hash", "Lora hashes", "Size", "Schedule type", "Model", "RNG", "Prompt"}
-READ = {"Negative prompt", "Steps", "Sampler", "CFG scale", "Seed", "Denoising strength", "Clip skip"}
+READ = {"Emphasis", "Negative prompt", "Steps", "Sampler", "CFG scale", "Seed", "Denoising strength", "Clip skip"}
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,16 @@ def of_a1111(texts: Mapping[str, str], where: str) -> Found:
 
 def not_repeated(found: Mapping[str, str]) -> list[str]:
     """What decided A1111's pixels and cannot be repeated, a line each."""
-    said = []
+    said = ["it was drawn over a picture: name it with --init-image"] if "Denoising strength" in found else []
     if found.get("RNG") != "CPU":
         said.append("its noise came from a GPU, ours comes from the CPU: expect another picture of the same settings")
     if "Model" in found:
         said.append(f"it was drawn with the model {found['Model']!r} ({found.get('Model hash', 'no hash')})")
     if found.get("Clip skip", "1") != "1":
         said.append(f"Clip skip {found['Clip skip']} is not repeated: the text encoder's last layer is used")
+    weighted = any(weighting.is_weighted(found.get(key, "")) for key in ("Prompt", "Negative prompt"))
+    if weighted and found.get("Emphasis", "Original") != "No norm":
+        said.append("its weights were rescaled to the mean (Emphasis: Original); ours are not (No norm)")
     others = [f"{key}: {value}" for key, value in found.items() if key not in QUIET | READ]
     return said + ([f"not repeated: {', '.join(others)}"] if others else [])
 

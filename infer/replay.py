@@ -1,6 +1,6 @@
 """--params-from picture.png: the options that a picture was drawn with, under the flags that were typed.
 
-Our own pictures are repeated bit for bit, and a model or LoRA that is no longer the same is an error or is said. Of other
+Our own pictures are repeated bit for bit; a model or LoRA that is no longer the same is an error or is said. Of other
 programs' pictures the settings are taken over; what cannot be repeated is said.
 """
 
@@ -25,14 +25,14 @@ from infer.metadata import LoraUsed, Recipe
 if TYPE_CHECKING:
     from infer.outputs import Finished
 
-DECIDES_NOTHING = {"format", "template", "verdict", "style", "unstyled"}
+FLAG_OF = {"init": "init_image", "mask": "mask", "scribble": "scribble"}
+DECIDES_NOTHING = {"format", "template", "verdict", "style", "unstyled", "fast"}
 RUNS, LORAS = Path("runs"), Path("loras")
 TOGETHER = {  # a flag that was typed also answers for these
-    "prompt": ("unstyled", "style"),
     "from_file": ("prompt",),
     "aspect": ("width", "height"),
     "seeds": ("seed",),
-    "model": ("loras",),
+    "fast": ("steps", "scheduler", "guidance_stop"),
 }
 
 
@@ -84,7 +84,8 @@ def read(path: Path, typed: set[str]) -> Found:
 def ours(recipe: Recipe, typed: set[str], where: str) -> dict[str, Any]:
     """One of our recipes as options. Raises InputError for weights that are not here."""
     values = {
-        "prompt": (templates.literal(recipe.prompt),),
+        # a style that is typed is laid around the words that were typed then
+        "prompt": (templates.literal(recipe.unstyled if recipe.unstyled and "style" in typed else recipe.prompt),),
         "negative_prompt": recipe.negative_prompt,
         "seed": recipe.seed,
         "steps": recipe.steps,
@@ -93,10 +94,33 @@ def ours(recipe: Recipe, typed: set[str], where: str) -> dict[str, Any]:
         "width": recipe.width,
         "height": recipe.height,
         "dtype": recipe.dtype,
+        "weighting": recipe.weighting,
+        "guidance_rescale": recipe.guidance_rescale,
+        "guidance_stop": recipe.guidance_stop,
+        **inputs(recipe, typed, where),
     }
     if not {"model", "lora"} & typed:
         return values | weights(recipe, where)
     return values
+
+
+def inputs(recipe: Recipe, typed: set[str], where: str) -> dict[str, Any]:
+    """The pictures that went in, by name and content, and how they were used. Raises InputError."""
+    if not recipe.inputs:
+        return {}
+    flags = {used.role: FLAG_OF[used.role] for used in recipe.inputs}
+    found: dict[str, Any] = {"strength": recipe.strength, "control_scale": recipe.control_scale}
+    found |= {"polarity": recipe.polarity} if recipe.polarity else {}
+    for used in recipe.inputs:
+        same = Path(used.name).is_file() and sha256(Path(used.name)) == used.sha256
+        if not same and flags[used.role] not in typed:
+            flag = f"--{flags[used.role].replace('_', '-')}"
+            what = f"was drawn with {show(used.name)} ({used.role}, sha256 {used.sha256[:10]}), which is not here"
+            raise InputError(what, where=where, fix=f"Name it with {flag}.")
+        found[flags[used.role]] = Path(used.name)
+    if recipe.controlnet and "controlnet" not in typed:
+        raise InputError("was drawn along a ControlNet", where=where, fix="Name its folder with --controlnet.")
+    return found
 
 
 def weights(recipe: Recipe, where: str) -> dict[str, Any]:

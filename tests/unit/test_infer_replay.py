@@ -59,6 +59,7 @@ def test_a1111s_text_is_taken_over_and_what_is_not_repeated_is_said(tmp_path: Pa
     assert "the model 'dreamy' (0123456789)" in said
     assert "Clip skip 2 is not repeated" in said
     assert "not repeated: Hires upscale: 2" in said
+    assert "its weights were rescaled to the mean" in said
     assert not replay.read(texts(tmp_path, parameters="a\nSteps: 2, Seed: 1, RNG: CPU"), set()).said
 
 
