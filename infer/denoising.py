@@ -57,7 +57,7 @@ class Work:
 @torch.no_grad()
 def latents_of(parts: Parts, work: Work, watch: Watch) -> Latents:
     """(B, 4, h, w): the pictures of a micro-batch before they are decoded."""
-    timesteps = timesteps_of(parts.scheduler, work.settings.steps, strength_of(work), parts.device)
+    timesteps = timesteps_of(parts.scheduler, work.settings.steps, strength_of(work))
     latents, keep, extra = begin(parts, work, timesteps)
     predict = Predict(parts, work, extra)
     guided = guided_steps(len(timesteps), work.settings)
@@ -74,9 +74,11 @@ def strength_of(work: Work) -> float:
     return 1.0 if work.canvas.init is None else work.settings.strength
 
 
-def timesteps_of(scheduler: Any, steps: int, strength: float, device: torch.device) -> Tensor:
+def timesteps_of(scheduler: Any, steps: int, strength: float) -> Tensor:
     """The timesteps from high to low; with strength under 1 the last int(steps * strength), as diffusers has it."""
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(
+        steps
+    )  # they stay on the CPU: the scheduler's tables are looked up without waiting for a GPU
     first = (steps - min(int(steps * strength), steps)) * scheduler.order
     if first and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)

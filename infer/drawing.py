@@ -51,23 +51,23 @@ class Pass:
     model: BaseModel
     folder: Path
     pictures: Sequence[Picture]
-    begun: dict[Path, Finished] = field(default_factory=dict)
+    begun: dict[Path, Finished] = field(default_factory=dict)  # drawn by this process
+    known: dict[Path, Finished] = field(default_factory=dict)  # drawn by another, or before
     seconds: float = 0.0  # that drawing and writing them took
 
     def path_of(self, picture: Picture) -> Path:
         return self.folder / picture.file_name
 
     @property
-    def missing(self) -> list[Picture]:
-        return [picture for picture in self.pictures if not self.path_of(picture).exists()]
-
-    @property
     def finished(self) -> list[Finished]:
-        """What is on the disk, by this process or another: the rename of a picture may or may not have happened."""
-        there = [picture for picture in self.pictures if self.path_of(picture).exists()]
-        return [
-            self.begun.get(self.path_of(picture)) or outputs.found(self.path_of(picture), picture) for picture in there
-        ]
+        """What is on the disk: the rename of a picture that was begun may or may not have happened."""
+        return [self.result(picture) for picture in self.pictures if self.path_of(picture).exists()]
+
+    def result(self, picture: Picture) -> Finished:
+        path = self.path_of(picture)
+        if path not in self.begun and path not in self.known:
+            self.known[path] = outputs.found(path, picture)
+        return self.begun.get(path) or self.known[path]
 
 
 def run(options: GenerateOptions) -> int:
@@ -98,7 +98,7 @@ def draw(options: GenerateOptions, us: Processes, found: replay.Found | None = N
         warn(note, us)
     checker = None if options.safety_checker is None else decoding.load_checker(options, device)
     identity = job.identity(tuned, options.compare_base, options.fast)
-    folder = us.agree(lambda: outputs.folder_for(options.outdir, identity, resume=options.resume))
+    folder = us.agree(lambda: open_folder(options, identity))
     passes = [Pass("tuned" if chosen.is_tuned else "drawing", tuned, folder, job.pictures)]
     if options.compare_base:
         passes.append(Pass("base", base, folder / "base", [replace(each, loras=()) for each in job.pictures]))
@@ -107,6 +107,15 @@ def draw(options: GenerateOptions, us: Processes, found: replay.Found | None = N
         for line in afterwards(options, exact, job, passes[0], found):
             print(line)
     return code
+
+
+def open_folder(options: GenerateOptions, identity: str) -> Path:
+    """Where the pictures go; says so if some are there already."""
+    folder = outputs.folder_for(options.outdir, identity, resume=options.resume)
+    there = len([*folder.glob("[0-9]*.png"), *folder.glob("base/[0-9]*.png")])
+    if there:
+        print(f"going on in {show(folder)}: {there} pictures are there")
+    return folder
 
 
 def with_seed(options: GenerateOptions, us: Processes) -> GenerateOptions:
@@ -188,8 +197,6 @@ def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None) -> N
     """Draw this process' share of the pictures that are missing; each is written as soon as it is finished."""
     todo = us.share(each.pictures, job.settings.micro_batch)
     todo = [picture for picture in todo if not each.path_of(picture).exists()]
-    if len(each.missing) < len(each.pictures):
-        us.say(f"{each.name}: {len(each.pictures) - len(each.missing)} of {len(each.pictures)} pictures are there")
     if not todo:
         return
     pipe = pipeline.build(each.model, job.scheduler, job.device)

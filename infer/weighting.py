@@ -4,9 +4,10 @@
     BREAK  ends a chunk; otherwise a chunk ends after 75 tokens, or at a comma among the last 20 of them
 
 The rule: a chunk's text states are multiplied by the weights of their tokens (start, end and padding have weight 1), as
-A1111's "Emphasis: No norm" does. Its default then multiplies by the ratio of the means before and after; where the mean is
-all but zero, as in the embedded base (0.001 at a spread of 1), that ratio is noise and may turn the prompt around.
-Source: AUTOMATIC1111, modules/prompt_parser.py (parse_prompt_attention), sd_hijack_clip.py (tokenize_line), sd_emphasis.py.
+A1111's "Emphasis: No norm" does. Its default then multiplies by the ratio of the means before and after; where the mean
+is all but zero, as in the embedded base (0.001 at a spread of 1), that ratio is noise and may turn the prompt around.
+Source: AUTOMATIC1111, modules/prompt_parser.py (parse_prompt_attention), sd_hijack_clip.py (tokenize_line) and
+sd_emphasis.py.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_two_processes_killed_and_started_again(tiny_model: Path, tmp_path: Path
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert second.returncode == 0, second.stderr[-2000:]
     said = second.stdout.splitlines()
-    assert f"drawing: {len(before)} of {COUNT} pictures are there" in said, "said once, not by each process"
+    assert said.count(f"going on in {out}: {len(before)} pictures are there") == 1, "said once, not by each process"
     after = pictures(out)
     assert {name: after[name] for name in before} == before, "none was drawn again"
     assert sorted(after) == [f"{index:05d}-{42 + index}.png" for index in range(COUNT)]
@@ -87,7 +87,7 @@ def test_a_job_goes_on_where_it_stopped(
         run(*argv, "--seed", 1, "--resume")
     capsys.readouterr()
     assert run(*argv, "--resume") == 0
-    assert "drawing: 2 of 4 pictures are there" in capsys.readouterr().out
+    assert "going on in outputs/0001: 2 pictures are there" in capsys.readouterr().out
     after = pictures(folder)
     assert len(after) == 4
     assert {name: after[name] for name in before} == before
