@@ -19,6 +19,7 @@ from infer import denoising, pipeline
 from infer.crew import Crew
 from infer.prompts import Picture
 from train import flops, skeleton
+from train.denoiser import Denoiser
 from train.skeleton import Question
 
 if TYPE_CHECKING:
@@ -87,8 +88,16 @@ def operations(pipe: StableDiffusionPipeline, own: Settings, strength: float, ch
     factor = pipe.vae_scale_factor
     height, width = own.height // factor, own.width // factor
     tokens = pipe.tokenizer.model_max_length * chunks
-    forward = flops.both_flops(pipe.unet, Question(1, height, width, tokens))[0]
-    return rows * forward + decoder_flops(pipe.vae, height, width)
+    question = Question(1, height, width, tokens)
+    return rows * forward_flops(pipe.unet, question) + decoder_flops(pipe.vae, height, width)
+
+
+def forward_flops(unet: Any, question: Question) -> int:
+    """Of one row through the U-Net, counted on shapes alone (as train/flops.py does for a step)."""
+    bones = skeleton.skeleton(unet)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        Denoiser(bones)(*question.tensors(bones))
+    return int(counter.get_total_flops())
 
 
 def decoder_flops(vae: Any, height: int, width: int) -> int:

@@ -139,6 +139,7 @@ def polarity_of(drawing: Image.Image) -> str:
 def load_controlnet(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """A ControlNet as diffusers saves it. Raises InputError."""
     from diffusers import ControlNetModel
+    from safetensors import SafetensorError
 
     where = f"--controlnet {folder}"
     if not (folder / "config.json").is_file() or not (folder / CONTROL_WEIGHTS).is_file():
@@ -148,7 +149,7 @@ def load_controlnet(folder: Path, device: torch.device, dtype: torch.dtype) -> A
         network = ControlNetModel.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(f"could not be loaded ({reason})", where=where) from error
     return network.requires_grad_(False).eval().to(device)

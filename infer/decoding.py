@@ -119,6 +119,7 @@ def load_checker(options: GenerateOptions, device: torch.device) -> Checker:
     folder = options.safety_checker
     assert folder is not None
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from safetensors import SafetensorError
     from transformers import CLIPImageProcessor
 
     own = folder / "safety_checker" if (folder / "safety_checker").is_dir() else folder
@@ -130,10 +131,10 @@ def load_checker(options: GenerateOptions, device: torch.device) -> Checker:
     try:
         network = StableDiffusionSafetyChecker.from_pretrained(own, use_safetensors=True, local_files_only=True)
         prepare = CLIPImageProcessor.from_pretrained(prepares[0], local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(f"could not be loaded ({reason})", where=where) from error
-    return Checker(network.eval().to(device), prepare, hide=options.hide_flagged)
+    return Checker(network.requires_grad_(False).eval().to(device), prepare, hide=options.hide_flagged)
 
 
 PREPARE = "preprocessor_config.json"

@@ -68,7 +68,7 @@ def plan(options: GenerateOptions, model: BaseModel, device: torch.device, loras
     """
     given = canvas.of(options, device, model.dtype)
     style = styles.chosen(options.style, options.styles)
-    pictures = tags.dressed(styled(asked(options), style), loras)
+    pictures = styled(tags.dressed(asked(options), loras), style)
     settings = settings_of(options, model, device, given, style)
     each = list(dict.fromkeys(settings.of(picture) for picture in pictures))
     problems = [

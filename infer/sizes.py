@@ -22,12 +22,14 @@ def chosen(options: GenerateOptions, model: BaseModel, given: tuple[int, int] | 
 
 
 def of_ratio(ratio: float, area: int, step: int) -> tuple[int, int]:
-    """The sides of about this ratio and area (pixels) that are multiples of `step`, of the nearest ratio."""
+    """The sides of about this ratio and area (pixels) that are multiples of `step`; the ratio counts twice as much."""
+
+    def miss(sides: tuple[int, int]) -> float:
+        width, height = sides
+        return 2 * abs(math.log(width / height / ratio)) + abs(math.log(width * height / area))
+
     width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
-    choices = [(w, h) for w in around(width, step) for h in around(height, step)]
-    return min(
-        choices, key=lambda side: abs(math.log(side[0] / side[1] / ratio)) + abs(math.log(math.prod(side) / area))
-    )
+    return min(((w, h) for w in around(width, step) for h in around(height, step)), key=miss)
 
 
 def around(side: float, step: int) -> Sequence[int]:

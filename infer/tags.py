@@ -55,7 +55,7 @@ def meant(tag: str) -> LoraFile:
 def file_of(name: str, where: str) -> Path:
     """A LoRA by its file, its name in loras/, or the name or number of a run that exported one. Raises InputError."""
     places = [Path(name), FOLDER / name, FOLDER / f"{name}.safetensors", RUNS / name / "export" / "lora.safetensors"]
-    places += sorted(RUNS.glob(f"{name}-*/export/lora.safetensors")) if name.isdecimal() else []
+    places += sorted(RUNS.glob(f"{int(name):04d}-*/export/lora.safetensors")) if name.isdecimal() else []
     there = [place for place in places if place.is_file()]
     if there:
         return there[0]

@@ -16,7 +16,8 @@ from tests.unit.test_infer_metadata import PICTURE, recipe
 
 A1111 = (
     "a (water:1.2) {fridge}\nNegative prompt: bad\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, "
-    "CFG scale: 6.5, Seed: 7, Size: 64x32, Model hash: 0123456789, Model: dreamy, Clip skip: 2, Hires upscale: 2, Version: v1.10.1"
+    "CFG scale: 6.5, Seed: 7, Size: 64x32, Model hash: 0123456789, Model: dreamy, Clip skip: 2, Hires upscale: 2, "
+    "Version: v1.10.1"
 )
 
 

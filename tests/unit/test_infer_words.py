@@ -20,7 +20,7 @@ def model_of(side: int, step: int) -> BaseModel:
 
 @pytest.mark.parametrize(
     ("ratio", "side", "step", "expected"),
-    [(1.0, 64, 8, (64, 64)), (1.5, 512, 64, (640, 448)), (16 / 9, 512, 8, (680, 384)), (0.5, 64, 16, (48, 96))],
+    [(1.0, 64, 8, (64, 64)), (1.5, 512, 64, (576, 384)), (16 / 9, 512, 8, (680, 384)), (0.5, 64, 16, (48, 96))],
 )
 def test_sides_of_a_ratio_have_the_models_area(ratio: float, side: int, step: int, expected: tuple[int, int]) -> None:
     width, height = sizes.of_ratio(ratio, side**2, step)
@@ -31,8 +31,8 @@ def test_sides_of_a_ratio_have_the_models_area(ratio: float, side: int, step: in
 def test_what_is_typed_comes_first_then_the_ratio_then_the_picture_given() -> None:
     model = model_of(64, 8)
     assert sizes.chosen(config.read(["--width", "32"]), model, (100, 50)) == (32, 64)
-    assert sizes.chosen(config.read(["--aspect", "2:1"]), model, (100, 300)) == (88, 48)
-    assert sizes.chosen(config.read([]), model, (300, 150)) == (88, 48)
+    assert sizes.chosen(config.read(["--aspect", "2:1"]), model, (100, 300)) == (96, 48)
+    assert sizes.chosen(config.read([]), model, (300, 150)) == (96, 48)
     assert sizes.chosen(config.read([]), model, None) == (64, 64)
 
 
