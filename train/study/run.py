@@ -1,0 +1,29 @@
+"""ENTRY: can generated pictures train a classifier? Every arm of the source thesis and its missing controls, repeated.
+
+python train/study/run.py                                       creatures, real against drawn by the newest run
+python train/study/run.py --real animals10 --artificial sd21 --artificial openjourney --net resnet34 --size 256
+"""
+
+from pathlib import Path
+
+from data.errors import run_entry
+from data.options import parse
+from train.study.options import StudyOptions
+
+
+def main() -> int:
+    options = parse(StudyOptions, prog="run.py", description=__doc__ or "")
+    from train.study import studying
+
+    return studying.run(options, drawn_by_newest_run)
+
+
+def drawn_by_newest_run(count: int, seed: int) -> Path:
+    """Creatures drawn by the newest run, so many a type. Drawing is infer's: train does not know it, an entry may."""
+    from infer import synthesize_job
+
+    return synthesize_job.creatures(count, seed)
+
+
+if __name__ == "__main__":
+    run_entry(main)
