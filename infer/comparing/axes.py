@@ -115,7 +115,9 @@ def read(text: str, flag: str, prompts: Sequence[str]) -> Axis | None:
     given = [value.strip() for value in rest.split("||" if "||" in rest else ",")]
     if not equals or not all(given):
         fix = f'Write it as {flag} "{name}=one,two".'
-        raise InputError(f"the axis {name!r} has {'an empty value' if any(given) else 'no values'}", where=flag, fix=fix)
+        raise InputError(
+            f"the axis {name!r} has {'an empty value' if any(given) else 'no values'}", where=flag, fix=fix
+        )
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} is no name", where=flag)
     values = tuple(value for each in given for value in spread(name, each, flag))

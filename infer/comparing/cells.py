@@ -1,4 +1,4 @@
-"""Cells are drawn once: each lies in the cells' folder under the hash of all that makes it, a whole PNG with its recipe.
+"""Cells are drawn once: each is kept under the hash of all that makes it, as a whole PNG with its recipe.
 
 What was drawn before (an axis was extended, a command was killed, another sheet had the same picture) is taken from
 there. A cell is what generate.py draws with the same settings, byte for byte: it is drawn by the same functions.

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from data.errors import INTERRUPTED, show
-from infer import drawing, outputs, pipeline
-from infer.comparing import result, wishes
+from infer import pipeline
+from infer.comparing import result, studies, wishes
 from infer.comparing.cells import Machine, Store
 from infer.comparing.options import CompareOptions
 from infer.comparing.weights import Finder
@@ -50,7 +50,7 @@ def compare(options: CompareOptions, finder: Finder, store: Store) -> int:
     result.write(folder, options, found, drawn)
     new = len({cell.path for cell in cells.values() if cell.fresh})
     print(f"{len(drawn)} cells, {new} of them newly drawn: {show(folder / result.PAGE)} and {sheets(folder, found)}")
-    return broken(folder, [cell.recipe.verdict for cell in drawn.values()])
+    return result.broken(folder, [cell.recipe.verdict for cell in drawn.values()])
 
 
 def sheets(folder: Path, found: Table) -> str:
@@ -58,12 +58,4 @@ def sheets(folder: Path, found: Table) -> str:
     return show(folder / result.sheet_name(0, count)) + (f" ... {count} sheets" if count > 1 else "")
 
 
-def broken(folder: Path, verdicts: list[str]) -> int:
-    """Say how many cells are no pictures; the exit code."""
-    count = verdicts.count("nan")
-    if count:
-        drawing.warn(f"{show(folder)}: {count} of {len(verdicts)} cells are no picture, the numbers broke down (NaN)")
-    return drawing.BROKEN if count else 0
-
-
-JOBS = {"table": compare}
+JOBS = {"table": compare, "study": studies.run}

@@ -55,8 +55,8 @@ class CompareOptions(options.Options):
     """a LoRA as FILE or FILE:WEIGHT, laid over every model but `base`; may be repeated"""
     seed: int = Field(default=42, ge=0, le=HIGHEST_SEED)
     """seed of every picture that no axis gives another; of studies the first one"""
-    seeds: int = Field(default=4, ge=2, le=1000)
-    """how many seeds a study draws, each prompt with each"""
+    seeds: int | None = Field(default=None, ge=2, le=1000)
+    """how many seeds a study draws, each prompt with each; default: 4, for the trigger 8"""
     steps: int = Field(default=50, ge=1)
     """denoising steps"""
     guidance_scale: float = Field(default=7.5, ge=0.0, allow_inf_nan=False)

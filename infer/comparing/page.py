@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
 from data.page import Page, escape
-from infer.comparing.axes import Axis
+from infer.comparing.axes import LABELS, Axis
 from infer.comparing.cells import Cell
 from infer.comparing.page_style import SCRIPT, STYLE
 from infer.comparing.wishes import Table
@@ -45,21 +46,33 @@ class Panel:
     notes: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
-def html(table: Table, cells: Mapping[At, Cell]) -> str:
-    """The page of a table of cells."""
+def html(
+    table: Table, cells: Mapping[At, Cell], title: str, told: Callable[[Page], object], notes: Mapping[At, str]
+) -> str:
+    """The page of a table of cells. told: puts what is to be said first onto the page. notes: under the pictures."""
     x, y, z = table.axes
     panels = [
-        Panel(shown, x.shown, y.shown, {(at[0], at[1]): cell for at, cell in cells.items() if at[2] == index})
-        for index, shown in enumerate(z.shown)
+        Panel(shown, x.shown, y.shown, layer(cells, index), layer(notes, index)) for index, shown in enumerate(z.shown)
     ]
     named = " × ".join(f"{len(axis)} {plural(axis)}" for axis in table.axes if axis.name)
-    page = begin("Comparison", f"{named}, {len(cells)} pictures")
+    page = begin(title, f"{named}, {len(cells)} pictures")
+    told(page)
     return page.add(controls(table.axes)).add(sheets(panels)).html()
+
+
+def layer(values: Mapping[At, Any], index: int) -> dict[tuple[int, int], Any]:
+    """What lies at one z, by (x, y)."""
+    return {(at[0], at[1]): value for at, value in values.items() if at[2] == index}
 
 
 def begin(title: str, subtitle: str) -> Page:
     """A page with this file's looks and its script."""
     return Page(title, subtitle, STYLE, SCRIPT)
+
+
+def bare(axis: Axis) -> list[str]:
+    """The headings of an axis beside its name, which they need not repeat."""
+    return [text.removeprefix(f"{LABELS.get(axis.name, axis.name)} ") for text in axis.shown]
 
 
 def plural(axis: Axis) -> str:
@@ -69,7 +82,7 @@ def plural(axis: Axis) -> str:
 def controls(axes: Sequence[Axis]) -> str:
     """Tabs for z, chips that take columns and rows away, and the size of the pictures."""
     x, y, z = axes
-    parts = [tabs(z.name, z.shown)] if len(z) > 1 else []
+    parts = [tabs(z.name, bare(z))] if len(z) > 1 else []
     parts += [chips(letter, axis) for letter, axis in (("x", x), ("y", y)) if len(axis) > 1]
     size = f'<label class="size">size <input id="size" type="range" min="64" max="640" value="{SHOWN}"></label>'
     return f'<div class="bar">{"".join(parts)}{size}</div><p class="hint">{HINT}</p>'
@@ -87,7 +100,7 @@ def chips(letter: str, axis: Axis) -> str:
     buttons = "".join(
         f'<button class="chip" data-axis="{letter}" data-value="{index}" aria-pressed="true" '
         f'title="{escape(text)}">{escape(text)}</button>'
-        for index, text in enumerate(axis.shown)
+        for index, text in enumerate(bare(axis))
     )
     return f'<div class="axis" role="group"><span class="name">{escape(axis.name)}</span>{buttons}</div>'
 
@@ -132,7 +145,7 @@ def cell_html(at: tuple[int, int, int], panel: Panel) -> str:
     return (
         f'<button class="cell" data-at="{place}" data-label="{label}" data-verdict="{cell.recipe.verdict}">'
         f'<img loading="lazy" decoding="async" {picture_source(cell)} alt="{escape(cell.recipe.prompt)}: {label}">'
-        f'{under}<span class="about">{settings_html(cell.recipe)}</span></button>'
+        f'{under}</button><div class="about">{settings_html(cell.recipe)}</div>'
     )
 
 
@@ -149,8 +162,9 @@ def picture_source(cell: Cell) -> str:
 
 
 def settings_html(recipe: Recipe) -> str:
-    """What decides the picture, as a list; spans, because a button holds no blocks."""
-    return f'<dl class="settings">{"".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts(recipe))}</dl>'
+    """What decides the picture, as a list."""
+    rows = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts(recipe))
+    return f'<dl class="settings">{rows}</dl>'
 
 
 def facts(recipe: Recipe) -> Iterable[tuple[str, str]]:

@@ -50,13 +50,15 @@ dl.settings dd { margin: 0; overflow-wrap: anywhere; }
 #zoom figure { margin: 0; flex: 1 1 0; min-width: 0; height: 100%; display: flex; flex-direction: column;
   justify-content: center; gap: 0.6rem; }
 #zoom figure[hidden] { display: none; }
-#zoom figure img { width: 100%; height: calc(100% - 3.2rem); object-fit: contain; }
+#zoom figure img { width: 100%; max-height: calc(100% - 2.4rem); object-fit: contain; }
 #zoom.sharp figure img { image-rendering: pixelated; }
 #zoom figcaption { text-align: center; color: var(--soft); font-size: 0.88rem; min-height: 1.4em; }
-#zoom aside { overflow-y: auto; border-left: 1px solid var(--rule); padding-left: 1.2rem; }
+#zoom aside { overflow-y: auto; border-left: 1px solid var(--rule); padding: 0.4rem 0 0 1.2rem; }
 #zoom .tools { display: flex; flex-wrap: wrap; gap: 0.4rem; margin-bottom: 1rem; }
 kbd { font: 0.85em ui-monospace, Menlo, Consolas, monospace; border: 1px solid var(--rule); border-radius: 4px;
   padding: 0 0.3em; background: var(--card); }
+.chart { max-width: 46rem; }
+section { margin-top: 1.8rem; }
 @media (max-width: 45rem) { #zoom .inside { grid-template-columns: 1fr; grid-template-rows: 60vh auto; }
   #zoom aside { border: 0; padding: 0; } .matrix tbody th { position: static; width: 6rem; } }
 @media print { .bar, .hint { display: none; } .sheet[hidden] { display: block; } }
@@ -104,7 +106,7 @@ function step(cell, dx, dy, dz) {
   return null;
 }
 
-function about(cell) { return one('.about', cell).innerHTML; }
+function about(cell) { return one('.about', cell.parentElement).innerHTML; }
 
 function show(cell) {
   open = cell;

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from PIL import Image
 
+from data.errors import show
 from data.files import replaced_file, replaced_folder, write_atomic
-from infer import outputs
+from data.page import Page
+from infer import drawing, outputs
 from infer.comparing import page, paper
 from infer.comparing.cells import Cell
 from infer.comparing.options import CompareOptions
@@ -21,6 +26,19 @@ PAGE, MARK, CELLS = "index.html", "compare.json", "cells"
 At = tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a study adds: words and curves over the pictures, small words under them, numbers for programs."""
+
+    title: str
+    told: Callable[[Page], object] = lambda page: page
+    notes: Mapping[At, str] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+COMPARISON = Report("Comparison")
+
+
 def folder_for(asked: Path | None) -> Path:
     """The folder asked for: new, empty or an earlier comparison's; or the next free number in outputs/."""
     if asked is not None and (asked / MARK).is_file():
@@ -28,18 +46,26 @@ def folder_for(asked: Path | None) -> Path:
     return outputs.folder_for(asked)
 
 
-def write(folder: Path, options: CompareOptions, table: Table, cells: Mapping[At, Cell]) -> None:
+def write(
+    folder: Path, options: CompareOptions, table: Table, cells: Mapping[At, Cell], report: Report = COMPARISON
+) -> None:
     """Everything that a comparison leaves; what an earlier one left there under the same names is replaced."""
-    write_atomic(folder / MARK, json.dumps(options.model_dump(mode="json", exclude_unset=True), indent=1) + "\n")
+    mark(folder, options, report.numbers)
     names = keep_cells(folder, list(cells.values()))
     lines = [{"file": name, "place": place_of(table, at)} for at, name in zip(cells, names, strict=True)]
     rows = zip(lines, cells.values(), strict=True)
     write_atomic(
         folder / outputs.LOG, "".join(json.dumps(line | c.recipe.model_dump(mode="json")) + "\n" for line, c in rows)
     )
-    for index, sheet in enumerate(sheets(table, cells)):
+    for index, sheet in enumerate(sheets(table, cells, report.notes)):
         save(paper.draw(sheet), folder / sheet_name(index, len(table.axes[2])))
-    write_atomic(folder / PAGE, page.html(table, cells))
+    write_atomic(folder / PAGE, page.html(table, cells, report.title, report.told, report.notes))
+
+
+def mark(folder: Path, options: CompareOptions, numbers: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """compare.json: what was asked, and what a study measured."""
+    asked = options.model_dump(mode="json", exclude_unset=True)
+    write_atomic(folder / MARK, json.dumps({"asked": asked, **numbers}, indent=1) + "\n")
 
 
 def place_of(table: Table, at: At) -> dict[str, str]:
@@ -56,7 +82,7 @@ def keep_cells(folder: Path, cells: Sequence[Cell], name: str = CELLS) -> list[s
     return [f"{name}/{own}" for own in names]
 
 
-def sheets(table: Table, cells: Mapping[At, Cell]) -> list[paper.Sheet]:
+def sheets(table: Table, cells: Mapping[At, Cell], notes: Mapping[At, str]) -> list[paper.Sheet]:
     """A sheet for each value of z."""
     x, y, z = table.axes
     foot = footer([cell.recipe for cell in cells.values()])
@@ -64,7 +90,8 @@ def sheets(table: Table, cells: Mapping[At, Cell]) -> list[paper.Sheet]:
     for index, title in enumerate(z.shown):
         pictures = {(at[0], at[1]): cell.picture for at, cell in cells.items() if at[2] == index}
         title = title or own_title(table, next(iter(cells.values())).recipe)
-        found.append(paper.Sheet(x.shown, y.shown, pictures, title, foot))
+        under = {(at[0], at[1]): note for at, note in notes.items() if at[2] == index}
+        found.append(paper.Sheet(x.shown, y.shown, pictures, title, foot, under))
     return found
 
 
@@ -103,3 +130,11 @@ def sheet_name(index: int, count: int) -> str:
 def save(picture: Image.Image, path: Path) -> None:
     with replaced_file(path) as beside:
         picture.save(beside, "PNG")
+
+
+def broken(folder: Path, verdicts: Sequence[str]) -> int:
+    """Say how many cells are no pictures; the exit code."""
+    count = list(verdicts).count("nan")
+    if count:
+        drawing.warn(f"{show(folder)}: {count} of {len(verdicts)} cells are no picture, the numbers broke down (NaN)")
+    return drawing.BROKEN if count else 0

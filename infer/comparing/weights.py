@@ -1,4 +1,4 @@
-"""Which weights each cell is drawn with: `base`, `tuned`, a run, one of its checkpoints, LoRA files at their weights."""
+"""Which weights each cell is drawn with: `base`, `tuned`, a run, one of its checkpoints, LoRAs at their weights."""
 
 from __future__ import annotations
 

@@ -110,7 +110,8 @@ def unasked(options: CompareOptions, finder: Finder, *, asked: bool) -> list[Axi
     """What fills free axes: several prompts always; if nothing was asked also base and tuned, or two seeds."""
     found: list[Axis] = []
     typed = "prompt" in options.model_fields_set
-    if (typed and len(options.prompt) > 1) or not (typed or asked):
+    several = len(options.prompt) > 1 or options.study is not None
+    if (typed and several) or not (typed or asked):
         found.append(Axis("--y", "prompt", options.prompt, options.prompt))
     if not asked:
         both = (BASE, TUNED)
@@ -220,4 +221,3 @@ def refuse_equal_weights(found: Table) -> None:
             if first != str(value):
                 fix = "Name each once."
                 raise InputError(f"{first!r} and {value!r} are the same weights", where=axis.flag, fix=fix)
-
