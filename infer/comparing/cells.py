@@ -151,10 +151,10 @@ class Store:
         ranked = sorted(wishes, key=lambda wish: (order[wish.weights.model], repr(wish.weights), str(wish.scheduler)))
         total = sum(self.calls(wish) for wish in wishes)
         with tqdm(total=total, desc=f"{len(wishes)} cells", unit="step", dynamic_ncols=True) as bar:
-            for _, same_model in groupby(ranked, lambda wish: wish.weights.model):
+            for name, same_model in groupby(ranked, lambda wish: wish.weights.model):
                 for weights, alike in groupby(same_model, lambda wish: wish.weights):
                     self.draw_with(weights, list(alike), bar)
-                self.forget(weights)
+                self.forget(name)
 
     def calls(self, wish: Wish) -> int:
         """U-Net calls of a wish. Raises InputError for steps that its scheduler cannot make."""
@@ -192,10 +192,10 @@ class Store:
             wish = ranked[drawn.picture.index]
             metadata.write(self.path(wish), drawn.image, recipes.of(shared, drawn, self.tokens_of(wish)))
 
-    def forget(self, weights: Weights) -> None:
+    def forget(self, name: str) -> None:
         """Free the memory of a model's networks before the next one's come."""
         for key, model in self.models.items():
-            if key[0] == weights.model:
+            if key[0] == name:
                 model.forget("unet", "vae", "text_encoder")
         gc.collect()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.errors import INTERRUPTED, show
 from infer import pipeline
-from infer.comparing import result, studies, wishes
+from infer.comparing import result, strips, studies, thesis, wishes
 from infer.comparing.cells import Machine, Store
 from infer.comparing.options import CompareOptions
 from infer.comparing.weights import Finder
@@ -58,4 +58,4 @@ def sheets(folder: Path, found: Table) -> str:
     return show(folder / result.sheet_name(0, count)) + (f" ... {count} sheets" if count > 1 else "")
 
 
-JOBS = {"table": compare, "study": studies.run}
+JOBS = {"table": compare, "study": studies.run, "strip": strips.run, "figures": thesis.run}

@@ -97,7 +97,7 @@ class Scorer:
         texts = list(dict.fromkeys(prompts))
         rows = dict(zip(texts, self.clip.encode_text(texts), strict=True))
         found = self.features(pictures)
-        return np.sum(found * np.stack([rows[prompt] for prompt in prompts]), axis=1, dtype=np.float64)
+        return np.einsum("nd,nd->n", found.astype(np.float64), np.stack([rows[prompt] for prompt in prompts]))
 
 
 def flip_test(differences: NDArray[np.floating]) -> float:

@@ -84,6 +84,11 @@ def controls(axes: Sequence[Axis]) -> str:
     x, y, z = axes
     parts = [tabs(z.name, bare(z))] if len(z) > 1 else []
     parts += [chips(letter, axis) for letter, axis in (("x", x), ("y", y)) if len(axis) > 1]
+    return bar(parts)
+
+
+def bar(parts: Sequence[str]) -> str:
+    """The controls that stay in sight, and what the keys do."""
     size = f'<label class="size">size <input id="size" type="range" min="64" max="640" value="{SHOWN}"></label>'
     return f'<div class="bar">{"".join(parts)}{size}</div><p class="hint">{HINT}</p>'
 
