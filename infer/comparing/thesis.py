@@ -51,18 +51,18 @@ class Figure(Part):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A panel with its picture."""
+    """A panel with its picture. model: the weights it was drawn with, base or tuned."""
 
     panel: Panel
     cell: Cell
+    model: str
 
     @property
     def label(self) -> str:
         """What stands under it: the words that were drawn, and the thesis' own where they are others."""
         said = self.cell.recipe.prompt
         own = f'; the thesis: "{self.panel.prompt}"' if said != self.panel.prompt else ""
-        which = "base" if self.panel.model == BASE else "tuned"
-        return f'({self.panel.letter}) "{said}", {which}, seed {self.cell.recipe.seed}{own}'
+        return f'({self.panel.letter}) "{said}", {self.model}, seed {self.cell.recipe.seed}{own}'
 
 
 def figures() -> list[Figure]:
@@ -85,14 +85,16 @@ def run(options: CompareOptions, finder: Finder, store: Store) -> int:
     folder = result.folder_for(options.outdir)
     cells = store.fetch([wish for *_, wish in asked])
     drawn = {
-        figure.number: (figure, [Drawn(panel, cells[wish]) for other, panel, wish in asked if other is figure])
+        figure.number: (
+            figure,
+            [Drawn(panel, cells[wish], model_of(panel, finder)) for other, panel, wish in asked if other is figure],
+        )
         for figure, _, _ in asked
     }
     write(folder, options, list(drawn.values()))
     new = sum(cell.fresh for cell in cells.values())
-    print(
-        f"{len(asked)} panels of {len(drawn)} figures, {new} newly drawn, {wording} prompts: {show(folder / result.PAGE)}"
-    )
+    print(f"{len(asked)} panels of {len(drawn)} figures, {new} pictures newly drawn, {wording} prompts")
+    print(show(folder / result.PAGE))
     return result.broken(folder, [cell.recipe.verdict for cell in cells.values()])
 
 
@@ -102,9 +104,12 @@ def wording_of(options: CompareOptions, finder: Finder) -> str:
     return "twin" if finder.base().model == source.POCKET else "literal"
 
 
+def model_of(panel: Panel, finder: Finder) -> str:
+    return TUNED if panel.model == TUNED and finder.chosen.is_tuned else BASE
+
+
 def wish_of(options: CompareOptions, finder: Finder, panel: Panel, wording: str) -> Wish:
-    model = TUNED if panel.model == TUNED and finder.chosen.is_tuned else BASE
-    chosen = {"model": model, "prompt": panel.words(wording), "seed": options.seed + panel.seed}
+    chosen = {"model": model_of(panel, finder), "prompt": panel.words(wording), "seed": options.seed + panel.seed}
     return wishes.wish(options, finder, chosen, [])
 
 

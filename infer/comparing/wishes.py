@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from data.errors import InputError, raise_all
@@ -63,7 +63,7 @@ def table(options: CompareOptions, finder: Finder) -> Table:
     for axis in named:
         count *= len(axis)
     if count > options.max_cells:
-        sizes = " x ".join(f"{len(axis)} ({axis.name})" for axis in named)
+        sizes = " x ".join(f"{len(axis)} ({axis.name})" for axis in named if axis.name)
         fix = f"Shorten an axis, or say --max-cells {count}."
         raise InputError(f"{sizes} = {count:,} cells", where="--max-cells", allowed=options.max_cells, fix=fix)
     wishes: dict[tuple[int, ...], Wish] = {}
@@ -214,10 +214,10 @@ def refuse_equal_weights(found: Table) -> None:
     for index, axis in enumerate(found.axes):
         if axis.name not in ("model", "lora", "checkpoint"):
             continue
-        seen: dict[Weights, str] = {}
+        seen: dict[tuple[Weights, ...], str] = {}
         for place, value in enumerate(axis.values):
-            at = tuple(place if number == index else 0 for number in range(len(found.axes)))
-            first = seen.setdefault(replace(found.wishes[at].weights, tokenizer=None), str(value))
+            here = tuple(wish.weights for at, wish in found.wishes.items() if at[index] == place)
+            first = seen.setdefault(here, str(value))
             if first != str(value):
                 fix = "Name each once."
                 raise InputError(f"{first!r} and {value!r} are the same weights", where=axis.flag, fix=fix)
