@@ -45,18 +45,19 @@ class Frame:
 @contextmanager
 def watched(scheduler: Any) -> Iterator[list[Moment]]:
     """Inside, every step of the scheduler is noted; the steps themselves are as before."""
-    plain, moments = scheduler.step, []
+    plain, moments = type(scheduler), []
 
-    @wraps(plain)  # pipelines look at its parameters
-    def step(prediction: Any, t: Any, sample: Any, *args: Any, **named: Any) -> Any:
-        moments.append(moment(scheduler, prediction, t, sample))
-        return plain(prediction, t, sample, *args, **named)
+    class Watched(plain):
+        @wraps(plain.step)  # pipelines look at its parameters
+        def step(self, prediction: Any, t: Any, sample: Any, *args: Any, **named: Any) -> Any:
+            moments.append(moment(self, prediction, t, sample))
+            return super().step(prediction, t, sample, *args, **named)
 
-    scheduler.step = step
+    scheduler.__class__ = Watched  # by its class: whoever copies the scheduler copies this too
     try:
         yield moments
     finally:
-        del scheduler.step
+        scheduler.__class__ = plain
 
 
 def moment(scheduler: Any, prediction: Any, t: Any, sample: Any) -> Moment:

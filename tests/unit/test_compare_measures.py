@@ -1,4 +1,4 @@
-"""Intervals, distances and the test of flipped signs against closed forms; the studies' verdicts on made-up pictures."""
+"""Intervals, distances and flipped signs against closed forms; the studies' verdicts on made-up pictures."""
 
 import itertools
 import math
