@@ -29,6 +29,8 @@ ENTRIES = [
     "train/ddpm/score.py",
     "train/ddpm/figures.py",
     "infer/generate.py",
+    "infer/compare.py",
+    "infer/figures.py",
 ]
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 60, 60
 FORBIDDEN_WORDS = ("utils", "helpers", "manager", "handler")
