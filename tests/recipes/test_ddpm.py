@@ -65,7 +65,7 @@ def test_a_run_explains_itself(home: Path) -> None:
     assert model.newest_run(home / "runs") == run.path
 
 
-def test_stopped_and_continued_gives_the_same_bits(
+def test_20_stopped_and_continued_gives_the_same_bits(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = ("--runs", str(tmp_path / "runs"), "--checkpoints.every", "2")
@@ -84,7 +84,7 @@ def test_stopped_and_continued_gives_the_same_bits(
     assert "is finished; --new starts over" in capsys.readouterr().out
 
 
-def test_a_paper_network_with_dropout_and_learned_variance_resumes_too(tmp_path: Path) -> None:
+def test_20_a_paper_network_with_dropout_and_learned_variance_resumes_too(tmp_path: Path) -> None:
     flags = (
         *("--network.kind", "paper", "--network.widths", "8", "--network.widths", "8", "--network.blocks", "1"),
         *("--network.groups", "4", "--objective.bound", "hybrid", "--objective.variance", "learned-range"),
