@@ -1,5 +1,7 @@
 """Each network against its source: parameters counted, answers compared where the source can be run."""
 
+from typing import cast
+
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -53,7 +55,9 @@ def shaken(network: nn.Module) -> nn.Module:
         (Unet2d(), 1, 28, 1_707_009),
     ],
 )
-def test_18_as_many_parameters_as_the_source(options: NetworkOptions, channels: int, size: int, parameters: int) -> None:
+def test_18_as_many_parameters_as_the_source(
+    options: NetworkOptions, channels: int, size: int, parameters: int
+) -> None:
     with torch.device("meta"):
         frame = Frame(channels, size)
         assert count(options.build(frame)) == parameters
@@ -246,7 +250,7 @@ def test_18_every_skip_is_consumed(name: str) -> None:
     for part in [each for child in middle for each in (child if isinstance(child, nn.ModuleList) else [child])]:
         part.register_forward_hook(lambda *a: a[2].detach())
     seen: list[torch.Tensor] = []
-    for level in network.get_submodule("down"):
+    for level in cast(nn.ModuleList, network.get_submodule("down")):
         parts = level.blocks if name == "paper" else [level]
         for part in parts:
             part.register_forward_hook(lambda *a: seen.append(a[2]))
