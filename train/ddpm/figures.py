@@ -1,6 +1,8 @@
-"""Draw the figures of docs/ddpm.md that need no trained network.
+"""Draw the figures of docs/ddpm.md, which need no trained network, or keep those that a run left for docs/ddpm-runs.md.
 
-python train/ddpm/figures.py collapse        one of them; without a name, all
+python train/ddpm/figures.py collapse                            one of them; without a name, all
+python train/ddpm/figures.py --of outputs/ddpm-compare compare   ddpm-compare-*.png, of a folder of fit.py,
+                                                                 sample.py or compare.py
 """
 
 import argparse
@@ -21,7 +23,14 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=FOLDER, help="the folder to write ddpm-NAME.png to; default: docs/figures"
     )
+    parser.add_argument("--of", type=Path, metavar="FOLDER", help="keep what lies there; NAME is then what to call it")
     chosen = parser.parse_args()
+    if chosen.of is not None:
+        from train.ddpm import run_plots
+
+        name = "-".join(chosen.names) or chosen.of.name
+        print("\n".join(map(str, run_plots.keep(chosen.of, name, chosen.out))))
+        return 0
     names = [choose(name, NAMES, what="figure") for name in chosen.names] or list(NAMES)
     from train.ddpm import plots  # matplotlib and torch are loaded only once the names are known to be right
 
