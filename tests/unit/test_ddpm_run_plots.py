@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError
-from train.ddpm import figures, plots, run_plots  # figures is an entry, by its main()
+from train.ddpm import figures, plots, run_plots, run_tables  # figures is an entry, by its main()
 
 NAMES = {"unet2d": "UNet2DModel", "basic": "BasicUNet", "plain": "BasicUNet without skips"}
 
@@ -77,3 +77,48 @@ def test_what_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(InputError, match=r"walk\.gif: .* bytes; allowed: 500 bytes"):
         run_plots.keep(tmp_path, "x", tmp_path / "out")
     assert not (tmp_path / "large.png").exists() and not (tmp_path / "out").exists()
+
+
+def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:
+    page = tmp_path / "ddpm-runs.md"
+    page.write_text("before\n<!-- compare -->\nold\n<!-- /compare -->\nafter\n")
+    facts = {
+        "settings": {"seeds": 2, "data": {"set": "digits"}, "steps": 9, "batch_size": 4, "resamples": 2000},
+        "verdicts": [{"claim": "Better:", "word": "yes", "difference": {"mean": -0.1, "low": -0.2, "high": -0.05}}],
+        "table": [{"network": "BasicUNet", "parameters": 309057, "bits/dim": None, "error of x_0": 0.123456}],
+    }
+    (tmp_path / "compare.json").write_text(json.dumps(facts))
+    assert run_tables.fill(page, "compare", tmp_path)
+    words = page.read_text()
+    assert words.startswith("before\n<!-- compare -->\n2 trainings of each network on digits: 9 steps of 4 pictures")
+    assert "- Better: **yes** (-0.1000, from -0.2000 to -0.0500)\n" in words
+    assert "| BasicUNet | 309,057 |  | 0.1235 |\n<!-- /compare -->\nafter\n" in words
+    assert run_tables.fill(page, "compare", tmp_path) and page.read_text() == words
+    assert not run_tables.fill(page, "other", tmp_path)
+    with pytest.raises(InputError, match="holds no numbers"):
+        run_tables.lines_of(tmp_path.parent)
+
+
+def test_scores_stand_above_the_lectures_table(tmp_path: Path) -> None:
+    row = {"name": "drawn", "pictures": 400, "frechet": 1.5, "spatial": None, "kernel": {"value": 0.01, "error": 0.002}}
+    row["manifold"] = {"precision": 0.9, "recall": 0.5, "density": 1.0, "coverage": 0.8}
+    facts = {"features": "classifier 1", "rows": [row], "bits": {"whole bound": {"mean": 3.5, "low": 3.4, "high": 3.6}}}
+    facts["learnt"] = {"400 drawn pictures": {"right": 150, "count": 180}}
+    (tmp_path / "score.json").write_text(json.dumps(facts))
+    words = "\n".join(run_tables.lines_of(tmp_path))
+    assert "| drawn | 400 | 1.5 |  | 0.01 | 0.9 | 0.5 | 1 | 0.8 |" in words
+    assert "| whole bound | 3.5 | 3.4 to 3.6 |" in words
+    assert "| 400 drawn pictures | 83.3 % |" in words
+    assert "| LSUN bedrooms 256 | DDPM | 4.89 | 9.07 | 0.60 | 0.45 |" in words
+
+
+def test_a_training_says_how_far_it_came(tmp_path: Path) -> None:
+    rows = [{"step": 0, "validation": {"held-out": 0.9}}]
+    rows += [{"step": step + 1, "loss": 1.0 - step / 100} for step in range(45)]
+    rows += [{"step": 45, "validation": {"held-out": 0.4}}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "data.json").write_text(json.dumps({"set": "digits", "pictures": 1614, "steps": 50}))
+    words = "\n".join(run_tables.lines_of(tmp_path))
+    assert "1,614 pictures of digits, 50 steps. Stopped after step 45" in words
+    assert "| mean loss | 0.98 | 0.93 | 0.88 | 0.83 | 0.78 | 0.73 | 0.68 | 0.63 | 0.58 |  |" in words
+    assert "from before step 1 to step 45: held-out 0.9000 to 0.4000." in words
