@@ -71,7 +71,7 @@ def bits_per_dim(
     count: int | None = None,
     spacing: str = "linspace",
 ) -> Terms:
-    """Every term of the bound for pictures x0 (B, C, H, W) in [-1, 1], one draw of x_t a step. Source: eq. 5.
+    """Every term of the bound for pictures x0 (B, C, H, W) in [-1, 1], one draw of x_t a step. Source: eq. 3, 5.
 
     noise(i): the noise in x_t at step i. sigma: the variance of the reverse steps. count, spacing: of a shorter chain.
     InputError for pictures that are not of 256 levels, where the discretised decoder is asked for.
@@ -174,6 +174,7 @@ def hybrid(
 def weights(schedule: Schedule, sigma: Variance) -> Mapping[str, Table]:
     """(T,) what a mean squared error counts in L_{t-1}, in nats, said in each parametrization; fixed variances only.
 
+    From the mean to eps: eq. 9 writes x_t as a function of x_0 and eps, eq. 10 compares mu_theta with that mean.
     L_simple is what is left without these weights (eq. 14). At zero terminal SNR that of eps is infinite.
     """
     assert sigma.high is None, "the weight of a learned variance is not a table"

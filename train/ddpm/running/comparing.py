@@ -74,6 +74,11 @@ def run(options: CompareOptions) -> int:
     facts = {
         "settings": options.model_dump(mode="json"),
         "table": [dict(zip(HEAD, row, strict=True)) for row in table(trained)],
+        "names": NAMES,
+        "curves": {
+            "errors": [asdict(series) for series in common_scale(trained)],
+            "losses": [asdict(series) for series in loss_curves(trained)],
+        },
         "verdicts": [{"claim": v.claim, "word": v.word, "difference": asdict(v.difference)} for v in verdicts],
     }
     write_atomic(options.out / "compare.json", json.dumps(facts, indent=1) + "\n")
