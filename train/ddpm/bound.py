@@ -107,6 +107,24 @@ def each_step(
         yield term, losses.mse(seen.x0, x0), losses.mse(seen.eps, eps)
 
 
+@torch.no_grad()
+def total_bits(
+    predict: Denoiser, schedule: Schedule, x0: Images, noise: Noise, *, sigma: Variance, together: int = 16
+) -> PerSample:
+    """(B,) bits_per_dim(...).total, with `together` steps in one batch: many times faster for few pictures.
+
+    predict: of a network that is told no classes, since the places in the batch are not those of the pictures.
+    """
+    decoders.discretised.check(x0)
+    on_device, total = schedule.to(x0.device), prior_term(schedule, x0).cpu().double()
+    for steps in torch.arange(schedule.steps).split(together):
+        t = steps.repeat_interleave(len(x0)).to(x0.device)
+        some, eps = x0.repeat(len(steps), 1, 1, 1), torch.cat([noise(i) for i in steps.tolist()])
+        terms = variational(predict(process.add_noise(on_device, some, eps, t), t), some, sigma)
+        total += terms.cpu().double().reshape(len(steps), len(x0)).sum(dim=0)
+    return total
+
+
 def prior_term(schedule: Schedule, x0: Images) -> PerSample:
     """L_T = KL(q(x_T | x_0) || N(0, 1)) in bits per dimension, (B,) float64. Nothing in it can be learnt."""
     abar = schedule.alphas_cumprod[-1].item()

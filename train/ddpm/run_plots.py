@@ -26,10 +26,10 @@ LABEL = 22  # pixels above each sheet
 
 def keep(folder: Path, name: str, out: Path) -> list[Path]:
     """Write ddpm-NAME-*.png from a folder of compare.py, fit.py or sample.py; returns them. Raises InputError."""
-    if (folder / "compare.json").is_file():
-        return of_comparison(folder, name, out)
     if (folder / "metrics.jsonl").is_file():
         return [of_training(folder, out / f"ddpm-{name}-training.png")]
+    if (folder / "compare.json").is_file():
+        return of_comparison(folder, name, out)
     sheets = sorted([*folder.glob("*.png"), *folder.glob("*.gif")])
     if not sheets:
         what = "holds nothing that fit.py, sample.py or compare.py leaves"
