@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from data.errors import InputError
@@ -15,7 +16,7 @@ from infer import config, drawing, metadata, outputs
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-COUNT = 24
+COUNT = 16
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
@@ -34,15 +35,16 @@ def test_two_processes_killed_and_started_again(tiny_model: Path, tmp_path: Path
     words = ["--model", tiny_model, "--prompt", "a fire", "--steps", 6, "--sampler", "euler_a", "--num-images", COUNT]
     argv = [*LAUNCH, ROOT / "infer" / "generate.py", *words, "--outdir", out]
     command = [str(word) for word in argv]
-    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 400
-    while len(pictures(out)) < 4 and time.monotonic() < deadline:
+    while len(pictures(out)) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(first.pid, signal.SIGKILL)
+    for process in [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]:
+        os.kill(process.pid, signal.SIGKILL)  # torchrun's workers have sessions of their own
     first.wait()
-    time.sleep(0.2)  # a process that was writing is gone as well
+    time.sleep(0.2)  # what they were writing is written, or never will be
     before = pictures(out)
-    assert 4 <= len(before) < COUNT, "killed in the middle"
+    assert 3 <= len(before) < COUNT, "killed in the middle"
     for name in before:
         metadata.read(out / name)  # whole
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
