@@ -118,6 +118,7 @@ class Store:
             problems += drawing.wrong_side("--width", settings.width, model)
             problems += drawing.wrong_side("--height", settings.height, model)
             self.calls(wish)
+            self.key(wish)  # reads every LoRA
             self.tokens_of(wish)
         problems = list({str(problem): problem for problem in problems}.values())
         cut = prompts.cut_prompts({text: found for (_, text), found in self.tokens.items()})
