@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from infer.prompts import Picture
 from infer.synthesize_options import MODELS, SynthesizeOptions
 from train import base_model
 
+Asked = tuple[str, int]  # prompt and seed
 OWN = "StableDiffusionPipeline"  # of model_index.json: what this project's own pipeline draws
 
 
@@ -35,7 +37,9 @@ class Generator(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def draw(self, prompt: str, seed: int) -> tuple[Image.Image, str]: ...  # and `ok`, `nan` or `flagged`
+    def draw(self, asked: Sequence[Asked]) -> Iterator[tuple[Image.Image, str]]:
+        """A picture and `ok`, `nan` or `flagged` for each prompt and seed, in order."""
+        ...
 
 
 def make(name: str, options: SynthesizeOptions) -> Generator:
@@ -82,9 +86,10 @@ class Own:
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def draw(self, prompt: str, seed: int) -> tuple[Image.Image, str]:
-        drawn = next(iter(pipeline.draw(self.pipe, [Picture(0, prompt, seed)], self.settings)))
-        return drawn.image, drawn.verdict
+    def draw(self, asked: Sequence[Asked]) -> Iterator[tuple[Image.Image, str]]:
+        pictures = [Picture(index, prompt, seed) for index, (prompt, seed) in enumerate(asked)]
+        for drawn in pipeline.draw(self.pipe, pictures, self.settings):
+            yield drawn.image, drawn.verdict
 
 
 @dataclass
@@ -129,13 +134,17 @@ class Library:
         """The commit that the hub's cache names, or the folder's path."""
         return str(getattr(self.pipe.config, "_name_or_path", self.model))
 
-    def draw(self, prompt: str, seed: int) -> tuple[Image.Image, str]:
-        rng = torch.Generator("cpu").manual_seed(seed)
-        found = self.pipe(
-            prompt, num_inference_steps=self.options.steps, guidance_scale=self.options.guidance_scale, generator=rng
-        )
-        flagged = any(getattr(found, "nsfw_content_detected", None) or [])
-        return found.images[0], "flagged" if flagged else "ok"
+    def draw(self, asked: Sequence[Asked]) -> Iterator[tuple[Image.Image, str]]:
+        for prompt, seed in asked:
+            rng = torch.Generator("cpu").manual_seed(seed)
+            found = self.pipe(
+                prompt,
+                num_inference_steps=self.options.steps,
+                guidance_scale=self.options.guidance_scale,
+                generator=rng,
+            )
+            flagged = any(getattr(found, "nsfw_content_detected", None) or [])
+            yield found.images[0], "flagged" if flagged else "ok"
 
 
 def refuse_absent(model: str) -> None:

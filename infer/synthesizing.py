@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
@@ -36,6 +36,10 @@ class Item:
     @property
     def file_name(self) -> str:
         return f"{self.kind}/{self.number:06d}.png"
+
+    def seed_at(self, attempt: int) -> int:
+        """Other noise each time that it is drawn again."""
+        return seeds.seed_for(self.seed, "redraw", attempt) % 2**48 if attempt else self.seed
 
 
 def plan(theme: Theme, options: SynthesizeOptions) -> list[Item]:
@@ -91,33 +95,44 @@ def share() -> tuple[int, int]:
 
 
 def draw_set(generator: Generator, items: Sequence[Item], options: SynthesizeOptions, folder: Path) -> None:
-    """Draw what this process has to, and what is not there yet."""
+    """Draw what this process has to, and what is not there yet; what is no picture again, at most so often."""
     guard(generator, items, options, folder)
     rank, count = share()
-    mine = [item for item in items[rank::count] if not settled(folder, item)]
-    for item in tqdm(mine, generator.folder, unit="picture", dynamic_ncols=True, disable=rank > 0 or None):
-        draw_one(generator, item, options, folder)
+    pending = [item for item in items[rank::count] if not settled(folder, item)]
+    with tqdm(total=len(pending), desc=generator.folder, unit="picture", dynamic_ncols=True,
+              disable=rank > 0 or None) as bar:  # fmt: skip
+        for attempt in range(options.redraws + 1):
+            pending = [item for item in drawn_round(generator, pending, attempt, folder, bar) if item is not None]
+    for item in pending:
+        write_atomic(path_of(folder, item).with_suffix(f".{LEFT_OUT}"), f"{options.redraws + 1} times no picture\n")
+
+
+def drawn_round(
+    generator: Generator, items: Sequence[Item], attempt: int, folder: Path, bar: Any
+) -> Iterator[Item | None]:
+    """Draw each item once; yields those that came out black, flagged or broken."""
+    seeds_now = [item.seed_at(attempt) for item in items]
+    pairs = [(item.prompt, seed) for item, seed in zip(items, seeds_now, strict=True)]
+    for item, seed, (picture, verdict) in zip(items, seeds_now, generator.draw(pairs), strict=True):
+        good = verdict == "ok" and bool(picture.convert("L").getextrema()[1])
+        if good:
+            facts = {"prompt": item.prompt, "class": item.kind, "seed": seed, "redraws": attempt,
+                     "model": generator.model}  # fmt: skip
+            save(picture, path_of(folder, item), facts)
+            bar.update()
+        yield None if good else item
+
+
+def path_of(folder: Path, item: Item) -> Path:
+    """Where a picture lies; its class' folder is made."""
+    path = folder / item.file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def settled(folder: Path, item: Item) -> bool:
     path = folder / item.file_name
     return path.is_file() or path.with_suffix(f".{LEFT_OUT}").is_file()
-
-
-def draw_one(generator: Generator, item: Item, options: SynthesizeOptions, folder: Path) -> None:
-    """One picture, again with other noise while it is none, at most so often."""
-    path = folder / item.file_name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    for attempt in range(options.redraws + 1):
-        seed = item.seed if not attempt else seeds.seed_for(item.seed, "redraw", attempt) % 2**48
-        picture, verdict = generator.draw(item.prompt, seed)
-        if verdict == "ok" and picture.convert("L").getextrema()[1]:
-            facts = {"prompt": item.prompt, "class": item.kind, "seed": seed, "redraws": attempt,
-                     "model": generator.model, "seconds": round(time.perf_counter() - started, 3)}  # fmt: skip
-            save(picture, path, facts)
-            return
-    write_atomic(path.with_suffix(f".{LEFT_OUT}"), f"{options.redraws + 1} times black, flagged or broken\n")
 
 
 def save(picture: Image.Image, path: Path, facts: dict[str, object]) -> None:

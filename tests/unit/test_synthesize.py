@@ -1,6 +1,7 @@
 """Synthetic sets: themes and their prompts, balance, redraws that end, goes on where it stopped, one plan a folder."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,14 @@ class Painter:
     def __init__(self, black: int = 0) -> None:
         self.black, self.calls = black, []
 
-    def draw(self, prompt: str, seed: int) -> tuple[Image.Image, str]:
+    def draw(self, asked: Sequence[tuple[str, int]]) -> Iterator[tuple[Image.Image, str]]:
+        for prompt, seed in asked:
+            yield self.paint(prompt, seed), "ok"
+
+    def paint(self, prompt: str, seed: int) -> Image.Image:
         self.calls.append((prompt, seed))
         black = sum(asked == prompt for asked, _ in self.calls) <= self.black
-        return Image.new("RGB", (64, 64), (0, 0, 0) if black else (seed % 200 + 1, 40, 90)), "ok"
+        return Image.new("RGB", (64, 64), (0, 0, 0) if black else (seed % 200 + 1, 40, 90))
 
 
 @pytest.fixture
@@ -112,12 +117,12 @@ def test_another_plan_in_the_same_folder(tmp_path: Path, painter: Painter) -> No
 
 def test_stopped(tmp_path: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch,
                  capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    def stop(prompt: str, seed: int) -> tuple[Image.Image, str]:
+    def stop(prompt: str, seed: int) -> Image.Image:
         if len(painter.calls) == 5:
             raise KeyboardInterrupt
-        return Painter.draw(painter, prompt, seed)
+        return Painter.paint(painter, prompt, seed)
 
-    monkeypatch.setattr(painter, "draw", stop)
+    monkeypatch.setattr(painter, "paint", stop)
     assert synthesizing.run(options(tmp_path)) == 130
     assert "stopped: 5 of 12 pictures are kept" in capsys.readouterr().out
 
