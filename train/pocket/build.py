@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.errors import run_entry
 
-NAMES = ("vae", "text", "unet", "decoder", "export", "scorer")
+NAMES = ("vae", "text", "unet", "export", "scorer")
 # glibc gives large blocks back to the system after every layer and faults them in again: 3 instead of 20 pictures
 # a second in the autoencoder (2-core CPU, 2026-11-21). It reads these only when a process starts.
 KEEP_MEMORY = {

@@ -38,12 +38,6 @@ def run_scorer(steps: int | None) -> None:
     train_scorer(lengthened(PLAN, steps))
 
 
-def run_decoder(steps: int | None) -> None:
-    from train.pocket.decoder import PLAN, train_decoder
-
-    train_decoder(lengthened(PLAN, steps))
-
-
 def run_export(_: int | None) -> None:
     from train.pocket.export import export_base
 
@@ -54,7 +48,6 @@ STAGES: dict[str, Callable[[int | None], None]] = {
     "vae": run_autoencoder,
     "text": run_text,
     "unet": run_unet,
-    "decoder": run_decoder,
     "export": run_export,
     "scorer": run_scorer,
 }
