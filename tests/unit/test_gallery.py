@@ -201,7 +201,7 @@ def test_the_page_shows_and_escapes(index: Index, judge: Judge, folder: Path, tm
 def test_wrong_folders_and_files(index: Index, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--folder .*: no such folder"):
         Index(tmp_path / "nothing")
-    with pytest.raises(InputError, match="--star: .*is not in the gallery"):
+    with pytest.raises(InputError, match=r"--star: .*is not in the gallery"):
         index.star(tmp_path / "x.png", True)
     (tmp_path / "bad.sqlite").write_bytes(b"no database at all, just words" * 50)
     with pytest.raises(InputError, match="is no index"):
