@@ -25,9 +25,10 @@ from tqdm import tqdm
 from data import kept
 from data.errors import InputError, raise_all
 from data.files import cache_root, sha256
-from infer import drawing, loras, metadata, pipeline, prompts, recipes, schedulers
+from infer import drawing, loras, metadata, pipeline, prompts, recipes, schedulers, sizes
 from infer.comparing.weights import Weights
 from infer.comparing.wishes import Wish
+from infer.config import GenerateOptions
 from infer.loras import Proof
 from infer.metadata import Recipe
 from infer.pipeline import Settings
@@ -38,6 +39,7 @@ from train.base_model import BaseModel
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+GRAMMAR = GenerateOptions().weighting  # of prompts, as generate.py reads them
 VERSION = 1  # raise it when the same wish would get another picture
 
 
@@ -100,6 +102,7 @@ class Store:
             wish.height or own,
             wish.negative_prompt,
             pipeline.micro_batch_for(self.machine.device),
+            weighting=GRAMMAR,
         )
 
     def model(self, weights: Weights) -> BaseModel:
@@ -115,8 +118,8 @@ class Store:
         problems: list[InputError] = []
         for wish in wishes:
             settings, model = self.settings(wish), self.model(wish.weights)
-            problems += drawing.wrong_side("--width", settings.width, model)
-            problems += drawing.wrong_side("--height", settings.height, model)
+            problems += sizes.wrong("--width", settings.width, model)
+            problems += sizes.wrong("--height", settings.height, model)
             self.calls(wish)
             self.key(wish)  # reads every LoRA
             self.tokens_of(wish)
@@ -132,7 +135,7 @@ class Store:
         mark = model.fingerprints["tokenizer"]
         texts = (wish.prompt, wish.negative_prompt)
         missing = [text for text in texts if (mark, text) not in self.tokens]
-        for text, found in prompts.measure(missing, model.tokenizer).items() if missing else ():
+        for text, found in prompts.measure(missing, model.tokenizer, GRAMMAR).items() if missing else ():
             self.tokens[mark, text] = found
         return {text: self.tokens[mark, text] for text in texts}
 

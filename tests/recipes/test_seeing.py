@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from data.errors import InputError
 from data.options import parse
 from infer import previews
-from train import job, loop, trackers
+from train import job, leaving, loop, optim, trackers
 from train.config import ALIASES, CONFIGS, Config
 from train.report import read_metrics
 from train.run_folder import all_runs
@@ -117,10 +117,27 @@ def test_it_stops_early_and_leaves_the_best(
     assert whole.facts("done") == {"steps": done["steps"] + 2, "patience": 3}
 
 
+@pytest.fixture
+def harmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the third step on the weights grow and grow: those of step 2 stay the best, whatever the pictures are."""
+    original = loop.step
+
+    def harming(state: loop.State, *rest: object) -> None:
+        original(state, *rest)  # type: ignore[arg-type]
+        if state.step > 2:
+            with torch.no_grad():
+                for weight in optim.weights(state.optimizer):
+                    weight.mul_(3)
+
+    monkeypatch.setattr(loop, "step", harming)
+
+
+@pytest.mark.usefixtures("harmed")
 def test_the_exported_weights_are_those_of_the_best_checkpoint(finetune: Finetune) -> None:
-    assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "0", steps=6) == 0
+    assert finetune("--pictures.held-out", "0.4", "--previews.every", "0", steps=6) == 0
     run = Path("runs/0001-lora-r16")
     best = json.loads((run / "best.json").read_text())["step"]
+    assert best == 2
     kept = load_file(run / "checkpoints" / f"{best:06d}" / "weights.safetensors")
     found = exported(run)
     assert len(kept) == len(found)
@@ -129,20 +146,21 @@ def test_the_exported_weights_are_those_of_the_best_checkpoint(finetune: Finetun
         assert torch.equal(found[stem], value), stem
 
 
+@pytest.mark.usefixtures("harmed")
 def test_a_best_checkpoint_that_is_gone_is_said(
     finetune: Finetune, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
-    original = job.choose_weights
+    original = leaving.choose_weights
 
     def spoilt(*given: object) -> None:
         for path in Path("runs/0001-lora-r16/checkpoints").glob("[0-9]*"):
             shutil.rmtree(path)
         original(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job, "choose_weights", spoilt)
-    assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "0", steps=6) == 0
+    monkeypatch.setattr(leaving, "choose_weights", spoilt)
+    assert finetune("--pictures.held-out", "0.4", "--previews.every", "0", steps=6) == 0
     assert "the best step's weights are gone, so the last ones are exported" in capsys.readouterr().out
     best = json.loads(Path("runs/0001-lora-r16/best.json").read_text())
     assert best["exported"] == 6 != best["step"]

@@ -23,7 +23,7 @@ from data.sets.load import load
 from data.sets.pictures import Pictures, levels
 from data.shapes import Images
 from train.config import Averaging
-from train.ddpm import bound, mix, noise, process, samplers
+from train.ddpm import bound, mix, noise, process, samplers, variance
 from train.ddpm.networks.kinds import AnyNetwork, Basic, Plain, Unet2d
 from train.ddpm.running import drawing, errors, job
 from train.ddpm.running import model as models
@@ -36,10 +36,12 @@ from train.optim import OptimConfig
 from train.report import read_metrics
 from train.report_page import known, running_mean
 from train.run_folder import Run
+from train.validation import Losses
 
 NAMES = {"unet2d": "UNet2DModel", "basic": "BasicUNet", "plain": "BasicUNet without skips"}
 AMOUNTS = 8  # of noise in a strip
 STRIP = 4  # pictures of it
+MEASURED = "compared.json"  # in a run's folder
 STEPS = {"unet2d": 100, "basic": 40, "plain": 40}  # of its sampler
 LOSSES_EXPLAINED = """Not one scale: UNet2DModel's loss is the error of the noise at all timesteps, BasicUNet's that of
 the picture at evenly rising amounts of noise. They do not say which network is better."""
@@ -74,6 +76,11 @@ def run(options: CompareOptions) -> int:
     facts = {
         "settings": options.model_dump(mode="json"),
         "table": [dict(zip(HEAD, row, strict=True)) for row in table(trained)],
+        "names": NAMES,
+        "curves": {
+            "errors": [asdict(series) for series in common_scale(trained)],
+            "losses": [asdict(series) for series in loss_curves(trained)],
+        },
         "verdicts": [{"claim": v.claim, "word": v.word, "difference": asdict(v.difference)} for v in verdicts],
     }
     write_atomic(options.out / "compare.json", json.dumps(facts, indent=1) + "\n")
@@ -116,10 +123,46 @@ def one(options: CompareOptions, name: str, seed: int, unseen: Pictures) -> Trai
     if code:
         raise KeyboardInterrupt  # it was asked to stop; what is trained is found again
     model = models.load(found.path)
+    measured, bits = kept(found, key_of(options, found, unseen)) or measure(options, model, unseen)
+    keep(found, key_of(options, found, unseen), measured, bits)
+    return Trained(name, seed, found, model, measured, bits)
+
+
+def measure(options: CompareOptions, model: Model, unseen: Pictures) -> tuple[Errors, Tensor | None]:
+    """Errors at fixed noise, and bits per dimension."""
     side = errors.side_of(unseen, options.pictures, model)
     timesteps = errors.spread(model.schedule.steps, options.timesteps)
-    measured = errors.measure(model, side, timesteps)
-    return Trained(name, seed, found, model, measured, bits_of(model, side, options.bits))
+    return errors.measure(model, side, timesteps), bits_of(model, side, options.bits)
+
+
+def key_of(options: CompareOptions, found: Run, unseen: Pictures) -> list[Any]:
+    """What a measurement depends on."""
+    weights = json.loads((found.export / models.FACTS).read_text(encoding="utf-8"))["sha256"]
+    return [weights, unseen.fingerprint, options.pictures, options.timesteps, options.bits]
+
+
+def keep(found: Run, key: list[Any], measured: Errors, bits: Tensor | None) -> None:
+    """Write a measurement into the run's folder: a comparison that was stopped does not make it again."""
+    facts = {
+        "key": key,
+        "timesteps": measured.timesteps,
+        "x0": measured.x0.values.tolist(),
+        "eps": measured.eps.values.tolist(),
+        "bits": None if bits is None else bits.tolist(),
+    }
+    write_atomic(found.path / MEASURED, json.dumps(facts) + "\n")
+
+
+def kept(found: Run, key: list[Any]) -> tuple[Errors, Tensor | None] | None:
+    """The measurement that lies there, if it is of the same weights and pictures."""
+    if not (found.path / MEASURED).is_file():
+        return None
+    facts = json.loads((found.path / MEASURED).read_text(encoding="utf-8"))
+    if facts["key"] != key:
+        return None
+    x0, eps = (Losses(np.array(facts[name], np.float64)) for name in ("x0", "eps"))
+    bits = None if facts["bits"] is None else torch.tensor(facts["bits"], dtype=torch.float64)
+    return Errors(tuple(facts["timesteps"]), x0, eps), bits
 
 
 def bits_of(model: Model, side: Side, count: int) -> Tensor | None:
@@ -128,7 +171,8 @@ def bits_of(model: Model, side: Side, count: int) -> Tensor | None:
         return None
     x0 = side.x0[:count]
     own = noise.seeded(0, len(x0), model.shape, model.device)
-    return bound.bits_per_dim(model.predict(clip=True), model.schedule, x0, own).total
+    sigma = variance.named(model.objective.variance)
+    return bound.total_bits(model.predict(clip=True), model.schedule, x0, own, sigma=sigma)
 
 
 def grid_of(trained: Sequence[Trained], name: str) -> np.ndarray:
