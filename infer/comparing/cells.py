@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data import kept
 from data.errors import InputError, raise_all
 from data.files import cache_root, sha256
-from infer import drawing, loras, metadata, pipeline, prompts, recipes, schedulers, sizes
+from infer import drawing, loras, metadata, pipeline, planning, prompts, recipes, schedulers, sizes
 from infer.comparing.weights import Weights
 from infer.comparing.wishes import Wish
 from infer.config import GenerateOptions
@@ -122,7 +122,10 @@ class Store:
             problems += sizes.wrong("--height", settings.height, model)
             self.calls(wish)
             self.key(wish)  # reads every LoRA
-            self.tokens_of(wish)
+            unread = planning.unreadable((wish.prompt, wish.negative_prompt), GRAMMAR)
+            problems += unread
+            if not unread:
+                self.tokens_of(wish)
         problems = list({str(problem): problem for problem in problems}.values())
         cut = prompts.cut_prompts({text: found for (_, text), found in self.tokens.items()})
         raise_all([*problems, *cut] if self.machine.strict else problems)

@@ -14,8 +14,6 @@ from infer.prompt_files import HIGHEST_SEED
 from infer.prompts import BUILT_IN
 
 AXES = ("x", "y", "z")
-ALIASES = {name: flag for name, flag in config.ALIASES.items() if flag != "--from-file"}
-ALIASES |= {f"{dashes}{axis}": f"--{axis}-axis" for axis in AXES for dashes in ("-", "--")}
 DESCRIPTION = """Pictures side by side: base against tuned, checkpoints, LoRA weights, seeds, steps and whatever else
 an axis names, on labelled sheets and one page. A picture that was drawn before is not drawn again."""
 
@@ -110,6 +108,12 @@ class CompareOptions(options.Options):
         return texts
 
 
+def aliases() -> dict[str, str]:
+    """generate.py's other spellings of the flags that are here too, and the axes' short names."""
+    here = {name: flag for name, flag in config.ALIASES.items() if options.name_of(flag) in CompareOptions.model_fields}
+    return here | {f"{dashes}{axis}": f"--{axis}-axis" for axis in AXES for dashes in ("-", "--")}
+
+
 def read(argv: list[str] | None = None) -> CompareOptions:
     """The command line of compare.py as options. Raises InputError."""
-    return options.parse(CompareOptions, argv, prog="compare.py", description=DESCRIPTION, aliases=ALIASES)
+    return options.parse(CompareOptions, argv, prog="compare.py", description=DESCRIPTION, aliases=aliases())

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from infer.sheets import FAINT, GAP, INK, PAPER, READABLE, Block, font, line_height, tallest, wrap
 
 SIDE_WIDTH = 190  # pixels of the row headings at most
-TITLE_SIZE, HEAD_SIZE = 22, 17
+TITLE_SIZE, HEAD_SIZE = 20, 15
 WIDEST = 2400  # pixels that a sheet may reach by enlarging its pictures
 At = tuple[int, int]  # column, row
 

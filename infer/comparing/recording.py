@@ -53,6 +53,7 @@ def watched(scheduler: Any) -> Iterator[list[Moment]]:
             moments.append(moment(self, prediction, t, sample))
             return super().step(prediction, t, sample, *args, **named)
 
+    Watched.__name__ = plain.__name__
     scheduler.__class__ = Watched  # by its class: whoever copies the scheduler copies this too
     try:
         yield moments
