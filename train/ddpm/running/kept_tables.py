@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.files import write_atomic
 from train.report import read_metrics
 
-LECTURE = Path(__file__).parents[2] / "data" / "metrics" / "lecture.csv"
+LECTURE = Path(__file__).parents[3] / "data" / "metrics" / "lecture.csv"
 PARTS = 10  # of a training, for its table of losses
 
 
