@@ -48,9 +48,14 @@ def test_a_training_becomes_its_curves(tmp_path: Path) -> None:
     rows = [{"step": 0, "validation": {"held-out": 0.9, "train": 0.8}}, {"step": 1, "loss": 1.0}]
     rows += [{"step": 2, "loss": 0.5}, {"step": 2, "validation": {"held-out": 0.4, "train": 0.3}}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (path,) = kept_plots.keep(tmp_path, "tutorial", tmp_path)
-    assert path.name == "ddpm-tutorial-training.png"
-    assert path.stat().st_size <= plots.LIMIT
+    (tmp_path / "drawings").mkdir()
+    for step, shade in ((250, 10), (505, 20)):
+        Image.new("L", (96, 48), shade).save(tmp_path / "drawings" / f"{step:06d}.png")
+    curves, drawn = kept_plots.keep(tmp_path, "tutorial", tmp_path)
+    assert (curves.name, drawn.name) == ("ddpm-tutorial-training.png", "ddpm-tutorial-drawn.png")
+    assert curves.stat().st_size <= plots.LIMIT
+    with Image.open(drawn) as last:
+        assert last.getpixel((0, 0)) == 20
 
 
 def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:
@@ -58,12 +63,12 @@ def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:
     folder.mkdir()
     out.mkdir()
     Image.new("L", (96, 48)).save(folder / "grid.png")
-    noise(1000, 100).save(folder / "walk.png")
+    noise(1000, 100).save(folder / "trajectory.png")
     noise(8, 8).save(folder / "walk.gif")
     found = {path.name: path for path in kept_plots.keep(folder, "digits", out)}
-    assert set(found) == {"ddpm-digits-grid.png", "ddpm-digits-walk.png", "ddpm-digits-walk.gif"}
+    assert set(found) == {"ddpm-digits-grid.png", "ddpm-digits-trajectory.png", "ddpm-digits-walk.gif"}
     assert found["ddpm-digits-grid.png"].read_bytes() == (folder / "grid.png").read_bytes()
-    with Image.open(found["ddpm-digits-walk.png"]) as smaller:
+    with Image.open(found["ddpm-digits-trajectory.png"]) as smaller:
         assert smaller.size == (kept_plots.WIDTH, 90)
     assert all(path.stat().st_size <= plots.LIMIT for path in found.values())
 
@@ -96,6 +101,9 @@ def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:
     assert "| BasicUNet | 309,057 |  | 0.1235 |\n<!-- /compare -->\nafter\n" in words
     assert kept_tables.fill(page, "compare", tmp_path) and page.read_text() == words
     assert not kept_tables.fill(page, "other", tmp_path)
+    assert kept_tables.fill(page, "compare", tmp_path, [tmp_path / "figures" / "ddpm-compare-errors.png"])
+    assert "losses, which are three scales](figures/ddpm-compare-errors.png)\n<!-- /compare -->" in page.read_text()
+    assert kept_tables.lines_of(tmp_path.parent, found=True) == []
     with pytest.raises(InputError, match="holds no numbers"):
         kept_tables.lines_of(tmp_path.parent)
 

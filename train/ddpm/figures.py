@@ -44,7 +44,7 @@ def keep(folder: Path, name: str, out: Path) -> None:
 
     kept = [] if (folder / "score.json").is_file() else kept_plots.keep(folder, name, out)
     page = out.parent / "ddpm-runs.md"
-    if page.is_file() and kept_tables.fill(page, name, folder):
+    if page.is_file() and kept_tables.fill(page, name, folder, kept):
         kept.append(page)
     print("\n".join(map(str, kept)))
 
