@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation import environment, server
+from annotation import environment, project, server
 from annotation.client import Client, connect
 from data.errors import InputError
 from data.files import cache_root
@@ -109,3 +109,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_project(client: Client, pictures: Path) -> MakeProject:
     """Push creatures, or the pictures of another folder, to screens of their own."""
     return functools.partial(push_pictures, client, folder=pictures)
+
+
+@pytest.fixture
+def captions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projects of one screen, where the test is not about the others: each costs half a second of processor time."""
+    every = project.wanted_screens
+    monkeypatch.setattr(project, "wanted_screens", lambda types: {"text": every(types)["text"]})
