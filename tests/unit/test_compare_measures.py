@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_flipping_signs_counts_every_flip() -> None:
     assert 0 < many < 0.01
 
 
-def sweep(values: Sequence[float], level: dict[tuple[str, float], int]) -> Sweep:
+def sweep(values: Sequence[int], level: Mapping[tuple[str, int], int]) -> Sweep:
     """Pictures of one grey, by prompt and value; another seed is 100 brighter."""
     prompts = {"simple": ["a"], "complex": ["b b b b b"]}
     keys = itertools.product([p for group in prompts.values() for p in group], (1, 2), values)
