@@ -54,7 +54,7 @@ def sweep(values: Sequence[int], level: Mapping[tuple[str, int], int]) -> Sweep:
     """Pictures of one grey, by prompt and value; another seed is 100 brighter."""
     prompts = {"simple": ["a"], "complex": ["b b b b b"]}
     keys = itertools.product([p for group in prompts.values() for p in group], (1, 2), values)
-    pictures = {(p, s, v): grey(level[p, v] + 100 * (s - 1)) for p, s, v in keys}
+    pictures: dict[sweeps.Key, Image.Image] = {(p, s, v): grey(level[p, v] + 100 * (s - 1)) for p, s, v in keys}
     return Sweep(prompts, (1, 2), values, pictures)
 
 
