@@ -12,8 +12,12 @@ from data import options
 from data.checkup import ALIASES as CHECKUP_ALIASES
 from data.checkup import Checkup
 from infer import config as infer_config
+from infer.comparing import options as comparing
 from infer.config import GenerateOptions
+from infer.galleries.options import GalleryOptions
+from infer.synthesize_options import SynthesizeOptions
 from train.config import ALIASES, Config
+from train.study.options import ClassifyOptions, StudyOptions
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +25,11 @@ ENTRIES = {
     "data/prepare.py": (Checkup, CHECKUP_ALIASES),
     "train/finetune.py": (Config, ALIASES),
     "infer/generate.py": (GenerateOptions, infer_config.ALIASES),
+    "infer/compare.py": (comparing.CompareOptions, comparing.aliases()),
+    "infer/gallery.py": (GalleryOptions, {}),
+    "infer/synthesize.py": (SynthesizeOptions, {}),
+    "train/study/run.py": (StudyOptions, {}),
+    "train/study/classify.py": (ClassifyOptions, {}),
 }
 
 

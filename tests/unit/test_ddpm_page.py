@@ -175,7 +175,7 @@ def test_tests_that_the_pages_name_exist() -> None:
 
 def test_pictures_of_the_runs_are_there_and_light() -> None:
     shown = re.findall(r"!\[[^\]]*\]\((figures/[^)]+)\)", PAGES["ddpm-runs.md"])
-    assert len(shown) >= 5
+    assert len(shown) >= 3
     for path in shown:
         file = ROOT / "docs" / path
         assert 0 < file.stat().st_size <= plots.LIMIT

@@ -111,13 +111,13 @@ def test_another_study_in_the_same_folder(studied: tuple[StudyOptions, Path]) ->
 
 
 def test_real_pictures_without_artificial_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--artificial: no artificial pictures .* synthesize.py"):
+    with pytest.raises(InputError, match=r"--artificial: no artificial pictures .* infer/synthesize.py"):
         studying.run(StudyOptions(real=tmp_path), refuse_to_draw)
 
 
 def test_an_unknown_arm(studied: tuple[StudyOptions, Path]) -> None:
-    with pytest.raises(InputError, match="--arms: unknown arm 'half', did you mean 'half'"):
-        answers_of(studied[0].model_copy(update={"arms": ("half",)}))
+    with pytest.raises(InputError, match="--arms: unknown arm 'halve', did you mean 'half'"):
+        answers_of(studied[0].model_copy(update={"arms": ("halve",)}))
 
 
 def answer(repeat: int, arm: str, right: float, generator: str = NEEDS_NONE) -> Answer:

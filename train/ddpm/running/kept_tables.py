@@ -1,4 +1,4 @@
-"""The tables of docs/ddpm-runs.md: what compare.py, fit.py and score.py found, as Markdown between two marks."""
+"""Tables and figures of docs/ddpm-runs.md: what the four commands left, as Markdown between two marks of the page."""
 
 from __future__ import annotations
 
@@ -13,29 +13,48 @@ from data.errors import InputError
 from data.files import write_atomic
 from train.report import read_metrics
 
-LECTURE = Path(__file__).parents[2] / "data" / "metrics" / "lecture.csv"
+LECTURE = Path(__file__).parents[3] / "data" / "metrics" / "lecture.csv"
 PARTS = 10  # of a training, for its table of losses
+CAPTIONS = {  # by the last word of a figure's name
+    "training": "The loss of every step with its running mean, and the error of x_0 at fixed noise",
+    "drawn": "Drawn at the last stop of the training, always from the same noise",
+    "errors": "Errors of x_0 on a common scale, with bands of 95 %, and the losses, which are three scales",
+    "predictions": "Held-out pictures at rising noise, clean at the left; under each what the network takes it to be",
+    "samples": "Drawn from noise, UNet2DModel by DDIM, the others by the course's steps towards the prediction",
+    "grid": "Drawn pictures",
+    "trajectory": "x_t on the way from noise",
+    "progressive": "The picture that the network expects at each of those steps",
+    "walk": "The same as a film",
+    "interpolation": "Between pairs of held-out pictures, which stand at both ends",
+    "inpainting": "Held-out pictures, what was left of them, and two drawn completions",
+}
 
 
-def fill(page: Path, name: str, folder: Path) -> bool:
+def fill(page: Path, name: str, folder: Path, figures: Sequence[Path] = ()) -> bool:
     """Put what the folder holds between <!-- NAME --> and <!-- /NAME --> of the page; False if it has no such marks.
 
-    Raises InputError for a folder that holds no numbers.
+    figures: made of the folder, to be shown below its numbers. Raises InputError for a folder that holds neither.
     """
     text = page.read_text(encoding="utf-8")
     block = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.S)
     if not block.search(text):
         return False
-    words = "\n".join(lines_of(folder))
+    lines = [*lines_of(folder, found=bool(figures)), ""]
+    for figure in figures:
+        caption = CAPTIONS[figure.stem.rpartition("-")[2]]
+        lines += [f"{caption}:", "", f"![{caption}]({figure.relative_to(page.parent).as_posix()})", ""]
+    words = "\n".join(lines).strip()
     write_atomic(page, block.sub(lambda found: f"{found[1]}{words}\n{found[2]}", text))
     return True
 
 
-def lines_of(folder: Path) -> list[str]:
-    """The Markdown of a folder, by what lies in it."""
+def lines_of(folder: Path, *, found: bool = False) -> list[str]:
+    """The Markdown of a folder's numbers. found: whether there are figures of it, so that it need not have numbers."""
     for file, lines in (("compare.json", of_comparison), ("score.json", of_score), ("metrics.jsonl", of_training)):
         if (folder / file).is_file():
             return lines(folder)
+    if found:
+        return []
     raise InputError("holds no numbers of compare.py, score.py or fit.py", where=folder)
 
 

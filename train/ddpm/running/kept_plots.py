@@ -22,15 +22,19 @@ from train.report_page import known, running_mean
 COLOURS = (ORANGE, BLUE, GREEN)
 WIDTH = 900  # pixels; wider sheets of pictures are shrunk to it
 LABEL = 22  # pixels above each sheet
+# what sample.py leaves, in the order in which it is shown
+SHEETS = ("grid.png", "trajectory.png", "progressive.png", "walk.gif", "interpolation.png", "inpainting.png")
 
 
 def keep(folder: Path, name: str, out: Path) -> list[Path]:
     """Write ddpm-NAME-*.png from a folder of compare.py, fit.py or sample.py; returns them. Raises InputError."""
     if (folder / "metrics.jsonl").is_file():
-        return [of_training(folder, out / f"ddpm-{name}-training.png")]
+        drawn = sorted((folder / "drawings").glob("*.png"))[-1:]
+        curves = of_training(folder, out / f"ddpm-{name}-training.png")
+        return [curves, *[kept(sheet, out / f"ddpm-{name}-drawn.png") for sheet in drawn]]
     if (folder / "compare.json").is_file():
         return of_comparison(folder, name, out)
-    sheets = sorted([*folder.glob("*.png"), *folder.glob("*.gif")])
+    sheets = [folder / file for file in SHEETS if (folder / file).is_file()]
     if not sheets:
         what = "holds nothing that fit.py, sample.py or compare.py leaves"
         raise InputError(what, where=folder, allowed="a run folder, or the --out of sample.py or compare.py")
