@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError
-from train.ddpm import figures, plots, run_plots, run_tables  # figures is an entry, by its main()
+from train.ddpm import figures, plots  # figures is an entry, by its main()
+from train.ddpm.running import run_plots, run_tables
 
 NAMES = {"unet2d": "UNet2DModel", "basic": "BasicUNet", "plain": "BasicUNet without skips"}
 
@@ -55,6 +56,11 @@ def test_a_training_becomes_its_curves(tmp_path: Path) -> None:
     assert curves.stat().st_size <= plots.LIMIT
     with Image.open(drawn) as last:
         assert last.getpixel((0, 0)) == 20
+
+
+def test_a_running_mean_is_in_the_middle() -> None:
+    assert run_plots.smooth([4.0, 1.0, 4.0, 7.0, 0.0], reach=1) == [4.0, 3.0, 4.0, 11 / 3, 0.0]
+    assert run_plots.smooth([1.0, 2.0, 3.0, 4.0, 5.0]) == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def main() -> int:
 
 def keep(folder: Path, name: str, out: Path) -> None:
     """The figures of a folder into `out`, and its tables between the marks of docs/ddpm-runs.md, or of a copy there."""
-    from train.ddpm import run_plots, run_tables
+    from train.ddpm.running import run_plots, run_tables
 
     kept = [] if (folder / "score.json").is_file() else run_plots.keep(folder, name, out)
     page = out.parent / "ddpm-runs.md"
