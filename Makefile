@@ -1,14 +1,14 @@
 # setup   .venv with everything (Python 3.11 or newer is all that is needed)
 # demo    fine-tune the embedded model on the sample creatures, then draw base and tuned side by side
-# test    what CI runs, at its end with a real Label Studio (1 GB, made once) and a real Chromium; test-all adds the
-#         slow tier; lint: ruff and pyright; clean: what can be made again
+# test    what CI runs, at its end with a real Label Studio (1 GB, made on first use) and a real Chromium
+# servers that end alone; test-all adds the slow tier; lint: ruff and pyright; clean: what can be made again
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PROMPTS := --prompt "a water type fridge" --prompt "a fire type fridge" --prompt "a grass type fridge" \
            --prompt "an electric type fridge" --prompt "a guitar" --prompt "a cactus"
 
-.PHONY: setup demo test test-all lint format clean
+.PHONY: setup demo test servers test-all lint format clean
 
 setup: .venv/ready
 
@@ -26,9 +26,12 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(PYTEST) -n 2 --dist worksteal
+	$(MAKE) servers
+
+servers: setup
+	$(PYTEST) tests/servers -m "servers and not slow"
 
 test-all: test
-	$(PYTEST) -m "servers and not slow"
 	$(PYTEST) -m slow
 
 lint: setup

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from annotation.records import Record, standing
@@ -44,7 +44,12 @@ class Answer:
 
     record: Record  # as it was pulled last
     values: dict[str, list[str]]  # with the corrections that hold
-    corrected: bool
+    corrected: bool  # a correction has the last word about it, whether the server knows of it or not
+
+    @property
+    def pending(self) -> bool:
+        """Whether a correction waits to be put on the server."""
+        return self.values != self.record.values
 
     @property
     def text(self) -> str:
@@ -54,10 +59,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """All answers that stand, in the order of first appearance, and corrections that came too late."""
+    """All answers that stand, in the order of first appearance, and corrections that came too late.
+
+    pseudonyms: e-mail address -> "annotator 1", for what leaves this house.
+    """
 
     all: list[Answer]
     late: list[Correction]
+    pseudonyms: dict[str, str] = field(default_factory=dict)
 
     def captions(self) -> list[Answer]:
         """The written captions."""
@@ -100,7 +109,19 @@ def answers(history: Iterable[Record], corrections: Iterable[Correction]) -> Ans
     for record in standing(records):
         key = record.screen, record.annotation
         found.append(replay(versions[key], made[key], late))
-    return Answers(found, late)
+    return Answers(found, late, pseudonyms(records))
+
+
+def pseudonyms(history: Iterable[Record]) -> dict[str, str]:
+    """Address -> number, in the order in which people gave their first answers: who comes later changes no number.
+
+    Answers that were deleted count, so a number stays with its person for as long as the history does.
+    """
+    first: dict[str, tuple[str, int]] = {}
+    for record in history:
+        moment = record.created, record.annotation
+        first[record.annotator] = min(moment, first.get(record.annotator, moment))
+    return {person: f"annotator {number}" for number, person in enumerate(sorted(first, key=first.__getitem__), 1)}
 
 
 def replay(versions: Sequence[Record], corrections: Sequence[Correction], late: list[Correction]) -> Answer:
@@ -115,7 +136,8 @@ def replay(versions: Sequence[Record], corrections: Sequence[Correction], late: 
             values[correction.field] = correction.new
         elif now != correction.new:
             late.append(correction)
-    return Answer(last, values, values != last.values)
+    corrected = any(made.undoes is None and values.get(made.field) == made.new for made in corrections)
+    return Answer(last, values, corrected)
 
 
 def came_back(correction: Correction, versions: Sequence[Record]) -> bool:

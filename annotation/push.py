@@ -16,7 +16,7 @@ from annotation import delivery, interface
 from annotation.client import Client, UnsureError
 from annotation.offers import Drafts, offer, prediction
 from annotation.project import Project, projects_titled
-from annotation.tasks import Task, listed, tasks_by_picture
+from annotation.tasks import LINT, Task, listed, tasks_by_picture
 from data.errors import InputError
 from data.schema import Annotation, Sample
 
@@ -57,6 +57,8 @@ class Screen:
         """A task as it is imported."""
         address = self.addresses[sample.sha256]
         data = {"image": address, "file_name": sample.annotation.file_name, "sha256": sample.sha256}
+        if self.name == caption_screen():
+            data |= {LINT: ""}  # the Data Manager knows only the columns that came with an import
         if not self.takes_drafts:
             return {"data": data}
         return {"data": data, "predictions": [prediction(self.name, self.drafts.get(sample.sha256))]}

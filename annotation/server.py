@@ -42,6 +42,7 @@ USER = "annotator@example.com"  # example.com is nobody's: no mail can go astray
 PATIENCE = 180.0  # seconds for a start; it takes 3, and 60 when a database of an older version is migrated
 STOP_PATIENCE = 15.0  # seconds until a server that does not stop is killed
 POLL = 0.1
+NOBODY = 0  # instead of an HTTP status: there was no answer
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,14 @@ def start(folder: Path = FOLDER, *, port: int | None = None, variables: Mapping[
     environment.ready()
     with locked(folder / "lock"):
         server = find(folder)
-        if server is None:
-            prepare(folder)
-            server = launch(folder, port, variables or {})
-        elif port not in {None, 0, server.port}:
+        if server is not None and port not in {None, 0, server.port}:
             fix = "Stop it first: python annotation/annotate.py stop"
             raise InputError(f"the server runs already, on port {server.port}", where=f"--port {port}", fix=fix)
-        wait(server)
+        if server is None or not wait(server):  # one that was found may be about to end
+            prepare(folder)
+            server = launch(folder, port, variables or {})
+            if not wait(server):
+                raise ended(folder)
         (folder / UNBORN).unlink(missing_ok=True)
         return server
 
@@ -174,36 +176,49 @@ def listening(pid: int, port: int, folder: Path) -> bool:
             if (got := ports.listened_to(pid)) is not None:
                 return got == port
             if not alive(pid):
-                said = last_line((folder / LOG).read_text(encoding="utf-8", errors="replace"))
-                raise InputError(f"Label Studio ended at once: {said}", fix=f"See {folder / LOG}.")
+                raise ended(folder)
             time.sleep(POLL)
             bar.update()
     end(pid)
     raise InputError(f"Label Studio did not listen within {PATIENCE:.0f} s", fix=f"See {folder / LOG}.")
 
 
-def wait(server: Server) -> None:
-    """Wait until the server is healthy, then prove that it is ours: it must know our token."""
+def ended(folder: Path) -> InputError:
+    """The program came to its end instead of serving."""
+    said = last_line((folder / LOG).read_text(encoding="utf-8", errors="replace"))
+    return InputError(f"Label Studio ended at once: {said}", fix=f"See {folder / LOG}.")
+
+
+def wait(server: Server) -> bool:
+    """Wait until the server is healthy, and proves that it is ours: it must know our token. False if it ended."""
     waited_from = time.monotonic()
-    while ask(server, "/health") != http.client.OK:
-        if not alive(server.pid) or time.monotonic() - waited_from > PATIENCE:
+    while (status := health(server)) == NOBODY:
+        if not alive(server.pid):
+            return False
+        if time.monotonic() - waited_from > PATIENCE:
             fix = f"Run `annotate.py stop`, then start again; see {server.folder / LOG}."
             raise InputError("the server does not answer", where=server.url, fix=fix)
         time.sleep(POLL)
-    status = ask(server, "/api/current-user/whoami", server.token)
     if status != http.client.OK:
         fix = f"Put the token that Label Studio shows under Account & Settings into {server.folder / LOGIN}."
         raise InputError(f"the server does not know its own token (HTTP {status})", where=server.url, fix=fix)
+    return True
+
+
+def health(server: Server) -> int:
+    """NOBODY until the server is healthy, then what it says to its own token; a busy machine is slow with either."""
+    healthy = ask(server, "/health") == http.client.OK
+    return ask(server, "/api/current-user/whoami", server.token) if healthy else NOBODY
 
 
 def ask(server: Server, path: str, token: str = "") -> int:
-    """The status of a GET request, 0 if nobody answers. No proxy has a say in it."""
+    """The status of a GET request, NOBODY if there is no answer. No proxy has a say in it."""
     connection = http.client.HTTPConnection(ports.HOST, server.port, timeout=10)
     try:
         connection.request("GET", path, headers={"Authorization": f"Token {token}"} if token else {})
         return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return 0
+        return NOBODY
     finally:
         connection.close()
 

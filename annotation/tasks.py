@@ -9,6 +9,7 @@ from typing import Any
 from annotation.client import Client
 
 PAGE = 1000  # tasks of one answer
+LINT = "lint"  # the task data in which the findings of lint are, for the Data Manager to filter by
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def bring_in(source: Path, into: Path, *, pictures: Path | None = None) -> list[
     else:
         listing = store.read(source)
         problems += [problem for problem in listing.problems if problem.refused]  # warnings come again with the copy
+        problems += store.told_of_skipped(listing)
         pairs = ((sample.path, sample.annotation) for sample in listing.samples)
     store.write(into, at_least_one(pairs, source, problems))
     return problems
@@ -155,7 +156,7 @@ def label_studio(export: Path, pictures: Path | None, problems: list[Problem]) -
         found = Rows()
         try:
             name = picture_of(task, seen, pictures)
-            values = from_task(task, name)
+            values, others = from_task(task, name)
             if name in taken:
                 raise InputError(
                     f"{quoted(name)} was captioned already ({taken[name]})", fix="Keep one of the two tasks."
@@ -164,6 +165,9 @@ def label_studio(export: Path, pictures: Path | None, problems: list[Problem]) -
             problems.append(Problem.of(error, where))
             continue
         add_row(found, values, where, dict)
+        if others:
+            what = f"{others} older answer{'s' * (others > 1)} to this task left out: the newest is taken"
+            found.problems.append(Problem(where, what, refused=False))
         problems += found.problems
         for row in found.rows:
             taken[name] = f"task {task.get('id', number)}"
@@ -211,8 +215,8 @@ def possible_names(data: dict[str, Any]) -> Iterator[str]:
             yield from (path.lstrip("/"), plain.name, UPLOADED.sub("", plain.name))
 
 
-def from_task(task: dict[str, Any], name: str) -> dict[str, Any]:
-    """The newest finished annotation of a task as the values of a row."""
+def from_task(task: dict[str, Any], name: str) -> tuple[dict[str, Any], int]:
+    """The newest finished annotation of a task as the values of a row, and how many others there are."""
     finished = [item for item in task["annotations"] if isinstance(item, dict) and not item.get("was_cancelled")]
     if not finished:
         skipped = "was skipped" if task["annotations"] else "is not annotated yet"
@@ -224,7 +228,7 @@ def from_task(task: dict[str, Any], name: str) -> dict[str, Any]:
         values["annotator"] = str(who.get("email", who.get("id")) if isinstance(who, dict) else who)
     for result in newest.get("result") or []:
         values |= from_result(result)
-    return values
+    return values, len(finished) - 1
 
 
 def from_result(result: Any) -> dict[str, Any]:

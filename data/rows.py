@@ -181,8 +181,11 @@ def explain(detail: Any) -> tuple[str, str]:
 
 
 def suspicions(row: Row) -> Iterator[Problem]:
-    """A caption that is missing refuses the row; one with strange characters is kept as it is, with a warning."""
-    if not row.annotation.captions:
+    """A caption that is missing refuses the row; one with strange characters is kept as it is, with a warning.
+
+    A picture that is to be left out needs no caption.
+    """
+    if not row.annotation.captions and not row.annotation.skip_reason:
         yield Problem(row.where, "has no caption", caption_hint(row.annotation))
     for caption in row.annotation.captions:
         strange = sorted({char for char in caption if is_strange(char)})

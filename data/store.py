@@ -37,7 +37,8 @@ class Listing:
     """A captioned folder as it was found: what can be used, in the order of names, and everything that is wrong.
 
     found: picture files seen, usable or not. notes: what opening a picture does to it ("transparency is shown on
-    white") -> how many pictures. formats: "PNG" -> how many of the usable ones.
+    white") -> how many pictures. formats: "PNG" -> how many of the usable ones. skipped: the reason that a row gives
+    to leave its picture out -> the names of these pictures, which are no samples.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Listing:
     found: int
     notes: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read(folder: Path) -> Listing:
@@ -65,7 +67,18 @@ def read(folder: Path) -> Listing:
     names = sorted(seen.pictures)
     for name, verdict in zip(names, examine_all([seen.pictures[name] for name in names]), strict=True):
         add_sample(listing, seen.pictures[name], rows.get(name), verdict)
+    listing.problems.extend(told_of_skipped(listing))
     return listing
+
+
+def told_of_skipped(listing: Listing) -> Iterator[Problem]:
+    """One line for all pictures that somebody meant to leave out: a warning, as nothing is to be mended."""
+    names = [name for skipped in listing.skipped.values() for name in skipped]
+    if names:
+        reasons = ", ".join(f"{len(skipped)} {reason}" for reason, skipped in sorted(listing.skipped.items()))
+        count = "1 picture is" if len(names) == 1 else f"{len(names)} pictures are"
+        what = f"{count} left out, as a 'skip_reason' is given ({reasons}; first {quoted(min(names))})"
+        yield Problem(str(listing.folder), what, refused=False)
 
 
 def examine_all(paths: list[Path]) -> Iterator[tuple[str, PictureInfo] | InputError]:
@@ -248,6 +261,9 @@ def add_sample(listing: Listing, path: Path, row: Row | None, verdict: tuple[str
         listing.problems.append(Problem.of(verdict))
         return
     digest, info = verdict
+    if row is not None and row.annotation.skip_reason:
+        listing.skipped.setdefault(row.annotation.skip_reason, []).append(row.annotation.file_name)
+        return
     listing.problems.extend(Problem(str(path), warning, refused=False) for warning in info.warnings)
     if row is not None:
         count(listing, info)

@@ -1,12 +1,12 @@
 """Made-up answers of people, and a project on the disk that has them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
+from annotation.project import OWN, Project, save
 from annotation.records import Record, write_history
 
 STAMP = "2026-11-01T08:00:{:02d}.000000Z"
@@ -39,8 +39,8 @@ def project(root: Path, history: Sequence[Record] = (), *, count: int = 12, type
         Image.new("RGB", (16, 16), (number * 19 % 256, 255 - number * 7, number)).save(pictures / f"{number:03d}.png")
     folder = root / "captions" / "set"
     folder.mkdir(parents=True)
-    values = {"name": "set", "pictures": str(pictures), "types": list(types), "configurations": {"text": "abc"}}
-    (folder / "project.json").write_text(json.dumps(values))
+    made = Project("set", "0123456789abcdef", OWN, str(pictures), tuple(types), {}, {"text": "abc"})
+    save(made, root / "captions")
     write_history(folder, history)
     return folder
 

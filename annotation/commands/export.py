@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from annotation.release.export import Release
     from annotation.release.join import Joined
 
-MEANT = ("skipped", "poor", "not captioned")  # reasons that --strict lets pass
+MEANT = ("skip", "poor", "not captioned")  # beginnings of the reasons that --strict lets pass
 LOG = "releases.txt"
 
 
@@ -37,8 +37,9 @@ class Options(Flags):
     """keep the captions that did not win as further captions of the picture"""
     poor: bool = False
     """keep pictures that the triage calls poor"""
-    anonymous: bool = False
-    """number the annotators instead of writing their addresses into the data set"""
+    names: bool = False
+    """write the annotators' e-mail addresses into the data set, which otherwise says "annotator 1", always for the \
+same person of this project"""
     sidecars: bool = True
     """write a .txt beside each picture"""
     csv: bool = True
@@ -62,7 +63,7 @@ def run(options: Options) -> int:
 
     where = place(options.name, options.images)
     answers = where.answers()
-    policy = Policy(options.wins, options.prefer, options.others, options.poor, options.anonymous)
+    policy = Policy(options.wins, options.prefer, options.others, options.poor, options.names)
     joined = join(answers, pictures_in(where.picture_folder()), policy)
     if options.strict:
         refuse_losses(joined)
@@ -98,7 +99,7 @@ def refuse_losses(joined: Joined) -> None:
     """With --strict, what is lost without anybody having meant it is an error."""
     from data.errors import InputError, raise_all
 
-    lost = {reason: names for reason, names in joined.left_out.items() if reason not in MEANT}
+    lost = {reason: names for reason, names in joined.left_out.items() if not reason.startswith(MEANT)}
     raise_all([InputError(f"{reason}: {len(names)} pictures", where=names[0]) for reason, names in lost.items()])
 
 

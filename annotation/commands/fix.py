@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from annotation.commands.push import FOLDER
 from data.options import Options as Flags
 
 if TYPE_CHECKING:
@@ -48,21 +50,27 @@ class Options(Flags):
     """make the corrections; without it they are only shown"""
     undo: bool = False
     """take back the last correction that was made, wherever nobody has changed the caption since"""
+    token_file: Path | None = None
+    """file with the access token, if the project is on somebody's server; default: LABEL_STUDIO_API_KEY"""
+    server: Path = FOLDER
+    """folder of the server that `start` started"""
 
 
 def run(options: Options) -> int:
     """Show or make corrections. Raises InputError for a setting that makes no sense."""
-    return work(options, deliver=None)
-
-
-def work(options: Options, *, deliver: Deliver | None) -> int:
-    """`deliver` takes corrections to the server; without one they reach it with the next push."""
-    from annotation.corrections import read_corrections
+    from annotation.deliver import Way
     from annotation.place import place
-    from annotation.review.fix import Choice, corrections_by, next_batch, undo
 
     edits = edits_of(options)
     where = place(options.name)
+    return work(options, edits, where, deliver=Way(where.name, options.server, options.token_file).take)
+
+
+def work(options: Options, edits: list[Edit], where: Place, *, deliver: Deliver) -> int:
+    """`deliver` takes corrections to the server, if it can be asked."""
+    from annotation.corrections import read_corrections
+    from annotation.review.fix import Choice, corrections_by, next_batch, undo
+
     answers, past = where.answers(), read_corrections(where.folder)
     warn_of_late(answers)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -116,7 +124,7 @@ def warn_of_late(answers: Answers) -> None:
         print(f"{len(answers.late)} earlier corrections came too late, people's newer text stands ({names}{more})")
 
 
-def done(where: Place, made: Sequence[Correction], options: Options, deliver: Deliver | None) -> int:
+def done(where: Place, made: Sequence[Correction], options: Options, deliver: Deliver) -> int:
     """Show the corrections and, if asked to, store and deliver them."""
     from annotation.corrections import add_corrections
     from annotation.review.fix import preview
@@ -131,8 +139,9 @@ def done(where: Place, made: Sequence[Correction], options: Options, deliver: De
         return 0
     add_corrections(where.folder, made)
     print(f"{len(made)} captions changed. Take it back: annotate.py fix --undo")
-    if deliver is None:
-        return 0
-    refused = deliver(made)
-    print(f"on the server: {len(made) - len(refused)} changed, {len(refused)} left as they are")
+    left = deliver(made)
+    if left is None:
+        print("on the server: not yet, as it does not run; the next fix --apply or push takes them there")
+    else:
+        print(f"on the server: {len(made) - len(left)} changed, {len(left)} left as people have them now")
     return 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from annotation.commands.push import FOLDER
 from annotation.review.lint import Checks
 
 if TYPE_CHECKING:
@@ -28,6 +31,12 @@ class Options(Checks):
     """picture folder, if it is not where the project says"""
     as_json: bool = False
     """(also --json) print everything as JSON"""
+    mark: bool = True
+    """show the findings on the server, in the column `lint` of the Data Manager, which can be filtered by them"""
+    token_file: Path | None = None
+    """file with the access token, if the project is on somebody's server; default: LABEL_STUDIO_API_KEY"""
+    server: Path = FOLDER
+    """folder of the server that `start` started"""
 
 
 def run(options: Options) -> int:
@@ -47,12 +56,29 @@ def run(options: Options) -> int:
         features=features_of(where, captions, options.extractor) if "neighbours" not in options.leave_out else {},
     )
     found = lint(captions, made)
+    pictures = per_picture(found, captions)
     if options.as_json:
-        pictures = per_picture(found, captions)
         print(json.dumps({"findings": [finding.fields() for finding in found], "pictures": pictures}, indent=1))
     else:
         print("\n".join(told(found, captions, made)))
+    if options.mark:
+        said = marked(options, where.name, pictures)
+        print(said, file=sys.stderr if options.as_json else sys.stdout)
     return FOUND if found else 0
+
+
+def marked(options: Options, name: str, pictures: Mapping[str, str]) -> str:
+    """Show the findings on the server. That it cannot be asked is no finding: it is said, and all goes on."""
+    from annotation.deliver import Way
+    from data.errors import InputError
+
+    try:
+        count = Way(name, options.server, options.token_file).show_findings(pictures)
+    except InputError as error:
+        return f"not marked on the server: {error}"
+    if count is None:
+        return "not marked on the server, which does not run"
+    return f"on the server: {count} tasks changed in the column `lint`, by which the list of tasks can be filtered"
 
 
 def features_of(where: Place, captions: list[Caption], extractor: str) -> dict[str, NDArray[np.float32]]:

@@ -124,6 +124,7 @@ def types_of(options: Pictures, images: Path) -> tuple[str, ...]:
 def push_pictures(client: Client, found: Project, options: Pictures) -> None:
     """Look at the pictures, write project.json, make the screens, push, and say what came of it."""
     from annotation import project
+    from annotation.deliver import deliver
     from annotation.drafts.store import read_drafts
     from annotation.intake import take_in
     from annotation.locks import locked
@@ -140,6 +141,9 @@ def push_pictures(client: Client, found: Project, options: Pictures) -> None:
         project.save(found)
         drafts = read_drafts(folder)
         done = push(client, found, taken.pictures, taken.formats, drafts=drafts, overlap=options.overlap)
+        corrected = deliver(client, found, folder)
+    if corrected.put or corrected.left:
+        print(f"{'corrected':<11}{len(corrected.put)} answers; {len(corrected.left)} left as people have them now")
     print(told(client, found, done))
 
 

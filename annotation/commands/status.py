@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from annotation.commands.push import FOLDER
 from data.options import Options as Flags
 
 if TYPE_CHECKING:
+    from annotation.deliver import Way
     from annotation.place import Place
 
 ALIASES = {"--json": "--as-json"}
@@ -33,24 +35,38 @@ class Options(Flags):
     """pairs of captions of one picture that agree least, to show side by side"""
     as_json: bool = False
     """(also --json) print everything as JSON"""
+    token_file: Path | None = None
+    """file with the access token, if the project is on somebody's server; default: LABEL_STUDIO_API_KEY"""
+    server: Path = FOLDER
+    """folder of the server that `start` started"""
 
 
-def run(options: Options) -> int:
+def run(options: Options, *, wait: Callable[[float], None] = time.sleep) -> int:
     """Print where the project stands."""
-    return work(options, pull=lambda: None)
-
-
-def work(options: Options, *, pull: Callable[[], object], wait: Callable[[float], None] = time.sleep) -> int:
-    """pull: fetches what is new before each look of --watch."""
+    from annotation.deliver import Way
     from annotation.place import place
 
     where = place(options.name, options.images)
+    way = Way(where.name, options.server, options.token_file)
     while options.watch:
-        pull()
-        print(f"{time.strftime('%H:%M:%S')} {where.name}\n{told(where, options)}\n", flush=True)
+        news = pulled(way)
+        print(f"{time.strftime('%H:%M:%S')} {where.name}, {news}\n{told(where, options)}\n", flush=True)
         wait(options.every)
     print(told(where, options))
     return 0
+
+
+def pulled(way: Way) -> str:
+    """Pull, and say what came of it. A server that is off for a while does not end the watch."""
+    from data.errors import InputError
+
+    try:
+        done = way.refresh()
+    except InputError as error:
+        return f"as pulled last: {error}"
+    if done is None:
+        return "as pulled last: the server does not run"
+    return f"{done.new} new, {done.changed} changed, {done.deleted} deleted"
 
 
 def told(where: Place, options: Options) -> str:

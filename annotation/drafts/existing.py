@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +22,7 @@ from data.problems import Problem
 from data.rows import Row, read_caption_file, read_csv, read_jsonl
 from data.walk import NOT_CAPTIONS, stem, walk
 
-Found = Iterator[tuple[str, str]]  # key of the picture (SHA-256 or file name), caption
+Found = Iterator[tuple[str, Sequence[str]]]  # key of the picture (SHA-256 or file name), its captions
 
 
 def existing(source: Path, problems: list[Problem]) -> FromFiles:
@@ -30,12 +30,29 @@ def existing(source: Path, problems: list[Problem]) -> FromFiles:
     if not source.exists():
         raise InputError("no such file or folder", where=source, fix="Check the path.")
     origin, found = recognised(source, problems)
-    captions = dict(with_short_names(list(found), problems))
+    captions = dict(with_short_names(one_each(found, source, problems), problems))
     if not captions:
         first = f"; first: {problems[0]}" if problems else ""
         raise InputError(f"holds no caption that can be used{first}", where=source)
     content = json.dumps(sorted(captions.items()), ensure_ascii=False)
     return FromFiles(captions, origin, hashlib.sha256(content.encode()).hexdigest()[:8])
+
+
+def one_each(found: Found, source: Path, problems: list[Problem]) -> dict[str, str]:
+    """The first caption of each picture: a draft is one text. How many others there were is a problem."""
+    captions: dict[str, str] = {}
+    others: dict[str, set[str]] = {}
+    for key, texts in found:
+        if not texts:  # a row that only says why its picture is left out
+            continue
+        first = captions.setdefault(key, texts[0])
+        if more := {text for text in texts if text != first}:
+            others.setdefault(key, set()).update(more)
+    if others:
+        count, pictures = sum(map(len, others.values())), len(others)
+        which = f"{count} further caption{'s' * (count > 1)} of {pictures} picture{'s' * (pictures > 1)}"
+        problems.append(Problem(str(source), f"{which} left out: a draft is one text", refused=False))
+    return captions
 
 
 def recognised(source: Path, problems: list[Problem]) -> tuple[str, Found]:
@@ -80,7 +97,7 @@ def folder(source: Path, problems: list[Problem]) -> tuple[str, Found]:
         return "sidecars", sidecars(alone, problems)
     listing = store.read(source)
     problems += [problem for problem in listing.problems if problem.refused]
-    with_pictures = ((sample.sha256, sample.captions[0]) for sample in listing.samples)
+    with_pictures = ((sample.sha256, sample.captions) for sample in listing.samples)
     return "folder", chain(with_pictures, sidecars(alone, problems))
 
 
@@ -91,14 +108,14 @@ def sidecars(files: Mapping[str, list[Path]], problems: list[Problem]) -> Found:
             continue
         beside = read_caption_file(paths[0], name)
         problems += [problem for problem in beside.problems if problem.refused]
-        yield from ((name, row.annotation.captions[0]) for row in beside.rows)
+        yield from ((name, row.annotation.captions) for row in beside.rows)
 
 
 def from_rows(rows: list[Row]) -> Found:
     """A table's rows, by `sha256` if it has that column."""
     for row in rows:
         digest = (row.annotation.model_extra or {}).get("sha256")
-        yield digest if isinstance(digest, str) and digest else row.annotation.file_name, row.annotation.captions[0]
+        yield digest if isinstance(digest, str) and digest else row.annotation.file_name, row.annotation.captions
 
 
 def parquet(source: Path) -> Found:
@@ -114,8 +131,13 @@ def parquet(source: Path) -> Found:
         what = f"has no column {', '.join(sorted(missing))}"
         raise InputError(what, where=source, allowed=f"it has {', '.join(table.column_names)}")
     for row in table.to_pylist():
-        if isinstance(row["text"], str) and row["text"].strip():
-            yield str(row.get("sha256") or row["file_name"]), row["text"].strip()
+        if texts := written([row["text"], *(row.get("texts") or [])]):
+            yield str(row.get("sha256") or row["file_name"]), texts
+
+
+def written(values: Iterable[Any]) -> list[str]:
+    """The texts among some values that say anything."""
+    return [value.strip() for value in values if isinstance(value, str) and value.strip()]
 
 
 def read_json(source: Path) -> Any:
@@ -131,9 +153,8 @@ def kohya(loaded: Any, source: Path) -> Found:
         fix = "Give kohya's JSON of captions, or a Label Studio export in the format JSON."
         raise InputError("is a JSON file of another kind", where=source, fix=fix)
     for path, entry in loaded.items():
-        caption = entry.get("caption") or entry.get("tags")
-        if isinstance(caption, str) and caption.strip():
-            yield path.replace("\\", "/"), " ".join(caption.split())
+        if texts := written([entry.get("caption"), entry.get("tags")]):
+            yield path.replace("\\", "/"), [" ".join(text.split()) for text in texts]
 
 
 def by_content(pairs: Iterator[tuple[Any, Any]]) -> Found:
@@ -141,12 +162,11 @@ def by_content(pairs: Iterator[tuple[Any, Any]]) -> Found:
     for picture, annotation in pairs:
         content = picture if isinstance(picture, bytes) else read_bytes(picture)
         if annotation.captions:
-            yield hashlib.sha256(content).hexdigest(), annotation.captions[0]
+            yield hashlib.sha256(content).hexdigest(), annotation.captions
 
 
-def with_short_names(found: list[tuple[str, str]], problems: list[Problem]) -> Iterator[tuple[str, str]]:
+def with_short_names(full: Mapping[str, str], problems: list[Problem]) -> Iterator[tuple[str, str]]:
     """Every key as it came and, where only one picture has it, the file name without folder and suffix."""
-    full = dict(found)
     uses = Counter(PurePosixPath(key).stem for key in full)
     for key, text in full.items():
         stem = PurePosixPath(key).stem

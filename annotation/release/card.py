@@ -34,6 +34,7 @@ def card(rows: Sequence[Row], lock: dict[str, Any], agreement: Agreement) -> str
         *table("type", counts["types"]),
         *table("quality", counts["qualities"]),
         *table("annotator", counts["annotators"]),
+        *([] if policy(lock)["names"] else ["Annotators have numbers, the same in every release of this project."]),
         "## What was left out",
         *([left_out_line(reason, names) for reason, names in lock["left_out"].items()] or ["Nothing."]),
         "## Columns",

@@ -142,7 +142,8 @@ def lock_of(
 ) -> dict[str, Any]:
     """Everything that identifies a release; `files` is added once they are written."""
     captions = [caption for row in rows for caption in row.annotation.captions]
-    settings = {"policy": asdict(policy), "forms": asdict(forms), "labelling": settings_hash}
+    told = asdict(policy) | {"prefer": list(joined.prefer)}
+    settings = {"policy": told, "forms": asdict(forms), "labelling": settings_hash}
     return {
         "format": FORMAT,
         "release": name,

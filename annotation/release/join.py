@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from annotation.corrections import Answer, Answers
 from annotation.drafts.source import Picture
+from annotation.interface import TRIAGE
 from annotation.review.agreement import Wins, by_picture, ranked
+from data.errors import choose
 from data.schema import Annotation
 
 SOURCE = "label-studio"
-CHOICES = tuple(name for name, how in Annotation.asked().items() if how["ask"] == "choice")
+REASON = "skip_reason"  # a choice that keeps a picture out, so that no row has it
+CHOICES = tuple(name for name, how in Annotation.asked().items() if how["ask"] == "choice" and name != REASON)
 WRITTEN = tuple(name for name, how in Annotation.asked().items() if how["ask"] == "text")
 
 
@@ -27,7 +30,7 @@ class Policy:
     prefer: tuple[str, ...] = ()  # annotators whose answers are taken before all others'
     others: bool = False  # keep the captions that did not win as further captions
     poor: bool = False  # keep pictures that the triage calls poor
-    anonymous: bool = False  # number the annotators instead of naming them
+    names: bool = False  # write the annotators' addresses instead of numbers
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Joined:
-    """The rows in the order of file names, and the pictures that were left out: reason -> file names."""
+    """The rows in the order of file names, and the pictures that were left out: reason -> file names.
+
+    prefer: the policy's, as a release tells of them.
+    """
 
     rows: list[Row]
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    prefer: tuple[str, ...] = ()
 
 
 def join(answers: Answers, pictures: Mapping[str, Picture], policy: Policy) -> Joined:
-    """pictures: SHA-256 -> the picture as it lies in the folder now; captions of others are left out."""
+    """pictures: SHA-256 -> the picture as it lies in the folder now; captions of others are left out.
+
+    Raises InputError for somebody in `policy.prefer` who wrote nothing.
+    """
+    policy = replace(policy, prefer=tuple(person(each, answers) for each in policy.prefer))
     rows: list[Row] = []
     left_out: dict[str, list[str]] = defaultdict(list)
     groups = by_picture(answers.all)
-    names = numbers(answers) if policy.anonymous else {}
+    names = {} if policy.names else answers.pseudonyms
     for sha256, group in groups.items():
         found = row_of(group, pictures.get(sha256), policy, names)
         if isinstance(found, str):
@@ -61,16 +72,25 @@ def join(answers: Answers, pictures: Mapping[str, Picture], policy: Policy) -> J
     unseen = [picture.file_name for sha256, picture in pictures.items() if sha256 not in groups]
     left_out["not captioned"] += unseen
     sorted_out = {reason: sorted(names) for reason, names in sorted(left_out.items()) if names}
-    return Joined(sorted(rows, key=lambda row: row.picture.file_name), sorted_out)
+    prefer = tuple(names.get(each, each) for each in policy.prefer)
+    return Joined(sorted(rows, key=lambda row: row.picture.file_name), sorted_out, prefer)
+
+
+def person(name: str, answers: Answers) -> str:
+    """The address of an annotator, who may be called by address or by number. Raises InputError."""
+    known = {number: address for address, number in answers.pseudonyms.items()}
+    choose(known.get(name, name), answers.pseudonyms, what="annotator", where="--prefer")
+    return known.get(name, name)
 
 
 def row_of(group: Sequence[Answer], picture: Picture | None, policy: Policy, names: Mapping[str, str]) -> Row | str:
     """The row of one picture, or why it is left out."""
     on_text = [answer for answer in group if answer.record.screen == "text"]
     written = [answer for answer in on_text if answer.record.status == "written" and answer.text.strip()]
+    if reason := reason_to_skip(group):
+        return reason
     if not written:
-        skipped = any(answer.record.status == "skipped" for answer in on_text)
-        return "skipped" if skipped else "blank" if on_text else "not captioned"
+        return "blank" if on_text else "not captioned"
     if picture is None:
         return "picture gone or changed"
     best, *rest = ranked(written, policy.wins, policy.prefer)
@@ -83,6 +103,23 @@ def row_of(group: Sequence[Answer], picture: Picture | None, policy: Policy, nam
         detail = error.errors(include_url=False)[0]
         return f"{detail['loc'][0]} is {detail['input']!r}"
     return Row(picture, annotation)
+
+
+def reason_to_skip(group: Sequence[Answer]) -> str:
+    """Why people want a picture left out; empty if they do not.
+
+    Of those who captioned it, one who could is enough to keep it. Of those who triaged it, half are enough to leave it
+    out, by a reason or by skipping it; the reason is the commonest one, of equals the first.
+    """
+    on_text = [answer.record.status for answer in group if answer.record.screen == "text"]
+    if "skipped" in on_text and "written" not in on_text:
+        return "skipped"
+    triage = [answer for answer in group if answer.record.screen == TRIAGE and answer.record.status != "blank"]
+    reasons = [reason for answer in triage for reason in answer.values.get(REASON, [])[:1]]
+    skipped = [each for each in triage if each.values.get(REASON) or each.record.status == "skipped"]
+    if not skipped or 2 * len(skipped) < len(triage):
+        return ""
+    return f"skip_reason {Counter(reasons).most_common(1)[0][0]}" if reasons else "skipped in the triage"
 
 
 def values_of(best: Answer, rest: Sequence[Answer], names: Mapping[str, str]) -> dict[str, Any]:
@@ -114,9 +151,3 @@ def elsewhere(group: Sequence[Answer], policy: Policy) -> dict[str, Any]:
 
 def trusted(answer: Answer, policy: Policy) -> bool:
     return answer.record.annotator in policy.prefer
-
-
-def numbers(answers: Answers) -> dict[str, str]:
-    """E-mail address -> "annotator 1", in the order of the addresses."""
-    people = sorted({answer.record.annotator for answer in answers.all})
-    return {person: f"annotator {number}" for number, person in enumerate(people, 1)}

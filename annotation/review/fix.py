@@ -12,10 +12,11 @@ from annotation.review.wording import whole_word
 from data.errors import InputError, show
 
 MOST_WORDS = 400  # of a caption that is compared word by word; the time grows with the square
+MOST_LETTERS = 4000  # of a caption that is shown
 
-Deliver = Callable[[Sequence[Correction]], Sequence[Correction]]
-"""Takes corrections to the server and returns those it did not take. It must read each answer first and leave it alone
-if its text is no longer `old`: between a pull and a push people go on working."""
+Deliver = Callable[[Sequence[Correction]], Sequence[Correction] | None]
+"""Takes corrections to the server and returns those it did not take, or None if it cannot be asked now. It must read
+each answer first and leave it alone if its text is no longer `old`: people go on working all the time."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ def preview(corrections: Iterable[Correction]) -> Iterator[str]:
 def difference(old: str, new: str) -> list[str]:
     """Two texts below each other, what differs in brackets: [-gone-] and {+come+}."""
     before, after = old.split(" "), new.split(" ")
-    if max(len(before), len(after)) > MOST_WORDS:
-        return [f"  - {' '.join(before[:MOST_WORDS])} ...", f"  + {' '.join(after[:MOST_WORDS])} ..."]
+    if max(len(before), len(after)) > MOST_WORDS or max(len(old), len(new)) > MOST_LETTERS:
+        return [f"  - {old[:MOST_LETTERS]} ...", f"  + {new[:MOST_LETTERS]} ..."]
     gone: list[str] = []
     come: list[str] = []
     for kind, i, j, k, m in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():

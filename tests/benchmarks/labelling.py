@@ -48,7 +48,7 @@ def measure(folder: Path, screenshot: Path | None) -> list[float]:
         screens = push_pictures(client, folder=pictures, count=PAUSES + 1, drafts=captions, name="creatures")
         web = Web(chromium.new_context())
         log_in(web.context, running)
-        labelling = Labelling(web.page(), running.url).open(screens["text"])
+        labelling = Labelling(web.page(), running.url).open(screens["text"], timed=True)
         if screenshot:
             labelling.page.screenshot(path=screenshot)
         for _ in range(PAUSES):

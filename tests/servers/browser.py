@@ -63,10 +63,12 @@ class Web:
 
     context: BrowserContext
     trouble: list[str] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)
 
     def page(self, size: tuple[int, int] = LAPTOP) -> Page:
         """A new, watched page of `size` pixels."""
         page = self.context.new_page()
+        self.pages.append(page)
         page.set_default_timeout(PATIENCE)
         page.set_viewport_size({"width": size[0], "height": size[1]})
         page.on("dialog", self.on_dialog)
@@ -86,7 +88,7 @@ class Web:
 
     def close(self) -> None:
         """Close the pages, and fail if there was any trouble."""
-        for page in self.context.pages:
+        for page in self.pages:
             page.close()
         found, self.trouble = self.trouble, []
         assert not found, "\n".join(found)

@@ -1,4 +1,4 @@
-"""Real servers and a real browser, started once for all tests of this folder."""
+"""One real server and one real browser for all tests of this folder, each started by the first test that needs it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,60 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext
 
-from annotation import server
+from annotation import environment, server
 from annotation.client import Client, connect
+from data.errors import InputError
 from data.files import cache_root
 from data.pocket import creatures
 from tests.servers.browser import Web, browser
-from tests.servers.labelling import Labelling, log_in
+from tests.servers.labelling import Labelling, give_login
 from tests.servers.projects import MakeProject, push_pictures
 
 # Label Studio's environment takes minutes to make: the user's own is used, and kept for the next time
 os.environ.setdefault("ATELIER_LABEL_STUDIO", str(cache_root() / "label-studio"))
-EGRESS = Path(__file__).parent / "project" / "egress"
+EGRESS = Path(__file__).parent / "egress"
+NO_LABEL_STUDIO = pytest.StashKey[InputError]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make Label Studio's environment before the clock of the first test runs: that takes minutes on a new machine."""
+    if not any(item.get_closest_marker("servers") for item in session.items):
+        return
+    try:
+        environment.ready()
+    except InputError as error:
+        session.config.stash[NO_LABEL_STUDIO] = error
 
 
 @pytest.fixture(scope="session")
-def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
-    """A Label Studio that holds nothing yet; whatever it would look up outside fails, and is told at the end."""
-    folder = tmp_path_factory.mktemp("label-studio")
-    log = folder / "egress.log"
-    guard = {"PYTHONPATH": str(EGRESS), "EGRESS_LOG": str(log)}
-    with server.running(folder / ".server", variables=guard) as running:
-        yield running
+def installed(pytestconfig: pytest.Config) -> None:
+    """Label Studio is there; the test fails with what is missing, and what to do, if it is not."""
+    if NO_LABEL_STUDIO in pytestconfig.stash:
+        pytest.fail(f"no Label Studio to try: {pytestconfig.stash[NO_LABEL_STUDIO]}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file in which servers of the tests note each look-up of an outside name, which is refused; it stays away."""
+    log = tmp_path_factory.mktemp("outside") / "egress.log"
+    yield log
     assert not log.exists(), log.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def guard(outside: Path) -> dict[str, str]:
+    """Variables of a server whose look-ups are watched."""
+    return {"PYTHONPATH": str(EGRESS), "EGRESS_LOG": str(outside)}
+
+
+@pytest.fixture(scope="session")
+def label_studio(
+    tmp_path_factory: pytest.TempPathFactory, guard: dict[str, str], installed: None
+) -> Iterator[server.Server]:
+    """A Label Studio that holds nothing yet."""
+    with server.running(tmp_path_factory.mktemp("label-studio") / ".server", variables=guard) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -41,18 +71,22 @@ def client(label_studio: server.Server) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def logged_in(label_studio: server.Server) -> Iterator[BrowserContext]:
-    """A browser in which the annotator is logged in."""
+def arrived(label_studio: server.Server, client: Client, pictures: Path) -> Iterator[Labelling]:
+    """An annotator's tab: the link to a stream of names was followed, and the login that it asked for given."""
     with browser() as running:
-        context = running.new_context()
-        log_in(context, label_studio)
-        yield context
+        web = Web(running.new_context(reduced_motion="reduce"))
+        labelling = Labelling(web.page(), label_studio.url)
+        screens = push_pictures(client, folder=pictures, count=1, name="a link")
+        labelling.page.goto(labelling.stream(screens["name"]))
+        give_login(labelling.page, label_studio)
+        yield labelling
+        web.close()
 
 
 @pytest.fixture
-def web(logged_in: BrowserContext) -> Iterator[Web]:
-    """Watched pages; they are closed, and judged, at the end of the test."""
-    web = Web(logged_in)
+def web(arrived: Labelling) -> Iterator[Web]:
+    """Watched pages of somebody who is logged in; they are closed, and judged, at the end of the test."""
+    web = Web(arrived.page.context)
     yield web
     web.close()
 

@@ -61,12 +61,17 @@ class Labelling:
         """The deep link to a project's stream, as push prints it."""
         return f"{self.url}/projects/{number}/data?labeling=1"
 
-    def open(self, number: int) -> Labelling:
-        """Go to the stream of a project by its deep link, and wait until it can be answered."""
-        self.page.add_init_script(PAUSES)
+    def open(self, number: int, *, timed: bool = False) -> Labelling:
+        """Go to the stream of a project by its deep link, and wait until it can be answered. timed: for `pauses`."""
+        if timed:
+            self.page.add_init_script(PAUSES)
         self.page.goto(self.stream(number))
-        self.page.wait_for_function(READY, arg="")
+        self.wait(READY, "")
         return self
+
+    def wait(self, script: str, argument: str | None = None) -> None:
+        """Wait until a script says true. To ask at every frame would make the browser draw all the time."""
+        self.page.wait_for_function(script, arg=argument, polling=50)
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -79,11 +84,11 @@ class Labelling:
         """Press the keys that end this picture, and wait for the next one, or for the end of them all."""
         before = self.file()
         self.press(*keys)
-        self.page.wait_for_function(OVER, arg=before)
+        self.wait(OVER, before)
 
     def wait_for(self, name: str) -> None:
         """Wait until the picture of that name is shown."""
-        self.page.wait_for_function(f"({READY})('') && document.querySelector('{FILE}').innerText === '{name}'")
+        self.wait(f"({READY})('') && document.querySelector('{FILE}').innerText === '{name}'")
 
     def file(self) -> str:
         """The name of the picture that is shown."""
@@ -105,7 +110,7 @@ class Labelling:
         return "No More Tasks" in self.page.inner_text("body")
 
     def pauses(self) -> list[float]:
-        """Seconds from each Ctrl+Enter to the next focused box."""
+        """Seconds from each Ctrl+Enter to the next focused box, of a page that was opened `timed`."""
         return self.page.evaluate("window.pauses")
 
     def where(self, selector: str) -> Box:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
-from playwright.sync_api import BrowserContext
 
 from annotation.client import Client
-from annotation.server import Server
 from tests.servers import browser
 from tests.servers.browser import Web
-from tests.servers.labelling import Labelling, answers, give_login
-from tests.servers.projects import MakeProject
+from tests.servers.labelling import Labelling, answers
+from tests.servers.layout import check_layout
 
 
 def test_without_a_browser_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,19 +38,11 @@ def test_dialogs_failing_scripts_and_foreign_hosts_are_seen(web: Web) -> None:
 
 
 @pytest.mark.servers
-def test_the_link_to_a_stream_survives_the_login(
-    logged_in: BrowserContext, label_studio: Server, client: Client, make_project: MakeProject
-) -> None:
-    assert logged_in.browser is not None
-    web = Web(logged_in.browser.new_context())
-    number = make_project(count=1)["name"]
-    labelling = Labelling(web.page(), label_studio.url)
-    labelling.page.goto(labelling.stream(number))
-    give_login(labelling.page, label_studio)
-    labelling.wait_for("00000.png")
-    assert labelling.text() == ""
-    labelling.type("Bulino")
-    labelling.finish("Tab", "Control+Enter")
+def test_the_link_to_a_stream_survives_the_login(arrived: Labelling, client: Client) -> None:
+    arrived.wait_for("00000.png")
+    check_layout(arrived)
+    assert arrived.text() == ""
+    arrived.type("Bulino")
+    arrived.finish("Tab", "Control+Enter")
+    number = int(urlsplit(arrived.page.url).path.split("/")[2])
     assert [answer.values for answer in answers(client, number)] == [{"name": "Bulino"}]
-    web.close()
-    web.context.close()

@@ -8,21 +8,42 @@ from annotation import interface
 from annotation.client import Client
 from data.pocket import creatures
 from tests.servers.labelling import Labelling, answers
+from tests.servers.layout import check_layout
 from tests.servers.projects import MakeProject
 
 pytestmark = pytest.mark.servers
 
 SAVE, SKIP = "Control+Enter", "Control+Space"
+TYPES = [*creatures.TYPES, *(f"kind {index}" for index in range(20))]  # more than there are keys
+
+
+def press_every_key(labelling: Labelling) -> None:
+    """Every key that a choice can have, against Label Studio's own ones."""
+    choices = interface.offered(TYPES, interface.Annotation)
+    keys = interface.assign_keys(choices, interface.Annotation)
+    assert set(keys.values()) == set(interface.DIGITS + interface.LETTERS)
+    before = labelling.page.inner_text(".lsf-editor")
+    chosen: dict[str, str] = {}
+    for (field, option), key in keys.items():
+        labelling.press(key)
+        chosen[field] = option
+        assert labelling.chosen() == [chosen[each] for each in choices if each in chosen], key
+    labelling.press(*"hru")  # Label Studio's own: to move and draw on pictures, and to let go of what was drawn
+    assert labelling.chosen() == [chosen[each] for each in choices]
+    assert labelling.page.inner_text(".lsf-editor") == before
+    shown = [line.strip("[]") for line in before.splitlines() if line.startswith("[")]
+    assert set(keys.values()) <= set(shown)  # and every key is on the screen
 
 
 def test_type_quality_and_reason_by_single_keys(
     labelling: Labelling, client: Client, make_project: MakeProject
 ) -> None:
-    number = make_project(count=5)["triage"]
+    number = make_project(count=5, types=TYPES)["triage"]
     labelling.open(number)
-    labelling.finish("1", "g", SAVE)
+    press_every_key(labelling)
+    labelling.finish("1", "g", "b", "b", SAVE)  # another one takes its place; the same one again takes it back
     assert labelling.chosen() == []  # nothing is left over from the picture before
-    labelling.press("2", "3", "f", "p", "p")  # another one takes its place; the same one again takes it back
+    labelling.press("2", "3", "f", "p", "p")
     assert labelling.chosen() == ["grass"]
     labelling.finish(SAVE)
     labelling.finish("0", "p", "b", SAVE)
@@ -42,21 +63,6 @@ def test_type_quality_and_reason_by_single_keys(
     assert [answer.file_name for answer in given] == [f"{index:05d}.png" for index in range(5)]
 
 
-def test_no_key_does_anything_but_to_choose(labelling: Labelling, make_project: MakeProject) -> None:
-    """Every key that a choice can have, against Label Studio's own ones."""
-    types = [*creatures.TYPES, *(f"kind {index}" for index in range(20))]
-    choices = interface.offered(types, interface.Annotation)
-    keys = interface.assign_keys(choices, interface.Annotation)
-    assert set(keys.values()) == set(interface.DIGITS + interface.LETTERS)
-    labelling.open(make_project(count=1, types=types)["triage"])
-    before = labelling.page.inner_text(".lsf-editor")
-    chosen: dict[str, str] = {}
-    for (field, option), key in keys.items():
-        labelling.press(key)
-        chosen[field] = option
-        assert labelling.chosen() == [chosen[each] for each in choices if each in chosen], key
-    labelling.press(*"hru")  # Label Studio's own: to move and draw on pictures, and to let go of what was drawn
-    assert labelling.chosen() == [chosen[each] for each in choices]
-    assert labelling.page.inner_text(".lsf-editor") == before
-    shown = [line.strip("[]") for line in before.splitlines() if line.startswith("[")]
-    assert set(keys.values()) <= set(shown)  # and every key is on the screen
+def test_everything_is_in_the_window(labelling: Labelling, make_project: MakeProject) -> None:
+    labelling.open(make_project(count=1)["triage"])
+    check_layout(labelling, ".atelier .lsf-choices")

@@ -9,85 +9,94 @@ import pytest
 from PIL import Image
 
 from annotation.client import Client
+from tests.servers.browser import LAPTOP
 from tests.servers.labelling import Answer, Labelling, answers
+from tests.servers.layout import check_layout, parts
 from tests.servers.projects import MakeProject
 
 pytestmark = pytest.mark.servers
 
 SAVE = ("Tab", "Control+Enter")
 SKIP = ("Tab", "Control+Space")
-DRAFTS = {f"{index:05d}.png": f"a creature, number {index}" for index in range(24)}
-
-
-def test_every_character_that_is_typed_arrives(labelling: Labelling, client: Client, make_project: MakeProject) -> None:
-    number = make_project()["text"]
-    labelling.open(number)
-    texts = [string.ascii_letters + string.digits, string.punctuation, "two  words, Água 水 — ‘é’ 🐉"]
-    for text in texts:
-        labelling.type(text)
-        labelling.finish(*SAVE)
-    # Label Studio makes key presses of its own of the numeric pad's; Playwright has its digits with Shift
-    labelling.press(*(f"Shift+Numpad{digit}" for digit in range(10)), "Enter", "b")
-    labelling.finish(*SAVE)
-    assert [answer.values["text"] for answer in answers(client, number)] == [*texts, "0123456789\nb"]
-    assert labelling.at_end()
+NAMES = [f"{index:05d}.png" for index in range(10)]
+DRAFTS = {name: f"a creature, number {index}" for index, name in enumerate(NAMES)}
+TYPED = [string.ascii_letters + string.digits, string.punctuation, "two  words, Água 水 — ‘é’ 🐉"]
 
 
 def test_ten_pictures_by_the_keyboard_alone(labelling: Labelling, client: Client, make_project: MakeProject) -> None:
     number = make_project(count=10, drafts=DRAFTS)["text"]
-    labelling.open(number)
-    for index in range(10):
-        name = f"{index:05d}.png"
-        assert (labelling.file(), labelling.text()) == (name, DRAFTS[name])
-        labelling.press("Control+End")
-        labelling.type(f", edited {index}")
+    labelling.open(number, timed=True)
+    check_layout(labelling)
+    for text in TYPED:  # written anew: every character that is typed arrives
+        labelling.press("Control+a")
+        labelling.type(text)
         labelling.finish(*SAVE)
-    assert labelling.at_end()
-    edited = [(name, f"{DRAFTS[name]}, edited {index}") for index, name in enumerate(list(DRAFTS)[:10])]
-    assert answers(client, number) == [
-        Answer(name, {"text": text}, False, "prediction-changed") for name, text in edited
-    ]
-
-
-def test_accept_for_two_keys_skip_go_back_to_the_draft_and_rewrite(
-    labelling: Labelling, client: Client, make_project: MakeProject
-) -> None:
-    number = make_project(count=5, drafts=DRAFTS)["text"]
-    labelling.open(number)
-    labelling.finish("Tab", "Control+Enter")
-    labelling.finish("Tab", "Control+Enter")
-    assert len(labelling.pauses()) == 2
+    # Label Studio makes key presses of its own of the numeric pad's; Playwright has its digits with Shift
+    labelling.press("Control+a", *(f"Shift+Numpad{digit}" for digit in range(10)), "Enter", "b")
+    labelling.finish(*SAVE)
+    for _ in range(2):  # accepting a draft costs two keys
+        assert labelling.text() == DRAFTS[labelling.file()]
+        labelling.finish("Tab", "Control+Enter")
     labelling.finish(*SKIP)
     labelling.type("thrown away ")
     labelling.press("Escape")
-    assert labelling.text() == DRAFTS["00003.png"]
-    labelling.finish(*SAVE)
-    labelling.press("Control+a")
-    labelling.type("written anew")
-    labelling.finish(*SAVE)
-    assert labelling.at_end()
-    *accepted, skipped, returned, rewritten = answers(client, number)
-    kept = [Answer(name, {"text": DRAFTS[name]}, False, "prediction") for name in ("00000.png", "00001.png")]
-    assert accepted == kept
-    assert skipped.skipped
-    assert (returned.values, returned.skipped) == ({"text": DRAFTS["00003.png"]}, False)
-    assert rewritten == Answer("00004.png", {"text": "written anew"}, False, "prediction-changed")
-
-
-def test_tab_leads_to_submit_and_the_mouse_reaches_the_rest(
-    labelling: Labelling, client: Client, make_project: MakeProject
-) -> None:
-    number = make_project(count=3, drafts=DRAFTS)["text"]
-    labelling.open(number)
+    assert labelling.text() == DRAFTS[NAMES[7]]
     labelling.press("Tab")
     assert labelling.focus() == "Submit current annotation"
     labelling.press("Shift+Tab")
-    assert labelling.text() == DRAFTS["00000.png"]
-    labelling.page.click("[data-testid=bottombar-skip-button] span")
-    labelling.wait_for("00001.png")
+    labelling.finish(*SAVE)
+    for name in NAMES[8:]:
+        assert (labelling.file(), labelling.text()) == (name, DRAFTS[name])
+        labelling.press("Control+End")
+        labelling.type(", edited")
+        labelling.finish(*SAVE)
+    assert labelling.at_end()
+    assert len(labelling.pauses()) == 8  # from Ctrl+Enter to the next box, once each
+
+    given = answers(client, number)
+    assert [answer.file_name for answer in given] == NAMES
+    written = [*TYPED, "0123456789\nb"]
+    assert given[:4] == [changed(name, text) for name, text in zip(NAMES, written, strict=False)]
+    assert given[4:6] == [Answer(name, {"text": DRAFTS[name]}, False, "prediction") for name in NAMES[4:6]]
+    assert given[6].skipped
+    assert (given[7].values, given[7].skipped) == ({"text": DRAFTS[NAMES[7]]}, False)
+    assert given[8:] == [changed(name, f"{DRAFTS[name]}, edited") for name in NAMES[8:]]
+
+
+def changed(name: str, text: str) -> Answer:
+    """What the server keeps of a draft that was edited or written anew."""
+    return Answer(name, {"text": text}, False, "prediction-changed")
+
+
+LONG = "a caption that goes on" + ", and on" * 80
+
+
+def test_pictures_of_any_shape_and_captions_of_any_length(
+    labelling: Labelling, client: Client, make_project: MakeProject, tmp_path: Path
+) -> None:
+    sizes = {"a tall one.png": (60, 600), "a wide one.png": (900, 60), "small.png": (16, 16)}
+    for name, size in sizes.items():
+        Image.new("RGB", size, (200, 100, len(name))).save(tmp_path / name)
+    number = make_project(folder=tmp_path, drafts=dict.fromkeys(sizes, LONG))["text"]
+    labelling.open(number)
+    for name in sizes:
+        assert labelling.file() == name
+        picture, _, box, keys, _ = seen = parts(labelling)
+        assert all(each.within(*LAPTOP) for each in seen)
+        assert box.bottom - box.top > 200 and box.bottom <= keys.top  # the box grew with the caption
+        assert picture.right <= box.left
+        if name == "a tall one.png":
+            labelling.type("typed, then the window changed: ")
+            labelling.page.set_viewport_size({"width": 900, "height": 700})
+            labelling.page.set_viewport_size({"width": LAPTOP[0], "height": LAPTOP[1]})
+            assert labelling.text() == "typed, then the window changed: " + LONG
+            labelling.finish(*SAVE)
+        elif name == "a wide one.png":  # the mouse reaches the rest
+            labelling.page.click("[data-testid=bottombar-skip-button] span")
+            labelling.wait_for("small.png")
     labelling.page.click(".lsf-current-task button:first-of-type span")
-    labelling.wait_for("00000.png")
-    assert [answer.skipped for answer in answers(client, number)] == [True]
+    labelling.wait_for("a wide one.png")
+    assert [answer.skipped for answer in answers(client, number)] == [False, True]
 
 
 HOSTILE = '<img src=x onerror="alert(1);window.hacked=1"><script>window.hacked=1;alert(2)</script>{{7*7}}${alert(3)}'
@@ -96,7 +105,7 @@ HOSTILE = '<img src=x onerror="alert(1);window.hacked=1"><script>window.hacked=1
 def test_html_and_script_are_only_text(
     labelling: Labelling, client: Client, make_project: MakeProject, tmp_path: Path
 ) -> None:
-    names = ["<img src=x onerror=alert(1)>.png", "'\"><svg onload=alert(2)>.png", "$image {{7*7}}.png"]
+    names = ["<img src=x onerror=alert(1)>.png", "'\"><svg onload=alert(2)>$image {{7*7}}.png"]
     for index, name in enumerate(names):
         Image.new("RGB", (64, 64), (index * 100, 0, 0)).save(tmp_path / name)
     types = ["<img src=x onerror=alert(5)>", "<script>alert(6)</script>"]

@@ -75,6 +75,16 @@ def test_prompts_are_those_of_the_file_and_not_of_its_label(model: BaseModel, fo
     assert found.prompts["fire/3.png"] == ["3.png"]
 
 
+def test_pictures_with_a_reason_to_skip_are_not_trained_on(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    table = folders[0] / "metadata.jsonl"
+    first, *others = table.read_text().splitlines()
+    table.write_text("\n".join([json.dumps(json.loads(first) | {"skip_reason": "blurred"}), *others]))
+    short = {"caption": "{type}"}
+    found = read(model, folders[0], strict=True, pictures=short)  # somebody meant it, so --strict lets it pass
+    assert len(found.train) + len(found.held_out) == found.found - 1 == 5 and found.left_out == []
+    assert any("1 picture is left out, as a 'skip_reason' is given" in warning for warning in found.warnings)
+
+
 def test_weights_are_relative_and_in_the_fingerprint(model: BaseModel, folders: tuple[Path, Path]) -> None:
     a, b = folders
     plain = read(model, a, b)

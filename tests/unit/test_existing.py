@@ -76,6 +76,24 @@ def test_a_label_studio_export(work: Path, tmp_path: Path) -> None:
     assert drafted(work, tmp_path / "pictures" / "export.json") == {"000.png": "a fox"}
 
 
+def test_captions_that_no_draft_can_hold_are_counted(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = [
+        {"file_name": "000.png", "text": "one", "texts": ["two", "three", "one"]},
+        {"file_name": "001.png", "text": "four", "texts": ["five"]},
+        {"file_name": "001.png", "text": "six"},
+        {"file_name": "002.png", "skip_reason": "blurred"},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    assert drafted(work, tmp_path / "t.jsonl") == {"000.png": "one", "001.png": "four"}
+    said = capsys.readouterr().out
+    assert "t.jsonl: warning: 4 further captions of 2 pictures left out: a draft is one text\n" in said
+    (tmp_path / "k.json").write_text(json.dumps({"000": {"caption": "a fox", "tags": "fox"}}))
+    drafted(work, tmp_path / "k.json")
+    assert "k.json: warning: 1 further caption of 1 picture left out: a draft is one text\n" in capsys.readouterr().out
+
+
 def test_names_that_two_folders_share_are_not_guessed(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

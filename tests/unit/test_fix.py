@@ -9,6 +9,7 @@ import pytest
 from annotation.commands import fix as command
 from annotation.commands.fix import Options
 from annotation.corrections import Correction, answers, read_corrections
+from annotation.deliver import Way
 from annotation.records import read_history, write_history
 from annotation.review.edits import Around, Rename, in_turn, replacing
 from annotation.review.fix import Choice, difference
@@ -134,6 +135,7 @@ def test_apply_and_undo(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (work / "history.jsonl").read_bytes()
     assert run(capsys, rename="photo", to="image", apply=True).endswith(
         "2 captions changed. Take it back: annotate.py fix --undo\n"
+        "on the server: not yet, as it does not run; the next fix --apply or push takes them there\n"
     )
     run(capsys, prefix="pkt, ", apply=True)
     assert texts(work) == ["pkt, an image of a fox", "pkt, images", "pkt, a cat"]
@@ -169,16 +171,20 @@ def test_only_some_captions(work: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "... and 2 more (--show 3)" in run(capsys, suffix="!", show=1)
 
 
-def test_corrections_are_delivered_and_what_is_refused_is_told(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("work")
+def test_corrections_are_delivered_and_what_is_refused_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sent: list[Correction] = []
 
-    def deliver(corrections: Sequence[Correction]) -> Sequence[Correction]:
+    def take(way: Way, corrections: Sequence[Correction]) -> Sequence[Correction]:
         sent.extend(corrections)
         return corrections[:1]
 
-    options = Options(rename="photo", to="image", apply=True)
-    assert command.work(options, deliver=deliver) == 0
-    assert "on the server: 1 changed, 1 left as they are" in capsys.readouterr().out
+    monkeypatch.setattr(Way, "take", take)
+    assert "on the server: 1 changed, 1 left as people have them now" in run(
+        capsys, rename="photo", to="image", apply=True
+    )
     assert [(each.annotation, each.old, each.new) for each in sent] == [
         (1, ["a photo of a fox"], ["an image of a fox"]),
         (2, ["photos"], ["images"]),

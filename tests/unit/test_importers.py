@@ -178,6 +178,7 @@ def test_the_newest_annotation_counts_and_the_rest_is_named(tmp_path: Path) -> N
     ]
     said = [str(problem).removeprefix(f"{tmp_path}/export.json: ") for problem in problems]
     assert said == [
+        "task 1: warning: 1 older answer to this task left out: the newest is taken",
         "task 2: refused: was skipped. Nothing to do if that is meant.",
         "task 3: refused: has no caption. Write one in 'text'.",
         "task 4: refused: is not annotated yet. Nothing to do if that is meant.",
@@ -224,6 +225,15 @@ def test_a_folder_is_copied_without_what_cannot_be_used(tmp_path: Path) -> None:
     assert [problem.what for problem in problems] == ["has no caption"]
     assert rows(tmp_path / "new") == [{"file_name": "a.png", "text": "one", "texts": ["two"]}]
     assert store.read(tmp_path / "new").problems == []
+
+
+def test_pictures_with_a_reason_to_skip_stay_behind(tmp_path: Path) -> None:
+    draw(tmp_path / "old", "a.png", "b.png")
+    table = [{"file_name": "a.png", "text": "one"}, {"file_name": "b.png", "skip_reason": "blurred"}]
+    (tmp_path / "old" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    (problem,) = bring_in(tmp_path / "old", tmp_path / "new")
+    assert "1 picture is left out, as a 'skip_reason' is given (1 blurred; first 'b.png')" in str(problem)
+    assert rows(tmp_path / "new") == table[:1]
 
 
 def test_an_import_never_replaces_a_folder(tmp_path: Path) -> None:

@@ -119,6 +119,34 @@ def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
     assert not server.stop(tmp_path / ".server")
 
 
+@pytest.mark.usefixtures("installed")
+def test_a_server_that_is_about_to_end_is_not_taken_for_a_running_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As right after kill -9: the process is still listed, and gone a moment later."""
+    folder = tmp_path / ".server"
+    server.prepare(folder)
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    dying = server.Server(folder, ended.pid, ports.any_free(), server.read_login(folder))
+    monkeypatch.setattr(server, "find", lambda folder: dying)
+    assert not server.wait(dying)
+    with pytest.raises(InputError, match="Label Studio ended at once: no good"):  # what it was replaced by
+        server.start(folder)
+
+
+def test_a_busy_machine_is_waited_for_and_a_stranger_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer takes longest: Label Studio loads most of itself then."""
+    here = server.Server(tmp_path, os.getpid(), 1, server.Login("u", "p", "t"))
+    answers = iter([server.NOBODY, 200, server.NOBODY, 200, 200])
+    monkeypatch.setattr(server, "ask", lambda *_: next(answers))
+    monkeypatch.setattr(server, "POLL", 0)
+    assert server.wait(here) and not list(answers)
+    answers = iter([200, 401])
+    with pytest.raises(InputError, match=r"does not know its own token \(HTTP 401\)\. Put the token"):
+        server.wait(here)
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"user": "u"}'])
 def test_a_broken_login_is_told(tmp_path: Path, content: str) -> None:
     with pytest.raises(InputError, match=r"login\.json: no such file\. Start the server"):

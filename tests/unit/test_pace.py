@@ -10,9 +10,12 @@ import pytest
 from annotation.commands import status
 from annotation.commands.status import Options
 from annotation.corrections import Answer, answers
+from annotation.deliver import Way
+from annotation.pull import Pulled
 from annotation.records import Record, read_history, write_history
 from annotation.review.agreement import agreement, ranked, side_by_side
 from annotation.review.pace import draft_use, forecast, progress, speed, told
+from data.errors import InputError
 from tests.answers import project, record
 
 
@@ -158,18 +161,24 @@ def test_watch_pulls_before_each_look(
     work = project(tmp_path, [], count=3)
     looks: list[float] = []
 
-    def pull() -> None:
+    def refresh(way: Way) -> Pulled | None:
+        if len(looks) == 2:
+            raise InputError("nobody answers", where="http://127.0.0.1:1", fix="Start it.")
         write_history(work, [*read_history(work), record(len(looks) + 1, "a fox")])
+        return Pulled(new=1)
 
     def wait(seconds: float) -> None:
         looks.append(seconds)
-        if len(looks) == 2:
+        if len(looks) == 3:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(Way, "refresh", refresh)
     with pytest.raises(KeyboardInterrupt):
-        status.work(Options(watch=True, every=5), pull=pull, wait=wait)
+        status.run(Options(watch=True, every=5), wait=wait)
     said = capsys.readouterr().out
-    assert "1 done, 0 skipped" in said and "2 done, 0 skipped" in said and looks == [5, 5]
+    assert "1 done, 0 skipped" in said and "2 done, 0 skipped" in said and looks == [5, 5, 5]
+    assert " set, 1 new, 0 changed, 0 deleted\n" in said
+    assert " set, as pulled last: http://127.0.0.1:1: nobody answers. Start it.\n" in said
 
 
 def test_nothing_is_left_once_all_is_done() -> None:

@@ -82,7 +82,7 @@ def test_a_release_holds_what_people_wrote_and_where_it_came_from(
     name = read_lock(out)["release"]
     assert table["000.png"] == {
         "file_name": "000.png", "text": "a red fox", "type": "water", "name": "Bulino", "quality": "good",
-        "annotator": "ana@lab", "source": "label-studio", "seconds": 12.5, "corrected": False,
+        "annotator": "annotator 1", "source": "label-studio", "seconds": 12.5, "corrected": False,
         "origin": "prediction-changed", "draft_source": "blip-1", "sha256": sha256(out / "000.png"), "release": name,
     }  # fmt: skip
     assert (table["001.png"]["text"], table["001.png"]["type"]) == ("a grey cat", "fire")  # newest; majority
@@ -138,15 +138,53 @@ def test_choices_of_policy(work: Path) -> None:
     assert (preferred["text"], preferred["type"]) == ("a cat", "fire")
     assert rows(export("c", others=True))["001.png"]["texts"] == ["a cat"]
     assert "002.png" in rows(export("d", poor=True))
-    named = {row["annotator"] for row in rows(export("e", anonymous=True)).values()}
-    assert named == {"annotator 1", "annotator 2"}
-    assert "ana@lab" not in (Path("e") / "README.md").read_text() + (Path("e") / "dataset.lock").read_text()
+    with pytest.raises(InputError, match=r"--prefer: unknown annotator 'anna@lab', did you mean 'ana@lab'\?"):
+        export("e", prefer=("anna@lab",))
     bare = contents(export("f", sidecars=False, csv=False, parquet=False))
     assert sorted(bare) == ["000.png", "001.png", "005.png", "README.md", "dataset.lock", "metadata.jsonl"]
 
 
+def test_addresses_stay_here_unless_they_are_asked_for(work: Path) -> None:
+    out = export("out", prefer=("ben@lab",), others=True)
+    assert not any(b"@lab" in content for content in contents(out).values())
+    assert "the captions of annotator 2 are taken" in (out / "README.md").read_text()
+    assert {row["annotator"] for row in rows(out).values()} == {"annotator 1", "annotator 2"}
+    assert contents(export("by number", prefer=("annotator 2",), others=True)) == contents(out)
+    assert {row["annotator"] for row in rows(export("named", names=True)).values()} == {"ana@lab", "ben@lab"}
+
+
+def test_who_comes_later_changes_no_number(work: Path) -> None:
+    before = {name: row["annotator"] for name, row in rows(export("before")).items()}
+    late = record(70, "the newest", file_name="006.png", annotator="aaa@lab", created="2026-12")
+    gone = replace(read_history(work)[0], status="deleted")  # Ana's first answer
+    write_history(work, [*read_history(work), *shown(work.parent.parent, [late]), gone])
+    after = {name: row["annotator"] for name, row in rows(export("after")).items()}
+    assert after == {name: who for name, who in before.items() if name != "000.png"} | {"006.png": "annotator 4"}
+
+
+def test_pictures_that_the_triage_leaves_out(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def triage(number: int, name: str, reason: str = "", **more: object) -> Record:
+        values = {"skip_reason": [reason]} if reason else {"quality": ["good"]}
+        changes: dict[str, object] = {"screen": "triage", "file_name": name, "values": values}
+        return record(number, **changes | more)  # type: ignore[arg-type]
+
+    history = [record(number, f"picture {number}") for number in range(8)]
+    history += [triage(20, "000.png", "blurred"), triage(21, "001.png", "cropped"), triage(22, "001.png", **BEN)]
+    history += [triage(23, "002.png"), triage(24, "002.png", **BEN), triage(25, "002.png", "cropped", annotator="c")]
+    history += [triage(26, "003.png", values={}, status="skipped"), triage(27, "004.png", "cropped", status="skipped")]
+    write_history(work, shown(work.parent.parent, history))
+    out = export("out", strict=True)
+    said = capsys.readouterr().out
+    assert sorted(rows(out)) == ["002.png", "005.png", "006.png", "007.png"]
+    assert "left out, skip_reason blurred: 1 (000.png)" in said
+    assert "left out, skip_reason cropped: 2 (001.png, 004.png)" in said
+    assert "left out, skipped in the triage: 1 (003.png)" in said
+    assert not any("skip_reason" in row for row in rows(out).values())
+    assert "- skip_reason cropped: 2" in (out / "README.md").read_text()
+
+
 def test_the_rule_stands_in_the_card_and_the_lock(work: Path) -> None:
-    out = export("out", prefer=("ben@lab",))
+    out = export("out", prefer=("ben@lab",), names=True)
     card, lock = (out / "README.md").read_text(), read_lock(out)
     assert lock["rule"] == "the caption that shares most words with the others (mean token F1); of equals the newest"
     assert lock["rule"] in card and "Before that, the captions of ben@lab are taken." in card

@@ -95,6 +95,19 @@ def test_a_table(tmp_path: Path) -> None:
     assert bee.path == tmp_path / "sub" / "b c.png"
 
 
+def test_pictures_with_a_reason_to_skip_are_no_samples(tmp_path: Path) -> None:
+    for name in "abcd":
+        draw(tmp_path / f"{name}.png")
+    row = {"file_name": "a.png", "text": "an apple"}
+    skipped = [{"file_name": f"{name}.png", "skip_reason": "off-topic"} for name in "cb"]
+    table(tmp_path, row, *skipped, {"file_name": "d.png", "text": "a date", "skip_reason": "blurred"})
+    listing = read(tmp_path)
+    assert names(listing) == ["a.png"] and listing.found == 4 and listing.formats == {"PNG": 1}
+    assert listing.skipped == {"off-topic": ["b.png", "c.png"], "blurred": ["d.png"]}
+    what = "3 pictures are left out, as a 'skip_reason' is given (1 blurred, 2 off-topic; first 'b.png')"
+    assert only(listing, tmp_path) == f"FOLDER: warning: {what}"
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".caption", ".TXT"])
 def test_caption_files(tmp_path: Path, suffix: str) -> None:
     draw(tmp_path / "sub" / "a.b.png")

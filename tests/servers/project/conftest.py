@@ -39,11 +39,18 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Intake:
 def made(client: Client, taken: Intake, request: pytest.FixtureRequest) -> Made:
     """A project of this test's own, with its screens."""
 
-    def make(types: tuple[str, ...] = ("water", "fire"), name: str = "") -> Project:
-        title = name or request.node.name.removeprefix("test_")[: project.LONGEST_NAME]
+    def make(types: tuple[str, ...] = (), name: str = "") -> Project:
+        title = name or request.node.name.removeprefix("test_")[: project.LONGEST_NAME].rstrip()
         return project.make_screens(client, project.new(title, project.OWN, taken.folder, types))
 
     return make
+
+
+@pytest.fixture
+def captions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projects of one screen, where the test is not about the others: each costs half a second of processor time."""
+    every = project.wanted_screens
+    monkeypatch.setattr(project, "wanted_screens", lambda types: {"text": every(types)["text"]})
 
 
 def tasks_of(client: Client, found: Project, screen: str = "text") -> list[Task]:

@@ -30,7 +30,7 @@ def chosen_item(field: str, choice: str) -> dict[str, Any]:
 
 
 def test_a_second_push_makes_nothing(client: Client, taken: Intake, made: Made) -> None:
-    found = made()
+    found = made(types=("water", "fire"))
     first = push(client, found, taken.pictures, taken.formats, drafts=drafts_for(taken), overlap=0.3)
     assert first.created == {"text": COUNT, "name": COUNT, "triage": COUNT}
     assert first.drafted == COUNT / 2
@@ -47,8 +47,9 @@ def test_a_second_push_makes_nothing(client: Client, taken: Intake, made: Made) 
         assert {task.drafts for task in tasks_of(client, found, screen)} == {0 if screen == "triage" else 1}
 
 
+@pytest.mark.usefixtures("captions_alone")
 def test_pictures_are_shown(client: Client, taken: Intake, made: Made) -> None:
-    found = made(types=())
+    found = made()
     push(client, found, taken.pictures, taken.formats)
     headers = client.sdk._client_wrapper.get_headers()
     tasks = tasks_of(client, found)
@@ -59,8 +60,9 @@ def test_pictures_are_shown(client: Client, taken: Intake, made: Made) -> None:
     assert client.http.get(client.url + tasks[0].data["image"]).status_code in {401, 403}
 
 
+@pytest.mark.usefixtures("captions_alone")
 def test_new_drafts_go_to_tasks_that_nobody_touched(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
-    found = made(types=())
+    found = made()
     push(client, found, taken.pictures, taken.formats, drafts=drafts_for(taken))
     first, _, third, *_ = tasks_of(client, found)
     answer(client, first, "mine")
@@ -75,7 +77,7 @@ def test_new_drafts_go_to_tasks_that_nobody_touched(client: Client, taken: Intak
 
 
 def test_every_kind_of_answer_comes_back(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
-    found = made()
+    found = made(types=("water", "fire"))
     push(client, found, taken.pictures, taken.formats)
     tasks = tasks_of(client, found)
     text = 'a "quoted" fridge, émile 日本\n<b>second</b> line'
@@ -101,12 +103,13 @@ def test_every_kind_of_answer_comes_back(client: Client, taken: Intake, made: Ma
     assert triaged.values == {"quality": ["good"]}
 
 
+@pytest.mark.usefixtures("captions_alone")
 def test_a_later_pull_reads_only_what_changed(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
-    found = made(types=())
+    found = made()
     push(client, found, taken.pictures, taken.formats)
     tasks = tasks_of(client, found)
     numbers = [answer(client, task, "before") for task in tasks[:4]] + [answer(client, tasks[4], was_cancelled=True)]
-    assert pull.pull(client, found, tmp_path).everything == ["text", "name"]
+    assert pull.pull(client, found, tmp_path).everything == ["text"]
     text = [{"id": "x", "from_name": "text", "to_name": "image", "type": "textarea", "value": {"text": ["after"]}}]
     client.sdk.annotations.update(id=numbers[0], result=text)  # type: ignore[arg-type]
     client.sdk.annotations.delete(id=numbers[1])
@@ -128,11 +131,12 @@ def test_a_later_pull_reads_only_what_changed(client: Client, taken: Intake, mad
     assert (tmp_path / "history.jsonl").read_bytes() == before
 
 
+@pytest.mark.usefixtures("captions_alone")
 def test_answers_deleted_in_bulk_are_noticed(
     client: Client, taken: Intake, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Data Manager's bulk actions may leave the time of a task as it was: then the number does not add up."""
-    found = made(types=())
+    found = made()
     push(client, found, taken.pictures, taken.formats)
     tasks = tasks_of(client, found)
     monkeypatch.setattr(pull, "FEW", 2)
@@ -147,8 +151,9 @@ def test_answers_deleted_in_bulk_are_noticed(
     assert pull.pull(client, found, tmp_path, accept_deleted=True).deleted == 3
 
 
+@pytest.mark.usefixtures("captions_alone")
 def test_a_changed_configuration_is_told_and_mended(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
-    found = made(types=())
+    found = made()
     push(client, found, taken.pictures[:2], taken.formats)
     number = found.screens["text"]
     other = client.sdk.projects.get(id=number).label_config or ""
@@ -181,7 +186,6 @@ def test_a_project_whose_making_was_not_noted_is_found(client: Client, taken: In
     assert project.make_screens(client, new).screens == made.screens
 
 
-@pytest.mark.usefixtures("label_studio")
 def test_the_commands_go_together(
     label_studio: server.Server,
     client: Client,

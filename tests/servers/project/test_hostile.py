@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -17,35 +15,51 @@ from annotation.commands import dispatch
 from annotation.intake import Intake
 from annotation.push import push
 from annotation.records import read_history
+from data import store
 from data.errors import InputError
 from tests.servers.project.conftest import COUNT, Made, answer, tasks_of
 
 pytestmark = [
     pytest.mark.servers,
+    pytest.mark.usefixtures("captions_alone"),
     pytest.mark.filterwarnings("ignore:The `parse_obj` method:DeprecationWarning"),  # in the SDK, as it refreshes
 ]
 
 
-def test_odd_texts_come_back_as_they_were_written(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
-    found = made(types=())
+def test_odd_texts_come_back_as_they_were_written(
+    label_studio: server.Server, client: Client, taken: Intake, made: Made,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    found = made(name="odd")
+    project.save(found)
     push(client, found, taken.pictures, taken.formats)
     texts = [
         "<script>alert(1)</script><img src=x onerror=alert(2)>",
-        "x" * 100_000,
+        "a" * 100_000,
+        "many words " * 10_000,
         '=HYPERLINK("http://127.0.0.1")\r\n\'; DROP TABLE task; --',
         "\u202eback to front\u2028new line\ttab {{ template }} ${PATH} \\",
     ]
     tasks = tasks_of(client, found)
     numbers = [answer(client, task, text) for task, text in zip(tasks, texts, strict=False)]
-    done = pull.pull(client, found, tmp_path)
-    records = {record.annotation: record for record in read_history(tmp_path)}
+    done = pull.pull(client, found, project.folder_of("odd"))
+    records = {record.annotation: record for record in read_history(project.folder_of("odd"))}
     assert [records[number].values["text"] for number in numbers] == [[text] for text in texts]
     assert not done.odd
+
+    checks = ["lint", "--server", str(label_studio.folder)]
+    for command in (["status"], checks, ["fix", "--find", "a", "--replace", "b"], ["export", "--into", "release"]):
+        dispatch(command)
+        said = capsys.readouterr().out
+        assert len(said) < 20_000 and all(char.isprintable() or char == "\n" for char in said), command
+    exported = [sample.annotation.text for sample in store.read(Path("release")).samples]
+    assert sorted(exported) == sorted(text.strip() for text in texts)
 
 
 def test_names_that_climb_do_not_get_in(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
     """Anybody may add a task on the server, and write into it whatever they like."""
-    found = made(types=())
+    found = made()
     push(client, found, taken.pictures, taken.formats)
     names = ["../../etc/passwd", "/etc/passwd", "a/../../b.png"]
     for index, name in enumerate(names):
@@ -65,7 +79,7 @@ def test_a_copy_of_a_climbing_title_stays_in_its_folder(
     client: Client, label_studio: server.Server, made: Made, taken: Intake
 ) -> None:
     client.sdk.projects.create(title="../../climbs")
-    found = made(types=())
+    found = made()
     push(client, found, taken.pictures, taken.formats)
     folder = backup.copy(label_studio.folder, label_studio)
     copies = {path.name.partition("-")[2]: path for path in folder.iterdir()}
@@ -168,16 +182,3 @@ def test_a_busy_port_is_told_with_its_owner(
     with pytest.raises(InputError, match=rf"--port: port {label_studio.port} is taken by .*Leave out --port"):
         dispatch(["start", "--port", str(label_studio.port)])
     assert server.find() is None
-
-
-def test_a_port_that_is_lost_at_the_last_moment_is_not_believed(
-    label_studio: server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Label Studio quietly takes the next port then, while somebody else answers on the one that was asked for."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-        ports = iter([port, label_studio.port + 1000])
-        monkeypatch.setattr("annotation.ports.candidates", lambda asked, last: ports)
-        with server.running(tmp_path / ".server") as running:
-            assert running.port != port
-            assert server.find(tmp_path / ".server") == running

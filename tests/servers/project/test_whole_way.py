@@ -1,0 +1,109 @@
+"""The whole way of a few sample creatures, on a real server: from pictures to a LoRA, through every command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from annotation import project, server
+from annotation.client import Client
+from annotation.commands import dispatch
+from annotation.tasks import Task
+from data import checkup
+from data.options import parse
+from data.pocket import creatures
+from tests.servers.project.conftest import answer, tasks_of
+from train import job
+from train.config import ALIASES, CONFIGS, Config
+
+pytestmark = pytest.mark.servers
+
+COUNT = 8
+QUICK = [
+    *("--max-steps", "2", "--pictures.size", "32", "--batch-size", "2", "--adapter.targets", "attention"),
+    *("--validation.every", "2", "--validation.pictures", "1", "--validation.timesteps", "2", "--no-probe"),
+    *("--checkpoints.every", "2", "--logging.every", "2", "--threads", "1", "--previews.every", "0"),
+]
+
+
+def caption(task: Task) -> str:
+    """What an annotator would say of a creature."""
+    about = creatures.annotation(int(task.data["file_name"].partition(".")[0]))
+    return f"{about.name}, a {about.type} type creature"
+
+
+def choose(client: Client, task: Task, **chosen: str) -> None:
+    """A triage by single keys."""
+    items = [
+        {"id": field, "from_name": field, "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+        for field, choice in chosen.items()
+    ]
+    client.sdk.annotations.create(id=task.id, lead_time=2.0, result=items)  # type: ignore[arg-type]
+
+
+def work_through(client: Client, found: project.Project) -> dict[str, str]:
+    """Caption as a person does: correct drafts, write, skip one, send one away in the triage. File name -> caption."""
+    captions: dict[str, str] = {}
+    for number, task in enumerate(tasks_of(client, found)):
+        if number == 0:
+            answer(client, task, was_cancelled=True, seconds=3.0)
+            continue
+        captions[task.data["file_name"]] = caption(task)
+        answer(client, task, caption(task), seconds=30.0)
+    for number, task in enumerate(tasks_of(client, found, "triage")):
+        about = creatures.annotation(int(task.data["file_name"].partition(".")[0]))
+        assert about.type is not None
+        reason = {"skip_reason": "blurred"} if number == 1 else {}
+        choose(client, task, type=about.type, quality="good", **reason)
+        if reason:
+            del captions[task.data["file_name"]]
+    return captions
+
+
+def test_from_pictures_to_weights(
+    label_studio: server.Server, client: Client, tiny_model: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    own = ["--server", str(label_studio.folder)]
+    creatures.write(Path("creatures"), count=COUNT, size=32)
+    Path("old").mkdir()
+    shutil.copy("creatures/00003.png", "old/renamed.png")
+    Path("old/renamed.txt").write_text("a caption of before\nand another one")
+    Path("creatures/metadata.jsonl").unlink()
+
+    assert dispatch(["import", "old", "--images", "creatures"]) == 0
+    assert "1 further caption of 1 picture left out" in capsys.readouterr().out
+    push = ["--images", "creatures", "--types", ",".join(creatures.TYPES), "--keep-duplicates"]
+    assert dispatch(["push", *push, *own]) == 0
+    found = project.load("creatures")
+    captions = work_through(client, found)
+    assert dispatch(["pull", *own]) == 0
+    assert f"{2 * COUNT} new, 0 changed, 0 deleted" in capsys.readouterr().out
+    assert dispatch(["status"]) == 0
+    assert f"{COUNT - 1} done, 1 skipped, 0 open of {COUNT} (100%)" in capsys.readouterr().out
+    assert dispatch(["lint", "--leave-out=vocabulary", *own]) == 0, capsys.readouterr().out
+    capsys.readouterr()
+
+    assert dispatch(["export", "--into", "release", "--strict"]) == 0
+    said = capsys.readouterr().out
+    assert "left out, skip_reason blurred: 1" in said and "left out, skipped: 1" in said
+    rows = [json.loads(line) for line in Path("release/metadata.jsonl").read_text().splitlines()]
+    assert {row["file_name"]: row["text"] for row in rows} == captions
+    assert {row["annotator"] for row in rows} == {"annotator 1"}
+    assert not any(server.USER.encode() in path.read_bytes() for path in Path("release").rglob("*") if path.is_file())
+
+    prepare = parse(checkup.Checkup, ["release", "--size", "32"], prog="prepare.py", aliases=checkup.ALIASES)
+    assert checkup.run(prepare) == 0, capsys.readouterr().out
+    finetune = ["--data", "release", "--model", str(tiny_model), *QUICK]
+    config = parse(Config, finetune, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+    assert job.run(config) == 0
+    (run,) = Path("runs").iterdir()
+    facts = json.loads((run / "data.json").read_text())
+    assert facts["train"].keys() | facts["held_out"].keys() == captions.keys()
+    weights = load_file(run / "export" / "lora.safetensors")
+    assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name), "nothing was learned"
