@@ -4,10 +4,10 @@ python -m tests.benchmarks.ddpm_speed [--batch-size 32] [--rounds 3] [--threads 
 
 The plain loop is the annotated-diffusion tutorial's: its U-Net as published, float32 with contiguous memory, a
 DataLoader of Pillow transforms, tables read by `extract` on the CPU, Adam that is not fused, and the loss read at every
-step. Each line takes one thing away, and `gain` is what that brought; the last is ours, with clipping and the mean of
-the weights that the tutorial has not. Same pictures, batch, width, threads and device; the lines take turns. Seconds of
-the process' own CPU time are printed as well: on a machine with other work they are what can be compared, but for what
-threads wait for one another, which only a quiet machine shows.
+step. Each line takes one thing away, and `gain` is what that brought; the last is ours, with clipping and the average
+of the weights that the tutorial has not. Same pictures, batch, width, threads and device; the lines take turns. Seconds
+of the process' own CPU time are printed as well: on a machine with other work they are what can be compared, but for
+what threads wait for one another, which only a quiet machine shows.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def test_scoring_it(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_comparing_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [
-        *("--steps", "2", "--seeds", "1", "--bits", "1", "--pictures", "4", "--timesteps", "3", "--data.most", "40"),
+        *("--steps", "2", "--seeds", "1", "--bits", "2", "--pictures", "4", "--timesteps", "3", "--data.most", "40"),
         *("--schedule.steps", "10", "--drawn", "2"),
         *("--widths", "32", "--widths", "32", "--batch-size", "4", "--threads", "1", "--resamples", "100"),
         *("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")),
@@ -189,7 +189,11 @@ def test_comparing_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Predictions at rising noise" in page and "UNet2DModel&#x27;s errors" in page
     assert len(all_runs(tmp_path / "runs")) == 3
     assert comparing.run(parse(CompareOptions, flags, prog="compare.py")) == 0
-    assert "is finished" in capsys.readouterr().out  # nothing is trained twice
+    assert "is finished" in capsys.readouterr().out  # nothing is trained twice, nor measured
+    again: dict[str, Any] = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert again == facts
+    claims = [verdict["claim"] for verdict in facts["verdicts"]]
+    assert len(claims) == 8 and "UNet2DModel needs fewer bits per dimension than BasicUNet:" in claims
     assert len(all_runs(tmp_path / "runs")) == 3
 
 

@@ -58,6 +58,11 @@ def test_a_training_becomes_its_curves(tmp_path: Path) -> None:
         assert last.getpixel((0, 0)) == 20
 
 
+def test_a_running_mean_is_in_the_middle() -> None:
+    assert kept_plots.smooth([4.0, 1.0, 4.0, 7.0, 0.0], reach=1) == [4.0, 3.0, 4.0, 11 / 3, 0.0]
+    assert kept_plots.smooth([1.0, 2.0, 3.0, 4.0, 5.0]) == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
 def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:
     folder, out = tmp_path / "drawn", tmp_path / "docs"
     folder.mkdir()

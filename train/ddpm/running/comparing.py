@@ -31,7 +31,7 @@ from train.ddpm.running.compare_options import CompareOptions
 from train.ddpm.running.config import Drawings, FitConfig, Keeping, Looks, ObjectiveOptions
 from train.ddpm.running.errors import Errors, Side
 from train.ddpm.running.model import Model
-from train.ddpm.running.verdicts import Verdict, judge
+from train.ddpm.running.verdicts import Verdict, judge, smaller
 from train.optim import OptimConfig
 from train.report import read_metrics
 from train.report_page import known, running_mean
@@ -69,8 +69,7 @@ def run(options: CompareOptions) -> int:
         raise InputError(f"{len(unseen)} held-out pictures", where="--data.held-out", allowed="a share that leaves 2")
     trained = [one(options, name, seed, unseen) for seed in range(options.seeds) for name in NAMES]
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
-    grids = {name: grid_of(trained, name) for name in NAMES}
-    verdicts = judge(grids, resamples=options.resamples, seed=options.seed)
+    verdicts = verdicts_of(options, trained)
     page = page_of(options, pictures, unseen, trained, verdicts)
     page.write(options.out / "compare.html")
     facts = {
@@ -175,9 +174,37 @@ def bits_of(model: Model, side: Side, count: int) -> Tensor | None:
     return bound.total_bits(model.predict(clip=True), model.schedule, x0, own, sigma=sigma)
 
 
-def grid_of(trained: Sequence[Trained], name: str) -> np.ndarray:
-    """(seeds, pictures) the error of x_0 of one network, over all timesteps."""
-    return np.stack([each.errors.x0.per_picture for each in trained if each.name == name])
+def verdicts_of(options: CompareOptions, trained: Sequence[Trained]) -> list[Verdict]:
+    """The course's claims on the error of x_0 over all timesteps; by thirds of them; and on bits per dimension."""
+    everywhere = {name: grid_of(trained, name, slice(None)) for name in NAMES}
+    found = judge(everywhere, resamples=options.resamples, seed=options.seed)
+    third = -(-len(trained[0].errors.timesteps) // 3)
+    parts = {"little noise": slice(third), "half": slice(third, 2 * third), "much noise": slice(2 * third, None)}
+    pairs = {
+        f"UNet2DModel's errors are smaller than BasicUNet's at {words}:": [
+            grid_of(trained, name, part) for name in ("unet2d", "basic")
+        ]
+        for words, part in parts.items()
+        if trained[0].errors.timesteps[part]
+    }
+    if options.bits > 1:
+        bits = [bits_grid(trained, name) for name in ("unet2d", "basic", "plain")]
+        pairs["UNet2DModel needs fewer bits per dimension than BasicUNet:"] = bits[:2]
+        pairs["Skip connections save BasicUNet bits per dimension:"] = bits[1:]
+    return found + [
+        smaller(claim, one, other, resamples=options.resamples, seed=options.seed)
+        for claim, (one, other) in pairs.items()
+    ]
+
+
+def grid_of(trained: Sequence[Trained], name: str, timesteps: slice) -> np.ndarray:
+    """(seeds, pictures) the error of x_0 of one network, over some of the timesteps."""
+    return np.stack([each.errors.x0.values[:, timesteps].mean(axis=1) for each in trained if each.name == name])
+
+
+def bits_grid(trained: Sequence[Trained], name: str) -> np.ndarray:
+    """(seeds, pictures) the whole bound of one network."""
+    return np.stack([each.bits.numpy() for each in trained if each.name == name and each.bits is not None])
 
 
 # ---- the page
@@ -191,7 +218,8 @@ def table(trained: Sequence[Trained]) -> list[tuple[Any, ...]]:
     for name, words in NAMES.items():
         mine = [each for each in trained if each.name == name]
         by_time = np.mean([each.errors.x0.values.mean(axis=0) for each in mine], axis=0)
-        thirds = [float(part.mean()) for part in np.array_split(by_time, 3)]
+        third = -(-len(by_time) // 3)  # as in verdicts_of
+        thirds = [float(by_time[start : start + third].mean()) for start in range(0, 3 * third, third)]
         bits = [float(each.bits.mean()) for each in mine if each.bits is not None]
         size = sum(weight.numel() for weight in mine[0].model.network.parameters())
         speeds = [line["images_per_second"] for each in mine for line in read_metrics(each.run.metrics)
