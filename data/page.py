@@ -5,6 +5,7 @@ shown, whatever is in it. Light or dark as the reader's system has it.
 """
 
 import base64
+import hashlib
 import io
 import math
 import re
@@ -22,7 +23,7 @@ from data.page_style import STYLE
 
 __all__ = ["Page", "Series"]
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # and the page's own script, by its hash
 Cell = str | int | float | bool | None
 
 
@@ -35,10 +36,15 @@ class Section:
 
 @dataclass
 class Page:
-    """A page that is filled from top to bottom: Page("Run 7").section("Loss").curve(...).write(path)."""
+    """A page that is filled from top to bottom: Page("Run 7").section("Loss").curve(...).write(path).
+
+    style, script: of this page alone, behind the common looks; no other script runs.
+    """
 
     title: str
     subtitle: str = ""
+    style: str = ""
+    script: str = ""
     sections: list[Section] = field(default_factory=list)
 
     def section(self, title: str) -> Self:
@@ -117,22 +123,29 @@ class Page:
         links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in named)
         return "\n".join([
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy(self.script)}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
+            f"<title>{escape(self.title)}</title>\n<style>{STYLE}{self.style}</style>\n</head>\n<body>\n<main>",
             f"<header><h1>{escape(self.title)}</h1>",
             f'<p class="subtitle">{escape(self.subtitle)}</p>' if self.subtitle else "",
             f"<nav>{links}</nav>" if len(named) > 1 else "",
             "</header>",
             *map(section_html, self.sections),
-            "</main>\n</body>\n</html>\n",
+            f"</main>\n<script>{self.script}</script>" if self.script else "</main>",
+            "</body>\n</html>\n",
         ])  # fmt: skip
 
     def write(self, path: Path) -> Path:
         """Write the page whole, and return where it lies."""
         write_atomic(path, self.html())
         return path
+
+
+def policy(script: str) -> str:
+    """What the page may do: show what is in it, and run this one script."""
+    mark = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{POLICY}; script-src 'sha256-{mark}'" if script else POLICY
 
 
 def section_html(section: Section) -> str:

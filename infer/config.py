@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from infer.prompts import BUILT_IN
 
 RANDOM_SEED = -1
 HIGHEST_WEIGHT = 100.0  # a slip of the decimal point, not a style
+WIDEST = 8.0  # ratio of the sides; beyond it no model draws anything
 
 ALIASES = {
     "-n": "--negative-prompt",
@@ -29,6 +31,8 @@ ALIASES = {
     "--ckpt": "--model",
     "--prompts": "--from-file",
     "--output-dir": "--outdir",
+    "--init-img": "--init-image",
+    "--denoising-strength": "--strength",
 }
 
 
@@ -47,42 +51,83 @@ class GenerateOptions(options.Options):
     """what to draw; may be repeated"""
     from_file: Path | None = None
     """prompts from a .txt, .csv or .jsonl file, each with settings of its own if it has some"""
+    params_from: Path | None = None
+    """a picture whose settings are taken over, ours or A1111's, InvokeAI's, Fooocus', kohya's; flags typed go before"""
     grid: str = ""
     """every combination of these, filled in for {type} and {object}: "type=water,fire;object=fridge,car\""""
     wildcards: Path = Path("wildcards")
     """folder with a text file for each __name__ in a prompt"""
     negative_prompt: str = ""
     """what to steer away from"""
+    weighting: Literal["a1111", "compel", "none"] = "a1111"
+    """how prompts are read: a1111 (word:1.3) ((word)) [word] BREAK; compel word++ (words)1.3 .blend(); none: as text,
+    cut at 75 tokens. The first two read prompts of any length"""
+    style: str | None = None
+    """a style preset by its name (infer/styles.yaml, or --styles FILE); --style list shows them"""
+    styles: Path | None = None
+    """a YAML file of style presets of your own"""
     model: str | None = None
     """pocket, a hub id, a folder, a .safetensors file or a run; default: the newest finished run, else pocket"""
     tokenizer: str | None = None
     """hub id or folder of the tokenizer, for a single file that brings none"""
     lora: tuple[str, ...] = ()
-    """a LoRA as FILE or FILE:WEIGHT; may be repeated"""
+    """a LoRA as FILE or FILE:WEIGHT; may be repeated. <lora:NAME:WEIGHT> in a prompt is one for that prompt"""
     seed: int = Field(default=42, ge=RANDOM_SEED, le=HIGHEST_SEED)
     """seed of the first picture of each prompt, the next one has seed + 1; -1 draws one and prints it"""
+    seeds: str = ""
+    """the seeds themselves, for each prompt: 1,2,3"""
     num_images: int = Field(default=1, ge=1)
     """pictures per prompt"""
     steps: int = Field(default=50, ge=1)
     """denoising steps"""
     guidance_scale: float = Field(default=7.5, ge=0.0, allow_inf_nan=False)
     """how strongly the prompt steers; 1 or less: not at all"""
+    guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
+    """how far the guided prediction is given the spread of the unguided one (Lin et al. 2023); 0.7 with zero SNR"""
+    guidance_stop: float = Field(default=1.0, gt=0.0, le=1.0)
+    """the share of the steps that are guided, from the first on; less is faster and another picture"""
     scheduler: str | None = None
     """pndm, ddim, euler, euler_a, dpmpp_2m_karras, unipc ...; default: the model's own"""
     height: int | None = Field(default=None, ge=1)
     """pixels; default: the model's own size"""
     width: int | None = Field(default=None, ge=1)
     """pixels; default: the model's own size"""
+    aspect: str = ""
+    """the sides' ratio, as 3:2, at about the model's own number of pixels"""
+    init_image: Path | None = None
+    """a picture to begin from, see --strength"""
+    strength: float = Field(default=0.75, gt=0.0, le=1.0)
+    """how much of the picture given is drawn anew: the share of the steps that are made; 1 keeps nothing of it"""
+    mask: Path | None = None
+    """white where --init-image is drawn anew; the rest stays as it is, pixel for pixel"""
+    scribble: Path | None = None
+    """a drawing of lines to begin from; with --controlnet it leads every step"""
+    polarity: Literal["auto", "dark-on-light", "light-on-dark"] = "auto"
+    """of the lines of --scribble"""
+    controlnet: Path | None = None
+    """a ControlNet for lines, a folder as diffusers saves it"""
+    control_scale: float = Field(default=1.0, ge=0.0, le=2.0)
+    """how strongly the ControlNet leads"""
     outdir: Path | None = None
-    """a new or empty folder; default: the next free one in outputs/"""
+    """a folder, new or empty or begun by the same command, which goes on; default: the next free one in outputs/"""
+    resume: bool = False
+    """go on with the newest folder of outputs/ that this same command began and did not finish"""
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
     """default: fp32 on the CPU, fp16 on a GPU"""
     device: str | None = None
     """cpu, cuda, cuda:1, mps; default: a GPU if there is one"""
+    safety_checker: Path | None = None
+    """a folder with a Stable Diffusion safety checker; without it nothing is checked, and the metadata says so"""
+    hide_flagged: bool = False
+    """write a grey tile in place of a picture that the safety checker flags"""
+    fast: bool = False
+    """fewer steps (20 of DPM++ 2M Karras), the last 4 without guidance: another picture; its distance is measured"""
+    benchmark: bool = False
+    """draw, then print seconds a picture, steps a second, TFLOP/s and the share of what the machine can do"""
     compare_base: bool = False
     """draw with the base model as well, and lay both side by side on compare.png"""
     strict: bool = False
-    """a prompt that is too long, or an unused LoRA key, is an error"""
+    """words that are not read, or an unused LoRA key, are errors"""
 
     @field_validator("prompt")
     @classmethod
@@ -116,6 +161,37 @@ class GenerateOptions(options.Options):
                 raise ValueError(f"the weight of {text!r} is not between -{HIGHEST_WEIGHT:g} and {HIGHEST_WEIGHT:g}")
         return texts
 
+    @field_validator("aspect")
+    @classmethod
+    def readable_aspect(cls, text: str) -> str:
+        if text and ratio(text) is None:
+            raise ValueError(f"{text!r} is no ratio of two sides up to {WIDEST:g} : 1, such as 3:2")
+        return text
+
+    @field_validator("seeds")
+    @classmethod
+    def readable_seeds(cls, text: str) -> str:
+        numbers = listed(text)
+        if numbers is None or len(set(numbers)) < len(numbers):
+            raise ValueError(f"{text!r} is no list of different seeds from 0 to {HIGHEST_SEED}, such as 1,2,3")
+        return text
+
+    @model_validator(mode="after")
+    def flags_belong_together(self) -> GenerateOptions:
+        if self.aspect and (self.width or self.height):
+            raise ValueError("--aspect already says both sides: leave out --width and --height")
+        if self.seeds and self.model_fields_set & {"seed", "num_images"}:
+            raise ValueError("--seeds already names every picture: leave out --seed and --num-images")
+        if self.mask and not self.init_image:
+            raise ValueError("--mask says what of a picture is drawn anew: give the picture with --init-image")
+        if self.controlnet and not self.scribble:
+            raise ValueError("--controlnet follows a drawing of lines: give it with --scribble")
+        if self.scribble and self.init_image and not self.controlnet:
+            raise ValueError("--scribble and --init-image both say where to begin: give one, or add --controlnet")
+        if self.hide_flagged and not self.safety_checker:
+            raise ValueError("--hide-flagged hides what --safety-checker finds: give its folder")
+        return self
+
     @model_validator(mode="after")
     def seeds_fit(self) -> GenerateOptions:
         if self.seed > HIGHEST_SEED - self.num_images:
@@ -123,8 +199,32 @@ class GenerateOptions(options.Options):
         return self
 
     @property
+    def listed_seeds(self) -> tuple[int, ...]:
+        return listed(self.seeds) or ()
+
+    @property
+    def ratio(self) -> float | None:
+        """Width over height, if --aspect says it."""
+        return ratio(self.aspect)
+
+    @property
     def loras(self) -> tuple[LoraFile, ...]:
         return tuple(split_weight(text) for text in self.lora)
+
+
+def ratio(text: str) -> float | None:
+    """`3:2`, `3x2`, `3/2` or `1.5` -> 1.5; None if it is none of them."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\s*[:x/]\s*(\d+(?:\.\d+)?))?", text.strip())
+    sides = [float(side or 1) for side in found.groups()] if found else [0.0]
+    return sides[0] / sides[1] if min(sides) > 0 and max(sides) <= WIDEST * min(sides) else None
+
+
+def listed(text: str) -> tuple[int, ...] | None:
+    """`1,2,3` -> (1, 2, 3); () for nothing, None if it is no list of seeds."""
+    words = [word.strip() for word in text.split(",")] if text.strip() else []
+    if not all(word.isdecimal() and int(word) <= HIGHEST_SEED for word in words):
+        return None
+    return tuple(int(word) for word in words)
 
 
 def split_weight(text: str) -> LoraFile:

@@ -5,37 +5,41 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from data.errors import INTERRUPTED, InputError, raise_all, show
-from infer import loras, metadata, outputs, pipeline, prompt_files, prompts, recipes, source, templates
-from infer.config import RANDOM_SEED, GenerateOptions, LoraFile
+from data.errors import INTERRUPTED, show
+from infer import (
+    canvas,
+    decoding,
+    fast,
+    loras,
+    metadata,
+    outputs,
+    pipeline,
+    planning,
+    prompts,
+    recipes,
+    replay,
+    source,
+    styles,
+)
+from infer.config import RANDOM_SEED, GenerateOptions
+from infer.decoding import Checker, Decoder
 from infer.outputs import Finished
-from infer.pipeline import Settings
-from infer.prompt_files import Line
-from infer.prompts import Picture, Tokens
+from infer.planning import Job
+from infer.processes import Processes, started
+from infer.prompts import Picture
+from infer.source import Source
 from train import base_model
 from train.base_model import BaseModel
 
 BROKEN = 1  # exit code when a picture came out as NaN
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that was decided before the first picture is drawn."""
-
-    pictures: list[Picture]
-    settings: Settings
-    tokens: dict[str, Tokens]
-    scheduler: str | None
-    device: torch.device
-    strict: bool
 
 
 @dataclass
@@ -45,124 +49,199 @@ class Pass:
     name: str
     model: BaseModel
     folder: Path
-    loras: Sequence[LoraFile] = ()
-    begun: list[Finished] = field(default_factory=list)
+    pictures: Sequence[Picture]
+    begun: dict[Path, Finished] = field(default_factory=dict)  # drawn by this process
+    known: dict[Path, Finished] = field(default_factory=dict)  # drawn by another, or before
+    seconds: float = 0.0  # that drawing and writing them took
+
+    def path_of(self, picture: Picture) -> Path:
+        return self.folder / picture.file_name
 
     @property
     def finished(self) -> list[Finished]:
-        """What is on the disk: the rename of a picture may or may not have happened when Ctrl-C came."""
-        return [done for done in self.begun if done.path.exists()]
+        """What is on the disk: the rename of a picture that was begun may or may not have happened."""
+        return [self.result(picture) for picture in self.pictures if self.path_of(picture).exists()]
+
+    def result(self, picture: Picture) -> Finished:
+        path = self.path_of(picture)
+        if path not in self.begun and path not in self.known:
+            self.known[path] = outputs.found(path, picture)
+        return self.begun.get(path) or self.known[path]
 
 
 def run(options: GenerateOptions) -> int:
     """Draw what the options ask for; returns the exit code. Raises InputError."""
+    if options.style == styles.LIST:
+        print(styles.listed(options.styles))
+        return 0
+    with started() as us:
+        if options.params_from is None:
+            return draw(options, us)
+        options, found = replay.over(options)
+        us.say(f"settings: as {found.program} wrote them into {show(options.params_from)}")
+        for line in found.said:
+            warn(line, us)
+        return draw(options, us, found)
+
+
+def draw(options: GenerateOptions, us: Processes, found: replay.Found | None = None) -> int:
+    """As run(). found: the picture whose settings the options were taken from."""
     chosen = source.choose(options)
-    print(chosen.said)
-    if options.seed == RANDOM_SEED:
-        options = options.model_copy(update={"seed": prompts.random_seed()})
-        print(f"seed: {options.seed}")
-    device = pipeline.choose_device(options.device)
-    dtype = pipeline.choose_dtype(options.dtype, device)
-    tuned = base_model.load(chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
-    tuned = replace(tuned, zero_terminal_snr=chosen.zero_terminal_snr)
-    # A model of its own: a LoRA changes the networks it is laid over.
-    base = base_model.load(chosen.base or chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
-    job = plan(options, tuned, device)
-    folder = outputs.folder_for(options.outdir)
-    passes = [Pass("tuned" if chosen.is_tuned else "drawing", tuned, folder, chosen.loras)]
+    us.say(chosen.said)
+    exact = with_seed(options, us)
+    options = fast.settings(exact) if options.fast else exact
+    device = pipeline.choose_device(options.device, us.local_rank)
+    tuned, base = models(chosen, pipeline.choose_dtype(options.dtype, device))
+    job = planning.plan(options, tuned, device, chosen.loras)
+    for note in job.notes:
+        warn(note, us)
+    checker = None if options.safety_checker is None else decoding.load_checker(options, device)
+    identity = job.identity(tuned, options.compare_base, options.fast)
+    folder = us.agree(lambda: open_folder(options, identity))
+    passes = [Pass("tuned" if chosen.is_tuned else "drawing", tuned, folder, job.pictures)]
     if options.compare_base:
-        passes.append(Pass("base", base, folder / "base"))
-    return carry_out(job, passes, folder)
+        passes.append(Pass("base", base, folder / "base", [replace(each, loras=()) for each in job.pictures]))
+    code = carry_out(job, passes, folder, us, checker)
+    if code in (0, BROKEN) and us.is_first:
+        for line in afterwards(options, exact, job, passes[0], found):
+            print(line)
+    return code
 
 
-def plan(options: GenerateOptions, model: BaseModel, device: torch.device) -> Job:
-    """Check the options against the model, all problems at once, and say what of the prompts is not read."""
-    width, height = options.width or model.sample_size, options.height or model.sample_size
-    micro_batch = pipeline.micro_batch_for(device)
-    settings = Settings(options.steps, options.guidance_scale, width, height, options.negative_prompt, micro_batch)
-    pictures = asked(options)
-    each = list(dict.fromkeys(settings.of(picture) for picture in pictures))
-    problems = [
-        *(error for width in dict.fromkeys(own.width for own in each) for error in wrong_side("--width", width, model)),
-        *(error for h in dict.fromkeys(own.height for own in each) for error in wrong_side("--height", h, model)),
-    ]
-    texts = [*(picture.prompt for picture in pictures), *(own.negative_prompt for own in each)]
-    tokens = prompts.measure(texts, model.tokenizer)
-    cut = prompts.cut_prompts(tokens)
-    raise_all([*problems, *cut] if options.strict else problems)
-    for problem in cut:
-        warn(problem)
-    return Job(pictures, settings, tokens, options.scheduler, device, options.strict)
+def open_folder(options: GenerateOptions, identity: str) -> Path:
+    """Where the pictures go; says so if some are there already."""
+    folder = outputs.folder_for(options.outdir, identity, resume=options.resume)
+    there = len([*folder.glob("[0-9]*.png"), *folder.glob("base/[0-9]*.png")])
+    if there:
+        print(f"going on in {show(folder)}: {there} pictures are there")
+    return folder
 
 
-def asked(options: GenerateOptions) -> list[Picture]:
-    """Every picture that prompts and prompt files ask for; the built-in prompts only if nothing else does."""
-    axes = templates.grid(options.grid)
-    given = [] if options.from_file is None else prompt_files.read(options.from_file)
-    typed = options.prompt if "prompt" in options.model_fields_set or not given else ()
-    lines = [*(Line(prompt=prompt) for prompt in typed), *given]
-    return prompts.planned(lines, options.seed, options.num_images, axes, options.wildcards)
+def with_seed(options: GenerateOptions, us: Processes) -> GenerateOptions:
+    """With the seed that -1 stands for, the same in every process."""
+    if options.seed != RANDOM_SEED or options.seeds:
+        return options
+    seed = us.agree(prompts.random_seed)
+    us.say(f"seed: {seed}")
+    return options.model_copy(update={"seed": seed})
 
 
-def wrong_side(flag: str, side: int, model: BaseModel) -> list[InputError]:
-    """An InputError for a side that the model's networks cannot halve as often as they do."""
-    if side % model.step == 0:
-        return []
-    below = side // model.step * model.step
-    near = f"{below} or {below + model.step}" if below else f"{model.step}"
-    return [InputError(f"{side} is not a multiple of {model.step} pixels", where=flag, fix=f"Take {near}.")]
+def models(chosen: Source, dtype: torch.dtype) -> tuple[BaseModel, BaseModel]:
+    """The model to draw with, and its base: one of its own, because a LoRA changes the networks it is laid over."""
+    tuned = base_model.load(chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
+    base = base_model.load(chosen.base or chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
+    return replace(tuned, zero_terminal_snr=chosen.zero_terminal_snr), base
 
 
-def carry_out(job: Job, passes: Sequence[Pass], folder: Path) -> int:
+def afterwards(
+    options: GenerateOptions, exact: GenerateOptions, job: Job, drawn: Pass, found: replay.Found | None
+) -> Iterator[str]:
+    """What was measured of the pictures that were drawn. exact: the options without what --fast means."""
+    first = drawn.finished[0]
+    if found is not None and found.recipe is not None:
+        yield replay.compared(first, found.recipe, options)
+    if options.fast:
+        yield fast.distance(job, exact, drawn.model, first.picture)
+    if options.benchmark and drawn.begun:
+        from infer import benchmark  # it loads the trainer's libraries, which a mistake in a flag need not wait for
+
+        own = [done.picture for done in drawn.begun.values()]
+        yield from benchmark.report(job, drawn.model, own, drawn.seconds)
+
+
+def carry_out(job: Job, passes: Sequence[Pass], folder: Path, us: Processes, checker: Checker | None) -> int:
     """Draw every pass, then lay out the sheet. What is finished stays, whatever ends the job."""
     try:
         for each in passes:
-            draw_pass(job, each)
+            draw_pass(job, each, us, checker)
             gc.collect()  # the networks of this pass go before the next ones come
+        us.wait()
     except KeyboardInterrupt:
-        kept, total = sum(len(each.finished) for each in passes), len(job.pictures) * len(passes)
-        print(f"\nstopped: {kept} of {total} pictures are kept in {show(folder)}", file=sys.stderr)
+        if us.is_first:
+            kept, total = sum(len(each.finished) for each in passes), len(job.pictures) * len(passes)
+            on = f"; the same command with --outdir {show(folder)} goes on" if kept else ""
+            print(f"\nstopped: {kept} of {total} pictures are kept in {show(folder)}{on}", file=sys.stderr)
         return INTERRUPTED
     finally:
-        outputs.write_log(folder, [done for each in passes for done in each.finished])
-    sheet = outputs.lay_out(folder, {each.name: each.finished for each in passes})
-    broken = [done for each in passes for done in each.finished if done.recipe.verdict == "nan"]
-    for done in broken:
-        warn(f"{show(done.path)}: no picture, the numbers broke down (NaN). Try --dtype fp32 or less guidance.")
+        if us.is_first:
+            outputs.write_log(folder, [done for each in passes for done in each.finished])
+    return conclude(passes, folder) if us.is_first else 0
+
+
+def conclude(passes: Sequence[Pass], folder: Path) -> int:
+    """The sheet, and what became of the pictures; the exit code."""
+    all_done = {each.name: each.finished for each in passes}
+    sheet = outputs.lay_out(folder, all_done)
+    outputs.close(folder)
+    for done in (done for finished in all_done.values() for done in finished):
+        if done.recipe.verdict == "nan":
+            warn(f"{show(done.path)}: no picture, the numbers broke down (NaN). Try --dtype fp32 or less guidance.")
+        if done.recipe.verdict == "flagged":
+            warn(f"{show(done.path)}: flagged by the safety checker ({', '.join(done.recipe.concepts)})")
+        if done.recipe.decoded_again:
+            warn(f"{show(done.path)}: decoded once more in fp32, the numbers broke down in {done.recipe.dtype}")
     print(last_line(passes, sheet))
-    return BROKEN if broken else 0
+    return BROKEN if any(done.recipe.verdict == "nan" for finished in all_done.values() for done in finished) else 0
 
 
 def last_line(passes: Sequence[Pass], sheet: Path) -> str:
     """Where to look."""
     if len(passes) > 1:
         return f"base and tuned side by side: {show(sheet)}"
-    count, first = len(passes[0].finished), passes[0].finished[0].path
+    finished = passes[0].finished
+    count, first = len(finished), finished[0].path
     pictures = f"1 picture: {show(first)}" if count == 1 else f"{count} pictures in {show(first.parent)}"
     return f"{pictures}, labelled on {show(sheet)}"
 
 
-def draw_pass(job: Job, each: Pass) -> None:
-    """Draw the job's pictures with one set of weights; each is written as soon as it is finished."""
+def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None) -> None:
+    """Draw this process' share of the pictures that are missing; each is written as soon as it is finished."""
+    todo = us.share(each.pictures, job.settings.micro_batch)
+    todo = [picture for picture in todo if not each.path_of(picture).exists()]
+    if not todo:
+        return
     pipe = pipeline.build(each.model, job.scheduler, job.device)
-    proofs = loras.attach(pipe, each.loras, strict=job.strict)
-    for proof in proofs:
-        print(proof)
-        if proof.unused:
-            warn(f"{show(proof.file.path)}: {len(proof.unused)} tensors find no layer: {loras.named(proof.unused)}")
-    shared = recipes.shared(pipe, each.model, proofs, job.scheduler)
-    pictures_with = Counter(job.settings.of(picture).steps for picture in job.pictures)
-    total = sum(pipeline.calls_of(pipe, steps) * count for steps, count in pictures_with.items())
-    with tqdm(total=total, desc=each.name, unit="step", dynamic_ncols=True) as bar:
-        started = time.perf_counter()
-        for drawn in pipeline.draw(pipe, job.pictures, job.settings, bar.update):
-            recipe = recipes.of(shared, drawn, job.tokens)
-            path = each.folder / drawn.picture.file_name
-            each.begun.append(Finished(path, drawn.picture, recipe, time.perf_counter() - started))
+    canvas.check(job.given, pipe.unet)
+    total = job.calls(pipe, todo)
+    files = list(dict.fromkeys(file for picture in each.pictures for file in picture.loras))
+    used = attach(pipe, files, job, us)
+    shared = recipes.shared(pipe, each.model, [], job.scheduler, job.given)
+    shared |= {"style": job.style, "safety": "off" if checker is None else "on", "fast": job.fast}
+    with tqdm(total=total, desc=each.name, unit="step", dynamic_ncols=True, disable=not us.is_first) as bar:
+        begun_at = started_at = time.perf_counter()
+        drawing = pipeline.draw(
+            pipe,
+            todo,
+            job.settings,
+            bar.update,
+            given=job.given,
+            decoder=Decoder(pipe.vae, checker),
+            wear=partial(loras.wear, pipe, files),
+        )
+        for drawn in drawing:
+            worn = {"loras": tuple(used[file] for file in drawn.picture.loras)}
+            recipe = recipes.of({**shared, **worn}, drawn, job.tokens)
+            path = each.path_of(drawn.picture)
+            each.begun[path] = Finished(path, drawn.picture, recipe, time.perf_counter() - started_at)
             metadata.write(path, drawn.image, recipe)
-            started = time.perf_counter()
+            started_at = time.perf_counter()
+        each.seconds = started_at - begun_at
 
 
-def warn(what: object) -> None:
+def attach(
+    pipe: object, files: Sequence[loras.LoraFile], job: Job, us: Processes
+) -> dict[loras.LoraFile, metadata.LoraUsed]:
+    """Every LoRA onto the networks, with the proof of what it does said; returns what the recipes say of each."""
+    proofs = loras.attach(pipe, files, strict=job.strict)  # pyright: ignore[reportArgumentType]
+    for proof in proofs:
+        us.say(proof)
+        if proof.unused:
+            what = f"{len(proof.unused)} tensors find no layer: {loras.named(proof.unused)}"
+            warn(f"{show(proof.file.path)}: {what}", us)
+    return {proof.file: recipes.lora_used(proof) for proof in proofs}
+
+
+def warn(what: object, us: Processes | None = None) -> None:
     """One line for people on stderr, away from what a program may read on stdout."""
-    print(f"warning: {what}", file=sys.stderr)
+    if us is None or us.is_first:
+        print(f"warning: {what}", file=sys.stderr)

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from data.errors import InputError, raise_all, show
 from data.files import sha256
+from infer import effects
 from infer.config import LoraFile
+from infer.effects import Probe
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -31,7 +33,11 @@ NAMED = 5  # unused keys that are named in full
 
 @dataclass(frozen=True)
 class Proof:
-    """What a LoRA did. change: Frobenius norm of the weight change; share: of the norm of the weights it changes."""
+    """What a LoRA did. change: Frobenius norm of the weight change; share: of the norm of the weights it changes.
+
+    blocks: that share for each block of the U-Net, and of the text encoder. prediction: the share of a predicted noise
+    that it changes, see infer/effects.py.
+    """
 
     file: LoraFile
     sha256: str
@@ -40,11 +46,15 @@ class Proof:
     unused: tuple[str, ...]
     change: float
     share: float
+    blocks: Mapping[str, float]
+    prediction: float
 
     def __str__(self) -> str:
         counted = f"{self.matched} of {self.matched + len(self.unused)} tensors matched"
         effect = f"changes {self.layers} layers by {self.share:.2%} (norm {self.change:.4g})"
-        return f"LoRA {show(shown_name(self.file.path))} at {self.file.weight:g}: {counted}, {effect}"
+        blocks = ", ".join(f"{block} {share:.2%}" for block, share in self.blocks.items())
+        shown = f"{effect}: {blocks}; predicted noise by {self.prediction:.2%}"
+        return f"LoRA {show(shown_name(self.file.path))} at {self.file.weight:g}: {counted}, {shown}"
 
 
 @dataclass(frozen=True)
@@ -67,12 +77,35 @@ def attach(pipe: StableDiffusionPipeline, files: Sequence[LoraFile], *, strict: 
     Raises InputError: a file is missing, damaged or no LoRA, fits another architecture, or changes nothing; with
     `strict` also when some of its tensors find no layer.
     """
-    names = [f"lora{number}" for number in range(len(files))]
-    matches = [attach_one(pipe, file, name, strict) for name, file in zip(names, files, strict=True)]
-    if files:
-        pipe.set_adapters(names, [file.weight for file in files])
-    rows = zip(names, files, matches, strict=True)
-    return [prove(pipe, name, file, matched, unused) for name, file, (matched, unused) in rows]
+    if not files:
+        return []
+    names = adapter_names(files)
+    probe = Probe(pipe)
+    base = probe()
+    matches = [attach_one(pipe, file, name, strict) for file, name in names.items()]
+    proofs: list[Proof] = []
+    for (file, name), (matched, unused) in zip(names.items(), matches, strict=True):
+        wear(pipe, files, [file])
+        proofs.append(prove(pipe, name, file, matched, unused, effects.share(probe(), base)))
+    wear(pipe, files, files)
+    return proofs
+
+
+def adapter_names(files: Sequence[LoraFile]) -> dict[LoraFile, str]:
+    """What peft calls each of them; the same file at the same weight is one."""
+    return {file: f"lora{number}" for number, file in enumerate(dict.fromkeys(files))}
+
+
+def wear(pipe: StableDiffusionPipeline, files: Sequence[LoraFile], worn: Sequence[LoraFile]) -> None:
+    """Of the attached LoRAs lay these over the networks, and no other; without any it is the base, bit for bit."""
+    if not files:
+        return
+    if not worn:
+        pipe.disable_lora()
+        return
+    names = adapter_names(files)
+    pipe.enable_lora()
+    pipe.set_adapters([names[file] for file in worn], [file.weight for file in worn])
 
 
 def attach_one(pipe: StableDiffusionPipeline, file: LoraFile, name: str, strict: bool) -> tuple[int, tuple[str, ...]]:
@@ -224,18 +257,27 @@ def load(pipe: StableDiffusionPipeline, contents: Contents, state: dict[str, Ten
 
 
 @torch.no_grad()
-def prove(pipe: StableDiffusionPipeline, name: str, file: LoraFile, matched: int, unused: tuple[str, ...]) -> Proof:
-    """Measure the weight change of a loaded adapter at its weight. Raises InputError if it is zero or not finite."""
+def prove(
+    pipe: StableDiffusionPipeline,
+    name: str,
+    file: LoraFile,
+    matched: int,
+    unused: tuple[str, ...],
+    prediction: float,
+) -> Proof:
+    """Measure the weight change of a loaded adapter at its weight. Raises InputError if it is zero or not finite.
+
+    prediction: the share of a predicted noise that it changes.
+    """
     from train.exports import merge  # loads peft
 
-    change = weights = 0.0
-    layers = 0
-    for layer in adapted_layers(pipe, name):
+    changes: list[tuple[str, float, float]] = []
+    for where, layer in adapted_layers(pipe, name):
         weight = layer.get_base_layer().weight
-        change += merge.change(layer, weight, name).square().sum().item()
-        weights += weight.float().square().sum().item()
-        layers += 1
-    change, weights = math.sqrt(change), math.sqrt(weights)
+        squared = merge.change(layer, weight, name).square().sum().item()
+        changes.append((where, squared, weight.float().square().sum().item()))
+    change = math.sqrt(sum(squared for _, squared, _ in changes))
+    weights = math.sqrt(sum(squared for _, _, squared in changes))
     where = f"--lora {file.path}"
     if not math.isfinite(change):
         raise InputError("holds numbers that are not finite (NaN or inf)", where=where)
@@ -244,14 +286,19 @@ def prove(pipe: StableDiffusionPipeline, name: str, file: LoraFile, matched: int
             "its weight is 0" if file.weight == 0 else "all of its products are zero, as before the first training step"
         )
         raise InputError(f"changes nothing: {why}", where=where)
-    return Proof(file, sha256(file.path), matched, layers, unused, change, change / weights if weights else math.inf)
+    if prediction == 0:
+        what = "changes weights, but nothing that the model predicts: too small for this precision, or beside the way"
+        raise InputError(what, where=where, fix="Try --dtype fp32, or another file.")
+    share = change / weights if weights else math.inf
+    blocks = effects.by_block(changes)
+    return Proof(file, sha256(file.path), matched, len(changes), unused, change, share, blocks, prediction)
 
 
-def adapted_layers(pipe: StableDiffusionPipeline, name: str) -> Iterator[Any]:
-    """Every layer that carries the adapter `name`."""
+def adapted_layers(pipe: StableDiffusionPipeline, name: str) -> Iterator[tuple[str, Any]]:
+    """Every layer that carries the adapter `name`, by its own name."""
     from peft.tuners.lora import LoraLayer
 
     for network in NETWORKS:
-        for layer in getattr(pipe, network).modules():
+        for where, layer in getattr(pipe, network).named_modules():
             if isinstance(layer, LoraLayer) and name in layer.lora_A:
-                yield layer
+                yield f"{network}.{where}", layer

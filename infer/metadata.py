@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from data.errors import InputError
 from data.files import write_atomic
+from infer import weighting
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -42,7 +43,10 @@ class ModelUsed(Part):
 
 
 class LoraUsed(Part):
-    """change: Frobenius norm of the weight change at this weight; share: of the norm of the weights it changes."""
+    """change: Frobenius norm of the weight change at this weight; share: of the norm of the weights it changes.
+
+    prediction: the share of a predicted noise that it changes.
+    """
 
     name: str
     sha256: str
@@ -51,12 +55,24 @@ class LoraUsed(Part):
     unused: tuple[str, ...] = ()
     change: float
     share: float
+    prediction: float = 0.0
 
 
 class TokensUsed(Part):
+    """chunks: how often the text encoder reads `limit` tokens of it; lost: words that are not read."""
+
     count: int
     limit: int
     lost: str = ""
+    chunks: int = 1
+
+
+class InputUsed(Part):
+    """A picture that went in: init, mask or scribble."""
+
+    role: str
+    name: str
+    sha256: str
 
 
 class Recipe(Part):
@@ -83,12 +99,27 @@ class Recipe(Part):
     micro_batch: int
     threads: int
     versions: dict[str, str]
-    verdict: Literal["ok", "nan"] = "ok"
+    weighting: str = "none"  # the prompts' grammar
+    guidance_rescale: float = 0.0
+    guidance_stop: float = 1.0  # the share of the steps that were guided
+    inputs: tuple[InputUsed, ...] = ()
+    strength: float = 1.0  # of what was drawn over the picture that went in
+    polarity: str = ""  # of a scribble's lines
+    controlnet: str = ""  # SHA-256 of its weights
+    control_scale: float = 1.0
+    style: str = ""
+    unstyled: str = ""  # the prompt before the style was laid around it
+    fast: bool = False
+    decoded_again: bool = False  # in fp32, because the numbers broke down
+    safety: str = "off"  # the checker, if there was one
+    concepts: tuple[str, ...] = ()  # that it flagged
+    verdict: Literal["ok", "nan", "flagged"] = "ok"
 
 
 def parameters(recipe: Recipe) -> str:
-    """The recipe as A1111 writes it: prompt, negative prompt, and a line of settings."""
-    prompts = [recipe.prompt, f"Negative prompt: {recipe.negative_prompt}" if recipe.negative_prompt else ""]
+    """The recipe as A1111 writes it: prompt with a tag for each LoRA, negative prompt, and a line of settings."""
+    tags = "".join(f" <lora:{Path(lora.name).stem}:{lora.weight:g}>" for lora in recipe.loras)
+    prompts = [f"{recipe.prompt}{tags}", f"Negative prompt: {recipe.negative_prompt}" if recipe.negative_prompt else ""]
     settings = ", ".join(f"{key}: {quoted(value)}" for key, value in settings_of(recipe).items() if value != "")
     return "\n".join([*filter(None, prompts), settings])
 
@@ -106,10 +137,18 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         "Size": f"{recipe.width}x{recipe.height}",
         "Model hash": (recipe.model.file_hash or recipe.model.fingerprint)[:MODEL_HASH_LENGTH],
         "Model": Path(recipe.model.name).stem if recipe.model.file_hash else recipe.model.name,
+        "Denoising strength": f"{recipe.strength:g}" if recipe.inputs else "",
+        "Emphasis": "No norm" if weighted(recipe) else "",
         "RNG": "CPU",
         "Lora hashes": loras,
         "Version": f"atelier {recipe.versions.get('atelier', '')}".strip(),
     }
+
+
+def weighted(recipe: Recipe) -> bool:
+    """Whether A1111 would have to be told how weights are applied."""
+    texts = (recipe.prompt, recipe.negative_prompt)
+    return recipe.weighting == "a1111" and any(weighting.is_weighted(text) for text in texts)
 
 
 def quoted(value: Any) -> str:
@@ -139,10 +178,15 @@ def read(path: Path) -> Recipe:
     text = texts(path).get(KEY)
     if text is None:
         raise InputError("holds no recipe of this toolkit", where=path, fix="read_parameters() reads A1111's text.")
+    return parse(text, path)
+
+
+def parse(text: str, where: object) -> Recipe:
+    """A recipe out of its JSON. Raises InputError."""
     try:
         return Recipe.model_validate_json(text)
     except ValueError as error:
-        raise InputError(f"holds a damaged recipe ({str(error).splitlines()[0]})", where=path) from None
+        raise InputError(f"holds a damaged recipe ({str(error).splitlines()[0]})", where=where) from None
 
 
 def read_parameters(path: Path) -> dict[str, str]:

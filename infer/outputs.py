@@ -12,42 +12,81 @@ from PIL import Image
 
 from data.errors import InputError
 from data.files import replaced_file, write_atomic
-from infer import sheets
+from infer import metadata, sheets
 from infer.metadata import Recipe
 from infer.prompts import Picture
 from infer.sheets import Cell, Row
 
 OUTPUTS = Path("outputs")
-LOG, GRID, COMPARE = "run.jsonl", "grid.png", "compare.png"
+LOG, GRID, COMPARE, JOB = "run.jsonl", "grid.png", "compare.png", "job.json"
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A picture on the disk. seconds: to draw it, or its micro-batch if it is the first of one."""
+    """A picture on the disk. seconds: to draw it, or its micro-batch if it is the first of one; None if not by us."""
 
     path: Path
     picture: Picture
     recipe: Recipe
-    seconds: float
+    seconds: float | None
 
 
-def folder_for(asked: Path | None) -> Path:
-    """The folder asked for, which must be new or empty, or the next free number in outputs/; it exists afterwards.
+def folder_for(asked: Path | None, job: str = "", *, resume: bool = False) -> Path:
+    """The folder asked for, which must be new or empty or begun by the same job, or the next free number in outputs/;
+    it exists afterwards and holds job.json until the job is finished.
 
-    Raises InputError when it holds something (nothing is ever overwritten) or cannot be made.
+    job: a hash over what decides the pictures. resume: the newest folder of outputs/ that this job began.
+    Raises InputError when it holds something else (nothing is ever overwritten) or cannot be made.
     """
     try:
         if asked is None:
-            return next_free(OUTPUTS)
-        asked.mkdir(parents=True, exist_ok=True)
-        taken = any(asked.iterdir())
+            folder = begun_by(job) if resume else next_free(OUTPUTS)
+        else:
+            folder = asked
+            folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir()) and (not job or job_of(folder) != job)
     except OSError as error:
         raise InputError(f"cannot be made ({error.strerror})", where=f"--outdir {asked or OUTPUTS}") from None
+    if taken and job_of(folder) is not None:
+        fix = "Name a new folder, or repeat the command that began it."
+        raise InputError("was begun by another command and is not finished", where=f"--outdir {folder}", fix=fix)
     if taken:
         raise InputError(
-            "is not empty, and nothing is overwritten", where=f"--outdir {asked}", fix="Name a new folder."
+            "is not empty, and nothing is overwritten", where=f"--outdir {folder}", fix="Name a new folder."
         )
-    return asked
+    for part in folder.rglob(".*.part"):  # what a killed process was writing
+        part.unlink(missing_ok=True)
+    if job:
+        write_atomic(folder / JOB, json.dumps({"job": job}))
+    return folder
+
+
+def job_of(folder: Path) -> str | None:
+    """The job that began a folder and did not finish it."""
+    try:
+        return str(json.loads((folder / JOB).read_text(encoding="utf-8"))["job"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def begun_by(job: str) -> Path:
+    """The newest numbered folder that this job began and did not finish. Raises InputError."""
+    folders = sorted(OUTPUTS.glob("[0-9]*"), reverse=True) if OUTPUTS.is_dir() else []
+    found = next((folder for folder in folders if job_of(folder) == job), None)
+    if found is None:
+        what = f"no unfinished folder in {OUTPUTS}/ was begun by this command"
+        raise InputError(what, where="--resume", fix="Leave it out to begin anew.")
+    return found
+
+
+def close(folder: Path) -> None:
+    """The job is finished."""
+    (folder / JOB).unlink(missing_ok=True)
+
+
+def found(path: Path, picture: Picture) -> Finished:
+    """A picture that another process drew, or this command before it was stopped."""
+    return Finished(path, picture, metadata.read(path), None)
 
 
 def next_free(parent: Path) -> Path:
@@ -68,13 +107,15 @@ def write_log(folder: Path, finished: Sequence[Finished]) -> None:
     """run.jsonl, a line for each finished picture; without any, an empty folder is taken away again."""
     if finished:
         write_atomic(folder / LOG, "".join(f"{log_line(folder, done)}\n" for done in finished))
-    elif folder.is_dir() and not any(folder.iterdir()):
+    elif folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {JOB}:
+        close(folder)
         folder.rmdir()
 
 
 def log_line(folder: Path, done: Finished) -> str:
-    about = {"file": done.path.relative_to(folder).as_posix(), "seconds": round(done.seconds, 3)}
-    return json.dumps(about | done.recipe.model_dump(mode="json"))
+    file = {"file": done.path.relative_to(folder).as_posix()}
+    taken = {} if done.seconds is None else {"seconds": round(done.seconds, 3)}
+    return json.dumps(file | taken | done.recipe.model_dump(mode="json"))
 
 
 def lay_out(folder: Path, passes: Mapping[str, Sequence[Finished]]) -> Path:

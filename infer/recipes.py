@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from infer import loras, schedulers, source
+from infer import canvas, loras, pipeline, schedulers, source
+from infer.canvas import Canvas
 from infer.loras import Proof
 from infer.metadata import LoraUsed, ModelUsed, Recipe, TokensUsed
 from infer.pipeline import DTYPES, Drawn
@@ -26,7 +27,11 @@ PACKAGES = ("atelier", "torch", "diffusers", "transformers", "peft")
 
 
 def shared(
-    pipe: StableDiffusionPipeline, model: BaseModel, proofs: Sequence[Proof], scheduler: str | None
+    pipe: StableDiffusionPipeline,
+    model: BaseModel,
+    proofs: Sequence[Proof],
+    scheduler: str | None,
+    given: Canvas = canvas.BLANK,
 ) -> dict[str, Any]:
     """The fields of a Recipe that all pictures of a pass have in common."""
     return {
@@ -37,7 +42,11 @@ def shared(
         "device": device_name(pipe.device),
         "model": model_used(model),
         "loras": tuple(lora_used(proof) for proof in proofs),
-        "threads": torch.get_num_threads(),
+        "threads": pipeline.suited(pipe).threads,
+        "inputs": given.used,
+        "polarity": given.polarity,
+        "controlnet": given.control_hash,
+        "control_scale": given.control_scale,
         "versions": versions(),
     }
 
@@ -49,7 +58,10 @@ def of(shared: Mapping[str, Any], drawn: Drawn, tokens: Mapping[str, Tokens]) ->
         prompt=drawn.picture.prompt,
         seed=drawn.picture.seed,
         template=drawn.picture.template,
+        unstyled=drawn.picture.unstyled,
         verdict=drawn.verdict,
+        decoded_again=drawn.decoded_again,
+        concepts=drawn.concepts,
         tokens=TokensUsed(**asdict(own)),
         negative_tokens=TokensUsed(**asdict(negative)),
         **asdict(drawn.settings),
@@ -79,6 +91,7 @@ def lora_used(proof: Proof) -> LoraUsed:
         unused=proof.unused,
         change=proof.change,
         share=proof.share,
+        prediction=proof.prediction,
     )
 
 

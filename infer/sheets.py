@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 READABLE = 256  # pixels; a smaller side is enlarged by a whole factor until it is at least this
 GAP = 12  # pixels between cells
 INK, FAINT, PAPER = "#1a1a1a", "#666666", "#ffffff"
-TEXT_SIZE, HEAD_SIZE = 14, 18
+TEXT_SIZE, HEAD_SIZE = 13, 16
 MOST_LINES = 6  # of a label; a novel of a prompt is cut with an ellipsis, the PNG beside it has all of it
 MOST_CELLS = 100  # of a sheet that is made unasked
 
@@ -44,9 +47,13 @@ class Block:
         return len(self.lines) * line_height(self.size) + (GAP // 2 if self.lines else 0)
 
 
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own scalable font: the same on every machine."""
-    return ImageFont.load_default(size)
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans out of matplotlib, the same on every machine; Pillow's own font lacks the é of Pokémon."""
+    found = find_spec("matplotlib")
+    assert found
+    assert found.origin
+    return ImageFont.truetype(Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def line_height(size: int) -> int:

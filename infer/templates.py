@@ -76,7 +76,7 @@ def expand(template: str, axes: Mapping[str, Sequence[str]], wildcards: Path, se
     filled = [dict(zip(named, values, strict=True)) for values in itertools.product(*(axes[name] for name in named))]
     draw = drawing(template, seed)
     found = [unescaped(text) for values in filled for text in said(parts, values, draw, itertools.count())]
-    return [text if text == template else " ".join(text.split()) for text in found]
+    return found if all_words(parts) else [" ".join(text.split()) for text in found]
 
 
 def drawing(template: str, seed: int) -> Draw:
@@ -227,6 +227,11 @@ def read_lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
         raise InputError("cannot be read as UTF-8 text", where=path) from error
+
+
+def literal(text: str) -> str:
+    """The template that stands for exactly this text."""
+    return re.sub(r"([{}|_\\])", r"\\\1", text)
 
 
 def escaped(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs of a few steps on networks of a few weights, built by the trainer itself (train/job.py), without files."""
+"""Runs of a few steps on networks of a few weights, built by the trainer itself (train/assembly.py), without files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from data.dataset import EncodedPictures, Entry, Layout, StepSampler, collate
 from data.prefetch import InTurn
 from data.schema import Batch
 from tests.tiny import TEXT_WIDTH, tiny_unet
-from train import job, loop
+from train import assembly, loop
 from train.adapters import base as adapters
 from train.config import Config
 from train.ddpm import schedule
@@ -78,7 +78,7 @@ def small_run(
     processes: int = 1,
     **changes: Any,
 ) -> tuple[State, Task]:
-    """A state from job.build() and its task. shapes: of the buckets' latents, seven pictures each."""
+    """A state from assembly.build() and its task. shapes: of the buckets' latents, seven pictures each."""
     config = config_of(**changes)
     layout = Layout(config.batch_size, config.accumulate, processes)
     buckets = [entries(7, shape) for shape in shapes]
@@ -97,7 +97,7 @@ def small_run(
     )
     validator = Validator({"held-out": [bucket[0] for bucket in buckets]}, Epsilon(), TABLES, 0.5, timesteps=2)
     task = Task(config, layout, Epsilon(), TABLES, batches, validator, folder / "checkpoints", "this run")
-    return job.build(cast(Any, parts)), task
+    return assembly.build(cast(Any, parts)), task
 
 
 def unet_run(folder: Path, adapter: str, **changes: Any) -> tuple[State, Task]:

@@ -7,8 +7,6 @@ Parts load when they are first used, so a run with warm caches never loads the a
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data.errors import InputError, suggest
-from data.files import cache_root, sha256, write_atomic
 from train import rescaled
+from train.content import file_hash, folder_hash
 from train.ddpm import schedule
 from train.ddpm.schedule import Schedule
+from train.text_tower import text_encoder_of
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from torch import Tensor
     from transformers import CLIPTextModel, CLIPTokenizer
 
 POCKET = Path(__file__).parent.parent / "data" / "pocket" / "base"
@@ -261,71 +259,6 @@ def refuse_tokenizer(given: str) -> Path:
     raise InputError("no tokenizer there (vocab.json or tokenizer.json)", where=f"--tokenizer {given}")
 
 
-def text_encoder_of(weights: Path, layout: Path) -> CLIPTextModel:
-    """The text tower inside a single-file checkpoint (keys under cond_stage_model.transformer). Raises InputError."""
-    from safetensors import SafetensorError, safe_open
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    prefix = "cond_stage_model.transformer."
-    try:
-        with safe_open(weights, framework="pt") as file:
-            keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
-            state = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
-        model = CLIPTextModel(CLIPTextConfig.from_pretrained(layout / "text_encoder"))
-        missing, unexpected = model.load_state_dict(as_named_here(state, model), strict=False)
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()[:200]
-        raise InputError(f"the text_encoder could not be loaded ({reason})", where=weights) from error
-    if missing or unexpected:
-        counts = f"{len(missing)} of its weights are missing, {len(unexpected)} are unknown"
-        raise InputError(f"the text_encoder could not be loaded ({counts})", where=weights)
-    return model
-
-
-def as_named_here(state: Mapping[str, Tensor], model: CLIPTextModel) -> dict[str, Tensor]:
-    """A single file's text tower with this library's names, without what Stable Diffusion v1 makes no use of.
-
-    Checkpoints name the tower `text_model.`; transformers 5 dropped that level.
-    """
-    deep = any(name.startswith("text_model.") for name, _ in model.named_parameters())
-    unused = ("position_ids", "text_projection.weight")
-    kept = {key.removeprefix("text_model."): tensor for key, tensor in state.items() if not key.endswith(unused)}
-    return {f"text_model.{key}": tensor for key, tensor in kept.items()} if deep else kept
-
-
 def freeze(module: Any) -> Any:
     """Evaluation mode, no gradients."""
     return module.requires_grad_(False).eval()
-
-
-def folder_hash(folder: Path) -> str:
-    """A hash over the names and contents of a part's files."""
-    import hashlib
-
-    files = sorted(file for file in folder.iterdir() if file.suffix in {".json", ".safetensors", ".txt"})
-    return hashlib.sha256("".join(f"{file.name}:{file_hash(file)};" for file in files).encode()).hexdigest()
-
-
-SETTLED = 2_000_000_000  # ns: a file written a moment ago may change again within one tick of its file system's clock
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file, remembered by its path, size and times so that 3 GB are read once and not at every start."""
-    found = file.resolve().stat()
-    key = f"{file.resolve()}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
-    memo = cache_root() / "hashes.json"
-    known = read_memo(memo)
-    if key in known:
-        return known[key]
-    found_hash = sha256(file)
-    if time.time_ns() - found.st_mtime_ns > SETTLED:
-        write_atomic(memo, json.dumps({**read_memo(memo), key: found_hash}))
-    return found_hash
-
-
-def read_memo(memo: Path) -> Mapping[str, str]:
-    """The remembered hashes; a damaged memo is only a slower start."""
-    try:
-        return json.loads(memo.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}

@@ -18,11 +18,12 @@ from train.config import Config
 from train.encoding import encode_picture, frames_of
 from train.flops import Flops
 from train.memory import Memory, Setting
-from train.plan import AverageBytes, Disk, Duration, Fits, ema_bytes, optimizer_bytes
+from train.plan import Disk, Duration, Fits
 from train.probe import Timing, probe, timed
 from train.report import read_metrics
 from train.run_folder import Run
 from train.skeleton import Question
+from train.state_bytes import AverageBytes, ema_bytes, optimizer_bytes
 
 if TYPE_CHECKING:
     from train.job import Job
@@ -211,7 +212,8 @@ class Forecast:
         common = max(self.sizes, key=lambda size: self.sizes[size])
         optimizer_of = optim.BUILDERS[self.config.optim.kind]
         question = self.question(self.config.batch_size, common)
-        found = probe(self.state.unet, question, self.job.accelerator, lambda w: optimizer_of(w, self.config.optim))
+        state, accelerator = self.state, self.job.accelerator
+        found = probe(state.unet, question, accelerator, lambda w: optimizer_of(w, self.config.optim), state.crew)
         return found, self.flops.step / self.costs[common].step
 
     def seconds_before(self) -> float | None:

@@ -1,9 +1,9 @@
 """How long a step takes here: a few real ones on the real network, batch and device, whose effects are undone.
 
-Forward and backward passes run on the run's own network, so what a first step warms up (kernels, autotuning, compiled
-code) stays warm; they change nothing but gradients, which are dropped. The optimiser's step is timed on copies of the
-weights, with an optimiser of their own. So nothing has to be put back: weights, optimiser and step were never touched,
-and random numbers are drawn from generators that are not the run's.
+Forward and backward passes run on the run's own network, by those who will train it (train/workers.py), so what a first
+step warms up (kernels, autotuning, compiled code) stays warm; they change nothing but gradients, which are dropped. The
+optimiser's step is timed on copies of the weights, with an optimiser of their own. So nothing has to be put back:
+weights, optimiser and step were never touched, and random numbers are drawn from generators that are not the run's.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data import seeds
+from data.schema import Batch
 from train.adapters import base as adapters
 from train.adapters import dropout
 from train.denoiser import Denoiser
 from train.skeleton import Question
+from train.workers import Workers
 
 STEPS = 3  # the first one warms up and does not count
 LONG = 15.0  # seconds in all, beyond which the start is not held up: a first step of more is the only one, and counts
@@ -38,18 +41,19 @@ class Timing:
     steps: int
 
 
-def probe(unet: nn.Module, question: Question, accelerator: Accelerator, optimizer_of: OptimizerOf) -> Timing:
+def probe(
+    unet: nn.Module, question: Question, accelerator: Accelerator, optimizer_of: OptimizerOf, crew: Workers
+) -> Timing:
     """Time the steps. unet: as accelerate prepared it, without gradients, and left as it was."""
     weights = list(adapters.trainable(unet).values())
     assert all(weight.grad is None for weight in weights), "the probe comes between two steps"
     batch = batch_of(question, unet_config(accelerator, unet), accelerator.device)
-    dropout.place(torch.linspace(0, 1, question.batch, dtype=torch.float64, device=accelerator.device))
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # layers that drop draw from the global generator
         try:
             # every process has to take as many steps as the others, which wait for its gradients
             limit = LONG if accelerator.num_processes == 1 else math.inf
-            micros = timed(lambda: passes(unet, weights, *batch), accelerator.device, limit)
+            micros = timed(lambda: passes(Denoiser(unet), weights, batch, crew), accelerator.device, limit)
             updates = timed(updater(weights, optimizer_of), accelerator.device)
         finally:
             drop_gradients(weights)
@@ -62,12 +66,13 @@ def unet_config(accelerator: Accelerator, unet: nn.Module) -> tuple[int, int]:
     return config["in_channels"], config["cross_attention_dim"]
 
 
-def batch_of(question: Question, widths: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def batch_of(question: Question, widths: tuple[int, int], device: torch.device) -> Batch:
     """Noise in place of latents and captions: the time does not depend on values."""
     channels, depth = widths
-    latents = seeds.normal((question.batch, channels, question.height, question.width), "probe", "latents")
-    states = seeds.normal((question.batch, question.tokens, depth), "probe", "states")
-    return latents.to(device), torch.full((question.batch,), 500, device=device), states.to(device)
+    latents = seeds.normal((question.batch, channels, question.height, question.width), "probe", "latents").to(device)
+    states = seeds.normal((question.batch, question.tokens, depth), "probe", "states").to(device)
+    uniforms = torch.linspace(0, 1, question.batch, dtype=torch.float64, device=device)
+    return Batch(latents, states, latents, latents, uniforms, [""] * question.batch)
 
 
 def timed(work: Callable[[], None], device: torch.device, limit: float = LONG) -> list[float]:
@@ -88,11 +93,17 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def passes(unet: nn.Module, weights: list[nn.Parameter], *batch: Tensor) -> None:
-    """Forward and backward, which leaves gradients. The loss is not the run's: it costs nothing beside the network."""
+def passes(denoiser: Denoiser, weights: list[nn.Parameter], batch: Batch, crew: Workers) -> None:
+    """Forward and backward, which leaves gradients."""
     drop_gradients(weights)
-    latents, t, states = batch
-    (Denoiser(unet)(latents, t, states) - latents).square().mean().backward()
+    crew.backward(partial(losses, denoiser), batch, len(batch.sample_ids))
+
+
+def losses(denoiser: Denoiser, batch: Batch) -> Tensor:
+    """(B,) Not the run's own: what is compared costs nothing beside the network."""
+    dropout.place(batch.timestep_uniforms)
+    t = torch.full((len(batch.sample_ids),), 500, device=batch.latents.device)
+    return (denoiser(batch.latents, t, batch.text_states) - batch.noise).square().flatten(1).mean(1)
 
 
 def drop_gradients(weights: list[nn.Parameter]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from data.files import write_atomic
+from data.files import disk_error, write_atomic
 from train.trackers import TensorBoard, Tracker
 
 
@@ -58,16 +59,19 @@ class Written:
     ) -> None:
         self.metrics = folder / "metrics.jsonl"
         keep_until(self.metrics, start)
-        self.file = self.metrics.open("a", encoding="utf-8")
+        self.file = self.metrics.open("ab", buffering=0)  # nothing is left to be written when it is closed
         self.trackers = [*([TensorBoard(folder / "tensorboard", start)] if tensorboard else []), *trackers]
         self.bar = tqdm(total=stop, initial=start, desc="training", unit="step", dynamic_ncols=True)
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        for line in lines:
-            self.file.write(json.dumps(without_infinities(line), allow_nan=False) + "\n")
-            for tracker in self.trackers:
-                tracker.write(dict(numbers(line)), line["step"])
-        self.file.flush()
+        """Raises InputError if the disk is full."""
+        try:
+            for line in lines:
+                put(self.file, json.dumps(without_infinities(line), allow_nan=False) + "\n")
+                for tracker in self.trackers:
+                    tracker.write(dict(numbers(line)), line["step"])
+        except OSError as error:
+            raise disk_error(error, self.metrics) from error
 
     def picture(self, name: str, step: int, file: Path) -> None:
         for tracker in self.trackers:
@@ -85,6 +89,13 @@ class Written:
         self.file.close()
         for tracker in self.trackers:
             tracker.close()
+
+
+def put(file: FileIO, text: str) -> None:
+    """Write all of it: an unbuffered file may take less at once."""
+    left = text.encode()
+    while left:
+        left = left[file.write(left) :]
 
 
 def without_infinities(value: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.dataset import Layout
 from data.errors import InputError
-from train import bands
+from train import bands, checkpoint
 from train.report import Report
 from train.state import State, Task
 
@@ -111,8 +111,16 @@ def refuse_infinite(state: State, task: Task, window: Window, losses: list[float
         what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient's norm became {norm}"
         ids = ", ".join(dict.fromkeys(in_slot_order(window.sample_ids, task.layout)[i]))
         step = state.step - len(losses) + 1 + i
-        fix = "The last checkpoint is from before; the same command with a lower --learning-rate starts another run."
-        raise Diverged(f"{what} at step {step}, on {ids}", where="training", fix=fix)
+        raise Diverged(f"{what} at step {step}, on {ids}", where="training", fix=f"{last_good(task)} {LOWER}")
+
+
+LOWER = "The same command with a lower --learning-rate starts another run."
+
+
+def last_good(task: Task) -> str:
+    """Which checkpoint is from before: none has been written since."""
+    kept = checkpoint.steps(task.checkpoints)
+    return f"The last good checkpoint is {kept[-1]}." if kept else "No checkpoint had been written yet."
 
 
 def none_if_infinite(value: float) -> float | None:

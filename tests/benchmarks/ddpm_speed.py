@@ -4,9 +4,10 @@ python -m tests.benchmarks.ddpm_speed [--batch-size 32] [--rounds 3] [--threads 
 
 The plain loop is the annotated-diffusion tutorial's: its U-Net as published, float32 with contiguous memory, a
 DataLoader of Pillow transforms, tables read by `extract` on the CPU, Adam that is not fused, and the loss read at every
-step. Each line takes one thing away; the last is ours, with clipping and the average of the weights that the tutorial
-has not. Same pictures, batch, width, threads and device; the lines take turns. Seconds of the process' own CPU time are
-printed as well: on a machine with other work they are what can be compared.
+step. Each line takes one thing away, and `gain` is what that brought; the last is ours, with clipping and the average
+of the weights that the tutorial has not. Same pictures, batch, width, threads and device; the lines take turns. Seconds
+of the process' own CPU time are printed as well: on a machine with other work they are what can be compared, but for
+what threads wait for one another, which only a quiet machine shows.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from train.ddpm.running import job, loop
 from train.ddpm.running.config import CONFIGS, FitConfig
 from train.ddpm.running.state import Window
 from train.run_folder import Run
+from train.workers import SideBySide
 
 Step = Callable[[], None]
+LossOf = Callable[[Tensor, Tensor, Tensor], Tensor]  # pictures, timesteps, noise
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Habits:
     contiguous: bool = True
     fused: bool = False
     reads_loss: bool = True
+    layers_shared: bool = True  # all threads work on each layer; else each on a part of the batch
 
 
 PLAIN = Habits("the tutorial's loop")
@@ -59,7 +63,8 @@ NETWORK = replace(TABLES, name="+ our U-Net, same width", published_network=Fals
 LAST = replace(NETWORK, name="+ channels-last", contiguous=False)
 FUSED = replace(LAST, name="+ fused Adam", fused=True)
 UNREAD = replace(FUSED, name="+ loss not read", reads_loss=False)
-LINES = (PLAIN, RESIDENT, TABLES, NETWORK, LAST, FUSED, UNREAD)
+SHARED = replace(UNREAD, name="+ a part of the batch a thread", layers_shared=False)
+LINES = (PLAIN, RESIDENT, TABLES, NETWORK, LAST, FUSED, UNREAD, SHARED)
 
 
 class Transformed(Dataset[Tensor]):
@@ -114,20 +119,53 @@ def plain_step(pictures: Pictures, habits: Habits, size: int, width: int) -> Ste
             return extract(signal, t, shape), extract(noise_share, t, shape)
         return signal[t][:, None, None, None], noise_share[t][:, None, None, None]
 
+    def loss_of(x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        keep, add = shares(t, x0.shape)
+        return functional.smooth_l1_loss(noise, network(keep * x0 + add * noise, t), reduction="sum")
+
+    backward = together(loss_of) if habits.layers_shared else apart(loss_of, network)
+
     def step() -> None:
         optimizer.zero_grad()
         x0 = next(batches)
         x0 = x0 if habits.contiguous else x0.contiguous(memory_format=torch.channels_last)
         t = torch.randint(0, 1000, (size,))
         noise = torch.randn_like(x0)
-        keep, add = shares(t, x0.shape)
-        loss = functional.smooth_l1_loss(noise, network(keep * x0 + add * noise, t))
-        loss.backward()
+        loss = backward(x0, t, noise)
         optimizer.step()
         if habits.reads_loss:
             loss.item()
 
     return step
+
+
+def together(loss_of: LossOf) -> LossOf:
+    """The mean loss of a batch, with its gradient added to the weights'."""
+
+    def backward(x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        loss = loss_of(x0, t, noise) / x0.numel()
+        loss.backward()
+        return loss
+
+    return backward
+
+
+def apart(loss_of: LossOf, network: nn.Module) -> LossOf:
+    """The same by threads, each with a part of the batch."""
+    count = torch.get_num_threads()
+    crew = SideBySide(count, count, list(network.parameters()))
+
+    def backward(x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        def part(rows: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+            loss = loss_of(*rows) / x0.numel()
+            return loss.detach(), torch.autograd.grad(loss, crew.trained)
+
+        found = list(crew.each(part, zip(*(all_.chunk(count) for all_ in (x0, t, noise)), strict=True)))
+        for _, gradients in found:
+            crew.add(gradients)
+        return torch.stack([loss for loss, _ in found]).sum()
+
+    return backward
 
 
 def our_step(config: FitConfig, folder: Path) -> tuple[Step, Pictures]:
@@ -188,16 +226,19 @@ def main() -> None:
 
 
 def show(found: dict[str, list[tuple[float, float]]], size: int) -> None:
-    """Medians, and the ratio to the plain loop within each round."""
-    plain = found[PLAIN.name]
-    print(f"{'':30s} {'pictures/s':>10s} {'ratio':>7s} {'CPU s/step':>11s} {'ratio':>7s}")
+    """Medians; ratios to the plain loop and gains over the line above, within each round."""
+    before = plain = found[PLAIN.name]
+    print(f"{'':31s} {'pictures/s':>10s} {'ratio':>7s} {'gain':>7s} {'CPU s/step':>11s} {'ratio':>7s} {'gain':>7s}")
     for name, rounds in found.items():
-        ratios = [
-            statistics.median(base[kind] / own[kind] for base, own in zip(plain, rounds, strict=True))
-            for kind in range(2)
-        ]
         wall, worked = (statistics.median(each[kind] for each in rounds) for kind in range(2))
-        print(f"{name:30s} {size / wall:10.2f} {ratios[0]:6.2f}x {worked:11.3f} {ratios[1]:6.2f}x")
+        times = [f"{ratio(base, rounds, kind):6.2f}x" for kind in range(2) for base in (plain, before)]
+        print(f"{name:31s} {size / wall:10.2f} {times[0]} {times[1]} {worked:11.3f} {times[2]} {times[3]}")
+        before = rounds
+
+
+def ratio(base: list[tuple[float, float]], own: list[tuple[float, float]], kind: int) -> float:
+    """How many times as long the base took; kind: 0 by the clock, 1 of CPU time."""
+    return statistics.median(one[kind] / other[kind] for one, other in zip(base, own, strict=True))
 
 
 if __name__ == "__main__":

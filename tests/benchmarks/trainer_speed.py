@@ -4,7 +4,9 @@ python -m tests.benchmarks.trainer_speed [--adapter full] [--batch-size 8] [--mo
 
 The plain loop is written as diffusers' text-to-image example does it: the picture is read, the autoencoder and the text
 encoder run at every step, weights are contiguous, AdamW is not fused, and the loss is read at every step. Each line
-takes one thing away. Same adapter, batch, precision, threads and device; the lines take turns in every round.
+takes one thing away; the last two are the trainer's own step, with all threads in every layer and, where that is
+faster, with threads that compute parts of the batch side by side (train/workers.py). Same adapter, batch, precision,
+threads and device; the lines take turns in every round. `gain`: over the line before, medians over the rounds.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from data import images
 from data.schema import Sample
-from train import base_model, job, loop, machine
+from train import assembly, base_model, job, loop, machine
 from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.config import Config
@@ -58,6 +60,7 @@ CACHED = replace(CACHED_LATENTS, name="+ text states cached", text_encoder=False
 CHANNELS_LAST = replace(CACHED, name="+ channels-last", contiguous=False)
 UNREAD = replace(CHANNELS_LAST, name="+ loss not read", reads_loss=False)
 FUSED = replace(UNREAD, name="+ fused AdamW", fused=True)
+OURS, SIDE_BY_SIDE = "ours, layer by layer", "ours, side by side"
 LINES = (AS_THE_EXAMPLE, CACHED_LATENTS, CACHED, CHANNELS_LAST, UNREAD, FUSED)
 
 
@@ -156,13 +159,15 @@ def said(bench: Bench, device: torch.device) -> Callable[[list[str], bool], Tens
     return states
 
 
-def our_step(bench: Bench, steps: int) -> tuple[Step, Window, Callable[[], None]]:
+def our_step(bench: Bench, steps: int, *, side_by_side: bool) -> tuple[Step, Window, Callable[[], None]]:
     """One step of train/loop.py on the job that the trainer would build; the third closes what works ahead."""
     parts = job.Job(bench.config, bench.accelerator, base_model.load(bench.config.model), bench.collection, "bench")
-    state = job.build(parts)
+    state = assembly.build(parts)
+    if not side_by_side:
+        state.workers = None
     encoded = encode(parts.model, parts.collection, bench.config, bench.accelerator)
     objective, schedule = bench.config.objective, bench.model.schedule.to(bench.accelerator.device)
-    batches = job.load_batches(parts, encoded, 0, steps)
+    batches = assembly.load_batches(parts, encoded, 0, steps)
     validator = Validator({}, objective, schedule, bench.model.scaling_factor, 1)
     task = Task(bench.config, parts.layout, objective, schedule, lambda *_: batches, validator, Path(), "bench")
     window = Window()
@@ -181,17 +186,22 @@ def seconds_of(step: Step, count: int) -> float:
 
 def measure(bench: Bench, rounds: int, steps: int) -> tuple[dict[str, list[float]], float]:
     """Seconds a step of every line in every round, after one that does not count, and our share of waiting for data."""
-    ours, window, close = our_step(bench, (rounds + 1) * steps)
-    lines: dict[str, Step] = {habits.name: plain_step(bench, habits) for habits in LINES} | {"ours": ours}
+    ours = {
+        name: our_step(bench, (rounds + 1) * steps, side_by_side=name == SIDE_BY_SIDE) for name in (OURS, SIDE_BY_SIDE)
+    }
+    lines: dict[str, Step] = {habits.name: plain_step(bench, habits) for habits in LINES}
+    lines |= {name: step for name, (step, _, _) in ours.items()}
     for step in lines.values():
         seconds_of(step, steps)
+    window = ours[SIDE_BY_SIDE][1]
     window.clear()
     found: dict[str, list[float]] = {name: [] for name in lines}
     for _ in range(rounds):
         for name, step in lines.items():
             found[name].append(seconds_of(step, steps))
-    close()
-    return found, sum(window.waits) / (steps * sum(found["ours"]))
+    for _, _, close in ours.values():
+        close()
+    return found, sum(window.waits) / (steps * sum(found[SIDE_BY_SIDE]))
 
 
 def main() -> None:
@@ -213,12 +223,19 @@ def main() -> None:
         found, waiting = measure(bench, options.rounds, options.steps)
     print(f"{options.adapter}, batches of {options.batch_size}, {machine.device_name(accelerator.device)}, "
           f"{machine.precision(accelerator)}, {torch.get_num_threads()} threads")  # fmt: skip
-    slowest = found[AS_THE_EXAMPLE.name]
+    before = slowest = found[AS_THE_EXAMPLE.name]
     for name, seconds in found.items():
-        ratio = statistics.median(plain / own for plain, own in zip(slowest, seconds, strict=True))
         rate = options.batch_size / statistics.median(seconds)
-        print(f"{name:24s} {rate:8.2f} pictures/s  {ratio:5.2f} x")
+        print(
+            f"{name:24s} {rate:8.2f} pictures/s  {ratio(slowest, seconds):5.2f} x  gain {ratio(before, seconds):5.2f} x"
+        )
+        before = seconds
     print(f"ours waits for data {100 * waiting:.2f} % of the time")
+
+
+def ratio(before: list[float], after: list[float]) -> float:
+    """How many times as fast; the rounds are compared one by one, for the machine may be slower in some."""
+    return statistics.median(one / other for one, other in zip(before, after, strict=True))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_a_run_explains_itself(home: Path) -> None:
     assert model.newest_run(home / "runs") == run.path
 
 
-def test_stopped_and_continued_gives_the_same_bits(
+def test_20_stopped_and_continued_gives_the_same_bits(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = ("--runs", str(tmp_path / "runs"), "--checkpoints.every", "2")
@@ -84,7 +84,7 @@ def test_stopped_and_continued_gives_the_same_bits(
     assert "is finished; --new starts over" in capsys.readouterr().out
 
 
-def test_a_paper_network_with_dropout_and_learned_variance_resumes_too(tmp_path: Path) -> None:
+def test_20_a_paper_network_with_dropout_and_learned_variance_resumes_too(tmp_path: Path) -> None:
     flags = (
         *("--network.kind", "paper", "--network.widths", "8", "--network.widths", "8", "--network.blocks", "1"),
         *("--network.groups", "4", "--objective.bound", "hybrid", "--objective.variance", "learned-range"),
@@ -100,6 +100,22 @@ def test_a_paper_network_with_dropout_and_learned_variance_resumes_too(tmp_path:
     parts = train("parts", 3)
     assert all(torch.equal(weight, weights(whole)[name]) for name, weight in weights(parts).items())
     assert model.load(parts.path).frame.answers == 2
+
+
+def test_20_timesteps_by_importance_resume_too(tmp_path: Path) -> None:
+    flags = ("--objective.bound", "importance", "--no-conditional", "--drawings.every", "0", "--data.most", "20")
+    flags = (*flags, "--checkpoints.every", "5", "--schedule.steps", "2", "--batch-size", "16", "--looks.every", "9")
+
+    def train(folder: str, *steps: int) -> Run:
+        for last in steps:
+            assert fit(*flags, "--runs", str(tmp_path / folder), "--max-steps", str(last)) == 0
+        return all_runs(tmp_path / folder)[0]
+
+    whole, parts = train("whole", 5), train("parts", 3, 5)
+    assert all(torch.equal(weight, weights(whole)[name]) for name, weight in weights(parts).items())
+    kept = [checkpoint.load(each.checkpoints / "000005", str(each.identity)) for each in (whole, parts)]
+    assert kept[0].extra["timesteps"] == kept[1].extra["timesteps"]
+    assert min(kept[0].extra["timesteps"]["counts"]) == 10  # full, so draws were no longer even
 
 
 def test_drawing_with_it(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +176,7 @@ def test_scoring_it(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_comparing_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [
-        *("--steps", "2", "--seeds", "1", "--bits", "1", "--pictures", "4", "--timesteps", "3", "--data.most", "40"),
+        *("--steps", "2", "--seeds", "1", "--bits", "2", "--pictures", "4", "--timesteps", "3", "--data.most", "40"),
         *("--schedule.steps", "10", "--drawn", "2"),
         *("--widths", "32", "--widths", "32", "--batch-size", "4", "--threads", "1", "--resamples", "100"),
         *("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")),
@@ -173,7 +189,11 @@ def test_comparing_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Predictions at rising noise" in page and "UNet2DModel&#x27;s errors" in page
     assert len(all_runs(tmp_path / "runs")) == 3
     assert comparing.run(parse(CompareOptions, flags, prog="compare.py")) == 0
-    assert "is finished" in capsys.readouterr().out  # nothing is trained twice
+    assert "is finished" in capsys.readouterr().out  # nothing is trained twice, nor measured
+    again: dict[str, Any] = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert again == facts
+    claims = [verdict["claim"] for verdict in facts["verdicts"]]
+    assert len(claims) == 8 and "UNet2DModel needs fewer bits per dimension than BasicUNet:" in claims
     assert len(all_runs(tmp_path / "runs")) == 3
 
 

@@ -12,8 +12,12 @@ from data import options
 from data.checkup import ALIASES as CHECKUP_ALIASES
 from data.checkup import Checkup
 from infer import config as infer_config
+from infer.comparing import options as comparing
 from infer.config import GenerateOptions
+from infer.galleries.options import GalleryOptions
+from infer.synthesize_options import SynthesizeOptions
 from train.config import ALIASES, Config
+from train.study.options import ClassifyOptions, StudyOptions
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +25,11 @@ ENTRIES = {
     "data/prepare.py": (Checkup, CHECKUP_ALIASES),
     "train/finetune.py": (Config, ALIASES),
     "infer/generate.py": (GenerateOptions, infer_config.ALIASES),
+    "infer/compare.py": (comparing.CompareOptions, comparing.aliases()),
+    "infer/gallery.py": (GalleryOptions, {}),
+    "infer/synthesize.py": (SynthesizeOptions, {}),
+    "train/study/run.py": (StudyOptions, {}),
+    "train/study/classify.py": (ClassifyOptions, {}),
 }
 
 
@@ -36,11 +45,13 @@ def test_the_demo_from_nothing_to_a_sheet(tmp_path: Path) -> None:
     """The embedded base and the sample set: what the commands do with no arguments."""
     launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--quiet"]
     few = ["--max-steps", "2", "--validation.pictures", "2", "--previews.steps", "2", "--threads", "1"]
+    few += ["--batch-size", "4", "--validation.timesteps", "2", "--no-probe"]  # a quarter of a step's work, no more
     trained = run(
         *(*launch, "--config_file", str(ROOT / "accelerate_config.yaml"), str(ROOT / "train/finetune.py"), *few),
         folder=tmp_path,
     )
     assert "finished: runs/0001-lora-r16/export/lora.safetensors" in trained
+    assert "no GPU here: fp16 is for GPUs, training in fp32 on the CPU" in trained
     assert re.search(r"pictures   pocket: 5\d\d to train on, \d+ held out", trained)
     assert "0 cut" in trained, "the sample captions fit the embedded tokenizer"
     two = ["--prompt", "a water type fridge", "--prompt", "a guitar", "--steps", "2", "--compare-base"]

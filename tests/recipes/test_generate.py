@@ -127,7 +127,12 @@ def test_a_finished_run_is_the_default_and_is_compared_with_its_base(
 def test_a_long_prompt_is_drawn_and_said_and_strict_refuses_it(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["--model", tiny_model, "--steps", 1, "--prompt", "water " * 75 + "lost words", "--outdir", tmp_path / "a"]
+    words = ["--model", tiny_model, "--steps", 1, "--prompt", "water " * 75 + "lost words"]
+    assert run(*words, "--strict", "--outdir", tmp_path / "long") == 0, "all of it is read"
+    assert "84 tokens: read in 2 chunks of 75, nothing is cut" in capsys.readouterr().err
+    tokens = metadata.read(tmp_path / "long" / "00000-42.png").tokens
+    assert (tokens.count, tokens.lost, tokens.chunks) == (84, "", 2)
+    argv = [*words, "--weighting", "none", "--outdir", tmp_path / "a"]
     assert run(*argv) == 0
     assert "84 tokens, 75 are read; lost: 'lost words'" in capsys.readouterr().err
     tokens = metadata.read(tmp_path / "a" / "00000-42.png").tokens
@@ -251,8 +256,30 @@ def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tiny_model: Path, tmp_pat
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     pictures = sorted(path.name for path in (tmp_path / "a").glob("0*.png"))
-    assert stderr.splitlines()[-1] == f"stopped: {len(pictures)} of 5000 pictures are kept in {tmp_path}/a"
+    kept = f"stopped: {len(pictures)} of 5000 pictures are kept in {tmp_path}/a"
+    assert stderr.splitlines()[-1] == f"{kept}; the same command with --outdir {tmp_path}/a goes on"
     assert "Traceback" not in stderr
     logged = [json.loads(line)["file"] for line in (tmp_path / "a" / "run.jsonl").read_text().splitlines()]
     assert logged == pictures
     assert all(metadata.read(tmp_path / "a" / name).verdict == "ok" for name in pictures)
+
+
+def test_a_picture_is_drawn_again_from_itself(
+    tiny_model: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    argv = ["--model", tiny_model, "--lora", f"{lora}:0.5", "--steps", 2, "--sampler", "euler_a", "-n", "grey"]
+    words = ["--prompt", "a Pokémon \\{x\\}", "--seed", 7, "--width", 32]
+    assert run(*argv, *words, "--outdir", tmp_path / "a") == 0
+    picture = tmp_path / "a" / "00000-7.png"
+    again = ["--params-from", picture, "--outdir"]
+    with pytest.raises(InputError, match=r"the LoRA 'style\.safetensors', which is not here"):
+        run(*again, tmp_path / "b")
+    (Path("loras")).mkdir()
+    Path("loras/style.safetensors").write_bytes(lora.read_bytes())
+    capsys.readouterr()
+    assert run(*again, tmp_path / "b") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the same picture, bit for bit"
+    assert (tmp_path / "b" / "00000-7.png").read_bytes() == picture.read_bytes()
+    assert run(*again, tmp_path / "c", "--seed", 8) == 0
+    assert "dB from the one it was; changed since: seed" in capsys.readouterr().out.splitlines()[-1]

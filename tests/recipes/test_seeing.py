@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from data.errors import InputError
 from data.options import parse
 from infer import previews
-from train import job, loop, trackers
+from train import job, leaving, loop, optim, trackers
 from train.config import ALIASES, CONFIGS, Config
 from train.report import read_metrics
 from train.run_folder import all_runs
@@ -24,7 +24,7 @@ QUICK = [
     *("--threads", "1", "--optim.warmup", "0", "--optim.schedule", "constant", "--previews.steps", "2"),
     *("--no-probe", "--adapter.targets", "attention"),
 ]
-HARMFUL = ["--learning-rate", "0.05", "--validation.patience", "2", "--pictures.held-out", "0.4"]
+IMPATIENT = ["--validation.patience", "2", "--pictures.held-out", "0.4"]
 
 Finetune = Callable[..., int]
 
@@ -68,10 +68,26 @@ def test_previews_are_left_and_change_no_weight(finetune: Finetune) -> None:
     assert [event.step for event in board.Images("previews")] == [0, 2, 4]
 
 
+@pytest.fixture
+def harmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the third step on the weights grow and grow: those of step 2 stay the best, whatever the pictures are."""
+    original = loop.step
+
+    def harming(state: loop.State, *rest: object) -> None:
+        original(state, *rest)  # type: ignore[arg-type]
+        if state.step > 2:
+            with torch.no_grad():
+                for weight in optim.weights(state.optimizer):
+                    weight.mul_(3)
+
+    monkeypatch.setattr(loop, "step", harming)
+
+
+@pytest.mark.usefixtures("harmed")
 def test_it_stops_early_and_leaves_the_best(
     finetune: Finetune, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A learning rate that only harms: the run ends on its own, killed in between or not, with the best step's weights.
+    """Steps that only harm: the run ends on its own, killed in between or not, with the best step's weights.
 
     Then: it knows that it has finished, goes on with more patience, and exports the last weights when asked to.
     """
@@ -85,10 +101,10 @@ def test_it_stops_early_and_leaves_the_best(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "step", killed)
         with pytest.raises(SystemExit):
-            finetune(*HARMFUL, "--previews.every", "0", steps=30)
-    assert finetune(*HARMFUL, "--previews.every", "0", steps=30) == 0
+            finetune(*IMPATIENT, "--previews.every", "0", steps=30)
+    assert finetune(*IMPATIENT, "--previews.every", "0", steps=30) == 0
     assert "continuing runs/0001-lora-r16 after step" in capsys.readouterr().out
-    assert finetune(*HARMFUL, "--previews.every", "0", "--new", steps=30) == 0
+    assert finetune(*IMPATIENT, "--previews.every", "0", "--new", steps=30) == 0
     out = capsys.readouterr().out
     killed_run, whole = all_runs(Path("runs"))
     assert equal(killed_run.path, whole.path)
@@ -105,22 +121,24 @@ def test_it_stops_early_and_leaves_the_best(
     card = (whole.path / "README.md").read_text()
     assert f"| weights exported | those of step {best['step']} |" in card
 
-    assert finetune(*HARMFUL, "--previews.every", "0", steps=30) == 0
+    assert finetune(*IMPATIENT, "--previews.every", "0", steps=30) == 0
     assert f"finished after {done['steps']} steps (out of patience; --validation.patience 3 goes on)" in (
         capsys.readouterr().out
     )
     before = exported(whole.path)
-    assert finetune(*HARMFUL, "--previews.every", "0", "--checkpoints.export", "last", steps=30) == 0
+    assert finetune(*IMPATIENT, "--previews.every", "0", "--checkpoints.export", "last", steps=30) == 0
     assert f"lora-kohya.safetensors, the weights of step {done['steps']}" in capsys.readouterr().out
     assert any(not torch.equal(before[name], value) for name, value in exported(whole.path).items())
-    assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "3", steps=30) == 0
+    assert finetune(*IMPATIENT, "--previews.every", "0", "--validation.patience", "3", steps=30) == 0
     assert whole.facts("done") == {"steps": done["steps"] + 2, "patience": 3}
 
 
+@pytest.mark.usefixtures("harmed")
 def test_the_exported_weights_are_those_of_the_best_checkpoint(finetune: Finetune) -> None:
-    assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "0", steps=6) == 0
+    assert finetune("--pictures.held-out", "0.4", "--previews.every", "0", steps=6) == 0
     run = Path("runs/0001-lora-r16")
     best = json.loads((run / "best.json").read_text())["step"]
+    assert best == 2
     kept = load_file(run / "checkpoints" / f"{best:06d}" / "weights.safetensors")
     found = exported(run)
     assert len(kept) == len(found)
@@ -129,20 +147,21 @@ def test_the_exported_weights_are_those_of_the_best_checkpoint(finetune: Finetun
         assert torch.equal(found[stem], value), stem
 
 
+@pytest.mark.usefixtures("harmed")
 def test_a_best_checkpoint_that_is_gone_is_said(
     finetune: Finetune, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
-    original = job.choose_weights
+    original = leaving.choose_weights
 
     def spoilt(*given: object) -> None:
         for path in Path("runs/0001-lora-r16/checkpoints").glob("[0-9]*"):
             shutil.rmtree(path)
         original(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job, "choose_weights", spoilt)
-    assert finetune(*HARMFUL, "--previews.every", "0", "--validation.patience", "0", steps=6) == 0
+    monkeypatch.setattr(leaving, "choose_weights", spoilt)
+    assert finetune("--pictures.held-out", "0.4", "--previews.every", "0", steps=6) == 0
     assert "the best step's weights are gone, so the last ones are exported" in capsys.readouterr().out
     best = json.loads(Path("runs/0001-lora-r16/best.json").read_text())
     assert best["exported"] == 6 != best["step"]

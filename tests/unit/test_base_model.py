@@ -15,7 +15,7 @@ from torch import Tensor
 from data import seeds
 from data.errors import InputError
 from tests.original_layout import original_layout, weights_of
-from train import base_model
+from train import base_model, content
 from train.adapters.files import probe
 from train.base_model import BaseModel, load
 
@@ -220,19 +220,19 @@ def test_the_fingerprint_is_of_the_content(copied: Path, tiny_model: Path) -> No
 def test_large_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
     hashed: list[Path] = []
-    real = base_model.sha256
-    monkeypatch.setattr(base_model, "sha256", lambda file: hashed.append(file) or real(file))
+    real = content.sha256
+    monkeypatch.setattr(content, "sha256", lambda file: hashed.append(file) or real(file))
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"one")
-    first = base_model.file_hash(file)
-    assert base_model.file_hash(file) == first
+    first = content.file_hash(file)
+    assert content.file_hash(file) == first
     assert len(hashed) == 2, "a file written a moment ago may still change"
     minute_ago = time.time() - 60
     os.utime(file, (minute_ago, minute_ago))
-    assert [base_model.file_hash(file) for _ in range(3)] == [first] * 3
+    assert [content.file_hash(file) for _ in range(3)] == [first] * 3
     assert len(hashed) == 3
     (tmp_path / "cache" / "hashes.json").write_text('{"torn')
-    assert base_model.file_hash(file) == first
+    assert content.file_hash(file) == first
     assert len(hashed) == 4
 
 

@@ -322,6 +322,19 @@ def test_variational_terms_of_a_mixed_batch_are_those_of_the_bound() -> None:
     close(bound.variational(predict(xt, t), x0, sigma), terms.steps[range(4), t], atol=1e-12)
 
 
+@pytest.mark.parametrize("together", [1, 7, 64])
+def test_steps_side_by_side_have_the_same_sum(together: int) -> None:
+    schedule, sigma = schedules.linear(20), variance.named("fixed-large")
+    x0 = LEVELS[[10, 100, 200, 255]].reshape(4, 1, 1, 1)
+
+    def noise(*position: int | str) -> Tensor:
+        return seeds.normal((4, 1, 1, 1), "side by side", *position).double()
+
+    predict = exact.gaussian(schedule, std=0.5)
+    terms = bound.bits_per_dim(predict, schedule, x0, noise, sigma=sigma)
+    close(bound.total_bits(predict, schedule, x0, noise, sigma=sigma, together=together), terms.total, atol=1e-10)
+
+
 # ---------------------------------------------------------------- mistakes
 
 

@@ -1,5 +1,8 @@
-"""The parts together learn: one picture by heart, one batch, in bfloat16 as in float32, compiled as not compiled."""
+"""The parts together learn: one picture by heart, one batch, in bfloat16 as in float32, compiled as not compiled; and
+the average of the weights in closed form.
+"""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -8,12 +11,14 @@ import torch
 from data.dataset import Layout
 from data.sets import digits
 from data.sets.pictures import unit
+from train.config import Averaging
 from train.ddpm import noise, prediction, process, samplers, schedule
 from train.ddpm.networks.convnext import AnnotatedUNet, ResnetBlock
 from train.ddpm.networks.paper import PaperUNet
 from train.ddpm.running.batches import Batch, Stream
 from train.ddpm.running.config import ObjectiveOptions
 from train.ddpm.running.objective import Question, loss_of
+from train.ema import Ema
 
 SCHEDULE = schedule.linear(50, beta_end=0.3)  # steep enough that little signal is left after 50 steps
 COST = loss_of(ObjectiveOptions(predicts="v"), SCHEDULE)
@@ -29,7 +34,7 @@ def cost(asked: Callable[..., torch.Tensor], batch: Batch) -> torch.Tensor:
     return COST(Question(batch.x0, batch.eps, xt, batch.t), asked(xt, batch.t).float()).mean()
 
 
-def test_one_picture_is_learnt_by_heart_and_drawn() -> None:
+def test_24_one_picture_is_learnt_by_heart_and_drawn() -> None:
     one = digits.load().taken([7])
     stream = Stream(one, Layout(8), seed=0, steps=50)
     learner = network()
@@ -45,7 +50,7 @@ def test_one_picture_is_learnt_by_heart_and_drawn() -> None:
     assert error.max() < 0.1  # the picture's own variance is 0.6, and two noises are as far apart as 2
 
 
-def test_one_batch_is_learnt() -> None:
+def test_24_one_batch_is_learnt() -> None:
     batch = Stream(digits.load().taken(range(8)), Layout(8), seed=0, steps=50).batch(0)
     learner = network()
     optimizer = torch.optim.Adam(learner.parameters(), 5e-3)
@@ -57,7 +62,7 @@ def test_one_batch_is_learnt() -> None:
     assert cost(learner, batch).item() < 0.15 * first
 
 
-def test_bfloat16_costs_what_float32_costs() -> None:
+def test_24_bfloat16_costs_what_float32_costs() -> None:
     batch = Stream(digits.load().taken(range(64)), Layout(64), seed=0, steps=50).batch(0)
     for asked in (network(), PaperUNet(1, widths=(32, 64), blocks=1, dropout=0.0)):
         with torch.no_grad():
@@ -69,7 +74,7 @@ def test_bfloat16_costs_what_float32_costs() -> None:
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_is_eager(backend: str) -> None:
+def test_24_compiled_is_eager(backend: str) -> None:
     """Answers and gradients to 1e-4; the fast tier leaves the code generator out, which takes minutes."""
     batch = Stream(digits.load().taken(range(4)), Layout(4), seed=0, steps=50).batch(0)
     plain = network()
@@ -81,3 +86,20 @@ def test_compiled_is_eager(backend: str) -> None:
     with torch.no_grad():
         xt = torch.randn(4, 1, 8, 8)
         torch.testing.assert_close(compiled(xt, batch.t), plain(xt, batch.t), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_20_the_average_in_closed_form(warmup: bool) -> None:
+    """Weights that jump from w_0 to w once: after n updates the average is w + d_0 ... d_{n-1} (w_0 - w)."""
+    weight = torch.nn.Parameter(torch.randn(3, 5))
+    start, end = weight.detach().clone(), torch.randn(3, 5)
+    average = Ema({"layer.weight": weight}, Averaging(decay=0.95, warmup=warmup))
+    with torch.no_grad():
+        weight.copy_(end)
+    for updates in range(1, 401):
+        average.update(torch.tensor(1.0))
+        decays = [min(0.95, (1 + n) / (10 + n)) if warmup else 0.95 for n in range(updates)]
+        expected = end.double() + math.prod(decays) * (start - end).double()
+        torch.testing.assert_close(average.averages["layer.weight"].double(), expected, rtol=0, atol=1e-5)
+    with average.swapped():
+        torch.testing.assert_close(weight.detach(), end, rtol=0, atol=1e-5)

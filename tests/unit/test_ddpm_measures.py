@@ -9,7 +9,7 @@ from data.sets import digits
 from data.sets.pictures import unit
 from train.ddpm.running import classifier, drawing, scoring
 from train.ddpm.running.classifier import Accuracy, ClassifierFeatures
-from train.ddpm.running.verdicts import bootstrap, judge
+from train.ddpm.running.verdicts import bootstrap, judge, smaller
 from train.ddpm.walk import FINISHED, State
 
 
@@ -33,6 +33,16 @@ def test_paired_differences_are_seen_through_hard_pictures() -> None:
     unknown, *_ = judge(grids(1.0, 1.0, 1.0, noise=0.5), resamples=300, seed=0)
     assert unknown.word == "cannot tell"
     assert "cannot tell" in str(unknown)
+
+
+def test_bits_are_compared_in_pairs() -> None:
+    random = np.random.default_rng(0)
+    hard = random.normal(0, 5, 8)
+    one, other = (mean + hard + 0.05 * random.normal(size=(5, 8)) for mean in (3.0, 3.4))
+    found = smaller("Fewer bits:", one, other, resamples=300, seed=0)
+    assert (found.word, found.difference.mean) == ("yes", pytest.approx(-0.4, abs=0.05))
+    assert smaller("Fewer bits:", other, one, resamples=300, seed=0).word == "no"
+    assert smaller("Fewer bits:", one, one, resamples=300, seed=0).word == "cannot tell"
 
 
 def test_the_bootstrap_interval_is_as_wide_as_theory_says() -> None:

@@ -1,8 +1,11 @@
 """Each network against its source: parameters counted, answers compared where the source can be run."""
 
+from typing import cast
+
 import pytest
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import nn
 
 from data.errors import InputError
@@ -52,7 +55,9 @@ def shaken(network: nn.Module) -> nn.Module:
         (Unet2d(), 1, 28, 1_707_009),
     ],
 )
-def test_as_many_parameters_as_the_source(options: NetworkOptions, channels: int, size: int, parameters: int) -> None:
+def test_18_as_many_parameters_as_the_source(
+    options: NetworkOptions, channels: int, size: int, parameters: int
+) -> None:
     with torch.device("meta"):
         frame = Frame(channels, size)
         assert count(options.build(frame)) == parameters
@@ -154,16 +159,19 @@ def test_without_time_the_answer_does_not_depend_on_it() -> None:
 # ---- the paper's
 
 
-def test_the_paper_equals_diffusers_both_ways() -> None:
-    theirs = shaken(
+def diffusers_paper(widths: tuple[int, ...], attention: int, blocks: int) -> nn.Module:
+    """UNet2DModel as a paper U-Net, with random weights everywhere."""
+    kinds = ["AttnDownBlock2D" if level == attention else "DownBlock2D" for level in range(len(widths))]
+    up = [kind.replace("Down", "Up") for kind in reversed(kinds)]
+    return shaken(
         UNet2DModel(
             sample_size=16,
             in_channels=3,
             out_channels=3,
-            layers_per_block=1,
-            block_out_channels=(32, 64),
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=blocks,
+            block_out_channels=widths,
+            down_block_types=tuple(kinds),
+            up_block_types=tuple(up),
             attention_head_dim=None,
             downsample_padding=0,
             flip_sin_to_cos=False,
@@ -171,6 +179,10 @@ def test_the_paper_equals_diffusers_both_ways() -> None:
             norm_eps=1e-6,
         )
     )
+
+
+def test_18_the_paper_equals_diffusers_both_ways() -> None:
+    theirs = diffusers_paper((32, 64), attention=1, blocks=1)
     ours = paper.PaperUNet(3, **SMALL).eval()
     ours.load_state_dict(paper.from_diffusers(theirs.state_dict()))
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([0, 999])
@@ -181,7 +193,20 @@ def test_the_paper_equals_diffusers_both_ways() -> None:
     assert all(torch.equal(back[name], weight) for name, weight in theirs.state_dict().items())
 
 
-def test_the_whole_paper_network_has_diffusers_names_and_shapes() -> None:
+def test_18_all_35_746_307_weights_answer_as_in_diffusers() -> None:
+    """The paper's own widths; pictures of 8 pixels, which its four levels halve down to one."""
+    theirs = diffusers_paper((128, 256, 256, 256), attention=1, blocks=2).to(torch.float64)
+    with torch.device("meta"):
+        ours = paper.PaperUNet(3).eval()
+    ours.load_state_dict(paper.from_diffusers(theirs.state_dict()), assign=True)
+    assert count(ours) == 35_746_307
+    x, t = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 999])
+    with torch.no_grad():
+        expected = theirs(x, t).sample
+        torch.testing.assert_close(ours(x, t), expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
+
+
+def test_18_the_whole_paper_network_has_diffusers_names_and_shapes() -> None:
     with torch.device("meta"):
         ours = paper.PaperUNet(3)
         theirs = UNet2DModel(
@@ -198,7 +223,7 @@ def test_the_whole_paper_network_has_diffusers_names_and_shapes() -> None:
     assert renamed == {name: weight.shape for name, weight in theirs.state_dict().items()}
 
 
-def test_an_untrained_paper_network_answers_zero() -> None:
+def test_18_an_untrained_paper_network_answers_zero() -> None:
     network = paper.PaperUNet(1, **SMALL).eval()
     assert not network(torch.randn(2, 1, 8, 8), torch.tensor([0, 9])).any()
 
@@ -206,12 +231,32 @@ def test_an_untrained_paper_network_answers_zero() -> None:
 # ---- what all are told
 
 
-def test_sines_are_the_papers() -> None:
-    """Row t holds sin(t w_i), then cos(t w_i), w from 1 to 1/10000."""
+def test_18_sines_are_the_papers() -> None:
+    """Row t holds sin(t w_i), then cos(t w_i), w from 1 to 1/10000; diffusers' embedding with both ends included."""
     table = sinusoidal(torch.tensor([0, 3]), 6)
     w = torch.tensor([1.0, 1e-2, 1e-4])
     torch.testing.assert_close(table[0], torch.tensor([0.0, 0, 0, 1, 1, 1]))
     torch.testing.assert_close(table[1], torch.cat([(3 * w).sin(), (3 * w).cos()]))
+    t = torch.arange(1000)
+    theirs = get_timestep_embedding(t, 128, flip_sin_to_cos=False, downscale_freq_shift=1)
+    torch.testing.assert_close(sinusoidal(t, 128), theirs, atol=1e-4, rtol=0)  # float32 angles of up to 999
+
+
+@pytest.mark.parametrize("name", ["convnext", "paper"])
+def test_18_every_skip_is_consumed(name: str) -> None:
+    """A change at each size on the way down is seen in the answer although the middle is silenced."""
+    network = shaken(NARROW[name].build(Frame(3, 8)))
+    middle = [part for part_name, part in network.named_children() if part_name.startswith("middle")]
+    for part in [each for child in middle for each in (child if isinstance(child, nn.ModuleList) else [child])]:
+        part.register_forward_hook(lambda *a: a[2].detach())
+    seen: list[torch.Tensor] = []
+    for level in cast(nn.ModuleList, network.get_submodule("down")):
+        parts = level.blocks if name == "paper" else [level]
+        for part in parts:
+            part.register_forward_hook(lambda *a: seen.append(a[2]))
+    answer = network(torch.randn(1, 3, 8, 8), torch.tensor([3]))
+    assert len(seen) == 2
+    assert all(gradient.any() for gradient in torch.autograd.grad(answer.sum(), seen))
 
 
 @pytest.mark.parametrize("name", NARROW)

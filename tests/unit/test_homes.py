@@ -35,7 +35,7 @@ def records(tmp_path: Path) -> list[Record]:
 
 
 def batches(home: str, records: list[Record], device: torch.device = CPU) -> list[Batch]:
-    """As train/encoding.py and train/job.py put the parts together."""
+    """As train/encoding.py and train/assembly.py put the parts together."""
     memory = InMemory(device if home == "device" else CPU)
     bucket = OnDisk(records) if home == "disk" else memory.entries(records)
     empty = torch.zeros(7, 5, device=memory.device)

@@ -28,7 +28,13 @@ ENTRIES = [
     "train/ddpm/compare.py",
     "train/ddpm/score.py",
     "train/ddpm/figures.py",
+    "train/study/run.py",
+    "train/study/classify.py",
     "infer/generate.py",
+    "infer/compare.py",
+    "infer/figures.py",
+    "infer/gallery.py",
+    "infer/synthesize.py",
 ]
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 60, 60
 FORBIDDEN_WORDS = ("utils", "helpers", "manager", "handler")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.errors import InputError
-from infer import loras, pipeline
+from infer import effects, loras, pipeline
 from infer.config import LoraFile
 from infer.pipeline import Settings
 from infer.prompts import Picture
@@ -176,3 +176,46 @@ def test_a_wider_model_is_no_problem_for_its_own_lora(tmp_path: Path) -> None:
     file = tiny_lora(model, tmp_path / "a.safetensors", rank=2)
     (proof,) = loras.attach(build(model), [LoraFile(file)])
     assert proof.change == pytest.approx(change_of(load_file(file), scaling=2.0), rel=1e-5)
+
+
+def test_laid_down_again_the_base_is_what_it_was_bit_for_bit(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    """Complaint: unfusing leaves rounding behind, and taking off one of several takes off another."""
+    pipe = build(tiny_model)
+    base = latents(pipe)
+    other = LoraFile(tiny_lora(tiny_model, tmp_path / "other.safetensors", seed=1), 0.5)
+    files = [LoraFile(lora), other]
+    loras.attach(pipe, files)
+    both = latents(pipe)
+    loras.wear(pipe, files, [other])
+    alone = build(tiny_model)
+    loras.attach(alone, [other])
+    assert torch.equal(latents(pipe), latents(alone))
+    loras.wear(pipe, files, [])
+    assert torch.equal(latents(pipe), base)
+    loras.wear(pipe, files, files)
+    assert torch.equal(latents(pipe), both)
+
+
+def test_the_change_is_shown_block_by_block_and_in_the_prediction(tiny_model: Path, lora: Path) -> None:
+    pipe = build(tiny_model)
+    probe = effects.Probe(pipe)
+    base = probe()
+    (proof,) = loras.attach(pipe, [LoraFile(lora)])
+    assert list(proof.blocks) == ["down 0", "up 1", "middle"]
+    squared = sum(share**2 for share in proof.blocks.values())
+    assert proof.share**2 < squared, "blocks' shares are of their own weights"
+    assert proof.prediction == pytest.approx(((probe() - base).norm() / base.norm()).item())
+    (weaker,) = loras.attach(build(tiny_model), [LoraFile(lora, 0.01)])
+    assert 0 < weaker.prediction < proof.prediction / 5
+
+
+def test_one_that_predicts_the_same_is_refused(tiny_model: Path, lora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a change that half precision rounds away."""
+    monkeypatch.setattr(effects, "share", lambda changed, base: 0.0)
+    assert "changes weights, but nothing that the model predicts" in refused(tiny_model, lora)
+
+
+def test_blocks_by_their_layers_names() -> None:
+    names = ["unet.down_blocks.2.attentions.0.x", "unet.mid_block.y", "unet.up_blocks.1.z", "unet.conv_in"]
+    found = [effects.block_of(name) for name in [*names, "text_encoder.encoder.layers.0.q_proj"]]
+    assert found == ["down 2", "middle", "up 1", "other", "text"]

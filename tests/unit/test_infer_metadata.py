@@ -105,7 +105,8 @@ def test_an_independent_reader_finds_every_setting(tmp_path: Path) -> None:
     kind, text = text_chunks((tmp_path / "a.png").read_bytes())["parameters"]
     assert kind == "tEXt"
     *prompt, negative, settings = text.split("\n")
-    assert (prompt, negative) == (["one", "two, (three:1.2)"], "Negative prompt: blurry")
+    words = ["one", "two, (three:1.2) <lora:a:0.5> <lora:b:1>"]
+    assert (prompt, negative) == (words, "Negative prompt: blurry")
     found = pairs(settings)
     assert found["Lora hashes"] == f"a: {'a' * 12}, b: {'b' * 12}"
     assert (found["Model"], found["Model hash"], found["RNG"]) == ("odd, name: v1", "e" * 10, "CPU")

@@ -7,23 +7,26 @@ from prdc import compute_prdc
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
+from data import features as extracting
 from data.errors import InputError
+from data.features import make
 from data.metrics import frechet as frechets
 from data.metrics import kernel as kernels
 from data.metrics.frechet import frechet, of_gaussians
 from data.metrics.kernel import kernel_distance, unbiased
 from data.metrics.manifold import manifold
+from data.sets import digits
 
 RNG = np.random.default_rng(5)
 REAL, DRAWN = RNG.normal(size=(200, 6)), RNG.normal(0.3, 1.4, size=(150, 6))
 
 
-def test_a_set_is_at_no_distance_from_itself() -> None:
+def test_23_a_set_is_at_no_distance_from_itself() -> None:
     assert frechet(REAL, REAL) < 1e-9
     assert manifold(REAL, REAL).precision == manifold(REAL, REAL).recall == 1.0
 
 
-def test_the_distance_of_two_gaussians() -> None:
+def test_23_the_distance_of_two_gaussians() -> None:
     """Diagonal: |m1 - m2|^2 + sum (s1 - s2)^2. Turned: the same."""
     turn = np.linalg.qr(RNG.normal(size=(3, 3)))[0]
     s1, s2, gap = np.array([1.0, 2, 3]), np.array([2.0, 2, 0.5]), np.array([1.0, -2, 0])
@@ -46,7 +49,7 @@ def test_frechet_survives_a_feature_that_never_changes() -> None:
     assert frechet(flat[:100], flat[100:]) == pytest.approx(frechet(REAL[:100], REAL[100:]), rel=1e-9)
 
 
-def test_too_few_pictures_for_a_frechet_distance() -> None:
+def test_23_too_few_pictures_for_a_frechet_distance() -> None:
     with pytest.raises(InputError, match=r"of 6 pictures in 6 features; allowed: 7 pictures or more"):
         frechet(REAL, DRAWN[:6])
     assert frechets.frechet(REAL, DRAWN[:7]) > 0
@@ -70,7 +73,7 @@ def test_a_kernel_distance_has_an_error() -> None:
         kernels.kernel_distance(REAL, DRAWN[:19])
 
 
-def test_manifolds_by_hand() -> None:
+def test_23_manifolds_by_hand() -> None:
     """Real at 0, 1, 2, 3 with k = 1: balls of radius 1. Drawn at 0.5 twice and 10 and 10.5."""
     real, drawn = (np.array(x, float)[:, None] for x in ([0, 1, 2, 3], [0.5, 0.6, 10, 10.5]))
     found = manifold(real, drawn, k=1)
@@ -86,3 +89,22 @@ def test_manifolds_by_hand() -> None:
 def test_manifolds_are_prdc(k: int) -> None:
     theirs = compute_prdc(REAL, DRAWN, nearest_k=k)
     assert vars(manifold(REAL, DRAWN, k=k)) == pytest.approx(theirs)
+
+
+def test_23_a_distance_does_not_depend_on_how_pictures_were_batched(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = digits.load(8).taken(range(120)).images()
+    extractor = make("descriptors", None)
+    found = []
+    for batch in (32, 7, 120):
+        monkeypatch.setattr(extracting, "BATCH", batch)
+        rows = extracting.features(extractor, pictures, cache=False)
+        found.append(frechet(rows[:60], rows[60:]))
+    assert found[0] > 0
+    assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-9)
+
+
+def test_23_a_few_pictures_do_not_pass_as_fifty_thousand() -> None:
+    """Inception has 2,048 features: with 2,000 pictures their covariance has no inverse, and the number is refused."""
+    few = np.random.default_rng(0).normal(size=(2000, 2048)).astype(np.float32)
+    with pytest.raises(InputError, match=r"of 2000 pictures in 2048 features; allowed: 2049 pictures or more"):
+        frechet(few, few)

@@ -14,7 +14,8 @@ from tests.small_runs import Toy, advance, config_of, equal, small_run, trained
 from train import loop, optim
 from train.config import ALIASES, CONFIGS, Config
 from train.optim import OptimConfig, learning_rate
-from train.plan import optimizer_bytes, optimizer_line
+from train.plan import optimizer_line
+from train.state_bytes import optimizer_bytes
 
 SHAPES = [(6, 5), (8,), (4, 3, 3, 3)]
 

@@ -48,19 +48,25 @@ def injected(monkeypatch: pytest.MonkeyPatch, *, fits: int, from_step: int) -> l
     return tried
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("batch", "accumulate", "fits"), [(4, 1, 1), (4, 2, 1), (3, 2, 2)])
 def test_out_of_memory_ends_in_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], accumulate: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    batch: int,
+    accumulate: int,
+    fits: int,
 ) -> None:
-    whole, whole_task = prepare(tmp_path / "whole", accumulate=accumulate)
+    """Pieces of unequal sizes among them, which must not count alike."""
+    whole, whole_task = prepare(tmp_path / "whole", batch_size=batch, accumulate=accumulate)
     assert fit(whole, whole_task, Silent())
-    tried = injected(monkeypatch, fits=1, from_step=3)
-    cut, task = prepare(tmp_path / "cut", accumulate=accumulate)
+    tried = injected(monkeypatch, fits=fits, from_step=3)
+    cut, task = prepare(tmp_path / "cut", batch_size=batch, accumulate=accumulate)
     assert fit(cut, task, Silent())
-    assert tried[-1] == 1 and cut.pieces == 4
+    assert tried[-1] == 1 and cut.pieces == 4 // fits
     for ours, theirs in zip(weights(cut), weights(whole), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    assert capsys.readouterr().out.count("out of memory: going on") == 2, "said once for each halving"
+    assert capsys.readouterr().out.count("out of memory: going on") == 3 - fits, "said once for each halving"
 
 
 def test_a_resumed_run_keeps_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

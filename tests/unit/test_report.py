@@ -1,10 +1,12 @@
 """metrics.jsonl survives a kill and a resume; TensorBoard gets the same numbers."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
 
+from data.errors import InputError
 from train.report import Silent, Written, keep_until, numbers, read_metrics
 
 
@@ -72,6 +74,22 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
     report.write([{"step": 1, "loss": 1.0}])
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     report.close()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """The system's own limit on the size of files: what still fits is written, the rest is an error."""
+    report = Written(tmp_path, start=0, stop=1, tensorboard=False)
+    report.write([{"step": 1, "loss": 0.5}])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (report.metrics.stat().st_size + 5, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be written \(File too large\)"):
+            report.write([{"step": 2, "loss": 0.25}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    report.close()
+    assert report.metrics.read_text().endswith('\n{"ste')
+    assert read_metrics(report.metrics) == [{"step": 1, "loss": 0.5}]
 
 
 def test_infinities_become_null(tmp_path: Path) -> None:

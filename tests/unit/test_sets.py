@@ -11,11 +11,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from data.errors import InputError
+from data.options import parse
 from data.sets import digits
 from data.sets.load import load
 from data.sets.options import SetOptions
 from data.sets.pictures import Pictures, from_images, labels_of, levels, to_image, unit
 from data.sets.presets import PRESETS
+from train.ddpm.running.config import CONFIGS, FitConfig
 
 SHADES = 12
 
@@ -176,6 +178,27 @@ def test_folders_of_no_use(tmp_path: Path) -> None:
     picture(1).save(tmp_path / "b.png")
     with pytest.raises(InputError, match="1 picture in"):
         load(options(set=str(tmp_path)), seed=0)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_pictures_of_every_mode_become_one_tensor(tmp_path: Path, mode: str) -> None:
+    for place, stored in enumerate(["L", "LA", "P", "1", "RGBA", "CMYK"]):
+        suffix = "tif" if stored == "CMYK" else "png"
+        picture(place, mode=stored).save(tmp_path / f"{place}.{suffix}")
+    Image.fromarray((np.arange(320).reshape(16, 20) * 200).astype(np.uint16)).save(tmp_path / "deep.png")
+    found = load(options(set=str(tmp_path), size=16, mode=mode), seed=0)
+    assert found.pixels.shape == (7, 3 if mode == "RGB" else 1, 16, 16)
+    assert not found.notes
+
+
+def test_pixels_that_are_no_colours_are_refused(tmp_path: Path, saved: Path) -> None:
+    Image.fromarray(np.linspace(0, 9, 320, dtype=np.float32).reshape(16, 20)).save(tmp_path / "heights.tif")
+    with pytest.raises(InputError, match=r"heights.tif: has pixels of mode F, whose range is not known") as caught:
+        load(options(set=str(tmp_path)), seed=0)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"--data.mode.*'CMYK'.*L.*RGB") as refused:
+        parse(FitConfig, ["--data.mode", "CMYK"], prog="fit.py", preset=CONFIGS / "digits.yaml")
+    assert "\n" not in str(refused.value)
 
 
 # ---- the library

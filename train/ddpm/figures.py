@@ -1,6 +1,8 @@
-"""Draw the figures of docs/ddpm.md that need no trained network.
+"""Draw the figures of docs/ddpm.md, which need no trained network, or keep those that a run left for docs/ddpm-runs.md.
 
-python train/ddpm/figures.py collapse        one of them; without a name, all
+python train/ddpm/figures.py collapse                            one of them; without a name, all
+python train/ddpm/figures.py --of outputs/ddpm-compare compare   ddpm-compare-*.png and the tables of docs/ddpm-runs.md,
+                                                                 of a folder of any of the four commands
 """
 
 import argparse
@@ -21,7 +23,11 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=FOLDER, help="the folder to write ddpm-NAME.png to; default: docs/figures"
     )
+    parser.add_argument("--of", type=Path, metavar="FOLDER", help="keep what lies there; NAME is then what to call it")
     chosen = parser.parse_args()
+    if chosen.of is not None:
+        keep(chosen.of, "-".join(chosen.names) or chosen.of.name, chosen.out)
+        return 0
     names = [choose(name, NAMES, what="figure") for name in chosen.names] or list(NAMES)
     from train.ddpm import plots  # matplotlib and torch are loaded only once the names are known to be right
 
@@ -30,6 +36,17 @@ def main() -> int:
         plots.save(plots.FIGURES[name](), path)
         print(path)
     return 0
+
+
+def keep(folder: Path, name: str, out: Path) -> None:
+    """The figures of a folder into `out`, and its tables between the marks of docs/ddpm-runs.md, or of a copy there."""
+    from train.ddpm.running import kept_plots, kept_tables
+
+    kept = [] if (folder / "score.json").is_file() else kept_plots.keep(folder, name, out)
+    page = out.parent / "ddpm-runs.md"
+    if page.is_file() and kept_tables.fill(page, name, folder, kept):
+        kept.append(page)
+    print("\n".join(map(str, kept)))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class Ancestral(Sampler):
     def step(self, walk: Walk, i: int, now: Prediction, before: Prediction | None) -> Images:
         schedule = walk.chain.schedule
         # mu = sqrt(abar_{t-1}) beta_t / (1 - abar_t) x_0 + sqrt(alpha_t) (1 - abar_{t-1}) / (1 - abar_t) x_t     eq. 7
+        # with x_0 of eq. 15: 1 / sqrt(alpha_t) (x_t - beta_t / sqrt(1 - abar_t) eps)                             eq. 11
         c1, c2 = schedule.posterior_mean_coef_x0[i].item(), schedule.posterior_mean_coef_xt[i].item()
         mean = c1 * now.x0 + c2 * now.xt
         if i == 0 or self.noise_scale == 0:

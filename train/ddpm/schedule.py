@@ -24,8 +24,9 @@ from data.shapes import Table
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The variances beta_1..beta_T of the forward process, with the tables derived from them.
+    """The variances beta_1..beta_T of the forward process, with the tables derived from them. Source: eq. 2.
 
+    q(x_1..x_T | x_0) is the product of q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t).
     betas: (T,) float64 in (0, 1); the last one may be 1 (zero terminal SNR). InputError for anything else.
     """
 

@@ -1,5 +1,7 @@
 """The walk from noise to a picture that every sampler takes, one step at a time.
 
+p_theta(x_0..x_T) is the product of p(x_T) = N(0, 1) and every p_theta(x_{t-1} | x_t). Source: Ho et al. 2020, arXiv
+2006.11239, eq. 1.
 A sampler is a frozen object with a `step`. Its generator `steps` yields what is there before each step and, last, the
 picture: so whoever draws can show every state, stop early, or only keep the end with `run`.
 """

@@ -23,6 +23,14 @@ from train.run_folder import Run
 
 def run(asked: Again) -> int:
     """Write the files and name them. Raises InputError."""
+    step, written = export(asked)
+    print(f"the weights of step {step}, each file loaded back and compared:")
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def export(asked: Again) -> tuple[int, list[Path]]:
+    """Write the files; the step whose weights they are, and where they lie. Raises InputError."""
     found = Run(asked.run)
     config = config_of(found)
     refuse_inner_average(config)
@@ -35,9 +43,7 @@ def run(asked: Again) -> int:
     target = asked.output or folder_of(found, asked)
     written = config.adapter.export(base.unet, base, target, Request(options, facts))
     record.write(target, kept.step, options, written)
-    print(f"the weights of step {kept.step}, each file loaded back and compared:")
-    print("\n".join(map(str, written)))
-    return 0
+    return kept.step, written
 
 
 def config_of(found: Run) -> Config:

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from train.base_model import BaseModel, file_hash
+from train.base_model import BaseModel
 from train.config import Config
+from train.content import file_hash
 
 SD_V1_LEVELS, SD_V1_WORDS = [320, 640, 1280, 1280], 768
 PREDICTION = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}  # diffusers' words -> modelspec's

@@ -12,19 +12,18 @@ from train.pocket.latents import WEIGHTS
 from train.pocket.training import state_folder
 from train.pocket.unet import PLAN
 
-PLACES = {  # in the state's folder -> in the shipped one; both autoencoders share an encoder
+PLACES = {  # in the state's folder -> in the shipped one
     "tokenizer": "tokenizer",
     "text/model": "text_encoder",
     "vae/model": "vae",
-    "decoder/model": "vae",
 }
 
 
 def adopt(base: Path = BASE) -> None:
     """Copy the shipped parts to where the stages look for them; a state that is there already is never replaced.
 
-    The U-Net goes on from its averaged weights in half precision, without the optimiser's memory. Only the stages unet,
-    decoder and export are meant to follow: the others would start anew.
+    The U-Net goes on from its averaged weights in half precision, without the optimiser's memory. Only the stages unet
+    and export are meant to follow: the others would start anew.
     """
     target = state_folder()
     if (target / PLAN.name / "state.safetensors").exists():

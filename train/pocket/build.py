@@ -2,15 +2,17 @@
 
 python train/pocket/build.py            every stage in turn; each goes on where its state stands
 python train/pocket/build.py --score    measure the shipped model and print the card's table again
+python train/pocket/build.py --score-tuned RUN    measure what a fine-tune did to style and nouns
 """
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from data.errors import run_entry
 
-NAMES = ("vae", "text", "unet", "decoder", "export", "scorer")
+NAMES = ("vae", "text", "unet", "export", "scorer")
 # glibc gives large blocks back to the system after every layer and faults them in again: 3 instead of 20 pictures
 # a second in the autoencoder (2-core CPU, 2026-11-21). It reads these only when a process starts.
 KEEP_MEMORY = {
@@ -28,6 +30,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="the stage's last step, instead of the recipe's own")
     parser.add_argument("--adopt", action="store_true", help="no states here: take up the shipped model's weights")
     parser.add_argument("--score", action="store_true", help="measure data/pocket/base and print the card's table")
+    parser.add_argument("--score-tuned", type=Path, metavar="RUN", help="measure a fine-tune (run or LoRA file)")
     parser.add_argument("--score-seeds", type=int, default=4, help="pictures of each name (default 4)")
     parser.add_argument("--score-steps", type=int, default=50, help="sampling steps of each picture (default 50)")
     return parser.parse_args()
@@ -37,9 +40,11 @@ def main() -> None:
     options = read_options()
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
-    from train.pocket.stages import run_score, run_stages
+    from train.pocket.stages import run_score, run_score_tuned, run_stages
 
-    if options.score:
+    if options.score_tuned:
+        run_score_tuned(options.score_tuned)
+    elif options.score:
         run_score(options.score_seeds, options.score_steps)
     elif options.adopt:
         from train.pocket.adopt import adopt

@@ -51,7 +51,7 @@ def export_base(target: Path = BASE) -> None:
     card = (target / "README.md").read_bytes() if (target / "README.md").exists() else None
     with replaced_folder(target) as folder:
         unet, steps = averaged_so_far()
-        for name, part in {"vae": load_autoencoder("decoder"), "unet": unet}.items():
+        for name, part in {"vae": load_autoencoder(), "unet": unet}.items():
             save_config(part, folder / name)
             save_half(part, folder / name / "diffusion_pytorch_model.safetensors", steps=steps if part is unet else 0)
         save_config(load_text_encoder(), folder / "text_encoder")

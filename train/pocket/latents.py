@@ -36,12 +36,12 @@ class Latents:
 
 
 @cache
-def load_autoencoder(stage: str = "vae") -> AutoencoderKL:
-    """The finished autoencoder of this build: of stage `vae`, or with the better decoder of stage `decoder`."""
+def load_autoencoder() -> AutoencoderKL:
+    """The finished autoencoder of this build."""
     import torch
     from diffusers import AutoencoderKL
 
-    model = AutoencoderKL.from_pretrained(state_folder() / stage / "model").eval()
+    model = AutoencoderKL.from_pretrained(state_folder() / "vae" / "model").eval()
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

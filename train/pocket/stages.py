@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from train.pocket.training import Plan
 
@@ -37,12 +38,6 @@ def run_scorer(steps: int | None) -> None:
     train_scorer(lengthened(PLAN, steps))
 
 
-def run_decoder(steps: int | None) -> None:
-    from train.pocket.decoder import PLAN, train_decoder
-
-    train_decoder(lengthened(PLAN, steps))
-
-
 def run_export(_: int | None) -> None:
     from train.pocket.export import export_base
 
@@ -53,7 +48,6 @@ STAGES: dict[str, Callable[[int | None], None]] = {
     "vae": run_autoencoder,
     "text": run_text,
     "unet": run_unet,
-    "decoder": run_decoder,
     "export": run_export,
     "scorer": run_scorer,
 }
@@ -72,6 +66,17 @@ def run_score(seeds: int, steps: int) -> None:
     from train.pocket.score import score
 
     table = score(seeds, steps)
+    print_table(table)
+    write_cards(table, seeds, steps)
+
+
+def run_score_tuned(run: Path) -> None:
+    """Measure a fine-tune of the shipped model and print the table."""
+    from train.pocket.tuned import score_tuned
+
+    print_table(score_tuned(run))
+
+
+def print_table(table: dict[str, float]) -> None:
     for row, value in table.items():
         print(f"{row:40s} {value:8.2f}")
-    write_cards(table, seeds, steps)

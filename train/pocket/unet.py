@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import PNDMScheduler, UNet2DConditionModel
 
-PLAN = Plan("unet", steps=7000, peak=2e-3, warmup=100, ema=0.999, decay=0.02, muon=True)
+PLAN = Plan("unet", steps=5200, peak=2e-3, warmup=100, ema=0.999, decay=0.02, muon=True)
 BATCH = 48
 EMPTY_PROMPT = 0.1  # share of pictures trained with the empty prompt, for guidance
 GAMMA, HEAVIEST = 5.0, 25.0  # bounds of the weights: of min-SNR, and of a single picture

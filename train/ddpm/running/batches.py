@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,20 +13,38 @@ from torch import Tensor
 from data import counted, seeds
 from data.dataset import Layout
 from data.sets.pictures import Pictures, unit
-from data.shapes import Images, Timesteps
+from data.shapes import Images, PerSample, Timesteps
 from train.ddpm import guidance
+from train.ddpm.running.timesteps import Draws, Evenly
 
 SLOTS = 2**24  # of a global batch, at most: a key is step * SLOTS + slot
 
 
 @dataclass(frozen=True)
 class Batch:
-    """x0 in [-1, 1] and eps (B, C, S, S), t (B,) int64, labels (B,) int64 or None, all on the device."""
+    """x0 in [-1, 1] and eps (B, C, S, S), t (B,) int64, labels (B,) int64 or None, all on the device.
+
+    weights: (B,) float32 that the losses are multiplied with: 1, unless some timesteps are drawn more often.
+    """
 
     x0: Images
     eps: Images
     t: Timesteps
     labels: Tensor | None
+    weights: PerSample
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def parts(self, count: int) -> list[Batch]:
+        """At most `count` parts of nearly equal size, in order."""
+        size = -(-len(self) // count)
+        return [self.rows(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def rows(self, rows: slice) -> Batch:
+        entries: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in entries.items()}
+        return Batch(**cut)
 
 
 @dataclass
@@ -44,8 +63,8 @@ class Stream:
     channels_last: bool = True
     known: dict[int, Tensor] = field(default_factory=dict)  # the orders of the last two rounds
 
-    def batch(self, step: int) -> Batch:
-        """What this process trains on in optimiser step 0, 1 ..."""
+    def batch(self, step: int, draws: Draws | None = None) -> Batch:
+        """What this process trains on in optimiser step 0, 1 ... draws: which timesteps; default: all as often."""
         device = self.pictures.pixels.device
         rows = self.positions(step).to(device, non_blocking=True)
         slots = self.layout.slots(0)
@@ -55,8 +74,8 @@ class Stream:
         if self.pictures.flip:
             x0 = torch.where((chances[:, 1] < 0.5)[:, None, None, None], x0.flip(-1), x0)
         eps = counted.normals(keys, self.salt("noise"), tuple(x0.shape[1:]))
-        t = (chances[:, 0] * self.steps).long().clamp(max=self.steps - 1)
-        return Batch(self.laid(x0), self.laid(eps), t, self.labels(rows, chances[:, 2]))
+        t, weights = (draws or Evenly(self.steps)).draw(chances[:, 0])
+        return Batch(self.laid(x0), self.laid(eps), t, self.labels(rows, chances[:, 2]), weights)
 
     def labels(self, rows: Tensor, uniforms: Tensor) -> Tensor | None:
         if not self.conditional:

@@ -23,7 +23,7 @@ from data.sets.load import load
 from data.sets.pictures import Pictures, levels
 from data.shapes import Images
 from train.config import Averaging
-from train.ddpm import bound, mix, noise, process, samplers
+from train.ddpm import bound, mix, noise, process, samplers, variance
 from train.ddpm.networks.kinds import AnyNetwork, Basic, Plain, Unet2d
 from train.ddpm.running import drawing, errors, job
 from train.ddpm.running import model as models
@@ -31,15 +31,17 @@ from train.ddpm.running.compare_options import CompareOptions
 from train.ddpm.running.config import Drawings, FitConfig, Keeping, Looks, ObjectiveOptions
 from train.ddpm.running.errors import Errors, Side
 from train.ddpm.running.model import Model
-from train.ddpm.running.verdicts import Verdict, judge
+from train.ddpm.running.verdicts import Verdict, judge, smaller
 from train.optim import OptimConfig
 from train.report import read_metrics
 from train.report_page import known, running_mean
 from train.run_folder import Run
+from train.validation import Losses
 
 NAMES = {"unet2d": "UNet2DModel", "basic": "BasicUNet", "plain": "BasicUNet without skips"}
 AMOUNTS = 8  # of noise in a strip
 STRIP = 4  # pictures of it
+MEASURED = "compared.json"  # in a run's folder
 STEPS = {"unet2d": 100, "basic": 40, "plain": 40}  # of its sampler
 LOSSES_EXPLAINED = """Not one scale: UNet2DModel's loss is the error of the noise at all timesteps, BasicUNet's that of
 the picture at evenly rising amounts of noise. They do not say which network is better."""
@@ -67,13 +69,17 @@ def run(options: CompareOptions) -> int:
         raise InputError(f"{len(unseen)} held-out pictures", where="--data.held-out", allowed="a share that leaves 2")
     trained = [one(options, name, seed, unseen) for seed in range(options.seeds) for name in NAMES]
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
-    grids = {name: grid_of(trained, name) for name in NAMES}
-    verdicts = judge(grids, resamples=options.resamples, seed=options.seed)
+    verdicts = verdicts_of(options, trained)
     page = page_of(options, pictures, unseen, trained, verdicts)
     page.write(options.out / "compare.html")
     facts = {
         "settings": options.model_dump(mode="json"),
         "table": [dict(zip(HEAD, row, strict=True)) for row in table(trained)],
+        "names": NAMES,
+        "curves": {
+            "errors": [asdict(series) for series in common_scale(trained)],
+            "losses": [asdict(series) for series in loss_curves(trained)],
+        },
         "verdicts": [{"claim": v.claim, "word": v.word, "difference": asdict(v.difference)} for v in verdicts],
     }
     write_atomic(options.out / "compare.json", json.dumps(facts, indent=1) + "\n")
@@ -116,10 +122,46 @@ def one(options: CompareOptions, name: str, seed: int, unseen: Pictures) -> Trai
     if code:
         raise KeyboardInterrupt  # it was asked to stop; what is trained is found again
     model = models.load(found.path)
+    measured, bits = kept(found, key_of(options, found, unseen)) or measure(options, model, unseen)
+    keep(found, key_of(options, found, unseen), measured, bits)
+    return Trained(name, seed, found, model, measured, bits)
+
+
+def measure(options: CompareOptions, model: Model, unseen: Pictures) -> tuple[Errors, Tensor | None]:
+    """Errors at fixed noise, and bits per dimension."""
     side = errors.side_of(unseen, options.pictures, model)
     timesteps = errors.spread(model.schedule.steps, options.timesteps)
-    measured = errors.measure(model, side, timesteps)
-    return Trained(name, seed, found, model, measured, bits_of(model, side, options.bits))
+    return errors.measure(model, side, timesteps), bits_of(model, side, options.bits)
+
+
+def key_of(options: CompareOptions, found: Run, unseen: Pictures) -> list[Any]:
+    """What a measurement depends on."""
+    weights = json.loads((found.export / models.FACTS).read_text(encoding="utf-8"))["sha256"]
+    return [weights, unseen.fingerprint, options.pictures, options.timesteps, options.bits]
+
+
+def keep(found: Run, key: list[Any], measured: Errors, bits: Tensor | None) -> None:
+    """Write a measurement into the run's folder: a comparison that was stopped does not make it again."""
+    facts = {
+        "key": key,
+        "timesteps": measured.timesteps,
+        "x0": measured.x0.values.tolist(),
+        "eps": measured.eps.values.tolist(),
+        "bits": None if bits is None else bits.tolist(),
+    }
+    write_atomic(found.path / MEASURED, json.dumps(facts) + "\n")
+
+
+def kept(found: Run, key: list[Any]) -> tuple[Errors, Tensor | None] | None:
+    """The measurement that lies there, if it is of the same weights and pictures."""
+    if not (found.path / MEASURED).is_file():
+        return None
+    facts = json.loads((found.path / MEASURED).read_text(encoding="utf-8"))
+    if facts["key"] != key:
+        return None
+    x0, eps = (Losses(np.array(facts[name], np.float64)) for name in ("x0", "eps"))
+    bits = None if facts["bits"] is None else torch.tensor(facts["bits"], dtype=torch.float64)
+    return Errors(tuple(facts["timesteps"]), x0, eps), bits
 
 
 def bits_of(model: Model, side: Side, count: int) -> Tensor | None:
@@ -128,12 +170,41 @@ def bits_of(model: Model, side: Side, count: int) -> Tensor | None:
         return None
     x0 = side.x0[:count]
     own = noise.seeded(0, len(x0), model.shape, model.device)
-    return bound.bits_per_dim(model.predict(clip=True), model.schedule, x0, own).total
+    sigma = variance.named(model.objective.variance)
+    return bound.total_bits(model.predict(clip=True), model.schedule, x0, own, sigma=sigma)
 
 
-def grid_of(trained: Sequence[Trained], name: str) -> np.ndarray:
-    """(seeds, pictures) the error of x_0 of one network, over all timesteps."""
-    return np.stack([each.errors.x0.per_picture for each in trained if each.name == name])
+def verdicts_of(options: CompareOptions, trained: Sequence[Trained]) -> list[Verdict]:
+    """The course's claims on the error of x_0 over all timesteps; by thirds of them; and on bits per dimension."""
+    everywhere = {name: grid_of(trained, name, slice(None)) for name in NAMES}
+    found = judge(everywhere, resamples=options.resamples, seed=options.seed)
+    third = -(-len(trained[0].errors.timesteps) // 3)
+    parts = {"little noise": slice(third), "half": slice(third, 2 * third), "much noise": slice(2 * third, None)}
+    pairs = {
+        f"UNet2DModel's errors are smaller than BasicUNet's at {words}:": [
+            grid_of(trained, name, part) for name in ("unet2d", "basic")
+        ]
+        for words, part in parts.items()
+        if trained[0].errors.timesteps[part]
+    }
+    if options.bits > 1:
+        bits = [bits_grid(trained, name) for name in ("unet2d", "basic", "plain")]
+        pairs["UNet2DModel needs fewer bits per dimension than BasicUNet:"] = bits[:2]
+        pairs["Skip connections save BasicUNet bits per dimension:"] = bits[1:]
+    return found + [
+        smaller(claim, one, other, resamples=options.resamples, seed=options.seed)
+        for claim, (one, other) in pairs.items()
+    ]
+
+
+def grid_of(trained: Sequence[Trained], name: str, timesteps: slice) -> np.ndarray:
+    """(seeds, pictures) the error of x_0 of one network, over some of the timesteps."""
+    return np.stack([each.errors.x0.values[:, timesteps].mean(axis=1) for each in trained if each.name == name])
+
+
+def bits_grid(trained: Sequence[Trained], name: str) -> np.ndarray:
+    """(seeds, pictures) the whole bound of one network."""
+    return np.stack([each.bits.numpy() for each in trained if each.name == name and each.bits is not None])
 
 
 # ---- the page
@@ -147,7 +218,8 @@ def table(trained: Sequence[Trained]) -> list[tuple[Any, ...]]:
     for name, words in NAMES.items():
         mine = [each for each in trained if each.name == name]
         by_time = np.mean([each.errors.x0.values.mean(axis=0) for each in mine], axis=0)
-        thirds = [float(part.mean()) for part in np.array_split(by_time, 3)]
+        third = -(-len(by_time) // 3)  # as in verdicts_of
+        thirds = [float(by_time[start : start + third].mean()) for start in range(0, 3 * third, third)]
         bits = [float(each.bits.mean()) for each in mine if each.bits is not None]
         size = sum(weight.numel() for weight in mine[0].model.network.parameters())
         speeds = [line["images_per_second"] for each in mine for line in read_metrics(each.run.metrics)

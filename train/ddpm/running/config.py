@@ -18,6 +18,7 @@ from train.ddpm.networks.kinds import AnyNetwork, ConvNext
 from train.optim import OptimConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+ALONE = ("only", "importance")  # the bound without L_simple
 
 
 class ScheduleOptions(Options):
@@ -38,8 +39,9 @@ class ObjectiveOptions(Options):
     """what the network answers: the noise, the picture, the velocity, or the mean of the step below"""
     loss: Literal["l2", "l1", "huber"] = "l2"
     """distance between the answer and what it should have been"""
-    bound: Literal["no", "hybrid", "only"] = "no"
-    """the variational bound: not at all (L_simple), 0.001 of it besides, for a learned variance, or nothing else"""
+    bound: Literal["no", "hybrid", "only", "importance"] = "no"
+    """the variational bound: not at all (L_simple), 0.001 of it besides, for a learned variance, or nothing else;
+    importance: nothing else, and timesteps drawn more often where it is large"""
     variance: Literal["fixed-large", "fixed-small", "learned-range"] = "fixed-large"
     """variance of a reverse step; learned-range: the network has twice the channels, and needs --objective.bound"""
     weighting: Literal["none", "min-snr", "soft-min-snr"] = "none"
@@ -54,13 +56,13 @@ class ObjectiveOptions(Options):
         if self.corruption == "mix" and (self.predicts != "x0" or self.bound != "no"):
             what = "the course's mix is no Gaussian process: only the picture can be predicted from it"
             raise InputError(what, where="--objective.corruption", allowed="--objective.predicts x0, no bound")
-        if self.weighting != "none" and (self.predicts == "mean" or self.bound == "only"):
+        if self.weighting != "none" and (self.predicts == "mean" or self.bound in ALONE):
             what = "weighting is of an error of eps, x0 or v"
             raise InputError(what, where="--objective.weighting", allowed="none")
         if self.weighting == "none" and self.gamma is not None:
             raise InputError("means nothing without --objective.weighting", where="--objective.gamma")
         learns = self.variance == "learned-range"
-        if learns != (self.bound == "hybrid") and not (learns and self.bound == "only"):
+        if learns != (self.bound == "hybrid") and not (learns and self.bound in ALONE):
             what = "a learned variance learns from the bound, and the hybrid is for it"
             fix = "Give both --objective.variance learned-range and --objective.bound hybrid, or neither."
             raise InputError(what, where="--objective.bound", fix=fix)

@@ -12,7 +12,6 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
 
 from data import seeds
 from data.dataset import Layout
@@ -23,12 +22,13 @@ from train import checkpoint, ema, machine, optim, run_folder
 from train.compiled import TOLERANCE, relative_errors
 from train.ddpm import samplers
 from train.ddpm.networks.kinds import Frame
-from train.ddpm.running import errors, loop, model, objective
+from train.ddpm.running import errors, gradients, loop, model, objective
 from train.ddpm.running.batches import Stream
 from train.ddpm.running.config import FitConfig, identity
 from train.ddpm.running.model import KIND, Model
 from train.ddpm.running.report_page import write_card, write_report
 from train.ddpm.running.state import State, Task
+from train.ddpm.running.timesteps import ByImportance, Draws, Evenly
 from train.flops import peak_flops
 from train.report import Report, Silent, Written
 from train.run_folder import Run, to_json
@@ -125,7 +125,15 @@ def build_state(job: Job, made: Model) -> State:
     average = ema.build(weights, config.ema)
     prepared, optimizer = accelerator.prepare(made.network, optim.build(weights.values(), config.optim))
     network: Any = torch.compile(prepared, dynamic=False) if config.compile else prepared
-    return State(0, network, optimizer, accelerator, average)
+    who = gradients.suited(accelerator, made.network, config.batch_size, compiled=config.compile)
+    return State(0, network, optimizer, accelerator, average, who, draws_of(job))
+
+
+def draws_of(job: Job) -> Draws:
+    """How the run's timesteps are drawn."""
+    steps = job.config.schedule.steps
+    by_importance = job.config.objective.bound == "importance"
+    return ByImportance(steps, job.accelerator.gather) if by_importance else Evenly(steps)  # type: ignore[arg-type]
 
 
 def plan_lines(job: Job, made: Model) -> list[str]:
@@ -223,6 +231,7 @@ def resume(job: Job, state: State, found: Run) -> None:
     state.ema.load_state(kept.average, found.checkpoints)
     if job.accelerator.scaler is not None and kept.extra["scaler"]:
         job.accelerator.scaler.load_state_dict(dict(kept.extra["scaler"]))
+    state.draws.load_state(dict(kept.extra.get("timesteps", {})))
     state.base = {side: Losses(torch.tensor(values).double().numpy()) for side, values in kept.extra["base"].items()}
     state.step = kept.step
     job.accelerator.print(f"continuing {found.path} after step {kept.step}")
@@ -261,7 +270,7 @@ def task_of(job: Job, made: Model, found: Run) -> Task:
         folder=found.path,
         identity=job.identity,
         speed=Speed(None, peak_flops(device, job.accelerator.mixed_precision), job.layout.processes),
-        drops_out=any(isinstance(part, nn.Dropout) and part.p > 0 for part in made.network.modules()),
+        drops_out=gradients.drops_out(made.network),
         publish=lambda: write_report(found, job.steps) if job.accelerator.is_main_process else None,
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,21 +28,21 @@ from train.window import none_if_infinite
 
 
 def step(state: State, task: Task, window: Window) -> None:
-    """One optimiser step. Nothing in it waits for the device."""
+    """One optimiser step. Nothing in it waits for the device, unless timesteps are drawn by importance."""
     rate = optim.learning_rate(state.step, task.config.optim, task.config.learning_rate, task.steps)
     optim.set_learning_rate(state.optimizer, rate)
     if task.drops_out:  # a function of the position, as everything random is
         torch.manual_seed(seeds.seed_for(task.config.seed, "ddpm", "dropout", state.step, task.layout.rank))
-    losses = sample_losses(state, task, task.stream.batch(state.step))
-    loss = losses.mean()
-    state.accelerator.backward(loss)
+    batch = task.stream.batch(state.step, state.draws)
+    losses = state.gradients.backward(partial(sample_losses, state, task), batch)
+    state.draws.seen(batch.t, losses)
     norm = state.accelerator.clip_grad_norm_(optim.weights(state.optimizer), task.config.optim.clip_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     norm = torch.as_tensor(norm).detach()
     state.ema.update(norm)
     state.step += 1
-    window.losses.append(loss.detach())
+    window.losses.append((losses * batch.weights).mean())
     window.norms.append(norm)
     window.rates.append(rate)
 
@@ -159,6 +160,7 @@ def save(state: State, task: Task) -> None:
         extra = {
             "scaler": scaler.state_dict() if scaler is not None else None,
             "base": {side: losses.values.tolist() for side, losses in state.base.items()},
+            "timesteps": state.draws.state(),
         }
         kept = Checkpoint(
             step=state.step,

@@ -95,6 +95,7 @@ def loss_of(options: ObjectiveOptions, schedule: Schedule) -> Loss:
         "no": simple,
         "hybrid": Hybrid(simple, sigma),
         "only": Bound(meaning, schedule, sigma),
+        "importance": Bound(meaning, schedule, sigma),  # the timesteps differ, see running/timesteps.py
     }
     return chosen[options.bound]
 

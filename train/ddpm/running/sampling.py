@@ -103,16 +103,18 @@ def rows(columns: list[Images]) -> Images:
 
 
 def interpolate(work: Work) -> Path:
-    """Between pairs of held-out pictures: noised to the middle of the chain, mixed, drawn down again."""
+    """Between pairs of held-out pictures: noised part of the way up, mixed, drawn down again.
+
+    No class is told: between two classes there is none, and the one would draw the other's picture as its own.
+    """
     refuse_mix(work, "--interpolate")
-    real, labels = held_out(work, 2 * SHOWN)
+    real, _ = held_out(work, 2 * SHOWN)
     shares = torch.linspace(0, 1, SHARES, device=work.model.device)
     start = round(work.options.depth * (len(work.sampler.chain(work.model.schedule)) - 1))
     found: list[Images] = []
     for pair in range(len(real) // 2):
         one, other = real[2 * pair], real[2 * pair + 1]
-        told = None if labels is None else labels[2 * pair].repeat(SHARES)
-        predict = work.model.predict(told, work.options.guidance, clip=work.options.clip)
+        predict = work.model.predict(clip=work.options.clip)
         same = noise.SeededNoise((work.options.seed + pair,) * SHARES, work.model.shape, work.model.device)
         between = inversion.interpolated(work.sampler, predict, work.model.schedule, (one, other), shares, start, same)
         found.append(torch.cat([one[None], between, other[None]]).cpu())

@@ -48,6 +48,17 @@ def bootstrap(statistic: Callable[[NDArray[np.intp], NDArray[np.intp]], float], 
     return Interval(statistic(*everything), float(low), float(high))
 
 
+def smaller(claim: str, one: Grid, other: Grid, *, resamples: int, seed: int) -> Verdict:
+    """Whether the numbers of one network are smaller than another's, over the same seeds and pictures."""
+    assert one.shape == other.shape
+    gap = one - other
+
+    def mean(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> float:
+        return float(gap[np.ix_(rows, columns)].mean())
+
+    return Verdict(claim, bootstrap(mean, (len(gap), len(gap[0])), resamples=resamples, seed=seed))
+
+
 def judge(errors: dict[str, Grid], *, resamples: int, seed: int) -> list[Verdict]:
     """The course's two conclusions. errors: unet2d, basic and plain, over the same seeds and pictures."""
     unet2d, basic, plain = errors["unet2d"], errors["basic"], errors["plain"]

@@ -1,0 +1,54 @@
+"""Does the picture show what the prompt says? Of text and picture features of one model, not the one that drew."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data import seeds
+from data.errors import InputError
+from data.metrics.checks import Matrix, rows, same_width, unit
+
+CANDIDATES = 100
+
+
+def text_likeness(pictures: Matrix, texts: Matrix) -> NDArray[np.float64]:
+    """CLIP-T: (n,) the cosine of each picture and its own text, in [-1, 1].
+
+    Others print 2.5 max(cos, 0) (Hessel et al. 2021, CLIPScore) or 100 cos (torchmetrics) of the same thing.
+    """
+    x, words = rows(pictures, "pictures"), rows(texts, "texts")
+    same_width(x, words)
+    assert len(x) == len(words), (len(x), len(words))
+    return (unit(x) * unit(words)).sum(axis=1)
+
+
+def first_of(pictures: Matrix, texts: Matrix, own: NDArray[np.integer], *, seed: int = 0) -> NDArray[np.bool_]:
+    """R-precision: (n,) whether a picture's own text comes first among CANDIDATES of the texts, its own among them.
+
+    texts: (k, d), each different; own: (n,) the row of each picture's text. The others are drawn by position, alike for
+    all pictures of a text, so that base and tuned answer the same question. A tie is not first.
+    Source: Park et al. 2021, "Benchmark for Compositional Text-to-Image Synthesis", with K = 100.
+    """
+    x, words = rows(pictures, "pictures"), rows(texts, "texts", least=2)
+    same_width(x, words)
+    cosines = unit(x) @ unit(words).T
+    won = np.zeros(len(x), bool)
+    for text in np.unique(own):
+        order = seeds.permutation(len(words), seed, "candidates", int(text))
+        others = [other for other in order if other != text][: CANDIDATES - 1]
+        mine = own == text
+        won[mine] = cosines[mine][:, [text]].ravel() > cosines[mine][:, others].max(axis=1)
+    return won
+
+
+def direction(before: Matrix, after: Matrix, text_before: Matrix, text_after: Matrix) -> NDArray[np.float64]:
+    """(n,) the cosine of what changed in the pictures and what changed in the words: "a fridge", "a water type fridge".
+
+    Pairs of one seed. Source: Gal et al. 2022, arXiv 2108.00946, eq. 2. Raises InputError where nothing changed.
+    """
+    shown = rows(after, "pictures") - rows(before, "pictures")
+    said = rows(text_after, "texts") - rows(text_before, "texts")
+    if not np.abs(said).sum(axis=1).all():
+        raise InputError("a prompt and its changed twin have equal text features", fix="Give prompts that differ.")
+    return (unit(shown) * unit(said)).sum(axis=1)

@@ -1,0 +1,35 @@
+"""ENTRY: make the figures and the table of docs/stable-diffusion.md, with the embedded base and nothing else.
+
+python infer/figures.py vae guidance        some of them; without a name, all
+"""
+
+import argparse
+from pathlib import Path
+
+from data.errors import choose, run_entry
+from data.loading import loading
+
+NAMES = ("shapes", "parts", "vae", "text", "scheduler", "guidance")
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def main() -> int:
+    """Names on the command line; pictures in --out/figures, the table in --out/stable-diffusion.md."""
+    parser = argparse.ArgumentParser(
+        prog="figures.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: all")
+    parser.add_argument("--out", type=Path, default=DOCS, help="the folder of the docs; default: docs")
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps of drawn pictures; default: 50")
+    asked = parser.parse_args()
+    names = [choose(name, NAMES, what="figure") for name in asked.names] or list(NAMES)
+    with loading():  # matplotlib and torch, once the names are known to be right
+        from infer import illustrations
+
+    for name in names:
+        print(illustrations.make(name, asked.out, asked.steps))
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,217 @@
+"""The figures of docs/stable-diffusion.md, drawn by the embedded base's own parts; see infer/figures.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
+
+from data import images
+from data.files import write_atomic
+from data.pocket import creatures
+from infer import anatomy, pipeline, schedulers
+from infer.anatomy import Anatomy
+from infer.comparing import paper, recording
+from infer.comparing.cells import Machine, Store
+from infer.comparing.paper import Sheet
+from infer.comparing.weights import Weights
+from infer.comparing.wishes import Wish
+from infer.source import POCKET
+from train import base_model
+from train.ddpm import plots
+
+PAGE = "stable-diffusion.md"
+PROMPT, SEED = "a red car", 42
+GUIDANCE = (1.0, 2.0, 4.0, 7.5, 15.0)
+MOMENTS = 7
+CREATURES = (1, 52, 112)
+PHRASES = (
+    "a red car", "a blue car", "a red automobile", "a red apple", "a green apple", "a cat", "a dog", "a cat and a dog",
+)  # fmt: skip
+FEWEST_COLOURS = 32
+
+
+def make(name: str, docs: Path, steps: int) -> Path:
+    """Make one figure, or the page's table; the file that was written. Raises InputError."""
+    if name == "shapes":
+        page = docs / PAGE
+        write_atomic(page, anatomy.put(page.read_text(encoding="utf-8"), "shapes", anatomy.shapes_table()))
+        return page
+    path = docs / "figures" / f"sd-{name}.png"
+    if name in PLOTS:
+        plots.save(PLOTS[name](), path)
+    else:
+        keep(SHEETS[name](steps), path)
+    return path
+
+
+def keep(picture: Image.Image, path: Path) -> None:
+    """Save a sheet with the most colours that the docs' limit allows, none over 1000 pixels wide."""
+    if picture.width > 1000:
+        picture = picture.resize((1000, round(picture.height * 1000 / picture.width)), Image.Resampling.LANCZOS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = 256
+    while True:
+        few = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.save(path, "PNG", optimize=True)
+        if path.stat().st_size <= plots.LIMIT or colours <= FEWEST_COLOURS:
+            return
+        colours //= 2
+
+
+# ---- plots
+
+
+@plots.styled
+def parts() -> Figure:
+    """How the parts work together, with their shapes in both models."""
+    small, large = (Anatomy(folder) for folder in anatomy.MODELS.values())
+    figure, (axes,) = plots.canvas(9.2, 3.7)
+    axes.set(xlim=(-2, 100), ylim=(0, 40))
+    axes.axis("off")
+
+    def both(one: Sequence[int], two: Sequence[int]) -> str:
+        return f"{anatomy.shape(one)}\n{anatomy.shape(two)}"
+
+    box(axes, 8, 31, "prompt", f"{small.text_states[0]} tokens", plots.FAINT)
+    box(axes, 32, 31, "text encoder (CLIP)", both(small.text_states, large.text_states), plots.ORANGE)
+    box(axes, 8, 9, "noise", both(small.latents, large.latents), plots.FAINT)
+    box(axes, 37, 9, "U-Net", "predicts the noise,\ntwice a step with guidance", plots.BLUE)
+    box(axes, 62, 9, "scheduler", "one step to less noise,\n50 times", plots.GREEN)
+    box(axes, 88, 9, "VAE decoder", both(small.picture, large.picture), plots.PURPLE)
+    for start, end, bend in (
+        ((17, 31), (21, 31), 0), ((35, 25.5), (37, 15), 0), ((17, 9), (27, 9), 0), ((47, 9), (52, 9), 0),
+        ((72, 9), (78, 9), 0), ((60, 14.5), (41, 14.5), 0.45),
+    ):  # fmt: skip
+        axes.add_patch(
+            FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=plots.INK, linewidth=1.1,
+                            connectionstyle=f"arc3,rad={bend}")
+        )  # fmt: skip
+    axes.text(51, 21.5, "less noisy latents", ha="center", fontsize=8)
+    axes.text(50, 37, "upper shapes: the embedded base; lower: SD v1.4", fontsize=8, color="#666666")
+    return figure
+
+
+def box(axes: Axes, x: float, y: float, title: str, text: str, colour: str) -> None:
+    """A rounded box about (x, y)."""
+    width, height = 20 if len(title) > 12 else 18, 11
+    corner = (x - width / 2, y - height / 2)
+    style = "round,pad=0,rounding_size=1.2"
+    axes.add_patch(
+        FancyBboxPatch(corner, width, height, boxstyle=style, facecolor="white", edgecolor=colour, linewidth=2)
+    )
+    axes.text(x, y + 3.2, title, ha="center", va="center", fontweight="bold", fontsize=9)
+    axes.text(x, y - 1.8, text, ha="center", va="center", fontsize=8)
+
+
+@plots.styled
+def text() -> Figure:
+    """Cosines of phrases as the embedded base's text encoder sees them."""
+    cosines = phrase_cosines()
+    figure, (axes,) = plots.canvas(6.4, 4.6)
+    shown = axes.imshow(cosines, cmap="YlGnBu", vmin=min(0.0, float(cosines.min())), vmax=1)
+    for (row, column), value in np.ndenumerate(cosines):
+        ink = "white" if value > 0.62 else plots.INK
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+    axes.set_xticks(range(len(PHRASES)), PHRASES, rotation=35, ha="right")
+    axes.set_yticks(range(len(PHRASES)), PHRASES)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(shown, ax=axes, label="cosine", shrink=0.85)
+    return figure
+
+
+@torch.no_grad()
+def phrase_cosines() -> np.ndarray:
+    """(n, n) cosines of the last state of each phrase, where CLIP gathers the whole, less the phrases' mean."""
+    model = base_model.load(POCKET)
+    tokens = model.tokenizer(list(PHRASES), padding="max_length", truncation=True, return_tensors="pt")
+    pooled = model.text_encoder(tokens.input_ids).pooler_output.double()  # (n, D)
+    rows = torch.nn.functional.normalize(pooled - pooled.mean(dim=0), dim=1)
+    return (rows @ rows.T).numpy()
+
+
+PLOTS = {"parts": parts, "text": text}
+
+
+# ---- sheets of pictures
+
+
+def vae(steps: int) -> Image.Image:
+    """Pictures, the four channels of their latents, and what the decoder makes of these."""
+    model = base_model.load(POCKET)
+    side = model.sample_size
+    rows = [creatures.draw(index, side) for index in CREATURES]
+    cells: dict[tuple[int, int], Image.Image] = {}
+    notes: dict[tuple[int, int], str] = {}
+    for row, picture in enumerate(rows):
+        latents, decoded = there_and_back(model, picture)
+        planes = [channel_picture(plane, side) for plane in latents]
+        cells |= {(column, row): each for column, each in enumerate([picture, *planes, decoded])}
+        notes[len(planes) + 1, row] = f"{psnr(picture, decoded):.1f} dB"
+    heads = ["picture", *(f"channel {index + 1}" for index in range(model.latent_channels)), "decoded"]
+    shapes = Anatomy(model.layout)
+    foot = f"{anatomy.shape(shapes.picture)} to {anatomy.shape(shapes.latents)}: {shapes.ratio:g} times fewer numbers"
+    return paper.draw(Sheet(heads, [""] * len(rows), cells, footer=foot, notes=notes))
+
+
+@torch.no_grad()
+def there_and_back(model: Any, picture: Image.Image) -> tuple[torch.Tensor, Image.Image]:
+    """The latents (C, h, w) of a picture, the mean of what the encoder says, and the picture decoded from them."""
+    pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32)).permute(2, 0, 1) / 127.5 - 1
+    mean = model.vae.encode(pixels[None]).latent_dist.mean
+    return mean[0], images.to_picture(model.vae.decode(mean, return_dict=False)[0][0].float())
+
+
+def channel_picture(plane: torch.Tensor, side: int) -> Image.Image:
+    """One channel as a grey picture with hard pixels, -3 to 3 deviations from black to white."""
+    scaled = ((plane - plane.mean()) / plane.std() / 6 + 0.5).clamp(0, 1)
+    grey = Image.fromarray((scaled * 255).round().byte().numpy()).convert("RGB")
+    return grey.resize((side * 4, side * 4), Image.Resampling.NEAREST)
+
+
+def psnr(one: Image.Image, two: Image.Image) -> float:
+    """Decibels: 10 log10(255^2 / mean square difference)."""
+    gap = np.asarray(one.convert("RGB"), np.float64) - np.asarray(two.convert("RGB"), np.float64)
+    return float(10 * np.log10(255**2 / np.mean(gap**2)))
+
+
+def store() -> Store:
+    device = torch.device("cpu")
+    return Store(Machine(device, pipeline.DTYPES["fp32"]))
+
+
+def scheduler(steps: int) -> Image.Image:
+    """One picture on its way out of noise."""
+    kept, wish = store(), Wish(Weights(POCKET), PROMPT, SEED, steps, 4.0)
+    with kept.pipe(wish.weights) as (pipe, _):
+        pipe.scheduler = schedulers.build(None, kept.model(wish.weights).scheduler_config)
+        frames = recording.frames(pipe, wish.prompt, wish.seed, kept.settings(wish), MOMENTS)
+    heads = [f"t = {frame.t}" for frame in frames[:-1]] + ["finished"]
+    cells = {(column, 0): frame.noisy for column, frame in enumerate(frames)}
+    cells |= {(column, 1): frame.expected for column, frame in enumerate(frames)}
+    foot = (
+        f"{PROMPT}, seed {SEED}, {steps} steps, guidance 4, {schedulers.shown(pipe.scheduler, None)}, the embedded base"
+    )
+    return paper.draw(Sheet(heads, ["as it is", "expected"], cells, footer=foot))
+
+
+def guidance(steps: int) -> Image.Image:
+    """One prompt and seed at rising guidance."""
+    kept = store()
+    wishes = {scale: Wish(Weights(POCKET), PROMPT, SEED, steps, scale) for scale in GUIDANCE}
+    found = kept.fetch(list(wishes.values()))
+    cells = {(column, 0): found[wish].picture for column, wish in enumerate(wishes.values())}
+    recipe = next(iter(found.values())).recipe
+    foot = f"{PROMPT}, seed {SEED}, {steps} steps, {recipe.sampler}, the embedded base"
+    return paper.draw(Sheet([f"s = {scale:g}" for scale in GUIDANCE], [""], cells, footer=foot))
+
+
+SHEETS = {"vae": vae, "scheduler": scheduler, "guidance": guidance}

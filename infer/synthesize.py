@@ -1,0 +1,22 @@
+"""ENTRY: draw a labelled set for training classifiers: a folder a class, balanced, every prompt and seed recorded.
+
+python infer/synthesize.py --theme animals --model sd21 --model openjourney-v4 --count 5000
+torchrun --nproc-per-node 2 infer/synthesize.py --count 400        shared out; the same command goes on
+"""
+
+from data.errors import run_entry
+from data.loading import loading
+from data.options import parse
+from infer.synthesize_options import SynthesizeOptions
+
+
+def main() -> int:
+    options = parse(SynthesizeOptions, prog="synthesize.py", description=__doc__ or "")
+    with loading():
+        from infer import synthesizing
+
+    return synthesizing.run(options)
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,120 @@
+"""How much faster a picture is than diffusers' StableDiffusionPipeline called plainly. Ratios in one run, in turns.
+
+python -m tests.benchmarks.generate_speed [--model pocket] [--pictures 8] [--steps 20] [--rounds 3] [--dtype bf16]
+
+The same model, steps, guidance, seeds, threads and number of pictures. diffusers draws them as one batch and writes the
+files after it. Nothing else should be running; a distance of 40 dB or more is the same picture to the eye.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from infer import metadata, pipeline, prompts, recipes
+from infer.fast import psnr
+from infer.pipeline import Settings
+from infer.prompts import Picture
+from train import base_model
+from train.base_model import BaseModel
+
+WORDS = ("a water type fridge", "a fire type car", "a grass type guitar", "an electric type lamp")
+Draw = Callable[[Path], None]
+
+
+def plain(model: BaseModel, pictures: Sequence[Picture], settings: Settings, dtype: torch.dtype) -> Draw:
+    """diffusers, as its own example calls it: from_pretrained, a list of prompts, a list of generators."""
+    pipe: Any = StableDiffusionPipeline.from_pretrained(model.layout, torch_dtype=dtype, use_safetensors=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.safety_checker = None
+
+    def draw(folder: Path) -> None:
+        result = pipe(
+            [picture.prompt for picture in pictures],
+            generator=[torch.Generator().manual_seed(picture.seed) for picture in pictures],
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            height=settings.height,
+            width=settings.width,
+        )
+        for picture, image in zip(pictures, result.images, strict=True):
+            image.save(folder / picture.file_name)
+
+    return draw
+
+
+def ours(model: BaseModel, pictures: Sequence[Picture], settings: Settings) -> Draw:
+    """What generate.py does between its checks and its sheet: metadata included."""
+    pipe = pipeline.build(model, None, torch.device("cpu"))
+    tokens = prompts.measure([*(picture.prompt for picture in pictures), ""], model.tokenizer, settings.weighting)
+    shared = recipes.shared(pipe, model, [], None)
+
+    def draw(folder: Path) -> None:
+        for drawn in pipeline.draw(pipe, pictures, settings):
+            metadata.write(folder / drawn.picture.file_name, drawn.image, recipes.of(shared, drawn, tokens))
+
+    return draw
+
+
+def seconds_of(draw: Draw, folder: Path) -> float:
+    folder.mkdir(exist_ok=True)
+    start = time.perf_counter()
+    draw(folder)
+    return time.perf_counter() - start
+
+
+def distances(pictures: Sequence[Picture], one: Path, other: Path) -> list[float]:
+    """dB between the files of each picture."""
+    found = []
+    for picture in pictures:
+        with Image.open(one / picture.file_name) as a, Image.open(other / picture.file_name) as b:
+            found.append(psnr(a, b))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of ours; diffusers draws in fp32")
+    options = parser.parse_args()
+    dtype = pipeline.DTYPES[options.dtype]
+    model = base_model.load(options.model, dtype=dtype)
+    side = model.sample_size
+    settings = Settings(options.steps, 7.5, side, side, weighting="a1111")
+    pictures = [Picture(index, WORDS[index % len(WORDS)], 42 + index) for index in range(options.pictures)]
+    lines = {
+        "diffusers": plain(model, pictures, settings, torch.float32),
+        f"ours, {options.dtype}": ours(model, pictures, settings),
+    }
+    found: dict[str, list[float]] = {name: [] for name in lines}
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {name: Path(temporary) / str(number) for number, name in enumerate(lines)}
+        for name, draw in lines.items():  # a first time that does not count
+            seconds_of(draw, folders[name])
+        for _ in range(options.rounds):
+            for name, draw in lines.items():
+                found[name].append(seconds_of(draw, folders[name]))
+        apart = distances(pictures, *folders.values())
+    print(f"{options.pictures} pictures of {side} x {side}, {options.steps} steps, {torch.get_num_threads()} threads")
+    first = next(iter(found.values()))
+    for name, seconds in found.items():
+        ratio = statistics.median(theirs / own for theirs, own in zip(first, seconds, strict=True))
+        print(f"{name:12s} {statistics.median(seconds) / options.pictures:7.3f} s a picture  {ratio:5.2f} x")
+    print(f"distance: {min(apart):.1f} dB at least, {np.median(apart):.1f} dB in the middle")
+
+
+if __name__ == "__main__":
+    main()

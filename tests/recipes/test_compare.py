@@ -1,0 +1,118 @@
+"""compare.py as people type it, on the embedded base: a table, a study, the thesis' figures, a run's checkpoints."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.errors import InputError
+from infer import metadata
+from infer.comparing import job, options
+from infer.comparing.page import HEAVY
+from tests.recipes.test_export import finetune
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(ROOT / "infer" / "compare.py")]
+# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+
+def compare(*argv: object) -> int:
+    return job.run(options.read([str(word) for word in argv]))
+
+
+def log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
+
+
+def test_the_command_as_typed(tmp_path: Path) -> None:
+    """The embedded base from another folder: outputs/ is where the person is."""
+    argv = [
+        "--x",
+        "seed=1,2",
+        "--prompt",
+        "a guitar",
+        "--steps",
+        "2",
+        "--model",
+        "pocket",
+        "--cells",
+        str(tmp_path / "c"),
+    ]
+    result = subprocess.run([*COMMAND, *argv], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "model: pocket",
+        "2 cells, 2 of them newly drawn: outputs/0001/index.html and outputs/0001/sheet.png",
+    ]
+    assert "Traceback" not in result.stderr
+    folder = tmp_path / "outputs" / "0001"
+    names = ["cells", "compare.json", "index.html", "run.jsonl", "sheet.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert metadata.read(folder / "cells" / "00001-2.png").seed == 2
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    result = subprocess.run([*COMMAND, "--x", "stepz=1"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert (result.returncode, result.stdout) == (
+        2,
+        "model: pocket, the embedded base (there is no finished run in runs/)\n",
+    )
+    assert result.stderr.startswith("error: --x: unknown axis 'stepz', did you mean 'steps'?")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_study_and_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = ["--model", "pocket", "--cells", tmp_path / "kept"]
+    study = ["--study", "steps", "--x", "steps=1,2", "--seeds", 2, "--prompt", "a guitar"]
+    assert compare(*shared, *study, "--outdir", tmp_path / "s") == 0
+    said = capsys.readouterr().out
+    assert "from 1 to 2 steps the similarity to the prompt (data/pocket/scorer) changes by" in said
+    kept = json.loads((tmp_path / "s" / "compare.json").read_text())
+    assert kept["curves"]["simple"]["prompts"] == ["a guitar"]
+    assert (tmp_path / "s" / "index.html").read_text().count("<svg viewBox") == 3
+    assert compare(*shared, "--figures", "thesis", "--steps", 1, "--outdir", tmp_path / "t") == 0
+    assert "18 panels of 8 figures, 17 pictures newly drawn, twin prompts" in capsys.readouterr().out
+    names = {f"fig-3.{number}.png" for number in range(1, 9)}
+    assert names < {path.name for path in (tmp_path / "t").iterdir()}
+    lines = log(tmp_path / "t")
+    assert len(lines) == 18
+    assert {line["figure"] for line in lines} > {"3.1a", "3.5d", "3.8b"}
+    page = (tmp_path / "t" / "index.html").read_text()
+    assert "the thesis: &quot;A mix of Pikachu and Rayquaza&quot;" in page
+    assert len(page) < 18 * HEAVY * 2
+    for flags, what in (
+        (["--y", "seed=1,2"], "a study has its own rows"),
+        (["--x", "seed=1,2"], "--x: --study guidance sweeps guidance-scale, not seed. Its values may be chosen"),
+    ):
+        with pytest.raises(InputError, match=what):
+            compare(*shared, "--study", "guidance", *flags, "--outdir", tmp_path / "n")
+    with pytest.raises(InputError, match="the figures have their own prompts and no axes"):
+        compare(*shared, "--figures", "thesis", "--prompt", "a", "--outdir", tmp_path / "n")
+
+
+def test_the_checkpoints_of_a_run(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """0 is the base, every kept step, and the end: which is the last checkpoint's picture."""
+    run = finetune(tmp_path / "runs", tiny_model, tiny_data, "--lr", "0.01")
+    number = run.path.name.partition("-")[0]
+    argv = ["--model", tmp_path / "runs" / number, "--x", "checkpoint=all", "--prompt", "a fire", "--steps", 2]
+    assert compare(*argv, "--cells", tmp_path / "kept", "--outdir", tmp_path / "a") == 0
+    lines = log(tmp_path / "a")
+    assert [line["place"]["checkpoint"] for line in lines] == [
+        f"checkpoint {step}" for step in ("0", "1", "2", "final")
+    ]
+    used = [[lora["name"] for lora in line["loras"]] for line in lines]
+    names = [f"{run.path.name}-step-{step}.safetensors" for step in (1, 2)]
+    assert used == [[], *[[name] for name in names], [f"{run.path.name}.safetensors"]]
+    pixels = [pixels_of(tmp_path / "a" / line["file"]) for line in lines]
+    assert len(set(pixels)) == 3 and pixels[2] == pixels[3], "the end is the last checkpoint"
+    with pytest.raises(InputError, match="the weights of step 7 are not kept; allowed: 1, 2"):
+        compare(*argv[:2], "--x", "checkpoint=7", "--prompt", "a", "--outdir", tmp_path / "b")
+
+
+def pixels_of(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()

@@ -1,0 +1,141 @@
+"""generate.py with what goes in besides plain words: LoRAs by prompt, styles, ratios, pictures, masks, scribbles."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from data.errors import InputError
+from infer import config, drawing, metadata
+from tests.tiny import tiny_lora
+
+# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+
+def run(*argv: object) -> int:
+    return drawing.run(config.read([str(word) for word in argv]))
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
+
+
+def recipes(folder: Path) -> list[metadata.Recipe]:
+    return [metadata.read(path) for path in sorted(folder.glob("0*.png"))]
+
+
+@pytest.fixture
+def shelf(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder a person works in: a LoRA on the shelf, a picture with its mask, a drawing."""
+    monkeypatch.chdir(tmp_path)
+    Path("loras").mkdir()
+    tiny_lora(tiny_model, Path("loras") / "ink.safetensors", strength=0.3)
+    scene = Image.radial_gradient("L").resize((96, 48)).convert("RGB")
+    scene.save("cat.png")
+    mask = Image.new("RGB", (96, 48))
+    ImageDraw.Draw(mask).rectangle((30, 10, 70, 40), fill="white")
+    mask.save("mask.png")
+    drawing_ = Image.new("RGB", (96, 48), "black")
+    ImageDraw.Draw(drawing_).line((5, 5, 90, 40), fill="white", width=3)
+    drawing_.save("scribble.png")
+    return tmp_path
+
+
+def test_each_prompt_has_its_own_loras_and_the_others_are_the_base(
+    tiny_model: Path, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Complaint: after a LoRA is taken off the base is not what it was."""
+    how = ["--model", tiny_model, "--steps", 1, "--seeds", "7,3", "--aspect", "2:1"]
+    words = ["--prompt", "a fire <lora:ink:0.5>", "--prompt", "a (water:1.3)"]
+    assert run(*how, *words, "--style", "creature", "-n", "grey", "--outdir", "a") == 0
+    said = capsys.readouterr().out
+    assert "LoRA ink.safetensors at 0.5: 64 of 64 tensors matched, changes 32 layers by" in said
+    assert "down 0 " in said
+    assert "; predicted noise by " in said
+    found = recipes(Path("a"))
+    assert [(each.seed, each.unstyled, len(each.loras)) for each in found] == [
+        (7, "a fire", 1),
+        (3, "a fire", 1),
+        (7, "a (water:1.3)", 0),
+        (3, "a (water:1.3)", 0),
+    ]
+    assert found[0].prompt == "a cartoon creature, a fire, white background"
+    assert (found[0].style, found[0].negative_prompt, found[0].weighting) == ("creature", "grey, photo", "a1111")
+    assert (found[0].width, found[0].height) == (96, 48)
+    assert found[0].loras[0].prediction > 0
+    assert run(*how, *words[2:], "--style", "creature", "-n", "grey", "--outdir", "b") == 0
+    assert Path("a/00002-7.png").read_bytes() == Path("b/00000-7.png").read_bytes(), "drawn after one with a LoRA"
+    # what the recipe says is enough to draw it again
+    assert run("--params-from", "a/00000-7.png", "--model", tiny_model, "--lora", "loras/ink.safetensors:0.5") == 0
+    assert pixels(Path("outputs/0001/00000-7.png")) == pixels(Path("a/00000-7.png"))
+    # Complaint: pictures cannot be found by what they are of. Each is a line with all of it.
+    lines = [json.loads(line) for line in Path("a/run.jsonl").read_text().splitlines()]
+    with_ink = [line["file"] for line in lines if any("ink" in lora["name"] for lora in line["loras"])]
+    assert with_ink == ["00000-7.png", "00001-3.png"]
+    assert [line["file"] for line in lines if line["seed"] == 3 and "water" in line["prompt"]] == ["00003-3.png"]
+
+
+def test_a_tag_that_names_no_lora_is_refused_before_anything_is_loaded_onto_the_networks(
+    tiny_model: Path, shelf: Path
+) -> None:
+    with pytest.raises(InputError, match=r"<lora:inc>: there is no LoRA 'inc', did you mean 'ink'\?"):
+        run("--model", tiny_model, "--prompt", "a <lora:inc>", "--outdir", "a")
+    assert not Path("a").exists()
+
+
+def test_drawn_inside_a_mask_and_again_from_the_picture(
+    tiny_model: Path, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ["--model", tiny_model, "--steps", 4, "--prompt", "a fire", "--sampler", "euler_a", "--outdir"]
+    given = ["--init-image", "cat.png", "--mask", "mask.png", "--strength", "0.5"]
+    assert run(*how, "a", *given) == 0
+    (found,) = recipes(Path("a"))
+    assert [(used.role, used.name) for used in found.inputs] == [("init", "cat.png"), ("mask", "mask.png")]
+    assert (found.width, found.height, found.strength) == (96, 48, 0.5), "the picture's own ratio"
+    assert metadata.read_parameters(Path("a/00000-42.png"))["Denoising strength"] == "0.5"
+    with Image.open("a/00000-42.png") as drawn, Image.open("cat.png") as before:
+        after, given_ = np.asarray(drawn), np.asarray(before)
+    assert np.array_equal(after[:, :30], given_[:, :30]), "outside the mask it is the given picture"
+    assert not np.array_equal(after, given_)
+    capsys.readouterr()
+    assert run("--params-from", "a/00000-42.png", "--model", tiny_model, "--outdir", "b") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the same picture, bit for bit"
+    os.replace("cat.png", "away.png")
+    with pytest.raises(
+        InputError, match=r"was drawn with cat\.png \(init, .*which is not here\. Name it with --init-im"
+    ):
+        run("--params-from", "a/00000-42.png", "--model", tiny_model, "--outdir", "c")
+    with pytest.raises(InputError, match=r"--strength: 0\.1 of 4 steps is none"):
+        run(*how, "d", "--init-image", "away.png", "--strength", "0.1")
+    assert not Path("d").exists()
+
+
+def test_a_scribble_on_any_base_and_a_faster_way_with_its_price(
+    tiny_model: Path, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ["--model", tiny_model, "--prompt", "a fire", "--scribble", "scribble.png", "--outdir"]
+    assert run(*how, "a", "--fast", "--benchmark") == 0
+    said = capsys.readouterr().out.splitlines()
+    fast, first, second = said[-3:]
+    assert fast.startswith("fast: ")
+    assert " s instead of " in fast
+    assert " dB from the exact picture (of 00000-42.png)" in fast
+    assert first.startswith("benchmark: 1 pictures in ")
+    assert " steps/s, " in second
+    assert "% of the " in second
+    (found,) = recipes(Path("a"))
+    assert (found.polarity, found.inputs[0].role, found.fast) == ("light-on-dark", "scribble", True)
+    assert (found.steps, found.sampler, found.guidance_stop) == (20, "DPM++ 2M Karras", 0.8)
+    assert found.safety == "off"
+    assert run(*how, "b", "--steps", 2, "--polarity", "dark-on-light") == 0
+    assert recipes(Path("b"))[0].polarity == "dark-on-light"
+
+
+def test_styles_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--style", "list") == 0
+    assert "origami        origami of {prompt}" in capsys.readouterr().out

@@ -1,0 +1,21 @@
+"""Sessions of finetune.py one after the other, each by the flags it would be typed with: libraries load once.
+
+torchrun --nproc-per-node 2 -m tests.sessions '[["--max-steps", "2"], ["--max-steps", "4"]]'
+"""
+
+import json
+import sys
+
+from data.options import parse
+from train import job
+from train.config import ALIASES, CONFIGS, Config
+
+
+def main() -> None:
+    for flags in json.loads(sys.argv[1]):
+        config = parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+        assert job.run(config) == 0, flags
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The figures of docs/ddpm-runs.md: what fit.py, sample.py and compare.py left in a folder, small enough to keep."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from PIL import Image, ImageDraw, ImageFont
+
+from data.errors import InputError
+from data.files import replaced_file
+from train.ddpm.plots import BLUE, FAINT, GREEN, INK, LIMIT, ORANGE, STYLE, canvas, save
+from train.report import read_metrics
+from train.report_page import known
+
+COLOURS = (ORANGE, BLUE, GREEN)
+WIDTH = 900  # pixels; wider sheets of pictures are shrunk to it
+LABEL = 22  # pixels above each sheet
+# what sample.py leaves, in the order in which it is shown
+SHEETS = ("grid.png", "trajectory.png", "progressive.png", "walk.gif", "interpolation.png", "inpainting.png")
+
+
+def keep(folder: Path, name: str, out: Path) -> list[Path]:
+    """Write ddpm-NAME-*.png from a folder of compare.py, fit.py or sample.py; returns them. Raises InputError."""
+    if (folder / "metrics.jsonl").is_file():
+        drawn = sorted((folder / "drawings").glob("*.png"))[-1:]
+        curves = of_training(folder, out / f"ddpm-{name}-training.png")
+        return [curves, *[kept(sheet, out / f"ddpm-{name}-drawn.png") for sheet in drawn]]
+    if (folder / "compare.json").is_file():
+        return of_comparison(folder, name, out)
+    sheets = [folder / file for file in SHEETS if (folder / file).is_file()]
+    if not sheets:
+        what = "holds nothing that fit.py, sample.py or compare.py leaves"
+        raise InputError(what, where=folder, allowed="a run folder, or the --out of sample.py or compare.py")
+    return [kept(sheet, out / f"ddpm-{name}-{sheet.name}") for sheet in sheets]
+
+
+# ---- the course's comparison
+
+
+def of_comparison(folder: Path, name: str, out: Path) -> list[Path]:
+    """Curves, predictions at rising noise, and drawn pictures of the three networks."""
+    facts = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    with rc_context(STYLE):
+        figure, (left, right) = canvas(8.6, 3.4, columns=2)
+        lines(left, facts["curves"]["errors"])
+        left.set(xlabel="timestep", ylabel="mean squared error of $x_0$", yscale="log", title="On a common scale")
+        left.legend(loc="lower right")
+        lines(right, facts["curves"]["losses"])
+        right.set(xlabel="step", ylabel="training loss", yscale="log", title="The losses: three scales")
+    errors = out / f"ddpm-{name}-errors.png"
+    save(figure, errors)
+    found = [errors]
+    for sheet in ("predictions", "samples"):
+        parts = {words: Image.open(folder / f"{sheet}-{key}.png") for key, words in facts["names"].items()}
+        path = out / f"ddpm-{name}-{sheet}.png"
+        save_picture(beside(parts) if sheet == "predictions" else stacked(parts), path)
+        found.append(path)
+    return found
+
+
+def lines(axes: Axes, series: Sequence[Mapping[str, Any]]) -> None:
+    """One line a network, with its band where there is one."""
+    for colour, each in zip(COLOURS, series, strict=True):
+        axes.plot(each["x"], each["y"], color=colour, linewidth=1.4, label=each["name"])
+        if each["low"]:
+            axes.fill_between(each["x"], each["low"], each["high"], color=colour, alpha=0.2, linewidth=0)
+
+
+def stacked(parts: Mapping[str, Image.Image]) -> Image.Image:
+    """Sheets below one another, each under its name."""
+    width = max(part.width for part in parts.values())
+    paper = Image.new("RGB", (width, sum(part.height + LABEL for part in parts.values())), "white")
+    pen, top = ImageDraw.Draw(paper), 0
+    for words, part in parts.items():
+        pen.text((0, top + 3), words, fill=INK, font=ImageFont.load_default(14))
+        paper.paste(part.convert("RGB"), (0, top + LABEL))
+        top += part.height + LABEL
+    return paper
+
+
+def beside(parts: Mapping[str, Image.Image]) -> Image.Image:
+    """Sheets beside one another, each under its name."""
+    columns = [stacked({words: part}) for words, part in parts.items()]
+    width = sum(column.width for column in columns) + LABEL * (len(columns) - 1)
+    paper = Image.new("RGB", (width, max(column.height for column in columns)), "white")
+    left = 0
+    for column in columns:
+        paper.paste(column, (left, 0))
+        left += column.width + LABEL
+    return paper
+
+
+# ---- a training
+
+
+def of_training(folder: Path, path: Path) -> Path:
+    """Loss of every step with its running mean, and the error of x_0 at fixed noise."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    steps = [row for row in rows if "loss" in row]
+    looks = [row for row in rows if "validation" in row]
+    with rc_context(STYLE):
+        figure, (left, right) = canvas(8.6, 3.0, columns=2)
+        losses = [known(row["loss"]) for row in steps]
+        left.plot([row["step"] for row in steps], losses, color=FAINT, linewidth=0.7)
+        left.plot([row["step"] for row in steps], smooth(losses), color=INK, linewidth=1.3)
+        left.set(xlabel="step", ylabel="training loss", yscale="log", title="Loss")
+        for colour, side in zip(COLOURS, looks[0]["validation"], strict=False):
+            at = [row["step"] for row in looks]
+            right.plot(at, [row["validation"][side] for row in looks], "o-", color=colour, markersize=3, label=side)
+        right.set(xlabel="step", ylabel="mean squared error of $x_0$", yscale="log", title="At fixed noise")
+        right.legend()
+    save(figure, path)
+    return path
+
+
+def smooth(values: Sequence[float], reach: int = 25) -> list[float]:
+    """The mean of each value with up to `reach` on either side, as many on both, so that a fall is not seen late."""
+    found = []
+    for place in range(len(values)):
+        some = min(reach, place, len(values) - 1 - place)
+        window = values[place - some : place + some + 1]
+        found.append(sum(window) / len(window))
+    return found
+
+
+# ---- sheets of pictures
+
+
+def kept(sheet: Path, path: Path) -> Path:
+    """A sheet as it is if it is small enough, else shrunk; a GIF only as it is."""
+    if sheet.suffix == ".gif" or sheet.stat().st_size <= LIMIT // 4:
+        if sheet.stat().st_size > LIMIT:
+            raise InputError(f"{sheet.stat().st_size} bytes", where=sheet, allowed=f"{LIMIT} bytes")
+        with replaced_file(path) as beside:
+            shutil.copyfile(sheet, beside)
+        return path
+    with Image.open(sheet) as picture:
+        save_picture(picture.convert("RGB"), path)
+    return path
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """At most WIDTH pixels wide, with as many grey levels or colours as the limit allows. Raises InputError."""
+    if picture.width > WIDTH:
+        size = (WIDTH, round(picture.height * WIDTH / picture.width))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    for colours in (256, 64, 32, 16):
+        content = io.BytesIO()
+        picture.quantize(colours, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+        if content.tell() <= LIMIT:
+            break
+    else:
+        raise InputError(f"{content.tell()} bytes", where=path, allowed=f"{LIMIT} bytes")
+    with replaced_file(path) as beside:
+        beside.write_bytes(content.getvalue())

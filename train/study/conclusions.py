@@ -1,0 +1,118 @@
+"""What the answers say: a row an arm, the paired differences that were asked, with intervals that hold their level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t
+
+from data.metrics.intervals import Interval, mean_interval, redrawn_splits
+from data.metrics.significance import holm
+from train.study.measures import measure
+from train.study.running import NEEDS_NONE, Answer
+
+# what is asked, in the thesis' order: (arm, other, in words)
+QUESTIONS = (
+    ("artificial", "real", "can artificial pictures replace real ones?"),
+    ("mixed", "real", "do half as many real and as many artificial ones do as well as all real ones?"),
+    ("mixed", "half", "do artificial pictures help half the real ones, trained longer as the thesis did?"),
+    ("mixed", "half-twice", "do they help when both are trained equally long?"),
+    ("mixed", "half-augmented", "do they help more than mirroring and shifting?"),
+    ("real-and-artificial", "real", "do they help all the real ones?"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm of one generator: means over repeats, in [0, 1], and the interval of the accuracy."""
+
+    arm: str
+    generator: str
+    pictures: int
+    steps: int
+    accuracy: Interval
+    balanced: float
+    macro_f1: float
+    calibration: float
+    on_artificial: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """arm minus other in points of accuracy, paired by repeat; p by Holm over all questions of the report.
+
+    within: the chance, by two one-sided tests, of such data if the two were the margin or more apart.
+    """
+
+    arm: str
+    other: str
+    generator: str
+    asked: str
+    points: Interval
+    p: float
+    within: float
+
+    @property
+    def word(self) -> str:
+        if self.p <= 0.05:
+            return "more" if self.points.value > 0 else "less"
+        return "equal within the margin" if self.within <= 0.05 else "not known"
+
+
+def rows(answers: Sequence[Answer]) -> list[Row]:
+    """A row for each arm and generator, in the order they were trained."""
+    keys = list(dict.fromkeys((each.arm, each.generator) for each in answers))
+    found = []
+    for arm, generator in keys:
+        mine = of(answers, arm, generator)
+        measured = [measure(each.real, each.real_labels) for each in mine]
+        accuracies = np.array([each.accuracy for each in measured])
+        other = [float(np.mean([(each.artificial[name].argmax(1) == each.artificial_labels[name]).mean()
+                                for name in each.artificial])) for each in mine if each.artificial]  # fmt: skip
+        found.append(
+            Row(
+                arm, generator, mine[0].pictures, mine[0].steps, mean_interval(accuracies, range(len(mine))),
+                float(np.mean([each.balanced for each in measured])),
+                float(np.mean([each.macro_f1 for each in measured])),
+                float(np.mean([each.calibration for each in measured])),
+                float(np.mean(other)) if other else None,
+            )
+        )  # fmt: skip
+    return found
+
+
+def of(answers: Sequence[Answer], arm: str, generator: str) -> list[Answer]:
+    """The repeats of one arm, in order."""
+    mine = [each for each in answers if each.arm == arm and each.generator == generator]
+    return sorted(mine, key=lambda each: each.repeat)
+
+
+def accuracies(answers: Sequence[Answer], arm: str, generator: str) -> np.ndarray:
+    """(repeats,) in points; an arm that needs no generator is the same for all."""
+    mine = of(answers, arm, generator) or of(answers, arm, NEEDS_NONE)
+    return np.array([100.0 * (each.real.argmax(1) == each.real_labels).mean() for each in mine])
+
+
+def differences(answers: Sequence[Answer], *, test_share: float, margin: float) -> list[Difference]:
+    """Every question whose arms were trained, for each generator, with Nadeau and Bengio's intervals."""
+    generators = list(dict.fromkeys(each.generator for each in answers if each.generator != NEEDS_NONE))
+    trained = {each.arm for each in answers}
+    raw: list[tuple[str, str, str, str, Interval, float, float]] = []
+    for arm, other, asked in QUESTIONS:
+        for generator in generators if {arm, other} <= trained else ():
+            gaps = accuracies(answers, arm, generator) - accuracies(answers, other, generator)
+            points = redrawn_splits(gaps, train=1000, test=round(1000 * test_share / (1 - test_share)))
+            raw.append((arm, other, generator, asked, points, *chances(points, len(gaps), margin)))
+    adjusted = holm([each[5] for each in raw])
+    return [Difference(*each[:5], p=adjusted[str(place)], within=each[6]) for place, each in enumerate(raw)]
+
+
+def chances(points: Interval, count: int, margin: float) -> tuple[float, float]:
+    """(two-sided p against 0, the larger one-sided p against the margin) of an interval over so many repeats."""
+    error = (points.high - points.value) / float(t.ppf(0.975, count - 1))
+    if error == 0.0:
+        return (1.0 if points.value == 0 else 0.0), (0.0 if abs(points.value) < margin else 1.0)
+    outside = max(t.sf((points.value + margin) / error, count - 1), t.sf((margin - points.value) / error, count - 1))
+    return float(2 * t.sf(abs(points.value) / error, count - 1)), float(outside)

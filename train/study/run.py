@@ -1,0 +1,36 @@
+"""ENTRY: can generated pictures train a classifier? Every arm of the source thesis and its missing controls, repeated.
+
+python train/study/run.py                                       creatures, real against drawn by the newest run
+python train/study/run.py --real animals10 --artificial sd21 --artificial openjourney --net resnet34 --size 256
+"""
+
+from pathlib import Path
+
+from data.errors import InputError, run_entry
+from data.options import parse
+from train.study.options import StudyOptions
+
+
+def main() -> int:
+    options = parse(StudyOptions, prog="run.py", description=__doc__ or "")
+    from train.study import studying
+
+    return studying.run(options, drawn_by_newest_run)
+
+
+def drawn_by_newest_run(count: int, seed: int) -> Path:
+    """Creatures drawn by the newest run, so many a type. Drawing is infer's: train does not know it, an entry may."""
+    from data.pocket import creatures
+    from infer import synthesizing
+    from infer.synthesize_options import SynthesizeOptions
+    from train import run_folder
+
+    if run_folder.newest_finished(Path("runs")) is None:
+        raise InputError("there is no finished run in runs/ to draw creatures with",
+                         fix="Train one first: python train/finetune.py, or give --artificial.")  # fmt: skip
+    options = SynthesizeOptions(theme="creatures", count=count * len(creatures.TYPES), seed=seed)
+    return synthesizing.one_set(options)
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,189 @@
+"""All repeats of all arms: each trained once and its answers stored, so that a killed study goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data import seeds
+from data.errors import InputError, choose
+from data.files import replaced_file, write_atomic
+from train.study import folders, splits
+from train.study.arms import ARMS, Members, members
+from train.study.folders import Labelled
+from train.study.options import StudyOptions
+from train.study.training import Pictures, predict, steps_of, train
+
+NEEDS_NONE = "real only"
+
+
+@dataclass(frozen=True)
+class Material:
+    """The real set, and one artificial set a generator, all under the real classes' numbers."""
+
+    real: Labelled
+    artificial: tuple[Labelled, ...]
+    pixels: dict[str, NDArray[np.uint8]]  # by the name of the set
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One trained classifier's logits. generator: of the artificial pictures it learnt from, or NEEDS_NONE."""
+
+    repeat: int
+    arm: str
+    generator: str
+    steps: int
+    pictures: int
+    real: NDArray[np.float32]  # (test pictures, classes)
+    real_labels: NDArray[np.int64]
+    artificial: dict[str, NDArray[np.float32]]  # by generator, on pictures that it did not learn
+    artificial_labels: dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Task:
+    repeat: int
+    arm: str
+    generator: str
+
+    @property
+    def file(self) -> str:
+        return f"answers/{self.repeat:03d}-{self.arm}-{self.generator.replace('/', '-')}.npz"
+
+
+def gather(options: StudyOptions, artificial: Sequence[Path], real: Path) -> Material:
+    """Read all sets once. Raises InputError where classes do not match by name."""
+    truth = folders.read(real, per_class=options.per_class, seed=options.seed)
+    drawn = [
+        folders.read(each, per_class=2 * options.per_class, seed=options.seed, duplicates=False) for each in artificial
+    ]
+    drawn = [folders.agree(truth, each) for each in drawn]
+    names = [each.name for each in (truth, *drawn)]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"two folders of one name: {', '.join(names)}", where="--artificial", fix="Rename one of them."
+        )
+    pixels = {each.name: folders.pixels(each.files, options.size) for each in (truth, *drawn)}
+    return Material(truth, tuple(drawn), pixels)
+
+
+def tasks(options: StudyOptions, material: Material) -> list[Task]:
+    """Every classifier of the study, all arms of a repeat together."""
+    for arm in options.arms:
+        choose(arm, ARMS, what="arm", where="--arms")
+    found = []
+    for repeat in range(options.repeats):
+        for arm in options.arms:
+            generators = [each.name for each in material.artificial] if ARMS[arm].artificial else [NEEDS_NONE]
+            found += [Task(repeat, arm, generator) for generator in generators]
+    return found
+
+
+def run_all(options: StudyOptions, material: Material, outdir: Path) -> list[Answer]:
+    """Train what is not stored yet; returns the answers of all."""
+    guard(options, material, outdir)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads or threads)
+    found = []
+    for task in tqdm(tasks(options, material), "classifiers", unit="net", disable=None):
+        found.append(stored(outdir / task.file, task) or answer(options, material, task, outdir))
+    torch.set_num_threads(threads)
+    return found
+
+
+def guard(options: StudyOptions, material: Material, outdir: Path) -> None:
+    """Refuse a folder that holds another study: its answers must not be mixed with these."""
+    skipped = {"repeats", "arms", "threads", "device", "outdir", "margin"}
+    facts = {
+        "settings": {name: value for name, value in options.model_dump(mode="json").items() if name not in skipped},
+        "pictures": {name: hashlib.sha256(pixels.tobytes()).hexdigest() for name, pixels in material.pixels.items()},
+    }
+    file = outdir / "study.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != facts:
+        raise InputError(
+            "holds a study of other settings or pictures", where=outdir, fix="Give another --outdir, or delete it."
+        )
+    outdir.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(facts, indent=1) + "\n")
+
+
+def chosen_members(
+    options: StudyOptions, material: Material, task: Task
+) -> tuple[Members, splits.Cut, splits.Cut | None]:
+    """The rows of an arm, the cut of the real set, and that of the generator's pictures if there is one."""
+    real = splits.cut(material.real, options.test_share, task.repeat, options.seed)
+    drawn = next((each for each in material.artificial if each.name == task.generator), None)
+    position = (options.seed, "study", "repeat", task.repeat)
+    if drawn is None:
+        empty = np.empty(0, np.int64)
+        return members(ARMS[task.arm], real.train, material.real.labels, empty, empty, *position), real, None
+    other = held_apart(drawn, options, task.repeat)
+    found = members(ARMS[task.arm], real.train, material.real.labels, other.train, drawn.labels, *position)
+    return found, real, other
+
+
+def held_apart(drawn: Labelled, options: StudyOptions, repeat: int) -> splits.Cut:
+    """A fifth of a generator's pictures is never trained on: the second column of the thesis' plan, never reported."""
+    return splits.cut(drawn, options.test_share, repeat, options.seed)
+
+
+def answer(options: StudyOptions, material: Material, task: Task, outdir: Path) -> Answer:
+    """Train one classifier and store what it says of every test picture."""
+    mine, cut, _ = chosen_members(options, material, task)
+    drawn = {each.name: each for each in material.artificial}
+    pixels, labels = [material.pixels[material.real.name][mine.real]], [material.real.labels[mine.real]]
+    if len(mine.artificial):
+        pixels.append(material.pixels[task.generator][mine.artificial])
+        labels.append(drawn[task.generator].labels[mine.artificial])
+    pictures = Pictures(np.concatenate(pixels), np.concatenate(labels))
+    seed = seeds.seed_for(options.seed, "study", "classifier", task.repeat)
+    net = train(pictures, len(material.real.names), ARMS[task.arm], options, seed)
+    apart = {name: held_apart(each, options, task.repeat).test for name, each in drawn.items()}
+    found = Answer(
+        *(task.repeat, task.arm, task.generator, steps_of(options, ARMS[task.arm], len(pictures)), len(pictures)),
+        real=predict(net, material.pixels[material.real.name][cut.test]),
+        real_labels=material.real.labels[cut.test],
+        artificial={name: predict(net, material.pixels[name][rows]) for name, rows in apart.items()},
+        artificial_labels={name: drawn[name].labels[rows] for name, rows in apart.items()},
+    )
+    store(outdir / task.file, found, [str(material.real.files[row]) for row in cut.test])
+    return found
+
+
+def store(file: Path, found: Answer, files: Sequence[str]) -> None:
+    """Logits and labels of every test picture, so that any test can be redone without training."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {f"artificial/{name}": logits for name, logits in found.artificial.items()}
+    arrays |= {f"labels/{name}": labels for name, labels in found.artificial_labels.items()}
+    with replaced_file(file) as beside, beside.open("wb") as handle:
+        np.savez_compressed(
+            handle, real=found.real, real_labels=found.real_labels, steps=found.steps, pictures=found.pictures,
+            files=np.array(files), **arrays,
+        )  # fmt: skip
+
+
+def stored(file: Path, task: Task) -> Answer | None:
+    """A classifier's answers of an earlier run, or None."""
+    if not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        return Answer(
+            *(task.repeat, task.arm, task.generator, int(arrays["steps"]), int(arrays["pictures"])),
+            real=arrays["real"], real_labels=arrays["real_labels"],
+            artificial=prefixed(arrays, "artificial/"), artificial_labels=prefixed(arrays, "labels/"),
+        )  # fmt: skip
+
+
+def prefixed(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """The arrays whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}

@@ -1,0 +1,122 @@
+"""One classifier: cross entropy, Adam, a number of steps known beforehand; no test picture is looked at on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from data import seeds
+from train.study import networks
+
+if TYPE_CHECKING:
+    from train.study.arms import Arm
+    from train.study.options import Training
+
+# of ImageNet, as the thesis normalises
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CUT_AFTER = 7  # passes, of the thesis' 30: then the learning rate is a tenth
+SHIFT = 1 / 8  # of a side, the largest shift of the augmented arm
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """uint8 (n, size, size, 3) and their classes (n,)."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def steps_of(options: Training, arm: Arm, count: int) -> int:
+    """How many optimiser steps an arm of so many pictures takes."""
+    if options.recipe == "thesis":
+        return max(1, round(options.passes * arm.passes * count / options.batch_size))
+    return max(1, round(options.steps * arm.steps))
+
+
+def rate_at(options: Training, step: int, steps: int) -> float:
+    """The learning rate: constant then cosine to 0 for `equal`, a tenth every 7 passes for `thesis`."""
+    if options.recipe == "thesis":
+        passes = step * options.passes / steps
+        return options.learning_rate * 0.1 ** int(passes // CUT_AFTER)
+    return options.learning_rate * 0.5 * (1 + np.cos(np.pi * step / steps))
+
+
+def rows_at(count: int, batch: int, step: int, seed: int) -> list[int]:
+    """The pictures of a step: all once, in a new order each pass, before any comes again."""
+    rows = []
+    for slot in range(step * batch, (step + 1) * batch):
+        turn, place = divmod(slot, count)
+        rows.append(order_of(count, turn, seed)[place])
+    return rows
+
+
+_orders: dict[tuple[int, int, int], list[int]] = {}
+
+
+def order_of(count: int, turn: int, seed: int) -> list[int]:
+    """The order of one pass; the last two passes are remembered."""
+    key = (count, turn, seed)
+    if key not in _orders:
+        for old in list(_orders)[:-1]:
+            del _orders[old]
+        _orders[key] = seeds.permutation(count, seed, "study", "order", turn)
+    return _orders[key]
+
+
+def normalised(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """uint8 (b, h, w, 3) -> float (b, 3, h, w), channels last."""
+    shown = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255.0
+    mean, deviation = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    return ((shown - mean) / deviation).contiguous(memory_format=torch.channels_last)
+
+
+def augmented(pictures: Tensor, step: int, seed: int) -> Tensor:
+    """Each picture mirrored at a half chance and shifted by up to SHIFT of a side, the border repeated."""
+    rng = np.random.default_rng(seeds.seed_for(seed, "study", "augment", step))
+    most = max(1, round(SHIFT * pictures.shape[-1]))
+    padded = functional.pad(pictures, (most,) * 4, mode="replicate")
+    side, moved = pictures.shape[-1], []
+    for picture in padded:
+        down, right = rng.integers(0, 2 * most + 1, 2)
+        part = picture[:, down : down + side, right : right + side]
+        moved.append(part.flip(-1) if rng.random() < 0.5 else part)
+    return torch.stack(moved)
+
+
+def train(pictures: Pictures, classes: int, arm: Arm, options: Training, seed: int) -> nn.Module:
+    """The trained classifier; weights and order are functions of the seed."""
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    net = networks.make(options.net, classes, seed).to(device, memory_format=torch.channels_last)  # pyright: ignore
+    optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate)
+    steps = steps_of(options, arm, len(pictures))
+    net.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(options, step, steps)
+        rows = rows_at(len(pictures), options.batch_size, step, seed)
+        shown = normalised(pictures.pixels[rows], device)
+        shown = augmented(shown, step, seed) if arm.augmented else shown
+        target = torch.from_numpy(pictures.labels[rows]).to(device)
+        optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(net(shown), target).backward()
+        optimizer.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def predict(net: nn.Module, pixels: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
+    """(n, classes) logits."""
+    device = next(net.parameters()).device
+    parts = [
+        net(normalised(pixels[start : start + batch], device)).float().cpu() for start in range(0, len(pixels), batch)
+    ]
+    return torch.cat(parts).numpy() if parts else np.empty((0, 0), np.float32)
