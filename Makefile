@@ -1,7 +1,7 @@
 # setup   .venv with everything (Python 3.11 or newer is all that is needed)
 # demo    fine-tune the embedded model on the sample creatures, then draw base and tuned side by side
-# test    what CI runs, at its end with a real Label Studio (1 GB, made on first use) and a real Chromium
-# servers that end alone; test-all adds the slow tier; lint: ruff and pyright; clean: what can be made again
+# test    what CI runs; servers: a real Label Studio (1 GB, made on first use) and a real Chromium
+# test-all adds the servers and the slow tier; lint: ruff and pyright; clean: what can be made again
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -26,12 +26,11 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(PYTEST) -n 2 --dist worksteal
-	$(MAKE) servers
 
 servers: setup
 	$(PYTEST) tests/servers -m "servers and not slow"
 
-test-all: test
+test-all: test servers
 	$(PYTEST) -m slow
 
 lint: setup

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from data.errors import INTERRUPTED, show
 from infer import (
-    benchmark,
     canvas,
     decoding,
     fast,
@@ -144,6 +143,8 @@ def afterwards(
     if options.fast:
         yield fast.distance(job, exact, drawn.model, first.picture)
     if options.benchmark and drawn.begun:
+        from infer import benchmark  # it loads the trainer's libraries, which a mistake in a flag need not wait for
+
         own = [done.picture for done in drawn.begun.values()]
         yield from benchmark.report(job, drawn.model, own, drawn.seconds)
 

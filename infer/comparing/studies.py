@@ -10,7 +10,7 @@ from typing import Any
 from data.chart import Series
 from data.errors import InputError, show
 from data.page import Page
-from infer.comparing import measures, result, sweeps, triggers, wishes
+from infer.comparing import axes, measures, result, sweeps, triggers, wishes
 from infer.comparing.cells import Cell, Store
 from infer.comparing.measures import Interval, Scorer
 from infer.comparing.options import CompareOptions
@@ -38,10 +38,6 @@ def run(options: CompareOptions, finder: Finder, store: Store) -> int:
     assert options.study
     asked = STUDIES[options.study](options)
     table = wishes.table(asked, finder)
-    expected = "guidance-scale" if options.study == "guidance" else options.study
-    if [axis.name for axis in table.axes] != [expected, "prompt", "seed"]:
-        fix = f'A study has its axes already; --x "{expected}=..." may choose the values.'
-        raise InputError(f"--study {options.study} cannot have these axes", where="--study", fix=fix)
     all_wishes = list(table.wishes.values())
     scorer = Scorer(options.scorer or measures.POCKET_SCORER)
     store.check(all_wishes)
@@ -76,6 +72,11 @@ def swept(options: CompareOptions, x: str, prompts: Sequence[str], seeds: int) -
     if options.y_axis or options.z_axis:
         fix = "Prompts are given with --prompt, seeds with --seed and --seeds."
         raise InputError("a study has its own rows and sheets", where="--y, --z", fix=fix)
+    expected = x.partition("=")[0]
+    given = axes.read(options.x_axis, "--x", options.prompt)
+    if given and given.name != expected:
+        fix = f'Its values may be chosen: --x "{x}".'
+        raise InputError(f"--study {options.study} sweeps {expected}, not {given.name}", where="--x", fix=fix)
     count = options.seeds or seeds
     own = options.prompt if "prompt" in options.model_fields_set else tuple(prompts)
     changed = {

@@ -128,9 +128,14 @@ def write(folder: Path, options: CompareOptions, drawn: Sequence[tuple[Figure, S
     write_atomic(folder / result.PAGE, html(drawn))
 
 
+def spot(index: int) -> tuple[int, int]:
+    """Column and row of a panel."""
+    return index % PER_ROW, index // PER_ROW
+
+
 def sheet(figure: Figure, panels: Sequence[Drawn]) -> Sheet:
-    cells = {divmod(index, PER_ROW)[::-1]: each.cell.picture for index, each in enumerate(panels)}
-    notes = {divmod(index, PER_ROW)[::-1]: each.label for index, each in enumerate(panels)}
+    cells = {spot(index): each.cell.picture for index, each in enumerate(panels)}
+    notes = {spot(index): each.label for index, each in enumerate(panels)}
     rows = [""] * -(-len(panels) // PER_ROW)
     return Sheet([""] * PER_ROW, rows, cells, f"Figure {figure.number}: {figure.title}", footer(panels), notes)
 
@@ -146,7 +151,7 @@ def html(drawn: Sequence[tuple[Figure, Sequence[Drawn]]]) -> str:
     """All figures on one page, a tab for each."""
     panels = []
     for figure, found in drawn:
-        at = {divmod(index, PER_ROW)[::-1]: each for index, each in enumerate(found)}
+        at = {spot(index): each for index, each in enumerate(found)}
         rows = [""] * -(-len(found) // PER_ROW)
         cells, notes = {place: each.cell for place, each in at.items()}, {place: e.label for place, e in at.items()}
         panels.append(PagePanel(f"Figure {figure.number}: {figure.title}", [""] * PER_ROW, rows, cells, notes))

@@ -86,7 +86,7 @@ def test_a_study_and_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(page) < 18 * HEAVY * 2
     for flags, what in (
         (["--y", "seed=1,2"], "a study has its own rows"),
-        (["--x", "seed=1,2"], "cannot have these axes"),
+        (["--x", "seed=1,2"], "--x: --study guidance sweeps guidance-scale, not seed. Its values may be chosen"),
     ):
         with pytest.raises(InputError, match=what):
             compare(*shared, "--study", "guidance", *flags, "--outdir", tmp_path / "n")

@@ -8,7 +8,6 @@ from annotation import interface
 from annotation.client import Client
 from data.pocket import creatures
 from tests.servers.labelling import Labelling, answers
-from tests.servers.layout import check_layout
 from tests.servers.projects import MakeProject
 
 pytestmark = pytest.mark.servers
@@ -61,8 +60,3 @@ def test_type_quality_and_reason_by_single_keys(
     ]
     assert [answer.skipped for answer in given] == [False, False, False, True, False]
     assert [answer.file_name for answer in given] == [f"{index:05d}.png" for index in range(5)]
-
-
-def test_everything_is_in_the_window(labelling: Labelling, make_project: MakeProject) -> None:
-    labelling.open(make_project(count=1)["triage"])
-    check_layout(labelling, ".atelier .lsf-choices")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from annotation.client import Client
+from data.pocket import creatures
 from tests.servers.browser import LAPTOP
 from tests.servers.labelling import Answer, Labelling, answers
 from tests.servers.layout import check_layout, parts
@@ -23,6 +24,7 @@ DRAFTS = {name: f"a creature, number {index}" for index, name in enumerate(NAMES
 TYPED = [string.ascii_letters + string.digits, string.punctuation, "two  words, Água 水 — ‘é’ 🐉"]
 
 
+@pytest.mark.usefixtures("captions_alone")
 def test_ten_pictures_by_the_keyboard_alone(labelling: Labelling, client: Client, make_project: MakeProject) -> None:
     number = make_project(count=10, drafts=DRAFTS)["text"]
     labelling.open(number, timed=True)
@@ -71,6 +73,7 @@ def changed(name: str, text: str) -> Answer:
 LONG = "a caption that goes on" + ", and on" * 80
 
 
+@pytest.mark.usefixtures("captions_alone")
 def test_pictures_of_any_shape_and_captions_of_any_length(
     labelling: Labelling, client: Client, make_project: MakeProject, tmp_path: Path
 ) -> None:
@@ -108,7 +111,7 @@ def test_html_and_script_are_only_text(
     names = ["<img src=x onerror=alert(1)>.png", "'\"><svg onload=alert(2)>$image {{7*7}}.png"]
     for index, name in enumerate(names):
         Image.new("RGB", (64, 64), (index * 100, 0, 0)).save(tmp_path / name)
-    types = ["<img src=x onerror=alert(5)>", "<script>alert(6)</script>"]
+    types = ["<img src=x onerror=alert(5)>", "<script>alert(6)</script>", *creatures.TYPES[2:]]
     screens = make_project(folder=tmp_path, drafts=dict.fromkeys(names, HOSTILE), types=types)
     labelling.open(screens["text"])
     for _ in names:
@@ -119,6 +122,7 @@ def test_html_and_script_are_only_text(
         (name, HOSTILE) for name in names
     }
     labelling.open(screens["triage"])
+    check_layout(labelling, ".atelier .lsf-choices")
     labelling.finish("1", "Control+Enter")
     assert answers(client, screens["triage"])[0].values == {"type": types[0]}
     for number in (screens["text"], screens["triage"]):  # the list of tasks shows names, drafts and answers

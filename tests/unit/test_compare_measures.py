@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_an_interval_is_students() -> None:
     found = measures.interval(values)
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (found.mean, found.low, found.high) == pytest.approx((0.3, low, high))
-    assert (found.sign, measures.interval([1.0, 1.1]).sign, measures.interval([-1.0, -1.01]).sign) == (0, 0, -1)
+    assert [measures.interval(each).sign for each in ([1.0, -1.1], values, [-1.0, -1.01])] == [0, 1, -1]
     assert math.isnan(measures.interval([1.0]).low)
 
 
@@ -50,11 +50,11 @@ def test_flipping_signs_counts_every_flip() -> None:
     assert 0 < many < 0.01
 
 
-def sweep(values: Sequence[float], level: dict[tuple[str, float], int]) -> Sweep:
+def sweep(values: Sequence[int], level: Mapping[tuple[str, int], int]) -> Sweep:
     """Pictures of one grey, by prompt and value; another seed is 100 brighter."""
     prompts = {"simple": ["a"], "complex": ["b b b b b"]}
     keys = itertools.product([p for group in prompts.values() for p in group], (1, 2), values)
-    pictures = {(p, s, v): grey(level[p, v] + 100 * (s - 1)) for p, s, v in keys}
+    pictures: dict[sweeps.Key, Image.Image] = {(p, s, v): grey(level[p, v] + 100 * (s - 1)) for p, s, v in keys}
     return Sweep(prompts, (1, 2), values, pictures)
 
 

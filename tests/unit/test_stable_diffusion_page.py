@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,8 @@ def test_levels_are_those_that_the_network_walks() -> None:
     assert isinstance(unet, UNet2DConditionModel)
     seen: list[tuple[int, ...]] = []
     for block in unet.down_blocks:
-        block.resnets[-1].register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape[1:])))
+        last: Any = block.resnets
+        last[-1].register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape[1:])))
     with torch.no_grad():
         out = unet(torch.zeros(1, *found.latents), 1, torch.zeros(1, *found.text_states), return_dict=False)[0]
     assert seen == [level.shape for level in found.levels]

@@ -46,13 +46,6 @@ def made(client: Client, taken: Intake, request: pytest.FixtureRequest) -> Made:
     return make
 
 
-@pytest.fixture
-def captions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Projects of one screen, where the test is not about the others: each costs half a second of processor time."""
-    every = project.wanted_screens
-    monkeypatch.setattr(project, "wanted_screens", lambda types: {"text": every(types)["text"]})
-
-
 def tasks_of(client: Client, found: Project, screen: str = "text") -> list[Task]:
     """The tasks of a screen in the order in which they are shown; none stands twice."""
     tasks, doubled = tasks_by_picture(client, found.screens[screen])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,9 @@ import pytest
 
 from annotation import project, pull, server
 from annotation.client import Client
-from annotation.commands import dispatch
 from annotation.intake import Intake
 from annotation.push import push
-from annotation.records import Record, read_history, standing
+from annotation.records import read_history, standing
 from data.errors import InputError
 from tests.servers.project.conftest import COUNT, Made, Offered, answer, tasks_of
 
@@ -184,33 +181,3 @@ def test_a_project_whose_making_was_not_noted_is_found(client: Client, taken: In
     new = project.new("half made", project.OWN, taken.folder, ())
     made = project.make_screens(client, new)
     assert project.make_screens(client, new).screens == made.screens
-
-
-def test_the_commands_go_together(
-    label_studio: server.Server,
-    client: Client,
-    taken: Intake,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    own = ["--server", str(label_studio.folder)]
-    assert dispatch(["start", *own, "--images", str(taken.folder), "--name", "by hand"]) == 0
-    said = capsys.readouterr().out
-    assert f"{label_studio.url}  (runs already" in said and "login.json" in said
-    assert f"{label_studio.url}/projects/" in said and "next:" in said
-    found = project.load(None)
-    rows = (taken.folder / "metadata.jsonl").read_text().splitlines()
-    assert set(found.types) == {json.loads(row)["type"] for row in rows}
-    answer(client, tasks_of(client, found)[0], "seen")
-    assert dispatch(["pull", *own]) == 0
-    assert "1 new, 0 changed, 0 deleted" in capsys.readouterr().out
-    assert dispatch(["push", *own]) == 0
-    assert f"0 new, {len(tasks_of(client, found))} there before" in capsys.readouterr().out
-    assert dispatch(["doctor", *own]) == 0, capsys.readouterr().out
-    assert "WRONG" not in capsys.readouterr().out
-    assert dispatch(["invite", *own]) == 0
-    assert f"{label_studio.url}/user/signup/?token=" in capsys.readouterr().out
-    records: list[Record] = read_history(project.folder_of("by hand"))
-    assert [dataclasses.asdict(record)["values"] for record in records] == [{"text": ["seen"]}]

@@ -19,6 +19,7 @@ from data.pocket import creatures
 from tests.servers.project.conftest import answer, tasks_of
 from train import job
 from train.config import ALIASES, CONFIGS, Config
+from train.run_folder import Run, all_runs
 
 pytestmark = pytest.mark.servers
 
@@ -64,24 +65,48 @@ def work_through(client: Client, found: project.Project) -> dict[str, str]:
     return captions
 
 
+def bring_to_the_server(label_studio: server.Server, capsys: pytest.CaptureFixture[str]) -> project.Project:
+    """Pictures, with a caption that somebody wrote elsewhere, pushed by `start`; nothing is left for another push."""
+    own = ["--server", str(label_studio.folder)]
+    creatures.write(Path("whole way"), count=COUNT, size=32)
+    Path("old").mkdir()
+    shutil.copy("whole way/00003.png", "old/renamed.png")
+    Path("old/renamed.txt").write_text("a caption of before\nand another one")
+    Path("whole way/metadata.jsonl").unlink()
+    assert dispatch(["import", "old", "--images", "whole way"]) == 0
+    assert "1 further caption of 1 picture left out" in capsys.readouterr().out
+    push = ["--images", "whole way", "--types", ",".join(creatures.TYPES), "--keep-duplicates"]
+    assert dispatch(["start", *push, *own]) == 0
+    said = capsys.readouterr().out
+    found = project.load("whole way")
+    assert f"{label_studio.url}  (runs already" in said and "login.json" in said and "next:" in said
+    assert all(f"{label_studio.url}/projects/{number}/data?labeling=1" in said for number in found.screens.values())
+    assert dispatch(["push", *own]) == 0
+    assert f"0 new, {COUNT} there before" in capsys.readouterr().out
+    assert dispatch(["doctor", *own]) == 0, capsys.readouterr().out
+    assert dispatch(["invite", *own]) == 0
+    assert f"{label_studio.url}/user/signup/?token=" in capsys.readouterr().out
+    return found
+
+
+def train(release: str, model: Path) -> Run:
+    """Look at a release with prepare, which finds nothing wrong, and fine-tune on it for two steps."""
+    prepare = parse(checkup.Checkup, [release, "--size", "32"], prog="prepare.py", aliases=checkup.ALIASES)
+    assert checkup.run(prepare) == 0
+    finetune = ["--data", release, "--model", str(model), *QUICK]
+    config = parse(Config, finetune, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+    assert job.run(config) == 0
+    (run,) = all_runs(Path("runs"))
+    return run
+
+
 def test_from_pictures_to_weights(
     label_studio: server.Server, client: Client, tiny_model: Path,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     own = ["--server", str(label_studio.folder)]
-    creatures.write(Path("creatures"), count=COUNT, size=32)
-    Path("old").mkdir()
-    shutil.copy("creatures/00003.png", "old/renamed.png")
-    Path("old/renamed.txt").write_text("a caption of before\nand another one")
-    Path("creatures/metadata.jsonl").unlink()
-
-    assert dispatch(["import", "old", "--images", "creatures"]) == 0
-    assert "1 further caption of 1 picture left out" in capsys.readouterr().out
-    push = ["--images", "creatures", "--types", ",".join(creatures.TYPES), "--keep-duplicates"]
-    assert dispatch(["push", *push, *own]) == 0
-    found = project.load("creatures")
-    captions = work_through(client, found)
+    captions = work_through(client, bring_to_the_server(label_studio, capsys))
     assert dispatch(["pull", *own]) == 0
     assert f"{2 * COUNT} new, 0 changed, 0 deleted" in capsys.readouterr().out
     assert dispatch(["status"]) == 0
@@ -97,13 +122,8 @@ def test_from_pictures_to_weights(
     assert {row["annotator"] for row in rows} == {"annotator 1"}
     assert not any(server.USER.encode() in path.read_bytes() for path in Path("release").rglob("*") if path.is_file())
 
-    prepare = parse(checkup.Checkup, ["release", "--size", "32"], prog="prepare.py", aliases=checkup.ALIASES)
-    assert checkup.run(prepare) == 0, capsys.readouterr().out
-    finetune = ["--data", "release", "--model", str(tiny_model), *QUICK]
-    config = parse(Config, finetune, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-    assert job.run(config) == 0
-    (run,) = Path("runs").iterdir()
-    facts = json.loads((run / "data.json").read_text())
+    run = train("release", tiny_model)
+    facts = run.facts("data.json")
     assert facts["train"].keys() | facts["held_out"].keys() == captions.keys()
-    weights = load_file(run / "export" / "lora.safetensors")
+    weights = load_file(run.export / "lora.safetensors")
     assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name), "nothing was learned"
