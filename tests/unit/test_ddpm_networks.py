@@ -251,7 +251,7 @@ def test_18_every_skip_is_consumed(name: str) -> None:
         part.register_forward_hook(lambda *a: a[2].detach())
     seen: list[torch.Tensor] = []
     for level in cast(nn.ModuleList, network.get_submodule("down")):
-        parts = level.blocks if name == "paper" else [level]
+        parts = cast(nn.ModuleList, level.blocks) if name == "paper" else [level]
         for part in parts:
             part.register_forward_hook(lambda *a: seen.append(a[2]))
     answer = network(torch.randn(1, 3, 8, 8), torch.tensor([3]))
