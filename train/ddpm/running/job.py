@@ -263,7 +263,7 @@ def task_of(job: Job, made: Model, found: Run) -> Task:
         steps=job.steps,
         schedule=schedule,
         stream=stream,
-        corrupt=objective.CORRUPTIONS[config.objective.corruption],
+        corrupt=objective.corruption_of(config.objective),
         loss=objective.loss_of(config.objective, schedule),
         sides=errors.sides(job.train, job.held_out, config.looks.pictures, made),
         model=made,

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.errors import InputError
 from data.files import replaced_file
 from train.ddpm.plots import BLUE, FAINT, GREEN, INK, LIMIT, ORANGE, STYLE, canvas, save
+from train.ddpm.running.smoothing import centred_mean
 from train.report import read_metrics
 from train.report_page import known
 
@@ -86,8 +87,9 @@ def stacked(parts: Mapping[str, Image.Image]) -> Image.Image:
 
 
 def beside(parts: Mapping[str, Image.Image]) -> Image.Image:
-    """Sheets beside one another, each under its name."""
-    columns = [stacked({words: part}) for words, part in parts.items()]
+    """Sheets beside one another, each under its name; shrunk by a whole number first, so that names stay readable."""
+    factor = -(-sum(part.width + LABEL for part in parts.values()) // WIDTH)
+    columns = [stacked({words: part.convert("RGB").reduce(factor)}) for words, part in parts.items()]
     width = sum(column.width for column in columns) + LABEL * (len(columns) - 1)
     paper = Image.new("RGB", (width, max(column.height for column in columns)), "white")
     left = 0
@@ -109,7 +111,7 @@ def of_training(folder: Path, path: Path) -> Path:
         figure, (left, right) = canvas(8.6, 3.0, columns=2)
         losses = [known(row["loss"]) for row in steps]
         left.plot([row["step"] for row in steps], losses, color=FAINT, linewidth=0.7)
-        left.plot([row["step"] for row in steps], smooth(losses), color=INK, linewidth=1.3)
+        left.plot([row["step"] for row in steps], centred_mean(losses), color=INK, linewidth=1.3)
         left.set(xlabel="step", ylabel="training loss", yscale="log", title="Loss")
         for colour, side in zip(COLOURS, looks[0]["validation"], strict=False):
             at = [row["step"] for row in looks]
@@ -118,16 +120,6 @@ def of_training(folder: Path, path: Path) -> Path:
         right.legend()
     save(figure, path)
     return path
-
-
-def smooth(values: Sequence[float], reach: int = 25) -> list[float]:
-    """The mean of each value with up to `reach` on either side, as many on both, so that a fall is not seen late."""
-    found = []
-    for place in range(len(values)):
-        some = min(reach, place, len(values) - 1 - place)
-        window = values[place - some : place + some + 1]
-        found.append(sum(window) / len(window))
-    return found
 
 
 # ---- sheets of pictures
