@@ -70,7 +70,7 @@ def test_20_stopped_and_continued_gives_the_same_bits(
 ) -> None:
     runs = ("--runs", str(tmp_path / "runs"), "--checkpoints.every", "2")
     assert fit("--max-steps", "4", *runs) == 0
-    assert fit("--max-steps", "6", *runs) == 0
+    assert fit("--max-steps", "6", *runs, "--looks.pictures", "3") == 0  # what is only looked at may change
     (run,) = all_runs(tmp_path / "runs")
     assert f"continuing {run.path} after step 4" in capsys.readouterr().out
     whole = all_runs(home / "runs")[0]

@@ -79,7 +79,7 @@ def test_another_answer_is_refused() -> None:
     expected = torch.ones(2, 1, 2, 2)
     prove(expected * 1.001, expected)
     for wrong in (expected * 1.5, expected * float("nan")):
-        with pytest.raises(InputError, match="--compile: torch .*'s compiler computes another answer"):
+        with pytest.raises(InputError, match=r"--compile: torch .*'s compiler computes another answer"):
             prove(wrong, expected)
 
 

@@ -83,7 +83,7 @@ def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"holds nothing that fit\.py, sample.py or compare.py leaves"):
+    with pytest.raises(InputError, match="holds nothing that fit.py, sample.py, score.py or compare.py leaves"):
         kept_plots.keep(tmp_path, "x", tmp_path)
     monkeypatch.setattr(kept_plots, "LIMIT", 500)
     with pytest.raises(InputError, match="bytes; allowed: 500 bytes"):
@@ -128,6 +128,11 @@ def test_scores_stand_above_the_lectures_table(tmp_path: Path) -> None:
     assert "| whole bound | 3.5 | 3.4 to 3.6 |" in words
     assert "| 400 drawn pictures | 83.3 % |" in words
     assert "| LSUN bedrooms 256 | DDPM | 4.89 | 9.07 | 0.60 | 0.45 |" in words
+    assert kept_plots.keep(tmp_path, "score", tmp_path) == []  # no bits were measured
+    facts["curve"] = {"rate": [0.001, 0.01, 0.2, 3.0], "rmse": [130.0, 90.0, 40.0, 1.0]}
+    (tmp_path / "score.json").write_text(json.dumps(facts))
+    (figure,) = kept_plots.keep(tmp_path, "score", tmp_path)
+    assert (figure.name, figure.stat().st_size <= plots.LIMIT) == ("ddpm-score-bits.png", True)
 
 
 def test_a_training_says_how_far_it_came(tmp_path: Path) -> None:

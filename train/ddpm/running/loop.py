@@ -123,7 +123,10 @@ def look(state: State, task: Task, report: Report) -> None:
     with state.ema.swapped(), evaluating(state):
         found = {name: errors.measure(task.model, side, timesteps).x0 for name, side in task.sides.items()}
     state.base = state.base or (found if state.step == 0 else {})
-    change = {side: paired_difference(now, state.base[side]) for side, now in found.items() if side in state.base}
+    base = {
+        side: was for side, was in state.base.items() if side in found and was.values.shape == found[side].values.shape
+    }
+    change = {side: paired_difference(found[side], was) for side, was in base.items()}  # none after other --looks
     report.write(
         [
             {
