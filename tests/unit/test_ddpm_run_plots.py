@@ -83,7 +83,7 @@ def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="holds nothing that fit.py, sample.py, score.py or compare.py leaves"):
+    with pytest.raises(InputError, match=r"holds nothing that fit.py, sample.py, score.py or compare.py leaves"):
         kept_plots.keep(tmp_path, "x", tmp_path)
     monkeypatch.setattr(kept_plots, "LIMIT", 500)
     with pytest.raises(InputError, match="bytes; allowed: 500 bytes"):
