@@ -25,6 +25,7 @@ from train.ddpm.networks.kinds import Frame
 from train.ddpm.running import errors, gradients, loop, model, objective
 from train.ddpm.running.batches import Stream
 from train.ddpm.running.config import FitConfig, identity
+from train.ddpm.running.flags import about
 from train.ddpm.running.model import KIND, Model
 from train.ddpm.running.report_page import write_card, write_report
 from train.ddpm.running.state import State, Task
@@ -74,7 +75,8 @@ def follow(config: FitConfig, *, held_out_by: int | None = None) -> tuple[int, R
 def prepare(config: FitConfig, split_seed: int) -> Job:
     """Read the pictures and say no where it must be said, before anything is built."""
     schedule = model.make_schedule(config.schedule)
-    objective.meaning_of(config.objective).check(schedule)
+    with about("--objective.predicts"):
+        objective.meaning_of(config.objective).check(schedule)
     if config.drawings.every:
         refuse_other_process(config)
     accelerator = machine.begin(config.threads)
@@ -94,7 +96,8 @@ def prepare(config: FitConfig, split_seed: int) -> Job:
 
 def refuse_other_process(config: FitConfig) -> None:
     """The grids are drawn by a sampler of any process that the network can answer for."""
-    sampler = samplers.make(config.drawings.sampler)
+    with about("--drawings.sampler"):
+        sampler = samplers.make(config.drawings.sampler)
     if sampler.corruption == "mix" and config.objective.corruption != "mix":
         what = "the naive sampler is for --objective.corruption mix"
         raise InputError(what, where="--drawings.sampler", allowed="another, e.g. ddim")

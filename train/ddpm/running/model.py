@@ -24,6 +24,7 @@ from train.ddpm.networks.kinds import AnyNetwork, Frame
 from train.ddpm.noise import SeededNoise
 from train.ddpm.prediction import Denoiser, clipped
 from train.ddpm.running.config import ObjectiveOptions, ScheduleOptions
+from train.ddpm.running.flags import about
 from train.ddpm.running.objective import meaning_of
 from train.ddpm.schedule import Schedule
 from train.ddpm.walk import Sampler
@@ -107,10 +108,8 @@ class Model:
 
 def make_schedule(options: ScheduleOptions) -> Schedule:
     """Raises InputError for an unknown name."""
-    try:
+    with about("--schedule.name"):
         made = schedules.make(options.name, options.steps)
-    except InputError as error:
-        raise InputError(error.what, where="--schedule.name", allowed=error.allowed, fix=error.fix) from None
     return schedules.zero_terminal_snr(made) if options.zero_terminal_snr else made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,17 +81,17 @@ def open_model(options: RunOptions) -> tuple[Path, Model]:
 
 def sampler_of(options: RunOptions, found: Model) -> Sampler:
     """The sampler asked for, with as many steps as the schedule has at most. Raises InputError naming the flag."""
-    from data.errors import InputError
     from train.ddpm import samplers
+    from train.ddpm.running.flags import about
 
     count = min(options.steps or found.schedule.steps, found.schedule.steps)
     extra = {"eta": options.eta} if options.eta else {}
-    try:
-        made = samplers.make(options.sampler, count=count, spacing=options.spacing, **extra)
+    with about("--sampler"):
+        made = samplers.make(options.sampler, count=count, **extra)
+    with about("--spacing"):
+        made = replace(made, spacing=options.spacing)
         made.chain(found.schedule)
-        return made
-    except InputError as error:
-        raise InputError(error.what, where="--sampler", allowed=error.allowed, fix=error.fix) from None
+    return made
 
 
 def config_of(folder: Path) -> FitConfig:
