@@ -81,6 +81,7 @@ def open_model(options: RunOptions) -> tuple[Path, Model]:
 
 def sampler_of(options: RunOptions, found: Model) -> Sampler:
     """The sampler asked for, with as many steps as the schedule has at most. Raises InputError naming the flag."""
+    from data.errors import InputError
     from train.ddpm import samplers
     from train.ddpm.running.flags import about
 
@@ -88,6 +89,9 @@ def sampler_of(options: RunOptions, found: Model) -> Sampler:
     extra = {"eta": options.eta} if options.eta else {}
     with about("--sampler"):
         made = samplers.make(options.sampler, count=count, **extra)
+    if isinstance(made, samplers.Ancestral) and made.variance == "learned-range" != found.objective.variance:
+        gaussian = [name for name, other in samplers.NAMED.items() if other.corruption == "gaussian"]
+        raise InputError("the network learned no variance", where="--sampler", allowed=", ".join(gaussian))
     with about("--spacing"):
         made = replace(made, spacing=options.spacing)
         made.chain(found.schedule)
