@@ -144,6 +144,7 @@ def test_a_picture_is_a_function_of_its_own_seed(home: Path) -> None:
             ["--sampler", "naive"],
             r"--sampler naive: the naive sampler is for networks that learnt from the course's mix",
         ),
+        (["--sampler", "learned-range"], r"--sampler: the network learned no variance; allowed: fixed-large, fixed"),
         (["--spacing", "even"], r"--spacing: unknown spacing 'even'"),
         (["--eta", "0.5", "--sampler", "heun"], r"--sampler: unknown option 'eta' of sampler 'heun'"),
         (["--run", "nowhere"], r"nowhere: is no trained network"),

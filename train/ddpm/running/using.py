@@ -90,8 +90,8 @@ def sampler_of(options: RunOptions, found: Model) -> Sampler:
     with about("--sampler"):
         made = samplers.make(options.sampler, count=count, **extra)
     if isinstance(made, samplers.Ancestral) and made.variance == "learned-range" != found.objective.variance:
-        gaussian = [name for name, other in samplers.NAMED.items() if other.corruption == "gaussian"]
-        raise InputError("the network learned no variance", where="--sampler", allowed=", ".join(gaussian))
+        others = ", ".join(name for name in samplers.NAMED if name not in ("learned-range", "naive"))
+        raise InputError("the network learned no variance", where="--sampler", allowed=others)
     with about("--spacing"):
         made = replace(made, spacing=options.spacing)
         made.chain(found.schedule)
