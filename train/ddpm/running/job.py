@@ -22,7 +22,7 @@ from train import checkpoint, ema, machine, optim, run_folder
 from train.compiled import TOLERANCE, relative_errors
 from train.ddpm import samplers
 from train.ddpm.networks.kinds import Frame
-from train.ddpm.running import errors, gradients, loop, model, objective
+from train.ddpm.running import cost, errors, gradients, loop, model, objective
 from train.ddpm.running.batches import Stream
 from train.ddpm.running.config import FitConfig, identity
 from train.ddpm.running.flags import about
@@ -31,7 +31,7 @@ from train.ddpm.running.report_page import write_card, write_report
 from train.ddpm.running.state import State, Task
 from train.ddpm.running.timesteps import ByImportance, Draws, Evenly
 from train.flops import peak_flops
-from train.report import Report, Silent, Written
+from train.report import Report, Silent, Written, read_metrics
 from train.run_folder import Run, to_json
 from train.speed import Speed
 from train.validation import Losses
@@ -272,7 +272,11 @@ def task_of(job: Job, made: Model, found: Run) -> Task:
         model=made,
         folder=found.path,
         identity=job.identity,
-        speed=Speed(None, peak_flops(device, job.accelerator.mixed_precision), job.layout.processes),
+        speed=Speed(
+            cost.step_flops(made.options, made.frame),
+            peak_flops(device, job.accelerator.mixed_precision),
+            job.layout.processes,
+        ),
         drops_out=gradients.drops_out(made.network),
         publish=lambda: write_report(found, job.steps) if job.accelerator.is_main_process else None,
     )
@@ -303,6 +307,7 @@ def leave(job: Job, state: State, made: Model, found: Run) -> None:
     found.finish(state.step)
     bell = "\a" if sys.stdout.isatty() else ""  # whoever waits in front of a terminal is told
     print(f"{bell}finished:  {found.export}")
+    print(cost.speed_line(read_metrics(found.metrics)))
     print(f"report:    {found.path / 'report.html'}")
     print(next_commands(found))
 
