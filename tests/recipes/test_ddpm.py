@@ -205,6 +205,20 @@ def test_comparing_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["--schedule.zero-terminal-snr"], r"--schedule.zero-terminal-snr: noise .* prediction on"),
+        (["--schedule.name", "foo"], r"--schedule.name: unknown noise schedule 'foo'"),
+        (["--data.only", "eleven"], r"--data.only: unknown class 'eleven'"),
+        (["--data.held-out", "0"], r"--data.held-out: 0 held-out pictures"),
+    ],
+)
+def test_comparing_refused(tmp_path: Path, flags: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        comparing.run(parse(CompareOptions, ["--runs", str(tmp_path), *flags], prog="compare.py"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
         (["--schedule.name", "linaer"], r"--schedule.name: unknown noise schedule 'linaer', did you mean 'linear'"),
         (
             ["--schedule.zero-terminal-snr"],

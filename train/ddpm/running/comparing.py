@@ -23,13 +23,14 @@ from data.sets.load import load
 from data.sets.pictures import Pictures, levels
 from data.shapes import Images
 from train.config import Averaging
-from train.ddpm import bound, noise, samplers, variance
+from train.ddpm import bound, noise, prediction, samplers, variance
 from train.ddpm.networks.kinds import AnyNetwork, Basic, Plain, Unet2d
 from train.ddpm.running import drawing, errors, job, objective
 from train.ddpm.running import model as models
 from train.ddpm.running.compare_options import CompareOptions
 from train.ddpm.running.config import Drawings, FitConfig, Keeping, Looks, ObjectiveOptions
 from train.ddpm.running.errors import Errors, Side
+from train.ddpm.running.flags import about
 from train.ddpm.running.model import Model
 from train.ddpm.running.smoothing import centred_mean
 from train.ddpm.running.verdicts import Verdict, band, judge, smaller
@@ -64,6 +65,8 @@ class Trained:
 
 def run(options: CompareOptions) -> int:
     """Train, measure, write compare.html and compare.json; returns the exit code."""
+    with about("--schedule.zero-terminal-snr"):
+        prediction.eps.check(models.make_schedule(options.schedule))  # UNet2DModel predicts noise
     pictures = load(options.data, seed=options.seed)
     _, unseen = pictures.split(options.data.held_out, options.seed)
     if len(unseen) < 2:
