@@ -19,6 +19,7 @@ from train.ddpm import schedule as schedules
 from train.report import read_metrics
 
 QUICK = [
+    *("--preserve.share", "0"),
     *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
     *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "1", "--threads", "1"),
     *("--optim.warmup", "0", "--optim.schedule", "constant", "--no-logging.tensorboard", "--no-probe"),
