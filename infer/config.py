@@ -122,6 +122,8 @@ class GenerateOptions(options.Options):
     """write a grey tile in place of a picture that the safety checker flags"""
     fast: bool = False
     """fewer steps (20 of DPM++ 2M Karras), the last 4 without guidance: another picture; its distance is measured"""
+    compile: bool = False
+    """draw with torch.compile (on a GPU: CUDA graphs too): minutes at the first use, kept; says if it is worth it"""
     benchmark: bool = False
     """draw, then print seconds a picture, steps a second, TFLOP/s and the share of what the machine can do"""
     compare_base: bool = False

@@ -97,6 +97,7 @@ def ours(recipe: Recipe, typed: set[str], where: str) -> dict[str, Any]:
         "weighting": recipe.weighting,
         "guidance_rescale": recipe.guidance_rescale,
         "guidance_stop": recipe.guidance_stop,
+        "compile": recipe.compiled,
         **inputs(recipe, typed, where),
     }
     if not {"model", "lora"} & typed:
