@@ -1,7 +1,7 @@
 """Words on sheets: one font for nearly all of them, and an installed one for what it lacks.
 
-DejaVu Sans comes with matplotlib, so a sheet looks the same everywhere; it has no Chinese, Japanese or Korean. Those are
-written with the first installed font that has them; what no font has is said, once, and shown as "\N{REPLACEMENT CHARACTER}".
+DejaVu Sans comes with matplotlib, so a sheet looks the same everywhere; it has no Chinese, Japanese or Korean. Those
+are written with the first installed font that has them; what no font has is said, once, and shown as LACKING.
 """
 
 from __future__ import annotations

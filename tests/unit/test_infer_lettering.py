@@ -1,4 +1,4 @@
-"""Words of any script on sheets: by an installed font that has them; what none has is said once, and never a silent box."""
+"""Words of any script on sheets, by an installed font that has them; what none has is said once: no silent box."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def a_font(path: Path, letters: str) -> Path:
     made.setupGlyphOrder(names)
     made.setupCharacterMap({ord(letter): f"uni{ord(letter):04X}" for letter in letters})
     made.setupGlyf({name: pen.glyph() if name != ".notdef" else TTGlyphPen(None).glyph() for name in names})
-    made.setupHorizontalMetrics({name: (EM, 0) for name in names})
+    made.setupHorizontalMetrics(dict.fromkeys(names, (EM, 0)))
     made.setupHorizontalHeader(ascent=800, descent=-200)
     made.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
     made.setupOS2(sTypoAscender=800, sTypoDescender=-200)
