@@ -32,6 +32,14 @@ ALIASES = {
     "--prompts": "--from-file",
     "--output-dir": "--outdir",
     "--init-img": "--init-image",
+    "--ddim-steps": "--steps",
+    "--num-inference-steps": "--steps",
+    "--n-samples": "--num-images",
+    "--images-per-prompt": "--num-images",
+    "--num-images-per-prompt": "--num-images",
+    "--sampler-name": "--scheduler",
+    "--precision": "--dtype",
+    "--n": "--negative-prompt",
     "--denoising-strength": "--strength",
 }
 
@@ -68,6 +76,9 @@ class GenerateOptions(options.Options):
     """a YAML file of style presets of your own"""
     model: str | None = None
     """pocket, a hub id, a folder, a .safetensors file or a run; default: the newest finished run, else pocket"""
+    base: str | None = None
+    """the model under a LoRA or a run, if it lies elsewhere than the run says; beside a whole model: what it is
+    compared with"""
     tokenizer: str | None = None
     """hub id or folder of the tokenizer, for a single file that brings none"""
     lora: tuple[str, ...] = ()
@@ -78,6 +89,9 @@ class GenerateOptions(options.Options):
     """the seeds themselves, for each prompt: 1,2,3"""
     num_images: int = Field(default=1, ge=1)
     """pictures per prompt"""
+    batch_size: int | None = Field(default=None, ge=1, le=256)
+    """pictures that the network draws at a time, for speed; default: 1 on a CPU, 4 on a GPU. Another number rounds
+    otherwise: it is written down"""
     steps: int = Field(default=50, ge=1)
     """denoising steps"""
     guidance_scale: float = Field(default=7.5, ge=0.0, allow_inf_nan=False)

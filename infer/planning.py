@@ -97,7 +97,7 @@ def settings_of(
         width,
         height,
         style.behind(options.negative_prompt),
-        pipeline.micro_batch_for(device),
+        options.batch_size or pipeline.micro_batch_for(device),
         options.guidance_rescale,
         options.guidance_stop,
         options.strength if given.init is not None else 1.0,
