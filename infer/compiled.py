@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,12 +57,13 @@ def prepare(pipe: StableDiffusionPipeline, job: Job, pictures: Sequence[Picture]
     refuse_without_compiler(pipe.device)
     os.environ.setdefault(KEPT, str(cache_root() / "compiled"))
     shapes = shapes_of(pipe, job, pictures)
-    before = ask(pipe, job, shapes, wear)
+    plain, ours = pipeline.suited(pipe), crew_of(pipe)
+    before = ask(pipe, job, shapes, wear, plain.threads)
     make_room(2 * len(shapes) + ROOM)
     pipe.unet.compile(dynamic=False, fullgraph=True, mode=MODES.get(pipe.device.type))
     start = time.perf_counter()
     try:
-        after = ask(pipe, job, shapes, wear)
+        after = ask(pipe, job, shapes, wear, ours.threads)
     except (RuntimeError, OSError) as error:  # the compiler's own errors are RuntimeErrors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"torch's compiler failed ({reason})", where="--compile", fix="Draw without it.") from error
@@ -72,7 +72,16 @@ def prepare(pipe: StableDiffusionPipeline, job: Job, pictures: Sequence[Picture]
     if not apart <= limit:
         what = f"torch {torch.__version__}'s compiler computes other predictions: {apart:.2%} apart"
         raise InputError(what, where="--compile", allowed=f"{limit:.2%}", fix="Draw without it.")
-    return said(before, after, apart, time.perf_counter() - start, job.calls(pipe, pictures))
+    return said(before, after, apart, time.perf_counter() - start, job.calls(pipe, pictures), plain.count)
+
+
+def crew_of(pipe: StableDiffusionPipeline) -> Crew:
+    """Who draws with a compiled network: one thread with all others inside it, as a large network is drawn anyway.
+
+    torch 2.13's compiler checks what a graph was made for in a way that two threads disturb in one another: now and
+    then a graph was compiled again for nothing (measured 2026-11-21).
+    """
+    return Crew(1, pipeline.suited(pipe).count * pipeline.suited(pipe).threads)
 
 
 def refuse_without_compiler(device: torch.device) -> None:
@@ -116,17 +125,24 @@ def make_room(graphs: int) -> None:
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 32 * graphs)
 
 
-def ask(pipe: StableDiffusionPipeline, job: Job, shapes: Sequence[Picture], wear: Wear) -> list[Asked]:
-    """The U-Net's first predictions for each shape, in a thread like those that will draw: graphs depend on it."""
+def ask(pipe: StableDiffusionPipeline, job: Job, shapes: Sequence[Picture], wear: Wear, threads: int) -> list[Asked]:
+    """The U-Net's first predictions for each shape, with as many threads inside it as will draw: graphs depend on it.
 
-    def one(picture: Picture) -> Asked:
-        wear(picture.loras)
-        asks = denoising.ways(*first(pipe, job, picture))
-        predictions = tuple(each() for each in asks)
-        return Asked(predictions, tuple(fastest(each, pipe.device) for each in asks))
+    In this thread, so that Ctrl-C ends the compiler at once.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return [asked(pipe, job, picture, wear) for picture in shapes]
+    finally:
+        torch.set_num_threads(before)
 
-    crew = Crew(1, pipeline.suited(pipe).threads)
-    return list(crew.each(one, shapes, threading.Event()))
+
+def asked(pipe: StableDiffusionPipeline, job: Job, picture: Picture, wear: Wear) -> Asked:
+    wear(picture.loras)
+    ways = denoising.ways(*first(pipe, job, picture))
+    predictions = tuple(way() for way in ways)
+    return Asked(predictions, tuple(fastest(way, pipe.device) for way in ways))
 
 
 def first(pipe: StableDiffusionPipeline, job: Job, picture: Picture) -> tuple[denoising.Parts, denoising.Work]:
@@ -158,14 +174,17 @@ def distance(one: Asked, other: Asked) -> float:
     return max(share if math.isfinite(share) else math.inf for share in shares)
 
 
-def said(before: Sequence[Asked], after: Sequence[Asked], apart: float, seconds: float, calls: int) -> str:
-    """What compiling took and gains; whether this job is long enough for it."""
-    was, now = (sum(sum(asked.seconds) for asked in each) for each in (before, after))
-    count = sum(len(asked.seconds) for asked in after)
-    gained = (was - now) / count * calls
-    worth = "worth it" if gained > seconds else "more than this job gains"
+def said(
+    before: Sequence[Asked], after: Sequence[Asked], apart: float, seconds: float, calls: int, side_by_side: int
+) -> str:
+    """What compiling took and gains; whether this job is long enough for it. side_by_side: calls at a time, before."""
+    count = sum(len(one.seconds) for one in after)
+    was, now = (sum(sum(one.seconds) for one in each) / count for each in (before, after))
+    was /= side_by_side
+    gained = (was - now) * calls
+    worth = "worth it" if gained > seconds else "more than this job gains" if gained > 0 else "no gain here"
     return (
         f"compile: {count} graph{'s' * (count > 1)} in {seconds:.1f} s, kept in {show(os.environ[KEPT])}; a call takes "
-        f"{now / count:.4f} s instead of {was / count:.4f} s: {gained:.1f} s in {calls} calls, {worth}; predicted "
-        f"noise within {apart:.1e}"
+        f"{now:.4f} s instead of {was:.4f} s: {gained:.1f} s in {calls} calls, {worth}; predicted noise within "
+        f"{apart:.1e}"
     )

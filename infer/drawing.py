@@ -207,12 +207,13 @@ def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None) -> N
     used = attach(pipe, files, job, us)
     shared = recipes.shared(pipe, each.model, [], job.scheduler, job.given)
     shared |= {"style": job.style, "safety": "off" if checker is None else "on", "fast": job.fast}
-    wear = partial(loras.wear, pipe, files)
+    wear, crew = partial(loras.wear, pipe, files), None
     if job.compile:
         from infer import compiled  # the compiler is loaded only where it is asked for
 
         us.say(compiled.prepare(pipe, job, todo, wear))
-        shared["compiled"] = True
+        crew = compiled.crew_of(pipe)
+        shared |= {"compiled": True, "threads": crew.threads}
     with tqdm(total=total, desc=each.name, unit="step", dynamic_ncols=True, disable=not us.is_first) as bar:
         begun_at = started_at = time.perf_counter()
         drawing = pipeline.draw(
@@ -223,6 +224,7 @@ def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None) -> N
             given=job.given,
             decoder=Decoder(pipe.vae, checker),
             wear=wear,
+            by=crew,
         )
         for drawn in drawing:
             worn = {"loras": tuple(used[file] for file in drawn.picture.loras)}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SIDE, GAP, ACROSS = 128, 14, 6  # pixels of a panel, between panels; panels in a row: 2 + 2 + 2, 2 + 4, 2 + 2 + 2
 HEAD, SMALL = 13, 11  # pixels of letters
+FRAME = "#d8d8d8"  # most pictures of the embedded base have white grounds
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def put(paper: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, left: int, t
     with Image.open(panel.picture) as opened:
         picture = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     paper.paste(picture, (left, top))
+    pen.rectangle((left - 1, top - 1, left + SIDE, top + SIDE), outline=FRAME)
     write(pen, left, top + SIDE + 4, panel.words, INK)
     write(pen, left, top + SIDE + 4 + panel.words.height, panel.own, FAINT)
 
@@ -157,7 +159,8 @@ def curves(folder: Path, title: str) -> Plot:
             far.plot(values, found[name]["between seeds"], "--", color=colours[name], label=f"two seeds, {name}")
         far.set(title=f"Distance to the picture at {values[-1]:g} {title}", xlabel=title, ylabel="RMS of colours")
         fits.set(title="Similarity to the prompt", xlabel=title, ylabel="cosine")
-        far.legend(fontsize=8)
+        far.set_ylim(top=1.35 * far.get_ylim()[1])  # room for the legend
+        far.legend(fontsize=8, ncols=2, loc="upper right")
         fits.legend(fontsize=8)
         return figure
 

@@ -12,7 +12,6 @@ import torch
 from data.errors import InputError
 from infer import compiled, config, denoising, drawing, fast, loras, metadata, pipeline, planning
 from infer.compiled import Asked
-from infer.crew import Crew
 from infer.planning import Job
 from tests.tiny import tiny_lora
 from train import base_model
@@ -61,7 +60,7 @@ def images(pipe: Any, job: Job, by: Crew | None = None, wear: Any = lambda worn:
 def test_pictures_are_the_same_and_nothing_is_compiled_once_they_are_begun(
     tiny_model: Path, tmp_path: Path, dynamo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One with a LoRA, one without; then by two threads at a time. Without the backend, which takes minutes (below)."""
+    """One with a LoRA, one without. Without the backend, which takes minutes (below)."""
     plain = torch.compile
     monkeypatch.setattr(torch, "compile", lambda call, mode, **how: plain(call, backend="eager", **how))
     lora = tiny_lora(tiny_model, tmp_path / "style.safetensors", strength=0.3)
@@ -75,7 +74,7 @@ def test_pictures_are_the_same_and_nothing_is_compiled_once_they_are_begun(
     graphs = dynamo["stats"]["unique_graphs"]
     assert graphs == 2
     assert line.startswith("compile: 2 graphs in ") and f"kept in {tmp_path}/kept" in line
-    again = images(pipe, job, by=Crew(2, 1), wear=wear)
+    again = images(pipe, job, by=compiled.crew_of(pipe), wear=wear)
     assert dynamo["stats"]["unique_graphs"] == graphs
     assert [one.tobytes() for one in again] == [one.tobytes() for one in eager]
     assert len({picture.tobytes() for picture in again}) == 4
@@ -160,12 +159,13 @@ def test_a_compiler_that_fails_or_computes_otherwise_is_one_line(
 
 def test_it_says_whether_it_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compiled.KEPT, "/kept")
-    before, after = [Asked((), (0.05, 0.03))], [Asked((), (0.04, 0.02))]
-    assert compiled.said(before, after, 1e-6, 20.0, 1000) == (
+    before, after = [Asked((), (0.09, 0.07))], [Asked((), (0.04, 0.02))]
+    assert compiled.said(before, after, 1e-6, 20.0, 1000, side_by_side=2) == (
         "compile: 2 graphs in 20.0 s, kept in /kept; a call takes 0.0300 s instead of 0.0400 s: 10.0 s in 1000 calls, "
         "more than this job gains; predicted noise within 1.0e-06"
     )
-    assert "30.0 s in 3000 calls, worth it" in compiled.said(before, after, 1e-6, 20.0, 3000)
+    assert "30.0 s in 3000 calls, worth it" in compiled.said(before, after, 1e-6, 20.0, 3000, side_by_side=2)
+    assert "-20.0 s in 1000 calls, no gain here" in compiled.said(before, after, 1e-6, 20.0, 1000, side_by_side=8)
 
 
 @pytest.mark.slow
@@ -175,13 +175,13 @@ def test_what_the_compiler_made_is_kept(tiny_model: Path, dynamo: Any, capsys: p
     eager = images(pipe, job)
     print(compiled.prepare(pipe, job, job.pictures, lambda worn: None))
     assert dynamo["inductor"]["fxgraph_cache_miss"] == 1 and os.listdir(os.environ[compiled.KEPT])
-    drawn = images(pipe, job)
+    drawn = images(pipe, job, by=compiled.crew_of(pipe))
     torch.compiler.reset()
     dynamo.clear()
     again, job = job_of(tiny_model, "--prompt", "a fire")
     print(compiled.prepare(again, job, job.pictures, lambda worn: None))
     assert dynamo["inductor"]["fxgraph_cache_miss"] == 0 and dynamo["inductor"]["fxgraph_cache_hit"] >= 1
-    assert [one.tobytes() for one in images(again, job)] == [one.tobytes() for one in drawn]
+    assert [one.tobytes() for one in images(again, job, by=compiled.crew_of(again))] == [one.tobytes() for one in drawn]
     apart = fast.psnr(eager[0], drawn[0])
     with capsys.disabled():
         print(f"compiled: {apart:.1f} dB from the picture as it is")
@@ -195,7 +195,7 @@ def test_cuda_graphs_draw_the_same_pictures(tiny_model: Path, dynamo: Any) -> No
     pipe, job = job_of(tiny_model, "--num-images", 8, "--guidance-stop", 0.5, device=device)
     eager = images(pipe, job)
     compiled.prepare(pipe, job, job.pictures, lambda worn: None)
-    again = images(pipe, job)
+    again = images(pipe, job, by=compiled.crew_of(pipe))
     assert dynamo["inductor"]["cudagraph_skips"] == 0
     assert dynamo["stats"]["unique_graphs"] == 2
     assert min(fast.psnr(one, two) for one, two in zip(eager, again, strict=True)) > 35
