@@ -12,6 +12,7 @@ import torch
 from data.errors import InputError
 from infer import compiled, config, denoising, drawing, fast, loras, metadata, pipeline, planning
 from infer.compiled import Asked
+from infer.crew import Crew
 from infer.planning import Job
 from tests.tiny import tiny_lora
 from train import base_model
