@@ -54,8 +54,8 @@ def prepare(pipe: StableDiffusionPipeline, job: Job, pictures: Sequence[Picture]
 
     wear: puts a picture's LoRAs on the networks. Raises InputError: no compiler, it failed, or it computes otherwise.
     """
+    keep()
     refuse_without_compiler(pipe.device)
-    os.environ.setdefault(KEPT, str(cache_root() / "compiled"))
     shapes = shapes_of(pipe, job, pictures)
     plain, ours = pipeline.suited(pipe), crew_of(pipe)
     before = ask(pipe, job, shapes, wear, plain.threads)
@@ -82,6 +82,14 @@ def crew_of(pipe: StableDiffusionPipeline) -> Crew:
     then a graph was compiled again for nothing (measured 2026-11-21).
     """
     return Crew(1, pipeline.suited(pipe).count * pipeline.suited(pipe).threads)
+
+
+def keep() -> None:
+    """What the compiler makes stays in our cache, unless the person said where; torch's own choice is temporary."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(KEPT) in (None, default_cache_dir()):
+        os.environ[KEPT] = str(cache_root() / "compiled")
 
 
 def refuse_without_compiler(device: torch.device) -> None:

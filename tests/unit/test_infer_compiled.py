@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from data.errors import InputError
+from data.files import cache_root
 from infer import compiled, config, denoising, drawing, fast, loras, metadata, pipeline, planning
 from infer.compiled import Asked
 from infer.crew import Crew
@@ -97,10 +97,14 @@ def test_every_shape_is_known_before_the_first_picture(tiny_model: Path, tmp_pat
 def test_the_command_writes_it_down_and_repeats_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     stand_in(monkeypatch, lambda call, *inputs, **more: call(*inputs, **more))
+    monkeypatch.setenv(compiled.KEPT, default_cache_dir())  # as torch sets it when it is asked where
     argv = ["--model", "pocket", "--steps", "2", "--prompt", "a fire", "--outdir"]
     assert drawing.run(config.read([*argv, str(tmp_path / "a"), "--compile"])) == 0
-    assert "compile: 1 graph in " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "compile: 1 graph in " in said and f"kept in {cache_root()}/compiled; a call takes" in said
     drawn = tmp_path / "a" / "00000-42.png"
     assert metadata.read(drawn).compiled
     assert drawing.run(config.read(["--params-from", str(drawn), "--outdir", str(tmp_path / "b")])) == 0
