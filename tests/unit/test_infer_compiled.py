@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from data.errors import InputError
 from data.files import cache_root
 from infer import compiled, config, denoising, drawing, fast, loras, metadata, pipeline, planning
