@@ -145,7 +145,7 @@ def curves(folder: Path, title: str) -> Plot:
 
     found = numbers_of(folder)
     values, groups = found["values"], [name for name in ("simple", "complex") if name in found]
-    colours = dict(zip(("simple", "complex"), (plots.BLUE, plots.ORANGE), strict=True))
+    colours: dict[str, str] = {"simple": plots.BLUE, "complex": plots.ORANGE}
 
     def draw() -> Plot:
         figure, (far, fits) = plots.canvas(9.2, 3.3, columns=2)
