@@ -103,9 +103,10 @@ def test_the_command_writes_it_down_and_repeats_it(
     stand_in(monkeypatch, lambda call, *inputs, **more: call(*inputs, **more))
     monkeypatch.setenv(compiled.KEPT, default_cache_dir())  # as torch sets it when it is asked where
     argv = ["--model", "pocket", "--steps", "2", "--prompt", "a fire", "--outdir"]
-    assert drawing.run(config.read([*argv, str(tmp_path / "a"), "--compile"])) == 0
+    assert drawing.run(config.read([*argv, str(tmp_path / "a"), "--compile", "--benchmark"])) == 0
     said = capsys.readouterr().out
     assert "compile: 1 graph in " in said and f"kept in {cache_root()}/compiled; a call takes" in said
+    assert f"(1 side by side, {torch.get_num_threads()} threads each)" in said
     drawn = tmp_path / "a" / "00000-42.png"
     assert metadata.read(drawn).compiled
     assert drawing.run(config.read(["--params-from", str(drawn), "--outdir", str(tmp_path / "b")])) == 0
