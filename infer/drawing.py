@@ -140,7 +140,7 @@ def afterwards(
     first = drawn.finished[0]
     if found is not None and found.recipe is not None:
         yield replay.compared(first, found.recipe, options)
-    if options.fast:
+    if options.fast or options.guidance_stop < 1:
         yield fast.distance(job, exact, drawn.model, first.picture)
     if options.benchmark and drawn.begun:
         from infer import benchmark  # it loads the trainer's libraries, which a mistake in a flag need not wait for
