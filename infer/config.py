@@ -99,7 +99,7 @@ class GenerateOptions(options.Options):
     guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
     """how far the guided prediction is given the spread of the unguided one (Lin et al. 2023); 0.7 with zero SNR"""
     guidance_stop: float = Field(default=1.0, gt=0.0, le=1.0)
-    """the share of the steps that are guided, from the first on; less is faster and another picture, and says how far off"""
+    """the share of the steps that are guided, from the first on; less is faster, another picture, and measured"""
     scheduler: str | None = None
     """pndm, ddim, euler, euler_a, dpmpp_2m_karras, unipc ...; default: the model's own"""
     height: int | None = Field(default=None, ge=1)
