@@ -22,7 +22,7 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py
-	$(BIN)/python infer/generate.py --compare-base $(PROMPTS)
+	$(BIN)/python infer/generate.py --compare-base --guidance-scale 4 $(PROMPTS)
 
 test: setup
 	$(BIN)/ruff check .
