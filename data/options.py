@@ -124,7 +124,7 @@ def spell_out(argv: Sequence[str], kinds: Mapping[str, Any], aliases: Mapping[st
     unknown: list[InputError] = []
     for token in argv:
         flag, equals, value = token.partition("=")
-        flag = aliases.get(flag, flag)
+        flag = aliases.get(flag) or aliases.get(flag.replace("_", "-"), flag)
         if not flag.startswith("--"):
             flags.append(token)
             continue

@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from data.errors import InputError, run_entry
 from data.files import replaced_file
 from data.pocket import creatures
+from infer.comparing import overview
+from train.ddpm import plots
 
 DOCS = Path(__file__).parent
 COLUMNS, ROWS, SIDE = 10, 5, 96
@@ -20,7 +22,7 @@ INK = "#2a1a4a"
 def main() -> int:
     """creatures: fifty of the sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small.
 
-    thesis: the folder of `compare.py --figures thesis`, all on one sheet.
+    thesis: the folder of `compare.py --figures thesis`, all panels on one sheet. study: of `compare.py --study steps`.
     captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
     """
     match sys.argv[1:]:
@@ -33,9 +35,11 @@ def main() -> int:
         case ["captioning", shot]:
             keep(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
         case ["thesis", folder]:
-            keep(together(sorted(Path(folder).glob("fig-*.png"))), DOCS / "thesis-figures.png")
+            keep(overview.panels(Path(folder)), DOCS / "thesis-figures.png")
+        case ["study", ("steps" | "guidance") as name, folder]:
+            plots.save(overview.curves(Path(folder), name), DOCS / "figures" / f"sd-study-{name}.png")
         case other:
-            allowed = "creatures, pairs, demo SHEET, captioning SHOT, thesis DIR"
+            allowed = "creatures, pairs, demo SHEET, captioning SHOT, thesis DIR, study steps DIR"
             raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
     return 0
 
@@ -60,23 +64,6 @@ def numbered(indices: tuple[int, ...], columns: int = 4) -> Image.Image:
         middle = (x + 20, y + PAIR_SIDE - 18)
         pen.circle(middle, 14, fill="white", outline=INK, width=2)
         pen.text(middle, str(place + 1), fill=INK, font=ImageFont.load_default(20), anchor="mm")
-    return sheet
-
-
-def together(files: list[Path], columns: int = 4, width: int = 300) -> Image.Image:
-    """Sheets in rows, each `width` pixels wide. Raises InputError where there are none."""
-    if not files:
-        raise InputError(
-            "no fig-3.1.png ... there", where="thesis DIR", fix="Make them: infer/compare.py --figures thesis"
-        )
-    opened = [Image.open(file).convert("RGB") for file in files]
-    shown = [one.resize((width, round(one.height * width / one.width)), Image.Resampling.LANCZOS) for one in opened]
-    rows = [shown[start : start + columns] for start in range(0, len(shown), columns)]
-    heights = [max(one.height for one in row) for row in rows]
-    sheet = Image.new("RGB", (columns * width, sum(heights)), "white")
-    for number, row in enumerate(rows):
-        for column, one in enumerate(row):
-            sheet.paste(one, (column * width, sum(heights[:number])))
     return sheet
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from infer import denoising, pipeline
+from infer import compiled, denoising, pipeline
 from infer.crew import Crew
 from infer.prompts import Picture
 from train import flops, skeleton
@@ -36,7 +36,7 @@ TERA = 1e12
 def report(job: Job, model: BaseModel, pictures: Sequence[Picture], seconds: float) -> list[str]:
     """Lines of what was measured. seconds: from the first picture's start to the last one's file."""
     pipe = pipeline.build(model, job.scheduler, job.device)
-    crew = pipeline.suited(pipe)
+    crew = compiled.crew_of(pipe) if job.compile else pipeline.suited(pipe)
     calls = job.calls(pipe, pictures)
     kinds = Counter(kind_of(job, picture) for picture in pictures)
     needed = sum(operations(pipe, *kind) * count for kind, count in kinds.items())

@@ -146,7 +146,7 @@ def load_controlnet(folder: Path, device: torch.device, dtype: torch.dtype) -> A
         fix = f"Give a folder with config.json and {CONTROL_WEIGHTS}."
         raise InputError("holds no ControlNet in diffusers layout", where=where, fix=fix)
     try:
-        network = ControlNetModel.from_pretrained(
+        network: Any = ControlNetModel.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

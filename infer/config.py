@@ -32,6 +32,14 @@ ALIASES = {
     "--prompts": "--from-file",
     "--output-dir": "--outdir",
     "--init-img": "--init-image",
+    "--ddim-steps": "--steps",
+    "--num-inference-steps": "--steps",
+    "--n-samples": "--num-images",
+    "--images-per-prompt": "--num-images",
+    "--num-images-per-prompt": "--num-images",
+    "--sampler-name": "--scheduler",
+    "--precision": "--dtype",
+    "--n": "--negative-prompt",
     "--denoising-strength": "--strength",
 }
 
@@ -68,6 +76,9 @@ class GenerateOptions(options.Options):
     """a YAML file of style presets of your own"""
     model: str | None = None
     """pocket, a hub id, a folder, a .safetensors file or a run; default: the newest finished run, else pocket"""
+    base: str | None = None
+    """the model under a LoRA or a run, if it lies elsewhere than the run says; beside a whole model: what it is
+    compared with"""
     tokenizer: str | None = None
     """hub id or folder of the tokenizer, for a single file that brings none"""
     lora: tuple[str, ...] = ()
@@ -78,6 +89,9 @@ class GenerateOptions(options.Options):
     """the seeds themselves, for each prompt: 1,2,3"""
     num_images: int = Field(default=1, ge=1)
     """pictures per prompt"""
+    batch_size: int | None = Field(default=None, ge=1, le=256)
+    """pictures that the network draws at a time, for speed; default: 1 on a CPU, 4 on a GPU. Another number rounds
+    otherwise: it is written down"""
     steps: int = Field(default=50, ge=1)
     """denoising steps"""
     guidance_scale: float = Field(default=7.5, ge=0.0, allow_inf_nan=False)
@@ -85,7 +99,7 @@ class GenerateOptions(options.Options):
     guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
     """how far the guided prediction is given the spread of the unguided one (Lin et al. 2023); 0.7 with zero SNR"""
     guidance_stop: float = Field(default=1.0, gt=0.0, le=1.0)
-    """the share of the steps that are guided, from the first on; less is faster and another picture"""
+    """the share of the steps that are guided, from the first on; less is faster, another picture, and measured"""
     scheduler: str | None = None
     """pndm, ddim, euler, euler_a, dpmpp_2m_karras, unipc ...; default: the model's own"""
     height: int | None = Field(default=None, ge=1)
@@ -122,6 +136,8 @@ class GenerateOptions(options.Options):
     """write a grey tile in place of a picture that the safety checker flags"""
     fast: bool = False
     """fewer steps (20 of DPM++ 2M Karras), the last 4 without guidance: another picture; its distance is measured"""
+    compile: bool = False
+    """draw with torch.compile (on a GPU: CUDA graphs too): minutes at the first use, kept; says if it is worth it"""
     benchmark: bool = False
     """draw, then print seconds a picture, steps a second, TFLOP/s and the share of what the machine can do"""
     compare_base: bool = False

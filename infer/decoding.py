@@ -129,7 +129,7 @@ def load_checker(options: GenerateOptions, device: torch.device) -> Checker:
         what = f"holds no safety checker: safety_checker/config.json and feature_extractor/{PREPARE} are looked for"
         raise InputError(what, where=where)
     try:
-        network = StableDiffusionSafetyChecker.from_pretrained(own, use_safetensors=True, local_files_only=True)
+        network: Any = StableDiffusionSafetyChecker.from_pretrained(own, use_safetensors=True, local_files_only=True)
         prepare = CLIPImageProcessor.from_pretrained(prepares[0], local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,6 +69,17 @@ def latents_of(parts: Parts, work: Work, watch: Watch) -> Latents:
         latents = keep(latents, number)
         watch(number, t, latents)
     return latents
+
+
+@torch.no_grad()
+def ways(parts: Parts, work: Work) -> list[Callable[[], Latents]]:
+    """The calls of the U-Net, on the first latents, in each way in which the loop will ask it: guided, plainly."""
+    timesteps = timesteps_of(parts.scheduler, work.settings.steps, strength_of(work))
+    latents, _, extra = begin(parts, work, timesteps)
+    predict = Predict(parts, work, extra)
+    guided = guided_steps(len(timesteps), work.settings)
+    asked = [predict.guided] * (guided > 0) + [predict.plainly] * (guided < len(timesteps))
+    return [torch.no_grad()(partial(ask, latents, timesteps[0])) for ask in asked]
 
 
 def strength_of(work: Work) -> float:
@@ -176,7 +188,8 @@ class Predict:
         self.control = Control(work.canvas, work.cut.lines) if work.canvas.controlnet is not None else None
 
     def plainly(self, latents: Latents, t: Tensor) -> Latents:
-        return self.ask(latents, t, self.plain)
+        """A copy: schedulers keep predictions, and a CUDA graph writes each into the place of the one before."""
+        return self.ask(latents, t, self.plain).clone()
 
     def guided(self, latents: Latents, t: Tensor) -> Latents:
         """Classifier-free guidance; both halves in one call. Source: Ho & Salimans 2022, arXiv 2207.12598, eq. 6."""
@@ -190,7 +203,8 @@ class Predict:
         led = {} if self.control is None else self.control(seen, t, states)
         if self.extra is not None:
             seen = torch.cat([seen, self.extra.repeat(len(seen) // len(self.extra), 1, 1, 1)], dim=1)
-        return self.parts.unet(seen, t, encoder_hidden_states=states, return_dict=False, **led)[0]
+        at = t.to(self.parts.device, non_blocking=True)  # a number on the CPU would keep the call out of a CUDA graph
+        return self.parts.unet(seen, at, encoder_hidden_states=states, return_dict=False, **led)[0]
 
 
 def rescaled(predicted: Latents, with_prompt: Latents, share: float) -> Latents:

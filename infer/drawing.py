@@ -140,7 +140,7 @@ def afterwards(
     first = drawn.finished[0]
     if found is not None and found.recipe is not None:
         yield replay.compared(first, found.recipe, options)
-    if options.fast:
+    if options.fast or options.guidance_stop < 1:
         yield fast.distance(job, exact, drawn.model, first.picture)
     if options.benchmark and drawn.begun:
         from infer import benchmark  # it loads the trainer's libraries, which a mistake in a flag need not wait for
@@ -207,6 +207,13 @@ def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None) -> N
     used = attach(pipe, files, job, us)
     shared = recipes.shared(pipe, each.model, [], job.scheduler, job.given)
     shared |= {"style": job.style, "safety": "off" if checker is None else "on", "fast": job.fast}
+    wear, crew = partial(loras.wear, pipe, files), None
+    if job.compile:
+        from infer import compiled  # the compiler is loaded only where it is asked for
+
+        us.say(compiled.prepare(pipe, job, todo, wear))
+        crew = compiled.crew_of(pipe)
+        shared |= {"compiled": True, "threads": crew.threads}
     with tqdm(total=total, desc=each.name, unit="step", dynamic_ncols=True, disable=not us.is_first) as bar:
         begun_at = started_at = time.perf_counter()
         drawing = pipeline.draw(
@@ -216,7 +223,8 @@ def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None) -> N
             bar.update,
             given=job.given,
             decoder=Decoder(pipe.vae, checker),
-            wear=partial(loras.wear, pipe, files),
+            wear=wear,
+            by=crew,
         )
         for drawn in drawing:
             worn = {"loras": tuple(used[file] for file in drawn.picture.loras)}

@@ -1,4 +1,5 @@
-"""--fast: fewer steps of a second-order solver, the last without guidance; how far it is from the exact run.
+"""--fast: fewer steps of a second-order solver, the last without guidance; how far that, or --guidance-stop, is from
+the exact run.
 
 It is another picture of the same words, and says so: in the metadata, and by how far it is from the one it stands for.
 """
@@ -30,14 +31,18 @@ def settings(options: GenerateOptions) -> GenerateOptions:
 
 
 def distance(job: Job, exact: GenerateOptions, model: BaseModel, picture: Picture) -> str:
-    """Draw one picture both ways, one after the other: how far apart they are, and how long each took."""
-    own = {"steps": exact.steps, "guidance_stop": exact.guidance_stop} | dict(picture.own)
+    """Draw one picture both ways, one after the other: how far apart they are, and how long each took.
+
+    exact: the options without what --fast means; every step of it is guided.
+    """
+    own = {"steps": exact.steps} | dict(picture.own) | {"guidance_stop": 1.0}
     slow = replace(job.settings.of(picture), **own)
     ways = [(job.settings.of(picture), job.scheduler), (slow, exact.scheduler)]
     drawn = [timed(job, model, picture, way, scheduler) for way, scheduler in ways]
     (one, seconds), (other, longer) = drawn
     times = f"{seconds:.2f} s instead of {longer:.2f} s a picture ({longer / seconds:.1f} times as fast)"
-    return f"fast: {times}, {psnr(one, other):.1f} dB from the exact picture (of {picture.file_name})"
+    way = "fast" if job.fast else "guidance-stop"
+    return f"{way}: {times}, {psnr(one, other):.1f} dB from the exact picture (of {picture.file_name})"
 
 
 def timed(

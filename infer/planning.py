@@ -40,6 +40,7 @@ class Job:
     style: str = ""
     notes: tuple[str, ...] = ()
     fast: bool = False
+    compile: bool = False
 
     def strength_of(self, picture: Picture) -> float:
         """What of the steps is made: all of them, unless a picture is given to begin from."""
@@ -57,7 +58,7 @@ class Job:
         pictures = [(p.index, p.prompt, p.seed, dict(p.own), [str(lora) for lora in p.loras]) for p in self.pictures]
         given = [used.model_dump() for used in self.given.used]
         given += [self.given.polarity, self.given.control_hash, self.given.control_scale]
-        how = [asdict(self.settings), self.scheduler, str(model.dtype)]
+        how = [asdict(self.settings), self.scheduler, str(model.dtype), *["compiled"] * self.compile]
         return hashlib.sha256(json.dumps([model.fingerprint, pictures, loras, given, how, *more]).encode()).hexdigest()
 
 
@@ -81,9 +82,8 @@ def plan(options: GenerateOptions, model: BaseModel, device: torch.device, loras
     cut = prompts.cut_prompts(tokens)
     raise_all([*problems, *cut] if options.strict else problems)
     notes = (*(str(error) for error in cut), *in_chunks(tokens))
-    return Job(
-        pictures, settings, tokens, options.scheduler, device, options.strict, given, style.name, notes, options.fast
-    )
+    fixed = (options.scheduler, device, options.strict, given, style.name, notes, options.fast, options.compile)
+    return Job(pictures, settings, tokens, *fixed)
 
 
 def settings_of(
@@ -97,7 +97,7 @@ def settings_of(
         width,
         height,
         style.behind(options.negative_prompt),
-        pipeline.micro_batch_for(device),
+        options.batch_size or pipeline.micro_batch_for(device),
         options.guidance_rescale,
         options.guidance_stop,
         options.strength if given.init is not None else 1.0,

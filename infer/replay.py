@@ -21,6 +21,7 @@ from data.files import sha256
 from infer import foreign, metadata, schedulers, templates
 from infer.config import GenerateOptions
 from infer.metadata import LoraUsed, Recipe
+from infer.pipeline import GPU_MICRO_BATCH, MICRO_BATCH
 
 if TYPE_CHECKING:
     from infer.outputs import Finished
@@ -97,11 +98,19 @@ def ours(recipe: Recipe, typed: set[str], where: str) -> dict[str, Any]:
         "weighting": recipe.weighting,
         "guidance_rescale": recipe.guidance_rescale,
         "guidance_stop": recipe.guidance_stop,
+        "compile": recipe.compiled,
+        "batch_size": batch_size(recipe),
         **inputs(recipe, typed, where),
     }
     if not {"model", "lora"} & typed:
         return values | weights(recipe, where)
     return values
+
+
+def batch_size(recipe: Recipe) -> int | None:
+    """Pictures at a time, where it was not what is usual on the kind of device that drew it."""
+    usual = MICRO_BATCH.get(recipe.device.partition(" ")[0], GPU_MICRO_BATCH)
+    return None if recipe.micro_batch == usual else recipe.micro_batch
 
 
 def inputs(recipe: Recipe, typed: set[str], where: str) -> dict[str, Any]:

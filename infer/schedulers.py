@@ -43,10 +43,23 @@ NAMES: Mapping[str, Named] = {
     "dpmpp_2m_sde": Named("DPMSolverMultistepScheduler", "DPM++ 2M SDE", SDE),
     "dpmpp_2m_sde_karras": Named("DPMSolverMultistepScheduler", "DPM++ 2M SDE Karras", {**SDE, **KARRAS}),
     "deis": Named("DEISMultistepScheduler", "DEIS"),
+    "deis_karras": Named("DEISMultistepScheduler", "DEIS Karras", KARRAS),
     "unipc": Named("UniPCMultistepScheduler", "UniPC"),
+    "unipc_karras": Named("UniPCMultistepScheduler", "UniPC Karras", KARRAS),
+    "heun_karras": Named("HeunDiscreteScheduler", "Heun Karras", KARRAS),
+    "dpm2_a_karras": Named("KDPM2AncestralDiscreteScheduler", "DPM2 a Karras", KARRAS),
+    "sa_solver": Named("SASolverScheduler", "SA Solver"),
+    "lcm": Named("LCMScheduler", "LCM"),
+    "tcd": Named("TCDScheduler", "TCD"),
 }
 ALSO = {"plms": "pndm", "euler_ancestral": "euler_a", "k_euler": "euler", "k_euler_a": "euler_a", "k_lms": "lms"}
-ALSO |= {"dpm_solver": "dpmpp_2m", "dpmsolver": "dpmpp_2m", "dpmpp": "dpmpp_2m", "uni_pc": "unipc"}
+ALSO |= {
+    "dpm_solver": "dpmpp_2m",
+    "dpmsolver": "dpmpp_2m",
+    "dpmpp": "dpmpp_2m",
+    "uni_pc": "unipc",
+    "sasolver": "sa_solver",
+}
 
 
 def canonical(name: str) -> str:

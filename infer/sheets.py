@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from infer import lettering
+from infer.lettering import font
 
 READABLE = 256  # pixels; a smaller side is enlarged by a whole factor until it is at least this
 GAP = 12  # pixels between cells
@@ -47,15 +47,6 @@ class Block:
         return len(self.lines) * line_height(self.size) + (GAP // 2 if self.lines else 0)
 
 
-@cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans out of matplotlib, the same on every machine; Pillow's own font lacks the é of Pokémon."""
-    found = find_spec("matplotlib")
-    assert found
-    assert found.origin
-    return ImageFont.truetype(Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
-
-
 def line_height(size: int) -> int:
     return math.ceil(size * 1.3)
 
@@ -69,11 +60,11 @@ def wrap(text: str, width: int, size: int = TEXT_SIZE) -> Block:
     """Text broken at spaces, and inside words that are wider than `width` pixels; control characters become spaces."""
     if not text.strip():
         return Block((), size)
-    measure = font(size).getlength
+    lettering.say_what_is_lacking([text])
     lines = [""]
     for word in pieces("".join(char if char.isprintable() else " " for char in text).split(), width, size):
         longer = f"{lines[-1]} {word}".strip()
-        if measure(longer) <= width:
+        if lettering.length(longer, size) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -84,7 +75,10 @@ def wrap(text: str, width: int, size: int = TEXT_SIZE) -> Block:
 
 def pieces(words: Sequence[str], width: int, size: int) -> Iterator[str]:
     """Words, those wider than `width` cut into parts that fit."""
-    measure = font(size).getlength
+
+    def measure(text: str) -> float:
+        return lettering.length(text, size)
+
     for word in words:
         rest = word
         while measure(rest) > width and len(rest) > 1:
@@ -148,7 +142,7 @@ class Page:
 
     def text(self, draw: ImageDraw.ImageDraw, left: int, top: int, block: Block, ink: str = INK) -> None:
         for number, line in enumerate(block.lines):
-            draw.text((left, top + number * line_height(block.size)), line, fill=ink, font=font(block.size))
+            lettering.write(draw, left, top + number * line_height(block.size), line, ink, block.size)
 
 
 def enlarged(picture: Image.Image, width: int, height: int) -> Image.Image:

@@ -38,12 +38,21 @@ class Source:
 def choose(options: GenerateOptions, runs: Path = RUNS) -> Source:
     """The weights that the options mean. Raises InputError: an unfinished run, or nothing to compare with the base."""
     source = named(options.model, options.loras) if options.model else default(options.loras, runs)
+    if options.base:
+        source = over(options.base, source, options.model)
     if options.tokenizer:
         source = replace(source, tokenizer=options.tokenizer)
     if options.compare_base and not source.is_tuned:
         fix = "Finish a run with train/finetune.py first, or name a --lora FILE or a run with --model."
         raise InputError(f"{source.model} is itself a base: nothing is tuned", where="--compare-base", fix=fix)
     return source
+
+
+def over(base: str, source: Source, model: str | None) -> Source:
+    """The same weights over another base: of a LoRA the model under it, of a whole model what it is compared with."""
+    is_laid_over = source.base is None and (model is None or is_run(Path(model).expanduser()))
+    said = f"{source.said}; base: {base}"
+    return replace(source, model=base, said=said) if is_laid_over else replace(source, base=base, said=said)
 
 
 def default(loras: tuple[LoraFile, ...], runs: Path) -> Source:

@@ -32,6 +32,12 @@ def dressed(pictures: Sequence[Picture], everywhere: tuple[LoraFile, ...]) -> li
     return [dress(picture, files, everywhere) for picture in pictures]
 
 
+def parted(prompt: str) -> tuple[str, tuple[LoraFile, ...]]:
+    """A prompt without its tags, and the LoRAs that they name. Raises InputError."""
+    found = tuple(meant(tag.group()) for tag in TAG.finditer(prompt))
+    return (TAG.sub("", prompt).strip() if found else prompt), found
+
+
 def dress(picture: Picture, files: dict[str, LoraFile], everywhere: tuple[LoraFile, ...]) -> Picture:
     own = tuple(files[tag.group()] for tag in TAG.finditer(picture.prompt))
     words = TAG.sub("", picture.prompt).strip() if own else picture.prompt

@@ -40,7 +40,7 @@ class CompareOptions(options.Options):
     wording: Literal["auto", "literal", "twin"] = "auto"
     """of --figures: the thesis' own prompts, or their twins in the sample creatures' names; auto: twins for pocket"""
     prompt: tuple[str, ...] = BUILT_IN
-    """what to draw; may be repeated"""
+    """what to draw; may be repeated; <lora:NAME:WEIGHT> in it is a LoRA over every model but `base`"""
     negative_prompt: str = ""
     """what to steer away from"""
     trigger: str = ""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
 
-from infer.sheets import FAINT, GAP, INK, PAPER, READABLE, Block, font, line_height, tallest, wrap
+from infer import lettering
+from infer.sheets import FAINT, GAP, INK, PAPER, READABLE, Block, line_height, tallest, wrap
 
 SIDE_WIDTH = 190  # pixels of the row headings at most
 TITLE_SIZE, HEAD_SIZE = 20, 15
@@ -76,7 +77,7 @@ def layout(sheet: Sheet) -> Layout:
     fits = (WIDEST - SIDE_WIDTH) // (len(sheet.columns) * max(width, height) or 1)
     wanted = math.ceil(READABLE / max(width, height))
     scale = max(1, min(wanted, fits))
-    longest = max((font(HEAD_SIZE).getlength(text) for text in sheet.rows), default=0)
+    longest = max((lettering.length(text, HEAD_SIZE) for text in sheet.rows), default=0)
     side = min(SIDE_WIDTH, math.ceil(longest)) + GAP if longest else 0
     least = 96 if len(sheet.columns) > 1 else 220  # room for a heading
     return Layout(side, max(width * scale, least), height * scale)
@@ -110,4 +111,4 @@ def place(
 
 def write(pen: ImageDraw.ImageDraw, left: int, top: int, block: Block, ink: str = INK) -> None:
     for number, line in enumerate(block.lines):
-        pen.text((left, top + number * line_height(block.size)), line, fill=ink, font=font(block.size))
+        lettering.write(pen, left, top + number * line_height(block.size), line, ink, block.size)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data.errors import InputError, raise_all
-from infer import source, templates
+from infer import source, tags, templates
 from infer.comparing import axes
 from infer.comparing.axes import Axis
 from infer.comparing.options import AXES, CompareOptions
@@ -132,13 +132,15 @@ def all_checkpoints(axis: Axis, before: Sequence[Axis | None], finder: Finder) -
 
 
 def wish(options: CompareOptions, finder: Finder, chosen: Mapping[str, Any], named: Sequence[Axis]) -> Wish:
-    """The picture of one place."""
-    weights = finder.find(
-        chosen.get("model", ""), chosen.get("lora"), chosen.get("lora-weight"), chosen.get("checkpoint")
-    )
+    """The picture of one place. `<lora:NAME:WEIGHT>` in a prompt is laid over every model but `base`."""
+    model = chosen.get("model", "")
+    weights = finder.find(model, chosen.get("lora"), chosen.get("lora-weight"), chosen.get("checkpoint"))
     seed = chosen.get("seed", options.seed)
     template = chosen.get("prompt", options.prompt[0])
     prompt, template = worded(template, chosen, named, options, weights, seed)
+    prompt, own = tags.parted(prompt)
+    if model != BASE:
+        weights = replace(weights, loras=(*weights.loras, *own))
     return Wish(
         weights=weights,
         prompt=prompt,

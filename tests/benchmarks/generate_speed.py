@@ -1,14 +1,17 @@
 """How much faster a picture is than diffusers' StableDiffusionPipeline called plainly. Ratios in one run, in turns.
 
-python -m tests.benchmarks.generate_speed [--model pocket] [--pictures 8] [--steps 20] [--rounds 3] [--dtype bf16]
+python -m tests.benchmarks.generate_speed [--model pocket] [--pictures 8] [--batch 1] [--steps 20] [--rounds 3]
+                                           [--dtype bf16] [--threads 1] [--together 8]
 
-The same model, steps, guidance, seeds, threads and number of pictures. diffusers draws them as one batch and writes the
-files after it. Nothing else should be running; a distance of 40 dB or more is the same picture to the eye.
+The same model, steps, guidance, seeds, threads, number of pictures and pictures in a call. Nothing else should be
+running: on a busy machine CPU seconds with one thread say more than the clock. 40 dB or more is the same picture to
+the eye.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -32,23 +35,24 @@ WORDS = ("a water type fridge", "a fire type car", "a grass type guitar", "an el
 Draw = Callable[[Path], None]
 
 
-def plain(model: BaseModel, pictures: Sequence[Picture], settings: Settings, dtype: torch.dtype) -> Draw:
+def plain(model: BaseModel, pictures: Sequence[Picture], settings: Settings, dtype: torch.dtype, batch: int) -> Draw:
     """diffusers, as its own example calls it: from_pretrained, a list of prompts, a list of generators."""
     pipe: Any = StableDiffusionPipeline.from_pretrained(model.layout, torch_dtype=dtype, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     pipe.safety_checker = None
 
     def draw(folder: Path) -> None:
-        result = pipe(
-            [picture.prompt for picture in pictures],
-            generator=[torch.Generator().manual_seed(picture.seed) for picture in pictures],
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            height=settings.height,
-            width=settings.width,
-        )
-        for picture, image in zip(pictures, result.images, strict=True):
-            image.save(folder / picture.file_name)
+        for together in pipeline.chunks(pictures, batch):
+            result = pipe(
+                [picture.prompt for picture in together],
+                generator=[torch.Generator().manual_seed(picture.seed) for picture in together],
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                height=settings.height,
+                width=settings.width,
+            )
+            for picture, image in zip(together, result.images, strict=True):
+                image.save(folder / picture.file_name)
 
     return draw
 
@@ -66,11 +70,12 @@ def ours(model: BaseModel, pictures: Sequence[Picture], settings: Settings) -> D
     return draw
 
 
-def seconds_of(draw: Draw, folder: Path) -> float:
+def seconds_of(draw: Draw, folder: Path) -> tuple[float, float]:
+    """Of the clock, and of the processor."""
     folder.mkdir(exist_ok=True)
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     draw(folder)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - worked
 
 
 def distances(pictures: Sequence[Picture], one: Path, other: Path) -> list[float]:
@@ -86,20 +91,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument(
+        "--batch", type=int, default=1, help="pictures in a call, of both; default 1, as generate.py has it"
+    )
+    parser.add_argument("--together", type=int, help="pictures in a call of diffusers alone")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of ours; diffusers draws in fp32")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     dtype = pipeline.DTYPES[options.dtype]
     model = base_model.load(options.model, dtype=dtype)
     side = model.sample_size
-    settings = Settings(options.steps, 7.5, side, side, weighting="a1111")
+    settings = Settings(options.steps, 7.5, side, side, micro_batch=options.batch, weighting="a1111")
     pictures = [Picture(index, WORDS[index % len(WORDS)], 42 + index) for index in range(options.pictures)]
     lines = {
-        "diffusers": plain(model, pictures, settings, torch.float32),
+        "diffusers": plain(model, pictures, settings, torch.float32, options.together or options.batch),
         f"ours, {options.dtype}": ours(model, pictures, settings),
     }
-    found: dict[str, list[float]] = {name: [] for name in lines}
+    load = os.getloadavg()[0]
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in lines}
     with tempfile.TemporaryDirectory() as temporary:
         folders = {name: Path(temporary) / str(number) for number, name in enumerate(lines)}
         for name, draw in lines.items():  # a first time that does not count
@@ -109,10 +121,13 @@ def main() -> None:
                 found[name].append(seconds_of(draw, folders[name]))
         apart = distances(pictures, *folders.values())
     print(f"{options.pictures} pictures of {side} x {side}, {options.steps} steps, {torch.get_num_threads()} threads")
+    print(f"load when it began {load:.1f}, at the end {os.getloadavg()[0]:.1f}")
     first = next(iter(found.values()))
-    for name, seconds in found.items():
-        ratio = statistics.median(theirs / own for theirs, own in zip(first, seconds, strict=True))
-        print(f"{name:12s} {statistics.median(seconds) / options.pictures:7.3f} s a picture  {ratio:5.2f} x")
+    for name, measured in found.items():
+        clock, worked = (statistics.median(times) / options.pictures for times in zip(*measured, strict=True))
+        faster = statistics.median(theirs[0] / own[0] for theirs, own in zip(first, measured, strict=True))
+        less = statistics.median(theirs[1] / own[1] for theirs, own in zip(first, measured, strict=True))
+        print(f"{name:12s} {clock:7.3f} s a picture {faster:5.2f} x   {worked:7.3f} CPU seconds {less:5.2f} x")
     print(f"distance: {min(apart):.1f} dB at least, {np.median(apart):.1f} dB in the middle")
 
 

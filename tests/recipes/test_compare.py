@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.errors import InputError
 from infer import metadata
-from infer.comparing import job, options
+from infer.comparing import job, options, overview
 from infer.comparing.page import HEAVY
 from tests.recipes.test_export import finetune
 
@@ -84,6 +84,7 @@ def test_a_study_and_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[s
     page = (tmp_path / "t" / "index.html").read_text()
     assert "the thesis: &quot;A mix of Pikachu and Rayquaza&quot;" in page
     assert len(page) < 18 * HEAVY * 2
+    for_the_docs(tmp_path / "t", tmp_path / "s")
     for flags, what in (
         (["--y", "seed=1,2"], "a study has its own rows"),
         (["--x", "seed=1,2"], "--x: --study guidance sweeps guidance-scale, not seed. Its values may be chosen"),
@@ -92,6 +93,21 @@ def test_a_study_and_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[s
             compare(*shared, "--study", "guidance", *flags, "--outdir", tmp_path / "n")
     with pytest.raises(InputError, match="the figures have their own prompts and no axes"):
         compare(*shared, "--figures", "thesis", "--prompt", "a", "--outdir", tmp_path / "n")
+
+
+def for_the_docs(figures: Path, study: Path) -> None:
+    """All 18 panels on one sheet in three rows of six, and a study's curves."""
+    sheet = overview.panels(figures)
+    assert sheet.width == 6 * (overview.SIDE + overview.GAP) + overview.GAP
+    with Image.open(figures / log(figures)[-1]["file"]) as last:
+        shown = last.convert("RGB").resize((overview.SIDE, overview.SIDE), Image.Resampling.LANCZOS)
+    left = sheet.width - overview.GAP - overview.SIDE
+    boxes = [(left, top, left + overview.SIDE, top + overview.SIDE) for top in range(sheet.height - overview.SIDE)]
+    assert any(sheet.crop(box).tobytes() == shown.tobytes() for box in boxes)
+    assert [len(axes.lines) for axes in overview.curves(study, "steps").axes] == [2, 1]
+    for make in (overview.panels, lambda folder: overview.curves(folder, "steps")):
+        with pytest.raises(InputError, match=r"Make them: infer/compare\.py --"):
+            make(figures / "cells")
 
 
 def test_the_checkpoints_of_a_run(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -132,7 +132,10 @@ def test_a_scribble_on_any_base_and_a_faster_way_with_its_price(
     assert (found.polarity, found.inputs[0].role, found.fast) == ("light-on-dark", "scribble", True)
     assert (found.steps, found.sampler, found.guidance_stop) == (20, "DPM++ 2M Karras", 0.8)
     assert found.safety == "off"
-    assert run(*how, "b", "--steps", 2, "--polarity", "dark-on-light") == 0
+    assert run(*how, "b", "--steps", 4, "--guidance-stop", 0.5, "--polarity", "dark-on-light") == 0
+    stopped = capsys.readouterr().out.splitlines()[-1]
+    assert stopped.startswith("guidance-stop: ") and " dB from the exact picture (of 00000-42.png)" in stopped
+    assert "inf dB" not in stopped
     assert recipes(Path("b"))[0].polarity == "dark-on-light"
 
 

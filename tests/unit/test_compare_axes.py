@@ -147,3 +147,18 @@ def test_all_eighteen_panels_of_the_thesis_are_shipped_as_they_are_spelled() -> 
     assert not any(name in twins for name in ("kémon", "Pikachu", "Rayquaza", "Feraligatr", "MewTwo", "Bulbassaur"))
     one, two = found[6].panels
     assert one.prompt == two.prompt and one.seed != two.seed
+
+
+def test_a_lora_in_a_prompt_is_that_prompts_own(tiny_model: Path, tmp_path: Path) -> None:
+    """As generate.py reads it: out of the words, over every model but the base; `replace` turns its weight."""
+    ink, own = (tiny_lora(tiny_model, tmp_path / f"{name}.safetensors") for name in ("ink", "own"))
+    shared = ["--model", tiny_model, "--lora", own, "--prompt", f"a car <lora:{ink}:0.5>"]
+    found = table(*shared, "--x", "model=base,tuned", "--y", "replace=0.5,0.25").wishes
+    assert {wish.prompt for wish in found.values()} == {"a car"}
+    assert all(found[0, row, 0].weights.loras == () for row in range(2))
+    assert [[(lora.path, lora.weight) for lora in found[1, row, 0].weights.loras] for row in range(2)] == [
+        [(own, 1.0), (ink, 0.5)],
+        [(own, 1.0), (ink, 0.25)],
+    ]
+    with pytest.raises(InputError, match=r"^<lora:inc:1>: there is no LoRA 'inc'"):
+        table("--model", tiny_model, "--prompt", "a car <lora:inc:1>", "--x", "seed=1,2")

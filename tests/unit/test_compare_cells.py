@@ -53,6 +53,14 @@ def log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
 
 
+def test_a_prompts_own_lora_is_drawn_as_generate_draws_it(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    shared = ["--model", tiny_model, "--prompt", f"a fire <lora:{lora}:0.5>", "--steps", 1]
+    assert compare(*shared, "--x", "seed=3,4", "--cells", tmp_path / "kept", "--outdir", tmp_path / "a") == 0
+    assert generate(*shared, "--seed", 3, "--outdir", tmp_path / "b") == 0
+    assert (tmp_path / "a/cells/00000-3.png").read_bytes() == (tmp_path / "b/00000-3.png").read_bytes()
+    assert metadata.read(tmp_path / "b/00000-3.png").prompt == "a fire"
+
+
 def test_cells_are_the_files_that_generate_writes(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     """Base and LoRA by turns, two schedulers, another step count: every file byte for byte."""
     shared = ["--model", tiny_model, "--prompt", "a fire", "--seed", 3, "--steps", 2]

@@ -26,6 +26,10 @@ def test_prompts_repeat_and_fingers_find_their_flags() -> None:
     assert options.prompt == ("a, b", "c")
     assert (options.negative_prompt, options.guidance_scale, options.height) == ("blurry", 5.0, 64)
     assert (options.scheduler, options.num_images) == ("euler_a", 3)
+    others = ["--ddim_steps", "9", "--n_samples", "2", "--n", "grey", "--precision", "bf16", "--batch_size", "8"]
+    theirs = config.read(others)
+    assert (theirs.steps, theirs.num_images) == (9, 2)
+    assert (theirs.negative_prompt, theirs.dtype, theirs.batch_size) == ("grey", "bf16", 8)
     assert options.loras == (LoraFile(Path("x.safetensors"), 0.5), LoraFile(Path("y.safetensors")))
 
 

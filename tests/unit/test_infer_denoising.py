@@ -98,7 +98,8 @@ def test_inside_a_mask_with_a_network_made_for_it(tiny_model: Path, strength: fl
     pipe, settings = build(tiny_model, "ddim"), replace(SETTINGS, strength=strength)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        pipe.register_modules(unet=UNet2DConditionModel.from_config(pipe.unet.config, in_channels=9).eval())
+        nine: Any = UNet2DConditionModel.from_config(pipe.unet.config, in_channels=9)
+        pipe.register_modules(unet=nine.eval())
     given = {"image": scene(), "mask_image": half_mask(), "strength": strength, "height": 64, "width": 64}
     filled = Canvas(init=scene(), mask=half_mask())
     canvas.check(filled, pipe.unet)
@@ -170,7 +171,7 @@ def test_threads_side_by_side_draw_the_same_bits(tiny_model: Path, count: int) -
 
 def test_leaving_early_stops_the_threads(tiny_model: Path) -> None:
     pipe, calls = build(tiny_model), []
-    drawing = pipeline.draw(pipe, [Picture(i, "a", i) for i in range(50)], SETTINGS, calls.append, by=Crew(2))
+    drawing: Any = pipeline.draw(pipe, [Picture(i, "a", i) for i in range(50)], SETTINGS, calls.append, by=Crew(2))
     next(drawing)
     drawing.close()
     assert len(calls) < 8 * 5

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from data.errors import InputError
-from infer import pipeline, prompts
+from infer import pipeline, prompts, schedulers
 from infer.pipeline import Settings
 from infer.prompts import Picture
 from train import base_model
@@ -59,6 +59,17 @@ def test_a_picture_is_the_same_alone_or_among_many(tiny_model: Path, scheduler: 
     assert drawn(pipe, [Picture(0, "a fire", 43)], settings) == [together[4]]
     assert drawn(pipe, many[::-1], settings) == together[::-1]
     assert len(set(together)) == 5
+
+
+@pytest.mark.parametrize("scheduler", [name for name in schedulers.NAMES if "karras" not in name])
+def test_every_scheduler_draws_and_draws_each_picture_by_its_own_seed(tiny_model: Path, scheduler: str) -> None:
+    """Among two in one call, and alone beside its own padding: also where noise is drawn at each step."""
+    pipe, settings = build(tiny_model, scheduler), replace(SETTINGS, steps=4, micro_batch=2, width=32, height=32)
+    pictures = [Picture(index, "a fire", seed) for index, seed in enumerate((1, 2))]
+    together = list(pipeline.draw(pipe, pictures, settings))
+    assert [each.verdict for each in together] == ["ok", "ok"]
+    assert drawn(pipe, pictures[1:], settings) == [together[1].image.tobytes()]
+    assert together[0].image.tobytes() != together[1].image.tobytes()
 
 
 def test_the_prompt_the_seed_and_the_negative_prompt_each_change_it(tiny_model: Path) -> None:

@@ -45,6 +45,8 @@ def test_our_own_settings_come_back_and_typed_flags_go_before(tmp_path: Path) ->
     assert (found.negative_prompt, found.seed, found.steps, found.guidance_scale) == ("blurry", 965400086, 20, 7.0)
     assert (found.width, found.height, found.scheduler, found.dtype) == (512, 768, "dpmpp_2m_karras", "bf16")
     assert found.model == "pocket"
+    assert replayed(ours(tmp_path, micro_batch=2, device="cpu (AVX512)")).batch_size == 2
+    assert replayed(ours(tmp_path, micro_batch=4, device="cuda (NVIDIA A10)")).batch_size is None
     other = replayed(path, "--seed", "1", "--prompt", "b", "--width", "64", "--model", "mine")
     assert (other.seed, other.prompt, other.width, other.height, other.model) == (1, ("b",), 64, 768, "mine")
 

@@ -39,6 +39,8 @@ def test_the_models_own_is_the_default() -> None:
         ("k-euler", "euler"),
         ("PLMS", "pndm"),
         ("UniPC", "unipc"),
+        ("SASolverScheduler", "sa_solver"),
+        ("LCM", "lcm"),
         ("DPMSolverMultistepScheduler", "dpmpp_2m"),
         ("EulerAncestralDiscreteScheduler", "euler_a"),
     ],

@@ -67,6 +67,20 @@ def test_a_lora_lies_over_the_base_of_its_run(tmp_path: Path) -> None:
     assert chosen(tmp_path, "--lora", str(tmp_path / "away.safetensors")).model == "pocket"
 
 
+def test_another_base_is_the_model_under_a_lora_and_what_a_whole_model_is_compared_with(tmp_path: Path) -> None:
+    style = a_run(tmp_path, "0001-style", config="model: /elsewhere/sd14\n")
+    full = a_run(tmp_path, "0002-full", kind="full")
+    moved = chosen(tmp_path, "--model", str(style), "--base", "here/sd14")
+    assert (moved.model, moved.base, moved.is_tuned) == ("here/sd14", None, True)
+    assert moved.said.endswith("; base: here/sd14")
+    whole = chosen(tmp_path, "--model", str(full), "--base", "here/sd14")
+    assert (whole.model, whole.base) == (str(full / "export" / "model"), "here/sd14")
+    mine = chosen(tmp_path, "--model", "mine.safetensors", "--base", "here/sd14", "--compare-base")
+    assert (mine.model, mine.base) == ("mine.safetensors", "here/sd14")
+    away = chosen(tmp_path, "--lora", str(tmp_path.parent / "away.safetensors"), "--base", "here/sd14")
+    assert (away.model, away.base) == ("here/sd14", None)
+
+
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     unfinished = a_run(tmp_path, "0001-a", done=False)
     empty = a_run(tmp_path, "0002-b", kind="none")

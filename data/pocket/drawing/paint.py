@@ -62,7 +62,7 @@ def tube(
     spine: Path, colour: Colour, start: float, end: float, marks: tuple[Mark, ...] = (), shade: float = 0.2
 ) -> Part:
     """A tapered tube along a spine."""
-    return Part(spine, colour, marks, np.linspace(start, end, len(spine)), shade)
+    return Part(spine, colour, marks, np.linspace(start, end, len(spine), dtype=np.float64), shade)
 
 
 class Brush(Protocol):

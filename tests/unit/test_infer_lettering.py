@@ -1,0 +1,104 @@
+"""Words of any script on sheets, by an installed font that has them; what none has is said once: no silent box."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from PIL import Image, ImageDraw
+
+from infer import lettering, sheets
+from infer.comparing import paper
+from infer.comparing.paper import Sheet
+from infer.lettering import LACKING
+
+EM = 1000
+
+
+def a_font(path: Path, letters: str) -> Path:
+    """A TrueType file whose every letter is a black square of half an em on the line."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 500), (500, 500), (500, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    names = [".notdef", *(f"uni{ord(letter):04X}" for letter in letters)]
+    made = FontBuilder(EM)
+    made.setupGlyphOrder(names)
+    made.setupCharacterMap({ord(letter): f"uni{ord(letter):04X}" for letter in letters})
+    made.setupGlyf({name: pen.glyph() if name != ".notdef" else TTGlyphPen(None).glyph() for name in names})
+    made.setupHorizontalMetrics(dict.fromkeys(names, (EM, 0)))
+    made.setupHorizontalHeader(ascent=800, descent=-200)
+    made.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    made.setupOS2(sTypoAscender=800, sTypoDescender=-200)
+    made.setupPost()
+    made.save(path)
+    return path
+
+
+@pytest.fixture
+def squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The only installed font: it has 水 and 火, and DejaVu neither."""
+    path = a_font(tmp_path / "NotoSansCJK-squares.ttf", "水火")
+    monkeypatch.setattr(lettering, "installed", lambda: (tmp_path / "damaged.ttf", path))
+    monkeypatch.setattr(lettering, "said", set())
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    lettering.font_of.cache_clear()
+    yield path
+    lettering.font_of.cache_clear()
+
+
+def test_each_character_is_written_with_a_font_that_has_it(squares: Path) -> None:
+    assert list(lettering.parts("a Pokémon fridge")) == [(None, "a Pokémon fridge")]
+    assert list(lettering.parts("a 水火 fridge 水")) == [
+        (None, "a "),
+        (squares, "水火"),
+        (None, " fridge "),
+        (squares, "水"),
+    ]
+    assert lettering.length("水火", 20) == 40
+    assert lettering.length("a 水", 20) == lettering.font(20).getlength("a ") + 20
+
+
+def test_fonts_stand_on_one_line(squares: Path) -> None:
+    picture = Image.new("L", (60, 40), 255)
+    lettering.write(ImageDraw.Draw(picture), 5, 4, "水", "#000000", 20)
+    base = 4 + lettering.font(20).getmetrics()[0]
+    dark = picture.point([255] * 128 + [0] * 128)
+    assert dark.getbbox() == (5, base - 10, 15, base)
+
+
+def test_ascii_is_drawn_as_pillow_draws_it() -> None:
+    ours, theirs = Image.new("L", (200, 40), 255), Image.new("L", (200, 40), 255)
+    lettering.write(ImageDraw.Draw(ours), 5, 4, "a fire type fridge", "#000000", 13)
+    ImageDraw.Draw(theirs).text((5, 4), "a fire type fridge", fill="#000000", font=sheets.font(13))
+    assert ours.tobytes() == theirs.tobytes()
+
+
+def test_what_no_font_has_is_said_once(squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = sheets.Cell(Image.new("RGB", (64, 64)), "水 草型 é \U0001f3b8")
+    sheets.grid([cell, cell], 2)
+    drawing = Sheet(["草"], ["水"], {(0, 0): Image.new("RGB", (64, 64))}, "型")
+    paper.draw(drawing)
+    said = capsys.readouterr().err.splitlines()
+    names = [
+        "型 (U+578B)",
+        "草 (U+8349)",
+        *([] if lettering.font_of("\U0001f3b8") is None else ["\U0001f3b8 (U+1F3B8)"]),
+    ]
+    assert len(said) == 1
+    assert said[0].startswith(f"warning: no font here has {', '.join(names)}: sheets show {LACKING}; the pictures and")
+    assert list(lettering.parts("草型 fridge")) == [(None, LACKING * 2), (None, " fridge")]
+
+
+def test_lines_of_words_without_spaces_are_broken(squares: Path) -> None:
+    block = sheets.wrap("水火" * 30, 200, 20)
+    assert block.lines[:-1] == ("水火" * 5,) * 5
+    assert all(lettering.length(line, 20) <= 200 for line in block.lines[:-1])
+
+
+def test_the_machines_fonts_are_always_asked_in_one_order() -> None:
+    found = lettering.installed()
+    assert found == tuple(sorted(found, key=found.index))
+    assert lettering.letters_of(lettering.own_file()) >= set(map(ord, "aé€"))
