@@ -48,7 +48,7 @@ def contents(validator: Validator) -> str:
     entries = [entry for entries in validator.sides.values() for entry in entries]
     given = [tensor for entry in entries for tensor in (entry.moments[0], entry.text_states[0])]
     for tensor in (validator.schedule.betas, *given):
-        digest.update(tensor.detach().cpu().contiguous().numpy())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -81,9 +81,11 @@ def gap_of(material: Material, name: str) -> float:
     from PIL import Image
 
     extractor = make("descriptors")
-    sides = [features(extractor, [Image.fromarray(one) for one in material.pixels[each]])
-             for each in (material.real.name, name)]  # fmt: skip
-    return domain_gap(*sides)
+    real, drawn = (
+        features(extractor, [Image.fromarray(one) for one in material.pixels[each]])
+        for each in (material.real.name, name)
+    )
+    return domain_gap(real, drawn)
 
 
 def add_answers(page: Page, found: Sequence[Difference], options: StudyOptions) -> None:
