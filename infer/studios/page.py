@@ -1,0 +1,116 @@
+"""The page: a header, the fields, the stage beside them, and the gallery; laid out with Gradio."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from data.loading import loading
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from infer.studios.workshop import Workshop
+
+PLACES = ("Draw", "Scribble", "Compare", "Gallery")
+MODES = ("Simple", "Expert")
+
+
+@contextmanager
+def without_stubs() -> Iterator[None]:
+    """Gradio rewrites a type stub beside each of its components whenever it is imported: 12 of the 20 s that a profiled
+    import took (2026-11-21), and files in a folder that may not be ours. A class without a source file has none.
+    """
+    real = inspect.getfile
+
+    def absent(thing: Any) -> str:
+        if inspect.isclass(thing) and thing.__module__.startswith("gradio."):
+            raise OSError("no stub is wanted")
+        return real(thing)
+
+    inspect.getfile = absent
+    try:
+        yield
+    finally:
+        inspect.getfile = real
+
+
+with loading(), without_stubs():
+    import gradio as gr
+
+    from infer.studios import controls, showing, theme
+    from infer.studios.acts import Acts
+
+LISTEN = "window.studio.listen(element, (detail) => trigger('select', detail))"
+
+
+def mounted(app: FastAPI, workshop: Workshop) -> FastAPI:
+    """The page at / of an application."""
+    return gr.mount_gradio_app(
+        app, blocks(workshop), "/", server_name=workshop.options.host, server_port=workshop.options.port,
+        footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
+        max_file_size="32mb", theme=theme.theme(), css=theme.css(), head=theme.head(), show_error=True,
+        app_kwargs={"docs_url": None, "redoc_url": None},
+    )  # fmt: skip
+
+
+def blocks(workshop: Workshop) -> gr.Blocks:
+    """The page's parts, and what happens when they are used."""
+    acts = Acts(workshop)
+    with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True) as page:
+        with gr.Row(elem_id="header"):
+            gr.HTML("<h1>Atelier<b>.</b></h1>", elem_id="brand")
+            place = gr.Radio(list(PLACES), value="Draw", show_label=False, container=False, elem_id="place")
+            mode = gr.Radio(list(MODES), value="Simple", show_label=False, container=False, elem_id="mode")
+        with gr.Row(elem_id="work"):
+            with gr.Column(elem_id="controls"):
+                fields, draw, stop = controls.build(workshop, place)
+            with gr.Column(elem_id="side"):
+                gr.HTML(about_comparing(), elem_id="about-compare")
+                stage = gr.HTML(showing.empty(), elem_id="stage", js_on_load=LISTEN)
+        with gr.Column(elem_id="gallery"):
+            asked = gr.Textbox(
+                show_label=False, placeholder="Find a picture: a blue cat   or   steps:>20 star:", elem_id="search",
+                container=False, max_length=500,
+            )  # fmt: skip
+            found = gr.HTML(showing.gallery([], ""), elem_id="found", js_on_load=LISTEN)
+        order = gr.Textbox(visible=False)
+        drawing(acts, fields, (draw, stop), stage, order)
+        looking(acts, fields, (place, mode), asked, (stage, found))
+        page.load(None, None, [mode], js="() => window.studio.start()")
+        page.load(workshop.begin, None, None, queue=False, show_progress="hidden", api_visibility="private")
+    page.queue(default_concurrency_limit=None, max_size=None, api_open=False)
+    return page
+
+
+def about_comparing() -> str:
+    return '<p class="note">The same words and seed, drawn by the base and by the tuned model. Move the handle.</p>'
+
+
+def drawing(acts: Acts, fields: controls.Controls, buttons: tuple[Any, Any], stage: Any, order: Any) -> None:
+    """Draw by the button or Enter; Stop; and what the fields do to one another."""
+    draw, stop = buttons
+    silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    outputs = [stage, draw, stop, order, fields.seed]
+    for trigger in (draw.click, fields.prompt.submit):
+        trigger(acts.draw, fields.all(), outputs, js="(...values) => window.studio.inputs(...values)", **silent)
+    stop.click(acts.stop, [order], None, queue=False, **silent)
+    fields.seed.input(None, None, [fields.locked], js="() => true", **silent)
+    fields.model.input(acts.guidance, [fields.model], [fields.guidance], queue=False, **silent)
+
+
+def looking(
+    acts: Acts, fields: controls.Controls, switches: tuple[Any, Any], asked: Any, shown: tuple[Any, Any]
+) -> None:
+    """The places of the page, the gallery, and the settings of its pictures."""
+    place, mode = switches
+    stage, found = shown
+    silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    place.change(None, [place], None, js="(value) => { window.studio.place(value) }", **silent)
+    place.input(acts.open, [place, asked], [found], **silent)
+    mode.change(None, [mode], None, js="(value) => { window.studio.mode(value) }", **silent)
+    asked.submit(acts.search, [asked], [found], **silent)
+    for html in (stage, found):
+        html.select(acts.press, None, fields.all()[:-1], **silent)
