@@ -6,10 +6,9 @@ import asyncio
 import errno
 import os
 import socket
-import threading
 import webbrowser
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,6 +110,13 @@ def address(options: StudioOptions, listening: socket.socket) -> str:
 
 def built(workshop: Workshop, url: str = "") -> FastAPI:
     """The API, the pictures and the page in one application."""
+    from infer.studios import page
+
+    return page.mounted(without_page(workshop, url), workshop)
+
+
+def without_page(workshop: Workshop, url: str = "") -> FastAPI:
+    """The API and the pictures. url: what is said once it is open."""
     from fastapi import FastAPI
     from fastapi.responses import FileResponse
 
@@ -124,29 +130,23 @@ def built(workshop: Workshop, url: str = "") -> FastAPI:
     def picture(name: str) -> FileResponse:
         return FileResponse(workshop.picture(name), headers={"cache-control": "private, max-age=3600"})
 
-    from infer.studios import page
-
-    return page.mounted(app, workshop)
+    return app
 
 
-def life(workshop: Workshop, url: str):  # noqa: ANN201
+def life(workshop: Workshop, url: str) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """What happens between the start and the end of the server."""
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         workshop.desk.open()
+        later = asyncio.get_running_loop().call_later(PATIENCE, workshop.begin) if url else None
         if url:
             print(f"the studio is open: {url}   (Ctrl-C closes it)", flush=True)
-            later = asyncio.get_running_loop().call_later(PATIENCE, warm_beside, workshop)
-            if workshop.options.open:
-                webbrowser.open(url)
+        if workshop.options.open:
+            webbrowser.open(url)
         yield
-        if url:
+        if later is not None:
             later.cancel()
+        workshop.desk.close()
 
     return running
-
-
-def warm_beside(workshop: Workshop) -> None:
-    """Load the model in a thread of its own: whoever opens the page reads it meanwhile."""
-    threading.Thread(target=workshop.warm, name="warm", daemon=True).start()
