@@ -28,7 +28,7 @@ MOST_PIXELS = 64 << 20  # of a picture whose text is read: it is unpacked for th
 
 
 def routes(workshop: Workshop) -> APIRouter:
-    """POST txt2img, png-info, interrupt; GET progress, options, samplers, schedulers, sd-models, loras, prompt-styles."""
+    """What draws and stops, what there is to draw with, and what pictures tell."""
     router = APIRouter()
     drawn_pictures(router, workshop)
     what_there_is(router, workshop)

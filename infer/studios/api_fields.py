@@ -126,8 +126,9 @@ def info(recipes: list[Recipe], order: Order) -> dict[str, Any]:
         "sd_model_hash": (first.model.file_hash or first.model.fingerprint)[: metadata.MODEL_HASH_LENGTH],
         "sd_vae_name": None, "sd_vae_hash": None, "seed_resize_from_w": -1, "seed_resize_from_h": -1,
         "denoising_strength": 0, "extra_generation_params": {}, "index_of_first_image": 0, "clip_skip": 1,
-        "infotexts": [metadata.parameters(recipe) for recipe in recipes], "styles": [first.style] if first.style else [],
-        "job_timestamp": "", "is_using_inpainting_conditioning": False, "version": first.versions.get("atelier", ""),
+        "infotexts": [metadata.parameters(recipe) for recipe in recipes],
+        "styles": [first.style] if first.style else [], "job_timestamp": "",
+        "is_using_inpainting_conditioning": False, "version": first.versions.get("atelier", ""),
         "state": order.state, "files": [each.path.as_posix() for each in order.done if not each.base],
     }  # fmt: skip
 

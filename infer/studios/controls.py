@@ -19,7 +19,8 @@ ANYTHING = ("No style", "")
 SCRIBBLE = """
 <canvas width="512" height="512" tabindex="0" role="img"
   aria-label="Draw here with the mouse, a pen or a finger; Ctrl+Z takes a line back"></canvas>
-<div class="pens"><button type="button" data-pen="undo">Undo</button><button type="button" data-pen="clear">Clear</button>
+<div class="pens">
+<button type="button" data-pen="undo">Undo</button><button type="button" data-pen="clear">Clear</button>
 <label>Pen <input type="range" min="1" max="6" value="2" aria-label="Width of the pen"></label></div>
 """
 
@@ -119,7 +120,7 @@ def for_experts(workshop: Workshop) -> dict[str, Any]:
 
 
 def wanted(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields' values as fields of GenerateOptions. Raises nothing: what is wrong is found where orders are taken."""
+    """The fields' values as fields of GenerateOptions; what is wrong with them is found where orders are taken."""
     own = bool(values["width"] or values["height"])
     shape = "" if own or values["shape"] in (None, "1:1") else values["shape"]
     return {

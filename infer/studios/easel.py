@@ -14,8 +14,8 @@ from infer.config import RANDOM_SEED, GenerateOptions
 from infer.drawing import Pass
 from infer.pipeline import Watch
 from infer.planning import Job
-from infer.prompts import Picture
 from infer.processes import Processes
+from infer.prompts import Picture
 from infer.studios import asking, looks
 from infer.studios.desk import Done, Order
 from infer.studios.looks import Look

@@ -45,7 +45,11 @@ class Guard:
         if self.private and host_of(headers.get("host", "")) not in NAMES:
             return 421, "the studio answers to 127.0.0.1 alone", {}
         if self.password and not self.knows(headers.get("authorization", "")):
-            return 401, "the password is missing or wrong", {"www-authenticate": 'Basic realm="Atelier", charset="UTF-8"'}
+            return (
+                401,
+                "the password is missing or wrong",
+                {"www-authenticate": 'Basic realm="Atelier", charset="UTF-8"'},
+            )
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST:
             return 413, f"more than {LARGEST >> 20} MB", {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError, show
-from infer import config, foreign, metadata, replay, schedulers, sizes, templates
+from infer import config, foreign, metadata, schedulers, sizes, templates
 from infer.metadata import Recipe
 from infer.studios.controls import SHAPES
 from infer.studios.weights import Shelf

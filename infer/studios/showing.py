@@ -67,7 +67,9 @@ def cell(look: bytes | None, done: dict[str, Done], index: int, order: Order) ->
     if look is None:
         return f'<figure><div class="frame" style="{ratio}"></div></figure>'
     data = base64.b64encode(look).decode()
-    return f'<figure class="becoming"><img src="data:image/webp;base64,{data}" style="{ratio}" alt="a preview"></figure>'
+    return (
+        f'<figure class="becoming"><img src="data:image/webp;base64,{data}" style="{ratio}" alt="a preview"></figure>'
+    )
 
 
 def finished(order: Order) -> str:
@@ -121,7 +123,8 @@ def pairs(done: Sequence[Done]) -> list[tuple[Done, Done]]:
 def slider(base: Done, tuned: Done) -> str:
     """Two pictures on top of each other; the handle says how much of which is seen."""
     return (
-        f'<figure class="compare" style="--at:50%"><img src="{address(base.path)}" alt="by the base: {say(base.prompt)}">'
+        '<figure class="compare" style="--at:50%">'
+        f'<img src="{address(base.path)}" alt="by the base: {say(base.prompt)}">'
         f'<img class="over" src="{address(tuned.path)}" alt="by the tuned model: {say(tuned.prompt)}">'
         '<i class="handle"></i><input type="range" min="0" max="100" value="50" '
         'aria-label="Base on the left, tuned on the right">'

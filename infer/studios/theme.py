@@ -15,11 +15,13 @@ CODE = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
 def theme() -> gr.themes.Base:
     """The library's variables, for light and dark, out of the page's own."""
     look = {
-        "body_background_fill": "var(--paper)", "body_text_color": "var(--ink)", "body_text_color_subdued": "var(--faint)",
+        "body_background_fill": "var(--paper)", "body_text_color": "var(--ink)",
+        "body_text_color_subdued": "var(--faint)",
         "background_fill_primary": "var(--sheet)", "background_fill_secondary": "var(--paper)",
         "block_background_fill": "transparent", "block_border_width": "0px", "block_shadow": "none",
         "block_padding": "0px", "block_label_background_fill": "transparent", "block_title_text_color": "var(--ink)",
-        "block_title_text_weight": "600", "block_info_text_color": "var(--faint)", "border_color_primary": "var(--line)",
+        "block_title_text_weight": "600", "block_info_text_color": "var(--faint)",
+        "border_color_primary": "var(--line)",
         "border_color_accent": "var(--accent)", "color_accent": "var(--accent)", "color_accent_soft": "var(--wash)",
         "input_background_fill": "var(--field)", "input_background_fill_focus": "var(--field)",
         "input_border_color": "var(--line)", "input_border_color_focus": "var(--accent)", "input_shadow": "none",

@@ -1,4 +1,4 @@
-"""What can be drawn with: the embedded base, finished runs, and files of loras/. Nothing else can be named from a page."""
+"""What can be drawn with: the embedded base, finished runs, files of loras/. A page can name nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from data.errors import InputError, choose
 from infer.config import GenerateOptions
-from infer.source import POCKET, RUNS, choose as source_of
+from infer.source import POCKET, RUNS
+from infer.source import choose as source_of
 from infer.tags import FOLDER, TAG
 
 KNOWN_BASES = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5")

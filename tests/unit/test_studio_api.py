@@ -91,7 +91,8 @@ def test_a_lora_is_taken_off_again(client: TestClient, home: Path, tiny_model: P
     assert clay == list(by_generate(home, tiny_model, lora=lora).values())
 
 
-def test_base_and_tuned_are_generates_as_well(workshop: Workshop, client: TestClient, home: Path, tiny_model: Path) -> None:
+@pytest.mark.usefixtures("client")
+def test_base_and_tuned_are_generates_as_well(workshop: Workshop, home: Path, tiny_model: Path) -> None:
     wanted = {"prompt": "a fire type cat", "steps": STEPS, "seed": 7, "guidance_scale": 7.0, "compare_base": True}
     order = workshop.take({**wanted, "loras": {"ink": 0.5}})
     assert order.over.wait(60) and order.state == "done", order.error

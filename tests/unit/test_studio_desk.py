@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
@@ -42,7 +43,7 @@ def hand() -> Hand:
 
 
 @pytest.fixture
-def desk(hand: Hand):  # noqa: ANN201
+def desk(hand: Hand) -> Iterator[Desk]:
     found = Desk(hand, most=4)
     found.open()
     yield found

@@ -97,7 +97,7 @@ def test_ports() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--port: port {port} is taken. Is a studio running already"):
             serving.listen("127.0.0.1", port)
-    with pytest.raises(InputError, match="--host: 192.0.2.1 is no address of this machine"):
+    with pytest.raises(InputError, match=r"--host: 192\.0\.2\.1 is no address of this machine"):
         serving.listen("192.0.2.1", 0)
     with serving.listen("127.0.0.1", 0) as free:
         assert serving.address(StudioOptions(), free) == f"http://127.0.0.1:{free.getsockname()[1]}"
