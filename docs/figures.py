@@ -22,6 +22,7 @@ def main() -> int:
 
     thesis: the folder of `compare.py --figures thesis`, all on one sheet.
     captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
+    studio: what `python -m tests.benchmarks.studio --screenshot SHOT` saw.
     """
     match sys.argv[1:]:
         case ["creatures"]:
@@ -32,10 +33,12 @@ def main() -> int:
             keep(Image.open(sheet).convert("RGB"), DOCS / "demo.png")
         case ["captioning", shot]:
             keep(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
+        case ["studio", shot]:
+            keep(Image.open(shot).convert("RGB"), DOCS / "studio.png")
         case ["thesis", folder]:
             keep(together(sorted(Path(folder).glob("fig-*.png"))), DOCS / "thesis-figures.png")
         case other:
-            allowed = "creatures, pairs, demo SHEET, captioning SHOT, thesis DIR"
+            allowed = "creatures, pairs, demo SHEET, captioning SHOT, studio SHOT, thesis DIR"
             raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
     return 0
 

@@ -19,6 +19,8 @@ from infer.studios.workshop import Workshop
 from tests.tiny import tiny_lora
 
 STEPS = 3
+# inside diffusers, with numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
