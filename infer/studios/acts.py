@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 from PIL import Image
 
 from data.errors import InputError
@@ -22,6 +21,7 @@ from infer.studios import controls, showing
 from infer.studios.asking import told
 from infer.studios.controls import NAMES, SHAPES, STEPS
 from infer.studios.desk import Order
+from infer.studios.widgets import gr
 from infer.studios.workshop import OUTPUTS, Workshop
 
 PAUSE = 0.15  # seconds between two looks at an order

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-import gradio as gr
-
 from infer import schedulers
 from infer.studios import asking, showing
+from infer.studios.widgets import gr
 from infer.studios.workshop import Workshop
 
 SHAPES = {"Square": "1:1", "Landscape": "3:2", "Portrait": "2:3", "Wide": "16:9", "Tall": "9:16"}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from data.loading import loading
+from infer.studios import controls, showing, theme
+from infer.studios.acts import Acts
+from infer.studios.widgets import gr
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -16,33 +15,6 @@ if TYPE_CHECKING:
 
 PLACES = ("Draw", "Scribble", "Compare", "Gallery")
 MODES = ("Simple", "Expert")
-
-
-@contextmanager
-def without_stubs() -> Iterator[None]:
-    """Gradio rewrites a type stub beside each of its components whenever it is imported: 12 of the 20 s that a profiled
-    import took (2026-11-21), and files in a folder that may not be ours. A class without a source file has none.
-    """
-    real = inspect.getfile
-
-    def absent(thing: Any) -> str:
-        if inspect.isclass(thing) and thing.__module__.startswith("gradio."):
-            raise OSError("no stub is wanted")
-        return real(thing)
-
-    inspect.getfile = absent
-    try:
-        yield
-    finally:
-        inspect.getfile = real
-
-
-with loading(), without_stubs():
-    import gradio as gr
-
-    from infer.studios import controls, showing, theme
-    from infer.studios.acts import Acts
-
 LISTEN = "window.studio.listen(element, (detail) => trigger('select', detail))"
 
 

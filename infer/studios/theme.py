@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gradio as gr
+from infer.studios.widgets import gr
 
 HERE = Path(__file__).parent
 CSS, SCRIPT = HERE / "page.css", HERE / "page.js"

