@@ -11,8 +11,7 @@
       return studio.mode(kept.get('atelier-mode') === 'Expert' ? 'Expert' : 'Simple')
     },
     // the inputs of the Draw button as they are, and the drawing as the last of them
-    inputs(...values) {
-      values = values.slice(0, studio.count ?? values.length)
+    inputs(values) {
       const wanted = document.body.dataset.place === 'Scribble' && scribble.strokes.length > 0
       values[values.length - 1] = wanted ? scribble.canvas.toDataURL('image/png') : ''
       if (matchMedia('(max-width: 820px)').matches)

@@ -66,8 +66,9 @@ def drawing(acts: Acts, fields: controls.Controls, buttons: tuple[Any, Any], sta
     draw, stop = buttons
     silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     outputs = [stage, draw, stop, order, fields.seed]
+    with_drawing = f"(...values) => window.studio.inputs(values.slice(0, {len(controls.NAMES)}))"  # outputs come behind
     for trigger in (draw.click, fields.prompt.submit):
-        trigger(acts.draw, fields.all(), outputs, js="(...values) => window.studio.inputs(...values)", **silent)
+        trigger(acts.draw, fields.all(), outputs, js=with_drawing, **silent)
     stop.click(acts.stop, [order], None, queue=False, **silent)
     fields.seed.input(None, None, [fields.locked], js="() => true", **silent)
     fields.model.input(acts.guidance, [fields.model], [fields.guidance], queue=False, **silent)

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from infer import drawing, metadata
+from data.errors import InputError
+from infer import drawing, metadata, pipeline
 from infer.config import GenerateOptions
-from infer.studios import serving
+from infer.studios import looks, serving
 from infer.studios.options import StudioOptions
 from infer.studios.workshop import Workshop
 from tests.tiny import tiny_lora
+from train import base_model
 
 STEPS = 3
 # inside diffusers, with numpy 2
@@ -213,3 +216,73 @@ def test_no_path_leaves_the_output_folder(client: TestClient, home: Path) -> Non
     for path in ("..%2fsecret.png", "%2e%2e/secret.png", f"{folder}/..%2f..%2fsecret.png", str(home / "secret.png"),
                  "link.png", "away/secret.png", ".scribbles/x.png", f"{folder}/run.jsonl", folder, ""):  # fmt: skip
         assert client.get(f"/pictures/{path}").status_code in (404, 422), path
+
+
+# ---- the settings of a picture, once more
+
+
+def again(workshop: Workshop, name: str) -> Path:
+    """The picture that the page draws with the settings of another in its fields."""
+    from infer.studios.acts import fields_of, seed_of
+    from infer.studios.controls import wanted
+
+    fields = {"scribble": "", **fields_of(workshop.settings(name))}
+    order = workshop.take(wanted(fields) | {"seed": seed_of(fields)})
+    assert order.over.wait(60) and order.state == "done", order.error
+    return order.done[0].path
+
+
+def pixels(path: Path) -> tuple[tuple[int, int], bytes]:
+    with Image.open(path) as picture:
+        return picture.size, picture.tobytes()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"negative_prompt": "blurry", "steps": 4},
+        {
+            "prompt": "a {red|blue} cat <lora:ink:0.5> <lora:clay:-0.3>",
+            "styles": ["origami"],
+            "sampler_name": "Euler a",
+        },
+        {"width": 96, "height": 32, "cfg_scale": 1.5},
+    ],
+)
+def test_settings_of_a_picture_draw_it_again(client: TestClient, workshop: Workshop, asked: dict[str, Any]) -> None:
+    _, info = drawn(client, **asked)
+    was = Path(info["files"][0])
+    assert pixels(again(workshop, was.relative_to("outputs").as_posix())) == pixels(was)
+
+
+@pytest.mark.usefixtures("client")
+def test_settings_of_other_programs_and_what_cannot_be_repeated(workshop: Workshop, home: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "a (red) cat\nSteps: 5, Sampler: Euler a, CFG scale: 6.5, Seed: 9, Size: 64x64")
+    Image.new("RGB", (64, 64)).save(home / "outputs" / "theirs.png", pnginfo=info)
+    recipe = metadata.read(again(workshop, "theirs.png"))
+    assert (recipe.prompt, recipe.seed, recipe.steps, recipe.guidance_scale) == ("a (red) cat", 9, 5, 6.5)
+    Image.new("RGB", (64, 64)).save(home / "outputs" / "silent.png")
+    with pytest.raises(InputError, match="does not tell how it was made"):
+        workshop.settings("silent.png")
+    changes: dict[str, dict[str, Any]] = {
+        "it was drawn with 'gone', which is not here": {"model": {"name": "gone", "fingerprint": ""}},
+        "it began with a drawing": {"inputs": ({"role": "init", "name": "x", "sha256": ""},)},
+    }
+    for told, change in changes.items():
+        other = metadata.Recipe.model_validate({**recipe.model_dump(), **change})
+        metadata.write(home / "outputs" / "other.png", Image.new("RGB", (64, 64)), other)
+        with pytest.raises(InputError, match=told):
+            workshop.settings("other.png")
+
+
+def test_the_linear_guess_shows_a_picture(tiny_model: Path) -> None:
+    """Of the size of the latents, and near the mean colours of what was encoded."""
+    pipe = pipeline.build(base_model.load(str(tiny_model)), None, torch.device("cpu"))
+    assert isinstance(looks.suited(pipe, 64), looks.Decoded)
+    guess = looks.Guessed(pipe, 32)
+    assert guess(torch.zeros(1, 4, 16, 24)).size == (24, 16)
+    latents, colours = looks.samples(pipe, 32)
+    spread = colours - colours.mean(0)
+    error = looks.with_one(latents) @ guess.map - colours
+    assert error.square().mean() < spread.square().mean()
