@@ -8,7 +8,7 @@ import os
 import socket
 import webbrowser
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,10 +88,9 @@ def serve(options: StudioOptions, password: str, listening: socket.socket) -> No
 
     guarded = Guard(app, password, options.is_private)
     config = uvicorn.Config(guarded, log_level="warning", lifespan="on", timeout_graceful_shutdown=1)  # pyright: ignore
-    try:
+    with suppress(KeyboardInterrupt):  # that is how a studio is closed; uvicorn passes it on once it has ended well
         uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        workshop.desk.close()
+    print("\nthe studio is closed")
 
 
 def scratch() -> Path:

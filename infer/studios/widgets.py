@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from data.loading import loading
+from data.loading import defer, loading
 
 
 @contextmanager
@@ -29,6 +29,7 @@ def without_stubs() -> Iterator[None]:
         inspect.getfile = real
 
 
+defer("pandas")  # for tables, which the page has none of: 0.7 s
 with loading(), without_stubs():
     import gradio as gr
 

@@ -21,12 +21,15 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Running:
-    """A studio's process. home: where it was started. begun: time.monotonic() of that."""
+    """A studio's process. home: where it was started. begun: time.monotonic() of that. opening: processor seconds until
+    it listened.
+    """
 
     process: subprocess.Popen[str]
     home: Path
     url: str
     begun: float
+    opening: float
 
     @property
     def outputs(self) -> Path:
@@ -70,7 +73,8 @@ def running(home: Path, *flags: str) -> Iterator[Running]:
             command, cwd=home, env=os.environ | own, stdout=subprocess.PIPE, stderr=errors, text=True
         )
         try:
-            yield Running(process, home, address(process, log), begun)
+            url = address(process, log)
+            yield Running(process, home, url, begun, cpu_of(process.pid))
             process.send_signal(2)
             assert process.wait(30) == 0, log.read_text()
         finally:
@@ -102,6 +106,15 @@ class Studio:
         self.page.wait_for_selector("#prompt textarea")
         self.page.wait_for_selector("#draw")
         return self
+
+    def opened(self) -> float:
+        """As open(); processor seconds of the page's own thread, the longest of the browser's."""
+        teller = self.page.context.new_cdp_session(self.page)
+        teller.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self.open()
+        found = {each["name"]: each["value"] for each in teller.send("Performance.getMetrics")["metrics"]}
+        teller.detach()
+        return found["TaskDuration"]
 
     def go(self, place: str) -> None:
         """Draw, Scribble, Compare or Gallery."""
