@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -105,7 +106,7 @@ class Watching:
             self.order.calls += len(pictures)
         now = time.monotonic()
         for picture, row in zip(pictures, latents.split(1), strict=False):
-            if now - self.last.get(picture.index, 0.0) >= PAUSE:
+            if now - self.last.get(picture.index, -math.inf) >= PAUSE:
                 self.last[picture.index] = now
                 self.order.looks[picture.index] = encoded(self.look(row))
 

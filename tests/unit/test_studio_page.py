@@ -109,9 +109,10 @@ def test_strong_noise_is_calmed_and_weak_is_left() -> None:
     assert torch.equal(looks.calm(noise / 100), noise / 100)
 
 
-def test_watching_counts_and_stops() -> None:
+def test_watching_counts_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     from infer.prompts import Picture
 
+    monkeypatch.setattr(looks, "PAUSE", 1000.0)
     asked = order(total=10)
     seen: list[torch.Tensor] = []
 
