@@ -12,9 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from playwright.sync_api import Page
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parents[2]
+POCKET_UNET = ROOT / "data" / "pocket" / "base" / "unet" / "diffusion_pytorch_model.safetensors"
 OPEN = re.compile(r"the studio is open: (\S+)")
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -59,6 +63,21 @@ def cpu_below(pid: int) -> float:
     """Of a process and all that it started: a browser is many."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     return cpu_of(pid) + sum(cpu_below(int(child)) for child in children)
+
+
+def write_lora(file: Path, rank: int = 2, strength: float = 0.05) -> None:
+    """A LoRA of noise for the embedded base's attention, written without loading a network."""
+    draw = np.random.default_rng(0)
+    layers: dict[str, np.ndarray] = {}
+    with safe_open(POCKET_UNET, framework="numpy") as weights:
+        for name in weights.keys():  # noqa: SIM118
+            layer, dot, kind = name.rpartition(".")
+            if dot and kind == "weight" and layer.endswith((".to_q", ".to_k", ".to_v")):
+                wide, deep = weights.get_slice(name).get_shape()
+                layers[f"unet.{layer}.lora_A.weight"] = draw.normal(size=(rank, deep)).astype(np.float32)
+                layers[f"unet.{layer}.lora_B.weight"] = draw.normal(size=(wide, rank)).astype(np.float32) * strength
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(layers, file)
 
 
 @contextmanager

@@ -17,9 +17,7 @@ from playwright.sync_api import Browser
 
 from infer import metadata
 from tests.servers.browser import Web
-from tests.servers.studio import Running, Studio, cpu_below, running
-from tests.tiny import tiny_lora
-from train.base_model import POCKET
+from tests.servers.studio import Running, Studio, cpu_below, running, write_lora
 
 pytestmark = pytest.mark.servers
 
@@ -34,8 +32,7 @@ GROWTH = 24.0  # MB that 40 orders may leave behind: a picture of each would be 
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A studio in a folder with one LoRA."""
     home = tmp_path_factory.mktemp("home")
-    (home / "loras").mkdir()
-    tiny_lora(POCKET, home / "loras" / "ink.safetensors", strength=0.05)
+    write_lora(home / "loras" / "ink.safetensors")
     with running(home) as found:
         yield found
 
