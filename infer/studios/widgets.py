@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from data.loading import defer, loading
+from data.loading import Deferred, defer, loading
 
 
 @contextmanager
@@ -29,8 +30,18 @@ def without_stubs() -> Iterator[None]:
         inspect.getfile = real
 
 
-defer("pandas")  # for tables, which the page has none of: 0.7 s
-with loading(), without_stubs():
+@contextmanager
+def later(module: str) -> Iterator[None]:
+    """What is imported inside loads the module when it uses it; everybody else finds it as it is."""
+    defer(module)
+    try:
+        yield
+    finally:
+        if isinstance(sys.modules.get(module), Deferred):
+            del sys.modules[module]
+
+
+with loading(), without_stubs(), later("pandas"):  # for tables, which the page has none of: 0.7 s
     import gradio as gr
 
 __all__ = ["gr"]
