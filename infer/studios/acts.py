@@ -57,7 +57,7 @@ class Acts:
     def take(self, values: dict[str, Any]) -> Order:
         """Put what the fields say into the queue. Raises InputError."""
         wanted = controls.wanted(values) | {"seed": seed_of(values)}
-        if not wanted["prompt"].strip():
+        if not str(wanted["prompt"]).strip():
             raise InputError("say what you would like to see", where="--prompt")
         if values["place"] == "Compare" and not self.workshop.shelf.is_tuned(values["model"]) and not wanted["loras"]:
             fix = "Choose a finished run, or a LoRA, in the expert settings; train/finetune.py makes one."
