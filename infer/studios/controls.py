@@ -63,7 +63,7 @@ def build(workshop: Workshop, place: Any) -> tuple[Controls, Any, Any]:
     gr.HTML('<p class="hint keys">or press <kbd>Enter</kbd>; <kbd>Esc</kbd> stops</p>')
     with gr.Column(elem_id="expert"):
         expert = for_experts(workshop)
-    scribble = gr.Textbox(visible=False)
+    scribble = gr.Textbox(visible="hidden")
     return Controls(place=place, scribble=scribble, **simple, **expert), draw, stop
 
 

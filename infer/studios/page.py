@@ -48,7 +48,7 @@ def blocks(workshop: Workshop) -> gr.Blocks:
                 container=False, max_length=500,
             )  # fmt: skip
             found = gr.HTML(showing.gallery([], ""), elem_id="found", js_on_load=LISTEN)
-        order = gr.Textbox(visible=False)
+        order = gr.Textbox(visible="hidden")
         drawing(acts, fields, (draw, stop), stage, order)
         looking(acts, fields, (place, mode), asked, (stage, found))
         page.load(None, None, [mode], js="() => window.studio.start()")
@@ -86,4 +86,4 @@ def looking(
     mode.change(None, [mode], None, js="(value) => { window.studio.mode(value) }", **silent)
     asked.submit(acts.search, [asked], [found], **silent)
     for html in (stage, found):
-        html.select(acts.press, None, fields.all()[:-1], **silent)
+        html.select(acts.press, None, fields.all()[:-1], trigger_mode="multiple", **silent)

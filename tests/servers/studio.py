@@ -152,7 +152,7 @@ class Studio:
     def choose(self, field: str, option: str) -> None:
         """Take one of a list."""
         self.page.click(f"#{field} input")
-        self.page.click(f"#{field} [role=option][aria-label='{option}'], [role=option]:text-is('{option}')")
+        self.page.click(f"[role=option][aria-label='{option}']")
 
     def say(self, prompt: str) -> None:
         self.page.fill("#prompt textarea", prompt)

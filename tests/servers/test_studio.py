@@ -7,8 +7,10 @@ import http.client
 import json
 import os
 import socket
+import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -236,15 +238,15 @@ def test_a_phone(tab: Studio) -> None:
     tab.page.set_viewport_size({"width": 1366, "height": 768})
 
 
-def request(url: str, number: int, vanish: bool) -> int:
-    """Ask for a picture; a client that vanishes hangs up as soon as it has asked. The answer's status, 0 for none."""
-    body = json.dumps({"prompt": f"picture {number}", "seed": number, "steps": 1, "cfg_scale": 1})
+def request(url: str, number: int, vanish: threading.Event | None = None) -> int:
+    """Ask for a picture; a client that vanishes hangs up without waiting for it. The answer's status, 0 for none."""
+    body = json.dumps({"prompt": f"picture {number}", "seed": number, "steps": 2, "cfg_scale": 1})
     host, port = urlsplit(url).hostname or "", urlsplit(url).port
-    if vanish:
+    if vanish is not None:
         with socket.create_connection((host, port)) as line:
             head = f"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
             line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-            time.sleep(0.2)
+            vanish.wait(300)
             return 0
     line = http.client.HTTPConnection(host, port, timeout=300)
     line.request("POST", "/sdapi/v1/txt2img", body, {"Content-Type": "application/json"})
@@ -254,18 +256,31 @@ def request(url: str, number: int, vanish: bool) -> int:
     return found.status
 
 
+def in_line(url: str) -> int:
+    """Orders that wait or are being drawn."""
+    with urllib.request.urlopen(f"{url}/sdapi/v1/progress?skip_current_image=true") as answer:
+        return json.load(answer)["state"]["job_count"]
+
+
+def wait_for(true: Callable[[], bool], patience: float = 300.0) -> None:
+    until = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
+
+
 def test_fifty_requests_and_clients_that_vanish(tab: Studio) -> None:
     """None is lost, and what is held afterwards is what was held before."""
     url, before = tab.running.url, set(tab.running.pictures())
-    assert [request(url, number, False) for number in range(10)] == [200] * 10
-    held = tab.running.memory()
+    assert [request(url, number) for number in range(10)] == [200] * 10
+    held, vanish = tab.running.memory(), threading.Event()
     with concurrent.futures.ThreadPoolExecutor(REQUESTS) as clients:
-        asked = range(10, REQUESTS)
-        found = list(clients.map(lambda number: request(url, number, number % 2 == 0), asked))
+        asked = [clients.submit(request, url, n, vanish if n % 2 == 0 else None) for n in range(10, REQUESTS)]
+        wait_for(lambda: len(set(tab.running.pictures()) - before) + in_line(url) >= REQUESTS)
+        vanish.set()
+        found = [each.result() for each in asked]
     assert sorted(set(found)) == [0, 200] and found.count(0) == VANISH
-    until = time.monotonic() + 300
-    while len(set(tab.running.pictures()) - before) < REQUESTS and time.monotonic() < until:
-        time.sleep(0.1)
+    wait_for(lambda: len(set(tab.running.pictures()) - before) == REQUESTS)
     drawn = [metadata.read(path) for path in set(tab.running.pictures()) - before]
     assert sorted(recipe.seed for recipe in drawn) == list(range(REQUESTS))
     growth = tab.running.memory() - held
@@ -280,7 +295,5 @@ def test_a_tab_that_is_closed_leaves_its_order(web: Web, tab: Studio) -> None:
     other.page.wait_for_selector("#stop:visible")
     web.pages.remove(other.page)
     other.page.close()
-    until = time.monotonic() + 120
-    while len(tab.running.pictures()) == drawn and time.monotonic() < until:
-        time.sleep(0.1)
+    wait_for(lambda: len(tab.running.pictures()) > drawn)
     assert metadata.read(tab.running.pictures()[-1]).prompt == "a picture of somebody who left"
