@@ -17,6 +17,7 @@ from train.report import read_metrics
 from train.run_folder import all_runs
 
 QUICK = [
+    *("--preserve.share", "0"),
     *("--pictures.size", "32", "--batch-size", "4", "--max-steps", "5", "--validation.every", "5", "--threads", "1"),
     *("--validation.pictures", "2", "--validation.timesteps", "2", "--optim.schedule", "constant"),
     *("--no-probe", "--adapter.targets", "attention"),

@@ -20,6 +20,7 @@ from train.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
+    *("--preserve.share", "0"),
     *("--pictures.size", "32", "--validation.every", "4", "--validation.pictures", "2"),
     *("--validation.timesteps", "2", "--checkpoints.every", "1", "--logging.every", "2", "--threads", "1"),
     *("--optim.warmup", "0", "--optim.schedule", "constant", "--logging.tensorboard", "false", "--no-probe"),

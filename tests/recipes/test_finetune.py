@@ -23,6 +23,7 @@ from train.run_folder import all_runs, newest_finished
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
+    *("--preserve.share", "0"),
     *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
     *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "2", "--threads", "1"),
     *("--optim.warmup", "0", "--optim.schedule", "constant", "--previews.every", "0", "--no-probe"),
@@ -107,6 +108,22 @@ def test_the_same_command_again_does_nothing_more_steps_extend_new_starts_over(
     assert finetune("--new", steps=4) == 0
     whole = exported(Path("runs/0002-lora-r16"))
     assert all(torch.equal(whole[name], extended[name]) for name in whole), "extended is not the same as uninterrupted"
+
+
+def test_preserved_prompts_change_the_weights_and_resume_to_the_bit(
+    finetune: Finetune, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("words.txt").write_text("a red car\n# not this\na small house\n")
+    held = ["--preserve.share", "0.5", "--preserve.prompts", "words.txt"]
+    assert finetune(*held, steps=2) == 0
+    assert "base 3.0 MiB" in capsys.readouterr().out, "the plan counts the frozen copy"
+    assert finetune(*held, steps=4) == 0
+    assert "continuing runs/0001-lora-r16 after step 2" in capsys.readouterr().out
+    assert finetune(*held, "--new", steps=4) == 0
+    assert finetune(steps=4) == 0
+    resumed, whole, plain = (exported(Path(f"runs/000{number}-lora-r16")) for number in (1, 2, 3))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert any(not torch.equal(plain[name], whole[name]) for name in whole)
 
 
 def test_a_longer_run_with_a_decaying_rate_is_another_run(

@@ -19,6 +19,7 @@ from train.ddpm import schedule as schedules
 from train.report import read_metrics
 
 QUICK = [
+    *("--preserve.share", "0"),
     *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
     *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "1", "--threads", "1"),
     *("--optim.warmup", "0", "--optim.schedule", "constant", "--no-logging.tensorboard", "--no-probe"),
@@ -66,9 +67,9 @@ def test_a_dropped_caption_is_the_encoders_own_nothing_cached_or_not(
     seen: list[torch.Tensor] = []
     original = loop.sample_losses
 
-    def watching(denoiser: Any, task: Any, batch: Any) -> torch.Tensor:
+    def watching(denoiser: Any, task: Any, batch: Any, **others: Any) -> torch.Tensor:
         seen.extend(batch.text_states)
-        return original(denoiser, task, batch)
+        return original(denoiser, task, batch, **others)
 
     monkeypatch.setattr(loop, "sample_losses", watching)
     monkeypatch.setenv("ATELIER_CACHE", str(Path("cache").resolve()))

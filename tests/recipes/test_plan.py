@@ -15,6 +15,7 @@ from train.report import read_metrics
 from train.run_folder import all_runs
 
 QUICK = [
+    *("--preserve.share", "0"),
     *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
     *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "2", "--threads", "1"),
     *("--optim.warmup", "0", "--optim.schedule", "constant"),

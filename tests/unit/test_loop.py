@@ -284,7 +284,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(
     state, task = prepare(tmp_path)
     losses = loop.sample_losses
 
-    def steep(denoiser: Any, task: Task, batch: Batch) -> Tensor:
+    def steep(denoiser: Any, task: Task, batch: Batch, **others: Any) -> Tensor:
         found = losses(denoiser, task, batch)
         if state.step == 1:  # saved after step 2
             found.register_hook(lambda gradient: gradient * float("inf"))

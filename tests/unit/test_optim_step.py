@@ -56,7 +56,7 @@ class Constant(nn.Module):
 def linear(slope: float) -> Any:
     """In place of the objective: `slope` times the mean of the answer, whose gradient is the slope for each sample."""
 
-    def losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
+    def losses(denoiser: Denoiser, task: Task, batch: Batch, **others: Any) -> Tensor:
         return slope * denoiser(batch.latents, batch.timestep_uniforms, batch.text_states).flatten(1).mean(1)
 
     return losses
@@ -117,9 +117,9 @@ def first_gradients(folder: Path, adapter: str, batch: int, accumulate: int) -> 
 # ---- clipping
 
 
-def steep(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
+def steep(denoiser: Denoiser, task: Task, batch: Batch, **others: Any) -> Tensor:
     """The objective with gradients a million times too large."""
-    return 1e6 * ordinary(denoiser, task, batch)
+    return 1e6 * ordinary(denoiser, task, batch, **others)
 
 
 ordinary = loop.sample_losses

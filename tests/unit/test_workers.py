@@ -66,10 +66,10 @@ def test_out_of_memory_in_a_thread_cuts_the_batch(tmp_path: Path, monkeypatch: p
     _, expected = step_gradients(side_by_side(whole), task)
     sample_losses = loop.sample_losses
 
-    def limited(denoiser: Any, task: Task, batch: Any) -> torch.Tensor:
+    def limited(denoiser: Any, task: Task, batch: Any, **others: Any) -> torch.Tensor:
         if len(batch.sample_ids) > 1:
             raise torch.OutOfMemoryError("injected")
-        return sample_losses(denoiser, task, batch)
+        return sample_losses(denoiser, task, batch, **others)
 
     monkeypatch.setattr(loop, "sample_losses", limited)
     state, task = small_run(tmp_path, Toy(), batch_size=4)

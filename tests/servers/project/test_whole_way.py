@@ -25,6 +25,7 @@ pytestmark = pytest.mark.servers
 
 COUNT = 8
 QUICK = [
+    *("--preserve.share", "0"),
     *("--max-steps", "2", "--pictures.size", "32", "--batch-size", "2", "--adapter.targets", "attention"),
     *("--validation.every", "2", "--validation.pictures", "1", "--validation.timesteps", "2", "--no-probe"),
     *("--checkpoints.every", "2", "--logging.every", "2", "--threads", "1", "--previews.every", "0"),
