@@ -102,10 +102,10 @@ class Acts:
         about: dict[str, Any] = event._data or {}
         skipped = (gr.skip(),) * (len(NAMES) - 1)
         if about.get("act") == "star":
-            self.spoken(lambda: self.workshop.star(str(about["path"]), bool(about["star"])), None)
+            self.spoken(lambda: self.workshop.star(str(about["picture"]), bool(about["star"])), None)
         if about.get("act") != "use":
             return skipped
-        found = self.spoken(lambda: self.workshop.settings(str(about["path"])), None)
+        found = self.spoken(lambda: self.workshop.settings(str(about["picture"])), None)
         return skipped if found is None else tuple(fields_of(found)[name] for name in NAMES[:-1])
 
     def spoken(self, do: Callable[[], Any], otherwise: Any) -> Any:

@@ -88,7 +88,7 @@
       const act = button.dataset.act, path = button.dataset.path ?? dialog?.dataset.path
       if (act !== 'star') dialog?.close()
       if (act === 'star') mark(element, dialog)
-      if (act !== 'close') tell({ act, path, star: Number(dialog?.dataset.star ?? 0) })
+      if (act !== 'close') tell({ act, picture: path, star: Number(dialog?.dataset.star ?? 0) })
     })
     element.addEventListener('input', (event) => {
       const compare = event.target.closest('.compare')
