@@ -82,8 +82,9 @@ def looking(
     stage, found = shown
     silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     place.change(None, [place], None, js="(value) => { window.studio.place(value) }", **silent)
-    place.input(acts.open, [place, asked], [found], **silent)
+    last: dict[str, Any] = {**silent, "trigger_mode": "always_last"}  # who goes on quickly is not left behind
+    place.input(acts.open, [place, asked], [found], **last)
     mode.change(None, [mode], None, js="(value) => { window.studio.mode(value) }", **silent)
-    asked.submit(acts.search, [asked], [found], **silent)
+    asked.submit(acts.search, [asked], [found], **last)
     for html in (stage, found):
         html.select(acts.press, None, fields.all()[:-1], trigger_mode="multiple", **silent)
