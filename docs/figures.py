@@ -24,6 +24,7 @@ def main() -> int:
 
     thesis: the folder of `compare.py --figures thesis`, all panels on one sheet. study: of `compare.py --study steps`.
     captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
+    studio: what `python -m tests.benchmarks.studio --screenshot SHOT` saw.
     """
     match sys.argv[1:]:
         case ["creatures"]:
@@ -34,12 +35,14 @@ def main() -> int:
             keep(Image.open(sheet).convert("RGB"), DOCS / "demo.png")
         case ["captioning", shot]:
             keep(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
+        case ["studio", shot]:
+            keep(Image.open(shot).convert("RGB"), DOCS / "studio.png")
         case ["thesis", folder]:
             keep(overview.panels(Path(folder)), DOCS / "thesis-figures.png")
         case ["study", ("steps" | "guidance") as name, folder]:
             plots.save(overview.curves(Path(folder), name), DOCS / "figures" / f"sd-study-{name}.png")
         case other:
-            allowed = "creatures, pairs, demo SHEET, captioning SHOT, thesis DIR, study steps DIR"
+            allowed = "creatures, pairs, demo SHEET, captioning SHOT, studio SHOT, thesis DIR, study steps DIR"
             raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
     return 0
 

@@ -32,6 +32,7 @@ from infer import (
 from infer.config import RANDOM_SEED, GenerateOptions
 from infer.decoding import Checker, Decoder
 from infer.outputs import Finished
+from infer.pipeline import Watch, unwatched
 from infer.planning import Job
 from infer.processes import Processes, started
 from infer.prompts import Picture
@@ -149,11 +150,13 @@ def afterwards(
         yield from benchmark.report(job, drawn.model, own, drawn.seconds)
 
 
-def carry_out(job: Job, passes: Sequence[Pass], folder: Path, us: Processes, checker: Checker | None) -> int:
+def carry_out(
+    job: Job, passes: Sequence[Pass], folder: Path, us: Processes, checker: Checker | None, watch: Watch = unwatched
+) -> int:
     """Draw every pass, then lay out the sheet. What is finished stays, whatever ends the job."""
     try:
         for each in passes:
-            draw_pass(job, each, us, checker)
+            draw_pass(job, each, us, checker, watch)
             gc.collect()  # the networks of this pass go before the next ones come
         us.wait()
     except KeyboardInterrupt:
@@ -194,7 +197,7 @@ def last_line(passes: Sequence[Pass], sheet: Path) -> str:
     return f"{pictures}, labelled on {show(sheet)}"
 
 
-def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None) -> None:
+def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None, watch: Watch = unwatched) -> None:
     """Draw this process' share of the pictures that are missing; each is written as soon as it is finished."""
     todo = us.share(each.pictures, job.settings.micro_batch)
     todo = [picture for picture in todo if not each.path_of(picture).exists()]
@@ -221,6 +224,7 @@ def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None) -> N
             todo,
             job.settings,
             bar.update,
+            watch=watch,
             given=job.given,
             decoder=Decoder(pipe.vae, checker),
             wear=wear,

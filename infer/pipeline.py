@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MICRO_BATCH = {"cpu": 1, "mps": 1}  # other devices: 4, which fills a GPU at 512 x 512 well enough
 GPU_MICRO_BATCH = 4
+Watch = Callable[[Sequence[Picture], "Latents"], object]  # a micro-batch's pictures, and their latents after a call
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -167,18 +168,23 @@ class Group:
     canvas: Canvas
 
 
+def unwatched(pictures: Sequence[Picture], latents: Latents) -> None:
+    """Nobody looks on."""
+
+
 def draw(
     pipe: StableDiffusionPipeline,
     pictures: Sequence[Picture],
     settings: Settings,
     on_call: Callable[[int], object] = lambda pictures: None,
     *,
+    watch: Watch = unwatched,
     given: Canvas = canvas.BLANK,
     decoder: Decoder | None = None,
     wear: Callable[[tuple[LoraFile, ...]], object] = lambda loras: None,
     by: Crew | None = None,
 ) -> Iterator[Drawn]:
-    """Draw the pictures in order. `on_call` is told after each U-Net call for how many pictures it was.
+    """Draw the pictures in order. `on_call` is told after each U-Net call for how many pictures it was, `watch` which.
 
     settings: of all pictures that have none of their own. given: pictures that go in. wear: puts LoRAs on the networks.
     by: who draws; by default who is suited. Raises InputError when the memory does not do.
@@ -190,7 +196,7 @@ def draw(
         wear(loras)
         for own, same in groupby(alike, settings.of):
             encoder = encoders.setdefault((loras, own.weighting), Encoder(pipe, own.weighting))
-            yield from draw_alike(pipe, Group(own, list(same), encoder, given), decoder, here, on_call)
+            yield from draw_alike(pipe, Group(own, list(same), encoder, given), decoder, here, on_call, watch)
 
 
 def suited(pipe: StableDiffusionPipeline) -> Crew:
@@ -199,17 +205,23 @@ def suited(pipe: StableDiffusionPipeline) -> Crew:
 
 
 def draw_alike(
-    pipe: StableDiffusionPipeline, group: Group, decoder: Decoder, here: Crew, on_call: Callable[[int], object]
+    pipe: StableDiffusionPipeline,
+    group: Group,
+    decoder: Decoder,
+    here: Crew,
+    on_call: Callable[[int], object],
+    watch: Watch = unwatched,
 ) -> Iterator[Drawn]:
     """Pictures with the same settings and LoRAs."""
     stop = threading.Event()
     lock = threading.Lock()
 
     def work(chunk: Sequence[Picture]) -> list[Drawn]:
-        def called(*_: object) -> None:
+        def called(number: int, t: object, latents: Latents) -> None:
             if stop.is_set():
                 raise Stopped
             on_call(len(chunk))
+            watch(chunk, latents)
 
         size = group.settings.micro_batch
         padded = [*chunk, *[chunk[-1]] * (size - len(chunk))]

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data.encoders import Clip
 from data.errors import InputError
 from data.files import cache_root
-from infer import foreign, metadata
+from infer import foreign, metadata, outputs
 from infer.metadata import Recipe
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -171,12 +171,17 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:
-    """Every picture file below, without following links out of the folder or hidden folders."""
+    """Every picture file below, without following links out of the folder or hidden folders.
+
+    Sheets that generate.py laid out beside its pictures show nothing of their own.
+    """
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        sheets = {outputs.GRID, outputs.COMPARE} if outputs.LOG in files or outputs.JOB in files else set()
         for name in sorted(files):
             path = Path(place, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and not path.is_symlink():
+            wanted = path.suffix.lower() in SUFFIXES and not name.startswith(".") and name not in sheets
+            if wanted and not path.is_symlink():
                 yield path
 
 

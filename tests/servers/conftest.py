@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from annotation import environment, project, server
 from annotation.client import Client, connect
@@ -26,7 +27,7 @@ NO_LABEL_STUDIO = pytest.StashKey[InputError]()
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Make Label Studio's environment before the clock of the first test runs: that takes minutes on a new machine."""
-    if not any(item.get_closest_marker("servers") for item in session.items):
+    if not any("installed" in getattr(item, "fixturenames", ()) for item in session.items):
         return
     try:
         environment.ready()
@@ -72,16 +73,22 @@ def client(label_studio: server.Server) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def arrived(label_studio: server.Server, client: Client, pictures: Path) -> Iterator[Labelling]:
-    """An annotator's tab: the link to a stream of names was followed, and the login that it asked for given."""
+def chromium() -> Iterator[Browser]:
+    """The one browser of all tests."""
     with browser() as running:
-        web = Web(running.new_context(reduced_motion="reduce"))
-        labelling = Labelling(web.page(), label_studio.url)
-        screens = push_pictures(client, folder=pictures, count=1, name="a link")
-        labelling.page.goto(labelling.stream(screens["name"]))
-        give_login(labelling.page, label_studio)
-        yield labelling
-        web.close()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def arrived(label_studio: server.Server, client: Client, pictures: Path, chromium: Browser) -> Iterator[Labelling]:
+    """An annotator's tab: the link to a stream of names was followed, and the login that it asked for given."""
+    web = Web(chromium.new_context(reduced_motion="reduce"))
+    labelling = Labelling(web.page(), label_studio.url)
+    screens = push_pictures(client, folder=pictures, count=1, name="a link")
+    labelling.page.goto(labelling.stream(screens["name"]))
+    give_login(labelling.page, label_studio)
+    yield labelling
+    web.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from data.errors import InputError
 from infer.galleries import job, page, query
-from infer.galleries.index import Index
+from infer.galleries.index import Index, pictures_in
 from infer.galleries.options import GalleryOptions
 from infer.galleries.search import search
 
@@ -187,6 +187,16 @@ def test_links_out_of_the_folder_are_not_followed(folder: Path, judge: Judge, tm
     index = Index(folder, tmp_path / "i.sqlite")
     index.update(judge)  # pyright: ignore[reportArgumentType]
     assert names(index, "width:31", judge) == []
+
+
+def test_sheets_of_a_drawing_are_left_out_and_other_files_of_their_names_are_not(folder: Path) -> None:
+    (folder / "0001" / "run.jsonl").write_text("{}\n")
+    for place in ("0001", "0002"):
+        paint(folder / place / "grid.png", "blue", side=40)
+        paint(folder / place / "compare.png", "red", side=41)
+    found = {path.relative_to(folder).as_posix() for path in pictures_in(folder)}
+    assert {"0002/grid.png", "0002/compare.png", "0001/00000.png"} <= found
+    assert not found & {"0001/grid.png", "0001/compare.png"}
 
 
 def test_the_page_shows_and_escapes(index: Index, judge: Judge, folder: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ ENTRIES = [
     "infer/compare.py",
     "infer/figures.py",
     "infer/gallery.py",
+    "infer/studio.py",
     "infer/synthesize.py",
 ]
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 60, 60

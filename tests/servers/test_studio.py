@@ -1,0 +1,299 @@
+"""The studio for real: its own command, the embedded base, and a person at a browser who never saw such a tool."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser
+
+from infer import metadata
+from tests.servers.browser import Web
+from tests.servers.studio import Running, Studio, cpu_below, running, write_lora
+
+pytestmark = pytest.mark.servers
+
+READY, FIRST = 5.0, 1.0  # seconds: from the start to a page that can be used, from Enter to a preview
+CROWDED = 3.0  # programs that want each processor: then caches and clocks are shared as well
+PHONE = (390, 844)
+REQUESTS, VANISH = 50, 20
+GROWTH = 24.0  # MB that 40 orders may leave behind: a picture of each would be more
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A studio in a folder with one LoRA."""
+    home = tmp_path_factory.mktemp("home")
+    write_lora(home / "loras" / "ink.safetensors")
+    with running(home) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def web(chromium: Browser) -> Iterator[Web]:
+    """One watched tab for all; what it did that no page may do is told at the end."""
+    found = Web(chromium.new_context(reduced_motion="reduce"))
+    yield found
+    found.close()
+    found.context.close()
+
+
+@pytest.fixture(scope="module")
+def tab(web: Web, studio: Running) -> Studio:
+    return Studio(web.page(), studio)
+
+
+def browser_cpu() -> float:
+    """Of this process' children: the browser's many, and the studio, which is taken off by its own count."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+    return sum(cpu_below(int(child)) for child in children)
+
+
+def judge(wall: float, cpu: float, limit: float) -> None:
+    """By the clock, or by the processor time of what had to happen one after another; skipped on a machine whose
+    processors are so crowded that both say little.
+    """
+    crowded = os.getloadavg()[0] / (os.cpu_count() or 1)
+    if min(wall, cpu) > limit and crowded > CROWDED:
+        pytest.skip(f"{min(wall, cpu):.1f} s, while {crowded:.0f} programs wait for each processor")
+    assert min(wall, cpu) <= limit
+
+
+def test_the_page_is_ready_in_five_seconds(tab: Studio) -> None:
+    in_page = tab.opened()
+    wall = time.monotonic() - tab.running.begun
+    print(f"page ready after {wall:.1f} s; one after another: {tab.running.opening:.1f} s, then {in_page:.1f} s")
+    judge(wall, tab.running.opening + in_page, READY)
+
+
+def test_a_picture_out_of_words(tab: Studio) -> None:
+    """Without reading: type, press Enter."""
+    tab.draw("a blue cat")
+    tab.finished()
+    begun, before = time.monotonic(), browser_cpu()
+    tab.page.click("text=a yellow guitar")  # an idea is a click away
+    tab.page.click("#draw")
+    tab.page.wait_for_selector("#stage .becoming img")
+    wall, cpu = time.monotonic() - begun, browser_cpu() - before
+    print(f"first preview after {wall:.2f} s, {cpu:.2f} s of processor time")
+    tab.finished()
+    first, second = (metadata.read(path) for path in tab.running.pictures())
+    assert (first.prompt, second.prompt) == ("a blue cat", "a yellow guitar")
+    assert (first.guidance_scale, first.width, first.model.name) == (4.0, 64, "pocket")
+    judge(wall, cpu, FIRST)
+
+
+def test_what_is_wrong_is_said_in_words(tab: Studio) -> None:
+    tab.say("")
+    tab.page.click("#draw")
+    tab.page.wait_for_selector("#stage [role=alert]")
+    assert tab.stage().strip() == "Prompt: say what you would like to see"
+    tab.go("Compare")
+    tab.draw("a cat")
+    tab.page.wait_for_selector("#stage :text('nothing to compare')")
+    tab.go("Scribble")
+    tab.draw("a cat")
+    tab.page.wait_for_selector("#stage :text('draw something on the white square')")
+    tab.go("Draw")
+
+
+def test_stop(tab: Studio) -> None:
+    """What is being drawn stops at its next step; what was finished is kept; the next order is drawn."""
+    tab.mode("Expert")
+    tab.page.check("#count input[value='8']", force=True)
+    tab.page.fill("#steps input[type=number]", "150")
+    tab.page.press("#steps input[type=number]", "Tab")
+    drawn = len(tab.running.pictures())
+    tab.draw("a long job")
+    tab.page.wait_for_selector("#stage .becoming img")
+    tab.page.press("body", "Escape")
+    tab.page.wait_for_selector("#draw:visible")
+    assert len(tab.running.pictures()) < drawn + 8
+    tab.page.check("#count input[value='1']", force=True)
+    tab.page.fill("#steps input[type=number]", "4")
+    tab.page.press("#steps input[type=number]", "Tab")
+
+
+def test_a_scribble_with_undo_and_clear(tab: Studio) -> None:
+    tab.go("Scribble")
+    canvas = tab.page.locator("#scribble canvas")
+    box = canvas.bounding_box()
+    assert box is not None
+
+    def stroke(*points: tuple[float, float]) -> None:
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        tab.page.mouse.move(*places[0])
+        tab.page.mouse.down()
+        for place in places[1:]:
+            tab.page.mouse.move(*place, steps=4)
+        tab.page.mouse.up()
+
+    def black() -> int:
+        """Dark pixels."""
+        return tab.page.evaluate(
+            "() => { const c = document.querySelector('#scribble canvas'); "
+            "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0; "
+            "for (let i = 0; i < d.length; i += 4) n += d[i] < 128; return n }"
+        )
+
+    assert black() == 0
+    stroke((0.3, 0.2), (0.7, 0.2), (0.7, 0.8), (0.3, 0.8), (0.3, 0.2))
+    house = black()
+    assert house > 1000
+    stroke((0.1, 0.1), (0.9, 0.9))
+    assert black() > house
+    canvas.focus()
+    tab.page.keyboard.press("Control+z")
+    assert black() == house
+    tab.page.click("#scribble >> text=Clear")
+    assert black() == 0
+    tab.page.click("#scribble >> text=Undo")  # takes back nothing: there is no line
+    stroke((0.3, 0.2), (0.7, 0.2), (0.7, 0.8), (0.3, 0.8), (0.3, 0.2))
+    tab.draw("a red fridge")
+    tab.page.wait_for_selector("#stop:visible")
+    tab.page.wait_for_selector("#draw:visible")
+    tab.finished()
+    recipe = metadata.read(tab.running.pictures()[-1])
+    assert [used.role for used in recipe.inputs] == ["scribble"] and recipe.polarity == "dark-on-light"
+    assert (recipe.prompt, recipe.strength) == ("a red fridge", 0.7)
+
+
+def test_base_and_tuned_under_a_slider(tab: Studio) -> None:
+    tab.go("Compare")
+    tab.choose("lora", "ink")
+    tab.draw("a green cup")
+    tab.page.wait_for_selector("#stage .compare input")
+    handle = tab.page.locator("#stage .compare .handle")
+    middle = handle.bounding_box()
+    tab.page.focus("#stage .compare input")
+    for _ in range(20):
+        tab.page.keyboard.press("ArrowLeft")
+    moved = handle.bounding_box()
+    whole = tab.page.locator("#stage .compare").bounding_box()
+    assert middle and moved and whole
+    assert middle["x"] - moved["x"] == pytest.approx(0.2 * whole["width"], abs=2)
+    tuned = tab.running.pictures()[-1]
+    base = metadata.read(tuned.parent / "base" / tuned.name)
+    assert [lora.name for lora in metadata.read(tuned).loras] == ["ink.safetensors"] and base.loras == ()
+    tab.choose("lora", "none")
+    tab.go("Draw")
+
+
+def test_the_gallery_finds_marks_and_reuses(tab: Studio) -> None:
+    """The settings of a picture that was found draw the same picture again, bit for bit."""
+    tab.go("Gallery")
+    tab.page.wait_for_selector("#found .tile")
+    tab.page.fill("#search textarea, #search input", "prompt:fridge steps:<10")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#found .told:text-is('1 picture')")
+    tab.page.fill("#search textarea, #search input", "stepps:4")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#found [role=alert]:has-text(\"did you mean 'steps'\")")
+    tab.page.fill("#search textarea, #search input", "a blue cat prompt:cat")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#found .told:text-is('1 picture')")
+    tab.page.click("#found .tile")
+    tab.page.click("dialog [data-act=star]")
+    tab.page.wait_for_selector("#found .tile .star", state="attached")
+    tab.page.click("dialog [data-act=use]")
+    tab.page.wait_for_selector("#prompt textarea:visible")
+    tab.page.wait_for_function("() => document.querySelector('#prompt textarea').value === 'a blue cat'")
+    was = next(path for path in tab.running.pictures() if metadata.read(path).prompt == "a blue cat")
+    assert tab.value("seed") == str(metadata.read(was).seed)
+    before = tab.running.pictures()
+    tab.page.click("#draw")
+    tab.page.wait_for_selector("#stop:visible")
+    tab.page.wait_for_selector("#draw:visible")
+    (again,) = set(tab.running.pictures()) - set(before)
+    assert again.read_bytes() == was.read_bytes()
+    tab.go("Gallery")
+    tab.page.fill("#search textarea, #search input", "star:")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#found .told:text-is('1 picture')")
+    assert len(tab.page.query_selector_all("#found .tile")) == 1  # the copy is folded
+    tab.go("Draw")
+
+
+def test_a_phone(tab: Studio) -> None:
+    """Nothing is cut off at the side, and a finger finds everything."""
+    tab.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    for place in ("Draw", "Scribble", "Compare", "Gallery"):
+        tab.go(place)
+        tab.page.wait_for_timeout(100)
+        wide = tab.page.evaluate("() => document.documentElement.scrollWidth")
+        assert wide <= PHONE[0], f"{place}: {wide} pixels"
+    tab.go("Draw")
+    box = tab.page.locator("#draw").bounding_box()
+    assert box is not None and box["width"] > 300 and box["height"] >= 44
+    tab.page.set_viewport_size({"width": 1366, "height": 768})
+
+
+def request(url: str, number: int, vanish: threading.Event | None = None) -> int:
+    """Ask for a picture; a client that vanishes hangs up without waiting for it. The answer's status, 0 for none."""
+    body = json.dumps({"prompt": f"picture {number}", "seed": number, "steps": 2, "cfg_scale": 1})
+    host, port = urlsplit(url).hostname or "", urlsplit(url).port
+    if vanish is not None:
+        with socket.create_connection((host, port)) as line:
+            head = f"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+            line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            vanish.wait(300)
+            return 0
+    line = http.client.HTTPConnection(host, port, timeout=300)
+    line.request("POST", "/sdapi/v1/txt2img", body, {"Content-Type": "application/json"})
+    found = line.getresponse()
+    found.read()
+    line.close()
+    return found.status
+
+
+def in_line(url: str) -> int:
+    """Orders that wait or are being drawn."""
+    with urllib.request.urlopen(f"{url}/sdapi/v1/progress?skip_current_image=true") as answer:
+        return json.load(answer)["state"]["job_count"]
+
+
+def wait_for(true: Callable[[], bool], patience: float = 300.0) -> None:
+    until = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_fifty_requests_and_clients_that_vanish(tab: Studio) -> None:
+    """None is lost, and what is held afterwards is what was held before."""
+    url, before = tab.running.url, set(tab.running.pictures())
+    assert [request(url, number) for number in range(10)] == [200] * 10
+    held, vanish = tab.running.memory(), threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(REQUESTS) as clients:
+        asked = [clients.submit(request, url, n, vanish if n % 2 == 0 else None) for n in range(10, REQUESTS)]
+        wait_for(lambda: len(set(tab.running.pictures()) - before) + in_line(url) >= REQUESTS)
+        vanish.set()
+        found = [each.result() for each in asked]
+    assert sorted(set(found)) == [0, 200] and found.count(0) == VANISH
+    wait_for(lambda: len(set(tab.running.pictures()) - before) == REQUESTS)
+    drawn = [metadata.read(path) for path in set(tab.running.pictures()) - before]
+    assert sorted(recipe.seed for recipe in drawn) == list(range(REQUESTS))
+    growth = tab.running.memory() - held
+    print(f"{growth:.1f} MB more after {REQUESTS - 10} orders")
+    assert growth < GROWTH
+
+
+def test_a_tab_that_is_closed_leaves_its_order(web: Web, tab: Studio) -> None:
+    drawn = len(tab.running.pictures())
+    other = Studio(web.page(), tab.running).open()
+    other.draw("a picture of somebody who left")
+    other.page.wait_for_selector("#stop:visible")
+    web.pages.remove(other.page)
+    other.page.close()
+    wait_for(lambda: len(tab.running.pictures()) > drawn)
+    assert metadata.read(tab.running.pictures()[-1]).prompt == "a picture of somebody who left"
