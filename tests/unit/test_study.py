@@ -43,7 +43,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyOptions, Pat
     return options, place / "out"
 
 
-def refuse_to_draw(count: int, seed: int) -> Path:
+def refuse_to_draw(options: StudyOptions) -> Path:
     raise AssertionError("nothing is to be drawn")
 
 
