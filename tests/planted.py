@@ -1,6 +1,7 @@
 """Evidence with known faults, from real features: drawn creatures, the base's own pictures, the embedded scorer.
 
-A clean run draws creatures that it was not trained on when asked for them, and the base's things in another style otherwise.
+A clean run draws creatures that it was not trained on when asked for them, and the base's things in
+another style otherwise.
 Softening stands for what an autoencoder does to a picture.
 """
 
@@ -33,7 +34,10 @@ ALARMS = {"memorised": "copies", "collapsed": "collapsed", "zero": "nothing-lear
 
 @dataclass(frozen=True)
 class Pool:
-    """All pictures and their features, looked at once. alike: (creature, softened creature) that alignment takes for one, of the first LEAKS."""
+    """All pictures and their features, looked at once.
+
+    alike: (creature, softened creature) of the first LEAKS that alignment takes for one.
+    """
 
     real: Seen
     soft: Seen  # the same creatures, softened
@@ -111,7 +115,7 @@ def evidence(of: Pool, seed: int, fault: str = "") -> Evidence:
         plain=Asked(Shown(np.array([of.names[row] for row in shown]), of.things.take(shown), drawn),
                     np.array(of.names), of.texts),
         variety=variety(of, rng),
-        copied=Copied(held_out=[(f"soft {row}", f"{other}") for row in leaked for other in range(LEAKS) if (other, row) in of.alike]),
+        copied=Copied([(f"soft {row}", f"{other}") for other, row in sorted(of.alike) if row in leaked]),
         losses=losses(rng, fault),
     )  # fmt: skip
     return {"collapsed": collapsed, "zero": zero}.get(fault, lambda found, _: found)(found, rng)

@@ -31,9 +31,9 @@ def section(grid: Grid | None, mixes: Mixes | None = None, seed: int = 0) -> Sec
         numbers += mixed(mixes)
     return Section(
         TITLE, ASKED, tuple(numbers), tables=tuple(tables(grid)),
-        notes=("Type: a probe on pictures' features that learnt the training pictures' types. Object: the nearest of the "
-               "objects' names to the scorer. Neither is right more often than the first lines say. Direction: the cosine "
-               'of what "water type" changes in the picture and in the words.',),
+        notes=("Type: a probe on pictures' features that learnt the training pictures' types. Object: the nearest of "
+               "the objects' names to the scorer. Neither is right more often than the first lines say. Direction: "
+               'the cosine of what "water type" changes in the picture and in the words.',),
         cannot=("A probe that learnt creatures judges fridges: what it calls water may be blue paint. GenEval and "
                 "T2I-CompBench need detectors that are not here.",),
     )  # fmt: skip
@@ -92,7 +92,7 @@ def directions(grid: Grid, seed: int) -> list[Number]:
     interval = mean_interval(tuned, grid.objects)
     return [of("directional similarity", interval, base=float(base.mean()), floor=0.0, ceiling=1.0,
                p=paired(tuned - base, grid.objects, seed=seed),
-               said=sided(interval, "pictures change as the words do", "pictures change against the words"))]  # fmt: skip
+               said=sided(interval, "pictures change as words do", "pictures change against the words"))]  # fmt: skip
 
 
 def mixed(mixes: Mixes) -> list[Number]:

@@ -122,8 +122,8 @@ def alarms(evidence: Evidence, worst: Copies, score: float, by_chance: float) ->
     found = []
     if evidence.copied.held_out:
         held, train = evidence.copied.held_out[0]
-        found.append(Alarm("leak", f"{len(evidence.copied.held_out)} held-out pictures are copies of training pictures "
-                           f"({held} and {train}): validation and this section measure what was learnt by heart."))  # fmt: skip
+        found.append(Alarm("leak", f"{len(evidence.copied.held_out)} held-out pictures are copies of training ones "
+                           f"({held}, {train}): validation and this section measure learning by heart."))  # fmt: skip
     if by_chance <= RARE or score < SCORE:
         found.append(Alarm("copies", f"{worst.above:.0%} of the pictures of training captions are more like a training "
                            f"picture than 99 % of held-out ones are; C_T {score:.1f}."))  # fmt: skip

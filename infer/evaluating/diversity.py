@@ -32,14 +32,15 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
     numbers = [
         ratio, change, *vendi_between_seeds(evidence.variety),
         Number(f"Vendi score of {len(first)} captions, one picture each", counted,
-               base=vendi(shown.base.content[first]), ceiling=real, said=f"{counted / real:.0%} of the training pictures'"),
+               base=vendi(shown.base.content[first]), ceiling=real,
+               said=f"{counted / real:.0%} of the training pictures'"),
         *manifolds(evidence, first, seed),
     ]  # fmt: skip
     return Section(
         TITLE, ASKED, tuple(numbers), tuple(alarms(ratio, counted / real)),
-        notes=("A Vendi score counts unlike pictures; it grows with n, so only equal n are compared. Precision, recall, "
-               "density and coverage: as many training pictures as drawn ones; floor: training pictures against others "
-               "of them, the most that can be expected.",),
+        notes=("A Vendi score counts unlike pictures; it grows with n, so only equal n are compared. Precision, "
+               "recall, density and coverage: as many training pictures as drawn ones; floor: training pictures against "
+               "others of them, the most that can be expected.",),
         cannot=few(len(first)),
     )  # fmt: skip
 
@@ -71,7 +72,8 @@ def between_seeds(shown: Shown) -> tuple[Number, Number]:
     return (
         of("distance between seeds of a prompt, tuned over base", ratio, floor=0.0, ceiling=1.0,
            said=sided(ratio, "no less diverse", "less diverse", zero=1.0)),
-        of("distance between seeds of a prompt, change", change, base=float(base.mean()), p=paired(tuned - base, prompts),
+        of("distance between seeds of a prompt, change", change, base=float(base.mean()),
+           p=paired(tuned - base, prompts),
            said=sided(change, "more", "less")),
     )  # fmt: skip
 
@@ -123,8 +125,8 @@ def alarms(ratio: Number, share: float) -> list[Alarm]:
     """Of the ratio of distances between seeds, and of the Vendi score as a share of the training pictures'."""
     found, interval = [], ratio.interval or Interval(*(3 * [float("nan")]))
     if interval.high < COLLAPSED:
-        found.append(Alarm("collapsed", f"Seeds of one prompt are {ratio.value:.2f} times as far apart as the base's "
-                           f"({interval.low:.2f} to {interval.high:.2f}): the tuned model repeats itself."))  # fmt: skip
+        found.append(Alarm("collapsed", f"Seeds of one prompt are {ratio.value:.2f} times as far apart as the "
+                           f"base's ({interval.low:.2f} to {interval.high:.2f}): it repeats itself."))  # fmt: skip
     if share < COLLAPSED:
         found.append(Alarm("collapsed", f"Different captions give {share:.0%} of the variety that the training "
                            "pictures have."))  # fmt: skip

@@ -17,7 +17,6 @@ from infer.evaluating.section import Section
 POCKET_GUIDANCE, GUIDANCE = 4.0, 7.5  # what each was measured with
 
 
-
 def run(asked: EvaluateOptions) -> int:
     """Write the report; returns the exit code. Raises InputError."""
     found = subject.find(asked)
@@ -45,8 +44,8 @@ def run(asked: EvaluateOptions) -> int:
 
 
 def plan(wanted: Questions, count: Counts, total: int) -> str:
-    parts = {"training captions": wanted.captions, "prompts without style": wanted.plain, "types on objects": wanted.grid,
-             "seeds of a prompt": wanted.variety, "mixes": wanted.mixes}  # fmt: skip
+    parts = {"training captions": wanted.captions, "prompts without style": wanted.plain,
+             "types on objects": wanted.grid, "seeds of a prompt": wanted.variety, "mixes": wanted.mixes}  # fmt: skip
     told = ", ".join(f"{len(asks)} {name}" for name, asks in parts.items() if asks)
     return (
         f"{total} pictures of {count.steps} steps, of base and tuned: {told}; what was drawn before is not drawn again"
@@ -73,7 +72,7 @@ def facts(found: Gathered, guidance: float, asked: EvaluateOptions) -> dict[str,
         **{f"features of {side}": text for side, text in found.eyes.facts.items()},
         "prompts longer than the scorer reads": cut,
         "the scorer conditions the model": own,
-        "resize": "training pictures: Lanczos, centre square; descriptors: bicubic to 128 x 128 pixels; encoders: their own",
+        "resize": "training: Lanczos, centre square; descriptors: bicubic to 128 x 128 pixels; encoders: their own",
     }  # fmt: skip
 
 

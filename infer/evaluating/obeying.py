@@ -26,8 +26,8 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
                           said="prompts matter" if chance <= ALARM else "not shown to matter"))  # fmt: skip
     return Section(
         TITLE, ASKED, tuple(numbers), tuple(alarms(chance, kept(plain, seed))),
-        notes=("CLIP-T is the cosine of picture and prompt (CLIPScore is 2.5 max(cos, 0), torchmetrics prints 100 cos)."
-               f" R-precision: the share of pictures whose own prompt comes first among {CANDIDATES}, or all there are.",),
+        notes=("CLIP-T is the cosine of picture and prompt (CLIPScore is 2.5 max(cos, 0), torchmetrics has 100 cos)."
+               f" R-precision: the share of pictures whose own prompt comes first among {CANDIDATES}, or of all.",),
         cannot=("VQAScore and human judges are not here: the scorer knows whether a picture looks like its own idea of "
                 "a thing.",),
     )  # fmt: skip

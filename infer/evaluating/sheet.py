@@ -62,8 +62,8 @@ def ends(interval: Interval | None) -> str:
 
 def provenance(made: Page, facts: Mapping[str, str | int | float | bool | None]) -> None:
     made.section("0. Provenance")
-    made.text("What the numbers depend on. Base and tuned share seeds and noise, so all differences are paired; intervals "
-              "count prompts, not pictures, as what was drawn independently.")  # fmt: skip
+    made.text("What the numbers depend on. Base and tuned share seeds and noise, so all differences are paired; "
+              "intervals count prompts, not pictures, as what was drawn independently.")  # fmt: skip
     made.table(("what", "value"), list(facts.items()))
 
 
@@ -102,11 +102,12 @@ def side_by_side(found: Gathered, asks: Iterable[Ask], label: Mapping[Ask, str] 
     strip = []
     for ask in asks:
         place, cosine = found.nearest[TUNED, ask]
+        file = found.sample(place).annotation.file_name
         told = f"{label[ask]}  " if label else ""
         strip += [
             (small(found.drawings.cells[BASE, ask].picture), f"{told}base: {ask.text}"),
             (small(found.drawings.cells[TUNED, ask].picture), f"tuned, seed {ask.seed}"),
-            (small(found.references[place]), f"nearest in training, {cosine:.2f}: {found.sample(place).annotation.file_name}"),
+            (small(found.references[place]), f"nearest in training, {cosine:.2f}: {file}"),
         ]  # fmt: skip
     return strip
 

@@ -162,7 +162,7 @@ def test_options() -> None:
 def test_what_a_generator_copied_is_not_learnt_where_it_is_tested_on(animals: Path, tmp_path: Path) -> None:
     """A re-encoded real picture among the drawn ones, mirrored; and a drawn twin of that."""
     real = folders.read(animals, per_class=100)
-    drawn = write_set(tmp_path / "drawn", {name: 6 for name in real.names}, 7)
+    drawn = write_set(tmp_path / "drawn", dict.fromkeys(real.names, 6), 7)
     copied, kind = real.files[3], real.names[real.labels[3]]
     with Image.open(copied) as picture:
         mirrored = picture.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)

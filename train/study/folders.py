@@ -126,7 +126,10 @@ def agree(real: Labelled, drawn: Labelled) -> Labelled:
 
 
 def twins(real: Labelled, drawn: Labelled) -> Rows:
-    """Of each drawn picture the row of a real one that it is a near-duplicate of, or -1: a generator may have seen it."""
+    """Of each drawn picture the row of a real one that it is a near-duplicate of, or -1.
+
+    The generator may have seen the pictures that its own are tested on.
+    """
     numbers = groups([*real.files, *drawn.files])
     first = {number: row for row, number in reversed(list(enumerate(numbers[: len(real)])))}
     return np.array([first.get(number, -1) for number in numbers[len(real) :]], np.int64)

@@ -140,7 +140,8 @@ def add_copies(page: Page, material: Material) -> None:
     rows = []
     for each in material.artificial:
         twins = material.twins[each.name]
-        told = [f"{each.files[row].name} is {material.real.files[twins[row]].name}" for row in np.flatnonzero(twins >= 0)]
+        mine = np.flatnonzero(twins >= 0)
+        told = [f"{each.files[row].name} is {material.real.files[twins[row]].name}" for row in mine]
         rows.append((each.name, len(each), len(told), told[0] if told else None))
     page.table(("generator", "pictures", "copies", "the first"), rows)
 

@@ -33,7 +33,7 @@ class Material:
     real: Labelled
     artificial: tuple[Labelled, ...]
     pixels: dict[str, NDArray[np.uint8]]  # by the name of the set
-    twins: dict[str, NDArray[np.int64]]  # by the name of the artificial set: of each picture the real one it copies, or -1
+    twins: dict[str, NDArray[np.int64]]  # by the name of an artificial set: the real picture that each copies, or -1
 
 
 @dataclass(frozen=True)
