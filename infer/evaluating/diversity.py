@@ -39,8 +39,8 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
     return Section(
         TITLE, ASKED, tuple(numbers), tuple(alarms(ratio, counted / real)),
         notes=("A Vendi score counts unlike pictures; it grows with n, so only equal n are compared. Precision, "
-               "recall, density and coverage: as many training pictures as drawn ones; floor: training pictures against "
-               "others of them, the most that can be expected.",),
+               "recall, density and coverage: as many training pictures as drawn ones; floor: training pictures "
+               "against others of them, the most that can be expected.",),
         cannot=few(len(first)),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from PIL import Image
@@ -85,7 +86,8 @@ def add(made: Page, place: int, each: Section) -> None:
 def row(number: Number) -> tuple[str | None, ...]:
     numbers = (number.base, number.floor, number.ceiling, number.p)
     texts = (None if each is None else f"{each:.3g}" for each in numbers)
-    return (number.name, f"{number.value:.3g}", ends(number.interval) or None, *texts, number.said or None)
+    value = None if math.isnan(number.value) else f"{number.value:.3g}"
+    return (number.name, value, ends(number.interval) or None, *texts, number.said or None)
 
 
 # ---- pictures
