@@ -1,10 +1,11 @@
 # setup   .venv with everything (Python 3.11 or newer is all that is needed)
 # demo    fine-tune the embedded model on the sample creatures, then draw base and tuned side by side
-# test    what CI runs; servers: a real Label Studio (1 GB, made on first use) and a real Chromium
-# test-all adds the servers and the slow tier; lint: ruff and pyright; clean: what can be made again
+# test    what CI runs, with servers: a real Label Studio (1 GB, made on first use) and a real Chromium
+# test-all adds the slow tier; lint: ruff and pyright; clean: what can be made again
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SERVERS := $(PYTEST) tests/servers -m "servers and not slow"
 PROMPTS := --prompt "a water type fridge" --prompt "a fire type fridge" --prompt "a grass type fridge" \
            --prompt "an electric type fridge" --prompt "a guitar" --prompt "a cactus"
 
@@ -21,16 +22,18 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py
-	$(BIN)/python infer/generate.py --compare-base $(PROMPTS)
+	$(BIN)/python infer/generate.py --compare-base --guidance-scale 4 $(PROMPTS)
 
 test: setup
 	$(BIN)/ruff check .
 	$(PYTEST) -n 2 --dist worksteal
+	$(MAKE) servers
 
+# A real browser and a real server on a busy machine: what fails must fail twice
 servers: setup
-	$(PYTEST) tests/servers -m "servers and not slow"
+	$(SERVERS) || $(SERVERS) --last-failed
 
-test-all: test servers
+test-all: test
 	$(PYTEST) -m slow
 
 lint: setup

@@ -51,6 +51,7 @@ class Item:
     input_noise: Latents
     timestep_uniform: float
     sample_id: str
+    preserved: bool
 
 
 class EncodedPictures(Dataset[Item]):
@@ -58,6 +59,7 @@ class EncodedPictures(Dataset[Item]):
 
     empty: the text encoder's own states of "", which takes a caption's place with probability `dropout`.
     scaling_factor: latents are multiplied by it, as the U-Net expects them.
+    kept: states of prompts one of which takes a caption's place with probability `share` (train/preservation.py).
     """
 
     def __init__(
@@ -69,11 +71,13 @@ class EncodedPictures(Dataset[Item]):
         scaling_factor: float,
         dropout: float,
         noise: Noise = PLAIN,
+        kept: Sequence[TextStates] = (),
+        share: float = 0.0,
     ) -> None:
         assert buckets and all(buckets), "no empty buckets"
         self.buckets, self.empty = buckets, empty
         self.seed, self.scaling_factor, self.dropout = seed, scaling_factor, dropout
-        self.noise = noise
+        self.noise, self.kept, self.share = noise, kept, share
 
     def __len__(self) -> int:
         return sum(map(len, self.buckets))
@@ -84,14 +88,20 @@ class EncodedPictures(Dataset[Item]):
         moments = entry.moments[seeds.integer(len(entry.moments), "flip", *here)]
         latents = sample_latents(moments, "latent", *here) * self.scaling_factor
         noise, input_noise = (drawn.to(latents.device) for drawn in self.noise.draw(tuple(latents.shape), *here))
+        preserved = bool(self.kept) and seeds.uniform("preserved", *here) < self.share
         return Item(
             latents=latents,
-            text_states=self.states(entry, *here),
+            text_states=self.kept_states(*here) if preserved else self.states(entry, *here),
             noise=noise,
             input_noise=input_noise,
             timestep_uniform=seeds.uniform("timestep", *here),
             sample_id=entry.sample_id,
+            preserved=preserved,
         )
+
+    def kept_states(self, *here: int) -> TextStates:
+        """(L, D): one of the prompts whose meaning is kept."""
+        return self.kept[seeds.integer(len(self.kept), "preserved prompt", *here)]
 
     def states(self, entry: Entry, *here: int) -> TextStates:
         """(L, D): one of the captions, or the empty prompt's states."""
@@ -126,6 +136,7 @@ def collate(items: Sequence[Item]) -> Batch:
         input_noise=torch.stack([item.input_noise for item in items]),
         timestep_uniforms=torch.tensor([item.timestep_uniform for item in items], dtype=torch.float64, device=device),
         sample_ids=[item.sample_id for item in items],
+        preserved=[item.preserved for item in items],
     )
 
 

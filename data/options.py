@@ -44,7 +44,7 @@ def parse(
     kinds = dict(field_types(model))
     flags = settle_switches(spell_out(sys.argv[1:] if argv is None else argv, kinds, aliases or {}), kinds)
     source = chosen_preset(flags, preset) if "config" in kinds else None
-    values, lines = read_yaml(source) if source else ({}, {})
+    values, lines = read_yaml(source, preset) if source else ({}, {})
     forget_other_kinds(values, flags)
     name_default_kinds(model, values)
     single = take_lists(flags, kinds, values)
@@ -198,16 +198,18 @@ def chosen_preset(flags: Sequence[str], default: Path | None) -> Path | None:
     return default
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """A preset's values, and for each dotted key the `file:line` it stands on. Raises InputError."""
+def read_yaml(path: Path, default: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """A preset's values, and for each dotted key the `file:line` it stands on. Raises InputError.
+
+    default: the command's own preset, whose neighbours are offered where `path` is only a name that is not there.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text) or {}
     except OSError as error:
-        raise InputError(
-            f"no such preset ({error.strerror})", where=f"--config {path}", allowed=shipped(path)
-        ) from None
+        what = f"no such preset ({error.strerror})"
+        raise InputError(what, where=f"--config {path}", allowed=shipped(path, default)) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
@@ -218,10 +220,13 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return values, lines
 
 
-def shipped(path: Path) -> str | None:
-    """The presets beside a missing one, or the project's own if only a name was given."""
-    folder = Path("train/configs") if path.parent == Path() else path.parent
-    return ", ".join(sorted(str(file) for file in folder.glob("*.yaml"))) or None
+def shipped(path: Path, default: Path | None) -> str | None:
+    """The presets beside a missing one, or the command's own if only a name was given."""
+    own = default.parent if default is not None else Path("train/configs")
+    folder = own if path.parent == Path() else path.parent
+    here = Path.cwd()
+    files = [file.relative_to(here) if file.is_relative_to(here) else file for file in folder.glob("*.yaml")]
+    return ", ".join(sorted(map(str, files))) or None
 
 
 def key_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -280,7 +285,9 @@ def explain(model: type[BaseModel], detail: Any, given: set[str], lines: Mapping
         return InputError(f"unknown key {path!r}{suggest(path, siblings)}", where=where, allowed=", ".join(siblings))
     if detail["type"] == "union_tag_invalid":
         allowed = detail["ctx"]["expected_tags"].replace("'", "")
-        return kind_error(str(detail["ctx"]["tag"]), allowed.split(", "), f"{where}.kind" if path in lines else where)
+        kind = f"{path}.kind"
+        where = flag_of(kind) if kind in given or path not in lines else f"{where}.kind"
+        return kind_error(str(detail["ctx"]["tag"]), allowed.split(", "), where)
     if detail["type"] == "value_error":  # raised by our own validators: the text is already a sentence for people
         return InputError(str(detail["ctx"]["error"]), where=where if path else None)
     allowed = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ").partition(", unable")[0]

@@ -80,3 +80,4 @@ class Batch:
     input_noise: Latents  # what x_t is made with: eps itself, or eps and an input perturbation
     timestep_uniforms: PerSample  # (B,) in [0, 1); the objective turns them into timesteps
     sample_ids: list[str]  # file names, for logs and for errors that name the picture
+    preserved: list[bool]  # whether the text states are of a prompt whose meaning is kept, not of a caption

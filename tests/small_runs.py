@@ -93,7 +93,7 @@ def small_run(
         config=config,
         accelerator=accelerator or Accelerator(cpu=True),
         model=SimpleNamespace(unet=network),
-        collection=SimpleNamespace(buckets=dict(enumerate(buckets))),
+        collection=SimpleNamespace(buckets=dict(enumerate(buckets)), preserved=()),
     )
     validator = Validator({"held-out": [bucket[0] for bucket in buckets]}, Epsilon(), TABLES, 0.5, timesteps=2)
     task = Task(config, layout, Epsilon(), TABLES, batches, validator, folder / "checkpoints", "this run")

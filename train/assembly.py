@@ -12,12 +12,14 @@ from data.dataset import EncodedPictures, StepSampler, collate
 from data.noise import Noise
 from data.prefetch import InTurn, supply
 from data.schema import Batch
+from data.shapes import TextStates
 from train import base_losses, checkpoint, compiled, ema, machine, optim, workers
 from train.adapters import base as adapters
 from train.base_losses import Found, Measure
-from train.encoding import Encoded
+from train.encoding import Encoded, encode_text
 from train.flops import peak_flops
 from train.plan import Plan
+from train.preservation import anchor
 from train.report import Report, Silent, Written
 from train.run_folder import Run
 from train.saving import restore
@@ -38,6 +40,7 @@ def build(job: Job) -> State:
     unet: Any = job.model.unet
     if not config.adapter.trains_base and accelerator.mixed_precision in machine.DTYPES:
         unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
+    held = anchor(unet, empty_states(job), accelerator.device)
     config.adapter.attach(unet, config.seed)
     machine.arrange(unet, config.memory)
     unet.to(accelerator.device, memory_format=torch.channels_last)
@@ -49,7 +52,12 @@ def build(job: Job) -> State:
     if config.compile:
         prepared = compiled.compiled(prepared, len(job.collection.buckets))
     crew = workers.suited(accelerator, unet, config.batch_size, compiled=config.compile)
-    return State(0, prepared, optimizer, accelerator, average, workers=crew)
+    return State(0, prepared, optimizer, accelerator, average, anchor=held, workers=crew)
+
+
+def empty_states(job: Job) -> TextStates | None:
+    """Of the empty prompt, if prompts are to be preserved."""
+    return encode_text(job.model, "") if job.collection.preserved else None
 
 
 def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
@@ -118,6 +126,8 @@ def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> InTurn[Ba
         scaling_factor=job.model.scaling_factor,
         dropout=config.pictures.caption_dropout,
         noise=Noise(config.objective.noise_offset, config.objective.input_perturbation),
+        kept=encoded.kept,
+        share=config.preserve.share,
     )
     sizes = list(map(len, encoded.buckets))
     weights = encoded.weights

@@ -41,6 +41,17 @@ class Pictures(Options):
     on the disk, for sets larger than both; auto: the first that has room. The batches are the same"""
 
 
+class Preservation(Options):
+    """Learn the look of the pictures and keep what other words mean (train/preservation.py)."""
+
+    share: float = Field(default=0.0, ge=0, lt=1)
+    """share of samples that get one of the prompts below instead of their caption, and learn to answer it as the base
+    does, in the new look; 0.3 to 0.5 when a small set makes the network forget. Each asks a frozen copy of the base
+    twice, which costs its memory and up to half more time"""
+    prompts: Path | None = None
+    """text file of what to keep, one prompt a line; default: everyday things"""
+
+
 class Averaging(Options):
     """An exponential moving average of the trained weights; if there is one, it is validated, drawn and exported."""
 
@@ -147,6 +158,7 @@ class Config(Options):
     compile: bool = False
     """compile the network with torch.compile, once for each bucket's shape: minutes at the start, faster steps"""
     pictures: Pictures = Pictures()
+    preserve: Preservation = Preservation()
     validation: Validation = Validation()
     previews: Previews = Previews()
     checkpoints: Checkpoints = Checkpoints()
@@ -198,8 +210,8 @@ AT_WILL |= {"price_per_hour", "probe", "sweep", "sweep_candidates", "sweep_steps
 AT_WILL |= {"model", "tokenizer", "validation", "previews"}  # the model counts by its content
 # ... and what gives the same bits: gradient checkpointing repeats the same operations, an average on the CPU is updated
 # by the same roundings. Not compile, attention or tf32: they change the mathematics by no more than rounding, but a
-# resumed run promises the bits of one that was never stopped.
-SAME_BITS = {"pictures": {"keep"}, "memory": {"gradient_checkpointing"}, "ema": {"device"}}
+# resumed run promises the bits of one that was never stopped. Preserved prompts count by their words.
+SAME_BITS = {"pictures": {"keep"}, "preserve": {"prompts"}, "memory": {"gradient_checkpointing"}, "ema": {"device"}}
 SCHEDULES_WITHOUT_END = {"constant"}
 
 

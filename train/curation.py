@@ -18,6 +18,7 @@ from data.store import Listing
 from train.base_model import BaseModel
 from train.config import Config
 from train.folders import POCKET, Folder, labels
+from train.preservation import prompts_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Collection:
     near_duplicates: int
     tokens: str
     fingerprint: str
+    preserved: Sequence[str] = ()  # prompts whose meaning is kept, train/preservation.py
 
     def facts(self) -> dict[str, Any]:
         """data.json: which pictures were trained on, so that anyone can check."""
@@ -88,9 +90,11 @@ def collect(config: Config, model: BaseModel) -> Collection:
     found = [(sample, source) for source in sources for sample in source.listing.samples]
     found.sort(key=lambda pair: (pair[0].sha256, pair[0].captions, pair[1].folder.weight))
     raw = [sample for sample, _ in found]
-    prompts = render(raw, config.pictures.caption)
+    prompts, preserved = render(raw, config.pictures.caption), prompts_of(config.preserve)
     report = captions.count_tokens(raw, model.tokenizer, config.pictures.caption)
+    kept = captions.count_tokens(preserved, model.tokenizer)
     cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in report.cut]
+    cut += [f"preserved prompt {item.where}: {item.count} tokens, lost: {item.lost_text}" for item in kept.cut]
     if config.strict:
         refuse(left_out, cut, config.data)
     samples = [named(sample, source.label) for sample, source in found]
@@ -106,6 +110,7 @@ def collect(config: Config, model: BaseModel) -> Collection:
         buckets=sorted_out,
         square=square,
         prompts=dict(zip(names, prompts, strict=True)),
+        preserved=preserved,
         weights=weights,
         shares=shares(sources, samples, held_out, found),
         left_out=left_out,
@@ -113,7 +118,7 @@ def collect(config: Config, model: BaseModel) -> Collection:
         captions_cut=cut,
         near_duplicates=near,
         tokens=str(report),
-        fingerprint=fingerprint(samples, prompts, list(weights.values())),
+        fingerprint=fingerprint(samples, prompts, list(weights.values()), preserved),
     )
 
 
@@ -211,9 +216,12 @@ def sort_into_buckets(
     return square, dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def fingerprint(samples: list[Sample], prompts: list[list[str]], weights: list[float]) -> str:
-    """A hash of the pictures' bytes, prompts and weights: names and places do not count."""
+def fingerprint(
+    samples: list[Sample], prompts: list[list[str]], weights: list[float], preserved: Sequence[str] = ()
+) -> str:
+    """A hash of the pictures' bytes, prompts and weights, and of preserved prompts: names and places do not count."""
     rows: list[list[Any]] = [[sample.sha256, texts] for sample, texts in zip(samples, prompts, strict=True)]
     if len(set(weights)) > 1:
         rows = [[*row, weight] for row, weight in zip(rows, weights, strict=True)]
+    rows += [list(preserved)] if preserved else []
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ class Encoded:
     held_out: Sequence[Entry]
     empty: TextStates
     home: str  # device, memory or disk
+    kept: Sequence[TextStates] = ()  # (L, D) each: of the prompts whose meaning is preserved
 
 
 def encode(model: BaseModel, collection: Collection, config: Config, accelerator: Accelerator) -> Encoded:
@@ -50,7 +51,7 @@ def encode(model: BaseModel, collection: Collection, config: Config, accelerator
     for path in (*texts.damaged, *pictures.damaged):
         accelerator.print(f"damaged, encoded again: {path}")
     accelerator.print(f"encoded    {len(records)} pictures, {size / homes.GIB:.2f} GiB, kept {PLACES[home]}")
-    return at_home(home, collection, config, records, states[""], accelerator.device)
+    return at_home(home, collection, config, records, states, accelerator.device)
 
 
 def at_home(
@@ -58,7 +59,7 @@ def at_home(
     collection: Collection,
     config: Config,
     records: dict[str, Record],
-    empty: Path,
+    states: Mapping[str, Path],
     device: torch.device,
 ) -> Encoded:
     """The encoded set where it will be read from."""
@@ -70,14 +71,16 @@ def at_home(
         weights=[[collection.weights[name] for name in names] for names in buckets],
         train_subset=shelve(choose(collection.train, config, records)),
         held_out=shelve(choose(collection.held_out, config, records)),
-        empty=memory.value(empty),
+        empty=memory.value(states[""]),
+        kept=[memory.value(states[prompt]) for prompt in collection.preserved],
         home=home,
     )
 
 
 def encode_captions(model: BaseModel, collection: Collection) -> tuple[dict[str, Path], Filled]:
     """Where the states of each prompt lie, the empty one included."""
-    prompts = list(dict.fromkeys(["", *(text for texts in collection.prompts.values() for text in texts)]))
+    captions = (text for texts in collection.prompts.values() for text in texts)
+    prompts = list(dict.fromkeys(["", *collection.preserved, *captions]))
     filled = cache.text_states(prompts, lambda text: encode_text(model, text), text_key(model))
     return dict(zip(prompts, filled.places, strict=True)), filled
 

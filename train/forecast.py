@@ -19,6 +19,7 @@ from train.encoding import encode_picture, frames_of
 from train.flops import Flops
 from train.memory import Memory, Setting
 from train.plan import Disk, Duration, Fits
+from train.preservation import COST
 from train.probe import Timing, probe, timed
 from train.report import read_metrics
 from train.run_folder import Run
@@ -99,6 +100,11 @@ class Forecast:
         """Operations of one picture, mean over an epoch."""
         return flops.mean_flops(self.costs, self.sizes)
 
+    @property
+    def anchoring(self) -> float:
+        """Operations a picture, in the mean, of asking the base about preserved prompts."""
+        return self.config.preserve.share * COST * self.flops.forward
+
     # ---- memory
 
     @property
@@ -117,6 +123,7 @@ class Forecast:
         kept = self.activations(self.config.batch_size)
         parts = {
             "weights": weights,
+            "base": self.state.anchor.nbytes,
             "gradients": 4 * self.trained,
             "optimiser": self.optimizer,
             "average": self.average.device,
@@ -204,7 +211,8 @@ class Forecast:
             found, share = self.probed()
         except torch.OutOfMemoryError:
             return None
-        seconds = found.micro * share * self.config.accumulate + found.update
+        micro = found.micro * share * (1 + self.anchoring / self.flops.step)
+        seconds = micro * self.config.accumulate + found.update
         return seconds, f"after a {found.steps}-step probe"
 
     def probed(self) -> tuple[Timing, float]:

@@ -20,6 +20,7 @@ from train import bands, optim, pieces
 from train.adapters import dropout
 from train.ddpm import process
 from train.denoiser import Denoiser
+from train.preservation import ADRIFT, Anchor
 from train.report import Report
 from train.saving import save
 from train.signals import launcher, stop_signal
@@ -80,7 +81,7 @@ def try_gradients(state: State, task: Task, micro_batches: Sequence[Batch]) -> T
     """None if memory ran out. What lay in it is free again only after this function has returned."""
     layout, accelerator = task.layout, state.accelerator
     parts = [part for batch in micro_batches for part in pieces.of(batch, state.pieces)]
-    losses_of, found = partial(sample_losses, state.denoiser, task), list[Tensor]()
+    losses_of, found = partial(sample_losses, state.denoiser, task, anchor=state.anchor), list[Tensor]()
     try:
         for batch in parts:
             is_last = batch is parts[-1]
@@ -92,12 +93,12 @@ def try_gradients(state: State, task: Task, micro_batches: Sequence[Batch]) -> T
     return torch.cat(found)
 
 
-def sample_losses(denoiser: Denoiser, task: Task, batch: Batch) -> Tensor:
+def sample_losses(denoiser: Denoiser, task: Task, batch: Batch, anchor: Anchor = ADRIFT) -> Tensor:
     """(B,) the error of each sample: x_t from q(x_t | x_0), the network's answer, the objective's criterion."""
     t = task.objective.timesteps(batch.timestep_uniforms, task.schedule)
     noisy = process.add_noise(task.schedule, batch.latents, batch.input_noise, t)
     dropout.place(batch.timestep_uniforms)
-    target = task.objective.target(task.schedule, batch.latents, batch.noise, t)
+    target = anchor.moved(task.objective.target(task.schedule, batch.latents, batch.noise, t), noisy, t, batch)
     return task.criterion(denoiser(noisy, t, batch.text_states), target, t)
 
 

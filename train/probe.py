@@ -72,7 +72,7 @@ def batch_of(question: Question, widths: tuple[int, int], device: torch.device) 
     latents = seeds.normal((question.batch, channels, question.height, question.width), "probe", "latents").to(device)
     states = seeds.normal((question.batch, question.tokens, depth), "probe", "states").to(device)
     uniforms = torch.linspace(0, 1, question.batch, dtype=torch.float64, device=device)
-    return Batch(latents, states, latents, latents, uniforms, [""] * question.batch)
+    return Batch(latents, states, latents, latents, uniforms, [""] * question.batch, [False] * question.batch)
 
 
 def timed(work: Callable[[], None], device: torch.device, limit: float = LONG) -> list[float]:

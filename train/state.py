@@ -23,6 +23,7 @@ from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
 from train.ema import Average, Off
 from train.objectives import Objective
+from train.preservation import ADRIFT, Anchor
 from train.previews import Easel
 from train.speed import Speed
 from train.stopping import Progress
@@ -41,6 +42,7 @@ class State:
     ema: Average = field(default_factory=Off)  # of the trained weights, or none
     pieces: int = 1  # that a micro-batch is cut into, since memory ran out
     progress: Progress = field(default_factory=Progress)  # what the validations said so far
+    anchor: Anchor = ADRIFT  # what preserved prompts are held by
     workers: Workers | None = None  # who computes a micro-batch; None: nobody but this thread
 
     def plain_unet(self) -> Any:

@@ -66,9 +66,9 @@ def test_a_dropped_caption_is_the_encoders_own_nothing_cached_or_not(
     seen: list[torch.Tensor] = []
     original = loop.sample_losses
 
-    def watching(denoiser: Any, task: Any, batch: Any) -> torch.Tensor:
+    def watching(denoiser: Any, task: Any, batch: Any, **others: Any) -> torch.Tensor:
         seen.extend(batch.text_states)
-        return original(denoiser, task, batch)
+        return original(denoiser, task, batch, **others)
 
     monkeypatch.setattr(loop, "sample_losses", watching)
     monkeypatch.setenv("ATELIER_CACHE", str(Path("cache").resolve()))

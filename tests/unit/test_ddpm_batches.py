@@ -146,6 +146,7 @@ def test_the_hybrid_moves_the_variance_and_the_bound_knows_its_best() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"noise": "uniform"}, "the Gaussian process has Gaussian noise"),
         ({"corruption": "mix"}, "only the picture can be predicted"),
         ({"corruption": "mix", "predicts": "x0", "bound": "only"}, "only the picture can be predicted"),
         ({"weighting": "min-snr", "predicts": "mean"}, "weighting is of an error of eps, x0 or v"),
@@ -157,6 +158,17 @@ def test_the_hybrid_moves_the_variance_and_the_bound_knows_its_best() -> None:
 def test_settings_that_do_not_fit_together(given: dict[str, object], said: str) -> None:
     with pytest.raises((InputError, ValidationError), match=said):
         ObjectiveOptions.model_validate(given)
+
+
+def test_the_mix_is_with_the_noise_asked_for() -> None:
+    asked = question()
+    course = {"corruption": "mix", "predicts": "x0"}
+    for name, made in (("gaussian", asked.eps), ("uniform", torch.erf(asked.eps / 2**0.5))):
+        corrupt = objective.corruption_of(ObjectiveOptions.model_validate(course | {"noise": name}))
+        amount = ((asked.t + 1) / T)[:, None, None, None]
+        mixed = corrupt(SCHEDULE, asked.x0, asked.eps, asked.t)
+        torch.testing.assert_close(mixed, (1 - amount) * asked.x0 + amount * made)
+    assert objective.corruption_of(ObjectiveOptions()) is process.add_noise
 
 
 def test_noise_prediction_needs_a_signal() -> None:
@@ -176,5 +188,8 @@ def test_what_makes_two_runs_the_same() -> None:
     assert identity(base.model_copy(update={"seed": 1}), "data", 7) != identity(base, "data", 7)
     falling = base.model_copy(update={"optim": base.optim.model_copy(update={"schedule": "cosine"})})
     assert identity(falling, "data", 7) != identity(falling, "data", 8)
+    course = {"corruption": "mix", "predicts": "x0"}
+    mixes = [ObjectiveOptions.model_validate(course | {"noise": noise}) for noise in ("gaussian", "uniform")]
+    assert len({identity(base.model_copy(update={"objective": each}), "data", 7) for each in mixes}) == 2
     assert FitConfig(epochs=2.0).steps(100, 32) == 7
     assert FitConfig(max_steps=5).steps(100, 32) == 5

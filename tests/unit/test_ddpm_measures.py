@@ -9,7 +9,7 @@ from data.sets import digits
 from data.sets.pictures import unit
 from train.ddpm.running import classifier, drawing, scoring
 from train.ddpm.running.classifier import Accuracy, ClassifierFeatures
-from train.ddpm.running.verdicts import bootstrap, judge, smaller
+from train.ddpm.running.verdicts import band, bootstrap, judge, smaller
 from train.ddpm.walk import FINISHED, State
 
 
@@ -54,6 +54,15 @@ def test_the_bootstrap_interval_is_as_wide_as_theory_says() -> None:
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
     again = bootstrap(lambda r, c: float(values[np.ix_(r, c)].mean()), (1, 400), resamples=2000, seed=0)
     assert found == again
+
+
+def test_bands_know_that_all_seeds_saw_the_same_pictures() -> None:
+    """Pictures that differ by 1, seeds by nothing: as wide as of one seed, not sqrt(5) times narrower."""
+    hard = np.random.default_rng(2).normal(size=(1, 200, 2))
+    low, high = band(np.repeat(hard, 5, axis=0), resamples=800, seed=0)
+    assert (high - low) / 2 == pytest.approx(1.96 * hard.std(axis=(0, 1)) / 200**0.5, rel=0.1)
+    interval = bootstrap(lambda r, c: float(hard[np.ix_(r, c)][..., 0].mean()), (1, 200), resamples=800, seed=0)
+    assert band(hard, resamples=800, seed=0)[0][0] == pytest.approx(interval.low)
 
 
 def test_a_share_has_wilsons_interval() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from data.errors import InputError
 from train.ddpm import figures, plots  # figures is an entry, by its main()
 from train.ddpm.running import kept_plots, kept_tables
+from train.ddpm.running.smoothing import centred_mean
 
 NAMES = {"unet2d": "UNet2DModel", "basic": "BasicUNet", "plain": "BasicUNet without skips"}
 
@@ -59,8 +60,11 @@ def test_a_training_becomes_its_curves(tmp_path: Path) -> None:
 
 
 def test_a_running_mean_is_in_the_middle() -> None:
-    assert kept_plots.smooth([4.0, 1.0, 4.0, 7.0, 0.0], reach=1) == [4.0, 3.0, 4.0, 11 / 3, 0.0]
-    assert kept_plots.smooth([1.0, 2.0, 3.0, 4.0, 5.0]) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert centred_mean([4.0, 1.0, 4.0, 7.0, 0.0], reach=1) == [4.0, 3.0, 4.0, 11 / 3, 0.0]
+    line = [float(value) for value in range(100)]
+    found = centred_mean(line)
+    assert found[:75] == line[:75]  # a straight fall is neither early nor late, at the start neither
+    assert found[-1] == sum(line[-13:]) / 13  # the last value does not stand for itself
 
 
 def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"holds nothing that fit\.py, sample.py or compare.py leaves"):
+    with pytest.raises(InputError, match=r"holds nothing that fit.py, sample.py, score.py or compare.py leaves"):
         kept_plots.keep(tmp_path, "x", tmp_path)
     monkeypatch.setattr(kept_plots, "LIMIT", 500)
     with pytest.raises(InputError, match="bytes; allowed: 500 bytes"):
@@ -124,6 +128,11 @@ def test_scores_stand_above_the_lectures_table(tmp_path: Path) -> None:
     assert "| whole bound | 3.5 | 3.4 to 3.6 |" in words
     assert "| 400 drawn pictures | 83.3 % |" in words
     assert "| LSUN bedrooms 256 | DDPM | 4.89 | 9.07 | 0.60 | 0.45 |" in words
+    assert kept_plots.keep(tmp_path, "score", tmp_path) == []  # no bits were measured
+    facts["curve"] = {"rate": [0.001, 0.01, 0.2, 3.0], "rmse": [130.0, 90.0, 40.0, 1.0]}
+    (tmp_path / "score.json").write_text(json.dumps(facts))
+    (figure,) = kept_plots.keep(tmp_path, "score", tmp_path)
+    assert (figure.name, figure.stat().st_size <= plots.LIMIT) == ("ddpm-score-bits.png", True)
 
 
 def test_a_training_says_how_far_it_came(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Out of memory in the middle of a step: the same weights as if there had been enough."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from train.saving import restore
 def batch_of(size: int) -> Batch:
     rows = torch.arange(float(size))
     column = rows[:, None]
-    return Batch(column, column, column, column, rows.double(), [str(i) for i in range(size)])
+    return Batch(column, column, column, column, rows.double(), [str(i) for i in range(size)], [False] * size)
 
 
 @pytest.mark.parametrize(("size", "count", "sizes"), [(4, 1, [4]), (4, 2, [2, 2]), (5, 2, [3, 2]), (3, 4, [1, 1, 1])])
@@ -36,9 +37,9 @@ def injected(monkeypatch: pytest.MonkeyPatch, *, fits: int, from_step: int) -> l
     tried: list[int] = []
     backward = loop.sample_losses
 
-    def limited(denoiser: object, task: loop.Task, batch: Batch) -> Tensor:
+    def limited(denoiser: object, task: loop.Task, batch: Batch, **others: Any) -> Tensor:
         tried.append(len(batch.sample_ids))
-        losses = backward(denoiser, task, batch)  # type: ignore[arg-type]
+        losses = backward(denoiser, task, batch, **others)  # type: ignore[arg-type]
         if len(tried) > from_step and len(batch.sample_ids) > fits:
             losses.mean().backward()  # half of the work is done when it happens
             raise torch.OutOfMemoryError("injected")

@@ -42,7 +42,7 @@ def keep(folder: Path, name: str, out: Path) -> None:
     """The figures of a folder into `out`, and its tables between the marks of docs/ddpm-runs.md, or of a copy there."""
     from train.ddpm.running import kept_plots, kept_tables
 
-    kept = [] if (folder / "score.json").is_file() else kept_plots.keep(folder, name, out)
+    kept = kept_plots.keep(folder, name, out)
     page = out.parent / "ddpm-runs.md"
     if page.is_file() and kept_tables.fill(page, name, folder, kept):
         kept.append(page)

@@ -5,6 +5,7 @@ Source: Hugging Face's diffusion-models-class, unit 1. samplers.Naive draws with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -33,9 +34,12 @@ def gaussian(z: Tensor) -> Tensor:
 
 
 def uniform(z: Tensor) -> Tensor:
-    """Noise even in [0, 1), for pictures in [0, 1], made of standard normal noise by its distribution function."""
-    # u = (1 + erf(z / sqrt(2))) / 2
-    return torch.special.ndtr(z)
+    """Noise even in [-1, 1), made of standard normal noise by its distribution function.
+
+    For pictures in [-1, 1] it is what the course's noise in [0, 1) is for its pictures in [0, 1].
+    """
+    # u = erf(z / sqrt(2))
+    return torch.erf(z / math.sqrt(2.0))
 
 
 NOISES: dict[str, Callable[[Tensor], Tensor]] = {"gaussian": gaussian, "uniform": uniform}

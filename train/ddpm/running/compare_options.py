@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -24,6 +25,8 @@ class CompareOptions(Options):
     learning_rate: float = Field(default=1e-3, gt=0)
     """of all three networks"""
     schedule: ScheduleOptions = ScheduleOptions()
+    noise: Literal["gaussian", "uniform"] = "gaussian"
+    """what BasicUNet's pictures are mixed with: gaussian, as the course's report says, or uniform, as its notebook"""
     widths: tuple[int, ...] = Field(default=(32, 64, 64), min_length=1)
     """channels of UNet2DModel's levels; the course has 32, 64, 64"""
     pictures: int = Field(default=128, gt=1)

@@ -23,18 +23,20 @@ from data.sets.load import load
 from data.sets.pictures import Pictures, levels
 from data.shapes import Images
 from train.config import Averaging
-from train.ddpm import bound, mix, noise, process, samplers, variance
+from train.ddpm import bound, noise, prediction, samplers, variance
 from train.ddpm.networks.kinds import AnyNetwork, Basic, Plain, Unet2d
-from train.ddpm.running import drawing, errors, job
+from train.ddpm.running import drawing, errors, job, objective
 from train.ddpm.running import model as models
 from train.ddpm.running.compare_options import CompareOptions
 from train.ddpm.running.config import Drawings, FitConfig, Keeping, Looks, ObjectiveOptions
 from train.ddpm.running.errors import Errors, Side
+from train.ddpm.running.flags import about
 from train.ddpm.running.model import Model
-from train.ddpm.running.verdicts import Verdict, judge, smaller
+from train.ddpm.running.smoothing import centred_mean
+from train.ddpm.running.verdicts import Verdict, band, judge, smaller
 from train.optim import OptimConfig
 from train.report import read_metrics
-from train.report_page import known, running_mean
+from train.report_page import known
 from train.run_folder import Run
 from train.validation import Losses
 
@@ -63,6 +65,8 @@ class Trained:
 
 def run(options: CompareOptions) -> int:
     """Train, measure, write compare.html and compare.json; returns the exit code."""
+    with about("--schedule.zero-terminal-snr"):
+        prediction.eps.check(models.make_schedule(options.schedule))  # UNet2DModel predicts noise
     pictures = load(options.data, seed=options.seed)
     _, unseen = pictures.split(options.data.held_out, options.seed)
     if len(unseen) < 2:
@@ -77,7 +81,7 @@ def run(options: CompareOptions) -> int:
         "table": [dict(zip(HEAD, row, strict=True)) for row in table(trained)],
         "names": NAMES,
         "curves": {
-            "errors": [asdict(series) for series in common_scale(trained)],
+            "errors": [asdict(series) for series in common_scale(options, trained)],
             "losses": [asdict(series) for series in loss_curves(trained)],
         },
         "verdicts": [{"claim": v.claim, "word": v.word, "difference": asdict(v.difference)} for v in verdicts],
@@ -93,7 +97,7 @@ def run(options: CompareOptions) -> int:
 def config_of(options: CompareOptions, name: str, seed: int) -> FitConfig:
     """The course's settings of one network: UNet2DModel learns the noise, the others the picture out of the mix."""
     networks: dict[str, AnyNetwork] = {"unet2d": Unet2d(widths=options.widths), "basic": Basic(), "plain": Plain()}
-    course = ObjectiveOptions(predicts="x0", corruption="mix")
+    course = ObjectiveOptions(predicts="x0", corruption="mix", noise=options.noise)
     return FitConfig(
         data=options.data,
         network=networks[name],
@@ -253,7 +257,7 @@ def page_of(
         page.text("With few seeds the intervals are about pictures, not about trainings: --seeds 5 says more.")
     page.table(HEAD, table(trained))
     page.section("On a common scale").text(SCALE_EXPLAINED)
-    page.curve(*common_scale(trained), x="timestep", y="error of x_0", title="Error by timestep", log_y=True)
+    page.curve(*common_scale(options, trained), x="timestep", y="error of x_0", title="Error by timestep", log_y=True)
     page.section("Losses").text(LOSSES_EXPLAINED)
     page.curve(*loss_curves(trained), x="step", y="loss", title="Training loss of the first seed", log_y=True)
     page.section("Predictions at rising noise").text(f"{STRIP} held-out pictures: clean, corrupted, predicted.")
@@ -272,17 +276,15 @@ def page_of(
     return page
 
 
-def common_scale(trained: Sequence[Trained]) -> list[Series]:
+def common_scale(options: CompareOptions, trained: Sequence[Trained]) -> list[Series]:
     """Error of x_0 by timestep, with the spread over seeds and pictures."""
     series = []
     for name, words in NAMES.items():
         mine = [each for each in trained if each.name == name]
-        values = np.concatenate([each.errors.x0.values for each in mine])
-        half = 1.96 * values.std(axis=0, ddof=1) / np.sqrt(len(values))
-        mean = values.mean(axis=0)
-        low = np.maximum(mean - half, 1e-12)
-        times = list(mine[0].errors.timesteps)
-        series.append(Series(words, times, mean.tolist(), low.tolist(), (mean + half).tolist()))
+        values = np.stack([each.errors.x0.values for each in mine])  # (seeds, pictures, timesteps)
+        low, high = band(values, resamples=options.resamples, seed=options.seed)
+        times, mean = list(mine[0].errors.timesteps), values.mean(axis=(0, 1))
+        series.append(Series(words, times, mean.tolist(), low.tolist(), high.tolist()))
     return series
 
 
@@ -293,7 +295,7 @@ def loss_curves(trained: Sequence[Trained]) -> list[Series]:
         lines = [line for line in read_metrics(each.run.metrics) if "loss" in line]
         if each.seed == 0 and lines:
             losses = [known(line["loss"]) for line in lines]
-            series.append(Series(NAMES[each.name], [line["step"] for line in lines], running_mean(losses)))
+            series.append(Series(NAMES[each.name], [line["step"] for line in lines], centred_mean(losses)))
     return series
 
 
@@ -303,15 +305,14 @@ def strip_of(model: Model, unseen: Pictures) -> Any:
     clean = errors.side_of(unseen, STRIP, model).x0
     steps = errors.spread(model.schedule.steps, AMOUNTS)
     schedule = model.schedule.to(model.device)
-    mixed = model.objective.corruption == "mix"
-    predict = model.predict_mix() if mixed else model.predict(clip=True)
+    corrupt = objective.corruption_of(model.objective)
+    predict = model.predict_mix() if model.objective.corruption == "mix" else model.predict(clip=True)
     own = noise.seeded(0, len(clean), model.shape, model.device)
     corrupted, predicted = [clean], [clean]
     for step in steps:
         t = torch.full((len(clean),), step, device=model.device)
         eps = own("strip")
-        corrupt = mix.corrupt(clean, eps, mix.amount(t, schedule.steps)) if mixed else None
-        xt = process.add_noise(schedule, clean, eps, t) if corrupt is None else corrupt
+        xt = corrupt(schedule, clean, eps, t)
         corrupted.append(xt)
         predicted.append(predict(xt, t).x0)
     rows: list[Images] = []

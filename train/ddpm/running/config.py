@@ -50,12 +50,16 @@ class ObjectiveOptions(Options):
     """signal-to-noise ratio above which timesteps are held back; default 5 and 4, as in the papers"""
     corruption: Literal["gaussian", "mix"] = "gaussian"
     """gaussian: q(x_t | x_0); mix: (1 - a) x_0 + a eps with an even amount a, as in the course, for x0 prediction"""
+    noise: Literal["gaussian", "uniform"] = "gaussian"
+    """what the mix is with: gaussian, as the course's report says, or uniform, as its notebook does"""
 
     @model_validator(mode="after")
     def settings_fit_together(self) -> Self:
         if self.corruption == "mix" and (self.predicts != "x0" or self.bound != "no"):
             what = "the course's mix is no Gaussian process: only the picture can be predicted from it"
             raise InputError(what, where="--objective.corruption", allowed="--objective.predicts x0, no bound")
+        if self.noise != "gaussian" and self.corruption != "mix":
+            raise InputError("the Gaussian process has Gaussian noise", where="--objective.noise", allowed="gaussian")
         if self.weighting != "none" and (self.predicts == "mean" or self.bound in ALONE):
             what = "weighting is of an error of eps, x0 or v"
             raise InputError(what, where="--objective.weighting", allowed="none")
@@ -167,6 +171,8 @@ AT_WILL |= {"looks", "drawings", "checkpoints"}
 def identity(config: FitConfig, fingerprint: str, steps: int) -> str:
     """A hash of what makes two runs the same. The number of steps counts only where the learning rate depends on it."""
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=set(AT_WILL))
+    if config.objective.noise == "gaussian":
+        del settings["objective"]["noise"]  # runs from before it could be chosen had this
     if config.optim.schedule not in SCHEDULES_WITHOUT_END:
         settings["steps"] = steps
     return hashlib.sha256(json.dumps(["ddpm", settings, fingerprint], sort_keys=True).encode()).hexdigest()

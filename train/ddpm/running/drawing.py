@@ -118,7 +118,7 @@ def draw(
         some = None if labels is None else labels[start : start + size]
         predict = model.for_sampler(sampler, some, scale, clip=clip)
         own = noise.seeded(seed + start, size, model.shape, model.device)
-        drawn.append(samplers.run(sampler, predict, model.schedule, own.start(), own).cpu())
+        drawn.append(samplers.run(sampler, predict, model.schedule, model.start(sampler, own), own).cpu())
     return torch.cat(drawn)
 
 

@@ -22,15 +22,16 @@ from train import checkpoint, ema, machine, optim, run_folder
 from train.compiled import TOLERANCE, relative_errors
 from train.ddpm import samplers
 from train.ddpm.networks.kinds import Frame
-from train.ddpm.running import errors, gradients, loop, model, objective
+from train.ddpm.running import cost, errors, gradients, loop, model, objective
 from train.ddpm.running.batches import Stream
 from train.ddpm.running.config import FitConfig, identity
+from train.ddpm.running.flags import about
 from train.ddpm.running.model import KIND, Model
 from train.ddpm.running.report_page import write_card, write_report
 from train.ddpm.running.state import State, Task
 from train.ddpm.running.timesteps import ByImportance, Draws, Evenly
 from train.flops import peak_flops
-from train.report import Report, Silent, Written
+from train.report import Report, Silent, Written, read_metrics
 from train.run_folder import Run, to_json
 from train.speed import Speed
 from train.validation import Losses
@@ -74,7 +75,8 @@ def follow(config: FitConfig, *, held_out_by: int | None = None) -> tuple[int, R
 def prepare(config: FitConfig, split_seed: int) -> Job:
     """Read the pictures and say no where it must be said, before anything is built."""
     schedule = model.make_schedule(config.schedule)
-    objective.meaning_of(config.objective).check(schedule)
+    with about("--objective.predicts"):
+        objective.meaning_of(config.objective).check(schedule)
     if config.drawings.every:
         refuse_other_process(config)
     accelerator = machine.begin(config.threads)
@@ -94,7 +96,8 @@ def prepare(config: FitConfig, split_seed: int) -> Job:
 
 def refuse_other_process(config: FitConfig) -> None:
     """The grids are drawn by a sampler of any process that the network can answer for."""
-    sampler = samplers.make(config.drawings.sampler)
+    with about("--drawings.sampler"):
+        sampler = samplers.make(config.drawings.sampler)
     if sampler.corruption == "mix" and config.objective.corruption != "mix":
         what = "the naive sampler is for --objective.corruption mix"
         raise InputError(what, where="--drawings.sampler", allowed="another, e.g. ddim")
@@ -263,13 +266,17 @@ def task_of(job: Job, made: Model, found: Run) -> Task:
         steps=job.steps,
         schedule=schedule,
         stream=stream,
-        corrupt=objective.CORRUPTIONS[config.objective.corruption],
+        corrupt=objective.corruption_of(config.objective),
         loss=objective.loss_of(config.objective, schedule),
         sides=errors.sides(job.train, job.held_out, config.looks.pictures, made),
         model=made,
         folder=found.path,
         identity=job.identity,
-        speed=Speed(None, peak_flops(device, job.accelerator.mixed_precision), job.layout.processes),
+        speed=Speed(
+            cost.step_flops(made.options, made.frame),
+            peak_flops(device, job.accelerator.mixed_precision),
+            job.layout.processes,
+        ),
         drops_out=gradients.drops_out(made.network),
         publish=lambda: write_report(found, job.steps) if job.accelerator.is_main_process else None,
     )
@@ -300,6 +307,7 @@ def leave(job: Job, state: State, made: Model, found: Run) -> None:
     found.finish(state.step)
     bell = "\a" if sys.stdout.isatty() else ""  # whoever waits in front of a terminal is told
     print(f"{bell}finished:  {found.export}")
+    print(cost.speed_line(read_metrics(found.metrics)))
     print(f"report:    {found.path / 'report.html'}")
     print(next_commands(found))
 

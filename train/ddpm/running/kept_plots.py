@@ -1,4 +1,4 @@
-"""The figures of docs/ddpm-runs.md: what fit.py, sample.py and compare.py left in a folder, small enough to keep."""
+"""The figures of docs/ddpm-runs.md: what the four commands left in a folder, small enough to keep."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.errors import InputError
 from data.files import replaced_file
 from train.ddpm.plots import BLUE, FAINT, GREEN, INK, LIMIT, ORANGE, STYLE, canvas, save
+from train.ddpm.running.smoothing import centred_mean
 from train.report import read_metrics
 from train.report_page import known
 
@@ -27,17 +29,19 @@ SHEETS = ("grid.png", "trajectory.png", "progressive.png", "walk.gif", "interpol
 
 
 def keep(folder: Path, name: str, out: Path) -> list[Path]:
-    """Write ddpm-NAME-*.png from a folder of compare.py, fit.py or sample.py; returns them. Raises InputError."""
+    """Write ddpm-NAME-*.png from a folder of one of the four commands; returns them. Raises InputError."""
     if (folder / "metrics.jsonl").is_file():
         drawn = sorted((folder / "drawings").glob("*.png"))[-1:]
         curves = of_training(folder, out / f"ddpm-{name}-training.png")
         return [curves, *[kept(sheet, out / f"ddpm-{name}-drawn.png") for sheet in drawn]]
     if (folder / "compare.json").is_file():
         return of_comparison(folder, name, out)
+    if (folder / "score.json").is_file():
+        return of_score(folder, name, out)
     sheets = [folder / file for file in SHEETS if (folder / file).is_file()]
     if not sheets:
-        what = "holds nothing that fit.py, sample.py or compare.py leaves"
-        raise InputError(what, where=folder, allowed="a run folder, or the --out of sample.py or compare.py")
+        what = "holds nothing that fit.py, sample.py, score.py or compare.py leaves"
+        raise InputError(what, where=folder, allowed="a run folder, or the --out of one of the other three")
     return [kept(sheet, out / f"ddpm-{name}-{sheet.name}") for sheet in sheets]
 
 
@@ -86,8 +90,9 @@ def stacked(parts: Mapping[str, Image.Image]) -> Image.Image:
 
 
 def beside(parts: Mapping[str, Image.Image]) -> Image.Image:
-    """Sheets beside one another, each under its name."""
-    columns = [stacked({words: part}) for words, part in parts.items()]
+    """Sheets beside one another, each under its name; shrunk by a whole number first, so that names stay readable."""
+    factor = -(-sum(part.width + LABEL for part in parts.values()) // WIDTH)
+    columns = [stacked({words: part.convert("RGB").reduce(factor)}) for words, part in parts.items()]
     width = sum(column.width for column in columns) + LABEL * (len(columns) - 1)
     paper = Image.new("RGB", (width, max(column.height for column in columns)), "white")
     left = 0
@@ -109,7 +114,7 @@ def of_training(folder: Path, path: Path) -> Path:
         figure, (left, right) = canvas(8.6, 3.0, columns=2)
         losses = [known(row["loss"]) for row in steps]
         left.plot([row["step"] for row in steps], losses, color=FAINT, linewidth=0.7)
-        left.plot([row["step"] for row in steps], smooth(losses), color=INK, linewidth=1.3)
+        left.plot([row["step"] for row in steps], centred_mean(losses), color=INK, linewidth=1.3)
         left.set(xlabel="step", ylabel="training loss", yscale="log", title="Loss")
         for colour, side in zip(COLOURS, looks[0]["validation"], strict=False):
             at = [row["step"] for row in looks]
@@ -120,14 +125,26 @@ def of_training(folder: Path, path: Path) -> Path:
     return path
 
 
-def smooth(values: Sequence[float], reach: int = 25) -> list[float]:
-    """The mean of each value with up to `reach` on either side, as many on both, so that a fall is not seen late."""
-    found = []
-    for place in range(len(values)):
-        some = min(reach, place, len(values) - 1 - place)
-        window = values[place - some : place + some + 1]
-        found.append(sum(window) / len(window))
-    return found
+# ---- a score
+
+
+def of_score(folder: Path, name: str, out: Path) -> list[Path]:
+    """What each step tells, and rate against distortion, if bits were measured. Source: arXiv 2006.11239, figure 5."""
+    curve = json.loads((folder / "score.json").read_text(encoding="utf-8")).get("curve")
+    if curve is None:
+        return []
+    rate, rmse = curve["rate"], curve["rmse"]
+    told = [after - before for before, after in pairwise(rate)]  # L_{T-1} ... L_1
+    with rc_context(STYLE):
+        figure, (left, right) = canvas(8.6, 3.0, columns=2)
+        left.plot(range(len(told), 0, -1), told, color=INK, linewidth=1.0)
+        left.set(xlabel="t", ylabel="bits per dimension", yscale="log", title="$L_t$, what each step tells")
+        right.plot(rate, rmse, color=INK, linewidth=1.4)
+        right.set(xlabel="bits per dimension told", ylabel="RMSE of 255", title="Rate and distortion")
+        right.set(xlim=(0, None), ylim=(0, None))
+    path = out / f"ddpm-{name}-bits.png"
+    save(figure, path)
+    return [path]
 
 
 # ---- sheets of pictures

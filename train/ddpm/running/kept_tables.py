@@ -21,6 +21,7 @@ CAPTIONS = {  # by the last word of a figure's name
     "errors": "Errors of x_0 on a common scale, with bands of 95 %, and the losses, which are three scales",
     "predictions": "Held-out pictures at rising noise, clean at the left; under each what the network takes it to be",
     "samples": "Drawn from noise, UNet2DModel by DDIM, the others by the course's steps towards the prediction",
+    "bits": "What each step tells of a held-out picture, and how far off the expected one is by then",
     "grid": "Drawn pictures",
     "trajectory": "x_t on the way from noise",
     "progressive": "The picture that the network expects at each of those steps",

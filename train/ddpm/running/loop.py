@@ -123,7 +123,9 @@ def look(state: State, task: Task, report: Report) -> None:
     with state.ema.swapped(), evaluating(state):
         found = {name: errors.measure(task.model, side, timesteps).x0 for name, side in task.sides.items()}
     state.base = state.base or (found if state.step == 0 else {})
-    change = {side: paired_difference(now, state.base[side]) for side, now in found.items() if side in state.base}
+    shapes = {side: losses.values.shape for side, losses in found.items()}
+    base = {side: was for side, was in state.base.items() if shapes.get(side) == was.values.shape}
+    change = {side: paired_difference(found[side], was) for side, was in base.items()}  # none after other --looks
     report.write(
         [
             {

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from data.errors import InputError, choose
 from data.files import replaced_folder, sha256
+from data.shapes import Images
 from train import run_folder
-from train.ddpm import guidance, samplers
+from train.ddpm import guidance, mix, samplers
 from train.ddpm import schedule as schedules
 from train.ddpm.networks.kinds import AnyNetwork, Frame
+from train.ddpm.noise import SeededNoise
 from train.ddpm.prediction import Denoiser, clipped
 from train.ddpm.running.config import ObjectiveOptions, ScheduleOptions
+from train.ddpm.running.flags import about
 from train.ddpm.running.objective import meaning_of
 from train.ddpm.schedule import Schedule
 from train.ddpm.walk import Sampler
@@ -84,6 +87,11 @@ class Model:
             return self.predict_mix(labels, scale)
         return self.predict(labels, scale, clip=clip)
 
+    def start(self, sampler: Sampler, own: SeededNoise) -> Images:
+        """(B, C, S, S) where a walk of the sampler begins: noise alone, of the process that it undoes."""
+        drawn = own.start()
+        return mix.noise(self.objective.noise)(drawn) if sampler.corruption == "mix" else drawn
+
     def labels_of(self, names: list[str], count: int, where: str) -> Tensor | None:
         """(count,) the classes by their names, in turn; with no names all of them in turn, None if it knows none."""
         if not self.classes:
@@ -100,10 +108,8 @@ class Model:
 
 def make_schedule(options: ScheduleOptions) -> Schedule:
     """Raises InputError for an unknown name."""
-    try:
+    with about("--schedule.name"):
         made = schedules.make(options.name, options.steps)
-    except InputError as error:
-        raise InputError(error.what, where="--schedule.name", allowed=error.allowed, fix=error.fix) from None
     return schedules.zero_terminal_snr(made) if options.zero_terminal_snr else made
 
 

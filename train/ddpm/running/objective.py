@@ -20,12 +20,19 @@ GAMMA = {"min-snr": 5.0, "soft-min-snr": 4.0}  # as in their papers, see train/d
 FORMS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}  # our words and diffusers'
 
 
-def mixed(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
-    """The course's mix, with the amount that belongs to a timestep."""
-    return mix.corrupt(x0, eps, mix.amount(t, schedule.steps))
+@dataclass(frozen=True)
+class Mixed:
+    """The course's mix, with the amount that belongs to a timestep. noise: made of standard normal noise."""
+
+    noise: Callable[[Tensor], Tensor]
+
+    def __call__(self, schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
+        return mix.corrupt(x0, self.noise(eps), mix.amount(t, schedule.steps))
 
 
-CORRUPTIONS: dict[str, Corrupt] = {"gaussian": process.add_noise, "mix": mixed}
+def corruption_of(options: ObjectiveOptions) -> Corrupt:
+    """How pictures are corrupted in training."""
+    return Mixed(mix.noise(options.noise)) if options.corruption == "mix" else process.add_noise
 
 
 @dataclass(frozen=True)

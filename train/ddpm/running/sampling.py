@@ -93,7 +93,8 @@ def states_of(work: Work, count: int) -> list[State]:
     labels, options = work.some_labels(count), work.options
     predict = work.model.for_sampler(work.sampler, labels, options.guidance, clip=options.clip)
     own = noise.seeded(options.seed, count, work.model.shape, work.model.device)
-    walked = work.sampler.steps(predict, work.model.schedule, own.start(), own)
+    start = work.model.start(work.sampler, own)
+    walked = work.sampler.steps(predict, work.model.schedule, start, own)
     return [State(state.t, state.xt.cpu(), state.x0.cpu()) for state in walked]
 
 

@@ -18,7 +18,7 @@ from data import seeds
 from data.errors import InputError
 from data.features import Extractor, features, make
 from data.files import write_atomic
-from data.metrics.frechet import frechet
+from data.metrics.frechet import frechet, refuse_few
 from data.metrics.kernel import KernelDistance, kernel_distance
 from data.metrics.manifold import Manifold, manifold
 from data.page import Page, Series
@@ -27,9 +27,11 @@ from data.sets.pictures import Pictures, levels, unit
 from train.ddpm import bound, decoders, noise, variance
 from train.ddpm.running import classifier, drawing
 from train.ddpm.running.classifier import Accuracy, ClassifierFeatures, SmallNet
+from train.ddpm.running.flags import about
 from train.ddpm.running.model import Model
 from train.ddpm.running.score_options import ScoreOptions
 from train.ddpm.running.using import config_of, open_model, sampler_of
+from train.ddpm.variance import Variance
 from train.validation import Interval, Losses, paired_difference
 
 LECTURE = Path(__file__).parents[3] / "data" / "metrics" / "lecture.csv"
@@ -66,13 +68,15 @@ class Score:
 def run(options: ScoreOptions) -> int:
     """Draw, measure, write score.html and score.json; returns the exit code."""
     folder, model = open_model(options)
-    sampler = sampler_of(options, model)
+    sampler, sigma = sampler_of(options, model), sigma_of(options, model)
     config = config_of(folder)
     pictures = load(config.data, seed=config.seed)
     real, unseen = pictures.split(config.data.held_out, config.seed)
     why = [] if len(unseen) else ["the run held no pictures out: bits and the floor are of training pictures"]
     unseen = unseen if len(unseen) else real
     judge = classifier.trained_on(real, seed=config.seed) if usable_classes(real) else None
+    extractors = extractors_of(options, judge, real)
+    refuse_too_few(options.count, extractors, real)
     labels = model.labels_of([], options.count, "--count")
     drawn = levels(
         drawing.draw(
@@ -86,9 +90,8 @@ def run(options: ScoreOptions) -> int:
             batch=options.batch_size,
         )
     )
-    extractors = extractors_of(options, judge, real)
     rows = compare(options, extractors, real, unseen, drawn, config.seed)
-    bits, curve = measure_bits(options, model, unseen) if options.bits else ({}, None)
+    bits, curve = measure_bits(options, model, unseen, sigma) if options.bits else ({}, None)
     learnt = accuracies(judge, model, real, unseen, drawn, labels, config.seed, why)
     name = f"{extractors[0].name} {extractors[0].version}"
     score = Score(folder.name, name, rows, bits, curve, learnt, why)
@@ -116,6 +119,14 @@ def extractors_of(options: ScoreOptions, judge: SmallNet | None, real: Pictures)
         raise InputError(what, where="--features", allowed="pixels, descriptors, clip, dinov2")
     plain = [ClassifierFeatures(judge, real.channels, spatial=spatial) for spatial in (False, True)]
     return [extractor.scaled_to(real) for extractor in plain]
+
+
+def refuse_too_few(count: int, extractors: Sequence[Extractor], real: Pictures) -> None:
+    """Raise InputError for a --count that the features' distance cannot be taken of, before anything is drawn."""
+    for extractor in extractors:
+        width = encoded(extractor, real.pixels[:1]).shape[1]
+        with about("--count"):
+            refuse_few(np.empty((count, width)))
 
 
 # ---- distances
@@ -170,12 +181,22 @@ def row(options: ScoreOptions, name: str, base: Sequence[np.ndarray], found: Seq
 # ---- bits
 
 
-def measure_bits(options: ScoreOptions, model: Model, unseen: Pictures) -> tuple[dict[str, Interval], bound.Curve]:
+def sigma_of(options: ScoreOptions, model: Model) -> Variance:
+    """The variance of the bound's reverse steps. Raises InputError for one that the network did not learn."""
+    with about("--variance"):
+        found = variance.named(options.variance or model.objective.variance)
+        if found.high is not None and model.objective.variance != "learned-range":
+            raise InputError("the network learned no variance", allowed=", ".join(variance.FIXED))
+        return found
+
+
+def measure_bits(
+    options: ScoreOptions, model: Model, unseen: Pictures, sigma: Variance
+) -> tuple[dict[str, Interval], bound.Curve]:
     """Every term of the bound in bits per dimension, with intervals over pictures, and the rate/distortion curve."""
     some = unseen.taken(sorted(range(len(unseen)), key=unseen.hashes.__getitem__)[: options.bits])
     labels = some.labels.to(model.device) if some.labels is not None and model.classes else None
     x0 = unit(some.pixels).to(model.device)
-    sigma = variance.named(options.variance or model.objective.variance)
     own = noise.seeded(0, len(x0), model.shape, model.device)
     looks = bound.each_step(
         model.predict(labels, clip=options.clip),

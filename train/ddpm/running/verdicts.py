@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,13 +39,25 @@ def bootstrap(statistic: Callable[[NDArray[np.intp], NDArray[np.intp]], float], 
     the interval is then about pictures only. Source: Efron 1979; both axes: Owen 2007, arXiv 0712.1111.
     """
     everything = np.arange(shape[0]), np.arange(shape[1])
-    random = np.random.default_rng(seeds.seed_for(seed, "bootstrap"))
-    found = np.empty(resamples)
-    for place in range(resamples):
-        rows, columns = (random.integers(0, size, size) for size in shape)
-        found[place] = statistic(rows, columns)
+    found = [statistic(rows, columns) for rows, columns in draws(shape, resamples, seed)]
     low, high = np.percentile(found, [2.5, 97.5])
     return Interval(statistic(*everything), float(low), float(high))
+
+
+def draws(shape: tuple[int, int], resamples: int, seed: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Seeds and pictures, drawn with repetition, `resamples` times; the same for all who ask with one seed."""
+    random = np.random.default_rng(seeds.seed_for(seed, "bootstrap"))
+    for _ in range(resamples):
+        rows, columns = (random.integers(0, size, size) for size in shape)
+        yield rows, columns
+
+
+def band(values: NDArray[np.float64], *, resamples: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The ends of bootstrap()'s intervals for the means of k curves' points: (seeds, pictures, k) -> (k,) and (k,)."""
+    shape = values.shape[0], values.shape[1]
+    found = [values[np.ix_(rows, columns)].mean(axis=(0, 1)) for rows, columns in draws(shape, resamples, seed)]
+    low, high = np.percentile(found, [2.5, 97.5], axis=0)
+    return low, high
 
 
 def smaller(claim: str, one: Grid, other: Grid, *, resamples: int, seed: int) -> Verdict:

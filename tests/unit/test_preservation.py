@@ -1,0 +1,176 @@
+"""Preserved prompts: whose targets move and by how much, what they cost, and what is wrong with a file of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.captions import count_tokens
+from data.dataset import EncodedPictures, Layout, Position, StepSampler, collate
+from data.errors import InputError
+from data.schema import Batch
+from tests.small_runs import Toy, advance, entries, equal, small_run, trained
+from tests.tiny import TEXT_WIDTH
+from train import loop
+from train.base_model import load
+from train.config import Config, Preservation, identity
+from train.curation import collect
+from train.denoiser import Denoiser
+from train.pocket.nouns import with_article
+from train.pocket.tuned import unseen_nouns
+from train.preservation import ADRIFT, NOUNS, Anchored, anchor, prompts_of
+
+EMPTY = torch.full((5, TEXT_WIDTH), -1.0)
+WORDS = tuple(torch.full((5, TEXT_WIDTH), float(value)) for value in (1, 2, 3))
+
+
+def pictures(share: float, kept: Sequence[torch.Tensor] = WORDS) -> EncodedPictures:
+    return EncodedPictures([entries(7)], EMPTY, seed=0, scaling_factor=0.5, dropout=0.1, kept=kept, share=share)
+
+
+def batch_of(share: float, size: int = 8) -> Batch:
+    source = pictures(share)
+    return collate([source[Position(0, slot, 0, slot % 7)] for slot in range(size)])
+
+
+def test_the_target_moves_by_what_the_base_says_of_the_prompt() -> None:
+    """Toy's answer is conv(x) (1 + t/1000) + words(mean state): the difference to the empty prompt is known."""
+    network, batch = Toy(), batch_of(0.5)
+    assert 0 < sum(batch.preserved) < 8
+    target, t = torch.randn(8, 4, 8, 8), torch.arange(8) * 100
+    moved = anchor(network, EMPTY, torch.device("cpu")).moved(target, batch.latents, t, batch)
+    said = network.words(batch.text_states.mean(1)) - network.words(EMPTY.mean(0))
+    for row, preserved in enumerate(batch.preserved):
+        if preserved:
+            torch.testing.assert_close(moved[row], target[row] + said[row, :, None, None])
+        else:
+            assert torch.equal(moved[row], target[row])
+    assert not moved.requires_grad
+
+
+def test_nothing_preserved_nothing_moves() -> None:
+    batch, target = batch_of(0.0), torch.randn(8, 4, 8, 8)
+    held = anchor(Toy(), EMPTY, torch.device("cpu"))
+    for anything in (held, ADRIFT):
+        assert anything.moved(target, batch.latents, torch.zeros(8, dtype=torch.long), batch) is target
+    assert anchor(Toy(), None, torch.device("cpu")) is ADRIFT
+
+
+def test_which_samples_are_preserved_follows_from_their_position() -> None:
+    """The share is kept, prompts come equally often, and the rest of a batch is what it is without."""
+    source, plain = pictures(0.4), pictures(0.0)
+    places = [Position(step, slot, 0, slot) for step in range(600) for slot in range(5)]
+    items, others = [source[place] for place in places], [plain[place] for place in places]
+    preserved = [item for item in items if item.preserved]
+    assert len(preserved) / len(items) == pytest.approx(0.4, abs=0.03)
+    counts = [sum(bool(torch.equal(item.text_states, word)) for item in preserved) for word in WORDS]
+    assert sum(counts) == len(preserved) and min(counts) > 0.28 * len(preserved)
+    for item, other in zip(items, others, strict=True):
+        assert torch.equal(item.latents, other.latents) and torch.equal(item.noise, other.noise)
+        assert item.preserved or torch.equal(item.text_states, other.text_states)
+        assert not other.preserved
+
+
+def test_several_processes_and_accumulation_preserve_the_same_samples() -> None:
+    def found(layouts: list[Layout]) -> dict[str, bool]:
+        source = pictures(0.5)
+        parts = [iter(StepSampler([7], layout, seed=0, start=3, stop=4)) for layout in layouts]
+        items = [source[place] for part in parts for places in part for place in places]
+        return {f"{item.sample_id} {item.timestep_uniform}": item.preserved for item in items}
+
+    whole = found([Layout(8)])
+    assert whole == found([Layout(2, 2, 2, 0), Layout(2, 2, 2, 1)]) and 0 < sum(whole.values()) < 8
+
+
+def anchored_run(folder: Path, **changes: Any) -> tuple[loop.State, loop.Task]:
+    """A run of a toy whose batches hold preserved prompts."""
+    state, task = small_run(folder, Toy(), **changes)
+    source = pictures(0.5)
+
+    def batches(start: int, stop: int) -> Any:
+        from data.prefetch import InTurn
+
+        sampler = StepSampler([7], task.layout, seed=0, start=start, stop=stop)
+        return InTurn(iter([collate([source[place] for place in places]) for places in sampler]))
+
+    state.anchor = anchor(Toy(), EMPTY, torch.device("cpu"))
+    object.__setattr__(task, "batches", batches)
+    return state, task
+
+
+def test_training_leaves_the_base_as_it_was_and_accumulation_is_one_batch(tmp_path: Path) -> None:
+    state, task = anchored_run(tmp_path, batch_size=8)
+    advance(state, task, 3)
+    assert isinstance(state.anchor, Anchored)
+    assert equal(state.anchor.base.unet.state_dict(), Toy().state_dict())
+    parts, other = anchored_run(tmp_path, batch_size=2, accumulate=4)
+    advance(parts, other, 3)
+    for name, weight in trained(parts).items():
+        torch.testing.assert_close(weight, trained(state)[name], atol=1e-6, rtol=1e-5)
+    unheld, last = anchored_run(tmp_path, batch_size=8)
+    unheld.anchor = ADRIFT
+    advance(unheld, last, 3)
+    assert not equal(trained(unheld), trained(state))
+
+
+def test_a_base_that_is_the_network_keeps_the_direction_and_learns_the_rest() -> None:
+    """With the target at its optimum, e(c) - e("") is the base's for preserved prompts: the loss there is 0."""
+    network, batch = Toy(), batch_of(0.5)
+    t = torch.arange(8) * 100
+    empty = Denoiser(network)(batch.latents, t, EMPTY.expand(8, -1, -1)).detach()  # the look: whatever it says
+    wanted = anchor(network, EMPTY, torch.device("cpu")).moved(empty, batch.latents, t, batch)
+    said = Denoiser(network)(batch.latents, t, batch.text_states)
+    rows = torch.tensor(batch.preserved)
+    torch.testing.assert_close(said[rows], wanted[rows], atol=1e-5, rtol=1e-5)
+
+
+def test_the_shipped_list_holds_no_word_that_the_base_is_judged_by() -> None:
+    prompts = prompts_of(Preservation(share=0.5))
+    assert len(prompts) > 100 and len(set(prompts)) == len(prompts)
+    shown = ["fridge", "car", "guitar", "house"]
+    assert not set(prompts) & {with_article(noun) for noun in [*unseen_nouns(), *shown]}
+    report = count_tokens(prompts, load("pocket").tokenizer)
+    assert not report.cut and NOUNS.is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"# only a comment\n\n", "holds no prompt"),
+        (b"\xff\xfe\x00", "is not UTF-8"),
+    ],
+)
+def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "words.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as raised:
+        prompts_of(Preservation(share=0.5, prompts=path))
+    assert "--preserve.prompts" in str(raised.value) and str(path) in str(raised.value)
+    assert prompts_of(Preservation(prompts=path)) == []  # nobody asks for it
+
+
+def test_prompts_count_by_their_words_not_by_their_file(tmp_path: Path) -> None:
+    """The run's identity and the collection's fingerprint; a prompt that is too long is named."""
+    model, found = load("pocket"), {}
+    (tmp_path / "set").mkdir()
+    for number in range(4):
+        picture = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(picture).save(tmp_path / "set" / f"{number}.png")
+        (tmp_path / "set" / f"{number}.txt").write_text(f"picture {number}\n")
+    for name, text in (("one", "a cat\n"), ("two", "a cat\n"), ("three", "a dog\n"), ("long", "a cat " * 60)):
+        (tmp_path / name).write_text(text)
+        config = Config.model_validate(
+            {"data": [str(tmp_path / "set")], "preserve": {"share": 0.5, "prompts": tmp_path / name}}
+        )
+        collection = collect(config, model)
+        found[name] = identity(config, collection.fingerprint, "model")
+        assert any("preserved prompt" in cut for cut in collection.captions_cut) == (name == "long")
+    plain = Config.model_validate({"data": [str(tmp_path / "set")]})
+    found["none"] = identity(plain, collect(plain, model).fingerprint, "model")
+    assert found["one"] == found["two"] and len(set(found.values())) == 4

@@ -1,0 +1,111 @@
+"""Learn the look of the pictures and keep what words mean.
+
+In a small set every picture has the same look, so a network learns it as what the captions' words mean ("creature"), or
+learns it everywhere and forgets what other words mean. Here a share of the samples is trained with a prompt c of a list
+instead of its caption. Such a picture x_0 does not show c; the answer to x_t is taught to be
+
+    y + b(x_t, c) - b(x_t, "")
+
+y is the objective's target, which pulls towards the look, and b the base network before training, so that what
+c adds to the empty prompt stays what it was. Guidance draws with e("") + s (e(c) - e("")) (Ho & Salimans 2022, arXiv
+2207.12598, eq. 6): its first part becomes the look, its second part remains the base's. A prior set of the base's own
+pictures (Ruiz et al. 2022, arXiv 2208.12242, eq. 2) keeps words as well, but with them the base's look.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from data.errors import InputError
+from data.schema import Batch
+from data.shapes import Latents, TextStates, Timesteps
+from train.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from train.config import Preservation
+
+NOUNS = Path(__file__).parent / "configs" / "nouns.txt"
+COST = 2  # forward passes of the base for each preserved sample
+
+
+class Anchor(Protocol):
+    """What holds words where they were."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes on the device."""
+        ...
+
+    def moved(self, target: Latents, noisy: Latents, t: Timesteps, batch: Batch) -> Latents:
+        """The targets, (B, C, h, w), with those of preserved prompts moved by what the base says of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Adrift:
+    """Nothing is preserved."""
+
+    nbytes: int = 0
+
+    def moved(self, target: Latents, noisy: Latents, t: Timesteps, batch: Batch) -> Latents:
+        return target
+
+
+ADRIFT = Adrift()
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """A copy of the base network, which never changes, so threads may ask it side by side."""
+
+    base: Denoiser
+    empty: TextStates  # (L, D): of the empty prompt, on the device
+
+    @property
+    def nbytes(self) -> int:
+        return sum(weight.nbytes for weight in self.base.unet.parameters())
+
+    @torch.no_grad()
+    def moved(self, target: Latents, noisy: Latents, t: Timesteps, batch: Batch) -> Latents:
+        rows = [row for row, preserved in enumerate(batch.preserved) if preserved]
+        if not rows:
+            return target
+        index = torch.tensor(rows, device=target.device)
+        prompts = batch.text_states[index]
+        empty = self.empty.to(prompts).expand_as(prompts)
+        both = self.base(noisy[index].repeat(2, 1, 1, 1), t[index].repeat(2), torch.cat([prompts, empty]))
+        said, unsaid = both.chunk(2)
+        return target.index_add(0, index, (said - unsaid).to(target.dtype))
+
+
+def anchor(unet: Any, empty: TextStates | None, device: torch.device) -> Anchor:
+    """Take a copy of the network before it is adapted. empty: None if nothing is to be preserved."""
+    if empty is None:
+        return ADRIFT
+    base = copy.deepcopy(unet).requires_grad_(False).eval()
+    return Anchored(Denoiser(base.to(device, memory_format=torch.channels_last)), empty.to(device))
+
+
+def prompts_of(config: Preservation) -> list[str]:
+    """The prompts whose meaning is kept; none without a share. Raises InputError for a file that gives none."""
+    if not config.share:
+        return []
+    path = (config.prompts or NOUNS).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", where="--preserve.prompts", allowed=TEXT) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8", where="--preserve.prompts", allowed=TEXT) from None
+    found = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
+    if not found:
+        raise InputError(f"{path} holds no prompt", where="--preserve.prompts", allowed=TEXT)
+    return found
+
+
+TEXT = "a text file with one prompt a line"
