@@ -128,7 +128,7 @@ def tables(grid: Grid) -> list[Table]:
     ]
 
 
-def by_object(grid: Grid) -> Sequence[tuple[str, float, float, float]]:
+def by_object(grid: Grid) -> Sequence[tuple[str | float, ...]]:
     of_side = hits(grid, grid.tuned)
     return [
         (thing, *(float(of_side[name][grid.objects == thing].mean()) for name in ("type", "object", "both")))

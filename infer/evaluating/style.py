@@ -126,7 +126,7 @@ def leans(train: Seen, shown: Shown) -> tuple[Vector, Callable[[Matrix], Vector]
 
 def distances(train: Seen, shown: Shown, seed: int) -> list[Number]:
     """The gap closed by two kernel distances, CMMD and the Fréchet distance."""
-    base, tuned, real = scaled(shown.base.style, shown.tuned.style, train.style)
+    base, tuned, real = scaled(*(seen.style.astype(np.float64) for seen in (shown.base, shown.tuned, train)))
     rows = [whole(seen.content) for seen in (shown.base, shown.tuned, train)]
     every = np.ones(len(shown), bool)
     found = []

@@ -85,7 +85,7 @@ def gap_of(material: Material, name: str) -> float:
     extractor = make("descriptors")
     sides = [features(extractor, [Image.fromarray(one) for one in material.pixels[each]])
              for each in (material.real.name, name)]  # fmt: skip
-    return domain_gap(*sides)
+    return domain_gap(sides[0], sides[1])
 
 
 def add_answers(page: Page, found: Sequence[Difference], options: StudyOptions) -> None:

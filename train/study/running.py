@@ -171,7 +171,7 @@ def store(file: Path, found: Answer, files: Sequence[str]) -> None:
     with replaced_file(file) as beside, beside.open("wb") as handle:
         np.savez_compressed(
             handle, real=found.real, real_labels=found.real_labels, steps=found.steps, pictures=found.pictures,
-            files=np.array(files), **arrays,
+            files=np.array(files), **arrays,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
 
 
