@@ -33,8 +33,8 @@ def evidence(rng: np.random.Generator, **parts: Any) -> Evidence:
     drawn = shown(rng, 12, tuned=1.0)
     texts = rng.normal(size=(12, 6))
     asked = Asked(drawn, np.unique(drawn.prompts), texts)
-    plain: dict[str, Any] = {"train": seen(rng, 40, 2.0), "held_out": seen(rng, 20, 2.0), "captions": asked, "plain": asked,
-                   "variety": shown(rng, 4, 5), "copied": Copied()}  # fmt: skip
+    plain: dict[str, Any] = {"train": seen(rng, 40, 2.0), "held_out": seen(rng, 20, 2.0), "copied": Copied()}
+    plain |= {"captions": asked, "plain": asked, "variety": shown(rng, 4, 5)}
     return Evidence(**(plain | parts))
 
 
