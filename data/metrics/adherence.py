@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,11 +37,17 @@ def first_of(pictures: Matrix, texts: Matrix, own: NDArray[np.integer], *, seed:
     cosines = unit(x) @ unit(words).T
     won = np.zeros(len(x), bool)
     for text in np.unique(own):
-        order = seeds.permutation(len(words), seed, "candidates", int(text))
-        others = [other for other in order if other != text][: CANDIDATES - 1]
+        others = others_of(int(text), len(words), seed)
         mine = own == text
         won[mine] = cosines[mine][:, [text]].ravel() > cosines[mine][:, others].max(axis=1)
     return won
+
+
+@cache
+def others_of(text: int, count: int, seed: int) -> list[int]:
+    """The rows that a text is told among."""
+    order = seeds.permutation(count, seed, "candidates", text)
+    return [other for other in order if other != text][: CANDIDATES - 1]
 
 
 def direction(before: Matrix, after: Matrix, text_before: Matrix, text_after: Matrix) -> NDArray[np.float64]:

@@ -32,6 +32,7 @@ ENTRIES = [
     "train/study/classify.py",
     "infer/generate.py",
     "infer/compare.py",
+    "infer/evaluate.py",
     "infer/figures.py",
     "infer/gallery.py",
     "infer/studio.py",

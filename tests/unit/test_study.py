@@ -1,6 +1,7 @@
 """The whole study on planted domains: what it finds, what it stores, that it goes on, what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,13 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyOptions, Pat
     return options, place / "out"
 
 
-def refuse_to_draw(count: int, seed: int) -> Path:
+def refuse_to_draw(options: StudyOptions) -> Path:
     raise AssertionError("nothing is to be drawn")
 
 
 def answers_of(options: StudyOptions) -> list[Answer]:
-    assert options.real and options.outdir
-    material = running.gather(options, options.artificial, options.real)
-    return running.run_all(options, material, options.outdir)
+    assert options.outdir
+    return running.run_all(options, answers_material(options), options.outdir)
 
 
 def test_the_planted_gap_is_found(studied: tuple[StudyOptions, Path]) -> None:
@@ -113,6 +113,35 @@ def test_another_study_in_the_same_folder(studied: tuple[StudyOptions, Path]) ->
 def test_real_pictures_without_artificial_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--artificial: no artificial pictures .* infer/synthesize.py"):
         studying.run(StudyOptions(real=tmp_path), refuse_to_draw)
+
+
+def test_as_many_real_pictures_as_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no folders at all both sides have --drawn-per-class: "artificial" is not "fewer" as well."""
+    place = write_domain(tmp_path / "real", 20, wrong=0.0, seed=0)
+    monkeypatch.setattr(studying, "sample_folder", lambda size: place)
+    few = {"arms": FEW, "repeats": 2, "size": 16, "steps": 1, "batch_size": 4, "threads": 1, "device": "cpu"}
+    options = StudyOptions.model_validate({**few, "drawn_per_class": 6, "outdir": tmp_path / "out"})
+    studying.run(options, lambda asked: write_domain(tmp_path / "drawn", asked.drawn_per_class, wrong=0.5, seed=1))
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [set(counts.values()) for counts in told["sets"].values()] == [{6}, {6}]
+    trained = {row["arm"]: row["pictures"] for row in told["arms"]}
+    assert trained["real"] == trained["artificial"]
+    assert told["copies of real pictures"] == {"drawn": 0}
+
+
+def test_a_theme_is_ten_classifiers(studied: tuple[StudyOptions, Path]) -> None:
+    """Figure 3.1 of the thesis: real, half, artificial and mixed of four generators; the other theme makes twenty."""
+    options, _ = studied
+    material = answers_material(options)
+    four = tuple(replace(material.artificial[0], name=f"generator {number}") for number in range(4))
+    asked = options.model_copy(update={"arms": ("real", "half", "artificial", "mixed"), "repeats": 3})
+    found = running.tasks(asked, replace(material, artificial=four))
+    assert len(found) == 3 * 10 and len({(task.arm, task.generator) for task in found}) == 10
+
+
+def answers_material(options: StudyOptions) -> running.Material:
+    assert options.real
+    return running.gather(options, options.artificial, options.real)
 
 
 def test_an_unknown_arm(studied: tuple[StudyOptions, Path]) -> None:

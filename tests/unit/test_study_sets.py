@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError
-from train.study import folders, splits
+from train.study import folders, running, splits
 from train.study.arms import ARMS, as_many, chosen, members
 from train.study.options import StudyOptions, Training
+from train.study.running import Material, Task
 from train.study.training import rate_at, rows_at, steps_of
 
 
@@ -156,3 +157,28 @@ def test_too_few_groups_to_test_on(tmp_path: Path) -> None:
 
 def test_options() -> None:
     assert StudyOptions().arms == tuple(ARMS)
+
+
+def test_what_a_generator_copied_is_not_learnt_where_it_is_tested_on(animals: Path, tmp_path: Path) -> None:
+    """A real picture among the drawn ones, mirrored and darker; and a drawn twin of that."""
+    real = folders.read(animals, per_class=100)
+    drawn = write_set(tmp_path / "drawn", dict.fromkeys(real.names, 6), 7)
+    copied, kind = real.files[3], real.names[real.labels[3]]
+    with Image.open(copied) as picture:
+        mirrored = picture.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored.point(lambda value: round(0.95 * value)).save(drawn / kind / "copy.png")
+    mirrored.save(drawn / kind / "copy2.png")
+    read = folders.agree(real, folders.read(drawn, per_class=100, duplicates=False))
+    twins = folders.twins(real, read)
+    names = [read.files[row].name for row in np.flatnonzero(twins >= 0)]
+    assert names == ["copy.png", "copy2.png"] and set(twins[twins >= 0].tolist()) == {3}
+    material = Material(real, (read,), {}, {read.name: twins})
+    options = StudyOptions(test_share=0.5)
+    sides = []
+    for repeat in range(4):
+        task = Task(repeat, "artificial", read.name)
+        mine, cut, _ = running.chosen_members(options, material, task)
+        learnt = set(np.flatnonzero(twins >= 0).tolist()) & set(mine.artificial.tolist())
+        sides.append(3 in cut.test)
+        assert not (learnt and sides[-1])
+    assert any(sides)

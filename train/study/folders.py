@@ -125,6 +125,16 @@ def agree(real: Labelled, drawn: Labelled) -> Labelled:
     return Labelled(drawn.name, drawn.files, number[drawn.labels], real.names, drawn.groups)
 
 
+def twins(real: Labelled, drawn: Labelled) -> Rows:
+    """Of each drawn picture the row of a real one that it is a near-duplicate of, or -1.
+
+    The generator may have seen the pictures that its own are tested on.
+    """
+    numbers = groups([*real.files, *drawn.files])
+    first = {number: row for row, number in reversed(list(enumerate(numbers[: len(real)])))}
+    return np.array([first.get(number, -1) for number in numbers[len(real) :]], np.int64)
+
+
 def pixels(files: Sequence[Path], size: int) -> NDArray[np.uint8]:
     """(n, size, size, 3), squashed with an antialiased filter; decoded in threads.
 

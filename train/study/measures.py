@@ -29,11 +29,13 @@ def measure(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Measur
 
     said = logits.argmax(axis=1)
     classes = list(range(logits.shape[1]))
-    recalls = recall_score(labels, said, labels=classes, average=None, zero_division=0.0)
+    # sklearn's stubs know words alone where its functions take None and numbers as well
+    recalls = recall_score(labels, said, labels=classes, average=None, zero_division=0.0)  # pyright: ignore[reportArgumentType]
+    f1 = f1_score(labels, said, labels=classes, average="macro", zero_division=0.0)  # pyright: ignore[reportArgumentType]
     return Measures(
         accuracy=float((said == labels).mean()),
         balanced=float(np.mean(recalls)),
-        macro_f1=float(f1_score(labels, said, labels=classes, average="macro", zero_division=0.0)),
+        macro_f1=float(f1),
         majority=float(np.bincount(labels).max() / len(labels)),
         calibration=calibration_error(logits, labels),
         recalls=tuple(float(value) for value in np.asarray(recalls)),

@@ -24,7 +24,7 @@ def resnet34(classes: int) -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(
-        layer_type="basic", depths=[3, 4, 6, 3], hidden_sizes=[64, 128, 256, 512], num_labels=classes
+        layer_type="basic", depths=[3, 4, 6, 3], hidden_sizes=[64, 128, 256, 512], num_labels=classes  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     return Logits(ResNetForImageClassification(config))
 

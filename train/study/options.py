@@ -57,8 +57,11 @@ class StudyOptions(Training):
     """which training sets are compared"""
     margin: float = Field(default=4.0, gt=0.0)
     """points of accuracy within which two arms count as equal (the thesis: "less than 4 points")"""
-    drawn_per_class: int = Field(default=24, ge=2)
-    """pictures of a class that are drawn where no --artificial is given"""
+    drawn_per_class: int = Field(default=32, ge=2)
+    """pictures of a class that are drawn where no --artificial is given; as many real ones are used, so that the arms
+    are of one size"""
+    drawn_steps: int = Field(default=12, ge=1)
+    """denoising steps of those"""
     outdir: Path | None = None
     """where predictions and the report lie; the same folder goes on; default: outputs/study"""
 

@@ -48,6 +48,7 @@ def write(options: StudyOptions, material: Material, answers: Sequence[Answer], 
     add_answers(page, found, options)
     add_arms(page, table)
     add_gaps(page, gaps)
+    add_copies(page, material)
     add_published(page, table)
     add_classes(page, material, answers)
     page.section("How").text(CAVEATS).code(json.dumps(options.model_dump(mode="json"), indent=1))
@@ -73,6 +74,7 @@ def facts(
         "arms": [asdict(row) for row in table],
         "differences": [asdict(each) | {"word": each.word} for each in found],
         "domain gap (AUC)": gaps,
+        "copies of real pictures": {name: int((twins >= 0).sum()) for name, twins in material.twins.items()},
     }
 
 
@@ -81,11 +83,9 @@ def gap_of(material: Material, name: str) -> float:
     from PIL import Image
 
     extractor = make("descriptors")
-    real, drawn = (
-        features(extractor, [Image.fromarray(one) for one in material.pixels[each]])
-        for each in (material.real.name, name)
-    )
-    return domain_gap(real, drawn)
+    sides = [features(extractor, [Image.fromarray(one) for one in material.pixels[each]])
+             for each in (material.real.name, name)]  # fmt: skip
+    return domain_gap(sides[0], sides[1])
 
 
 def add_answers(page: Page, found: Sequence[Difference], options: StudyOptions) -> None:
@@ -130,6 +130,20 @@ def add_gaps(page: Page, gaps: dict[str, float]) -> None:
     page.section("How unlike real pictures they are")
     page.text("The AUC of a linear classifier on weight-free descriptors: 0.5 is alike, 1.0 told apart every time.")
     page.table(("generator", "AUC"), list(gaps.items()))
+
+
+def add_copies(page: Page, material: Material) -> None:
+    """Near-duplicates of real pictures among the artificial ones: those of test pictures were not learnt."""
+    page.section("Copies of real pictures")
+    page.text("Artificial pictures that are a real one but for cropping, size and light. A repeat does not learn those "
+              "whose real twin it is tested on.")  # fmt: skip
+    rows = []
+    for each in material.artificial:
+        twins = material.twins[each.name]
+        mine = np.flatnonzero(twins >= 0)
+        told = [f"{each.files[row].name} is {material.real.files[twins[row]].name}" for row in mine]
+        rows.append((each.name, len(each), len(told), told[0] if told else None))
+    page.table(("generator", "pictures", "copies", "the first"), rows)
 
 
 def add_published(page: Page, table: Sequence[Row]) -> None:

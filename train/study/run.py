@@ -18,7 +18,7 @@ def main() -> int:
     return studying.run(options, drawn_by_newest_run)
 
 
-def drawn_by_newest_run(count: int, seed: int) -> Path:
+def drawn_by_newest_run(asked: StudyOptions) -> Path:
     """Creatures drawn by the newest run, so many a type. Drawing is infer's: train does not know it, an entry may."""
     from data.pocket import creatures
     from infer import synthesizing
@@ -28,7 +28,8 @@ def drawn_by_newest_run(count: int, seed: int) -> Path:
     if run_folder.newest_finished(Path("runs")) is None:
         raise InputError("there is no finished run in runs/ to draw creatures with",
                          fix="Train one first: python train/finetune.py, or give --artificial.")  # fmt: skip
-    options = SynthesizeOptions(theme="creatures", count=count * len(creatures.TYPES), seed=seed)
+    count = asked.drawn_per_class * len(creatures.TYPES)
+    options = SynthesizeOptions(theme="creatures", count=count, seed=asked.seed, steps=asked.drawn_steps)
     return synthesizing.one_set(options)
 
 

@@ -33,6 +33,7 @@ class Material:
     real: Labelled
     artificial: tuple[Labelled, ...]
     pixels: dict[str, NDArray[np.uint8]]  # by the name of the set
+    twins: dict[str, NDArray[np.int64]]  # by the name of an artificial set: the real picture that each copies, or -1
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def gather(options: StudyOptions, artificial: Sequence[Path], real: Path) -> Mat
             f"two folders of one name: {', '.join(names)}", where="--artificial", fix="Rename one of them."
         )
     pixels = {each.name: folders.pixels(each.files, options.size) for each in (truth, *drawn)}
-    return Material(truth, tuple(drawn), pixels)
+    return Material(truth, tuple(drawn), pixels, {each.name: folders.twins(truth, each) for each in drawn})
 
 
 def tasks(options: StudyOptions, material: Material) -> list[Task]:
@@ -128,7 +129,9 @@ def chosen_members(
         empty = np.empty(0, np.int64)
         return members(ARMS[task.arm], real.train, material.real.labels, empty, empty, *position), real, None
     other = held_apart(drawn, options, task.repeat)
-    found = members(ARMS[task.arm], real.train, material.real.labels, other.train, drawn.labels, *position)
+    # what the generator copied out of the test pictures is not learnt: it would be tested on what it knows
+    learnt = other.train[~np.isin(material.twins[drawn.name][other.train], real.test)]
+    found = members(ARMS[task.arm], real.train, material.real.labels, learnt, drawn.labels, *position)
     return found, real, other
 
 
@@ -168,7 +171,7 @@ def store(file: Path, found: Answer, files: Sequence[str]) -> None:
     with replaced_file(file) as beside, beside.open("wb") as handle:
         np.savez_compressed(
             handle, real=found.real, real_labels=found.real_labels, steps=found.steps, pictures=found.pictures,
-            files=np.array(files), **arrays,
+            files=np.array(files), **arrays,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
 
 

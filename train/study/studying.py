@@ -10,7 +10,7 @@ from data.pocket.sample import sample_folder
 from train.study import report, running
 from train.study.options import StudyOptions
 
-Draw = Callable[[int, int], Path]  # (pictures a class, seed) -> a folder with a folder a class
+Draw = Callable[[StudyOptions], Path]  # draws so many pictures a class -> a folder with a folder a class
 OUTDIR = Path("outputs") / "study"
 
 
@@ -19,7 +19,9 @@ def run(options: StudyOptions, draw: Draw) -> int:
     if options.real is not None and not options.artificial:
         fix = "Make some: python infer/synthesize.py --classes ... Only the sample creatures can be drawn by default."
         raise InputError("no artificial pictures for these real ones", where="--artificial", fix=fix)
-    artificial = options.artificial or (draw(options.drawn_per_class, options.seed),)
+    artificial = options.artificial or (draw(options),)
+    if not options.artificial:  # N real and N artificial pictures, or "artificial" would be "fewer" as well
+        options = options.model_copy(update={"per_class": min(options.per_class, options.drawn_per_class)})
     real = options.real or sample_folder(size=64)
     outdir = options.outdir or OUTDIR
     material = running.gather(options, artificial, real)

@@ -1,0 +1,18 @@
+"""ENTRY: python infer/evaluate.py RUN says on one page what fine-tuning did: style, prompts, copies, with intervals."""
+
+from data.errors import run_entry
+from data.loading import loading
+from infer.evaluating import options
+
+
+def main() -> int:
+    """Read the options, then draw and measure; torch is imported only once they are known to be good."""
+    asked = options.read()
+    with loading():
+        from infer.evaluating import job
+
+    return job.run(asked)
+
+
+if __name__ == "__main__":
+    run_entry(main)

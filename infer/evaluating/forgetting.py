@@ -1,0 +1,58 @@
+"""6. What was forgotten: prompts without style, base against tuned; and how far the style leaks into them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data.metrics.checks import unit
+from data.metrics.intervals import Interval, jackknife, mean_interval, wilson
+from data.metrics.kernel import gaussian
+from data.metrics.significance import paired
+from infer.evaluating.evidence import Evidence
+from infer.evaluating.obeying import own_cosine, own_first
+from infer.evaluating.section import Number, Section, of, sided
+from infer.evaluating.style import Distance, leans
+
+TITLE, ASKED = "Forgetting", "What of the base is lost where nothing of the style was asked for?"
+HALF = 0.5  # of the way from base to training pictures: from here on a picture counts as drawn in the style
+
+
+def section(evidence: Evidence, seed: int = 0) -> Section:
+    """Of prompts without style."""
+    asked = evidence.plain
+    shown = asked.shown
+    numbers = []
+    for name, measure in (("R-precision", own_first), ("CLIP-T", own_cosine)):
+        tuned, base = (measure(asked, seen, seed) for seen in (shown.tuned, shown.base))
+        lost = mean_interval(base - tuned, shown.prompts)
+        numbers.append(of(f"{name} lost", lost, base=float(base.mean()), floor=0.0,
+                          p=paired(base - tuned, shown.prompts, seed=seed),
+                          said=sided(lost, "forgotten", "better than before")))  # fmt: skip
+    numbers += [moved(evidence), *leaked(evidence)]
+    return Section(
+        TITLE, ASKED, tuple(numbers),
+        notes=("Leakage: pictures past half of the way from the base's to the training pictures' descriptors. A LoRA "
+               "without a trigger word is meant to leak; then this is no fault.",),
+        cannot=("People, places and scenes by name are not asked for: the embedded base knows none. With another base, "
+                "look at infer/compare.py with prompts of your own.",),
+    )  # fmt: skip
+
+
+def moved(evidence: Evidence) -> Number:
+    """CMMD of tuned to base."""
+    shown = evidence.plain.shown
+    away = Distance(unit(shown.base.joint), unit(shown.tuned.joint), gaussian)
+    found = jackknife(away, shown.prompts)
+    return of(
+        "CMMD of base and tuned", Interval(*(1000 * end for end in (found.value, found.low, found.high))), floor=0.0
+    )
+
+
+def leaked(evidence: Evidence) -> list[Number]:
+    """The share of pictures that came out in the style, with what the same rule says of base and held-out pictures."""
+    shown = evidence.plain.shown
+    _, along = leans(evidence.train, shown)
+    tuned, base = (along(seen.style) > HALF for seen in (shown.tuned, shown.base))
+    right = float(np.mean(along(evidence.held_out.style) > HALF))
+    return [of("style leakage", wilson(int(tuned.sum()), len(tuned)), base=float(base.mean()), ceiling=right,
+               said="ceiling: of held-out pictures")]  # fmt: skip

@@ -1,0 +1,87 @@
+"""The denoising losses of training and held-out pictures, with base and tuned weights, at the same noise: kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data import kept, seeds
+from data.buckets import assign
+from data.homes import InMemory, Record
+from data.schema import Sample
+from infer.comparing.cells import Store
+from infer.comparing.weights import Weights
+from infer.evaluating.evidence import Losses
+from infer.evaluating.options import Counts
+from infer.evaluating.subject import Subject
+from train import encoding
+from train.denoiser import Denoiser
+from train.validation import HELD_OUT, TRAIN, Validator
+
+if TYPE_CHECKING:
+    from data.dataset import Entry
+
+
+def losses(subject: Subject, store: Store, counts: Counts, seed: int) -> Losses:
+    """Of at most counts.losses pictures a side, counts.timesteps timesteps each."""
+    sides = {TRAIN: chosen(subject.collection.train, min(counts.losses, len(subject.collection.held_out)), seed),
+             HELD_OUT: chosen(subject.collection.held_out, counts.losses, seed)}  # fmt: skip
+    tuned, base = (measured(subject, store, weights, sides, counts) for weights in (subject.tuned, subject.base))
+    return Losses(tuned[TRAIN], tuned[HELD_OUT], base[TRAIN], base[HELD_OUT])
+
+
+def chosen(samples: Sequence[Sample], most: int, seed: int) -> list[Sample]:
+    order = sorted(samples, key=lambda sample: seeds.seed_for(seed, "evaluate", "losses", sample.sha256))
+    return order[:most]
+
+
+def measured(
+    subject: Subject, store: Store, weights: Weights, sides: dict[str, list[Sample]], counts: Counts
+) -> dict[str, np.ndarray]:
+    """The mean loss of each picture over timesteps, by side; worked out once for the same weights and pictures."""
+    names = {side: [sample.sha256 for sample in samples] for side, samples in sides.items()}
+    model = store.model(weights)
+    key = kept.digest("evaluate losses 1", model.fingerprint, store.machine.facts, names, counts.timesteps,
+                      subject.config.pictures.caption, subject.config.objective,
+                      [(file.weight, store_hash(file.path)) for file in weights.loras])  # fmt: skip
+    found = kept.value("evaluate", key, lambda: work_out(subject, store, weights, sides, counts))
+    return {side: np.array(values) for side, values in found.items()}
+
+
+def store_hash(path: object) -> str:
+    from pathlib import Path
+
+    from data.files import sha256
+
+    return sha256(Path(str(path)))
+
+
+def work_out(
+    subject: Subject, store: Store, weights: Weights, sides: dict[str, list[Sample]], counts: Counts
+) -> dict[str, list[float]]:
+    entries = {side: encoded(subject, store, samples) for side, samples in sides.items()}
+    model = store.model(weights)
+    validator = Validator(entries, subject.config.objective, model.schedule.to(store.machine.device),
+                          model.scaling_factor, counts.timesteps)  # fmt: skip
+    with store.pipe(weights) as (pipe, _):
+        found = validator.measure(Denoiser(pipe.unet), store.machine.device)
+    return {side: each.per_picture.tolist() for side, each in found.items()}
+
+
+def encoded(subject: Subject, store: Store, samples: Sequence[Sample]) -> Sequence[Entry]:
+    """As they were for training, out of the cache if they are still there."""
+    collection, model = subject.collection, store.model(subject.base)
+    sizes = list(collection.buckets)
+    by_bucket: dict = {bucket: [] for bucket in sizes}
+    for sample in samples:
+        by_bucket[assign(sample.width, sample.height, sizes)].append(sample)
+    names = [sample.annotation.file_name for sample in samples]
+    some = replace(collection, buckets=by_bucket, held_out=[], prompts={n: collection.prompts[n] for n in names})
+    states, _ = encoding.encode_captions(model, some)
+    moments, _ = encoding.encode_pictures(model, some, subject.config, store.machine.device)
+    return InMemory(store.machine.device).entries(
+        [Record(name, moments[name], tuple(states[text] for text in some.prompts[name])) for name in names]
+    )

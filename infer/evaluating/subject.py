@@ -1,0 +1,98 @@
+"""What is evaluated: a finished run, what it was tuned from, and the pictures that it was and was not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from data.errors import InputError
+from data.images import fit, open_picture
+from data.schema import Sample
+from infer import source
+from infer.comparing import options as comparing
+from infer.comparing.weights import TUNED, Finder, Weights
+from infer.evaluating.options import EvaluateOptions
+from train import base_model, curation, run_folder
+from train.base_model import BaseModel
+from train.config import Config
+from train.curation import Collection
+from train.exports.again import config_of
+from train.run_folder import Run
+
+LEAST_HELD_OUT = 5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, its two sets of weights and its pictures. model: the base, whose networks load when they are used."""
+
+    run: Run
+    config: Config
+    said: str
+    base: Weights
+    tuned: Weights
+    model: BaseModel
+    collection: Collection
+
+    @property
+    def is_pocket(self) -> bool:
+        return self.base.model == source.POCKET
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of what it was trained on, and of what is drawn."""
+        return self.config.pictures.size or self.model.sample_size
+
+    def picture(self, sample: Sample) -> Image.Image:
+        """As it was trained on, but for buckets: the centre square at the size that is drawn."""
+        return fit(open_picture(sample.path), self.size, self.size)
+
+    def caption(self, sample: Sample) -> str:
+        return self.collection.prompts[sample.annotation.file_name][0]
+
+
+def find(asked: EvaluateOptions) -> Subject:
+    """The run that the options mean. Raises InputError: none, unfinished, nothing tuned, other pictures than it had."""
+    folder = folder_of(asked)
+    finder = Finder(comparing.CompareOptions(model=str(folder), runs=asked.runs))
+    found = Run(folder)
+    config = config_of(found)
+    base, tuned = finder.base(), finder.of_model(TUNED)
+    model = base_model.load(base.model, tokenizer=base.tokenizer)
+    collection = curation.collect(config, model)
+    refuse_others(found, collection)
+    return Subject(found, config, finder.chosen.said, base, tuned, model, collection)
+
+
+def folder_of(asked: EvaluateOptions) -> Path:
+    """The folder named, in short or whole; else the newest finished run's."""
+    if asked.run is None:
+        newest = run_folder.newest_finished(asked.runs)
+        if newest is None:
+            fix = "Make one: python train/finetune.py, or name a run's folder."
+            raise InputError(f"there is no finished run in {asked.runs}/", where="RUN", fix=fix)
+        return newest
+    folder = Path(Finder(comparing.CompareOptions()).run_name(str(asked.run)) or "")
+    if not source.is_run(folder):
+        fix = "Name a folder that train/finetune.py made, such as runs/0001-lora-r16."
+        raise InputError("not a run's folder", where=folder, fix=fix)
+    return folder
+
+
+def refuse_others(run: Run, collection: Collection) -> None:
+    """Raise InputError where the folder holds other pictures than the run had, or too few were held out."""
+    facts = run.facts("data.json")
+    sides = {"train": collection.train, "held_out": collection.held_out}
+    for side, samples in sides.items():
+        before, now = set(facts.get(side, {}).values()), {sample.sha256 for sample in samples}
+        if before != now:
+            what = f"{len(before ^ now)} of the {side.replace('_', '-')} pictures are not those that the run had"
+            fix = "Bring the old pictures back: likeness to others says nothing about this run."
+            raise InputError(what, where=run.path / "data.json", fix=fix)
+    if len(collection.held_out) < LEAST_HELD_OUT:
+        raise InputError(
+            f"{len(collection.held_out)} held-out pictures: nothing says what chance likeness is",
+            where=run.path, allowed=f"{LEAST_HELD_OUT} or more", fix="Train with --pictures.held-out 0.1.",
+        )  # fmt: skip

@@ -1,0 +1,153 @@
+"""evaluate.py on a run of two steps: the report, a kill and its resume, what is refused before anything is drawn."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.errors import InputError
+from data.pocket import creatures
+from infer.comparing import thesis
+from infer.evaluating import asking, job, options
+from infer.evaluating.options import EvaluateOptions, counts
+from tests.recipes.test_export import finetune
+from train.pocket.scorer import SCORER
+from train.run_folder import Run
+
+ROOT = Path(__file__).parents[2]
+# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+FEW = replace(options.QUICK, steps=1, captions=10, prompts=4, prompt_seeds=1, types=2, objects=3, grid_seeds=1,
+              variety=3, variety_seeds=3, triggers=3, losses=8, timesteps=2)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
+    place = tmp_path_factory.mktemp("evaluate")
+    creatures.write(place / "sixty", count=60, size=32)
+    flags = ["--lr", "0.01", "--pictures.held-out", "0.25"]
+    return finetune(place / "runs", tiny_model, place / "sixty", *flags)
+
+
+def evaluate(run: Path, place: Path, *flags: object) -> int:
+    where = ["--scorer", SCORER, "--cells", place / "cells", "--outdir", place / "report"]
+    return job.run(options.read([str(word) for word in (run, "--quick", *where, *flags)]))
+
+
+def test_a_report_killed_and_gone_on_with(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_small(monkeypatch)
+    with monkeypatch.context() as meanwhile:
+        interrupt_after(5, meanwhile)
+        assert evaluate(run.path, tmp_path, "--steps", 1) == 130
+    assert "stopped: every finished picture is kept" in capsys.readouterr().err
+    kept = len(list((tmp_path / "cells").rglob("*.png")))
+    assert kept >= 5 and not (tmp_path / "report").exists()
+    assert evaluate(run.path, tmp_path, "--steps", 1) == 0
+    said = capsys.readouterr().out
+    total = len(list((tmp_path / "cells").rglob("*.png")))
+    assert f"{total} pictures, {total - kept} newly drawn" in said
+    names = ["blind.html", "numbers.csv", "pictures.csv", "report.html", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == names
+    assert "nothing-learned: " in said, "after two steps"
+    check(tmp_path / "report", total)
+
+
+def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = thesis.figures()[:2]
+    monkeypatch.setattr(options, "QUICK", FEW)
+    monkeypatch.setattr(thesis, "figures", lambda: two)
+
+
+def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when so many pictures are written."""
+    from infer.comparing import cells
+
+    write, seen = cells.metadata.write, []
+
+    def counted(*args: object) -> None:
+        if len(seen) == count:
+            raise KeyboardInterrupt
+        seen.append(args)
+        write(*args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(cells.metadata, "write", counted)
+
+
+def check(folder: Path, total: int) -> None:
+    """Eight sections, numbers with intervals, and the nearest training picture of each drawn one."""
+    report = json.loads((folder / "report.json").read_text())
+    titles = ["Style", "Prompt adherence", "Types on objects", "Diversity", "Memorisation", "Forgetting"]
+    assert [each["title"] for each in report["sections"]] == titles
+    page = (folder / "report.html").read_text()
+    headings = ["0. Provenance", *(f"{n}. {title}" for n, title in enumerate(titles, 1)), "7. Grid"]
+    assert all(f"<h2>{heading}</h2>" in page for heading in headings)
+    assert page.count("nearest in training") == 2 * (4 + 3) and "What this cannot say" in page
+    assert "http" not in page.split("</style>")[1], "nothing is loaded from anywhere"
+    numbers = list(csv.DictReader((folder / "numbers.csv").read_text().splitlines()))
+    assert sum(bool(row["low"]) for row in numbers) > 20
+    assert {row["section"] for row in numbers} == set(titles)
+    pictures = list(csv.DictReader((folder / "pictures.csv").read_text().splitlines()))
+    assert len({row["file"] for row in pictures}) == total
+    assert all(row["nearest training picture"].endswith(".png") for row in pictures)
+    with Image.open(pictures[0]["file"]) as picture:
+        assert picture.size == (32, 32), "as large as it was trained"
+    assert report["facts"]["features of joint"].startswith("clip 1-")
+    blind = (folder / "blind.html").read_text()
+    assert blind.count("Which one shows what the words say?") == 4 + 3 + 1
+    assert "tuned" not in blind.split("<main>")[1].split("<script>")[0], "nobody knows whose it is"
+
+
+def test_what_is_refused_before_anything_is_drawn(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"--scorer: the embedded scorer has never seen what .* draws"):
+        job.run(EvaluateOptions(run=run.path, quick=True))
+    with pytest.raises(InputError, match="not a run's folder"):
+        job.run(EvaluateOptions(run=tmp_path))
+    with pytest.raises(InputError, match=r"RUN: there is no finished run in .*Make one: python train/finetune.py"):
+        job.run(EvaluateOptions(runs=tmp_path / "runs"))
+    taken = tmp_path / "report"
+    taken.mkdir()
+    (taken / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds something else than a report\. Name a new folder"):
+        evaluate(run.path, tmp_path)
+    other = tmp_path / "0002-other"
+    shutil.copytree(run.path, other)
+    facts = json.loads((other / "data.json").read_text())
+    facts["train"][next(iter(facts["train"]))] = "0" * 64
+    (other / "data.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="2 of the train pictures are not those that the run had"):
+        job.run(EvaluateOptions(run=other, quick=True, scorer=SCORER))
+    (other / "done").unlink()
+    with pytest.raises(InputError, match="the run is not finished"):
+        job.run(EvaluateOptions(run=other, quick=True, scorer=SCORER))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match=r"holds no config\.json and no preprocessor_config\.json"):
+        job.run(EvaluateOptions(run=run.path, quick=True, scorer=empty))
+
+
+def test_help_and_a_mistake_as_typed(tmp_path: Path) -> None:
+    """In one process of its own: nothing heavy is loaded to say so."""
+    code = "import sys; sys.argv[1:] = ['--help']\nfrom infer import evaluate\n"
+    code += "try: evaluate.main()\nexcept SystemExit: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert result.stdout.rstrip().endswith("False") and "--quick" in result.stdout, result.stderr
+    with pytest.raises(InputError, match="--quik: unknown flag, did you mean '--quick'"):
+        options.read(["--quik"])
+
+
+def test_what_is_asked() -> None:
+    plain = asking.plain_prompts()
+    assert len(set(plain)) == 100
+    assert plain[:2] == ["a fridge", "a red phone"] and "a line drawing of an apple" in plain
+    assert counts(EvaluateOptions()).captions == 0 and counts(EvaluateOptions(quick=True)).captions == 24
+    assert counts(EvaluateOptions(quick=True, steps=3, prompts=5)).steps == 3
+    assert asking.Ask("a bus (red) [old]", 1).prompt == r"a bus \(red\) \[old\]"
+    assert asking.seed_of(1, "a bus", 0) != asking.seed_of(1, "a bus", 1) < 2**32
