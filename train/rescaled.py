@@ -16,6 +16,8 @@ HONOURED_BY = {  # diffusers' schedulers that follow both settings; the others w
     "DPMSolverMultistepScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
     "UniPCMultistepScheduler",
 }
 INSTEAD = "DDIMScheduler"  # the paper's, and nearest to Stable Diffusion's own PNDM

@@ -14,7 +14,9 @@ from data.checkup import Checkup
 from infer import config as infer_config
 from infer.comparing import options as comparing
 from infer.config import GenerateOptions
+from infer.evaluating.options import EvaluateOptions
 from infer.galleries.options import GalleryOptions
+from infer.studios.options import StudioOptions
 from infer.synthesize_options import SynthesizeOptions
 from train.config import ALIASES, Config
 from train.study.options import ClassifyOptions, StudyOptions
@@ -27,6 +29,8 @@ ENTRIES = {
     "infer/generate.py": (GenerateOptions, infer_config.ALIASES),
     "infer/compare.py": (comparing.CompareOptions, comparing.aliases()),
     "infer/gallery.py": (GalleryOptions, {}),
+    "infer/studio.py": (StudioOptions, {}),
+    "infer/evaluate.py": (EvaluateOptions, {}),
     "infer/synthesize.py": (SynthesizeOptions, {}),
     "train/study/run.py": (StudyOptions, {}),
     "train/study/classify.py": (ClassifyOptions, {}),

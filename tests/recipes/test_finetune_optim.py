@@ -14,7 +14,7 @@ from train import job
 from train.config import ALIASES, CONFIGS, Config
 
 QUICK = [
-    *("--preserve.share", "0"),
+    *("--preserve.share", "0", "--objective.noise-offset", "0", "--pictures.caption-dropout", "0.1", "--lr", "0.001"),
     *("--pictures.size", "32", "--batch-size", "4", "--max-steps", "3", "--validation.every", "2", "--threads", "1"),
     *("--validation.pictures", "2", "--validation.timesteps", "2", "--optim.warmup", "0", "--adapter.rank", "4"),
     *("--optim.schedule", "constant", "--no-probe", "--adapter.targets", "attention"),

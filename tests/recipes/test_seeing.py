@@ -19,7 +19,7 @@ from train.run_folder import all_runs
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 QUICK = [
-    *("--preserve.share", "0"),
+    *("--preserve.share", "0", "--objective.noise-offset", "0", "--pictures.caption-dropout", "0.1", "--lr", "0.001"),
     *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "2", "--validation.pictures", "4"),
     *("--validation.timesteps", "2", "--checkpoints.every", "3", "--checkpoints.keep", "1", "--logging.every", "2"),
     *("--threads", "1", "--optim.warmup", "0", "--optim.schedule", "constant", "--previews.steps", "2"),

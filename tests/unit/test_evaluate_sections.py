@@ -214,7 +214,7 @@ def test_more_like_training_pictures_than_any_held_out_one(rng: np.random.Genera
 def test_copies_and_leaks_by_alignment(rng: np.random.Generator) -> None:
     found = copied.section(evidence(rng, copied=Copied([("a.png", "b.png")], [("a horse", "c.png")])))
     told = {alarm.kind: alarm.said for alarm in found.alarms}
-    assert "a.png and b.png" in told["leak"] and "'a horse' is c.png" in told["copies"]
+    assert "a.png, b.png" in told["leak"] and "'a horse' is c.png" in told["copies"]
 
 
 def test_losses_that_tell(rng: np.random.Generator) -> None:

@@ -233,7 +233,7 @@ def flags(*argv: str) -> Config:
     ("argv", "expected"),
     [
         (["schedule-free"], "--optim.schedule: schedule-free takes the place of a schedule, cosine was given; allowed"),
-        (["prodigy"], "--learning-rate: 0.001 with prodigy, which finds the step size itself"),
+        (["prodigy"], "--learning-rate: 0.0015 with prodigy, which finds the step size itself"),
         (["prodigy", "--lr", "50"], "--learning-rate: 50 with prodigy, which finds the step size itself"),
         (["adafactor", "--optim.beta1", "0.5"], "--optim.beta1: adafactor has no such setting"),
         (["adafactor", "--optim.epsilon", "1e-6"], "--optim.epsilon: adafactor has no such setting"),

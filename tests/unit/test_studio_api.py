@@ -226,7 +226,8 @@ def again(workshop: Workshop, name: str) -> Path:
     from infer.studios.acts import fields_of, seed_of
     from infer.studios.controls import wanted
 
-    fields = {"scribble": "", **fields_of(workshop.settings(name))}
+    found = {"scribble": "", **fields_of(workshop.settings(name))}
+    fields = {field: "" if isinstance(value, dict) else value for field, value in found.items()}  # dict: as it was
     order = workshop.take(wanted(fields) | {"seed": seed_of(fields)})
     assert order.over.wait(60) and order.state == "done", order.error
     return order.done[0].path
