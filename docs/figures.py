@@ -23,6 +23,7 @@ def main() -> int:
     """creatures: fifty of the sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small.
 
     thesis: the folder of `compare.py --figures thesis`, all panels on one sheet. study: of `compare.py --study steps`.
+    types: a sheet of compare.py, at half its size.
     captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
     studio: what `python -m tests.benchmarks.studio --screenshot SHOT` saw.
     """
@@ -33,6 +34,8 @@ def main() -> int:
             keep(numbered(PAIRS), DOCS / "captioning-pairs.png")
         case ["demo", sheet]:
             keep(Image.open(sheet).convert("RGB"), DOCS / "demo.png")
+        case ["types", sheet]:
+            keep(halved(Image.open(sheet).convert("RGB")), DOCS / "types.png")
         case ["captioning", shot]:
             keep(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
         case ["studio", shot]:
@@ -42,9 +45,13 @@ def main() -> int:
         case ["study", ("steps" | "guidance") as name, folder]:
             plots.save(overview.curves(Path(folder), name), DOCS / "figures" / f"sd-study-{name}.png")
         case other:
-            allowed = "creatures, pairs, demo SHEET, captioning SHOT, studio SHOT, thesis DIR, study steps DIR"
+            allowed = "creatures, pairs, demo SHEET, types SHEET, captioning SHOT, studio SHOT, thesis DIR, study steps DIR"
             raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
     return 0
+
+
+def halved(sheet: Image.Image) -> Image.Image:
+    return sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS)
 
 
 def sample_sheet() -> Image.Image:
