@@ -45,7 +45,9 @@ def main() -> int:
         case ["study", ("steps" | "guidance") as name, folder]:
             plots.save(overview.curves(Path(folder), name), DOCS / "figures" / f"sd-study-{name}.png")
         case other:
-            allowed = "creatures, pairs, demo SHEET, types SHEET, captioning SHOT, studio SHOT, thesis DIR, study steps DIR"
+            allowed = (
+                "creatures, pairs, demo SHEET, types SHEET, captioning SHOT, studio SHOT, thesis DIR, study steps DIR"
+            )
             raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
     return 0
 
