@@ -85,9 +85,7 @@ def running(home: Path, *flags: str) -> Iterator[Running]:
     """A studio on a free port, until the block ends; Ctrl-C must end it well."""
     command = [sys.executable, str(ROOT / "infer" / "studio.py"), "--port", "0", *flags]
     own = {"PYTHONPATH": str(ROOT), "ATELIER_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
-    own["MALLOC_ARENA_MAX"] = (
-        "2"  # what each thread's own heap keeps is no leak
-    )
+    own["MALLOC_ARENA_MAX"] = "2"  # what each thread's own heap keeps is no leak
     begun = time.monotonic()
     log = home / "studio.log"
     with log.open("w") as errors:
