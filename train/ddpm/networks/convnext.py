@@ -105,11 +105,12 @@ class LinearAttention(nn.Module):
         self.out, self.out_norm = nn.Conv2d(HEADS * HEAD_WIDTH, width, 1), nn.GroupNorm(1, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = heads(self.query_key_value(self.norm(x)))
-        # softmax_d(Q) / sqrt(d), softmax_n(K)
-        query, key = query.softmax(dim=-2) * HEAD_WIDTH**-0.5, key.softmax(dim=-1)
-        # (V K^T) Q
-        found = (value @ key.mT) @ query
+        pixels = self.norm(x).flatten(2)
+        query, key, value = (by_head(weight, pixels) for weight in self.query_key_value.weight.flatten(1).chunk(3))
+        # softmax_d(Q), softmax_n(K)
+        query, key = query.softmax(dim=-2), key.softmax(dim=-1)
+        # (V K^T / sqrt(d)) Q
+        found = (value @ key.mT * HEAD_WIDTH**-0.5) @ query
         return x + self.out_norm(self.out(found.reshape(len(x), -1, *x.shape[2:])))
 
 
@@ -193,6 +194,14 @@ def heads(joined: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     parts = joined.reshape(len(joined), 3, HEADS, -1, joined.shape[2] * joined.shape[3])
     query, key, value = parts.unbind(dim=1)
     return query, key, value
+
+
+def by_head(weight: Tensor, pixels: Tensor) -> Tensor:
+    """(HEADS * d, C), (B, C, N) -> (B, HEADS, d, N): the 1 x 1 convolution of such a weight, each head's pixels together.
+
+    A convolution of channels-last pictures would leave the heads of a pixel together, for every later step to rearrange.
+    """
+    return torch.bmm(weight.expand(len(pixels), -1, -1), pixels).unflatten(1, (HEADS, -1))
 
 
 def norm_of(width: int) -> nn.GroupNorm:
