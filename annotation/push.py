@@ -172,7 +172,8 @@ def import_missing(client: Client, screen: Screen, there: set[str]) -> dict[str,
 
 def imported(sdk: LabelStudio, number: int, request: Any) -> list[int]:
     """Import tasks; returns their numbers, in the order of the request."""
-    return list(sdk.projects.import_tasks(id=number, request=request, return_task_ids=True).task_ids or [])
+    answer = sdk.projects.import_tasks(id=number, request=request, return_task_ids=True)
+    return list(getattr(answer, "task_ids", None) or [])
 
 
 def mend(client: Client, tasks: Mapping[str, Task], addresses: delivery.Addresses) -> int:

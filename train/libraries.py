@@ -20,8 +20,9 @@ with loading(), unseen("bitsandbytes"):
     with unseen("scipy"):  # for the losses of object detectors
         import peft
         import transformers
+        from peft.import_utils import is_bnb_available
         from peft.tuners.lora import LoraLayer
         from peft.tuners.lora.dora import DoraConv2dLayer
-    peft.import_utils.is_bnb_available()  # asks once and remembers
+    is_bnb_available()  # asks once and remembers
 
 __all__ = ["DoraConv2dLayer", "LoraLayer", "Upsample2D", "diffusers", "peft", "transformers"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     asked: list[dict[str, object]] = []
     real = partial(torch.compile, backend="aot_eager")
 
-    def quick(network: nn.Module, *, mode: str, dynamic: bool) -> nn.Module:
+    def quick(network: nn.Module, *, mode: str, dynamic: bool) -> Any:
         asked.append({"mode": mode, "dynamic": dynamic})
         return real(network, dynamic=dynamic)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.state import AcceleratorState
 from torch.utils import checkpoint as checkpointing
 
@@ -145,4 +145,5 @@ def test_a_network_spread_over_gpus_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
 def test_the_example_for_several_gpus_is_one_that_accelerate_reads() -> None:
     example = load_config_from_file(str(ROOT / "train/configs/accelerate/gpus.yaml"))
+    assert isinstance(example, ClusterConfig)
     assert (example.distributed_type, example.num_processes, example.mixed_precision) == ("MULTI_GPU", 2, "bf16")

@@ -197,9 +197,9 @@ def heads(joined: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def by_head(weight: Tensor, pixels: Tensor) -> Tensor:
-    """(HEADS * d, C), (B, C, N) -> (B, HEADS, d, N): the 1 x 1 convolution of such a weight, each head's pixels together.
+    """(HEADS * d, C), (B, C, N) -> (B, HEADS, d, N): such a weight's 1 x 1 convolution, each head's pixels together.
 
-    A convolution of channels-last pictures would leave the heads of a pixel together, for every later step to rearrange.
+    A convolution of channels-last pictures leaves the heads of a pixel together, for every later step to rearrange.
     """
     return torch.bmm(weight.expand(len(pixels), -1, -1), pixels).unflatten(1, (HEADS, -1))
 
