@@ -149,10 +149,13 @@ def train_scorer(plan: Plan = PLAN) -> None:
 
 
 def export_scorer(model: CLIPModel, target: Path = SCORER) -> None:
-    """The scorer as CLIPModel.from_pretrained reads it, fp16, with its tokenizer and preprocessor; keeps the card."""
+    """The scorer as CLIPModel.from_pretrained reads it, fp16, with its tokenizer and preprocessor.
+
+    Card and names stay; the real pictures' features, which another scorer made, go until the next --score.
+    """
     from train.pocket.export import save_config, save_half
 
-    card = (target / "README.md").read_bytes() if (target / "README.md").exists() else None
+    kept = {name: (target / name).read_bytes() for name in ("README.md", "names.txt") if (target / name).exists()}
     with replaced_folder(target) as folder:
         save_config(model, folder / "model")
         (folder / "model" / "config.json").rename(folder / "config.json")
@@ -160,7 +163,7 @@ def export_scorer(model: CLIPModel, target: Path = SCORER) -> None:
         save_half(model, folder / "model.safetensors")
         save_tokenizer(load_tokenizer(), folder)
         write_atomic(folder / "preprocessor_config.json", json.dumps(PREPROCESSOR, indent=2) + "\n")
-        if card is not None:
-            (folder / "README.md").write_bytes(card)
+        for name, content in kept.items():
+            (folder / name).write_bytes(content)
         for file in folder.iterdir():
             file.chmod(0o644)
