@@ -9,7 +9,7 @@ SERVERS := $(PYTEST) tests/servers -m "servers and not slow"
 PROMPTS := --prompt "a water type fridge" --prompt "a fire type fridge" --prompt "a grass type fridge" \
            --prompt "an electric type fridge" --prompt "a guitar" --prompt "a cactus"
 
-.PHONY: setup demo test servers test-all lint format clean
+.PHONY: setup demo test quick servers test-all lint format clean
 
 setup: .venv/ready
 
@@ -24,10 +24,13 @@ demo: setup
 	$(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py
 	$(BIN)/python infer/generate.py --compare-base --guidance-scale 4 $(PROMPTS)
 
+# The servers tier mostly waits, so it runs beside the quick one, which steps aside for it
 test: setup
 	$(BIN)/ruff check .
-	$(PYTEST) -n 2 --dist worksteal
-	$(MAKE) servers
+	$(MAKE) -j2 quick servers
+
+quick: setup
+	nice $(PYTEST) -n 2 --dist worksteal
 
 # A real browser and a real server on a busy machine: what fails must fail twice
 servers: setup
