@@ -4,7 +4,7 @@
 # test-all adds the slow tier; lint: ruff and pyright; clean: what can be made again
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SERVERS := $(PYTEST) tests/servers -m "servers and not slow"
 PROMPTS := --prompt "a water type fridge" --prompt "a fire type fridge" --prompt "a grass type fridge" \
            --prompt "an electric type fridge" --prompt "a guitar" --prompt "a cactus"
