@@ -151,23 +151,38 @@ def make_screens(client: Client, project: Project) -> Project:
 
 
 def projects_titled(client: Client, project: Project) -> dict[str, dict[str, Any]]:
-    """Screen -> our Label Studio project of its title. A project of that title that is not ours is an InputError."""
+    """Screen -> our Label Studio project of its title: the one we know, else the first.
+
+    Raises InputError for a project of that title that is not ours.
+    """
     titles = {project.title(screen): screen for screen in project.wanted()}
     found: dict[str, dict[str, Any]] = {}
-    for each in listed(client):
+    for each in sorted(listed(client), key=lambda each: each["id"]):
         screen = titles.get(each["title"])
         if screen is None:
             continue
         if each.get("description") != MARK + project.key:
             raise foreign(each, client)
-        if screen not in found or each["id"] < found[screen]["id"]:
+        if screen not in found or each["id"] == project.screens.get(screen):
             found[screen] = each
     return found
 
 
+def drop_twins(client: Client, project: Project) -> None:
+    """Delete empty Label Studio projects of our titles and key beside ours.
+
+    A push that was killed may have asked for one which the server made after the next push had looked.
+    """
+    titles, ours = {project.title(screen) for screen in project.wanted()}, project.screens.values()
+    for each in listed(client):
+        marked = each["title"] in titles and each.get("description") == MARK + project.key
+        if marked and each["id"] not in ours and not each["task_number"]:
+            client.insist(lambda sdk, twin=each["id"]: sdk.projects.delete(id=twin))
+
+
 def listed(client: Client) -> list[dict[str, Any]]:
-    """Every project that this account sees: id, title, description, configuration."""
-    fields = "id,title,description,label_config"
+    """Every project that this account sees: id, title, description, configuration, number of tasks."""
+    fields = "id,title,description,label_config,task_number"
     pages = client.read(lambda sdk: list(sdk.projects.list(page_size=1000, include=fields)))
     return [page.model_dump(include=set(fields.split(","))) for page in pages]
 

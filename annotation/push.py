@@ -15,7 +15,7 @@ from tqdm import tqdm
 from annotation import delivery, interface
 from annotation.client import Client, UnsureError
 from annotation.offers import Drafts, offer, prediction
-from annotation.project import Project, projects_titled
+from annotation.project import Project, drop_twins, projects_titled
 from annotation.tasks import LINT, Task, listed, tasks_by_picture
 from data.errors import InputError
 from data.schema import Annotation, Sample
@@ -95,6 +95,7 @@ def push(
             done.drafted += offer(client, name, number, tasks, screen.drafts, fresh)
         if caption and overlap:
             done.asked_twice = ask_twice(client, tasks, overlap)
+    drop_twins(client, project)
     return done
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,23 @@ def test_other_peoples_projects_are_left_alone(client: Client, taken: Intake) ->
     with pytest.raises(InputError, match=r"the project 'yours names' is gone.*Push again"):
         project.open_project(client, theirs)
     assert project.make_screens(client, theirs).screens["text"] == theirs.screens["text"]
+
+
+@pytest.mark.usefixtures("captions_alone")
+def test_what_a_killed_push_had_asked_for_is_no_second_project(client: Client, taken: Intake, made: Made) -> None:
+    """The server may make it after the next push has looked: the one in use stays, an empty twin goes."""
+    found = made()
+    mark = client.sdk.projects.get(id=found.screens["text"]).description
+    late = client.sdk.projects.create(title=found.title("text"), description=mark)
+    inverse = replace(found, screens={"text": late.id})
+    assert project.make_screens(client, inverse).screens == inverse.screens, "the one that is in use, not the first"
+    push(client, found, taken.pictures[:2], taken.formats)
+    assert [each["id"] for each in project.listed(client) if each["description"] == mark] == [found.screens["text"]]
+    busy = client.sdk.projects.create(title=found.title("text"), description=mark)
+    client.sdk.projects.import_tasks(id=busy.id, request=[{"data": {"image": "x", "sha256": "0", "file_name": "y"}}])
+    push(client, found, taken.pictures[:2], taken.formats)
+    there = {each["id"] for each in project.listed(client) if each["description"] == mark}
+    assert there == {found.screens["text"], busy.id}, "what has tasks is nothing to throw away"
 
 
 def test_a_project_whose_making_was_not_noted_is_found(client: Client, taken: Intake) -> None:
