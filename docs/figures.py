@@ -26,6 +26,7 @@ def main() -> int:
     types: a sheet of compare.py, at half its size.
     captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
     studio: what `python -m tests.benchmarks.studio --screenshot SHOT` saw.
+    evaluation, classifiers: what a browser saw of the report of infer/evaluate.py, of train/study/run.py.
     """
     match sys.argv[1:]:
         case ["creatures"]:
@@ -40,14 +41,15 @@ def main() -> int:
             keep(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
         case ["studio", shot]:
             keep(Image.open(shot).convert("RGB"), DOCS / "studio.png")
+        case [("evaluation" | "classifiers") as name, shot]:
+            keep(halved(Image.open(shot).convert("RGB")), DOCS / "figures" / f"{name}.png")
         case ["thesis", folder]:
             keep(overview.panels(Path(folder)), DOCS / "thesis-figures.png")
         case ["study", ("steps" | "guidance") as name, folder]:
             plots.save(overview.curves(Path(folder), name), DOCS / "figures" / f"sd-study-{name}.png")
         case other:
-            allowed = (
-                "creatures, pairs, demo SHEET, types SHEET, captioning SHOT, studio SHOT, thesis DIR, study steps DIR"
-            )
+            kinds = "creatures, pairs, demo SHEET, types SHEET, captioning SHOT, studio SHOT, evaluation SHOT, "
+            allowed = kinds + "classifiers SHOT, thesis DIR, study steps DIR"
             raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
     return 0
 
