@@ -189,7 +189,9 @@ def test_what_a_killed_push_had_asked_for_is_no_second_project(client: Client, t
     push(client, found, taken.pictures[:2], taken.formats)
     assert [each["id"] for each in project.listed(client) if each["description"] == mark] == [found.screens["text"]]
     busy = client.sdk.projects.create(title=found.title("text"), description=mark)
-    client.sdk.projects.import_tasks(id=busy.id, request=[{"data": {"image": "x", "sha256": "0", "file_name": "y"}}])
+    assert busy.id is not None
+    tasks: Any = [{"data": {"image": "x", "sha256": "0", "file_name": "y"}}]
+    client.sdk.projects.import_tasks(id=busy.id, request=tasks)
     push(client, found, taken.pictures[:2], taken.formats)
     there = {each["id"] for each in project.listed(client) if each["description"] == mark}
     assert there == {found.screens["text"], busy.id}, "what has tasks is nothing to throw away"
