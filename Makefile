@@ -1,6 +1,6 @@
 # setup   .venv with everything (Python 3.11 or newer is all that is needed)
 # demo    fine-tune the embedded model on the sample creatures, then draw base and tuned side by side
-# test    what CI runs, with servers: a real Label Studio (1 GB, made on first use) and a real Chromium
+# test    what CI runs, with servers: a real Label Studio (1 GB, made on first use) and a real Chromium; quick: without
 # test-all adds the slow tier; lint: ruff and pyright; clean: what can be made again
 PYTHON ?= python3
 BIN := .venv/bin

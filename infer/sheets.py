@@ -47,6 +47,12 @@ class Block:
         return len(self.lines) * line_height(self.size) + (GAP // 2 if self.lines else 0)
 
 
+def write(pen: ImageDraw.ImageDraw, left: int, top: int, block: Block, ink: str = INK) -> None:
+    """The lines of a block, one under the other."""
+    for number, line in enumerate(block.lines):
+        lettering.write(pen, left, top + number * line_height(block.size), line, ink, block.size)
+
+
 def line_height(size: int) -> int:
     return math.ceil(size * 1.3)
 
@@ -105,12 +111,12 @@ def sheet(rows: Sequence[Row], *, columns: Sequence[str] = (), footer: str = "")
     draw = page.begin(total)
     top = GAP
     for number, head in enumerate(heads):
-        page.text(draw, page.left(number), top, head)
+        write(draw, page.left(number), top, head)
     top += tallest(heads)
     for row, label, under, room in zip(rows, labels, captions, heights, strict=True):
         page.row(draw, top, row, label, under)
         top += room + GAP
-    page.text(draw, GAP, top, foot, FAINT)
+    write(draw, GAP, top, foot, FAINT)
     return page.paper
 
 
@@ -134,15 +140,11 @@ class Page:
         return GAP + column * (self.cell_width + GAP)
 
     def row(self, draw: ImageDraw.ImageDraw, top: int, row: Row, label: Block, under: Sequence[Block]) -> None:
-        self.text(draw, GAP, top, label)
+        write(draw, GAP, top, label)
         top += label.height
         for number, (cell, caption) in enumerate(zip(row.cells, under, strict=True)):
             self.paper.paste(enlarged(cell.picture, self.cell_width, self.cell_height), (self.left(number), top))
-            self.text(draw, self.left(number), top + self.cell_height + GAP // 2, caption)
-
-    def text(self, draw: ImageDraw.ImageDraw, left: int, top: int, block: Block, ink: str = INK) -> None:
-        for number, line in enumerate(block.lines):
-            lettering.write(draw, left, top + number * line_height(block.size), line, ink, block.size)
+            write(draw, self.left(number), top + self.cell_height + GAP // 2, caption)
 
 
 def enlarged(picture: Image.Image, width: int, height: int) -> Image.Image:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw
 
 from data.errors import InputError
-from infer import lettering, outputs, sheets
+from infer import outputs, sheets
 from infer.comparing import result, thesis
 from infer.comparing.thesis import Figure
 from infer.metadata import LoraUsed, ModelUsed
-from infer.sheets import FAINT, INK, PAPER, Block, line_height
+from infer.sheets import FAINT, PAPER, Block, line_height, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -74,7 +74,7 @@ def panels(folder: Path) -> Image.Image:
         for figure in row:
             count = len(found[figure.number])
             width = count * (SIDE + GAP) - GAP
-            write(pen, left, top, sheets.wrap(f"{figure.number}  {figure.title}", width + GAP, HEAD), INK)
+            write(pen, left, top, sheets.wrap(f"{figure.number}  {figure.title}", width + GAP, HEAD))
             for place, panel in enumerate(found[figure.number]):
                 put(paper, pen, panel, left + place * (SIDE + GAP), top + head)
             left += width + GAP
@@ -127,13 +127,8 @@ def put(paper: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, left: int, t
         picture = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     paper.paste(picture, (left, top))
     pen.rectangle((left - 1, top - 1, left + SIDE, top + SIDE), outline=FRAME)
-    write(pen, left, top + SIDE + 4, panel.words, INK)
+    write(pen, left, top + SIDE + 4, panel.words)
     write(pen, left, top + SIDE + 4 + panel.words.height, panel.own, FAINT)
-
-
-def write(pen: ImageDraw.ImageDraw, left: int, top: int, block: Block, ink: str) -> None:
-    for number, line in enumerate(block.lines):
-        lettering.write(pen, left, top + number * line_height(block.size), line, ink, block.size)
 
 
 # ---- a study's curves

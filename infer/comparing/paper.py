@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageDraw
 
 from infer import lettering
-from infer.sheets import FAINT, GAP, INK, PAPER, READABLE, Block, line_height, tallest, wrap
+from infer.sheets import FAINT, GAP, PAPER, READABLE, Block, tallest, wrap, write
 
 SIDE_WIDTH = 190  # pixels of the row headings at most
 TITLE_SIZE, HEAD_SIZE = 20, 15
@@ -107,8 +107,3 @@ def place(
     paper.paste(shown.convert("RGB"), (page.left(at[0]), top))
     if at in notes:
         write(pen, page.left(at[0]), top + page.height + GAP // 3, notes[at], FAINT)
-
-
-def write(pen: ImageDraw.ImageDraw, left: int, top: int, block: Block, ink: str = INK) -> None:
-    for number, line in enumerate(block.lines):
-        lettering.write(pen, left, top + number * line_height(block.size), line, ink, block.size)
