@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.errors import InputError, choose, raise_all, suggest
 
+HELP = "See --help."
+STRAY = "unrecognized arguments: "  # argparse's words for what is no flag's value
+
 
 class Options(BaseModel):
     """Parent of every section of a config: frozen, and an unknown key is an error."""
@@ -81,8 +84,11 @@ def run_cli(model: type[Config], flags: list[str], values: dict[str, Any], prog:
     try:
         parsed = CliApp.run(FromCommandLine, cli_args=flags, **values)
     except SettingsError as error:
-        flag, _, what = str(error).removeprefix("error parsing CLI: argument ").partition(": ")
-        raise InputError(what or flag, where=flag if what else prog, fix="See --help.") from error
+        said = str(error).removeprefix("error parsing CLI: ")
+        if said.startswith(STRAY):
+            raise InputError(f"no flag stands before {said.removeprefix(STRAY)!r}", where=prog, fix=HELP) from error
+        flag, _, what = said.removeprefix("argument ").partition(": ")
+        raise InputError(what or flag, where=flag if what else prog, fix=HELP) from error
     return model.model_validate(parsed.model_dump(exclude_unset=True))
 
 
@@ -130,7 +136,7 @@ def spell_out(argv: Sequence[str], kinds: Mapping[str, Any], aliases: Mapping[st
             continue
         flag = flag.replace("_", "-")
         if flag not in known and flag != "--help":
-            unknown.append(InputError(f"unknown flag{suggest(flag, known)}", where=flag, fix="See --help."))
+            unknown.append(InputError(f"unknown flag{suggest(flag, known)}", where=flag, fix=HELP))
         flags.append(flag + equals + value)
     raise_all(unknown)
     return flags
@@ -170,7 +176,7 @@ def take_lists(flags: list[str], kinds: Mapping[str, Any], values: dict[str, Any
         elif (following := next(tokens, None)) is not None:
             found.setdefault(lists[flag], []).append(following)
         else:
-            raise InputError("expected one argument", where=flag, fix="See --help.")
+            raise InputError("expected one argument", where=flag, fix=HELP)
     for path, items in found.items():
         *sections, name = path.split(".")
         section = values

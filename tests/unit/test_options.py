@@ -41,6 +41,10 @@ def message(*argv: str, preset: Path | None = None) -> str:
     return str(caught.value)
 
 
+def test_a_word_without_a_flag_is_named() -> None:
+    assert message("folder") == "sample.py: no flag stands before 'folder'. See --help."
+
+
 @pytest.fixture
 def preset(tmp_path: Path) -> Path:
     path = tmp_path / "preset.yaml"
