@@ -2,11 +2,13 @@
 
 import base64
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from data.errors import InputError
 from infer.studios import guard, serving
@@ -19,6 +21,11 @@ PASSWORD = "correct horse"
 def client(password: str = "", private: bool = True, host: str = "127.0.0.1:7860") -> TestClient:
     app = FastAPI()
     app.get("/")(lambda: "come in")
+
+    @app.post("/take")
+    def take(words: list[str]) -> int:
+        return len(words)
+
     return TestClient(Guard(app, password, private), base_url=f"http://{host}")
 
 
@@ -26,7 +33,7 @@ def basic(text: str) -> dict[str, str]:
     return {"authorization": "Basic " + base64.b64encode(text.encode()).decode()}
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "[::1]:7860", "LOCALHOST"])
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "[::1]:7860", "LOCALHOST", "127.0.0.2:80"])
 def test_this_machine_is_let_in(host: str) -> None:
     assert client().get("/", headers={"host": host}).text == '"come in"'
 
@@ -55,6 +62,39 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_huge_is_read() -> None:
     assert "http" not in found.headers["content-security-policy"]
     assert client().post("/", headers={"content-length": str(guard.LARGEST + 1)}).status_code == 413
     assert client().post("/", headers={"content-length": "many"}).status_code == 413
+
+
+def test_a_body_that_does_not_say_its_length_is_not_read_to_its_end() -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(80):
+            yield b"x" * (1 << 20)
+
+    found = client().post("/take", content=chunks(), headers={"content-type": "application/json"})
+    assert found.status_code == 413
+    assert client().post("/take", json=["a"]).json() == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"}, {"origin": "http://127.0.0.1:8888"},
+    ],
+)  # fmt: skip
+def test_a_foreign_page_cannot_act_through_the_visitors_browser(headers: dict[str, str]) -> None:
+    assert client().post("/take", json=["a"], headers=headers).status_code == 403
+    assert client().get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200, "a link may lead here"
+
+
+def test_our_own_page_and_programs_may_act() -> None:
+    own = {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-origin"}
+    assert client().post("/take", json=["a"], headers=own).status_code == 200
+    assert client().post("/take", json=["a"]).status_code == 200
+
+
+def test_no_socket_is_opened() -> None:
+    with pytest.raises(WebSocketDisconnect), client().websocket_connect("/"):
+        pass
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
