@@ -10,11 +10,12 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, ConfigDict
 
+from data import images
 from data.errors import InputError
 from data.files import write_atomic
 from infer import weighting
@@ -195,14 +196,20 @@ def read_parameters(path: Path) -> dict[str, str]:
     return parse_parameters(texts(path).get(A1111_KEY, ""))
 
 
-def texts(path: Path) -> dict[str, str]:
-    """Every text of a PNG, those that stand after the pixels included."""
+def texts(file: Path | IO[bytes], where: object = None) -> dict[str, str]:
+    """Every text of a PNG, those that stand after the pixels included. `where` names a file that has no path.
+
+    Raises InputError: no PNG, a damaged one, or one of more than MAX_PIXELS, since it is unpacked for its last texts.
+    """
+    at = file if where is None else where
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with images.quiet(), Image.open(file, formats=["PNG"]) as picture:
+            if picture.width * picture.height > images.MAX_PIXELS:
+                raise InputError("is too large a picture", where=at, allowed=f"{images.MAX_PIXELS} pixels")
             picture.load()
             return {key: str(value) for key, value in getattr(picture, "text", {}).items()}
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"is not a readable PNG ({error})", where=path) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"is not a readable PNG ({error})", where=at) from None
 
 
 def parse_parameters(text: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from data.errors import InputError
 from data.files import write_atomic
 from infer.prompt_files import HIGHEST_SEED
 from infer.studios import controls, showing
-from infer.studios.asking import told
+from infer.studios.asking import MOST_PICTURES, told
 from infer.studios.controls import NAMES, SHAPES, STEPS
 from infer.studios.desk import Order
 from infer.studios.widgets import gr
@@ -122,8 +122,9 @@ def seed_of(values: dict[str, Any]) -> int:
     text = str(values["seed"] or "").strip()
     if not values["locked"] or not text:
         return -1
-    if not text.isdecimal() or int(text) > HIGHEST_SEED - 1000:
-        raise InputError(f"{text!r} is no seed", where="--seed", allowed=f"a number from 0 to {HIGHEST_SEED - 1000}")
+    highest = HIGHEST_SEED - MOST_PICTURES
+    if not text.isdecimal() or len(text) > len(str(highest)) or int(text) > highest:
+        raise InputError(f"{text[:40]!r} is no seed", where="--seed", allowed=f"a number from 0 to {highest}")
     return int(text)
 
 
@@ -137,7 +138,7 @@ def kept_scribble(data: str) -> Path:
             if max(picture.size) > LARGEST_SIDE:
                 raise InputError(f"is larger than {LARGEST_SIDE} pixels", where="--scribble")
             picture.load()
-    except (binascii.Error, OSError, SyntaxError, ValueError) as error:
+    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"could not be read ({error})", where="--scribble") from None
     path = SCRIBBLES / f"{hashlib.sha256(content).hexdigest()[:16]}.png"
     if not path.is_file():

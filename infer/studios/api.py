@@ -8,12 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from data.errors import InputError
@@ -24,7 +23,7 @@ from infer.studios.desk import Order
 from infer.studios.waiting import finished
 from infer.studios.workshop import Workshop
 
-MOST_PIXELS = 64 << 20  # of a picture whose text is read: it is unpacked for that
+SAMPLER = "sampler_name"  # what A1111 answers 404 to if it does not know it
 
 
 def routes(workshop: Workshop) -> APIRouter:
@@ -112,20 +111,24 @@ def told_of(text: str) -> dict[str, Any]:
 
     try:
         content = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
-                raise InputError("is too large a picture", where="image", allowed=f"{MOST_PIXELS} pixels")
-            picture.load()
-            texts = {key: str(value) for key, value in getattr(picture, "text", {}).items()}
-    except (binascii.Error, OSError, SyntaxError, ValueError) as error:
+    except (binascii.Error, ValueError) as error:
         raise InputError(f"is no PNG in base64 ({error})", where="image") from None
+    texts = metadata.texts(io.BytesIO(content), "image")
     info = texts.get(metadata.A1111_KEY, "")
     return {"info": info, "items": texts, "parameters": metadata.parse_parameters(info) if info else {}}
 
 
 async def refused(request: Request, error: Exception) -> JSONResponse:
     """An InputError as A1111 reports what it cannot do."""
-    text = str(error)
-    status = 404 if "sampler" in text and "unknown" in text else 422
-    content = {"error": "InputError", "detail": text, "body": "", "errors": text}
-    return JSONResponse(json.loads(json.dumps(content)), status_code=status)
+    return told(str(error), 404 if getattr(error, "where", None) == SAMPLER else 422)
+
+
+async def misread(request: Request, error: Exception) -> JSONResponse:
+    """A body that is no such question, without what it said: that may be no text at all."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    return told("; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found), 422)
+
+
+def told(text: str, status: int) -> JSONResponse:
+    text = text.encode("utf-8", "replace").decode()
+    return JSONResponse({"error": "InputError", "detail": text, "body": "", "errors": text}, status_code=status)

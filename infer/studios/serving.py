@@ -117,6 +117,7 @@ def built(workshop: Workshop, url: str = "") -> FastAPI:
 def without_page(workshop: Workshop, url: str = "") -> FastAPI:
     """The API and the pictures. url: what is said once it is open."""
     from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse
 
     from infer.studios import api
@@ -124,6 +125,7 @@ def without_page(workshop: Workshop, url: str = "") -> FastAPI:
     app = FastAPI(title="Atelier", docs_url=None, redoc_url=None, lifespan=life(workshop, url))
     app.include_router(api.routes(workshop))
     app.add_exception_handler(InputError, api.refused)
+    app.add_exception_handler(RequestValidationError, api.misread)
 
     @app.get("/pictures/{name:path}")
     def picture(name: str) -> FileResponse:

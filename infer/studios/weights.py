@@ -30,7 +30,8 @@ class Shelf:
         finished = [run.path for run in run_folder.all_runs(self.runs) if run.done is not None]
         named = {path.name: str(path) for path in reversed(finished) if self.can_draw(path)}
         found = {Path(self.extra).name if Path(self.extra).exists() else self.extra: self.extra} if self.extra else {}
-        return found | named | {POCKET: POCKET} | {name: name for name in KNOWN_BASES if in_hub_cache(name)}
+        others = named | {POCKET: POCKET} | {name: name for name in KNOWN_BASES if in_hub_cache(name)}
+        return found | others | found  # in front, and never another model of its name
 
     def can_draw(self, run: Path) -> bool:
         """Whether a run exported something that pictures are drawn with; a classifier did not."""

@@ -88,9 +88,13 @@ class Workshop:
     def picture(self, name: str) -> Path:
         """A picture of outputs/ by its way from there. Raises InputError for anything else, links included."""
         path = OUTPUTS / name
-        inside = path.resolve().is_relative_to(OUTPUTS.resolve()) and not path.is_symlink()
-        hidden = any(part.startswith(".") for part in Path(name).parts)
-        if not inside or hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
+        hidden = any(part.startswith(".") for part in path.parts[1:])
+        try:
+            inside = path.resolve().is_relative_to(OUTPUTS.resolve()) and not path.is_symlink()
+            there = inside and not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if not there:
             raise InputError("there is no such picture", where=name)
         return path
 

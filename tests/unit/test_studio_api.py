@@ -2,7 +2,9 @@
 
 import base64
 import json
+import struct
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,9 +125,31 @@ def test_what_a_picture_tells(client: TestClient) -> None:
             found = client.post(path, json={"image": image}).json()
             assert found["info"] == info["infotexts"][0]
             assert found["parameters"]["Seed"] == "7" and metadata.KEY in found["items"]
-    for wrong in ("", "!!!", base64.b64encode(b"no picture").decode()):
+    for wrong, words in {
+        "!!!": "is no PNG in base64", "": "is not a readable PNG", coded_bytes(b"no picture"): "is not a readable PNG",
+        coded_bytes(declaring(8_000, 11_000)): "is too large a picture",
+        coded_bytes(declaring(20_000, 20_000)): "is not a readable PNG",
+    }.items():  # fmt: skip
         found = client.post("/png-info", json={"image": wrong})
-        assert found.status_code == 422 and "is no PNG in base64" in found.json()["detail"]
+        assert found.status_code == 422 and words in found.json()["detail"]
+
+
+def coded_bytes(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def declaring(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it is so large."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    parts = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (header, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("body", ['{"prompt": "a", "cfg_scale": NaN}', '{"prompt": 3, "x": "\\ud800"}', "no json"])
+def test_a_body_that_cannot_be_repeated_is_refused_in_words(client: TestClient, body: str) -> None:
+    found = client.post("/sdapi/v1/txt2img", content=body, headers={"content-type": "application/json"})
+    assert found.status_code == 422 and "body" in found.json()["detail"]
 
 
 def test_what_there_is(client: TestClient, tiny_model: Path) -> None:
