@@ -99,9 +99,7 @@ def draw(options: GenerateOptions, us: Processes, found: replay.Found | None = N
     checker = None if options.safety_checker is None else decoding.load_checker(options, device)
     identity = job.identity(tuned, options.compare_base, options.fast)
     folder = us.agree(lambda: open_folder(options, identity))
-    passes = [Pass("tuned" if chosen.is_tuned else "drawing", tuned, folder, job.pictures)]
-    if options.compare_base:
-        passes.append(Pass("base", base, folder / "base", [replace(each, loras=()) for each in job.pictures]))
+    passes = passes_of(chosen, job, folder, tuned, base if options.compare_base else None)
     code = carry_out(job, passes, folder, us, checker)
     if code in (0, BROKEN) and us.is_first:
         for line in afterwards(options, exact, job, passes[0], found):
@@ -116,6 +114,14 @@ def open_folder(options: GenerateOptions, identity: str) -> Path:
     if there:
         print(f"going on in {show(folder)}: {there} pictures are there")
     return folder
+
+
+def passes_of(chosen: Source, job: Job, folder: Path, tuned: BaseModel, base: BaseModel | None) -> list[Pass]:
+    """What is drawn with which model; base: what the tuned one is compared with, if it is."""
+    passes = [Pass("tuned" if chosen.is_tuned else "drawing", tuned, folder, job.pictures)]
+    if base is not None:
+        passes.append(Pass("base", base, folder / "base", [replace(each, loras=()) for each in job.pictures]))
+    return passes
 
 
 def with_seed(options: GenerateOptions, us: Processes) -> GenerateOptions:

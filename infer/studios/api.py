@@ -18,12 +18,10 @@ from starlette.concurrency import run_in_threadpool
 from data.errors import InputError
 from infer import schedulers
 from infer.studios import api_fields
-from infer.studios.api_fields import Switches, TextToImage, Uploaded
+from infer.studios.api_fields import SAMPLER, Switches, TextToImage, Uploaded
 from infer.studios.desk import Order
 from infer.studios.waiting import finished
 from infer.studios.workshop import Workshop
-
-SAMPLER = "sampler_name"  # what A1111 answers 404 to if it does not know it
 
 
 def routes(workshop: Workshop) -> APIRouter:

@@ -18,6 +18,7 @@ from infer.studios import asking
 from infer.studios.desk import Order
 from infer.studios.weights import Shelf
 
+SAMPLER = "sampler_name"  # what A1111 answers 404 to if it does not know it
 SCHEDULES = ("Automatic", "Karras")
 MOST_BASE64 = 48 << 20  # letters of an uploaded picture
 DIFFERENT = {"enable_hr": "upscaling", "script_name": "scripts", "alwayson_scripts": "scripts",
@@ -95,7 +96,7 @@ def sampler(asked: TextToImage) -> str | None:
     try:
         return schedulers.canonical(f"{name} Karras" if karras else name)
     except InputError as error:
-        raise InputError(f"unknown sampler {name!r}", where="sampler_name", allowed=error.allowed) from None
+        raise InputError(f"unknown sampler {name!r}", where=SAMPLER, allowed=error.allowed) from None
 
 
 # ---- out

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from data.errors import InputError, raise_all
 from data.options import explain
 from infer.config import GenerateOptions
+from infer.source import POCKET
 from infer.studios.weights import refuse_paths
 
 MOST_PICTURES = 16  # of an order
@@ -71,7 +72,7 @@ def check_count(count: int) -> None:
 
 def guidance_for(model: str) -> float:
     """What a picture is steered with unless somebody says otherwise."""
-    return POCKET_GUIDANCE if model == "pocket" else GUIDANCE
+    return POCKET_GUIDANCE if model == POCKET else GUIDANCE
 
 
 def told(error: InputError) -> str:

@@ -43,14 +43,15 @@ class Easel:
         job = self.plan(options, model, chosen.loras)
         order.notes, order.count = job.notes, len(job.pictures)
         order.size = (job.settings.width, job.settings.height)
-        folder = outputs.folder_for(None, job.identity(model, options.compare_base, False))
-        passes = [Pass("tuned" if chosen.is_tuned else "drawing", model, folder, job.pictures)]
+        base = None
         if options.compare_base:
             base = self.model(chosen.base or chosen.model, chosen.tokenizer, False, "base")
-            passes.append(Pass("base", base, folder / "base", [replace(each, loras=()) for each in job.pictures]))
         pipe = pipeline.build(model, job.scheduler, self.device)
-        order.total = job.calls(pipe, job.pictures) * len(passes)
+        order.total = job.calls(pipe, job.pictures) * (1 if base is None else 2)
         watch = looks.Watching(order, self.look(pipe, model))
+        order.check()
+        folder = outputs.folder_for(None, job.identity(model, options.compare_base, False))  # from here on it is drawn
+        passes = drawing.passes_of(chosen, job, folder, model, base)
         try:
             self.carry_out(job, passes, folder, order, watch)
         finally:
@@ -61,8 +62,9 @@ class Easel:
     def plan(self, options: GenerateOptions, model: BaseModel, loras: Sequence[drawing.loras.LoraFile]) -> Job:
         """As generate.py plans it, within what a stranger may ask for. Raises InputError."""
         asking.check_size(options.width or 1, options.height or 1, model.sample_size)
+        texts = planning.asked(options.model_copy(update={"num_images": 1}))
+        asking.check_count(len(texts) * options.num_images)  # before so many are prepared
         job = planning.plan(options, model, self.device, tuple(loras))
-        asking.check_count(len(job.pictures))
         asking.check_size(job.settings.width, job.settings.height, model.sample_size)
         return job
 
@@ -73,7 +75,6 @@ class Easel:
             watch(pictures, latents)
             order.done = [done for each in passes for done in landed(each)]
 
-        order.check()
         drawing.carry_out(job, passes, folder, Processes(), None, looked)
 
     def model(self, name: str, tokenizer: str | None, rescaled: bool, use: str = "") -> BaseModel:

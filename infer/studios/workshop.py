@@ -14,6 +14,7 @@ from data.loading import loading
 from infer import source, styles
 from infer.config import GenerateOptions
 from infer.galleries.index import SUFFIXES, Index
+from infer.outputs import OUTPUTS
 from infer.studios import asking
 from infer.studios.desk import Desk, Order
 from infer.studios.options import StudioOptions
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from infer.galleries.search import Hit
     from infer.studios.easel import Easel
 
-OUTPUTS = Path("outputs")
 MOST_HITS = 120  # pictures of the gallery on the page at once
 
 

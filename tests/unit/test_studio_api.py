@@ -219,6 +219,20 @@ def test_what_is_refused(client: TestClient, home: Path, asked: dict[str, Any], 
     assert set(home.glob("outputs/*")) == folders
 
 
+@pytest.mark.usefixtures("client")
+def test_nothing_stays_of_an_order_that_was_not_begun(workshop: Workshop, home: Path) -> None:
+    folders = set(home.glob("outputs/*"))
+    Image.new("RGB", (64, 64), "white").save(home / "white.png")
+    weak = {"prompt": "a cat", "steps": 3, "scribble": home / "white.png", "strength": 0.2}
+    order = workshop.take(weak)
+    assert order.over.wait(60) and order.state == "failed", order.error
+    many = workshop.take({"prompt": "a {e$$a|b|c|d|e|f|g|h|i|j} " * 4, "steps": 1, "num_images": 16})
+    begun = time.monotonic()
+    assert many.over.wait(60) and "160000 pictures" in many.error
+    assert time.monotonic() - begun < 5, "refused before so many are prepared"
+    assert set(home.glob("outputs/*")) == folders
+
+
 def test_what_only_a1111_needs_is_let_be(client: TestClient) -> None:
     harmless = {"restore_faces": False, "tiling": False, "enable_hr": False, "alwayson_scripts": {}, "script_args": [],
                 "save_images": True, "eta": None, "override_settings": {"CLIP_stop_at_last_layers": 1}}  # fmt: skip

@@ -90,6 +90,9 @@ def test_the_shelf_offers_runs_that_are_finished(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"unknown model '\.\./secret'"):
         shelf.model("../secret")
     assert next(iter(Shelf("CompVis/x", runs, files).models())) == "CompVis/x"
+    (tmp_path / "elsewhere" / "pocket").mkdir(parents=True)
+    named = Shelf(str(tmp_path / "elsewhere" / "pocket"), runs, files)
+    assert named.model("") == named.model("pocket") == str(tmp_path / "elsewhere" / "pocket"), "what --model named"
 
 
 # ---- previews
@@ -232,6 +235,7 @@ def first_seen(acts: Any, values: tuple[Any, ...]) -> str:
     [
         ({"prompt": " "}, "Prompt: say what you would like to see"),
         ({"seed": "many", "locked": True}, "Seed: &#x27;many&#x27; is no seed"),
+        ({"seed": "7" * 5000, "locked": True}, "is no seed"),
         ({"place": "Compare"}, "there is nothing to compare it with"),
         ({"place": "Scribble"}, "draw something on the white square first"),
         ({"place": "Scribble", "scribble": "data:image/png;base64,AAAA"}, "could not be read"),
