@@ -40,7 +40,7 @@ def build(job: Job) -> State:
     unet: Any = job.model.unet
     if not config.adapter.trains_base and accelerator.mixed_precision in machine.DTYPES:
         unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
-    held = anchor(unet, empty_states(job), accelerator.device)
+    held = anchor(unet, empty_states(job), accelerator.device, config.preserve.strength)
     config.adapter.attach(unet, config.seed)
     machine.arrange(unet, config.memory)
     unet.to(accelerator.device, memory_format=torch.channels_last)

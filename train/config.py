@@ -48,6 +48,9 @@ class Preservation(Options):
     """share of samples that get one of the prompts below instead of their caption, and learn to answer it as the base
     does, in the new look; 0.3 to 0.5 when a small set makes the network forget. Each asks a frozen copy of the base
     twice, which costs its memory and up to half more time"""
+    strength: float = Field(default=1.0, gt=0, le=2)
+    """how much of what a prompt adds to the base's answer is kept: guidance multiplies it, and what suits the base's
+    look may be too much for the new one; 0.5 is as if the base had been guided half as strongly"""
     prompts: Path | None = None
     """text file of what to keep, one prompt a line; default: everyday things"""
 

@@ -4,12 +4,15 @@ In a small set every picture has the same look, so a network learns it as what t
 learns it everywhere and forgets what other words mean. Here a share of the samples is trained with a prompt c of a list
 instead of its caption. Such a picture x_0 does not show c; the answer to x_t is taught to be
 
-    y + b(x_t, c) - b(x_t, "")
+    y + w (d - m(d)),   d = b(x_t, c) - b(x_t, "")
 
-y is the objective's target, which pulls towards the look, and b the base network before training, so that what
-c adds to the empty prompt stays what it was. Guidance draws with e("") + s (e(c) - e("")) (Ho & Salimans 2022, arXiv
-2207.12598, eq. 6): its first part becomes the look, its second part remains the base's. A prior set of the base's own
-pictures (Ruiz et al. 2022, arXiv 2208.12242, eq. 2) keeps words as well, but with them the base's look.
+y is the objective's target, which pulls towards the look, b the base network before training, w a strength, and m(d)
+the median of d over the picture, one number a channel. So what c adds to the empty prompt stays what it was, in
+proportion, but for the tone of what fills most of the picture, its paper: that belongs to the look. The base knows its
+own paper only; d says at every step that the new one is wrong, and guidance multiplies that: it draws with
+e("") + s (e(c) - e("")) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), whose first part becomes the look and whose
+second remains the base's, times s w. A prior set of the base's own pictures (Ruiz et al. 2022, arXiv 2208.12242, eq. 2)
+keeps words as well, but with them the base's look.
 """
 
 from __future__ import annotations
@@ -65,6 +68,7 @@ class Anchored:
 
     base: Denoiser
     empty: TextStates  # (L, D): of the empty prompt, on the device
+    strength: float = 1.0
 
     @property
     def nbytes(self) -> int:
@@ -80,15 +84,21 @@ class Anchored:
         empty = self.empty.to(prompts).expand_as(prompts)
         both = self.base(noisy[index].repeat(2, 1, 1, 1), t[index].repeat(2), torch.cat([prompts, empty]))
         said, unsaid = both.chunk(2)
-        return target.index_add(0, index, (said - unsaid).to(target.dtype))
+        added = toneless(said - unsaid)
+        return target.index_add(0, index, (self.strength * added).to(target.dtype))
 
 
-def anchor(unet: Any, empty: TextStates | None, device: torch.device) -> Anchor:
-    """Take a copy of the network before it is adapted. empty: None if nothing is to be preserved."""
+def toneless(added: Latents) -> Latents:
+    """(B, C, h, w) without the median of each channel, the lower of two, over the picture."""
+    return added - added.flatten(2).median(-1).values[..., None, None]
+
+
+def anchor(unet: Any, empty: TextStates | None, device: torch.device, strength: float = 1.0) -> Anchor:
+    """Take a copy of the network before it is adapted. empty: None if nothing is to be preserved. strength: w above."""
     if empty is None:
         return ADRIFT
     base = copy.deepcopy(unet).requires_grad_(False).eval()
-    return Anchored(Denoiser(base.to(device, memory_format=torch.channels_last)), empty.to(device))
+    return Anchored(Denoiser(base.to(device, memory_format=torch.channels_last)), empty.to(device), strength)
 
 
 def prompts_of(config: Preservation) -> list[str]:

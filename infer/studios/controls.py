@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from infer import schedulers
+from infer.config import HIGHEST_WEIGHT
 from infer.studios import asking, showing
 from infer.studios.widgets import gr
 from infer.studios.workshop import Workshop
@@ -101,11 +102,13 @@ def for_experts(workshop: Workshop) -> dict[str, Any]:
     }
     with gr.Row():
         found["lora"] = gr.Dropdown([("none", ""), *workshop.shelf.files()], value="", label="LoRA", elem_id="lora")
-        found["weight"] = gr.Number(1.0, minimum=-4, maximum=4, step=0.1, label="at weight", elem_id="weight")
+        found["weight"] = gr.Number(
+            1.0, minimum=-HIGHEST_WEIGHT, maximum=HIGHEST_WEIGHT, step=0.1, label="at weight", elem_id="weight"
+        )
     found["steps"] = gr.Slider(1, asking.MOST_STEPS, STEPS, step=1, label="Steps", elem_id="steps", buttons=[])
     found["guidance"] = gr.Slider(
-        0, 20, workshop.guidance(first), step=0.5, label="Guidance", info="How strictly the words are followed.",
-        elem_id="guidance", buttons=[],
+        0, asking.HIGHEST_GUIDANCE, workshop.guidance(first), step=0.5, label="Guidance",
+        info="How strictly the words are followed.", elem_id="guidance", buttons=[],
     )  # fmt: skip
     with gr.Row():
         found["seed"] = gr.Textbox("", label="Seed", placeholder="a new one each time", elem_id="seed")

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError, show
+from data.errors import InputError, raise_all, show
 from infer import config, foreign, metadata, schedulers, sizes, templates
 from infer.metadata import Recipe
+from infer.studios import asking
 from infer.studios.controls import SHAPES
 from infer.studios.weights import Shelf
 from train import base_model
@@ -26,6 +27,7 @@ def settings(path: Path, shelf: Shelf) -> dict[str, Any]:
         if theirs is None:
             raise InputError("this picture does not tell how it was made")
         found = of_values(theirs.values)
+    raise_all(list(asking.too_much(found)))
     return found | {"shape": shape(found, shelf)}
 
 

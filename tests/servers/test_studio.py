@@ -55,7 +55,7 @@ def tab(web: Web, studio: Running) -> Studio:
 
 
 def browser_cpu() -> float:
-    """Of this process' children: the browser's many, and the studio, which is taken off by its own count."""
+    """Of this process' children together: the studio and the browser's many."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
     return sum(cpu_below(int(child)) for child in children)
 

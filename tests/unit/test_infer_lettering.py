@@ -98,7 +98,16 @@ def test_lines_of_words_without_spaces_are_broken(squares: Path) -> None:
     assert all(lettering.length(line, 20) <= 200 for line in block.lines[:-1])
 
 
-def test_the_machines_fonts_are_always_asked_in_one_order() -> None:
-    found = lettering.installed()
-    assert found == tuple(sorted(found, key=found.index))
+def test_the_machines_fonts_are_always_asked_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the system lists them: those for many scripts first, then by name."""
+    listed = ["/f/Zebra.ttf", "/f/NotoSansCJK-Regular.ttc", "/f/alpha.ttf", "/g/DejaVuSans.ttf"]
+    expected = ["NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "alpha.ttf", "Zebra.ttf"]
+    for order in (listed, listed[::-1], listed[2:] + listed[:2]):
+        monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", order.copy)
+        lettering.installed.cache_clear()
+        assert [path.name for path in lettering.installed()] == expected
+    lettering.installed.cache_clear()  # what was listed above is not on this machine
+
+
+def test_the_sheets_own_font_has_the_letters_of_latin_scripts() -> None:
     assert lettering.letters_of(lettering.own_file()) >= set(map(ord, "aé€"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from data.captions import count_tokens
 from data.dataset import EncodedPictures, Layout, Position, StepSampler, collate
@@ -15,17 +16,34 @@ from data.errors import InputError
 from data.schema import Batch
 from tests.small_runs import Toy, advance, entries, equal, small_run, trained
 from tests.tiny import TEXT_WIDTH
-from train import loop
+from train import assembly, loop, machine
 from train.base_model import load
 from train.config import Config, Preservation, identity
 from train.curation import collect
 from train.denoiser import Denoiser
+from train.job import Job
 from train.pocket.nouns import with_article
 from train.pocket.tuned import unseen_nouns
 from train.preservation import ADRIFT, NOUNS, Anchored, anchor, prompts_of
 
 EMPTY = torch.full((5, TEXT_WIDTH), -1.0)
 WORDS = tuple(torch.full((5, TEXT_WIDTH), float(value)) for value in (1, 2, 3))
+
+
+SPOT = torch.zeros(8, 8)
+SPOT[1:4, 2:6] = 1.0  # less than half of the picture
+
+
+class Spotted(Toy):
+    """What its words say stands in a spot, and as `tone` all over the picture."""
+
+    def __init__(self, tone: float = 0.0) -> None:
+        super().__init__()
+        self.tone = tone
+
+    def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
+        said = self.words(encoder_hidden_states.mean(1))[:, :, None, None]
+        return (self.conv(x) * (1 + t / 1000)[:, None, None, None] + said * (SPOT + self.tone),)
 
 
 def pictures(share: float, kept: Sequence[torch.Tensor] = WORDS) -> EncodedPictures:
@@ -37,16 +55,18 @@ def batch_of(share: float, size: int = 8) -> Batch:
     return collate([source[Position(0, slot, 0, slot % 7)] for slot in range(size)])
 
 
-def test_the_target_moves_by_what_the_base_says_of_the_prompt() -> None:
-    """Toy's answer is conv(x) (1 + t/1000) + words(mean state): the difference to the empty prompt is known."""
-    network, batch = Toy(), batch_of(0.5)
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_the_target_moves_by_what_the_base_says_of_the_prompt(strength: float) -> None:
+    """Its answer is conv(x) (1 + t/1000) + words(mean state) in the spot: the difference to the empty prompt is known,
+    and the tone, which is all over the picture, is left out of it."""
+    network, batch = Spotted(tone=0.5), batch_of(0.5)
     assert 0 < sum(batch.preserved) < 8
     target, t = torch.randn(8, 4, 8, 8), torch.arange(8) * 100
-    moved = anchor(network, EMPTY, torch.device("cpu")).moved(target, batch.latents, t, batch)
-    said = network.words(batch.text_states.mean(1)) - network.words(EMPTY.mean(0))
+    moved = anchor(network, EMPTY, torch.device("cpu"), strength).moved(target, batch.latents, t, batch)
+    said = strength * (network.words(batch.text_states.mean(1)) - network.words(EMPTY.mean(0)))
     for row, preserved in enumerate(batch.preserved):
         if preserved:
-            torch.testing.assert_close(moved[row], target[row] + said[row, :, None, None])
+            torch.testing.assert_close(moved[row], target[row] + said[row, :, None, None] * SPOT)
         else:
             assert torch.equal(moved[row], target[row])
     assert not moved.requires_grad
@@ -97,7 +117,7 @@ def anchored_run(folder: Path, **changes: Any) -> tuple[loop.State, loop.Task]:
         sampler = StepSampler([7], task.layout, seed=0, start=start, stop=stop)
         return InTurn(iter([collate([source[place] for place in places]) for places in sampler]))
 
-    state.anchor = anchor(Toy(), EMPTY, torch.device("cpu"))
+    state.anchor = anchor(Spotted(), EMPTY, torch.device("cpu"))
     object.__setattr__(task, "batches", batches)
     return state, task
 
@@ -119,7 +139,7 @@ def test_training_leaves_the_base_as_it_was_and_accumulation_is_one_batch(tmp_pa
 
 def test_a_base_that_is_the_network_keeps_the_direction_and_learns_the_rest() -> None:
     """With the target at its optimum, e(c) - e("") is the base's for preserved prompts: the loss there is 0."""
-    network, batch = Toy(), batch_of(0.5)
+    network, batch = Spotted(), batch_of(0.5)
     t = torch.arange(8) * 100
     empty = Denoiser(network)(batch.latents, t, EMPTY.expand(8, -1, -1)).detach()  # the look: whatever it says
     wanted = anchor(network, EMPTY, torch.device("cpu")).moved(empty, batch.latents, t, batch)
@@ -155,22 +175,33 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes | None
     assert prompts_of(Preservation(prompts=path)) == []  # nobody asks for it
 
 
+def write_set(folder: Path) -> str:
+    """Four captioned pictures of noise."""
+    folder.mkdir()
+    for number in range(4):
+        picture = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"picture {number}\n")
+    return str(folder)
+
+
+def test_a_run_is_held_as_strongly_as_its_settings_say(tmp_path: Path) -> None:
+    settings = {"data": [write_set(tmp_path / "set")], "preserve": {"share": 0.5, "strength": 0.6}}
+    config, model = Config.model_validate(settings), load("pocket")
+    built = assembly.build(Job(config, machine.start(config), model, collect(config, model), "run"))
+    assert isinstance(built.anchor, Anchored) and built.anchor.strength == 0.6
+
+
 def test_prompts_count_by_their_words_not_by_their_file(tmp_path: Path) -> None:
     """The run's identity and the collection's fingerprint; a prompt that is too long is named."""
     model, found = load("pocket"), {}
-    (tmp_path / "set").mkdir()
-    for number in range(4):
-        picture = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
-        Image.fromarray(picture).save(tmp_path / "set" / f"{number}.png")
-        (tmp_path / "set" / f"{number}.txt").write_text(f"picture {number}\n")
+    captioned = write_set(tmp_path / "set")
     for name, text in (("one", "a cat\n"), ("two", "a cat\n"), ("three", "a dog\n"), ("long", "a cat " * 60)):
         (tmp_path / name).write_text(text)
-        config = Config.model_validate(
-            {"data": [str(tmp_path / "set")], "preserve": {"share": 0.5, "prompts": tmp_path / name}}
-        )
+        config = Config.model_validate({"data": [captioned], "preserve": {"share": 0.5, "prompts": tmp_path / name}})
         collection = collect(config, model)
         found[name] = identity(config, collection.fingerprint, "model")
         assert any("preserved prompt" in cut for cut in collection.captions_cut) == (name == "long")
-    plain = Config.model_validate({"data": [str(tmp_path / "set")]})
+    plain = Config.model_validate({"data": [captioned]})
     found["none"] = identity(plain, collect(plain, model).fingerprint, "model")
     assert found["one"] == found["two"] and len(set(found.values())) == 4

@@ -296,6 +296,7 @@ def test_settings_of_a_picture_draw_it_again(client: TestClient, workshop: Works
 
 @pytest.mark.usefixtures("client")
 def test_settings_of_other_programs_and_what_cannot_be_repeated(workshop: Workshop, home: Path) -> None:
+    (home / "outputs").mkdir(exist_ok=True)
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", "a (red) cat\nSteps: 5, Sampler: Euler a, CFG scale: 6.5, Seed: 9, Size: 64x64")
     Image.new("RGB", (64, 64)).save(home / "outputs" / "theirs.png", pnginfo=info)
@@ -306,6 +307,7 @@ def test_settings_of_other_programs_and_what_cannot_be_repeated(workshop: Worksh
         workshop.settings("silent.png")
     changes: dict[str, dict[str, Any]] = {
         "it was drawn with 'gone', which is not here": {"model": {"name": "gone", "fingerprint": ""}},
+        "200 is too much": {"steps": 200},
         "it began with a drawing": {"inputs": ({"role": "init", "name": "x", "sha256": ""},)},
     }
     for told, change in changes.items():
