@@ -25,12 +25,12 @@ demo: setup
 	$(BIN)/python infer/generate.py --compare-base --guidance-scale 4 $(PROMPTS)
 
 # The servers tier mostly waits, so it runs beside the quick one, which steps aside for it. What fails there, with a
-# real browser and a real server on a busy machine, is tried once more when the machine is idle
+# real browser and a real server on a busy machine, is tried once more when the machine is idle, whole files of it
 test: setup
 	$(BIN)/ruff check .
-	@mkdir -p build; rm -f build/again
+	@mkdir -p build; rm -rf build/again .pytest_cache/servers
 	$(MAKE) -j2 quick servers-beside
-	@if [ -e build/again ]; then $(SERVERS) --last-failed; fi
+	@if [ -e build/again ]; then $(PYTEST) -m "servers and not slow" $$($(BIN)/python tests/failed_files.py); fi
 
 quick: setup
 	nice $(PYTEST) -n 2 --dist worksteal
