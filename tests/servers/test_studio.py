@@ -24,7 +24,7 @@ from tests.servers.studio import Running, Studio, cpu_below, running, write_lora
 pytestmark = pytest.mark.servers
 
 READY, FIRST = 5.0, 1.0  # seconds: from the start to a page that can be used, from Enter to a preview
-SLACK = 3.0  # against what makes it slow at any load; machines differ, and tests.benchmarks.studio says what one takes
+SLACK = 1.5  # one shared machine is that much slower than another; tests.benchmarks.studio says what this one takes
 CROWDED = 3.0  # programs that want each processor: then caches and clocks are shared as well
 PHONE = (390, 844)
 REQUESTS = 50
@@ -78,7 +78,7 @@ def judge(wall: float, cpu: float, limit: float) -> None:
     assert min(wall, cpu) <= limit * SLACK
 
 
-def test_the_page_is_ready_soon(opened: tuple[Studio, float, float]) -> None:
+def test_the_page_is_ready_in_five_seconds(opened: tuple[Studio, float, float]) -> None:
     _, wall, cpu = opened
     print(f"page ready after {wall:.1f} s; {cpu:.1f} s of processor time one after another")
     judge(wall, cpu, READY)
