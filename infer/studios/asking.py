@@ -32,7 +32,7 @@ def options_of(values: Mapping[str, Any]) -> GenerateOptions:
     """Fields of GenerateOptions, checked and bounded. Raises InputError, everything that is wrong at once."""
     prompt = str(values.get("prompt", ""))
     refuse_paths(prompt)
-    raise_all(list(too_much(values)))
+    raise_all(too_much(values))
     given = {**values, "prompt": (prompt,)}
     try:
         return GenerateOptions.model_validate({name: value for name, value in given.items() if value is not None})

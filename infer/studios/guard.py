@@ -62,7 +62,7 @@ class Guard:
                 {"www-authenticate": 'Basic realm="Atelier", charset="UTF-8"'},
             )
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > LARGEST:
+        if not length.isdecimal() or len(length) > len(str(LARGEST)) or int(length) > LARGEST:
             return 413, TOO_MUCH, {}
         return None
 

@@ -27,7 +27,7 @@ def settings(path: Path, shelf: Shelf) -> dict[str, Any]:
         if theirs is None:
             raise InputError("this picture does not tell how it was made")
         found = of_values(theirs.values)
-    raise_all(list(asking.too_much(found)))
+    raise_all(asking.too_much(found))
     return found | {"shape": shape(found, shelf)}
 
 

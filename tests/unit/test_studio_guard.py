@@ -61,7 +61,8 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_huge_is_read() -> None:
     assert "default-src 'self'" in found.headers["content-security-policy"]
     assert "http" not in found.headers["content-security-policy"]
     assert client().post("/", headers={"content-length": str(guard.LARGEST + 1)}).status_code == 413
-    assert client().post("/", headers={"content-length": "many"}).status_code == 413
+    for length in ("many", "9" * 5000):
+        assert client().post("/", headers={"content-length": length}).status_code == 413
 
 
 def test_a_body_that_does_not_say_its_length_is_not_read_to_its_end() -> None:
