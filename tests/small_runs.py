@@ -37,6 +37,9 @@ class Toy(nn.Module):
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.3, generator=generator)
 
+    def set_attn_processor(self, processor: Any) -> None:
+        """It has no attention."""
+
     def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
         said = self.words(encoder_hidden_states.mean(1))[:, :, None, None]
         return (self.conv(x) * (1 + t / 1000)[:, None, None, None] + said,)

@@ -15,14 +15,25 @@ defer("scipy.integrate")
 # for quantized layers, and with it all of torch's compiler; train/optim imports its optimiser from itself
 with loading(), unseen("bitsandbytes"):
     import diffusers
+    from diffusers.models.attention_processor import AttnProcessor2_0
     from diffusers.models.upsampling import Upsample2D
 
     with unseen("scipy"):  # for the losses of object detectors
         import peft
         import transformers
         from peft.import_utils import is_bnb_available
+        from peft.tuners.lora import Linear as LoraLinear
         from peft.tuners.lora import LoraLayer
         from peft.tuners.lora.dora import DoraConv2dLayer
     is_bnb_available()  # asks once and remembers
 
-__all__ = ["DoraConv2dLayer", "LoraLayer", "Upsample2D", "diffusers", "peft", "transformers"]
+__all__ = [
+    "AttnProcessor2_0",
+    "DoraConv2dLayer",
+    "LoraLayer",
+    "LoraLinear",
+    "Upsample2D",
+    "diffusers",
+    "peft",
+    "transformers",
+]

@@ -49,6 +49,9 @@ class Constant(nn.Module):
         super().__init__()
         self.value = nn.Parameter(torch.zeros(()))
 
+    def set_attn_processor(self, processor: Any) -> None:
+        """It has no attention."""
+
     def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
         return (self.value.expand(x.shape),)
 
