@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from train import workers
 from train.libraries import AttnProcessor2_0, LoraLinear
 
 FILLED_TO = 16  # keys: a multiple fills the widest vector registers; 77 take torch's attention longer than 80
@@ -22,8 +23,12 @@ MANY = 128  # queries: for fewer, a mask takes as long as it saves
 
 
 def join(unet: Any, accelerator: Accelerator, *, compiled: bool) -> None:
-    """Let the network compute it like this, on a CPU in float32. Names, weights and files stay what they are."""
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "no" and not compiled:
+    """Let a small network compute it like this, on a CPU in float32. Names, weights and files stay what they are.
+
+    In a large one the joined weights, which the backward pass needs again, would take memory that is worth more.
+    """
+    plain = accelerator.device.type == "cpu" and accelerator.mixed_precision == "no" and not compiled
+    if plain and workers.is_small(unet):
         unet.set_attn_processor(JoinedAttention())
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.small_runs import seeded_unet
 from tests.tiny import TEXT_WIDTH
-from train import attention
+from train import attention, workers
 from train.adapters import base as adapters
 from train.adapters.full import Full
 from train.adapters.lora import Lora
@@ -156,3 +156,11 @@ def test_where_it_is_used(kind: str, precision: str, compiled: bool, ours: bool)
     accelerator = cast(Accelerator, SimpleNamespace(device=torch.device(kind), mixed_precision=precision))
     attention.join(unet, accelerator, compiled=compiled)
     assert all(isinstance(found, JoinedAttention) == ours for found in unet.attn_processors.values())
+
+
+def test_a_large_network_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = seeded_unet()
+    accelerator = cast(Accelerator, SimpleNamespace(device=torch.device("cpu"), mixed_precision="no"))
+    monkeypatch.setattr(workers, "SMALL", sum(weight.numel() for weight in unet.parameters()) - 1)
+    attention.join(unet, accelerator, compiled=False)
+    assert not any(isinstance(found, JoinedAttention) for found in unet.attn_processors.values())
