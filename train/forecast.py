@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -274,8 +276,16 @@ class Forecast:
 
     def disk(self) -> Disk:
         """The best step's checkpoint is kept beside the newest. Exports: see train/exports."""
-        kept = self.config.checkpoints.keep + (self.config.checkpoints.export == "best")
-        return Disk(self.checkpoint_bytes, kept, self.export_bytes())
+        keep = self.config.checkpoints.keep
+        kept = keep + (self.config.checkpoints.export == "best")
+        return Disk(self.checkpoint_bytes, kept, self.export_bytes(), self.room(), spare=keep - 1)
+
+    def room(self) -> int | None:
+        """Bytes for the run folder: what is free where it is or will be, and what it holds already."""
+        place = Path(self.earlier.path if self.earlier else self.config.runs).absolute()
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        held = sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) if self.earlier else 0
+        return shutil.disk_usage(there).free + held
 
     def export_bytes(self) -> int:
         """Both LoRA files, and as many whole models as are asked for, in their precision."""

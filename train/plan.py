@@ -50,16 +50,28 @@ class Duration:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that the run folder will hold."""
+    """Bytes that the run folder will hold. free: for all of it, None if not known; spare: how many of the kept
+    checkpoints a run could do without.
+    """
 
     checkpoint: int
     kept: int
     export: int
+    free: int | None = None
+    spare: int = 0
 
     @property
     def total(self) -> int:
         """One more checkpoint than are kept: the oldest goes only when a new one is whole."""
         return self.checkpoint * (self.kept + 1) + self.export
+
+    def warning(self) -> list[str]:
+        if self.free is None or self.total <= self.free:
+            return []
+        fewer = self.spare > 0 and self.total - self.spare * self.checkpoint <= self.free
+        helps = "--checkpoints.keep 1, or with " if fewer else ""
+        much = f"{size(self.total)} may be too much for {size(self.free)} of free disk"
+        return [f"beware     {much}; would fit with {helps}--runs on a larger one"]
 
     def __str__(self) -> str:
         return (
@@ -177,6 +189,7 @@ class Plan:
             *self.memory_lines(),
             *self.time_lines(),
             f"disk       {self.disk}",
+            *self.disk.warning(),
         ]
         for label, items in (("left out", self.left_out), ("cut", self.captions_cut), ("beware", self.warnings)):
             lines += dropped(f"{label:<10}", items)

@@ -30,6 +30,7 @@ def test_durations_disk_and_room_in_words() -> None:
     disk = Disk(checkpoint=GIB, kept=2, export=GIB // 2)
     assert disk.total == 3.5 * GIB
     assert str(disk).startswith("up to 3.50 GiB: checkpoints of 1.00 GiB, 2 kept and one being written")
+    assert disk.warning() == Disk(GIB, 2, GIB // 2, free=4 * GIB).warning() == []
     assert Fits(GIB, None, []).warning() == Fits(GIB, GIB, []).warning() == []
     (line,) = Fits(2 * GIB, GIB, ["--batch-size 1", "--optim.kind adamw-8bit"]).warning()
     assert "2.00 GiB are probably too much for 1.00 GiB" in line
@@ -37,6 +38,37 @@ def test_durations_disk_and_room_in_words() -> None:
     assert [clock(s) for s in (3, 89, 91, 7200)] == ["3 s", "89 s", "1.5 min", "2.0 h"]
     assert [size(b) for b in (2**20, GIB)] == ["1.0 MiB", "1.00 GiB"]
     assert [operations(c) for c in (1.62e9, 2.407e12)] == ["1.62 G", "2.41 T"]
+
+
+@pytest.mark.parametrize(("free", "spare", "helps"), [(3, 1, "--checkpoints.keep 1, or with "), (3, 0, ""), (2, 1, "")])
+def test_a_disk_that_is_too_small_is_said(free: int, spare: int, helps: str) -> None:
+    (line,) = Disk(GIB, 2, GIB // 2, free=free * GIB, spare=spare).warning()
+    assert (
+        line
+        == f"beware     3.50 GiB may be too much for {free}.00 GiB of free disk; would fit with {helps}--runs on a larger one"
+    )
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_what_is_free_is_asked_where_the_run_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    """A run's own files are its own room; a folder that is not there yet is made on the disk of the one above it."""
+    run = tmp_path / "runs" / "0001"
+    if earlier:
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints" / "weights").write_bytes(bytes(100))
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Any:
+        asked.append(path)
+        return SimpleNamespace(free=1000)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    job: Any = SimpleNamespace(config=SimpleNamespace(runs=tmp_path / "runs" / "of" / "mine"))
+    state: Any = None
+    assert Forecast(job, state, Run(run) if earlier else None).room() == (1100 if earlier else 1000)
+    assert asked == [run if earlier else tmp_path]
 
 
 def test_a_resumed_run_tells_its_speed_from_its_own_steps(tmp_path: Path) -> None:
