@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from train.job import Job
     from train.loop import State
 
+DRAWN_AT_ONCE = 4  # pictures, on a GPU: infer/pipeline.py's micro-batch
 WORKSPACE = 0.25  # of the activations, on top: kernels' scratch and fragmentation; measured in LOG.md
 CONTEXT = 2**29  # bytes that CUDA and its libraries take for themselves
 DISK_SPEED = 200e6  # bytes/s at which a checkpoint is written, hashed and flushed: an assumption, on the low side
@@ -142,6 +143,8 @@ class Forecast:
         phases = {"training": sum(parts.values()), "validation": held + int((1 + WORKSPACE) * looked)}
         if self.device.type == "cpu":  # a checkpoint is written from copies in main memory
             phases["saving"] = held + self.checkpoint_bytes
+        if self.job.draw is not None and self.config.previews.every != 0:
+            phases["drawing"] = held + self.drawing_bytes()
         if self.missing:
             phases["encoding"] = weights + parts["process"] + self.encoding_bytes()
         return Memory(parts, phases, memory.free_bytes(self.device))
@@ -166,6 +169,16 @@ class Forecast:
         bucket = max(self.job.collection.buckets, key=lambda b: b.width * b.height)
         peak = memory.encode_bytes(self.job.model.config("vae"), bucket.height, bucket.width)
         return int((1 + WORKSPACE) * peak)
+
+    def drawing_bytes(self) -> int:
+        """Of previews: both encoders are loaded beside the network, which is asked with the prompt and without."""
+        model, side = self.job.model, self.job.collection.square.width
+        vae = model.config("vae")
+        latent = side // memory.downscaling(vae)
+        rows = 2 if self.device.type == "cpu" else 2 * DRAWN_AT_ONCE
+        asked = memory.look_bytes(self.unet, self.question(rows, (latent, latent)), self.setting)
+        busiest = max(asked, memory.decode_bytes(vae, side, side))
+        return memory.text_encoder_bytes(model.config("text_encoder")) + int((1 + WORKSPACE) * busiest)
 
     @cached_property
     def missing(self) -> int:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from data.dataset import Layout
-from train import base_model, compiled, machine, objectives, optim, run_folder
+from train import base_model, compiled, machine, memory, objectives, optim, run_folder
 from train.assembly import build, open_report, resume, task_of
 from train.base_model import BaseModel
 from train.config import Config, identity
@@ -112,6 +112,7 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
     """Encode, train, export, and say what to type next."""
     config, accelerator = job.config, job.accelerator
     encoded = encode(job.model, job.collection, config, accelerator)
+    memory.give_back()
     with found.lock() if accelerator.is_main_process else nullcontext(), ExitStack() as opened:
         if accelerator.is_main_process:
             found.reopen()

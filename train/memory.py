@@ -6,6 +6,9 @@ for the backward pass, temporaries, gradients as they come, autocast's copies of
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -37,7 +40,7 @@ class Memory:
     """Bytes on the training device, by what they are for; the peak is that of the hungriest phase."""
 
     parts: Mapping[str, int]  # of the training phase; they add up to its peak
-    phases: Mapping[str, int]  # peak of each phase: encoding, training, validation, saving
+    phases: Mapping[str, int]  # peak of each phase: encoding, training, validation, drawing, saving
     free: int | None  # what the device has for us, None if not known
 
     @property
@@ -175,6 +178,24 @@ def looked(network: nn.Module, question: Question, setting: Setting) -> int:
 @torch.no_grad()
 def encode_bytes(vae_config: Mapping[str, Any], height: int, width: int) -> int:
     """The peak of encoding one picture in float32, the autoencoder's weights included. height, width: pixels."""
+    pixels = (1, vae_config["in_channels"], height, width)
+    return autoencoder_bytes(vae_config, "encode", pixels, (height, width))
+
+
+@torch.no_grad()
+def decode_bytes(vae_config: Mapping[str, Any], height: int, width: int) -> int:
+    """The peak of decoding one picture in float32, the autoencoder's weights included. height, width: pixels."""
+    factor = downscaling(vae_config)
+    latents = (1, vae_config["latent_channels"], height // factor, width // factor)
+    return autoencoder_bytes(vae_config, "decode", latents, (height, width))
+
+
+def downscaling(vae_config: Mapping[str, Any]) -> int:
+    """Pixels to a side of a latent."""
+    return 2 ** (len(vae_config["block_out_channels"]) - 1)
+
+
+def autoencoder_bytes(vae_config: Mapping[str, Any], way: str, shape: tuple[int, ...], size: tuple[int, int]) -> int:
     from diffusers import AutoencoderKL
 
     with torch.device("meta"):
@@ -182,12 +203,21 @@ def encode_bytes(vae_config: Mapping[str, Any], height: int, width: int) -> int:
     network.eval()
     weights = sum(weight.nbytes for weight in network.parameters())
 
-    def encoded() -> list[int]:
+    def done() -> list[int]:
         with counted(network, Setting()) as (live, _):
-            network.encode(torch.empty(1, vae_config["in_channels"], height, width, device="meta"), return_dict=False)
+            getattr(network, way)(torch.empty(shape, device="meta"), return_dict=False)
             return [live.peak]
 
-    return weights + remembered(network, ("encode", height, width), encoded)[0]
+    return weights + remembered(network, (way, *size), done)[0]
+
+
+def text_encoder_bytes(config: Mapping[str, Any]) -> int:
+    """The text encoder's weights in float32."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        network = CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+    return sum(4 * weight.numel() for weight in network.parameters())
 
 
 @contextmanager
@@ -196,6 +226,16 @@ def counted(bones: nn.Module, setting: Setting) -> Iterator[tuple[Live, OnDevice
     tensors = (*bones.parameters(), *bones.buffers())
     with OnDevice(setting.half, setting.device) as precision, Live(iter(tensors)) as live:
         yield live, precision
+
+
+def give_back() -> None:
+    """Return freed main memory to the system. glibc keeps it, in pieces that seldom fit what comes next, so that each
+    phase of a run would come on top of those before: 8.5 in place of 7 GiB for LoRA at 512 pixels on a CPU.
+    """
+    gc.collect()
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(library, "malloc_trim"):  # not in every C library
+        library.malloc_trim(0)
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -17,6 +17,7 @@ GIB = 2**30
 DOING = {
     "encoding": "pictures are encoded",
     "validation": "it looks at held-out pictures",
+    "drawing": "previews are drawn",
     "saving": "a checkpoint is written",
 }
 SHOWN = 5  # examples of what was left out or cut

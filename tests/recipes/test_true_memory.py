@@ -19,6 +19,7 @@ def test_the_estimate_is_within_20_percent_of_the_peak(tmp_path: Path, kind: str
     creatures.write(tmp_path / "pictures", count=2, size=side)
     flags = ["--config", ROOT / f"train/configs/sd14-{kind}.yaml", "--model", full_size_model(), "--data", "pictures"]
     few = ["--validation.timesteps", 1, "--validation.pictures", 1, "--logging.tensorboard", "false", "--no-probe"]
+    few += ["--previews.steps", 2]
     steps = ["--batch-size", 1, "--accumulate", 1, "--max-steps", 2, "--optim.warmup", 0, "--pictures.size", side]
     _, peak = measured([ROOT / "train/finetune.py", *flags, *few, *steps, "--learning-rate", 0.001], tmp_path)
     (plan,) = tmp_path.glob("runs/0001-*/plan.json")

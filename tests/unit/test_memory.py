@@ -103,14 +103,23 @@ def test_what_saves_memory_saves_memory() -> None:
     assert memory.look_bytes(network, question, Setting()) < 0.5 * plain
 
 
-def test_encoding_a_picture(tiny_model: Any) -> None:
+@pytest.mark.parametrize("count", [memory.encode_bytes, memory.decode_bytes])
+def test_encoding_and_decoding_a_picture(tiny_model: Any, count: Any) -> None:
     from train import base_model
 
     config = base_model.load(str(tiny_model)).config("vae")
-    small, large = (memory.encode_bytes(config, side, side) for side in (32, 64))
+    small, large = (count(config, side, side) for side in (32, 64))
     weights = sum(weight.nbytes for weight in base_model.load(str(tiny_model)).vae.parameters())
     assert weights < small < large
     assert large - weights == pytest.approx(4 * (small - weights), rel=0.1)
+
+
+def test_the_text_encoder(tiny_model: Any) -> None:
+    from train import base_model
+
+    model = base_model.load(str(tiny_model))
+    weights = sum(weight.nbytes for weight in model.text_encoder.parameters())
+    assert memory.text_encoder_bytes(model.config("text_encoder")) == weights
 
 
 def test_what_is_free() -> None:
@@ -124,3 +133,15 @@ def test_attention_keeps_no_attention_matrix() -> None:
         answer: Tensor = torch.nn.functional.scaled_dot_product_attention(question, question, question)
         assert answer.shape == question.shape
         assert live.peak < 2 * question.nbytes
+
+
+def test_freed_memory_goes_back_to_the_system() -> None:
+    """Many small pieces, the last of which is kept: glibc would keep all of them."""
+    before = memory.resident_bytes()
+    held = [torch.ones(16_000) for _ in range(4000)]  # 64 kB each, below what is mapped on its own
+    last = held.pop()
+    assert memory.resident_bytes() - before > 200 * 2**20
+    held.clear()
+    memory.give_back()
+    assert memory.resident_bytes() - before < 60 * 2**20
+    assert last.numel() == 16_000
