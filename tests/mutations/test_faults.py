@@ -12,6 +12,7 @@ from tests.mutations.faults import FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
 CODE = ("data", "train", "infer", "annotation", "tests", "pyproject.toml", "accelerate_config.yaml", "README.md")
+HANGS = "240"  # seconds: a fault that leaves processes waiting for one another is seen by that
 FAILED = 1  # pytest's exit code when a test failed; 2 to 5 mean that none could be run
 
 
@@ -31,7 +32,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tests: tuple[str, ...], folder: Path) -> subprocess.CompletedProcess[str]:
     """The tests, on the code of `folder`."""
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    typed = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    typed = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", HANGS, *tests]
     return subprocess.run(typed, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
