@@ -172,12 +172,11 @@ class Forecast:
 
     def drawing_bytes(self) -> int:
         """Of previews: both encoders are loaded beside the network, which is asked with the prompt and without."""
-        model, side = self.job.model, self.job.collection.square.width
-        vae = model.config("vae")
-        latent = side // memory.downscaling(vae)
+        model = self.job.model
+        side = self.job.collection.square.width // model.factor
         rows = 2 if self.device.type == "cpu" else 2 * DRAWN_AT_ONCE
-        asked = memory.look_bytes(self.unet, self.question(rows, (latent, latent)), self.setting)
-        busiest = max(asked, memory.decode_bytes(vae, side, side))
+        asked = memory.look_bytes(self.unet, self.question(rows, (side, side)), self.setting)
+        busiest = max(asked, memory.decode_bytes(model.config("vae"), side, side))
         return memory.text_encoder_bytes(model.config("text_encoder")) + int((1 + WORKSPACE) * busiest)
 
     @cached_property
@@ -291,9 +290,9 @@ class Forecast:
         """The best step's checkpoint is kept beside the newest. Exports: see train/exports."""
         keep = self.config.checkpoints.keep
         kept = keep + (self.config.checkpoints.export == "best")
-        return Disk(self.checkpoint_bytes, kept, self.export_bytes(), self.room(), spare=keep - 1)
+        return Disk(self.checkpoint_bytes, kept, self.export_bytes(), free=self.room(), spare=keep - 1)
 
-    def room(self) -> int | None:
+    def room(self) -> int:
         """Bytes for the run folder: what is free where it is or will be, and what it holds already."""
         place = Path(self.earlier.path if self.earlier else self.config.runs).absolute()
         there = next(folder for folder in (place, *place.parents) if folder.exists())

@@ -51,15 +51,13 @@ class Duration:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that the run folder will hold. free: for all of it, None if not known; spare: how many of the kept
-    checkpoints a run could do without.
-    """
+    """Bytes that the run folder will hold. free: for all of it; spare: kept checkpoints that it could do without."""
 
     checkpoint: int
     kept: int
     export: int
-    free: int | None = None
-    spare: int = 0
+    free: int
+    spare: int
 
     @property
     def total(self) -> int:
@@ -67,7 +65,7 @@ class Disk:
         return self.checkpoint * (self.kept + 1) + self.export
 
     def warning(self) -> list[str]:
-        if self.free is None or self.total <= self.free:
+        if self.total <= self.free:
             return []
         fewer = self.spare > 0 and self.total - self.spare * self.checkpoint <= self.free
         helps = "--checkpoints.keep 1, or with " if fewer else ""

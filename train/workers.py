@@ -1,8 +1,8 @@
 """Who computes the parts of a micro-batch: one after the other, or threads side by side.
 
 In a small network the threads of one operation mostly wait for one another. A step of 8 pictures through the embedded
-U-Net takes two threads with four pictures each 0.92 to 0.95 of the time of two threads in every layer on a quiet 2-core
-CPU (2026-11-22), and half of it beside other jobs, where each operation waits for the slower thread.
+U-Net takes two threads with four pictures each 0.91 to 0.98 of the time of two threads in every layer on a quiet 2-core
+CPU, and half to two thirds beside other jobs, where each operation waits for the slower thread (2026-11-22).
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ def test_the_first_screen_and_plan_json_tell_what_it_takes(
     plan = run.facts("plan.json")
     assert plan["peak_gib"] == pytest.approx(max(plan["memory"]["phases"].values()) / 2**30)
     assert sum(plan["memory"]["parts"].values()) == plan["memory"]["phases"]["training"]
+    assert "drawing" not in plan["memory"]["phases"]  # nobody who can draw was handed down
     duration = plan["duration"]
     assert plan["seconds"] == pytest.approx(
         sum(duration[k] for k in ("encoding", "training", "validation", "checkpoints"))

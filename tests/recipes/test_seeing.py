@@ -60,6 +60,8 @@ def test_previews_are_left_and_change_no_weight(finetune: Finetune) -> None:
     assert sorted(path.name for path in (with_them / "previews").iterdir()) == ["000000", "000002", "000004"]
     assert len(list((with_them / "previews" / "000004").glob("0*.png"))) == 2
     assert not (without / "previews").exists()
+    phases = [json.loads((run / "plan.json").read_text())["memory"]["phases"] for run in (with_them, without)]
+    assert ["drawing" in each for each in phases] == [True, False]
     page = (with_them / "report.html").read_text()
     assert page.count("<img") == 2 * 3 and "a water type fridge" in page
     assert "<img" not in (without / "report.html").read_text()

@@ -27,10 +27,10 @@ def test_durations_disk_and_room_in_words() -> None:
     duration = Duration(0.5, "after a 3-step probe", 8.0, training=1800, validation=120, checkpoints=0.2, encoding=80)
     assert duration.total == pytest.approx(2000.2)
     assert str(duration) == "about 33.3 min: encoding 80 s, training 30.0 min, validation 2.0 min"
-    disk = Disk(checkpoint=GIB, kept=2, export=GIB // 2)
+    disk = Disk(checkpoint=GIB, kept=2, export=GIB // 2, free=4 * GIB, spare=1)
     assert disk.total == 3.5 * GIB
     assert str(disk).startswith("up to 3.50 GiB: checkpoints of 1.00 GiB, 2 kept and one being written")
-    assert disk.warning() == Disk(GIB, 2, GIB // 2, free=4 * GIB).warning() == []
+    assert disk.warning() == []
     assert Fits(GIB, None, []).warning() == Fits(GIB, GIB, []).warning() == []
     (line,) = Fits(2 * GIB, GIB, ["--batch-size 1", "--optim.kind adamw-8bit"]).warning()
     assert "2.00 GiB are probably too much for 1.00 GiB" in line

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from infer import pipeline
 from tests.tiny import tiny_unet
-from train import memory
+from train import forecast, memory
 from train.adapters.full import Full
 from train.adapters.lora import Lora
 from train.denoiser import Denoiser
@@ -114,6 +115,10 @@ def test_encoding_and_decoding_a_picture(tiny_model: Any, count: Any) -> None:
     weights = sum(weight.nbytes for weight in base_model.load(str(tiny_model)).vae.parameters())
     assert weights < small < large
     assert large - weights == pytest.approx(4 * (small - weights), rel=0.1)
+
+
+def test_previews_are_counted_as_many_at_once_as_they_are_drawn() -> None:
+    assert forecast.DRAWN_AT_ONCE == pipeline.GPU_MICRO_BATCH
 
 
 def test_the_text_encoder(tiny_model: Any) -> None:
