@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from data.schema import Batch
 from train import pieces
 
+AT_LEAST = 2  # pictures for each: with one, Python's lock and torch's calls take longer than what they call
 SMALL = 50_000_000  # weights: above, a layer has enough to do for all threads, and every thread needs its gradients
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -94,7 +95,7 @@ def suited(accelerator: Accelerator, unet: nn.Module, batch_size: int, *, compil
 
     Autocast as accelerate wraps it, data-parallel hooks and compiled graphs are not made for several threads.
     """
-    count = min(torch.get_num_threads(), batch_size)
+    count = min(torch.get_num_threads(), batch_size // AT_LEAST)
     small = is_small(unet)
     on_cpu = accelerator.device.type == "cpu" and accelerator.num_processes == 1
     if count < 2 or not (small and on_cpu) or compiled or accelerator.mixed_precision != "no":

@@ -105,7 +105,7 @@ def machine(kind: str = "cpu", processes: int = 1, precision: str = "no") -> Acc
         (machine("cuda"), 8, False, 10),
         (machine(processes=2), 8, False, 10),
         (machine(precision="bf16"), 8, False, 10),
-        (machine(), 1, False, 10),
+        (machine(), 3, False, 10),
         (machine(), 8, True, 10),
         (machine(), 8, False, workers.SMALL + 1),
     ],
@@ -118,7 +118,7 @@ def test_elsewhere_one_thing_is_done_after_the_other(
     assert isinstance(workers.suited(accelerator, network, batch_size, compiled=compiled), OneByOne)
 
 
-@pytest.mark.parametrize(("threads", "batch_size", "count"), [(2, 8, 2), (16, 8, 8), (3, 2, 2)])
+@pytest.mark.parametrize(("threads", "batch_size", "count"), [(2, 8, 2), (16, 8, 4), (3, 5, 2)])
 def test_as_many_as_threads_and_pictures_allow(
     monkeypatch: pytest.MonkeyPatch, threads: int, batch_size: int, count: int
 ) -> None:
