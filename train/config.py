@@ -106,6 +106,10 @@ class Previews(Options):
     guidance: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     """how strongly the prompt steers; 1 or less: not at all"""
 
+    def interval(self, validated_every: int) -> int:
+        """Steps from one to the next; 0: none."""
+        return validated_every if self.every is None else self.every
+
     @field_validator("prompts")
     @classmethod
     def say_something(cls, prompts: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.denoiser import Denoiser
-from train.skeleton import Question, remembered, skeleton
+from train.skeleton import Question, autoencoder, remembered, skeleton
 
 TERA = 1e12
 
@@ -71,6 +71,19 @@ def count(network: nn.Module, question: Question, checkpointing: bool) -> list[i
         forward = int(counter.get_total_flops())
         predicted.square().mean().backward()
     return [forward, int(counter.get_total_flops())]
+
+
+@torch.no_grad()
+def decode_flops(vae_config: Mapping[str, Any], height: int, width: int) -> int:
+    """Operations of decoding one picture. height, width: of its latents."""
+    network = autoencoder(vae_config)
+
+    def counted() -> list[int]:
+        with FlopCounterMode(display=False) as counter:
+            network.decode(torch.empty(1, vae_config["latent_channels"], height, width, device="meta"))
+        return [int(counter.get_total_flops())]
+
+    return remembered(network, ("decode flops", height, width), counted)[0]
 
 
 def switch_checkpointing(bones: Any, on: bool) -> None:

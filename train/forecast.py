@@ -22,11 +22,13 @@ from train.flops import Flops
 from train.memory import Memory, Setting
 from train.plan import Disk, Duration, Fits
 from train.preservation import COST
+from train.previews import questions_of
 from train.probe import Timing, probe, timed
 from train.report import read_metrics
 from train.run_folder import Run
 from train.skeleton import Question
 from train.state_bytes import AverageBytes, ema_bytes, optimizer_bytes
+from train.subjects import preview_prompts
 
 if TYPE_CHECKING:
     from train.job import Job
@@ -107,6 +109,11 @@ class Forecast:
     def anchoring(self) -> float:
         """Operations a picture, in the mean, of asking the base about preserved prompts."""
         return self.config.preserve.share * COST * self.flops.forward
+
+    @property
+    def work(self) -> float:
+        """Operations of a step for one picture, in the mean."""
+        return self.flops.step + self.anchoring
 
     # ---- memory
 
@@ -225,7 +232,7 @@ class Forecast:
             found, share = self.probed()
         except torch.OutOfMemoryError:
             return None
-        micro = found.micro * share * (1 + self.anchoring / self.flops.step)
+        micro = found.micro * share * self.work / self.flops.step
         seconds = micro * self.config.accumulate + found.update
         return seconds, f"after a {found.steps}-step probe"
 
@@ -254,21 +261,35 @@ class Forecast:
             return None
         config, layout = self.config, self.job.layout
         seconds, how = self.timing
-        picture = seconds / (layout.batch_size * layout.accumulate)  # on one device
+        operation = seconds / (layout.batch_size * layout.accumulate * self.work)  # of the U-Net, on one device
         looks = times(done, config.max_steps, config.validation.every) + (done == 0)
         held = [self.job.collection.train, self.job.collection.held_out]
         pictures = sum(min(len(side), config.validation.pictures) for side in held)
-        look = pictures * config.validation.timesteps * picture * self.flops.forward / self.flops.step
+        look = pictures * config.validation.timesteps * self.flops.forward
         saves = times(done, config.max_steps, config.checkpoints.every)
         return Duration(
             step=seconds,
             how=how,
             images_per_second=layout.global_batch / seconds,
             training=seconds * (config.max_steps - done),
-            validation=looks * look,
+            validation=looks * look * operation,
             checkpoints=saves * self.checkpoint_bytes / DISK_SPEED,
             encoding=self.missing * self.seconds_to_encode() if self.missing else 0.0,
+            previews=self.drawing(done) * operation,
         )
+
+    def drawing(self, done: int) -> float:
+        """Operations of the previews that are still to be drawn, the base's among them."""
+        job, options = self.job, self.config.previews
+        every = options.interval(self.config.validation.every)
+        if job.draw is None or every == 0:
+            return 0.0
+        side = job.collection.square.width // job.model.factor
+        asked = flops.by_area(self.unet, [(side, side)], self.tokens)[side, side].forward
+        rows = 2 if options.guidance > 1 else 1
+        picture = options.steps * rows * asked + flops.decode_flops(job.model.config("vae"), side, side)
+        pictures = len(questions_of(preview_prompts(job), options))
+        return (times(done, self.config.max_steps, every) + (done == 0)) * pictures * picture
 
     def seconds_to_encode(self) -> float:
         """Of one picture: the autoencoder is tried on a grey one."""

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from train.denoiser import Denoiser
 from train.flops import switch_checkpointing
-from train.skeleton import Question, remembered, skeleton
+from train.skeleton import Question, autoencoder, remembered, skeleton
 
 GIB = 2**30
 # What autocast computes in half precision, and what in float32: the layers that a U-Net has, of torch's lists
@@ -189,11 +189,7 @@ def decode_bytes(vae_config: Mapping[str, Any], height: int, width: int) -> int:
 
 def autoencoder_bytes(vae_config: Mapping[str, Any], way: str, shape: tuple[int, ...]) -> int:
     """The peak of one way through it (encode or decode) for an input of this shape."""
-    from diffusers import AutoencoderKL
-
-    with torch.device("meta"):
-        network: Any = AutoencoderKL.from_config(dict(vae_config))
-    network.eval()
+    network = autoencoder(vae_config)
     weights = sum(weight.nbytes for weight in network.parameters())
 
     def done() -> list[int]:

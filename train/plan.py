@@ -34,10 +34,11 @@ class Duration:
     validation: float
     checkpoints: float
     encoding: float  # pictures that are not in the cache yet
+    previews: float
 
     @property
     def parts(self) -> dict[str, float]:
-        names = ("encoding", "training", "validation", "checkpoints")
+        names = ("encoding", "training", "validation", "previews", "checkpoints")
         return {name: getattr(self, name) for name in names}
 
     @property

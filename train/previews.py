@@ -77,7 +77,7 @@ class Easel:
 
     def due(self, step: int, *, last: bool) -> bool:
         """Whether step's previews are wanted, the same on every process. Those of step 0 are the base's."""
-        every = self.validated_every if self.options.every is None else self.options.every
+        every = self.options.interval(self.validated_every)
         return every > 0 and bool(self.questions) and (step % every == 0 or last)
 
     def take(self, unet: Any, step: int, report: Report) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,15 @@ def skeleton(network: nn.Module) -> Any:
 
         bones.set_attn_processor(AttnProcessor2_0())  # others have kernels that know no meta tensors
     return bones
+
+
+def autoencoder(config: Mapping[str, Any]) -> Any:
+    """The autoencoder of this config on the meta device, in evaluation mode."""
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        network: Any = AutoencoderKL.from_config(dict(config))
+    return network.eval()
 
 
 def hollow(tensor: Tensor) -> Tensor:

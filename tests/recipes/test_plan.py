@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from data.options import parse
-from train import forecast, job, loop, memory, sweep
+from infer import previews
+from train import base_model, flops, forecast, job, loop, memory, sweep
 from train.config import ALIASES, CONFIGS, Config
 from train.report import read_metrics
 from train.run_folder import all_runs
@@ -52,9 +53,9 @@ def test_the_first_screen_and_plan_json_tell_what_it_takes(
     assert sum(plan["memory"]["parts"].values()) == plan["memory"]["phases"]["training"]
     assert "drawing" not in plan["memory"]["phases"]  # nobody who can draw was handed down
     duration = plan["duration"]
-    assert plan["seconds"] == pytest.approx(
-        sum(duration[k] for k in ("encoding", "training", "validation", "checkpoints"))
-    )
+    parts = ("encoding", "training", "validation", "previews", "checkpoints")
+    assert plan["seconds"] == pytest.approx(sum(duration[part] for part in parts))
+    assert duration["previews"] == 0.0  # as above
     assert plan["cost"] == pytest.approx(1.29 * plan["seconds"] / 3600)
     assert duration["images_per_second"] == pytest.approx(8 / duration["step"])
     assert plan["disk"]["checkpoint"] == pytest.approx(sum_of_files(run.checkpoints / "000002"), rel=0.3)
@@ -63,6 +64,23 @@ def test_the_first_screen_and_plan_json_tell_what_it_takes(
 
 def sum_of_files(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers 0.42.1 and NumPy 2
+@pytest.mark.parametrize(("guidance", "rows"), [("5", 2), ("1", 1)])
+def test_previews_are_in_the_time(config_of: ConfigOf, tiny_model: Path, guidance: str, rows: int) -> None:
+    """At steps 0, 2, 4 and 5, two pictures of three steps and a decoding, as fast as training's operations are."""
+    asked = ["--previews.every", "2", "--previews.steps", "3", "--previews.guidance", guidance]
+    config = config_of("--max-steps", "5", *asked)
+    assert job.run(config, draw=previews.draw) == 0
+    (run,) = all_runs(Path("runs"))
+    assert len(list(run.path.glob("previews/*/0*.png"))) == 4 * 2
+    plan = run.facts("plan.json")
+    model = base_model.load(str(tiny_model))
+    decoding = flops.decode_flops(model.config("vae"), 32 // model.factor, 32 // model.factor)
+    picture = 3 * rows * plan["flops"]["forward"] + decoding
+    seconds = plan["duration"]["step"] / (4 * plan["flops"]["step"])
+    assert plan["duration"]["previews"] == pytest.approx(4 * 2 * picture * seconds)
 
 
 def test_the_probe_changes_nothing(config_of: ConfigOf) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.full_size import skeleton as full_size
 from tests.tiny import tiny_unet
-from train import flops
+from train import base_model, flops
 from train.adapters.full import Full
 from train.adapters.lora import Lora
 from train.flops import Flops, peak_of, step_flops, through
@@ -118,3 +119,12 @@ def test_speed_counts_operations_of_each_device() -> None:
 
 def test_modules_that_are_no_unet_can_be_hollow_too() -> None:
     assert skeleton(nn.Linear(3, 4)).weight.is_meta
+
+
+def test_decoding_a_picture_is_counted_as_the_real_autoencoder_does_it(tiny_model: Any) -> None:
+    model = base_model.load(str(tiny_model))
+    latents = torch.zeros(1, model.latent_channels, 4, 8)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.vae.decode(latents)
+    found = flops.decode_flops(model.config("vae"), 4, 8)
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.02)  # attention on a CPU is an operation of its own

@@ -24,9 +24,10 @@ def test_how_often_something_is_due(stop: int, every: int) -> None:
 
 
 def test_durations_disk_and_room_in_words() -> None:
-    duration = Duration(0.5, "after a 3-step probe", 8.0, training=1800, validation=120, checkpoints=0.2, encoding=80)
-    assert duration.total == pytest.approx(2000.2)
-    assert str(duration) == "about 33.3 min: encoding 80 s, training 30.0 min, validation 2.0 min"
+    parts = {"training": 1800, "validation": 120, "checkpoints": 0.2, "encoding": 80, "previews": 60}
+    duration = Duration(0.5, "after a 3-step probe", 8.0, **parts)
+    assert duration.total == pytest.approx(2060.2)
+    assert str(duration) == "about 34.3 min: encoding 80 s, training 30.0 min, validation 2.0 min, previews 60 s"
     disk = Disk(checkpoint=GIB, kept=2, export=GIB // 2, free=4 * GIB, spare=1)
     assert disk.total == 3.5 * GIB
     assert str(disk).startswith("up to 3.50 GiB: checkpoints of 1.00 GiB, 2 kept and one being written")
