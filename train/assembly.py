@@ -58,7 +58,7 @@ def build(job: Job) -> State:
 
 def empty_states(job: Job) -> TextStates | None:
     """Of the empty prompt, if prompts are to be preserved."""
-    return encode_text(job.model, "") if job.collection.preserved else None
+    return encode_text(job.model, "", job.accelerator.device) if job.collection.preserved else None
 
 
 def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:

@@ -18,6 +18,7 @@ from data.dataset import Entry
 from data.homes import InMemory, OnDisk, Record
 from data.schema import Sample
 from data.shapes import Images, Moments, TextStates
+from train import launched
 from train.base_model import BaseModel
 from train.config import Config
 from train.curation import Collection
@@ -41,7 +42,7 @@ class Encoded:
 def encode(model: BaseModel, collection: Collection, config: Config, accelerator: Accelerator) -> Encoded:
     """Encode what is not in the cache yet. The first process does it, the others read what it kept."""
     with accelerator.main_process_first():
-        states, texts = encode_captions(model, collection)
+        states, texts = encode_captions(model, collection, accelerator.device)
         moments, pictures = encode_pictures(model, collection, config, accelerator.device)
     model.forget("vae", "text_encoder")
     names = collection.prompts
@@ -77,11 +78,16 @@ def at_home(
     )
 
 
-def encode_captions(model: BaseModel, collection: Collection) -> tuple[dict[str, Path], Filled]:
+def encode_captions(model: BaseModel, collection: Collection, device: torch.device) -> tuple[dict[str, Path], Filled]:
     """Where the states of each prompt lie, the empty one included."""
     captions = (text for texts in collection.prompts.values() for text in texts)
     prompts = list(dict.fromkeys(["", *collection.preserved, *captions]))
-    filled = cache.text_states(prompts, lambda text: encode_text(model, text), text_key(model))
+
+    def encoded(text: str) -> TextStates:
+        launched.go_with_it()
+        return encode_text(model, text, device)
+
+    filled = cache.text_states(prompts, encoded, text_key(model))
     return dict(zip(prompts, filled.places, strict=True)), filled
 
 
@@ -91,7 +97,12 @@ def encode_pictures(
     """Where the moments of every picture lie, in both orientations if it may be mirrored."""
     frames = frames_of(collection, config)
     encoder = model.fingerprints["vae"]
-    filled = cache.latent_moments([f for _, f in frames], lambda x: encode_picture(model, x, device), encoder)
+
+    def encoded(pixels: Images) -> Moments:
+        launched.go_with_it()
+        return encode_picture(model, pixels, device)
+
+    filled = cache.latent_moments([f for _, f in frames], encoded, encoder)
     moments: dict[str, tuple[Path, ...]] = {}
     for (name, _), path in zip(frames, filled.places, strict=True):
         moments[name] = (*moments.get(name, ()), path)
@@ -137,12 +148,15 @@ def exact_float32() -> Iterator[None]:
 
 
 @torch.no_grad()
-def encode_text(model: BaseModel, text: str) -> TextStates:
-    """(L, D): the last hidden states that Stable Diffusion v1 is conditioned on."""
+def encode_text(model: BaseModel, text: str, device: torch.device) -> TextStates:
+    """(L, D): the last hidden states that Stable Diffusion v1 is conditioned on, in float32."""
+    encoder: Any = model.text_encoder
+    encoder.to(device, torch.float32)
     tokens = model.tokenizer(
         text, padding="max_length", truncation=True, max_length=model.tokenizer.model_max_length, return_tensors="pt"
     )
-    return model.text_encoder(tokens.input_ids)[0][0]
+    with exact_float32():
+        return encoder(tokens.input_ids.to(device))[0][0]
 
 
 def text_key(model: BaseModel) -> str:

@@ -8,6 +8,7 @@ import sys
 from data.errors import run_entry
 from data.loading import loading
 from data.options import parse
+from train import launched  # noqa: F401 (it remembers who started this process, before torch is loaded)
 from train.config import ALIASES, CONFIGS, Config
 
 

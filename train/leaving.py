@@ -31,7 +31,7 @@ def leave(job: Job, state: State, found: Run, plan: Plan) -> None:
     facts = facts_of(config, job.model, plan.facts(), found.path.name, state.step)
     request = Request(config.export, facts)
     with evaluated(state):
-        exported = config.adapter.export(state.plain_unet(), job.model, found.export, request)
+        exported = config.adapter.export(state.unwrapped_unet(), job.model, found.export, request)
     record.write(found.export, state.step, request.options, exported)
     outcome = Outcome(next_command(found), steps, state.step, progress, config.checkpoints.export, why)
     write_summary(found, plan, outcome)

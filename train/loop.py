@@ -16,14 +16,14 @@ from torch import Tensor
 
 from data.prefetch import InTurn
 from data.schema import Batch
-from train import bands, optim, pieces
+from train import bands, launched, optim, pieces
 from train.adapters import dropout
 from train.ddpm import process
 from train.denoiser import Denoiser
 from train.preservation import ADRIFT, Anchor
 from train.report import Report
 from train.saving import save
-from train.signals import launcher, stop_signal
+from train.signals import stop_signal
 from train.state import State, Task, evaluated
 from train.stopping import Look
 from train.validation import Losses
@@ -110,7 +110,7 @@ def fit(state: State, task: Task, report: Report) -> bool:
     batches, window = task.batches(state.step, task.config.max_steps), Window()
     remember(state, task, report)
     resumed_at = state.step or None  # what is due at that step was done before it was saved
-    with stop_signal(launcher()) as asked:
+    with stop_signal(launched.launcher()) as asked:
         while True:
             last, stopping = state.step >= task.config.max_steps, bool(asked)
             if state.step != resumed_at:
@@ -170,6 +170,7 @@ def look(state: State, task: Task, report: Report, *, on_grid: bool) -> None:
         [
             {
                 "step": state.step,
+                "questions": task.validator.questions,
                 "validation": {side: losses.mean for side, losses in now.items()},
                 **numbers_of(found, progress),
                 "per_timestep": {side: losses.per_timestep for side, losses in now.items()},

@@ -30,6 +30,8 @@ def start(config: Config) -> Accelerator:
 def begin(threads: int | None) -> Accelerator:
     """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for."""
     refuse_sharding()
+    refuse_dynamo()
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # --accumulate says it; both would divide twice
     here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
@@ -58,6 +60,14 @@ def refuse_sharding() -> None:
             raise InputError(
                 what, where="the launcher's config file", allowed="distributed_type NO or MULTI_GPU", fix=fix
             )
+
+
+def refuse_dynamo() -> None:
+    """Raises InputError if accelerate is to compile: it would do so past what train/compiled.py mends and proves."""
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        what = f"dynamo_backend {backend} would compile the network without a proof that its gradients are right"
+        raise InputError(what, where="the launcher's config file", allowed="'no'", fix="Use --compile instead.")
 
 
 def check(memory: Memory, device: torch.device) -> None:

@@ -44,7 +44,7 @@ HEADS = {
 
 def page_of(run: Run, plan: Plan, lines: Sequence[Line], *, ended: str, best: int | None) -> Page:
     """The page out of what metrics.jsonl and previews/ hold. best: the best step, once it is settled."""
-    looks = [line for line in lines if "validation" in line]
+    looks = comparable_looks(lines)
     best = best if best is not None else best_step(looks)
     page = Page(run.path.name, f"{plan.adapter} on {plan.model}, {plan.steps} steps of {plan.global_batch} pictures")
     top(page, plan, lines, looks, ended, best)
@@ -66,14 +66,14 @@ def top(page: Page, plan: Plan, lines: Sequence[Line], looks: Sequence[Line], en
     page.note(f"{said} {ended or running}")
     side = measured_side(looks)
     chosen = next((look for look in looks if look["step"] == best), None)
-    change = chosen["change"].get(side) if chosen else None
+    change, base = chosen["change"].get(side) if chosen else None, base_of(looks, side)
     speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
     page.facts(
         {
             "steps": f"{max(line['step'] for line in lines):,} of {plan.steps:,}",
             "best step": best,
             f"{side} loss there": chosen["validation"][side] if chosen else None,
-            "against the base": f"{change['mean'] / looks[0]['validation'][side]:+.1%}" if change else None,
+            "against the base": f"{change['mean'] / base:+.1%}" if change and base else None,
             "pictures a second": statistics.median(speeds) if speeds else None,
         }
     )
@@ -91,7 +91,7 @@ def validation(page: Page, looks: Sequence[Line], best: int | None) -> None:
         page.curve(gap, x="step", y="held-out minus training", title="Memorisation gap, with its 95 % interval")
         page.text(GAP_EXPLAINED)
     page.section("By timestep").text("Small timesteps are fine detail, large ones composition and colour.")
-    title = f"Loss of {measured_side(looks)} pictures, base and now"
+    title = f"Loss of {measured_side(looks)} pictures, {caption(looks[0]['step'])} and now"
     page.curve(*by_timestep(looks), x="timestep, share of T", y="loss", title=title)
 
 
@@ -146,6 +146,17 @@ def caption(step: int) -> str:
     return f"step {step}" if step else "base"
 
 
+def comparable_looks(lines: Sequence[Line]) -> list[Line]:
+    """The validations that asked what the newest asks: others (other pictures, other timesteps) are other losses."""
+    looks = [line for line in lines if "validation" in line]
+    return [look for look in looks if look.get("questions") == looks[-1].get("questions")]
+
+
+def base_of(looks: Sequence[Line], side: str) -> float | None:
+    """The untrained network's loss; None if it was asked something else, or not finite."""
+    return looks[0]["validation"][side] if looks[0]["step"] == 0 else None
+
+
 def best_step(looks: Sequence[Line]) -> int | None:
     """The trained step of the lowest loss so far."""
     side = measured_side(looks)
@@ -167,9 +178,9 @@ def sides(looks: Sequence[Line]) -> list[Series]:
 
 
 def comparison(looks: Sequence[Line]) -> Iterator[tuple[str, float | None, float | None, str]]:
-    for side, base in looks[0]["validation"].items():
+    for side, now in looks[-1]["validation"].items():
         change = looks[-1]["change"].get(side)
-        yield side, base, looks[-1]["validation"][side], interval(change) if change else "not measured"
+        yield side, base_of(looks, side), now, interval(change) if change else "not measured"
 
 
 def interval(change: Mapping[str, float | None]) -> str:
@@ -192,7 +203,7 @@ def by_timestep(looks: Sequence[Line]) -> list[Series]:
     side = measured_side(looks)
     count = len(looks[0]["per_timestep"][side])
     places = [(index + 0.5) / count for index in range(count)]
-    named = (("base", looks[0]), ("now", looks[-1]))[: len(looks)]
+    named = ((caption(looks[0]["step"]), looks[0]), ("now", looks[-1]))[: len(looks)]
     return [Series(name, places, [known(v) for v in look["per_timestep"][side]]) for name, look in named]
 
 

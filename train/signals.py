@@ -16,11 +16,10 @@ import torch
 from torch import distributed
 
 ECHO = 1.0  # seconds within which a second signal is the first one's echo, from the terminal and from the launcher
-LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # what the launchers set for their children
 
 
 class Asked:
-    """Whether someone asked to stop. `parent`: the launcher that this process must not outlive, if there is one."""
+    """Whether someone asked to stop. `parent`: the launcher that must not be outlived, if any; see launched.py."""
 
     def __init__(self, parent: int | None = None) -> None:
         self.parent = parent
@@ -54,11 +53,6 @@ def control_group() -> distributed.ProcessGroup | None:
     group = distributed.new_group(backend="gloo")
     assert isinstance(group, distributed.ProcessGroup)
     return group
-
-
-def launcher() -> int | None:
-    """The launcher's process id, if this process was started by accelerate or torchrun."""
-    return os.getppid() if any(name in os.environ for name in LAUNCHED) else None
 
 
 @contextmanager

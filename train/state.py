@@ -48,6 +48,10 @@ class State:
     def plain_unet(self) -> Any:
         return self.accelerator.unwrap_model(self.unet, keep_torch_compile=False)
 
+    def unwrapped_unet(self) -> Any:
+        """As plain_unet(), in its weights' own precision: accelerate's autocast is taken off, for good."""
+        return self.accelerator.unwrap_model(self.unet, keep_fp32_wrapper=False, keep_torch_compile=False)
+
     @property
     def crew(self) -> Workers:
         return self.workers or OneByOne(self.accelerator)

@@ -9,7 +9,7 @@ from data.files import write_atomic
 from train.card import files_and_use
 from train.plan import Plan
 from train.report import read_metrics
-from train.report_page import Page, interval, measured_side, page_of
+from train.report_page import Page, base_of, comparable_looks, interval, measured_side, page_of
 from train.run_folder import Run
 from train.stopping import Progress
 from train.verdict import judge
@@ -70,18 +70,20 @@ def write_summary(run: Run, plan: Plan, outcome: Outcome) -> None:
 
 def card_facts(run: Run, plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """The words and numbers of the model card; the losses are those of the exported weights, where they were seen."""
-    looks = [line for line in read_metrics(run.metrics) if "validation" in line]
+    looks = comparable_looks(read_metrics(run.metrics))
     side = measured_side(looks)
     seen = [line for line in looks if line["step"] <= outcome.exported][-1]
     change = seen["change"].get(side)
-    base, now = (f"{line['validation'][side]:.4f}" for line in (looks[0], seen))
+    before = base_of(looks, side)
     best = outcome.progress.chosen
     beware = f"\n\nIt was {plan.sampling}." if plan.sampling else ""
     return {
         **vars(plan),
         **{"name": run.path.name, "command": outcome.command, "steps": outcome.steps, "exported": outcome.exported},
         **{"global_batch": plan.global_batch, "epochs": outcome.steps * plan.global_batch / max(1, plan.training)},
-        **{"base": base, "now": now, "side": side, "change": interval(change) if change else "not measured"},
+        "base": "not measured" if before is None else f"{before:.4f}",
+        "now": f"{seen['validation'][side]:.4f}",
+        **{"side": side, "change": interval(change) if change else "not measured"},
         **{"beware": beware, "files": files_and_use(run), "path": run.path},
         "verdict": str(judge(best, outcome.progress)) if best else "not measured",
     }

@@ -3,16 +3,18 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from data.errors import InputError
 from data.options import parse
-from train import job
+from train import base_model, job
 from train.config import ALIASES, CONFIGS, Config
 from train.exports import again
 from train.exports.options import Again
@@ -58,6 +60,30 @@ def test_a_run_leaves_what_was_asked_and_says_how_to_use_it(run: Run) -> None:
     assert header["ss_steps"] == "2" and header["ss_network_dim"] == "Dynamic"
     assert header["modelspec.architecture"] == "small-stable-diffusion-v1/lora"
     assert header["modelspec.resolution"] == "32x32"
+
+
+@pytest.fixture
+def bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """accelerate's mixed precision, which it keeps once for a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("flags", [["--adapter.kind", "full"], ["--adapter.kind", "lora", "--export.merge"]], ids=str)
+@pytest.mark.usefixtures("bf16")
+def test_what_was_trained_in_mixed_precision(
+    flags: list[str], tmp_path: Path, tiny_model: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is compared with the trained weights' own answer, not with one rounded by autocast."""
+    targets = [] if "full" in flags else ["--adapter.targets", "attention"]
+    run = finetune(tmp_path, tiny_model, tiny_data, *flags, *targets, "--export.single-file", "--lr", "0.001")
+    assert "bf16 with float32 trained weights" in capsys.readouterr().out
+    exported = base_model.load(str(run.export / "model")).unet.state_dict()
+    trained = load_file(run.checkpoints / "000002" / "weights.safetensors")
+    if "full" in flags:
+        assert all(torch.equal(exported[name], weight) for name, weight in trained.items())
 
 
 def test_the_same_weights_again_bit_for_bit(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

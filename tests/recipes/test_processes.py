@@ -155,3 +155,18 @@ def test_a_launcher_that_is_told_to_stop_leaves_no_orphan_and_nothing_is_lost(
     last = max(int(path.name) for path in found.checkpoints.glob("[0-9]*"))
     assert f"stopped after step {last} of" in out
     assert json.loads((found.checkpoints / f"{last:06d}" / "state.json").read_text())["step"] == last
+
+
+def test_a_launcher_that_dies_before_the_first_step_leaves_no_orphan_either(flags: list[str], tmp_path: Path) -> None:
+    """Reading, planning and encoding take minutes with a real set: by then the parent is another one."""
+    typed = command(*flags, "--max-steps", "100000", launcher=True)
+    process = subprocess.Popen(typed, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (trainers := children_of(process.pid)):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    out, _ = process.communicate(timeout=120)
+    assert not any(map(alive, trainers)) and "finished" not in out
+    assert not list(tmp_path.glob("runs/*/checkpoints/[0-9]*"))

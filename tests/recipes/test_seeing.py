@@ -71,6 +71,20 @@ def test_previews_are_left_and_change_no_weight(finetune: Finetune) -> None:
     assert [event.step for event in board.Images("previews")] == [0, 2, 4]
 
 
+def test_other_questions_on_a_continued_run(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+    """They start anew: the page and the card compare nothing with the answers to those before."""
+    asked = ["--previews.every", "0"]
+    assert finetune(*asked) == 0
+    assert finetune(*asked, "--validation.timesteps", "5", steps=8) == 0
+    assert "validation asks for other pictures or timesteps than before" in capsys.readouterr().out
+    run = Path("runs/0001-lora-r16")
+    looks = [line for line in read_metrics(run / "metrics.jsonl") if "validation" in line]
+    assert [look["step"] for look in looks] == [0, 2, 4, 6, 8] and len({look["questions"] for look in looks}) == 2
+    card = (run / "README.md").read_text()
+    assert "| not measured before, " in card and "| change against the base | not measured |" in card
+    assert "step 6 and now" in (run / "report.html").read_text()
+
+
 @pytest.fixture
 def harmed(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the third step on the weights grow and grow: those of step 2 stay the best, whatever the pictures are."""

@@ -144,6 +144,17 @@ def test_a_network_spread_over_gpus_is_refused(monkeypatch: pytest.MonkeyPatch, 
         machine.start(Config())
 
 
+def test_a_compiler_past_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    with pytest.raises(InputError, match=r"config file: dynamo_backend INDUCTOR would compile .*'no'\. Use --compile"):
+        machine.start(Config())
+
+
+def test_only_accumulate_divides_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert machine.start(Config()).gradient_accumulation_steps == 1
+
+
 def test_the_example_for_several_gpus_is_one_that_accelerate_reads() -> None:
     example = load_config_from_file(str(ROOT / "train/configs/accelerate/gpus.yaml"))
     assert isinstance(example, ClusterConfig)

@@ -11,7 +11,7 @@ from train.bucket_use import BucketUse
 from train.flops import Flops
 from train.memory import Memory
 from train.plan import Disk, Fits, Plan
-from train.report_page import MOST_SHOWN, best_step, page_of, shown_steps
+from train.report_page import MOST_SHOWN, best_step, comparable_looks, page_of, shown_steps
 from train.run_folder import Run
 
 NUMBERS = {"trainable": 10, "parameters": 100, "threads": 1, "done": 0}
@@ -91,6 +91,19 @@ def test_losses_that_are_not_finite(tmp_path: Path) -> None:
     lines[2]["change"]["held-out"] = dict.fromkeys(("mean", "low", "high"))
     assert best_step(lines) == 10
     assert "not finite" in html(tmp_path, lines)
+
+
+def test_after_other_questions_nothing_is_compared_with_those_before(tmp_path: Path) -> None:
+    """More timesteps, other pictures: losses of their own, and a base that was never asked."""
+    lines = [look(0, 0.5, 0.5), look(10, 0.1, 0.1), look(20, 0.4, 0.4), look(30, 0.3, 0.3)]
+    for line in lines[2:]:
+        more = {side: [value] * 3 for side, value in line["validation"].items()}
+        line |= {"questions": "other", "change": {}, "per_timestep": more}
+        del line["gap"]
+    assert comparable_looks(lines) == lines[2:] and best_step(comparable_looks(lines)) == 30
+    text = html(tmp_path, lines)
+    assert "best, step 30" in text and "<dt>against the base</dt><dd>–</dd>" in text
+    assert "not measured" in text and "Loss of held-out pictures, step 20 and now" in text
 
 
 def draw(folder: Path, step: int, prompt: str = "a <b>fridge</b>") -> None:

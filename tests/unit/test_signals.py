@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from train import signals
-from train.signals import Asked, launcher, stop_signal
+from train import launched, signals
+from train.launched import go_with_it, launcher
+from train.signals import Asked, stop_signal
 
 
 def interrupt() -> None:
@@ -75,9 +76,15 @@ def test_a_dead_launcher_asks_too() -> None:
 
 def test_only_a_launchers_child_watches_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Started by hand it may outlive its shell: nohup python train/finetune.py &"""
-    for name in signals.LAUNCHED:
+    for name in launched.LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
     assert launcher() is None
     assert not Asked(None)
+    monkeypatch.setattr(launched, "PARENT", 1)
+    go_with_it()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert launcher() == os.getppid()
+    assert launcher() == 1
+    with pytest.raises(KeyboardInterrupt):
+        go_with_it()
+    monkeypatch.setattr(launched, "PARENT", os.getppid())
+    go_with_it()

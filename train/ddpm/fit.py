@@ -5,6 +5,7 @@ python train/ddpm/fit.py --config train/ddpm/configs/tutorial-digits.yaml
 
 from data.errors import run_entry
 from data.options import parse
+from train import launched  # noqa: F401 (it remembers who started this process, before torch is loaded)
 from train.ddpm.running.config import ALIASES, CONFIGS, FitConfig
 
 

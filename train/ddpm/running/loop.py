@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data import seeds
 from data.errors import InputError
-from train import checkpoint, optim
+from train import checkpoint, launched, optim
 from train.checkpoint import Checkpoint
 from train.ddpm.running import errors
 from train.ddpm.running.batches import Batch
@@ -22,7 +22,7 @@ from train.ddpm.running.drawing import draw_grid
 from train.ddpm.running.objective import Question
 from train.ddpm.running.state import State, Task, Window
 from train.report import Report
-from train.signals import launcher, stop_signal
+from train.signals import stop_signal
 from train.validation import paired_difference
 from train.window import none_if_infinite
 
@@ -59,7 +59,7 @@ def fit(state: State, task: Task, report: Report) -> bool:
     """Train to the last step. False if it was asked to stop before; the step is saved in any case."""
     window = Window()
     resumed_at = state.step or None  # what is due at that step was done before it was saved
-    with stop_signal(launcher()) as asked:
+    with stop_signal(launched.launcher()) as asked:
         while True:
             last, stopping = state.step >= task.steps, bool(asked)
             if state.step != resumed_at:
