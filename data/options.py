@@ -23,7 +23,7 @@ STRAY = "unrecognized arguments: "  # argparse's words for what is no flag's val
 class Options(BaseModel):
     """Parent of every section of a config: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 Config = TypeVar("Config", bound=Options)

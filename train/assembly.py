@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data.dataset import EncodedPictures, StepSampler, collate
+from data.errors import InputError
 from data.noise import Noise
 from data.prefetch import InTurn, supply
 from data.schema import Batch
@@ -62,14 +63,32 @@ def empty_states(job: Job) -> TextStates | None:
 
 
 def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
-    """Put the run's newest whole checkpoint back, naming those that were not whole."""
+    """Put the run's newest whole checkpoint back, naming those that were not whole. Raises InputError if it was
+    computed in another way, or has finished and its checkpoints are gone.
+    """
+    refuse_otherwise_computed(job, found)
     kept, skipped = checkpoint.newest(found.checkpoints, job.identity)
     for error in skipped:
         job.accelerator.print(f"skipped: {error}")
     if kept is not None:
         restore(state, kept, found.checkpoints)
         job.accelerator.print(f"continuing {found.path} after step {kept.step}")
+    elif found.done is not None:
+        what = f"finished after {found.done} steps, but none of its checkpoints is whole"
+        raise InputError(what, where=found.checkpoints, fix="--new starts over, in another folder.")
+    else:
+        job.accelerator.print(f"no checkpoint in {found.path}: it begins at step 0")
     return kept
+
+
+def refuse_otherwise_computed(job: Job, found: Run) -> None:
+    """Another number of processes sees other pictures a step, another precision gives other weights."""
+    before, accelerator = found.facts("plan.json"), job.accelerator
+    now = {"processes": accelerator.num_processes, "precision": machine.precision(accelerator)}
+    if before and {name: before.get(name) for name in now} != now:
+        was, would = (f"{each['processes']} process(es) in {each['precision']}" for each in (before, now))
+        what = f"began with {was}, this would go on with {would}"
+        raise InputError(what, where=found.path, fix="Start it as it was started, or start another run with --new.")
 
 
 def open_report(job: Job, found: Run, start: int) -> Report:

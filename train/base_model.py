@@ -159,6 +159,14 @@ class BaseModel:
         return parts | {"tokenizer": folder_hash(self.tokenizer_source)}
 
     @property
+    def schedule_fingerprint(self) -> str:
+        """A hash of what training takes from the scheduler: its betas, and what the network was trained to predict."""
+        import hashlib
+
+        betas = self.schedule.betas.numpy().tobytes()
+        return hashlib.sha256(betas + self.prediction_type.encode()).hexdigest()
+
+    @property
     def fingerprint(self) -> str:
         """One hash for the whole model."""
         import hashlib

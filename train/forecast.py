@@ -271,7 +271,7 @@ class Forecast:
             step=seconds,
             how=how,
             images_per_second=layout.global_batch / seconds,
-            training=seconds * (config.max_steps - done),
+            training=seconds * max(0, config.max_steps - done),
             validation=looks * look * operation,
             checkpoints=saves * self.checkpoint_bytes / DISK_SPEED,
             encoding=self.missing * self.seconds_to_encode() if self.missing else 0.0,

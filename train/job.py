@@ -91,7 +91,7 @@ def prepare(config: Config, draw: Draw | None) -> Job:
         process.refuse_without_signal(model.schedule)
     with accelerator.main_process_first():  # the first one draws the sample set, the others find it
         collection = collect(config, model)
-    key = identity(config, collection.fingerprint, model.fingerprint)
+    key = identity(config, collection.fingerprint, model.fingerprint + model.schedule_fingerprint)
     return Job(config, accelerator, model, collection, key, draw)
 
 

@@ -78,8 +78,9 @@ def already_done(found: Run, config: Config) -> str:
     extends = config.optim.schedule in SCHEDULES_WITHOUT_END
     longer = "extends it" if extends else f"is another run ({config.optim.schedule} follows the length)"
     patience = found.facts("done").get("patience")
-    why = f" (out of patience; --validation.patience {patience + 1} goes on)" if patience else ""
+    why = " (out of patience)" if patience else ""
+    more = f"--validation.patience {patience + 1} goes on" if patience else f"A larger --max-steps {longer}"
     return (
         f"{found.path} has these settings and finished after {found.done} steps{why}; nothing to do.\n"
-        f"A larger --max-steps {longer}, --new starts over.\nnext: {next_command(found)}"
+        f"{more}, --new starts over.\nnext: {next_command(found)}"
     )

@@ -28,7 +28,7 @@ from train.state import State, Task, evaluated
 from train.stopping import Look
 from train.validation import Losses
 from train.verdict import judge, numbers_of
-from train.window import Window, write_down
+from train.window import Window, refuse_infinite_looks, write_down
 
 
 def step(state: State, task: Task, batches: InTurn[Batch], window: Window) -> None:
@@ -178,6 +178,7 @@ def look(state: State, task: Task, report: Report, *, on_grid: bool) -> None:
             }
         ]
     )
+    refuse_infinite_looks({side: losses.mean for side, losses in now.items()}, state.step, task)
     against = {side: f" ({change} against the base)" for side, change in progress.since_base(found).items()}
     words = [f"{side} {losses.mean:.4f}{against.get(side, '') if state.step else ''}" for side, losses in now.items()]
     report.say(f"step {state.step}: loss at fixed noise: " + ", ".join(words))

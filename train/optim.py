@@ -48,6 +48,9 @@ class OptimConfig(Options):
         if self.kind == "schedule-free" and self.schedule != "constant":
             what = f"schedule-free takes the place of a schedule, {self.schedule} was given"
             raise InputError(what, where="--optim.schedule", allowed="constant", fix="Add --optim.schedule constant.")
+        if self.kind == "schedule-free" and self.beta1 == 0:
+            what = "schedule-free divides by it: it weighs the average of the weights against the newest"
+            raise InputError(what, where="--optim.beta1", allowed="more than 0", fix="Leave it out.")
         for name in ("beta1", "beta2", "epsilon") if self.kind == "adafactor" else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 what = "adafactor has no such setting: it keeps no mean of gradients, and its decay follows the step"

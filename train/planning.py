@@ -11,6 +11,7 @@ from train.bucket_use import bucket_uses, folder_uses
 from train.config import Config
 from train.curation import Collection
 from train.forecast import Forecast
+from train.optim import learning_rate
 from train.plan import Plan, optimizer_line
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def make_plan(job: Job, forecast: Forecast, done: int) -> Plan:
         training=len(collection.train),
         held_out=len(collection.held_out),
         left_out=collection.left_out,
-        warnings=[*collection.warnings, *config.objective.warnings(), *without_held_out(config, collection)],
+        warnings=[*collection.warnings, *config.objective.warnings(), *beware(config, collection, done)],
         near_duplicates=collection.near_duplicates,
         buckets=bucket_uses(collection, job.layout.global_batch, config.max_steps),
         folders=folder_uses(collection.shares, job.layout.global_batch, config.max_steps),
@@ -54,6 +55,18 @@ def make_plan(job: Job, forecast: Forecast, done: int) -> Plan:
         price_per_hour=config.price_per_hour,
         sampling=rescaled.ADVICE if job.model.zero_terminal_snr else "",
     )
+
+
+def beware(config: Config, collection: Collection, done: int) -> list[str]:
+    """What was asked for and does not go together."""
+    warmup, steps, found = config.optim.warmup, config.max_steps, without_held_out(config, collection)
+    if warmup > steps:
+        reached = learning_rate(steps - 1, config.optim, config.learning_rate, steps)
+        what = f"the warm-up of {warmup} steps is longer than the run of {steps}"
+        found.append(f"{what}: the learning rate reaches {reached:.3g}, not {config.learning_rate:g}")
+    if done > steps:
+        found.append(f"--max-steps {steps}: {done} are done, and none is taken back (train/export.py --checkpoint)")
+    return found
 
 
 def without_held_out(config: Config, collection: Collection) -> list[str]:

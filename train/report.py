@@ -130,7 +130,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the lines after `step` steps: they are about to be written again."""
+    """Drop the lines after `step` steps: they are about to be written again; at the start, all of them."""
     if path.is_file():
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        kept = [line for line in read_metrics(path) if step > 0 and line["step"] <= step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))

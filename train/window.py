@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +116,16 @@ def refuse_infinite(state: State, task: Task, window: Window, losses: list[float
 
 
 LOWER = "The same command with a lower --learning-rate starts another run."
+
+
+def refuse_infinite_looks(means: Mapping[str, float], step: int, task: Task) -> None:
+    """Raises Diverged if a side's loss at fixed noise is not finite: the weights would be no use, and no number says
+    when to stop.
+    """
+    for side, mean in means.items():
+        if not math.isfinite(mean):
+            what = f"the loss of {side} pictures at fixed noise is {mean} after step {step}"
+            raise Diverged(what, where="validation", fix=f"{last_good(task)} {LOWER}")
 
 
 def last_good(task: Task) -> str:

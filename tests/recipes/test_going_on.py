@@ -1,0 +1,111 @@
+"""What continues a run, what begins another, and what is refused in between; on twelve creatures and a tiny model."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from data.options import parse
+from train import job
+from train.config import ALIASES, CONFIGS, Config
+from train.report import read_metrics
+from train.run_folder import all_runs
+from train.window import Diverged
+
+QUICK = [
+    *("--preserve.share", "0", "--adapter.targets", "attention", "--logging.tensorboard", "false"),
+    *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
+    *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "2", "--threads", "1"),
+    *("--optim.warmup", "0", "--optim.schedule", "constant", "--previews.every", "0", "--no-probe"),
+]
+FIRST = Path("runs/0001-lora-r16")
+
+Finetune = Callable[..., int]
+
+
+@pytest.fixture
+def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Finetune:
+    """The command, in this process; runs lie in tmp_path/runs."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: str, steps: int = 4, model: Path = tiny_model) -> int:
+        argv = ["--model", str(model), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
+        return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "before"), [("processes", 2), ("precision", "bf16 with float32 trained weights")])
+def test_other_processes_and_precisions_do_not_go_on_unnoticed(finetune: Finetune, name: str, before: object) -> None:
+    """Two processes see twice the pictures a step; another precision gives other weights."""
+    assert finetune(steps=2) == 0
+    facts = json.loads((FIRST / "plan.json").read_text())
+    (FIRST / "plan.json").write_text(json.dumps(facts | {name: before}))
+    words = r"began with (2|1) process\(es\) in .*this would go on with 1 process\(es\) in fp32\. .*--new"
+    with pytest.raises(InputError, match=words):
+        finetune(steps=4)
+    assert json.loads((FIRST / "done").read_text()) == {"steps": 2}
+    assert finetune("--new", steps=2) == 0 and len(all_runs(Path("runs"))) == 2
+
+
+def test_another_noise_schedule_is_another_run(finetune: Finetune, tiny_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    assert finetune(steps=1, model=model) == 0
+    file = model / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_end": 0.05}))
+    assert finetune(steps=2, model=model) == 0
+    assert [run.done for run in all_runs(Path("runs"))] == [1, 2]
+
+
+def test_a_run_without_a_checkpoint_says_that_it_begins_again(
+    finetune: Finetune, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(steps=2) == 0
+    shutil.rmtree(FIRST / "checkpoints")
+    with pytest.raises(
+        InputError, match=r"finished after 2 steps, but none of its checkpoints is whole\. --new starts"
+    ):
+        finetune(steps=4)
+    assert (FIRST / "export" / "lora.safetensors").is_file() and (FIRST / "done").is_file()
+    (FIRST / "done").unlink()
+    assert finetune(steps=4) == 0
+    assert "no checkpoint in runs/0001-lora-r16: it begins at step 0" in capsys.readouterr().out
+    steps = [line["step"] for line in read_metrics(FIRST / "metrics.jsonl") if "validation" in line]
+    assert steps == [0, 4], "lines of what is done again are written once"
+
+
+def test_fewer_steps_than_are_done_take_nothing_back(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finetune(steps=4) == 0
+    (FIRST / "done").unlink()
+    assert finetune(steps=2) == 0
+    assert "--max-steps 2: 4 are done, and none is taken back" in capsys.readouterr().out
+
+
+def test_a_warm_up_that_never_ends_is_said(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--dry-run", "--lr", "0.001"]
+    assert finetune(*asked, "--optim.warmup", "10", steps=4) == 0
+    out = capsys.readouterr().out
+    assert "the warm-up of 10 steps is longer than the run of 4: the learning rate reaches 0.0004, not 0.001" in out
+    assert finetune(*asked, "--optim.warmup", "4", steps=4) == 0
+    assert "warm-up of" not in capsys.readouterr().out.replace("steps of warm-up", "")
+
+
+def test_weights_that_burst_end_the_run_when_they_are_looked_at(finetune: Finetune) -> None:
+    """The loss of the only step is that of the base: nothing but validation sees what came of it."""
+    with pytest.raises(Diverged, match=r"at fixed noise is (nan|inf) after step 1\. No checkpoint"):
+        finetune("--lr", "1e30", "--optim.clip-norm", "1e30", steps=1)
+    assert not list(FIRST.glob("checkpoints/0*"))
+
+
+@pytest.mark.parametrize("flags", [["--lr", "inf"], ["--optim.weight-decay", "inf"], ["--adapter.alpha", "inf"]])
+def test_numbers_that_are_none_are_refused(finetune: Finetune, flags: list[str]) -> None:
+    with pytest.raises(InputError, match=r"finite number"):
+        finetune(*flags)
+
+
+def test_schedule_free_needs_a_mean_of_gradients(finetune: Finetune) -> None:
+    with pytest.raises(InputError, match=r"--optim\.beta1: schedule-free divides by it.*more than 0"):
+        finetune("--optim.kind", "schedule-free", "--optim.beta1", "0")
