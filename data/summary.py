@@ -106,7 +106,7 @@ def summarize(
     split = duplicates.split(listing.samples, numbers, share=share, seed=seed)
     return Summary(
         listing=listing,
-        problems=[*imported, *listing.problems, *cut_captions(tokens)],
+        problems=[*imported, *listing.problems, *cut_captions(tokens), *empty_prompts(listing.samples, template)],
         shape=shape,
         uses=uses,
         tokens=tokens,
@@ -125,6 +125,13 @@ def cut_captions(tokens: TokenReport | None) -> list[Problem]:
         what = f"a caption has {cut.count} tokens of which {tokens.limit if tokens else 0} are read; lost: {lost!r}"
         problems.append(Problem(cut.where, what, "Shorten it.", refused=False))
     return problems
+
+
+def empty_prompts(samples: Sequence[Sample], template: str) -> list[Problem]:
+    """A warning for each picture that would be trained on with nothing said of it."""
+    what = f"the caption template {template!r} leaves nothing to say of it"
+    fix = "Fill its fields in, or name {text} in the template."
+    return [Problem(sample.where, what, fix, refused=False) for sample in captions.speechless(samples, template)]
 
 
 def members(samples: list[Sample], numbers: list[int]) -> list[list[Sample]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,13 @@ def collect(config: Config, model: BaseModel) -> Collection:
     found.sort(key=lambda pair: (pair[0].sha256, pair[0].captions, pair[1].folder.weight))
     raw = [sample for sample, _ in found]
     prompts, preserved = render(raw, config.pictures.caption), prompts_of(config.preserve)
+    empty = [sample.where for sample in captions.speechless(raw, config.pictures.caption)]
     report = captions.count_tokens(raw, model.tokenizer, config.pictures.caption)
     kept = captions.count_tokens(preserved, model.tokenizer)
     cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in report.cut]
     cut += [f"preserved prompt {item.where}: {item.count} tokens, lost: {item.lost_text}" for item in kept.cut]
     if config.strict:
-        refuse(left_out, cut, config.data)
+        refuse(left_out, cut, empty, config.data)
     samples = [named(sample, source.label) for sample, source in found]
     names = [sample.annotation.file_name for sample in samples]
     assert len(set(names)) == len(names), "a sample id stands for two pictures"
@@ -114,7 +116,7 @@ def collect(config: Config, model: BaseModel) -> Collection:
         weights=weights,
         shares=shares(sources, samples, held_out, found),
         left_out=left_out,
-        warnings=warnings + in_two_folders(samples, [source for _, source in found]),
+        warnings=warnings + in_two_folders(samples, [source for _, source in found]) + without_words(empty, config),
         captions_cut=cut,
         near_duplicates=near,
         tokens=str(report),
@@ -151,7 +153,8 @@ def named(sample: Sample, label: str) -> Sample:
 
 def relative(weights: Sequence[float]) -> list[float]:
     """Weights over the smallest of them: folders of weight 2 alone are trained on as folders of weight 1 are."""
-    return [weight / min(weights) for weight in weights]
+    exact = [Fraction(str(weight)) for weight in weights]  # 0.3 and 0.1 are 3 and 1, which 0.3 / 0.1 is not
+    return [float(weight / min(exact)) for weight in exact]
 
 
 def shares(
@@ -178,16 +181,25 @@ def in_two_folders(samples: list[Sample], sources: list[Source]) -> list[str]:
 
 
 def render(samples: list[Sample], template: str) -> list[list[str]]:
-    """The prompts of each picture. Raises InputError for an unknown field in the template."""
+    """The prompts of each picture, the empty one where nothing is said. Raises InputError for an unknown field."""
     fields = captions.known_fields(sample.annotation for sample in samples)
-    return [captions.render(sample.annotation, template, fields=fields) for sample in samples]
+    return [captions.render(sample.annotation, template, fields=fields) or [""] for sample in samples]
 
 
-def refuse(left_out: list[str], cut: list[str], folders: Sequence[Folder]) -> None:
+def without_words(places: list[str], config: Config) -> list[str]:
+    """A warning if pictures are trained on with the empty prompt, which nobody asked for."""
+    if not places:
+        return []
+    some = "1 picture has" if len(places) == 1 else f"{len(places)} pictures have"
+    return [f"{some} the empty prompt, for {config.pictures.caption!r} leaves nothing to say (e.g. {places[0]})"]
+
+
+def refuse(left_out: list[str], cut: list[str], empty: list[str], folders: Sequence[Folder]) -> None:
     """--strict: nothing may be dropped. Raises InputErrors naming everything."""
     where = ", ".join(str(folder) for folder in folders)
-    problems = [InputError(text, fix="(--strict)") for text in left_out]
-    problems += [InputError(f"caption cut: {text}", where=where, fix="(--strict)") for text in cut]
+    problems = [InputError(f"{text.removesuffix('.')} (--strict)") for text in left_out]
+    problems += [InputError(f"caption cut: {text} (--strict)", where=where) for text in cut]
+    problems += [InputError("the caption template leaves nothing to say of it (--strict)", where=at) for at in empty]
     if problems:
         raise InputErrors(problems)
 

@@ -191,6 +191,18 @@ def test_captions_that_would_be_cut_are_named_with_what_is_lost(
     assert "3 captions: median 2, longest 10075 of 75 tokens, 1 cut (tokenizer " in text
 
 
+def test_pictures_of_which_a_template_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = clean_set(tmp_path / "set", count=3)
+    (folder / "metadata.jsonl").write_text(
+        json.dumps({"file_name": "creature 0.png", "text": "water type", "mood": "sad"}) + "\n"
+    )
+    (folder / "creature 1.txt").write_text("water type")
+    (folder / "creature 2.txt").write_text("fire type")
+    _, text = check(capsys, folder, "--caption", "{mood}")
+    assert text.count("the caption template '{mood}' leaves nothing to say of it. Fill its fields in, or name") == 2
+    assert "leaves nothing" not in check(capsys, folder, "--caption", "{mood} {text}")[1]
+
+
 def test_sizes_and_tokenizer_come_from_a_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path
 ) -> None:

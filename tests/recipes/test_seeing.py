@@ -139,10 +139,9 @@ def test_it_stops_early_and_leaves_the_best(
     assert f"| weights exported | those of step {best['step']} |" in card
 
     assert finetune(*IMPATIENT, "--previews.every", "0", steps=30) == 0
-    assert (
-        f"finished after {done['steps']} steps (out of patience); nothing to do.\n--validation.patience 3 goes on, --new starts over."
-        in (capsys.readouterr().out)
-    )
+    said = capsys.readouterr().out
+    assert f"finished after {done['steps']} steps (out of patience); nothing to do.\n" in said
+    assert "\n--validation.patience 3 goes on, --new starts over.\n" in said
     before = exported(whole.path)
     assert finetune(*IMPATIENT, "--previews.every", "0", "--checkpoints.export", "last", steps=30) == 0
     assert f"lora-kohya.safetensors, the weights of step {done['steps']}" in capsys.readouterr().out

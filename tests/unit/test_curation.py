@@ -137,6 +137,25 @@ def test_a_column_of_one_folder_is_empty_in_the_other(model: BaseModel, folders:
     assert found.prompts["water/odd.png"] == ["odd"]
 
 
+def test_pictures_of_which_a_template_says_nothing(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    """Two folders, of which one has the field: the others are named, and trained with the empty prompt."""
+    table = folders[1] / "metadata.jsonl"
+    table.write_text(table.read_text().replace('"file_name"', '"mood": "sad", "file_name"'))
+    asked = {"pictures": {"caption": "{mood}"}}
+    found = read(model, *folders, **asked)
+    assert found.prompts["fire/0.png"] == ["sad"] and found.prompts["water/0.png"] == [""]
+    (warning,) = found.warnings
+    assert warning.startswith("6 pictures have the empty prompt, for '{mood}' leaves nothing to say (e.g. ")
+    words = r"water/metadata\.jsonl:1: the caption template leaves nothing to say of it \(--strict\)"
+    with pytest.raises(InputError, match=words):
+        read(model, *folders, strict=True, **asked)
+
+
+def test_weights_of_the_same_proportion_are_the_same_set(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    assert read(model, f"{a}=3", f"{b}=1").fingerprint == read(model, f"{a}=0.3", f"{b}=0.1").fingerprint
+
+
 def test_every_folder_that_cannot_be_used_is_named(
     model: BaseModel, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
