@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -51,12 +52,15 @@ def run(config: Config, argv: Sequence[str]) -> int:
     spec = trials.read_spec(config.sweep, config.sweep_candidates)
     if config.pictures.held_out == 0:
         raise InputError("a sweep compares held-out pictures", where="--pictures.held-out", allowed="more than 0")
+    if config.new:
+        raise InputError("a sweep goes on where it was", where="--new", fix="Give another --runs to start one over.")
     counts = trials.rounds(len(spec.values))
     first = config.sweep_steps or trials.first_round(counts, config.max_steps)
     folder = config.runs / spec.name
     candidates = [Candidate(value, candidate_config(config, spec, value, folder, first)) for value in spec.values]
     say(plan_lines(config, spec, counts, first))
     if config.dry_run:
+        say(["of which the first candidate's first round is:"])
         return job.run(candidates[0].config.model_copy(update={"dry_run": True, "probe": config.probe}))
     for index, count in enumerate(counts):
         steps = first * 2**index
@@ -99,10 +103,8 @@ def plan_lines(config: Config, spec: Spec, counts: Sequence[int], first: int) ->
 
 
 def say(lines: Sequence[str]) -> None:
-    """By the first process only."""
-    from accelerate import PartialState
-
-    if PartialState().is_main_process:
+    """By the first process only; accelerate's own state is made by the first run, as that run needs it."""
+    if os.environ.get("RANK", "0") == "0":
         print("\n".join(lines), flush=True)
 
 

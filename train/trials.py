@@ -15,13 +15,15 @@ from pydantic import ValidationError
 
 from data.errors import InputError, choose
 from data.options import explain, field_types, flag_of
-from train.config import AT_WILL, Config
+from train.config import AT_WILL, SAME_BITS, Config
 
 WHERE = "--sweep"
 EXAMPLES = "learning-rate=1e-5..1e-3 or adapter.rank=4,16,64"
 # Other values of these ask other questions of other held-out pictures: their losses cannot be compared.
 OTHER_QUESTION = ("objective", "pictures.size", "pictures.buckets", "pictures.caption", "pictures.held_out", "seed")
 OTHER_QUESTION += ("model", "tokenizer", "validation")
+# A sweep's rounds continue one another, so it sets these itself: train/sweep.py.
+ITS_OWN = {"optim.schedule", "optim.warmup"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def read_spec(text: str, candidates: int) -> Spec:
 def may_vary(path: str) -> bool:
     """Whether values of a setting give different runs whose held-out losses mean the same."""
     section = path.partition(".")[0]
-    same_run = section in AT_WILL or path in AT_WILL
+    bits = {f"{name}.{inner}" for name, inners in SAME_BITS.items() for inner in inners}
+    same_run = section in AT_WILL or path in AT_WILL | bits | ITS_OWN
     return not same_run and not any(path == name or path.startswith(f"{name}.") for name in OTHER_QUESTION)
 
 
@@ -97,6 +100,8 @@ def with_value(config: Config, field: str, value: str) -> Config:
     for section in sections:
         kind = getattr(getattr(config, section), "kind", None)
         place = place.setdefault(section, {"kind": kind} if kind else {})
+    if name == "kind" and place.get("kind") != value:
+        place.clear()  # another kind has other settings
     place[name] = value
     try:
         return Config.model_validate(settings)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import PartialState
 
 from data.errors import InputError
 from data.options import parse
-from train import outcome, trials
+from train import outcome, sweep, trials
 from train.config import ALIASES, CONFIGS, Config
 from train.outcome import Row
 from train.trials import read_spec
@@ -39,6 +40,9 @@ def test_a_range_is_evenly_spread_in_its_logarithm() -> None:
         ("max-steps=1,2", "values of max-steps cannot be compared on the same held-out pictures; allowed:"),
         ("objective.kind=epsilon,velocity", "cannot be compared"),
         ("seed=1,2", "cannot be compared"),
+        ("optim.schedule=constant,cosine", "cannot be compared"),
+        ("optim.warmup=0,10", "cannot be compared"),
+        ("pictures.keep=memory,disk", "cannot be compared"),
     ],
 )
 def test_mistakes_are_one_clear_line(text: str, expected: str) -> None:
@@ -54,12 +58,31 @@ def test_a_value_is_checked_as_a_flag_is() -> None:
     assert changed.adapter.label == "lora-r4"
     assert changed.model_dump(exclude={"adapter"}) == config.model_dump(exclude={"adapter"})
     assert trials.with_value(config, "optim.warmup", "7").optim.schedule == config.optim.schedule
+    whole = trials.with_value(config, "adapter.kind", "full")
+    assert (whole.adapter.label, trials.with_value(config, "adapter.kind", "lora").adapter) == ("full", config.adapter)
     for field, value, expected in (
         ("learning_rate", "-1", "--sweep: learning-rate=-1: '-1' is not allowed; allowed: greater than 0"),
         ("adapter.rank", "many", "adapter.rank=many: 'many' is not allowed"),
     ):
         with pytest.raises(InputError, match=expected):
             trials.with_value(config, field, value)
+
+
+def test_a_sweep_says_things_without_deciding_how_many_processes_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes without a GPU must be told so when accelerate's state is made, which happens once."""
+    PartialState._reset_state()
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        sweep.say([f"rank {rank}"])
+    assert capsys.readouterr().out == "rank 0\n" and not PartialState._shared_state
+
+
+def test_a_sweep_is_not_new() -> None:
+    config = parse(Config, ["--new", "--sweep", "adapter.rank=4,8"], prog="finetune.py", preset=CONFIGS / "pocket.yaml")
+    with pytest.raises(InputError, match=r"--new: a sweep goes on where it was\. Give another --runs"):
+        sweep.run(config, [])
 
 
 def test_each_round_keeps_the_better_half_and_doubles_the_length() -> None:
