@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from data.files import write_atomic
 from train.exports import record
 from train.run_folder import Run
 
@@ -37,6 +38,16 @@ def files_and_use(run: Run) -> str:
     return "\n\n".join(filter(None, ["\n".join(table), prompt(config), scale(adapter), licence(config)]))
 
 
+def renew_files(run: Run) -> None:
+    """The card of a finished run after it was exported again: its table of files."""
+    file: Path = run.path / "README.md"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    before, files, after = text.partition("\n## Files\n\n")
+    _, made, rest = after.partition("\n\n## How it was made\n")
+    if files and made:
+        write_atomic(file, f"{before}{files}{files_and_use(run)}{made}{rest}")
+
+
 def row(run: Run, name: str) -> str:
     file = run.export / name
     parts = [file] if file.is_file() else [part for part in file.rglob("*") if part.is_file()]
@@ -60,6 +71,8 @@ def scale(adapter: dict[str, Any]) -> str:
     said = (
         f"Rank {rank}, alpha {alpha:g}: the update is scaled by alpha /{root} rank = {factor:g}; both files carry it."
     )
+    if adapter.get("ranks"):
+        said += f" Blocks with a rank of their own keep alpha / rank: {', '.join(adapter['ranks'])}."
     return said + (f"\n\n{DORA}" if adapter.get("use_dora") else "")
 
 

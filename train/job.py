@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from data.dataset import Layout
+from data.files import write_atomic
 from train import base_model, compiled, machine, memory, objectives, optim, run_folder
 from train.assembly import build, open_report, resume, task_of
 from train.base_model import BaseModel
@@ -101,11 +102,16 @@ def create(job: Job) -> Run:
     paths: list[str] = [""]
     if job.accelerator.is_main_process:
         facts = job.collection.facts() | {"identity": job.identity, "model": job.model.fingerprints}
-        resolved = yaml.safe_dump(job.config.model_dump(mode="json", exclude={"new", "dry_run"}), sort_keys=False)
-        found = run_folder.create(job.config.runs, name, {"config.yaml": resolved, "data.json": to_json(facts)})
+        files = {"config.yaml": settings_of(job.config), "data.json": to_json(facts)}
+        found = run_folder.create(job.config.runs, name, files)
         paths = [str(found.path)]
     broadcast_object_list(paths)
     return Run(Path(paths[0]))
+
+
+def settings_of(config: Config) -> str:
+    """config.yaml: all settings, with which the run can be made again."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude={"new", "dry_run"}), sort_keys=False)
 
 
 def train(job: Job, state: State, found: Run, plan: Plan) -> int:
@@ -116,6 +122,7 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
     with found.lock() if accelerator.is_main_process else nullcontext(), ExitStack() as opened:
         if accelerator.is_main_process:
             found.reopen()
+            write_atomic(found.path / "config.yaml", settings_of(config))  # an extended run has other ones
             found.write_json("plan.json", plan.facts())
             found.write_json("versions.json", run_folder.versions())
         report = open_report(job, found, state.step)

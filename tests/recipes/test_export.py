@@ -58,6 +58,11 @@ def test_a_run_leaves_what_was_asked_and_says_how_to_use_it(run: Run) -> None:
     with safe_open(run.export / "lora-kohya.safetensors", framework="pt") as file:
         header = file.metadata()
     assert header["ss_steps"] == "2" and header["ss_network_dim"] == "Dynamic"
+    training = run.facts("plan.json")["training"]
+    buckets = json.loads(header["ss_bucket_info"])["buckets"]
+    assert buckets == {"0": {"resolution": [32, 32], "count": training}}, "as AUTOMATIC1111's LoRA page reads it"
+    assert int(header["ss_epoch"]) == round(2 * 4 / training)
+    assert "Blocks with a rank of their own keep alpha / rank: mid_block=4." in card
     assert header["modelspec.architecture"] == "small-stable-diffusion-v1/lora"
     assert header["modelspec.resolution"] == "32x32"
 
@@ -93,6 +98,29 @@ def test_the_same_weights_again_bit_for_bit(run: Run, tmp_path: Path, capsys: py
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
     assert "the weights of step 2, each file loaded back and compared:" in capsys.readouterr().out
+
+
+def test_the_card_names_what_was_exported_later(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+    run = finetune(tmp_path, tiny_model, tiny_data, "--adapter.targets", "attention")
+    before = (run.path / "README.md").read_text()
+    assert "`export/model`" not in before
+    export(run, "--merge")
+    after = (run.path / "README.md").read_text()
+    table = [line for line in after.splitlines() if line.startswith("| `export/")]
+    assert len(table) == 3 and "`export/model`" in table[-1]
+    assert [line for line in after.splitlines() if line not in table[-1:]] == before.splitlines()
+
+
+def test_an_extended_run_can_be_made_again_from_its_own_settings(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    finetune(tmp_path, tiny_model, tiny_data, "--adapter.targets", "attention", steps=1)
+    run = finetune(tmp_path, tiny_model, tiny_data, "--adapter.targets", "attention", steps=2)
+    flags = ["--config", str(run.path / "config.yaml"), "--runs", str(tmp_path / "again")]
+    config = parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+    assert config.max_steps == 2 and job.run(config) == 0
+    again = load_file(tmp_path / "again" / "0001-lora-r16" / "export" / "lora.safetensors")
+    assert all(torch.equal(weight, again[key]) for key, weight in load_file(run.export / "lora.safetensors").items())
 
 
 def test_an_earlier_step_in_half_precision_has_a_folder_of_its_own(run: Run) -> None:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from data.errors import InputError
-from train import base_model, checkpoint
+from train import base_model, card, checkpoint
 from train.adapters import base as adapters
 from train.base_model import BaseModel
 from train.checkpoint import Checkpoint
@@ -43,6 +43,8 @@ def export(asked: Again) -> tuple[int, list[Path]]:
     target = asked.output or folder_of(found, asked)
     written = config.adapter.export(base.unet, base, target, Request(options, facts))
     record.write(target, kept.step, options, written)
+    if target == found.export:
+        card.renew_files(found)
     return kept.step, written
 
 

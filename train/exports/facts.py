@@ -24,7 +24,7 @@ def facts_of(config: Config, base: BaseModel, plan: Mapping[str, Any], name: str
 
 def training_facts(config: Config, plan: Mapping[str, Any], name: str, steps: int) -> dict[str, Any]:
     """kohya's ss_* keys, as far as they mean something here. Its epochs are whole; ours are rounded."""
-    optim = config.optim
+    optim, together = config.optim, plan.get("global_batch", config.batch_size)
     return {
         "ss_output_name": name,
         "ss_training_comment": f"Atelier, {config.adapter.label}",
@@ -39,17 +39,31 @@ def training_facts(config: Config, plan: Mapping[str, Any], name: str, steps: in
         "ss_max_grad_norm": optim.clip_norm,
         "ss_seed": config.seed,
         "ss_batch_size_per_device": config.batch_size,
-        "ss_total_batch_size": plan.get("global_batch", config.batch_size),
+        "ss_total_batch_size": together,
         "ss_gradient_accumulation_steps": config.accumulate,
-        "ss_epoch": round(plan.get("epochs", 0)),
+        "ss_epoch": round(steps * together / max(1, plan.get("training", 0))),
         "ss_num_train_images": plan.get("training", 0),
         "ss_mixed_precision": str(plan.get("precision", "")).partition(" ")[0],
         "ss_caption_dropout_rate": config.pictures.caption_dropout,
         "ss_flip_aug": config.pictures.flip,
         "ss_enable_bucket": config.pictures.buckets,
-        "ss_bucket_info": json.dumps({"buckets": plan.get("buckets", {})}),
+        "ss_bucket_info": json.dumps({"buckets": kohya_buckets(plan.get("buckets", {}))}),
         "ss_cache_latents": True,
     }
+
+
+def kohya_buckets(buckets: Mapping[str, Any]) -> dict[str, Any]:
+    """{"512x768": {"pictures": 9}} -> {"0": {"resolution": [512, 768], "count": 9}}, as A1111's LoRA page reads it."""
+    sides = {name: [int(side) for side in name.split("x")] for name in buckets}
+    return {
+        str(number): {"resolution": sides[name], "count": pictures_of(use)}
+        for number, (name, use) in enumerate(buckets.items())
+    }
+
+
+def pictures_of(use: Any) -> int:
+    """Of a bucket in a plan, or in a plan that was read from plan.json."""
+    return use["pictures"] if isinstance(use, Mapping) else use.pictures
 
 
 def base_facts(base: BaseModel) -> dict[str, Any]:
