@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -49,6 +49,27 @@ def more(count: int, layout: Layout) -> int:
     size = -(-layout.batch_size // (2 * count))
     print(f"\nout of memory: going on with micro-batches in pieces of {size}; their sum is the same", flush=True)
     return 2 * count
+
+
+def asked(answer: Callable[[slice], Tensor], rows: int) -> Tensor:
+    """The answers for all rows, at once or, where memory runs out, in pieces. Raises InputError if one is too much."""
+    size = rows
+    while (found := try_answers(answer, rows, size)) is None:
+        if size == 1:
+            what = "a single picture does not fit into the device's memory"
+            raise InputError(what, where="validation", fix="Use smaller pictures.")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = -(-size // 2)
+    return found
+
+
+def try_answers(answer: Callable[[slice], Tensor], rows: int, size: int) -> Tensor | None:
+    """None if memory ran out. What lay in it is free again only after this function has returned."""
+    try:
+        return torch.cat([answer(slice(start, start + size)) for start in range(0, rows, size)])
+    except torch.OutOfMemoryError:
+        return None
 
 
 @contextmanager

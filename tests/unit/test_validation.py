@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from data import seeds
 from data.dataset import Entry, mean_latents
+from data.errors import InputError
 from train.ddpm import process, schedule
 from train.denoiser import Denoiser
 from train.objectives import Epsilon, Objective, Velocity
@@ -65,6 +66,32 @@ def test_it_is_the_mean_square_of_what_the_network_gets_wrong(unet: TinyUnet) ->
         noisy = process.add_noise(TABLE, moments[None, :2] * SCALING, eps[index][None], t)
         (answer,) = unet(noisy, t, encoder_hidden_states=states[None], return_dict=False)
         assert found.values[0, index] == pytest.approx(float((answer - eps[index]).square().mean()), rel=1e-5)
+
+
+class Small(TinyUnet):
+    """A device with room for few rows at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def forward(self, noisy: Tensor, t: Tensor, **others: Any) -> tuple[Tensor]:
+        if len(noisy) > self.room:
+            raise torch.OutOfMemoryError("injected")
+        return super().forward(noisy, t, **others)
+
+
+@pytest.mark.parametrize("room", [1, 3, 4, 8])
+def test_timesteps_are_asked_in_pieces_where_memory_runs_out(unet: TinyUnet, room: int) -> None:
+    expected = validator(PICTURES, []).measure(Denoiser(unet), CPU)["held-out"].values
+    small = Small(room)
+    small.load_state_dict(unet.state_dict())
+    assert np.allclose(validator(PICTURES, []).measure(Denoiser(small), CPU)["held-out"].values, expected, rtol=1e-6)
+
+
+def test_a_single_timestep_that_does_not_fit() -> None:
+    with pytest.raises(InputError, match=r"validation: a single picture does not fit into the device's memory\. Use"):
+        validator(PICTURES, []).measure(Denoiser(Small(0)), CPU)
 
 
 def test_neighbours_and_order_change_no_bit(unet: TinyUnet) -> None:
