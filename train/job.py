@@ -66,7 +66,7 @@ def follow(config: Config, draw: Draw | None = None) -> tuple[int, Run | None]:
     """As run(), and the run's folder if there is one."""
     job = prepare(config, draw)
     found = None if config.new else run_folder.find(config.runs, job.identity)
-    if found is not None and nothing_left(found, config):
+    if found is not None and nothing_left(found, config) and not config.dry_run:
         job.accelerator.print(already_done(found, config))
         return 0, found
     state = build(job)

@@ -9,6 +9,7 @@ from train import checkpoint
 from train.config import SCHEDULES_WITHOUT_END, Config
 from train.exports import record
 from train.exports.facts import facts_of
+from train.exports.options import Export
 from train.exports.request import Request
 from train.plan import Plan
 from train.run_folder import Run
@@ -31,14 +32,14 @@ def leave(job: Job, state: State, found: Run, plan: Plan) -> None:
     facts = facts_of(config, job.model, plan.facts(), found.path.name, state.step)
     request = Request(config.export, facts)
     with evaluated(state):
-        exported = config.adapter.export(state.unwrapped_unet(), job.model, found.export, request)
-    record.write(found.export, state.step, request.options, exported)
+        files = config.adapter.export(state.unwrapped_unet(), job.model, found.export, request)
+    record.write(found.export, state.step, request.options, files)
     outcome = Outcome(next_command(found), steps, state.step, progress, config.checkpoints.export, why)
     write_summary(found, plan, outcome)
     found.write_json("done", {"steps": steps} | ({"patience": config.validation.patience} if stopped else {}))
     if why:
         print(why)
-    print(f"finished: {', '.join(map(str, exported))}, the weights of step {state.step}")
+    print(f"finished: {', '.join(map(str, files))}, the weights of step {state.step}")
     if plan.sampling:
         print(f"beware:   {plan.sampling}")
     print(f"report:   {found.path / 'report.html'}")
@@ -70,7 +71,17 @@ def nothing_left(found: Run, config: Config) -> bool:
     out_of_patience = 0 < config.validation.patience <= found.facts("done").get("patience", 0)
     best = found.facts("best.json")
     as_asked = best.get("export", config.checkpoints.export) == config.checkpoints.export
-    return as_asked and (found.done >= config.max_steps or out_of_patience)
+    return as_asked and exported(found, config.export) and (found.done >= config.max_steps or out_of_patience)
+
+
+def exported(found: Run, wanted: Export) -> bool:
+    """Whether the files that are asked for are there, in that precision; or cannot be made, for no weights are kept."""
+    made = record.read(found.export)
+    files: list[str] = made.get("files", [])
+    missing = {"model": wanted.merge, "model.safetensors": wanted.single_file}
+    there = files and all((found.export / name).exists() for name in files)
+    whole = there and made["precision"] == wanted.precision and all(name in files for name in missing if missing[name])
+    return bool(whole) or not checkpoint.steps(found.checkpoints)
 
 
 def already_done(found: Run, config: Config) -> str:

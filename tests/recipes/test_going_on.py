@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load, load_file
 
 from data.errors import InputError
 from data.options import parse
@@ -75,6 +77,38 @@ def test_a_run_without_a_checkpoint_says_that_it_begins_again(
     assert "no checkpoint in runs/0001-lora-r16: it begins at step 0" in capsys.readouterr().out
     steps = [line["step"] for line in read_metrics(FIRST / "metrics.jsonl") if "validation" in line]
     assert steps == [0, 4], "lines of what is done again are written once"
+
+
+def test_a_finished_run_is_exported_again_where_something_is_missing(
+    finetune: Finetune, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that were deleted, a merged model that was not asked for before, another precision."""
+    assert finetune(steps=2) == 0
+    before = (FIRST / "export" / "lora.safetensors").read_bytes()
+    for change, flags in (
+        (lambda: shutil.rmtree(FIRST / "export"), []),
+        (lambda: None, ["--export.merge"]),
+        (lambda: None, ["--export.merge", "--export.precision", "fp16"]),
+    ):
+        change()
+        assert finetune(*flags, steps=2) == 0
+        assert "finished: runs/0001-lora-r16/export/lora.safetensors" in capsys.readouterr().out
+        assert finetune(*flags, steps=2) == 0
+        assert "nothing to do" in capsys.readouterr().out
+        made = json.loads((FIRST / "export" / "export.json").read_text())
+        assert ("model" in made["files"]) == ("--export.merge" in flags)
+        if made["precision"] == "fp32":
+            weights = [load_file(FIRST / "export" / "lora.safetensors"), load(before)]
+            assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
+    losses = [line["step"] for line in read_metrics(FIRST / "metrics.jsonl") if "loss" in line]
+    assert losses == [1, 2], "nothing was trained again"
+
+
+def test_the_plan_of_a_finished_run(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finetune(steps=1) == 0
+    capsys.readouterr()
+    assert finetune("--dry-run", steps=1) == 0
+    assert "length     1 steps" in (out := capsys.readouterr().out) and ", 1 done" in out
 
 
 def test_fewer_steps_than_are_done_take_nothing_back(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
