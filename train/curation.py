@@ -137,8 +137,10 @@ def read_all(folders: Sequence[Folder], size: int) -> list[Source]:
             continue
         sources.append(Source(folder, label, listing))
         if not listing.samples:
+            refused = [problem for problem in listing.problems if problem.refused]
+            why = f": {refused[0].where} {refused[0].what}" + (", and so on" if refused[1:] else "") if refused else ""
             fix = f"See python data/prepare.py {path}"
-            errors.append(InputError("no usable picture", where=f"--data {folder}", fix=fix))
+            errors.append(InputError(f"no usable picture{why}", where=f"--data {folder}", fix=fix))
     raise_all(errors)
     return sources
 

@@ -34,7 +34,9 @@ class Asked:
         if self.since is None:
             self.since = now
             # os.write: print may be interrupted by this very handler in the middle of a line
-            os.write(1, b"\nstopping after this step; once more stops at once\n")
+            # and a launcher is gone after the first Ctrl-C: the terminal's second one would reach nobody
+            again = "once more" if self.parent is None else f"kill {os.getpid()}"
+            os.write(1, f"\nstopping after this step; {again} stops at once\n".encode())
 
     def __bool__(self) -> bool:
         """True in every process as soon as one was asked; to be called by all of them, once a step."""

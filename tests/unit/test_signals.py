@@ -29,6 +29,14 @@ def test_a_signal_asks_and_says_so(number: signal.Signals, capfd: pytest.Capture
     assert capfd.readouterr().out.count("stopping after this step; once more stops at once") == 1
 
 
+def test_behind_a_launcher_the_second_signal_needs_an_address(capfd: pytest.CaptureFixture[str]) -> None:
+    """accelerate's launcher ends at the terminal's first Ctrl-C, so the second one would reach nobody."""
+    with stop_signal(os.getppid()) as asked:
+        interrupt()
+        assert asked
+    assert f"stopping after this step; kill {os.getpid()} stops at once" in capfd.readouterr().out
+
+
 def test_a_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "ECHO", 0.0)
     with stop_signal() as asked:
