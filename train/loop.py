@@ -178,7 +178,8 @@ def look(state: State, task: Task, report: Report, *, on_grid: bool) -> None:
             }
         ]
     )
-    refuse_infinite_looks({side: losses.mean for side, losses in now.items()}, state.step, task)
+    if state.step:
+        refuse_infinite_looks({side: losses.mean for side, losses in now.items()}, state.step, task)
     against = {side: f" ({change} against the base)" for side, change in progress.since_base(found).items()}
     words = [f"{side} {losses.mean:.4f}{against.get(side, '') if state.step else ''}" for side, losses in now.items()]
     report.say(f"step {state.step}: loss at fixed noise: " + ", ".join(words))

@@ -106,6 +106,11 @@ def welch_difference(one: np.ndarray, other: np.ndarray, confidence: float = 0.9
     return Interval(mean, mean - half, mean + half)
 
 
+def content_of(entry: Entry) -> str:
+    """A hash of a picture as the network sees it: renaming it changes neither its noise nor what was asked."""
+    return hashlib.sha256(entry.moments[0].detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Validator:
     """Measures a network on fixed questions. sides: e.g. {"held-out": entries, "train": entries}."""
@@ -119,8 +124,8 @@ class Validator:
     @property
     def questions(self) -> str:
         """A hash of what is asked: losses of the same questions can be compared."""
-        names = {side: [entry.sample_id for entry in entries] for side, entries in self.sides.items()}
-        return hashlib.sha256(json.dumps([names, self.timesteps]).encode()).hexdigest()[:16]
+        contents = {side: [content_of(entry) for entry in entries] for side, entries in self.sides.items()}
+        return hashlib.sha256(json.dumps([contents, self.timesteps]).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def measure(self, denoiser: Denoiser, device: torch.device, each: Each = map) -> dict[str, Losses]:
@@ -144,7 +149,7 @@ class Validator:
         """(timesteps,): one picture at evenly spread timesteps, as a batch: no picture depends on its neighbours."""
         count = self.timesteps
         latents = mean_latents(entry.moments[0], self.scaling_factor)
-        noise = seeds.normal((count, *latents.shape), "validation", entry.sample_id)
+        noise = seeds.normal((count, *latents.shape), "validation", content_of(entry))
         x0 = latents.to(device).expand(count, *latents.shape)
         eps = noise.to(device)
         uniforms = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) / count

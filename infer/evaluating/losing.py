@@ -80,7 +80,7 @@ def encoded(subject: Subject, store: Store, samples: Sequence[Sample]) -> Sequen
         by_bucket[assign(sample.width, sample.height, sizes)].append(sample)
     names = [sample.annotation.file_name for sample in samples]
     some = replace(collection, buckets=by_bucket, held_out=[], prompts={n: collection.prompts[n] for n in names})
-    states, _ = encoding.encode_captions(model, some)
+    states, _ = encoding.encode_captions(model, some, store.machine.device)
     moments, _ = encoding.encode_pictures(model, some, subject.config, store.machine.device)
     return InMemory(store.machine.device).entries(
         [Record(name, moments[name], tuple(states[text] for text in some.prompts[name])) for name in names]

@@ -162,7 +162,7 @@ FAULTS = (
         "validation draws new noise each time",
         "diffusers, ai-toolkit: two measurements differ by luck",
         "train/validation.py",
-        'seeds.normal((count, *latents.shape), "validation", entry.sample_id)',
+        'seeds.normal((count, *latents.shape), "validation", content_of(entry))',
         "torch.randn((count, *latents.shape))",
         (f"{UNIT}test_validation.py",),
     ),

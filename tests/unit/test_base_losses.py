@@ -67,7 +67,6 @@ OTHERS: dict[str, dict[str, object]] = {
             "train": PICTURES[2:],
         }
     },
-    "another id": {"sides": {"held-out": [replace(PICTURES[0], sample_id="x"), PICTURES[1]], "train": PICTURES[2:]}},
     "more timesteps": {"timesteps": 4},
     "another objective": {"objective": Velocity()},
     "another schedule": {"schedule": schedule.linear(1000)},
@@ -82,6 +81,14 @@ def test_other_questions_are_a_miss(other: str) -> None:
     asked = validator(**OTHERS[other])
     remembered(asked, NETWORK, CPU)(counting(asked, Toy(), times))
     assert len(times) == 2
+
+
+def test_a_picture_that_was_renamed_is_none() -> None:
+    times: list[int] = []
+    remembered(validator(), NETWORK, CPU)(counting(validator(), Toy(), times))
+    renamed = {"held-out": [replace(PICTURES[0], sample_id="x"), PICTURES[1]], "train": PICTURES[2:]}
+    remembered(validator(sides=renamed), NETWORK, CPU)(counting(validator(), Toy(), times))
+    assert len(times) == 1
 
 
 def test_another_network_or_machine_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """The loss at fixed noise depends on the picture and the network alone; the interval is Student's, and covers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from data.errors import InputError
 from train.ddpm import process, schedule
 from train.denoiser import Denoiser
 from train.objectives import Epsilon, Objective, Velocity
-from train.validation import Losses, Validator, paired_difference
+from train.validation import Losses, Validator, content_of, paired_difference
 
 CPU = torch.device("cpu")
 TABLE = schedule.linear(1000)
@@ -59,7 +59,7 @@ def unet() -> TinyUnet:
 def test_it_is_the_mean_square_of_what_the_network_gets_wrong(unet: TinyUnet) -> None:
     found = validator(PICTURES[:1], []).measure(Denoiser(unet), CPU)["held-out"]
     moments, states = PICTURES[0].moments[0], PICTURES[0].text_states[0]
-    eps = seeds.normal((8, 2, 3, 5), "validation", "0.png")
+    eps = seeds.normal((8, 2, 3, 5), "validation", content_of(PICTURES[0]))
     unet.eval().requires_grad_(False)
     for index in range(8):
         t = torch.tensor([1000 * (2 * index + 1) // 16])
@@ -92,6 +92,14 @@ def test_timesteps_are_asked_in_pieces_where_memory_runs_out(unet: TinyUnet, roo
 def test_a_single_timestep_that_does_not_fit() -> None:
     with pytest.raises(InputError, match=r"validation: a single picture does not fit into the device's memory\. Use"):
         validator(PICTURES, []).measure(Denoiser(Small(0)), CPU)
+
+
+def test_a_picture_that_was_renamed_is_asked_the_same(unet: TinyUnet) -> None:
+    renamed = [replace(picture, sample_id=f"another/{picture.sample_id}") for picture in PICTURES]
+    before, after = (validator(pictures, []) for pictures in (PICTURES, renamed))
+    assert before.questions == after.questions != validator(PICTURES[:3], []).questions
+    one, other = (each.measure(Denoiser(unet), CPU)["held-out"].values for each in (before, after))
+    assert np.array_equal(one, other)
 
 
 def test_neighbours_and_order_change_no_bit(unet: TinyUnet) -> None:
