@@ -159,6 +159,22 @@ FAULTS = (
         (f"{UNIT}test_validation.py::test_it_leaves_no_trace",),
     ),
     Fault(
+        "an export is compared with an answer that autocast rounded",
+        "our own: full runs in fp16 and bf16 failed at their end",
+        "train/leaving.py",
+        "state.unwrapped_unet()",
+        "state.plain_unet()",
+        ("tests/recipes/test_export.py::test_what_was_trained_in_mixed_precision",),
+    ),
+    Fault(
+        "a run goes on with another number of processes",
+        "our own: it then saw the same pictures again",
+        "train/assembly.py",
+        "    refuse_otherwise_computed(job, found)\n",
+        "",
+        ("tests/recipes/test_going_on.py::test_other_processes_and_precisions_do_not_go_on_unnoticed",),
+    ),
+    Fault(
         "validation draws new noise each time",
         "diffusers, ai-toolkit: two measurements differ by luck",
         "train/validation.py",
