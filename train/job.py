@@ -66,14 +66,17 @@ def follow(config: Config, draw: Draw | None = None) -> tuple[int, Run | None]:
     """As run(), and the run's folder if there is one."""
     job = prepare(config, draw)
     found = None if config.new else run_folder.find(config.runs, job.identity)
-    if found is not None and nothing_left(found, config) and not config.dry_run:
-        job.accelerator.print(already_done(found, config))
+    over = already_done(found, config) if found is not None and nothing_left(found, config) else ""
+    if over and not config.dry_run:
+        job.accelerator.print(over)
         return 0, found
     state = build(job)
-    kept = resume(job, found, state) if found is not None else None
-    plan = make_plan(job, Forecast(job, state, found), kept.step if kept else 0)
+    if found is not None and not over:
+        resume(job, found, state)
+    plan = make_plan(job, Forecast(job, state, found), config.max_steps if over else state.step)
     job.accelerator.print("\n".join(plan.lines()))
     if config.dry_run:
+        job.accelerator.print(over, end="\n" if over else "")
         return 0, found
     found = found or create(job)
     return train(job, state, found, plan), found

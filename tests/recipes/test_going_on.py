@@ -109,6 +109,7 @@ def test_the_plan_of_a_finished_run(finetune: Finetune, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert finetune("--dry-run", steps=1) == 0
     assert "length     1 steps" in (out := capsys.readouterr().out) and ", 1 done" in out
+    assert "finished after 1 steps; nothing to do" in out and "continuing" not in out
 
 
 def test_fewer_steps_than_are_done_take_nothing_back(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:

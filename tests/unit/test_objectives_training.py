@@ -23,7 +23,7 @@ from train.ddpm import schedule as schedules
 from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
 from train.objectives import Epsilon, Objective, Sample, Velocity
-from train.validation import Validator
+from train.validation import Validator, content_of
 
 TABLE = schedules.scaled_linear(1000, 0.00085, 0.012)
 RESCALED = schedules.zero_terminal_snr(TABLE)
@@ -122,7 +122,7 @@ def test_validation_is_the_same_whatever_the_training_loss(kind: type[Objective]
     plain = task_of(kind()).validator.measure(Denoiser(Answers()), CPU)["held-out"].values
     assert np.array_equal(found, plain)
     x0 = mean_latents(entry("0.png").moments[0], 0.5).expand(8, 4, 4, 4)
-    eps = seeds.normal((8, 4, 4, 4), "validation", "0.png")
+    eps = seeds.normal((8, 4, 4, 4), "validation", content_of(entry("0.png")))
     t = torch.arange(8) * 125 + 62
     target = kind().target(TABLE, x0, eps, t)
     assert plain[0].tolist() == pytest.approx((0.25 - target).square().mean(dim=(1, 2, 3)).tolist(), rel=1e-6)
