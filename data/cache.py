@@ -90,7 +90,7 @@ def text_states(texts: Sequence[str], encode: Callable[[str], TextStates], encod
             raise InputError(f"the text encoder gave NaN or infinity for {texts[index]!r}", fix="Mend the model.")
         return states
 
-    return fill([place("texts", digest("text", VERSION, encoder, text)) for text in texts], make, "encoding captions")
+    return fill([text_place(text, encoder) for text in texts], make, "encoding captions")
 
 
 def fill(places: list[Path], make: Callable[[int], Tensor], label: str) -> Filled:
@@ -107,6 +107,15 @@ def fill(places: list[Path], make: Callable[[int], Tensor], label: str) -> Fille
 def is_kept(frame: Frame, encoder: str) -> bool:
     """Whether a frame's moments were encoded before, without reading them."""
     return place("latents", frame.key(encoder)).is_file()
+
+
+def is_read(text: str, encoder: str) -> bool:
+    """Whether a text's states were encoded before, without reading them."""
+    return text_place(text, encoder).is_file()
+
+
+def text_place(text: str, encoder: str) -> Path:
+    return place("texts", digest("text", VERSION, encoder, text))
 
 
 def place(kind: str, key: str) -> Path:

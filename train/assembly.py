@@ -62,7 +62,7 @@ def empty_states(job: Job) -> TextStates | None:
     return encode_text(job.model, "", job.accelerator.device) if job.collection.preserved else None
 
 
-def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
+def resume(job: Job, found: Run, state: State) -> None:
     """Put the run's newest whole checkpoint back, naming those that were not whole. Raises InputError if it was
     computed in another way, or has finished and its checkpoints are gone.
     """
@@ -78,7 +78,6 @@ def resume(job: Job, found: Run, state: State) -> checkpoint.Checkpoint | None:
         raise InputError(what, where=found.checkpoints, fix="--new starts over, in another folder.")
     else:
         job.accelerator.print(f"no checkpoint in {found.path}: it begins at step 0")
-    return kept
 
 
 def refuse_otherwise_computed(job: Job, found: Run) -> None:

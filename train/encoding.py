@@ -80,8 +80,7 @@ def at_home(
 
 def encode_captions(model: BaseModel, collection: Collection, device: torch.device) -> tuple[dict[str, Path], Filled]:
     """Where the states of each prompt lie, the empty one included."""
-    captions = (text for texts in collection.prompts.values() for text in texts)
-    prompts = list(dict.fromkeys(["", *collection.preserved, *captions]))
+    prompts = prompts_of(collection)
 
     def encoded(text: str) -> TextStates:
         launched.go_with_it()
@@ -89,6 +88,12 @@ def encode_captions(model: BaseModel, collection: Collection, device: torch.devi
 
     filled = cache.text_states(prompts, encoded, text_key(model))
     return dict(zip(prompts, filled.places, strict=True)), filled
+
+
+def prompts_of(collection: Collection) -> list[str]:
+    """All that is said, once each: the empty prompt, those that are preserved, the captions."""
+    captions = (text for texts in collection.prompts.values() for text in texts)
+    return list(dict.fromkeys(["", *collection.preserved, *captions]))
 
 
 def encode_pictures(

@@ -17,7 +17,7 @@ from data.options import field_types
 from train import flops, machine, memory, optim
 from train.adapters import base as adapters
 from train.config import Config
-from train.encoding import encode_picture, frames_of
+from train.encoding import encode_picture, encode_text, frames_of, prompts_of, text_key
 from train.flops import Flops
 from train.memory import Memory, Setting
 from train.plan import Disk, Duration, Fits
@@ -274,7 +274,7 @@ class Forecast:
             training=seconds * max(0, config.max_steps - done),
             validation=looks * look * operation,
             checkpoints=saves * self.checkpoint_bytes / DISK_SPEED,
-            encoding=self.missing * self.seconds_to_encode() if self.missing else 0.0,
+            encoding=self.encoding(),
             previews=self.drawing(done) * operation,
         )
 
@@ -290,6 +290,17 @@ class Forecast:
         picture = options.steps * rows * asked + flops.decode_flops(job.model.config("vae"), side, side)
         pictures = len(questions_of(preview_prompts(job), options))
         return (times(done, self.config.max_steps, every) + (done == 0)) * pictures * picture
+
+    def encoding(self) -> float:
+        """Seconds for the pictures and captions that are not in the cache yet, by trying one of each."""
+        model, device, key = self.job.model, self.device, text_key(self.job.model)
+        unread = sum(not cache.is_read(text, key) for text in prompts_of(self.job.collection))
+
+        def read_one() -> None:
+            encode_text(model, "", device)
+
+        texts = unread * min(timed(read_one, device)) if unread else 0.0
+        return texts + (self.missing * self.seconds_to_encode() if self.missing else 0.0)
 
     def seconds_to_encode(self) -> float:
         """Of one picture: the autoencoder is tried on a grey one."""

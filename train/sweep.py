@@ -60,8 +60,9 @@ def run(config: Config, argv: Sequence[str]) -> int:
     candidates = [Candidate(value, candidate_config(config, spec, value, folder, first)) for value in spec.values]
     say(plan_lines(config, spec, counts, first))
     if config.dry_run:
-        say(["of which the first candidate's first round is:"])
-        return job.run(candidates[0].config.model_copy(update={"dry_run": True, "probe": config.probe}))
+        say(["memory, time and money of all candidates together, as if they were one run:"])
+        whole = {"max_steps": trials.total_steps(counts, first), "dry_run": True, "probe": config.probe}
+        return job.run(candidates[0].config.model_copy(update=whole))
     for index, count in enumerate(counts):
         steps = first * 2**index
         going = trials.better_half({c.value: c.loss(steps // 2) if index else 0.0 for c in candidates}, count)

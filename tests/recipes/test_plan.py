@@ -83,6 +83,24 @@ def test_previews_are_in_the_time(config_of: ConfigOf, tiny_model: Path, guidanc
     assert plan["duration"]["previews"] == pytest.approx(4 * 2 * picture * seconds)
 
 
+def test_captions_that_must_be_encoded_are_in_the_time(config_of: ConfigOf) -> None:
+    template = ["--max-steps", "1", "--new", "--pictures.caption", "so many {text}"]
+    for _ in range(2):
+        assert job.run(config_of(*template)) == 0
+    assert job.run(config_of(*template, "--pictures.size", "64")) == 0
+    captions, nothing, pictures = (run.facts("plan.json")["duration"]["encoding"] for run in all_runs(Path("runs")))
+    assert captions > 0 and nothing == 0.0 and pictures > 0
+
+
+def test_the_plan_of_a_sweep_is_that_of_all_its_rounds(config_of: ConfigOf, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of("--sweep", "adapter.rank=2,4,8,16", "--sweep-steps", "3", "--dry-run", "--price-per-hour", "2")
+    assert sweep.run(config, []) == 0
+    out = capsys.readouterr().out
+    assert "rounds     4 to step 3, 2 to step 6" in out
+    assert "length     18 steps in all" in out and "length     18 steps = " in out and "money      " in out
+    assert not all_runs(Path("runs/sweep-adapter.rank"))
+
+
 def test_the_probe_changes_nothing(config_of: ConfigOf) -> None:
     """The run with it and the run without it end in the same weights, bit for bit."""
     probed = weights_after(config_of("--max-steps", "3", "--new"))
