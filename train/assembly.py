@@ -66,7 +66,7 @@ def resume(job: Job, found: Run, state: State) -> None:
     """Put the run's newest whole checkpoint back, naming those that were not whole. Raises InputError if it was
     computed in another way, or has finished and its checkpoints are gone.
     """
-    refuse_otherwise_computed(job, found)
+    machine.refuse_other_ways(found.facts("plan.json"), job.accelerator, found.path)
     kept, skipped = checkpoint.newest(found.checkpoints, job.identity)
     for error in skipped:
         job.accelerator.print(f"skipped: {error}")
@@ -78,16 +78,6 @@ def resume(job: Job, found: Run, state: State) -> None:
         raise InputError(what, where=found.checkpoints, fix="--new starts over, in another folder.")
     else:
         job.accelerator.print(f"no checkpoint in {found.path}: it begins at step 0")
-
-
-def refuse_otherwise_computed(job: Job, found: Run) -> None:
-    """Another number of processes sees other pictures a step, another precision gives other weights."""
-    before, accelerator = found.facts("plan.json"), job.accelerator
-    now = {"processes": accelerator.num_processes, "precision": machine.precision(accelerator)}
-    if before and {name: before.get(name) for name in now} != now:
-        was, would = (f"{each['processes']} process(es) in {each['precision']}" for each in (before, now))
-        what = f"began with {was}, this would go on with {would}"
-        raise InputError(what, where=found.path, fix="Start it as it was started, or start another run with --new.")
 
 
 def open_report(job: Job, found: Run, start: int) -> Report:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -108,6 +110,23 @@ def switches(config: Config, device: torch.device) -> str:
 
 def precision(accelerator: Accelerator) -> str:
     return WORDS.get(accelerator.mixed_precision, accelerator.mixed_precision)
+
+
+def ways(accelerator: Accelerator) -> dict[str, Any]:
+    """What a run's weights follow from besides its settings, for its folder."""
+    return {"processes": accelerator.num_processes, "precision": precision(accelerator)}
+
+
+def refuse_other_ways(before: Mapping[str, Any], accelerator: Accelerator, folder: Path) -> None:
+    """Another number of processes sees other pictures a step, another precision gives other weights. Raises InputError.
+
+    before: the ways of the run that is to go on, among other facts; nothing is refused where they were not written.
+    """
+    now = ways(accelerator)
+    if "processes" in before and {name: before.get(name) for name in now} != now:
+        was, would = (f"{each['processes']} process(es) in {each['precision']}" for each in (before, now))
+        what = f"began with {was}, this would go on with {would}"
+        raise InputError(what, where=folder, fix="Start it as it was started, or start another run with --new.")
 
 
 def device_name(device: torch.device) -> str:

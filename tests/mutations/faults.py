@@ -170,7 +170,7 @@ FAULTS = (
         "a run goes on with another number of processes",
         "our own: it then saw the same pictures again",
         "train/assembly.py",
-        "    refuse_otherwise_computed(job, found)\n",
+        '    machine.refuse_other_ways(found.facts("plan.json"), job.accelerator, found.path)\n',
         "",
         ("tests/recipes/test_going_on.py::test_other_processes_and_precisions_do_not_go_on_unnoticed",),
     ),

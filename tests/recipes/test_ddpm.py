@@ -84,6 +84,17 @@ def test_20_stopped_and_continued_gives_the_same_bits(
     assert "is finished; --new starts over" in capsys.readouterr().out
 
 
+def test_other_processes_and_precisions_do_not_go_on_unnoticed(tmp_path: Path) -> None:
+    runs = ("--runs", str(tmp_path), "--drawings.every", "0", "--data.most", "20")
+    assert fit("--max-steps", "1", *runs) == 0
+    (run,) = all_runs(tmp_path)
+    facts = run.facts("data.json")
+    assert (facts["processes"], facts["precision"]) == (1, "fp32")
+    run.write_json("data.json", facts | {"processes": 2})
+    with pytest.raises(InputError, match=r"began with 2 process\(es\) in fp32, this would go on with 1"):
+        fit("--max-steps", "2", *runs)
+
+
 def test_20_a_paper_network_with_dropout_and_learned_variance_resumes_too(tmp_path: Path) -> None:
     flags = (
         *("--network.kind", "paper", "--network.widths", "8", "--network.widths", "8", "--network.blocks", "1"),

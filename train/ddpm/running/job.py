@@ -178,6 +178,7 @@ def write_folder(job: Job) -> Run:
         "classes": list(train.classes),
         "notes": list(train.notes),
         "steps": job.steps,
+        **machine.ways(job.accelerator),
     }
     files = {
         "config.yaml": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
@@ -223,7 +224,8 @@ class Silence:
 
 
 def resume(job: Job, state: State, found: Run) -> None:
-    """Put the newest whole checkpoint back, bit for bit, naming those that were not whole."""
+    """Put the newest whole checkpoint back, bit for bit, naming those that were not whole. Raises InputError."""
+    machine.refuse_other_ways(found.facts("data.json"), job.accelerator, found.path)
     kept, skipped = checkpoint.newest(found.checkpoints, job.identity)
     for error in skipped:
         job.accelerator.print(f"skipped: {error}")
