@@ -46,13 +46,6 @@ def render(annotation: Annotation, template: str = TEMPLATE, *, fields: Collecti
     return list(dict.fromkeys(prompt for prompt in prompts if prompt))
 
 
-def speechless(samples: Iterable[Sample], template: str) -> list[Sample]:
-    """The pictures of which a template leaves nothing to say: the fields that it names are empty there."""
-    listed = list(samples)
-    fields = known_fields(sample.annotation for sample in listed)
-    return [sample for sample in listed if not render(sample.annotation, template, fields=fields)]
-
-
 def parse(template: str, fields: Collection[str]) -> list[tuple[str, str | None]]:
     """The template as (literal text, field after it or None). Attribute access, indices, formats are not followed."""
     where = f"template {template!r}"

@@ -131,7 +131,9 @@ def empty_prompts(samples: Sequence[Sample], template: str) -> list[Problem]:
     """A warning for each picture that would be trained on with nothing said of it."""
     what = f"the caption template {template!r} leaves nothing to say of it"
     fix = "Fill its fields in, or name {text} in the template."
-    return [Problem(sample.where, what, fix, refused=False) for sample in captions.speechless(samples, template)]
+    fields = captions.known_fields(sample.annotation for sample in samples)
+    empty = [sample for sample in samples if not captions.render(sample.annotation, template, fields=fields)]
+    return [Problem(sample.where, what, fix, refused=False) for sample in empty]
 
 
 def members(samples: list[Sample], numbers: list[int]) -> list[list[Sample]]:

@@ -92,7 +92,7 @@ def collect(config: Config, model: BaseModel) -> Collection:
     found.sort(key=lambda pair: (pair[0].sha256, pair[0].captions, pair[1].folder.weight))
     raw = [sample for sample, _ in found]
     prompts, preserved = render(raw, config.pictures.caption), prompts_of(config.preserve)
-    empty = [sample.where for sample in captions.speechless(raw, config.pictures.caption)]
+    empty = [sample.where for sample, texts in zip(raw, prompts, strict=True) if texts == [""]]
     report = captions.count_tokens(raw, model.tokenizer, config.pictures.caption)
     kept = captions.count_tokens(preserved, model.tokenizer)
     cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in report.cut]

@@ -88,6 +88,12 @@ class Forecast:
         factor = self.job.model.factor
         return {(b.height // factor, b.width // factor): len(held) for b, held in self.job.collection.buckets.items()}
 
+    @property
+    def square(self) -> tuple[int, int]:
+        """The latent size of previews."""
+        side = self.job.collection.square.width // self.job.model.factor
+        return side, side
+
     def question(self, batch: int, size: tuple[int, int]) -> Question:
         return Question(batch, *size, self.tokens)
 
@@ -180,10 +186,9 @@ class Forecast:
     def drawing_bytes(self) -> int:
         """Of previews: both encoders are loaded beside the network, which is asked with the prompt and without."""
         model = self.job.model
-        side = self.job.collection.square.width // model.factor
         rows = 2 if self.device.type == "cpu" else 2 * DRAWN_AT_ONCE
-        asked = memory.look_bytes(self.unet, self.question(rows, (side, side)), self.setting)
-        busiest = max(asked, memory.decode_bytes(model.config("vae"), side, side))
+        asked = memory.look_bytes(self.unet, self.question(rows, self.square), self.setting)
+        busiest = max(asked, memory.decode_bytes(model.config("vae"), *self.square))
         return memory.text_encoder_bytes(model.config("text_encoder")) + int((1 + WORKSPACE) * busiest)
 
     @cached_property
@@ -284,10 +289,9 @@ class Forecast:
         every = options.interval(self.config.validation.every)
         if job.draw is None or every == 0:
             return 0.0
-        side = job.collection.square.width // job.model.factor
-        asked = flops.by_area(self.unet, [(side, side)], self.tokens)[side, side].forward
+        asked = flops.by_area(self.unet, [self.square], self.tokens)[self.square].forward
         rows = 2 if options.guidance > 1 else 1
-        picture = options.steps * rows * asked + flops.decode_flops(job.model.config("vae"), side, side)
+        picture = options.steps * rows * asked + flops.decode_flops(job.model.config("vae"), *self.square)
         pictures = len(questions_of(preview_prompts(job), options))
         return (times(done, self.config.max_steps, every) + (done == 0)) * pictures * picture
 

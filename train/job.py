@@ -76,7 +76,8 @@ def follow(config: Config, draw: Draw | None = None) -> tuple[int, Run | None]:
     plan = make_plan(job, Forecast(job, state, found), config.max_steps if over else state.step)
     job.accelerator.print("\n".join(plan.lines()))
     if config.dry_run:
-        job.accelerator.print(over, end="\n" if over else "")
+        if over:
+            job.accelerator.print(over)
         return 0, found
     found = found or create(job)
     return train(job, state, found, plan), found

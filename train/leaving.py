@@ -9,6 +9,7 @@ from train import checkpoint
 from train.config import SCHEDULES_WITHOUT_END, Config
 from train.exports import record
 from train.exports.facts import facts_of
+from train.exports.models import SINGLE_FILE
 from train.exports.options import Export
 from train.exports.request import Request
 from train.plan import Plan
@@ -78,10 +79,11 @@ def exported(found: Run, wanted: Export) -> bool:
     """Whether the files that are asked for are there, in that precision; or cannot be made, for no weights are kept."""
     made = record.read(found.export)
     files: list[str] = made.get("files", [])
-    missing = {"model": wanted.merge, "model.safetensors": wanted.single_file}
-    there = files and all((found.export / name).exists() for name in files)
-    whole = there and made["precision"] == wanted.precision and all(name in files for name in missing if missing[name])
-    return bool(whole) or not checkpoint.steps(found.checkpoints)
+    there = bool(files) and all((found.export / name).exists() for name in files)
+    merged = "model" in files or not wanted.merge
+    single = SINGLE_FILE in files or not wanted.single_file
+    as_wanted = there and merged and single and made["precision"] == wanted.precision
+    return as_wanted or not checkpoint.steps(found.checkpoints)
 
 
 def already_done(found: Run, config: Config) -> str:

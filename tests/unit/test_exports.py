@@ -146,10 +146,9 @@ def test_a_full_model_as_one_file_reads_back_everywhere(base: BaseModel, tmp_pat
     network.load(load_file(tmp_path / "model.safetensors"))
     assert (probe(network, base) - answer).abs().max() < 2e-5
     again = base_model.BaseModel("again", base.layout, tmp_path / "model.safetensors", base.tokenizer_source)
-    # the same bits at other addresses, where MKL may add in another order
     assert (probe(again.unet, again) - answer).abs().max() < 1e-5
-    state = again.unet.state_dict()
-    assert all(torch.equal(state[name], weight) for name, weight in base.unet.state_dict().items())
+    base.unet.load_state_dict(again.unet.state_dict())  # to addresses where MKL adds in the same order
+    assert torch.equal(probe(base.unet, base), answer)
     third = tmp_path / "third"
     Full().attach(again.unet, seed=1)
     Full().export(again.unet, again, third, asked(single_file=True))  # from a single file to a folder and a single file

@@ -54,16 +54,10 @@ def training_facts(config: Config, plan: Mapping[str, Any], name: str, steps: in
 
 def kohya_buckets(buckets: Mapping[str, Any]) -> dict[str, Any]:
     """{"512x768": {"pictures": 9}} -> {"0": {"resolution": [512, 768], "count": 9}}, as A1111's LoRA page reads it."""
-    sides = {name: [int(side) for side in name.split("x")] for name in buckets}
     return {
-        str(number): {"resolution": sides[name], "count": pictures_of(use)}
+        str(number): {"resolution": [int(side) for side in name.split("x")], "count": use["pictures"]}
         for number, (name, use) in enumerate(buckets.items())
     }
-
-
-def pictures_of(use: Any) -> int:
-    """Of a bucket in a plan, or in a plan that was read from plan.json."""
-    return use["pictures"] if isinstance(use, Mapping) else use.pictures
 
 
 def base_facts(base: BaseModel) -> dict[str, Any]:
