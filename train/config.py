@@ -213,7 +213,7 @@ class Config(Options):
 # May change when the same run is continued: where things lie, how long it goes on, what is written down.
 AT_WILL = {"config", "max_steps", "threads", "runs", "run_name", "new", "dry_run", "logging", "checkpoints", "data"}
 AT_WILL |= {"export"}  # a finished run can be exported again, train/export.py
-AT_WILL |= {"price_per_hour", "probe", "sweep", "sweep_candidates", "sweep_steps"}
+AT_WILL |= {"price_per_hour", "probe", "strict", "sweep", "sweep_candidates", "sweep_steps"}
 AT_WILL |= {"model", "tokenizer", "validation", "previews"}  # the model counts by its content
 # ... and what gives the same bits: gradient checkpointing repeats the same operations, an average on the CPU is updated
 # by the same roundings. Not compile, attention or tf32: they change the mathematics by no more than rounding, but a

@@ -99,4 +99,5 @@ def test_labels_are_short_and_different() -> None:
 def test_where_pictures_are_kept_makes_no_other_run() -> None:
     plain, disk = read(), read("--pictures.keep", "disk")
     assert identity(plain, "data", "model") == identity(disk, "data", "model")
+    assert identity(plain, "data", "model") == identity(read("--strict"), "data", "model")
     assert identity(plain, "data", "model") != identity(read("--pictures.flip"), "data", "model")
