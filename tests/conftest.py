@@ -4,8 +4,12 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # Set before any test imports a library that reads them; child processes inherit them.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -52,6 +56,24 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps its precision in a state shared by all Accelerators of a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def bf16_on_cpu(fresh_accelerate: None) -> "Accelerator":
+    """bf16 autocast as accelerate sets it up."""
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True, mixed_precision="bf16")
 
 
 @pytest.fixture(scope="session")

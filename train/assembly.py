@@ -14,7 +14,7 @@ from data.noise import Noise
 from data.prefetch import InTurn, supply
 from data.schema import Batch
 from data.shapes import TextStates
-from train import attention, base_losses, checkpoint, compiled, ema, machine, optim, workers
+from train import attention, base_losses, checkpoint, compiled, ema, machine, memory, norms, optim, workers
 from train.adapters import base as adapters
 from train.base_losses import Found, Measure
 from train.encoding import Encoded, encode_text
@@ -42,7 +42,10 @@ def build(job: Job) -> State:
     if not config.adapter.trains_base and accelerator.mixed_precision in machine.DTYPES:
         unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
     attention.join(unet, accelerator, compiled=config.compile)
-    held = anchor(unet, empty_states(job), accelerator.device, config.preserve.strength)
+    norms.widen(unet, accelerator, compiled=config.compile)
+    if accelerator.device.type == "cpu" and workers.is_small(unet):
+        memory.keep_freed()
+    held = anchor(unet, empty_states(job), accelerator, config.preserve.strength)
     config.adapter.attach(unet, config.seed)
     machine.arrange(unet, config.memory)
     unet.to(accelerator.device, memory_format=torch.channels_last)

@@ -1,14 +1,14 @@
-"""Attention on a CPU in fewer and larger products: the same sums in another order.
+"""Attention of a small network on a CPU in fewer and larger products: the same sums in another order.
 
 A product of a few hundred rows takes less time than what surrounds it, so layers that read the same numbers are
-computed as one: queries, keys and values; and a weight with its low-rank update, (W + s B A) x in place of
-W x + s B (A x). A step of LoRA on the embedded network takes 0.91 of the time, one of all weights 0.99
-(tests/benchmarks/trainer_speed.py's network, one thread, 2026-11-22).
+computed as one: queries, keys and values. In float32 so are a weight and its low-rank update, (W + s B A) x in place of
+W x + s B (A x); in half precision a small update would be lost in the rounding of its weight. There, attention is two
+products and a softmax, for the backward pass of torch's fused one takes four times as long.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -19,21 +19,34 @@ from train import workers
 from train.libraries import AttnProcessor2_0, LoraLinear
 
 FILLED_TO = 16  # keys: a multiple fills the widest vector registers; 77 take torch's attention longer than 80
-MANY = 128  # queries: for fewer, a mask takes as long as it saves
+MANY = 128  # queries: for fewer, filling up takes as long as it saves
+EVEN = 32  # keys: of so many bfloat16 numbers at a time torch's softmax is fast, what is left over is slow
+HEADS_TO = 8  # numbers of a head: oneDNN's bfloat16 products are slow for what is no multiple
+
+
+class Product(NamedTuple):
+    """What a layer computes: W x + B (A x) + b."""
+
+    weight: Tensor  # (D, C)
+    bias: Tensor | None  # (D,)
+    down: Tensor  # A, (r, C); r is 0 without a LoRA
+    up: Tensor  # B times its scale, (D, r)
 
 
 def join(unet: Any, accelerator: Accelerator, *, compiled: bool) -> None:
-    """Let a small network compute it like this, on a CPU in float32. Names, weights and files stay what they are.
+    """Let a small network compute it like this, on a CPU. Names, weights and files stay what they are.
 
-    In a large one the joined weights, which the backward pass needs again, would take memory that is worth more.
+    In a large one joined weights and scores, which the backward pass needs, would take memory that is worth more.
     """
-    plain = accelerator.device.type == "cpu" and accelerator.mixed_precision == "no" and not compiled
-    if plain and workers.is_small(unet):
-        unet.set_attn_processor(JoinedAttention())
+    kind = {"no": JoinedAttention, "bf16": HalfAttention}.get(accelerator.mixed_precision)
+    if kind and accelerator.device.type == "cpu" and not compiled and workers.is_small(unet):
+        unet.set_attn_processor(kind())
 
 
 class JoinedAttention(AttnProcessor2_0):
-    """diffusers' attention with queries, keys and values in one product; what it does not know is left to theirs."""
+    """diffusers' attention with queries, keys and values in one product, in float32; what it does not know is left to
+    theirs.
+    """
 
     def __call__(  # type: ignore[override]
         self,
@@ -45,19 +58,64 @@ class JoinedAttention(AttnProcessor2_0):
         **others: Any,
     ) -> Tensor:
         layers = [attn.to_q, attn.to_k, attn.to_v, attn.to_out[0]]
-        if attention_mask is not None or not (is_plain(attn) and all(map(is_known, layers))):
+        known = attention_mask is None and is_plain(attn) and all(map(is_known, layers))
+        if not (known and self.is_for(layers)):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **others)
-        mask = None
+        products = list(map(product_of, layers))
         if encoder_hidden_states is None:
-            queries, keys, values = joined(hidden_states, layers[:3])
+            parts = self.joined(hidden_states, products[:3])
         else:
-            (queries,) = joined(hidden_states, layers[:1])
-            states, mask = filled_up(encoder_hidden_states, queries.shape[1])
-            keys, values = joined(states, layers[1:3])
-        parts = [part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in (queries, keys, values)]
-        seen = functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2).flatten(2)
-        (out,) = joined(seen, layers[3:])
+            parts = self.joined(hidden_states, products[:1]) + self.joined(encoder_hidden_states, products[1:3])
+        heads = [part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in parts]
+        (out,) = self.joined(self.attended(*heads).transpose(1, 2).flatten(2), products[3:])
         return attn.to_out[1](out)
+
+    def is_for(self, layers: list[Any]) -> bool:
+        """Float32 on a CPU."""
+        return not torch.is_autocast_enabled("cpu") and all(is_here(layer, torch.float32) for layer in layers)
+
+    def joined(self, x: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
+        """(B, N, C) -> what each layer makes of it, (B, N, D) each."""
+        weights = [torch.addmm(each.weight, each.up, each.down) if len(each.down) else each.weight for each in products]
+        return split(functional.linear(x, stacked(weights)), products)
+
+    def attended(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(B, heads, N, D), (B, heads, L, D) twice -> (B, heads, N, D)."""
+        length = keys.shape[2]
+        more = -length % FILLED_TO
+        mask = None
+        if more and queries.shape[2] >= MANY:
+            mask = keys.new_zeros(1, 1, 1, length + more)
+            mask[..., length:] = -torch.inf
+            keys, values = (functional.pad(part, (0, 0, 0, more)) for part in (keys, values))
+        return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+
+
+class HalfAttention(JoinedAttention):
+    """The same under autocast to bfloat16. As autocast does it on GPUs, the softmax is computed in float32."""
+
+    def is_for(self, layers: list[Any]) -> bool:
+        """Autocast to bfloat16 on a CPU."""
+        half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        return half and all(is_here(layer, torch.float32, torch.bfloat16) for layer in layers)
+
+    def joined(self, x: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
+        made = functional.linear(x, stacked([each.weight for each in products]))
+        if any(len(each.down) for each in products):
+            low = functional.linear(x, stacked([each.down for each in products]))
+            made = made + functional.linear(low, torch.block_diag(*(each.up for each in products)))
+        return split(made, products)
+
+    def attended(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        size = queries.shape[3]
+        queries = queries * size**-0.5
+        more = -size % HEADS_TO
+        if more and min(queries.shape[2], keys.shape[2]) >= MANY:
+            queries, keys, values = (functional.pad(part, (0, more)) for part in (queries, keys, values))
+        scores = queries @ keys.transpose(2, 3)
+        # torch computes it in float32 either way
+        shares = scores.softmax(-1) if keys.shape[2] % EVEN == 0 else scores.softmax(-1, dtype=torch.float32)
+        return (shares.to(values.dtype) @ values)[..., :size]
 
 
 def is_plain(attn: Any) -> bool:
@@ -67,45 +125,43 @@ def is_plain(attn: Any) -> bool:
 
 
 def is_known(layer: nn.Module) -> bool:
-    """A linear layer, perhaps with one LoRA that nothing is dropped from, in float32 on a CPU."""
+    """A linear layer, perhaps with one LoRA that nothing is dropped from."""
     if type(layer) is nn.Linear:
-        return is_here(layer.weight)
+        return True
     if type(layer) is not LoraLinear or layer.merged or layer.disable_adapters or len(layer.active_adapters) != 1:
         return False
-    (name,), base = layer.active_adapters, layer.base_layer
+    (name,) = layer.active_adapters
     special = name in layer.lora_variant or layer.lora_bias.get(name) or layer.fan_in_fan_out
     plain = not special and type(layer.lora_dropout[name]) is nn.Identity if name in layer.lora_A else False
-    return plain and type(base) is nn.Linear and is_here(base.weight)
+    return plain and type(layer.base_layer) is nn.Linear
 
 
-def is_here(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+def is_here(layer: Any, *dtypes: torch.dtype) -> bool:
+    """Whether the weight of a layer that is known is on a CPU, in one of these types."""
+    weight = getattr(layer, "base_layer", layer).weight
+    return weight.device.type == "cpu" and weight.dtype in dtypes
 
 
-def joined(x: Tensor, layers: list[Any]) -> tuple[Tensor, ...]:
-    """(B, N, C) -> what each layer makes of it, (B, N, D) each, in one product."""
-    weights, biases = zip(*map(weight_and_bias, layers), strict=True)
-    if len(layers) == 1:
-        return (functional.linear(x, weights[0], biases[0]),)
-    made = functional.linear(x, torch.cat(weights)).split([len(weight) for weight in weights], dim=2)
-    return tuple(part if bias is None else part + bias for part, bias in zip(made, biases, strict=True))
-
-
-def weight_and_bias(layer: Any) -> tuple[Tensor, Tensor | None]:
-    """Of a layer that is known: W + s B A."""
+def product_of(layer: Any) -> Product:
+    """Of a layer that is known."""
     if type(layer) is nn.Linear:
-        return layer.weight, layer.bias
+        nothing = layer.weight.new_zeros(0)
+        return Product(
+            layer.weight, layer.bias, nothing.view(0, layer.in_features), nothing.view(layer.out_features, 0)
+        )
     (name,), base = layer.active_adapters, layer.base_layer
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return torch.addmm(base.weight, up, down, alpha=layer.scaling[name]), base.bias
+    return Product(base.weight, base.bias, down, layer.scaling[name] * up)
 
 
-def filled_up(states: Tensor, queries: int) -> tuple[Tensor, Tensor | None]:
-    """(B, L, C) with as many more rows as registers want, and a mask that hides them, if that saves time."""
-    length = states.shape[1]
-    more = -length % FILLED_TO
-    if not more or queries < MANY:
-        return states, None
-    mask = states.new_zeros(1, 1, 1, length + more)
-    mask[..., length:] = -torch.inf
-    return functional.pad(states, (0, 0, 0, more)), mask
+def stacked(weights: list[Tensor]) -> Tensor:
+    return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+
+def split(made: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
+    """(B, N, D + ...) -> (B, N, D) each, with its bias."""
+    parts = made.split([len(each.weight) for each in products], dim=2)
+    return tuple(
+        part if each.bias is None else part + each.bias.to(part.dtype)
+        for part, each in zip(parts, products, strict=True)
+    )

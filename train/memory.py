@@ -222,9 +222,28 @@ def give_back() -> None:
     phase of a run would come on top of those before: 8.5 in place of 6.4 GiB for LoRA at 512 pixels on a CPU.
     """
     gc.collect()
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(library, "malloc_trim"):  # not in every C library
+    library = c_library()
+    if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+def keep_freed() -> None:
+    """Do not return freed main memory to the system until give_back(): a step asks for the same as the one before, and
+    every page that comes anew is emptied first. A small network's step takes up to an eighth of its time for that.
+    """
+    library = c_library()
+    if hasattr(library, "mallopt"):
+        for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            library.mallopt(setting, LARGEST)
+
+
+def c_library() -> Any:
+    """With glibc's functions, if it is that one."""
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+LARGEST = 2**31 - 1  # bytes
 
 
 def free_bytes(device: torch.device) -> int | None:

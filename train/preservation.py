@@ -18,11 +18,14 @@ keeps words as well, but with them the base's look.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from accelerate import Accelerator
 
 from data.errors import InputError
 from data.schema import Batch
@@ -69,6 +72,7 @@ class Anchored:
     base: Denoiser
     empty: TextStates  # (L, D): of the empty prompt, on the device
     strength: float = 1.0
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext  # as the trained network's
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +86,8 @@ class Anchored:
         index = torch.tensor(rows, device=target.device)
         prompts = batch.text_states[index]
         empty = self.empty.to(prompts).expand_as(prompts)
-        both = self.base(noisy[index].repeat(2, 1, 1, 1), t[index].repeat(2), torch.cat([prompts, empty]))
+        with self.autocast():
+            both = self.base(noisy[index].repeat(2, 1, 1, 1), t[index].repeat(2), torch.cat([prompts, empty]))
         said, unsaid = both.chunk(2)
         added = toneless(said - unsaid)
         return target.index_add(0, index, (self.strength * added).to(target.dtype))
@@ -93,12 +98,13 @@ def toneless(added: Latents) -> Latents:
     return added - added.flatten(2).median(-1).values[..., None, None]
 
 
-def anchor(unet: Any, empty: TextStates | None, device: torch.device, strength: float = 1.0) -> Anchor:
+def anchor(unet: Any, empty: TextStates | None, accelerator: Accelerator, strength: float = 1.0) -> Anchor:
     """Take a copy of the network before it is adapted. empty: None if nothing is to be preserved. strength: w above."""
     if empty is None:
         return ADRIFT
-    base = copy.deepcopy(unet).requires_grad_(False).eval()
-    return Anchored(Denoiser(base.to(device, memory_format=torch.channels_last)), empty.to(device), strength)
+    device = accelerator.device
+    base = copy.deepcopy(unet).requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    return Anchored(Denoiser(base), empty.to(device), strength, lambda: accelerator.autocast())
 
 
 def prompts_of(config: Preservation) -> list[str]:

@@ -1,30 +1,33 @@
 """How much faster a step is than that of a plain loop, and by what. Ratios in one run; nothing else should be running.
 
 python -m tests.benchmarks.trainer_speed [--adapter full] [--batch-size 8] [--model FOLDER] [--rounds 5]
+                                          [--precision bf16]
 
 The plain loop is written as diffusers' text-to-image example does it: the picture is read, the autoencoder and the text
 encoder run at every step, weights are contiguous, AdamW is not fused, and the loss is read at every step. Each line
 takes one thing away; the last two are the trainer's own step, with all threads in every layer and, where that is
 faster, with threads that compute parts of the batch side by side (train/workers.py). Same adapter, batch, precision,
-threads and device; the lines take turns in every round. `gain`: over the line before, medians over the rounds.
+threads and device; each line has a process, and they take turns in every round. `gain`: over the line before, medians
+over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
 from torch import Tensor
 
 from data import images
@@ -35,6 +38,7 @@ from train.base_model import BaseModel
 from train.config import Config
 from train.curation import Collection, collect
 from train.encoding import encode
+from train.libraries import diffusers
 from train.state import Task
 from train.validation import Validator
 from train.window import Window
@@ -89,7 +93,7 @@ def plain_step(bench: Bench, habits: Plain) -> Step:
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=habits.fused)
     unet, optimizer = bench.accelerator.prepare(unet, optimizer)
     rates = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    noises = DDPMScheduler.from_config(bench.model.scheduler_config)
+    noises = diffusers.DDPMScheduler.from_config(bench.model.scheduler_config)
     pixels, states = shown(bench, device), said(bench, device)
     kept = {sample.sha256: latents_of(bench, pixels(sample)) for sample in bench.collection.train[: 4 * size]}
     samples: Iterator[Sample] = itertools.cycle(bench.collection.train[: 4 * size])
@@ -174,6 +178,14 @@ def our_step(bench: Bench, steps: int, *, side_by_side: bool) -> tuple[Step, Win
     return lambda: loop.step(state, task, batches, window), window, batches.close
 
 
+def step_of(bench: Bench, name: str, steps: int) -> tuple[Step, Window | None, Callable[[], None]]:
+    """Of a line: one step, its window if it is ours, and what closes it."""
+    plain = {habits.name: habits for habits in LINES}.get(name)
+    if plain is not None:
+        return plain_step(bench, plain), None, lambda: None
+    return our_step(bench, steps, side_by_side=name == SIDE_BY_SIDE)
+
+
 def seconds_of(step: Step, count: int) -> float:
     """Mean seconds of a step, with what the device still has to do."""
     start = time.perf_counter()
@@ -184,24 +196,66 @@ def seconds_of(step: Step, count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
-def measure(bench: Bench, rounds: int, steps: int) -> tuple[dict[str, list[float]], float]:
-    """Seconds a step of every line in every round, after one that does not count, and our share of waiting for data."""
-    ours = {
-        name: our_step(bench, (rounds + 1) * steps, side_by_side=name == SIDE_BY_SIDE) for name in (OURS, SIDE_BY_SIDE)
-    }
-    lines: dict[str, Step] = {habits.name: plain_step(bench, habits) for habits in LINES}
-    lines |= {name: step for name, (step, _, _) in ours.items()}
-    for step in lines.values():
-        seconds_of(step, steps)
-    window = ours[SIDE_BY_SIDE][1]
-    window.clear()
-    found: dict[str, list[float]] = {name: [] for name in lines}
-    for _ in range(rounds):
-        for name, step in lines.items():
-            found[name].append(seconds_of(step, steps))
-    for _, _, close in ours.values():
-        close()
-    return found, sum(window.waits) / (steps * sum(found[SIDE_BY_SIDE]))
+@dataclass(frozen=True)
+class Options:
+    """The command's."""
+
+    adapter: Literal["lora", "full"]
+    batch_size: int
+    model: str
+    rounds: int
+    steps: int
+    precision: str
+
+    def bench(self) -> Bench:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = self.precision
+        adapter = {"kind": self.adapter}
+        config = Config.model_validate({"model": self.model, "batch_size": self.batch_size, "adapter": adapter})
+        accelerator = machine.start(config)
+        model = base_model.load(config.model)
+        return Bench(config, model, accelerator, collect(config, model))
+
+
+def serve(pipe: Connection, options: Options, name: str) -> None:
+    """One line in a process of its own, for the trainer's settings of the C library must not help the others: says
+    what it runs on, then the seconds of a step in each round asked for, then its share of waiting for data.
+    """
+    bench = options.bench()
+    step, window, close = step_of(bench, name, (options.rounds + 1) * options.steps)
+    seconds_of(step, options.steps)
+    if window is not None:
+        window.clear()
+    device, precision = machine.device_name(bench.accelerator.device), machine.precision(bench.accelerator)
+    pipe.send(f"{device}, {precision}, {torch.get_num_threads()} threads")
+    spent = 0.0
+    while pipe.recv():
+        seconds = seconds_of(step, options.steps)
+        spent += options.steps * seconds
+        pipe.send(seconds)
+    pipe.send(sum(window.waits) / spent if window is not None else 0.0)
+    close()
+
+
+def measure(options: Options) -> tuple[str, dict[str, list[float]], float]:
+    """What it ran on; seconds a step of every line in every round, after one that does not count; our share of waiting
+    for data.
+    """
+    pipes, words = dict[str, Connection](), ""
+    context = multiprocessing.get_context("spawn")
+    for name in [*(habits.name for habits in LINES), OURS, SIDE_BY_SIDE]:
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, options, name), daemon=True).start()
+        theirs.close()
+        words = pipes[name].recv()
+    found: dict[str, list[float]] = {name: [] for name in pipes}
+    for _ in range(options.rounds):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            found[name].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(False)
+    waiting = [pipe.recv() for pipe in pipes.values()]
+    return words, found, max(waiting)
 
 
 def main() -> None:
@@ -211,18 +265,12 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="of each line in a round")
-    options = parser.parse_args()
-    config = Config.model_validate(
-        {"model": options.model, "batch_size": options.batch_size, "adapter": {"kind": options.adapter}}
-    )
+    parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no", help="accelerate's")
+    options = Options(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("ATELIER_CACHE", folder)
-        accelerator = machine.start(config)
-        model = base_model.load(config.model)
-        bench = Bench(config, model, accelerator, collect(config, model))
-        found, waiting = measure(bench, options.rounds, options.steps)
-    print(f"{options.adapter}, batches of {options.batch_size}, {machine.device_name(accelerator.device)}, "
-          f"{machine.precision(accelerator)}, {torch.get_num_threads()} threads")  # fmt: skip
+        words, found, waiting = measure(options)
+    print(f"{options.adapter}, batches of {options.batch_size}, {words}")
     before = slowest = found[AS_THE_EXAMPLE.name]
     for name, seconds in found.items():
         rate = options.batch_size / statistics.median(seconds)

@@ -3,12 +3,10 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -68,12 +66,8 @@ def test_a_run_leaves_what_was_asked_and_says_how_to_use_it(run: Run) -> None:
 
 
 @pytest.fixture
-def bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """accelerate's mixed precision, which it keeps once for a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+def bf16(fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("flags", [["--adapter.kind", "full"], ["--adapter.kind", "lora", "--export.merge"]], ids=str)

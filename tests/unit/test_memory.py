@@ -160,3 +160,28 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", PHASES], capture_output=True, text=True, check=True)
     full, left = map(int, done.stdout.split())
     assert full > 200 and left < 60
+
+
+KEPT = """
+import sys
+import torch
+from train import memory
+if sys.argv[1] == "kept":
+    memory.keep_freed()
+before = memory.resident_bytes()
+held = torch.ones(64 << 18)  # 64 MiB
+del held
+left = memory.resident_bytes() - before
+memory.give_back()
+print(left >> 20, (memory.resident_bytes() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+@pytest.mark.parametrize("how", ["kept", "not kept"])
+def test_freed_memory_stays_between_steps(how: str) -> None:
+    """Else every step gets its pages anew; what is given back goes all the same."""
+    done = subprocess.run([sys.executable, "-c", KEPT, how], capture_output=True, text=True, check=True)
+    left, given = map(int, done.stdout.split())
+    assert left > 60 if how == "kept" else left < 8
+    assert given < 8

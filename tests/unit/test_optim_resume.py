@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from data.errors import InputError
 from tests.small_runs import Toy, advance, equal, seeded_unet, small_run, trained
@@ -72,6 +73,20 @@ def test_resumed_unet(adapter: str, kind: str, tmp_path: Path) -> None:
             loop.step(parts, task, batches, window)
         loop.save(parts, task)
     assert torch.equal(torch.stack(window.losses), torch.stack(expected.losses))
+    assert equal(everything(parts), everything(whole))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_resumed_in_half_precision(adapter: str, tmp_path: Path, bf16_on_cpu: Accelerator) -> None:
+    changes = settings("adamw", adapter={"kind": adapter}, shapes=[(4, 4, 4)], accelerator=bf16_on_cpu)
+    whole, task = small_run(tmp_path / "whole", seeded_unet(), **changes)
+    expected = advance(whole, task, 4)
+    parts, task = small_run(tmp_path, seeded_unet(), **changes)
+    losses = advance(parts, task, 2).losses
+    loop.save(parts, task)
+    parts, task = reopened(tmp_path, seeded_unet(), **changes)
+    losses += advance(parts, task, 2).losses
+    assert torch.equal(torch.stack(losses), torch.stack(expected.losses))
     assert equal(everything(parts), everything(whole))
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
-from accelerate.state import AcceleratorState
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils import checkpoint as checkpointing
 
@@ -101,21 +99,13 @@ def test_tf32_is_a_switch(on: bool) -> None:
 # ---- precision
 
 
-@pytest.fixture
-def bf16() -> Iterator[Accelerator]:
-    """bf16 autocast as accelerate sets it up; it keeps the precision in a state shared by all Accelerators."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield Accelerator(cpu=True, mixed_precision="bf16")
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.parametrize(("adapter", "base"), [("lora", torch.bfloat16), ("full", torch.float32)])
 def test_bf16_keeps_float32_masters_that_move(
-    adapter: str, base: torch.dtype, tmp_path: Path, bf16: Accelerator
+    adapter: str, base: torch.dtype, tmp_path: Path, bf16_on_cpu: Accelerator
 ) -> None:
     """Weights held in bf16 would not: an update of 3e-6 on a weight of 0.1 is a hundredth of its last bit."""
     rate, steps = 3e-6, 3
-    state, task = unet_run(tmp_path, adapter, accelerator=bf16, learning_rate=rate)
+    state, task = unet_run(tmp_path, adapter, accelerator=bf16_on_cpu, learning_rate=rate)
     unet = state.plain_unet()
     assert unet.conv_in.weight.dtype == base
     before = trained(state)
@@ -142,6 +132,29 @@ def test_a_network_spread_over_gpus_is_refused(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv(variable, "true")
     with pytest.raises(InputError, match=rf"{name} spreads one network.*gpus\.yaml"):
         machine.start(Config())
+
+
+@pytest.fixture
+def asked_for_fp16(fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate_config.yaml does."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+@pytest.mark.parametrize(("has", "precision", "word"), [(True, "bf16", "bf16"), (False, "no", "fp32")])
+@pytest.mark.usefixtures("asked_for_fp16")
+def test_without_a_gpu_half_precision_is_the_cpus_own(
+    has: bool, precision: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has} if has else {})
+    assert machine.start(Config()).mixed_precision == precision
+    assert f"no GPU here: fp16 is for GPUs, training in {word} on the CPU" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+@pytest.mark.usefixtures("asked_for_fp16")
+def test_from_scratch_training_stays_in_float32_on_a_cpu() -> None:
+    assert machine.begin(None).mixed_precision == "no"
 
 
 def test_a_compiler_past_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
 """Preserved prompts: whose targets move and by how much, what they cost, and what is wrong with a file of them."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
@@ -14,9 +17,9 @@ from data.captions import count_tokens
 from data.dataset import EncodedPictures, Layout, Position, StepSampler, collate
 from data.errors import InputError
 from data.schema import Batch
-from tests.small_runs import Toy, advance, entries, equal, small_run, trained
+from tests.small_runs import Toy, advance, entries, equal, seeded_unet, small_run, trained
 from tests.tiny import TEXT_WIDTH
-from train import assembly, loop, machine
+from train import assembly, loop, machine, norms
 from train.base_model import load
 from train.config import Config, Preservation, identity
 from train.curation import collect
@@ -62,7 +65,7 @@ def test_the_target_moves_by_what_the_base_says_of_the_prompt(strength: float) -
     network, batch = Spotted(tone=0.5), batch_of(0.5)
     assert 0 < sum(batch.preserved) < 8
     target, t = torch.randn(8, 4, 8, 8), torch.arange(8) * 100
-    moved = anchor(network, EMPTY, torch.device("cpu"), strength).moved(target, batch.latents, t, batch)
+    moved = anchor(network, EMPTY, Accelerator(cpu=True), strength).moved(target, batch.latents, t, batch)
     said = strength * (network.words(batch.text_states.mean(1)) - network.words(EMPTY.mean(0)))
     for row, preserved in enumerate(batch.preserved):
         if preserved:
@@ -74,10 +77,10 @@ def test_the_target_moves_by_what_the_base_says_of_the_prompt(strength: float) -
 
 def test_nothing_preserved_nothing_moves() -> None:
     batch, target = batch_of(0.0), torch.randn(8, 4, 8, 8)
-    held = anchor(Toy(), EMPTY, torch.device("cpu"))
+    held = anchor(Toy(), EMPTY, Accelerator(cpu=True))
     for anything in (held, ADRIFT):
         assert anything.moved(target, batch.latents, torch.zeros(8, dtype=torch.long), batch) is target
-    assert anchor(Toy(), None, torch.device("cpu")) is ADRIFT
+    assert anchor(Toy(), None, Accelerator(cpu=True)) is ADRIFT
 
 
 def test_which_samples_are_preserved_follows_from_their_position() -> None:
@@ -117,7 +120,7 @@ def anchored_run(folder: Path, **changes: Any) -> tuple[loop.State, loop.Task]:
         sampler = StepSampler([7], task.layout, seed=0, start=start, stop=stop)
         return InTurn(iter([collate([source[place] for place in places]) for places in sampler]))
 
-    state.anchor = anchor(Spotted(), EMPTY, torch.device("cpu"))
+    state.anchor = anchor(Spotted(), EMPTY, Accelerator(cpu=True))
     object.__setattr__(task, "batches", batches)
     return state, task
 
@@ -142,7 +145,7 @@ def test_a_base_that_is_the_network_keeps_the_direction_and_learns_the_rest() ->
     network, batch = Spotted(), batch_of(0.5)
     t = torch.arange(8) * 100
     empty = Denoiser(network)(batch.latents, t, EMPTY.expand(8, -1, -1)).detach()  # the look: whatever it says
-    wanted = anchor(network, EMPTY, torch.device("cpu")).moved(empty, batch.latents, t, batch)
+    wanted = anchor(network, EMPTY, Accelerator(cpu=True)).moved(empty, batch.latents, t, batch)
     said = Denoiser(network)(batch.latents, t, batch.text_states)
     rows = torch.tensor(batch.preserved)
     torch.testing.assert_close(said[rows], wanted[rows], atol=1e-5, rtol=1e-5)
@@ -183,6 +186,31 @@ def write_set(folder: Path) -> str:
         Image.fromarray(picture).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"picture {number}\n")
     return str(folder)
+
+
+def test_the_base_is_asked_as_the_trained_network_is(bf16_on_cpu: Accelerator) -> None:
+    """In half precision with norms in float32, and never in weights of one precision and numbers of another."""
+    unet = seeded_unet()
+    draw = torch.Generator().manual_seed(1)
+    x, said = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 5, TEXT_WIDTH, generator=draw)
+    t, preserved = torch.tensor([100, 900]), torch.ones(2, dtype=torch.bool)
+    batch = cast(Batch, SimpleNamespace(text_states=said, preserved=preserved))
+    zero = torch.zeros_like(x)
+    exact = Anchored(Denoiser(copy.deepcopy(unet)), EMPTY).moved(zero, x, t, batch)
+    unet.to(torch.bfloat16)
+    norms.widen(unet, bf16_on_cpu, compiled=False)
+    seen: set[tuple[torch.dtype, torch.dtype]] = set()
+
+    def note(layer: Any, given: Any, answer: Tensor) -> None:
+        seen.add((layer.weight.dtype, answer.dtype))
+
+    held = anchor(unet, EMPTY, bf16_on_cpu)
+    assert isinstance(held, Anchored)
+    for name in ("norm1", "conv1"):
+        held.base.unet.get_submodule(f"down_blocks.0.resnets.0.{name}").register_forward_hook(note)
+    found = held.moved(zero, x, t, batch)
+    assert seen == {(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)}
+    assert 0 < (found - exact).norm() < 0.05 * exact.norm()
 
 
 def test_a_run_is_held_as_strongly_as_its_settings_say(tmp_path: Path) -> None:
