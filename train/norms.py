@@ -1,6 +1,6 @@
-"""Group norms of half-precision numbers in float32 on a CPU, as autocast has it on GPUs.
+"""Norms of half-precision numbers in float32 on a CPU, as autocast has it on GPUs.
 
-torch's own for bfloat16 numbers in channels-last order takes up to five times as long there.
+For bfloat16 numbers in channels-last order torch's group norm takes up to five times as long there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def widen(unet: Any, accelerator: Accelerator, *, compiled: bool) -> None:
     half_on_cpu = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
     if half_on_cpu and not compiled and workers.is_small(unet):
         for layer in unet.modules():
-            if type(layer) is nn.GroupNorm:
+            if type(layer) in (nn.GroupNorm, nn.LayerNorm):
                 layer.float().register_forward_pre_hook(in_float32)
 
 

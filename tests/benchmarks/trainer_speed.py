@@ -261,7 +261,7 @@ def measure(options: Options) -> tuple[str, dict[str, list[float]], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", choices=("lora", "full"), default="lora")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=16, help="as train/configs/pocket.yaml has it")
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="of each line in a round")
