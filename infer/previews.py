@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from infer.outputs import Finished
     from train.base_model import BaseModel
 
-VERSION = 2  # raise it when the same question would get another picture
+VERSION = 3  # raise it when the same question would get another picture
 SCHEDULER = "dpmpp_2m"  # second order: a dozen steps show what the model's own PNDM shows in thirty
 
 
