@@ -70,9 +70,7 @@ def resume(job: Job, found: Run, state: State) -> None:
     computed in another way, or has finished and its checkpoints are gone.
     """
     machine.refuse_other_ways(found.facts("plan.json"), job.accelerator, found.path)
-    kept, skipped = checkpoint.newest(found.checkpoints, job.identity)
-    for error in skipped:
-        job.accelerator.print(f"skipped: {error}")
+    kept = checkpoint.found_by(job.accelerator, found.checkpoints, job.identity)
     if kept is not None:
         restore(state, kept, found.checkpoints)
         job.accelerator.print(f"continuing {found.path} after step {kept.step}")

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,6 +21,9 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.files import replaced_folder, sha256
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 FILES = ("weights.safetensors", "optimizer.safetensors")
 AVERAGE = "ema.safetensors"
@@ -106,6 +109,35 @@ def newest(folder: Path, identity: str) -> tuple[Checkpoint | None, list[InputEr
         except InputError as error:
             skipped.append(error)
     return None, skipped
+
+
+def found_by(accelerator: Accelerator, folder: Path, identity: str) -> Checkpoint | None:
+    """The newest checkpoint that is whole, for a run that goes on. What was not whole is named. What is of another run,
+    put there by somebody, is moved to `folder/of-another-run`.
+    """
+    kept, skipped = newest(folder, identity)
+    accelerator.wait_for_everyone()  # all have read
+    for error in skipped:
+        accelerator.print(f"skipped: {error}")
+    for path, other in others(folder, identity) if accelerator.is_main_process else []:
+        aside = folder / "of-another-run" / f"{path.name}-{other[:8]}"
+        aside.parent.mkdir(exist_ok=True)
+        if not aside.exists():
+            path.rename(aside)
+            accelerator.print(f"moved to {aside}: what is saved next would replace it")
+    return kept
+
+
+def others(folder: Path, identity: str) -> list[tuple[Path, str]]:
+    """Checkpoints of other runs, with their identities."""
+    found: list[tuple[Path, str]] = []
+    for path in steps(folder):
+        try:
+            other = json.loads((path / "state.json").read_text())["identity"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        found += [(path, str(other))] if other != identity else []
+    return found
 
 
 def steps(folder: Path) -> list[Path]:

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data.errors import InputError
 from train import checkpoint, optim
-from train.checkpoint import Checkpoint, load, newest, prune, save
+from train.checkpoint import Checkpoint, found_by, load, newest, prune, save, steps
 from train.optim import OptimConfig
 
 KINDS = sorted(optim.BUILDERS)
 RUN = "the identity of this run"
+OTHER = "7e57ab1e00"
 
 
 class Trainee:
@@ -186,6 +188,27 @@ def test_another_runs_is_named_and_skipped(tmp_path: Path) -> None:
     assert [str(error) for error in skipped] == [
         f"{tmp_path / '000007'}: checkpoint of another run (its settings differ)"
     ]
+
+
+def test_another_runs_is_moved_aside_and_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody copied it there, to go on from it: older, newer, and one that cannot be read, which is nobody's."""
+    for step, run in ((2, OTHER), (5, RUN), (7, OTHER)):
+        save(tmp_path, small(step), run)
+    (tmp_path / "000009").mkdir()
+    here = Accelerator(cpu=True)
+    found = found_by(here, tmp_path, RUN)
+    assert found is not None and found.step == 5
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == f"skipped: {tmp_path / '000007'}: checkpoint of another run (its settings differ)"
+    assert [line.partition(":")[0] for line in said[2:]] == [
+        f"moved to {tmp_path / 'of-another-run' / name}" for name in ("000002-7e57ab1e", "000007-7e57ab1e")
+    ]
+    save(tmp_path, small(6), RUN)
+    prune(tmp_path, 1)
+    assert [path.name for path in steps(tmp_path)] == ["000006"]
+    for step in (2, 7):
+        assert load(tmp_path / "of-another-run" / f"{step:06d}-7e57ab1e", OTHER).step == step
+    assert newest(tmp_path, RUN)[1] == []
 
 
 def test_half_written_folders_do_not_count(tmp_path: Path) -> None:

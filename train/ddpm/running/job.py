@@ -226,9 +226,7 @@ class Silence:
 def resume(job: Job, state: State, found: Run) -> None:
     """Put the newest whole checkpoint back, bit for bit, naming those that were not whole. Raises InputError."""
     machine.refuse_other_ways(found.facts("data.json"), job.accelerator, found.path)
-    kept, skipped = checkpoint.newest(found.checkpoints, job.identity)
-    for error in skipped:
-        job.accelerator.print(f"skipped: {error}")
+    kept = checkpoint.found_by(job.accelerator, found.checkpoints, job.identity)
     if kept is None:
         return
     state.plain_network().load_state_dict(dict(kept.weights))
