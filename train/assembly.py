@@ -43,7 +43,7 @@ def build(job: Job) -> State:
         unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
     attention.join(unet, accelerator, compiled=config.compile)
     norms.widen(unet, accelerator, compiled=config.compile)
-    if accelerator.device.type == "cpu" and workers.is_small(unet):
+    if workers.is_small_on_cpu(unet, accelerator):
         memory.keep_freed()
     held = anchor(unet, empty_states(job), accelerator, config.preserve.strength)
     config.adapter.attach(unet, config.seed)

@@ -24,11 +24,12 @@ from train.libraries import AttnProcessor2_0, LoraLinear
 FILLED_TO = 16  # keys: a multiple fills the widest vector registers; 77 take torch's attention longer than 80
 MANY = 128  # queries: for fewer, filling up takes as long as it saves
 EVEN = 32  # keys: of so many bfloat16 numbers at a time torch's softmax is fast, what is left over is slow
+MOST = 2**17  # scores of a head that are written out: 1024 x 77 are, 1024 x 1024 take memory that is worth more
 HEADS_TO = 8  # numbers of a head: oneDNN's bfloat16 products are slow for what is no multiple
 
 
 class Product(NamedTuple):
-    """What a layer computes: W x + B (A x) + b."""
+    """What makes a layer's answer, (W + B A) x + b or, where small updates must not be rounded, W x + B (A x) + b."""
 
     weight: Tensor  # (D, C)
     bias: Tensor | None  # (D,)
@@ -39,10 +40,10 @@ class Product(NamedTuple):
 def join(unet: Any, accelerator: Accelerator, *, compiled: bool) -> None:
     """Let a small network compute it like this, on a CPU. Names, weights and files stay what they are.
 
-    In a large one joined weights and scores, which the backward pass needs, would take memory that is worth more.
+    In a large one joined weights, which the backward pass needs, would take memory that is worth more.
     """
     kind = {"no": JoinedAttention, "bf16": HalfAttention}.get(accelerator.mixed_precision)
-    if kind and accelerator.device.type == "cpu" and not compiled and workers.is_small(unet):
+    if kind and workers.is_small_on_cpu(unet, accelerator) and not compiled:
         unet.set_attn_processor(kind())
 
 
@@ -95,7 +96,9 @@ class JoinedAttention(AttnProcessor2_0):
 
 
 class HalfAttention(JoinedAttention):
-    """The same under autocast to bfloat16. As autocast does it on GPUs, the softmax is computed in float32."""
+    """The same under autocast to bfloat16. Scores are rounded to it before the softmax, which is computed in float32;
+    torch's fused attention rounds what comes out of the softmax only.
+    """
 
     def is_for(self, layers: list[Any]) -> bool:
         """Autocast to bfloat16 on a CPU."""
@@ -110,15 +113,22 @@ class HalfAttention(JoinedAttention):
         return split(made, products)
 
     def attended(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        size = queries.shape[3]
-        queries = queries * size**-0.5
-        more = -size % HEADS_TO
-        if more and min(queries.shape[2], keys.shape[2]) >= MANY:
-            queries, keys, values = (functional.pad(part, (0, more)) for part in (queries, keys, values))
-        scores = queries @ keys.transpose(2, 3)
-        # torch computes it in float32 either way
-        shares = scores.softmax(-1) if keys.shape[2] % EVEN == 0 else scores.softmax(-1, dtype=torch.float32)
-        return (shares.to(values.dtype) @ values)[..., :size]
+        return half_attended(queries, keys, values)
+
+
+def half_attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of bfloat16 numbers, written out where its scores take little memory. Shapes as in `attended`."""
+    size = queries.shape[3]
+    if queries.shape[2] * keys.shape[2] > MOST:
+        return functional.scaled_dot_product_attention(queries, keys, values)
+    queries = queries * size**-0.5
+    more = -size % HEADS_TO
+    if more and min(queries.shape[2], keys.shape[2]) >= MANY:
+        queries, keys, values = (functional.pad(part, (0, more)) for part in (queries, keys, values))
+    scores = torch.matmul(queries, keys.transpose(2, 3))
+    # torch computes it in float32 either way
+    shares = scores.softmax(-1) if keys.shape[2] % EVEN == 0 else scores.softmax(-1, dtype=torch.float32)
+    return torch.matmul(shares.to(values.dtype), values)[..., :size]
 
 
 def is_plain(attn: Any) -> bool:
@@ -148,10 +158,8 @@ def is_here(layer: Any, *dtypes: torch.dtype) -> bool:
 def product_of(layer: Any) -> Product:
     """Of a layer that is known."""
     if type(layer) is nn.Linear:
-        nothing = layer.weight.new_zeros(0)
-        return Product(
-            layer.weight, layer.bias, nothing.view(0, layer.in_features), nothing.view(layer.out_features, 0)
-        )
+        weight = layer.weight
+        return Product(weight, layer.bias, weight.new_zeros(0, weight.shape[1]), weight.new_zeros(weight.shape[0], 0))
     (name,), base = layer.active_adapters, layer.base_layer
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
     return Product(base.weight, base.bias, down, layer.scaling[name] * up)

@@ -14,7 +14,7 @@ import torch
 
 from data import cache
 from data.options import field_types
-from train import flops, machine, memory, optim
+from train import flops, machine, memory, optim, workers
 from train.adapters import base as adapters
 from train.config import Config
 from train.encoding import encode_picture, encode_text, frames_of, prompts_of, text_key
@@ -126,7 +126,8 @@ class Forecast:
     @property
     def setting(self) -> Setting:
         half = machine.DTYPES.get(self.job.accelerator.mixed_precision)
-        return Setting(self.device.type, half, accumulate=self.config.accumulate > 1)
+        small = workers.is_small_on_cpu(self.unet, self.job.accelerator) and half is not None
+        return Setting(self.device.type, half, self.config.accumulate > 1, small=small and not self.config.compile)
 
     def activations(self, batch: int, checkpointing: bool | None = None) -> int:
         """Bytes at the peak of a step beyond weights, gradients and optimiser."""

@@ -30,6 +30,7 @@ from train.plan import Plan
 from train.planning import make_plan
 from train.previews import Draw
 from train.run_folder import Run, to_json
+from train.signals import outlasting_readers
 from train.state import State
 from train.trackers import refuse_absent_wandb
 
@@ -66,7 +67,8 @@ def follow(config: Config, draw: Draw | None = None) -> tuple[int, Run | None]:
     """As run(), and the run's folder if there is one."""
     job = prepare(config, draw)
     found = None if config.new else run_folder.find(config.runs, job.identity)
-    over = already_done(found, config) if found is not None and nothing_left(found, config) else ""
+    done = found is not None and nothing_left(found, config)
+    over = already_done(found, config, job.accelerator) if found is not None and done else ""
     if over and not config.dry_run:
         job.accelerator.print(over)
         return 0, found
@@ -118,6 +120,7 @@ def settings_of(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json", exclude={"new", "dry_run"}), sort_keys=False)
 
 
+@outlasting_readers()
 def train(job: Job, state: State, found: Run, plan: Plan) -> int:
     """Encode, train, export, and say what to type next."""
     config, accelerator = job.config, job.accelerator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
-from train import checkpoint
+from train import checkpoint, machine
 from train.config import SCHEDULES_WITHOUT_END, Config
 from train.exports import record
 from train.exports.facts import facts_of
@@ -21,6 +21,8 @@ from train.summary import Outcome, write_summary
 from train.validation import HELD_OUT
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from train.job import Job
 
 
@@ -86,14 +88,16 @@ def exported(found: Run, wanted: Export) -> bool:
     return as_wanted or not checkpoint.steps(found.checkpoints)
 
 
-def already_done(found: Run, config: Config) -> str:
+def already_done(found: Run, config: Config, accelerator: Accelerator) -> str:
     # with a decaying learning rate every step depends on the length: a longer run is another one, see config.identity
     extends = config.optim.schedule in SCHEDULES_WITHOUT_END
     longer = "extends it" if extends else f"is another run ({config.optim.schedule} follows the length)"
     patience = found.facts("done").get("patience")
     why = " (out of patience)" if patience else ""
     more = f"--validation.patience {patience + 1} goes on" if patience else f"A larger --max-steps {longer}"
-    return (
-        f"{found.path} has these settings and finished after {found.done} steps{why}; nothing to do.\n"
-        f"{more}, --new starts over.\nnext: {next_command(found)}"
-    )
+    lines = [f"{found.path} has these settings and finished after {found.done} steps{why}; nothing to do."]
+    before = found.facts("plan.json")
+    if machine.other_ways(before, accelerator):
+        was, would = (machine.in_words(each) for each in (before, machine.ways(accelerator)))
+        lines += [f"beware: it was trained by {was}; this would be {would}, which --new does in another run."]
+    return "\n".join([*lines, f"{more}, --new starts over.", f"next: {next_command(found)}"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 
-from data.errors import InputError
+from data.errors import InputError, choose
 from train.config import Config, Memory
 from train.optim import installed
 
@@ -47,7 +47,10 @@ def begin(threads: int | None, half_on_cpu: str = "no") -> Accelerator:
     here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
-    wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    choose(wanted, WORDS, what="precision", where="--mixed_precision of the launcher, or ACCELERATE_MIXED_PRECISION")
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = wanted  # of BF16 accelerate takes the name and computes in fp32
     if wanted == "fp16" and not torch.cuda.is_available():
         os.environ["ACCELERATE_MIXED_PRECISION"] = half_on_cpu
         instead = "fp32" if half_on_cpu == "no" else half_on_cpu
@@ -59,6 +62,14 @@ def begin(threads: int | None, half_on_cpu: str = "no") -> Accelerator:
         fix = "Start them with: torchrun --nproc-per-node N train/finetune.py ..."
         raise InputError(what, where="the launcher", fix=fix)
     return accelerator
+
+
+def launch() -> str:
+    """The command that trains in this process' precision, with a flag if the launcher's config file has another."""
+    usual = "fp16" if torch.cuda.is_available() else half_of_cpu()
+    here = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    flag = "" if here == usual else f" --mixed_precision {here}"
+    return f"accelerate launch --quiet --config_file accelerate_config.yaml{flag} train/finetune.py"
 
 
 def refuse_sharding() -> None:
@@ -133,13 +144,31 @@ def refuse_other_ways(before: Mapping[str, Any], accelerator: Accelerator, folde
 
     before: the ways of the run that is to go on, among other facts; nothing is refused where they were not written.
     """
-    now = ways(accelerator)
-    if "processes" in before and {name: before.get(name) for name in now} != now:
-        was, would = (f"{each['processes']} process(es) in {each['precision']}" for each in (before, now))
+    if other_ways(before, accelerator):
+        was, would = (in_words(each) for each in (before, ways(accelerator)))
         what = f"began with {was}, this would go on with {would}"
-        flag = next((name for name, word in WORDS.items() if word == before["precision"] != now["precision"]), None)
-        how = "" if flag is None else f", with accelerate launch --mixed_precision {flag}"
-        raise InputError(what, where=folder, fix=f"Start it as it was started{how}, or start another run with --new.")
+        fix = f"Start it as it was started{how(before)}, or start another run with --new."
+        raise InputError(what, where=folder, fix=fix)
+
+
+def other_ways(before: Mapping[str, Any], accelerator: Accelerator) -> bool:
+    """Whether a run was computed in another way than this process would; before: as in refuse_other_ways."""
+    now = ways(accelerator)
+    return "processes" in before and {name: before.get(name) for name in now} != now
+
+
+def in_words(ways: Mapping[str, Any]) -> str:
+    return f"{ways['processes']} process(es) in {ways['precision']}"
+
+
+def how(ways: Mapping[str, Any]) -> str:
+    """The launcher's words for it."""
+    precision = next((name for name, words in WORDS.items() if words == ways["precision"]), "no")
+    if precision == "fp16" and not torch.cuda.is_available():
+        return ", on a GPU"
+    if ways["processes"] == 1:
+        return f" (accelerate launch --mixed_precision {precision} ...)"
+    return f" (ACCELERATE_MIXED_PRECISION={precision} torchrun --nproc-per-node {ways['processes']} ...)"
 
 
 def device_name(device: torch.device) -> str:

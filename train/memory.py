@@ -30,9 +30,9 @@ from train.skeleton import Question, autoencoder, remembered, skeleton
 
 GIB = 2**30
 # What autocast computes in half precision, and what in float32: the layers that a U-Net has, of torch's lists
-# (docs "Autocast Op Reference"). The CPU's lists leave the norms as they come.
+# (docs "Autocast Op Reference"). The CPU's lists leave the norms as they come, but see train/norms.py.
 HALVED = {F.linear, F.conv2d, F.scaled_dot_product_attention, torch.matmul, torch.bmm, torch.baddbmm}
-KEPT_WHOLE = {"cuda": {F.layer_norm, F.group_norm, F.softmax}}
+KEPT_WHOLE = {"cuda": {F.layer_norm, F.group_norm, F.softmax}, "small": {F.layer_norm, F.group_norm}}
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,10 @@ class Live(TorchDispatchMode):
 class OnDevice(TorchFunctionMode):
     """What the device does and the meta device does not: attention that keeps no attention matrix, and autocast."""
 
-    def __init__(self, half: torch.dtype | None, device: str) -> None:
+    def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self.half, self.device, self.whole = half, device, KEPT_WHOLE.get(device, set())
+        self.half, self.setting = setting.half, setting
+        self.whole = KEPT_WHOLE.get("small" if setting.small else setting.device, set())
         self.casts: dict[int, Tensor] = {}  # autocast casts a weight once a forward pass
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -97,7 +98,7 @@ class OnDevice(TorchFunctionMode):
         elif self.half is not None and func in self.whole:
             args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.float(), (args, kwargs))
         if func is F.scaled_dot_product_attention:
-            return attention(*args, **kwargs)
+            return self.attention(*args, **kwargs)
         return func(*args, **kwargs)
 
     def halved(self, tensor: Tensor) -> Tensor:
@@ -109,10 +110,13 @@ class OnDevice(TorchFunctionMode):
             self.casts[id(tensor)] = tensor.to(self.half)
         return self.casts[id(tensor)]
 
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Fused attention keeps its inputs, its output and one number a row, on every device (arXiv 2205.14135)."""
+        from train.attention import MOST, half_attended
 
-def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Fused attention keeps its inputs, its output and one number a row, on every device (arXiv 2205.14135)."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
+        if self.setting.small and query.shape[2] * key.shape[2] <= MOST:
+            return half_attended(query, key, value)
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class Setting:
     device: str = "cpu"
     half: torch.dtype | None = None  # autocast's type
     accumulate: bool = False  # gradients of earlier micro-batches are there while the next one is computed
+    small: bool = False  # a small network in bf16 on a CPU, as train/attention.py and train/norms.py compute it
 
 
 def step_bytes(network: nn.Module, question: Question, setting: Setting, *, checkpointing: bool | None = None) -> int:
@@ -152,7 +157,7 @@ def recompute_likewise(bones: nn.Module, precision: OnDevice) -> None:
     """The backward pass leaves function modes; what checkpointing computes again must meet ours, as autocast's."""
 
     def checkpoint(module: nn.Module, *args: Any) -> Any:
-        contexts = (nullcontext(), OnDevice(precision.half, precision.device))
+        contexts = (nullcontext(), OnDevice(precision.setting))
         return torch.utils.checkpoint.checkpoint(
             module.__call__, *args, use_reentrant=False, context_fn=lambda: contexts
         )
@@ -213,7 +218,7 @@ def text_encoder_bytes(config: Mapping[str, Any]) -> int:
 def counted(bones: nn.Module, setting: Setting) -> Iterator[tuple[Live, OnDevice]]:
     """Count what happens inside."""
     tensors = (*bones.parameters(), *bones.buffers())
-    with OnDevice(setting.half, setting.device) as precision, Live(iter(tensors)) as live:
+    with OnDevice(setting) as precision, Live(iter(tensors)) as live:
         yield live, precision
 
 
@@ -228,8 +233,9 @@ def give_back() -> None:
 
 
 def keep_freed() -> None:
-    """Do not return freed main memory to the system until give_back(): a step asks for the same as the one before, and
-    every page that comes anew is emptied first. A small network's step takes up to an eighth of its time for that.
+    """From now on return freed main memory to the system in give_back() only: a step asks for the same as the one
+    before, and every page that comes anew is emptied first. A small network's step takes up to an eighth of its time
+    for that.
     """
     library = c_library()
     if hasattr(library, "mallopt"):

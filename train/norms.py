@@ -16,8 +16,7 @@ from train import workers
 
 def widen(unet: Any, accelerator: Accelerator, *, compiled: bool) -> None:
     """Let a small network compute them so. In a large one, what they read and write would take twice the memory."""
-    half_on_cpu = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
-    if half_on_cpu and not compiled and workers.is_small(unet):
+    if accelerator.mixed_precision == "bf16" and workers.is_small_on_cpu(unet, accelerator) and not compiled:
         for layer in unet.modules():
             if type(layer) in (nn.GroupNorm, nn.LayerNorm):
                 layer.float().register_forward_pre_hook(in_float32)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.page import Page, Series
+from train import machine
 from train.config import ALIASES
 from train.trials import Spec
 from train.validation import Interval, Losses, paired_difference
 
-LAUNCH = "accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py"
 EXPLAINED = """Loss at fixed noise on the same held-out pictures: differences are paired, so their 95 % intervals are
 far narrower than those of the losses. Candidates that went out are compared with the winner after the same steps.
 
@@ -112,7 +112,7 @@ def command(spec: Spec, winner: str, argv: Sequence[str]) -> str:
             kept.append(token)
         elif not equals:
             next(tokens, None)
-    return " ".join([LAUNCH, *map(shlex.quote, kept), spec.flag, winner])
+    return " ".join([machine.launch(), *map(shlex.quote, kept), spec.flag, winner])
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, str, str, str, str]]:

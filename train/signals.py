@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
 
 import torch
 from torch import distributed
@@ -36,7 +38,8 @@ class Asked:
             # os.write: print may be interrupted by this very handler in the middle of a line
             # and a launcher is gone after the first Ctrl-C: the terminal's second one would reach nobody
             again = "once more" if self.parent is None else f"kill {os.getpid()}"
-            os.write(1, f"\nstopping after this step; {again} stops at once\n".encode())
+            with suppress(OSError):  # who read it may have gone, by the same Ctrl-C
+                os.write(1, f"\nstopping after this step; {again} stops at once\n".encode())
 
     def __bool__(self) -> bool:
         """True in every process as soon as one was asked; to be called by all of them, once a step."""
@@ -57,11 +60,59 @@ def control_group() -> distributed.ProcessGroup | None:
     return group
 
 
+class Outlasting:
+    """An output stream whose reader may go (`| tee log`, a closed terminal): then what is written goes nowhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError:
+            self.give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """The file behind it becomes the null device, also for what is in its buffer and for whoever else writes."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def outlasting_readers() -> Iterator[None]:
+    """Inside, words that nobody can read are no reason to lose a run: its numbers are in its folder."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, Outlasting(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
 @contextmanager
 def stop_signal(parent: int | None = None) -> Iterator[Asked]:
-    """Ctrl-C or SIGTERM asks to stop after the step; a second one stops at once. `parent`: see Asked."""
+    """Ctrl-C, SIGTERM or a closed terminal asks to stop after the step; a second one stops at once.
+
+    parent: see Asked.
+    """
     asked = Asked(parent)
-    before = {number: signal.signal(number, asked.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # with nohup a closed terminal is nothing to stop for
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, asked.note) for number in numbers}
     try:
         yield asked
     finally:

@@ -96,13 +96,12 @@ def suited(accelerator: Accelerator, unet: nn.Module, batch_size: int, *, compil
     Autocast as accelerate wraps it, data-parallel hooks and compiled graphs are not made for several threads.
     """
     count = min(torch.get_num_threads(), batch_size // AT_LEAST)
-    small = is_small(unet)
-    on_cpu = accelerator.device.type == "cpu" and accelerator.num_processes == 1
-    if count < 2 or not (small and on_cpu) or compiled or accelerator.mixed_precision != "no":
+    alone = is_small_on_cpu(unet, accelerator) and accelerator.num_processes == 1
+    if count < 2 or not alone or compiled or accelerator.mixed_precision != "no":
         return OneByOne(accelerator)
     return SideBySide(count, torch.get_num_threads(), [weight for weight in unet.parameters() if weight.requires_grad])
 
 
-def is_small(network: nn.Module) -> bool:
+def is_small_on_cpu(network: nn.Module, accelerator: Accelerator) -> bool:
     """Whether what surrounds its products takes as long as they do."""
-    return sum(weight.numel() for weight in network.parameters()) <= SMALL
+    return accelerator.device.type == "cpu" and sum(weight.numel() for weight in network.parameters()) <= SMALL

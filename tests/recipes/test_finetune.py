@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from data.errors import InputError
 from data.options import parse
-from train import job, loop
+from train import checkpoint, job, loop
 from train.config import ALIASES, CONFIGS, Config
 from train.report import read_metrics
 from train.run_folder import all_runs, newest_finished
@@ -288,6 +288,34 @@ def test_kill_9_loses_nothing(
     assert finetune("--new", steps=24) == 0
     resumed, whole = exported(Path("runs/0001-lora-r16")), exported(Path("runs/0002-lora-r16"))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_ctrl_c_with_nobody_reading_saves_too(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+    """`finetune.py | tee log`: the terminal's Ctrl-C ends tee as well."""
+    flags = ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, *FEW, "--max-steps", "2000"]
+    process = subprocess.Popen(
+        command(*flags),
+        cwd=tmp_path,
+        preexec_fn=usual_interrupt,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    folder = tmp_path / "runs" / "0001-lora-r16" / "checkpoints"
+    deadline = time.monotonic() + 240
+    while not list(folder.glob("[0-9]*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    lines = (folder.parent / "metrics.jsonl").read_text().splitlines()
+    assert checkpoint.steps(folder)[-1].name == f"{json.loads(lines[-1])['step']:06d}"
+
+
+def usual_interrupt() -> None:
+    """A shell's background jobs, and tests among them, ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 MISTAKES = ("--learning-rate", "-1", "--adpter.rank", "4")

@@ -40,13 +40,26 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
     return run
 
 
-@pytest.mark.parametrize(("name", "before"), [("processes", 2), ("precision", "bf16 with float32 trained weights")])
-def test_other_processes_and_precisions_do_not_go_on_unnoticed(finetune: Finetune, name: str, before: object) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is what a GPU would go on with")
+@pytest.mark.parametrize(
+    ("name", "before", "how"),
+    [
+        ("processes", 2, r" \(ACCELERATE_MIXED_PRECISION=no torchrun --nproc-per-node 2 \.\.\.\)"),
+        ("precision", "bf16 with float32 trained weights", r" \(accelerate launch --mixed_precision bf16 \.\.\.\)"),
+        ("precision", "fp16 with float32 trained weights", ", on a GPU"),
+    ],
+)
+def test_other_processes_and_precisions_do_not_go_on_unnoticed(
+    finetune: Finetune, name: str, before: object, how: str
+) -> None:
     """Two processes see twice the pictures a step; another precision gives other weights."""
     assert finetune(steps=2) == 0
     facts = json.loads((FIRST / "plan.json").read_text())
     (FIRST / "plan.json").write_text(json.dumps(facts | {name: before}))
-    words = r"began with (2|1) process\(es\) in .*this would go on with 1 process\(es\) in fp32\. .*--new"
+    words = (
+        r"began with (2|1) process\(es\) in .*this would go on with 1 process\(es\) in fp32\. "
+        rf"Start it as it was started{how}, or .*--new"
+    )
     with pytest.raises(InputError, match=words):
         finetune(steps=4)
     assert json.loads((FIRST / "done").read_text()) == {"steps": 2}
@@ -110,6 +123,19 @@ def test_the_plan_of_a_finished_run(finetune: Finetune, capsys: pytest.CaptureFi
     assert finetune("--dry-run", steps=1) == 0
     assert "length     1 steps" in (out := capsys.readouterr().out) and ", 1 done" in out
     assert "finished after 1 steps; nothing to do" in out and "continuing" not in out
+
+
+def test_a_run_that_finished_in_another_precision_says_so(
+    finetune: Finetune, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(steps=1) == 0
+    facts = json.loads((FIRST / "plan.json").read_text())
+    (FIRST / "plan.json").write_text(json.dumps(facts | {"precision": "bf16 with float32 trained weights"}))
+    capsys.readouterr()
+    assert finetune(steps=1) == 0
+    out = capsys.readouterr().out
+    assert "finished after 1 steps; nothing to do" in out
+    assert "beware: it was trained by 1 process(es) in bf16 with float32 trained weights; this would be" in out
 
 
 def test_fewer_steps_than_are_done_take_nothing_back(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:

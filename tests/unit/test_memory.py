@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from infer import pipeline
 from tests.tiny import tiny_unet
-from train import forecast, memory
+from train import attention, forecast, memory, norms
 from train.adapters.full import Full
 from train.adapters.lora import Lora
 from train.denoiser import Denoiser
@@ -19,8 +20,11 @@ from train.memory import Live, Setting, counted, step_bytes
 from train.skeleton import Question
 
 
-def tiny(adapter: Full | Lora | None = None) -> Any:
+def tiny(adapter: Full | Lora | None = None, half: Accelerator | None = None) -> Any:
     network: Any = tiny_unet(16)
+    if half is not None:
+        attention.join(network, half, compiled=False)
+        norms.widen(network, half, compiled=False)
     (adapter or Full()).attach(network, seed=0)
     return network.to(memory_format=torch.channels_last).train()
 
@@ -62,9 +66,16 @@ def test_autocast_halves_activations_and_copies_weights_once() -> None:
         assert live.now == 8 * 64 * 4 + 8 * 64 * 2 * 3 + 64 * 64 * 2  # x; x cast, both outputs; the cast weight
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("cuda", torch.float32), ("cpu", torch.bfloat16)])
-def test_norms_as_the_device_computes_them(device: str, dtype: torch.dtype) -> None:
-    with counted(nn.Identity(), Setting(device, torch.bfloat16)):
+@pytest.mark.parametrize(
+    ("setting", "dtype"),
+    [
+        (Setting("cuda", torch.bfloat16), torch.float32),
+        (Setting("cpu", torch.bfloat16), torch.bfloat16),
+        (Setting("cpu", torch.bfloat16, small=True), torch.float32),
+    ],
+)
+def test_norms_as_the_device_computes_them(setting: Setting, dtype: torch.dtype) -> None:
+    with counted(nn.Identity(), setting):
         halves = torch.empty(2, 8, device="meta", dtype=torch.bfloat16)
         assert torch.nn.functional.layer_norm(halves, (8,)).dtype == dtype
 
@@ -82,6 +93,19 @@ def allocated(network: Any, batch: int, side: int) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak + x.nbytes + states.nbytes
+
+
+@pytest.mark.parametrize("adapter", [Full(), Lora(rank=4)], ids=["full", "lora"])
+@pytest.mark.parametrize(("batch", "side"), [(8, 16), (2, 48)])
+def test_the_estimate_in_half_precision_on_a_cpu(
+    adapter: Full | Lora, batch: int, side: int, bf16_on_cpu: Accelerator
+) -> None:
+    """Scores of 256 positions are written out, those of 2304 are not: they would be a multiple of all the rest."""
+    network = tiny(adapter, bf16_on_cpu)
+    with torch.autocast("cpu", torch.bfloat16):
+        real = allocated(network, batch, side)
+    estimate = step_bytes(network, Question(batch, side, side), Setting(half=torch.bfloat16, small=True))
+    assert estimate == pytest.approx(real, rel=0.1)
 
 
 @pytest.mark.parametrize("adapter", [Full(), Lora(rank=4)], ids=["full", "lora"])

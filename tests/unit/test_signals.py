@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,45 @@ def test_only_a_launchers_child_watches_its_parent(monkeypatch: pytest.MonkeyPat
         go_with_it()
     monkeypatch.setattr(launched, "PARENT", os.getppid())
     go_with_it()
+
+
+def test_a_closed_terminal_asks_too() -> None:
+    with stop_signal() as asked:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert asked
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_with_nohup_it_does_not() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signal() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+UNREAD = """
+import os, sys
+from train.signals import outlasting_readers
+with outlasting_readers():
+    for number in range(5):
+        print("a line", number, flush=True)
+        print("another", file=sys.stderr)
+        os.write(int(sys.argv[1]), b"and one past both")
+    sys.stdout.write("not flushed")
+open(sys.argv[2], "w").write("done")
+"""
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_reader_that_goes_ends_nothing(number: int, tmp_path: Path) -> None:
+    """As with `| tee log`, which the same Ctrl-C ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    typed = [sys.executable, "-c", UNREAD, str(number), str(tmp_path / "end")]
+    stdout, stderr = (writer, subprocess.STDOUT) if number == 1 else (subprocess.DEVNULL, writer)
+    done = subprocess.run(typed, stdout=stdout, stderr=stderr, check=False)
+    os.close(writer)
+    assert done.returncode == 0 and (tmp_path / "end").read_text() == "done"

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate import PartialState
 
 from data.errors import InputError
 from data.options import parse
-from train import outcome, sweep, trials
+from train import machine, outcome, sweep, trials
 from train.config import ALIASES, CONFIGS, Config
 from train.outcome import Row
 from train.trials import read_spec
@@ -138,6 +139,22 @@ def test_all_failed_is_an_error() -> None:
         outcome.order([Row("1", {}, "burst"), Row("2", {}, "burst")])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 stays fp16 on a GPU")
+@pytest.mark.parametrize(
+    ("here", "has", "flag"),
+    [("no", True, " --mixed_precision no"), ("bf16", True, ""), ("no", False, ""), (None, False, "")],
+)
+def test_the_command_trains_in_the_sweeps_precision(
+    here: str | None, has: bool, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has})
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if here is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", here)
+    plain = "accelerate launch --quiet --config_file accelerate_config.yaml"
+    assert machine.launch() == f"{plain}{flag} train/finetune.py"
+
+
 def test_the_command_with_the_winner_is_the_one_typed(tmp_path: Path) -> None:
     spec = read_spec("learning-rate=1e-5..1e-3", 5)
     typed = [
@@ -150,7 +167,7 @@ def test_the_command_with_the_winner_is_the_one_typed(tmp_path: Path) -> None:
         "--strict",
     ]
     line = outcome.command(spec, "0.0001", typed)
-    flags = shlex.split(line.removeprefix(outcome.LAUNCH))
+    flags = shlex.split(line.removeprefix(machine.launch()))
     assert flags == ["--data", "my pictures", "--strict", "--learning-rate", "0.0001"]
     config = parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
     assert (config.learning_rate, config.sweep) == (1e-4, None)

@@ -33,6 +33,7 @@ from train.ddpm.running.timesteps import ByImportance, Draws, Evenly
 from train.flops import peak_flops
 from train.report import Report, Silent, Written, read_metrics
 from train.run_folder import Run, to_json
+from train.signals import outlasting_readers
 from train.speed import Speed
 from train.validation import Losses
 
@@ -188,6 +189,7 @@ def write_folder(job: Job) -> Run:
     return run_folder.create(config.runs, config.name, files)
 
 
+@outlasting_readers()
 def train(job: Job, state: State, made: Model, found: Run) -> int:
     """Train in the run's folder and leave the result there."""
     main = job.accelerator.is_main_process
