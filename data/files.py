@@ -42,7 +42,7 @@ def replaced_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
         yield beside
         if durable:
             flush(beside)
-        beside.chmod(0o666 & ~current_umask())
+        follow_umask(beside)
         os.replace(beside, path)
         if durable:
             flush(path.parent)
@@ -68,6 +68,8 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         with ThreadPoolExecutor(FLUSHERS) as threads:  # the disk takes many files' flushes in one go
             list(threads.map(flush, beside.rglob("*")))
         flush(beside)
+        for file in beside.rglob("*.safetensors"):
+            follow_umask(file)
         beside.chmod(0o777 & ~current_umask())
         swap_in(beside, path)
     except OSError as error:
@@ -121,8 +123,13 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def follow_umask(file: Path) -> None:
+    """The rights that any new file has: mkstemp and the safetensors library make theirs their owner's alone."""
+    file.chmod(0o666 & ~current_umask())
+
+
 def current_umask() -> int:
-    """The process' umask: mkstemp makes files 0600, and people expect their own default."""
+    """The process' umask."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -8,11 +8,12 @@ import sys
 from data.errors import run_entry
 from data.loading import loading
 from data.options import parse
-from train import launched  # noqa: F401 (it remembers who started this process, before torch is loaded)
+from train import launched  # it remembers who started this process, before torch is loaded
 from train.config import ALIASES, CONFIGS, Config
 
 
 def main() -> int:
+    launched.refuse_launchers_flags(sys.argv[1:])
     config = parse(
         Config,
         prog="finetune.py",

@@ -5,6 +5,9 @@ another one, and nothing tells it from before.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+
+from data.errors import InputError
 
 PARENT = os.getppid()
 LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # what they set for their children
@@ -19,3 +22,16 @@ def go_with_it() -> None:
     """Raises KeyboardInterrupt if the launcher is gone: nobody waits for what this process would do."""
     if launcher() not in (None, os.getppid()):
         raise KeyboardInterrupt
+
+
+LAUNCHERS_OWN = ("--mixed-precision", "--num-processes", "--config-file", "--nproc-per-node")
+
+
+def refuse_launchers_flags(typed: Sequence[str]) -> None:
+    """Raises InputError for what was meant for accelerate or torchrun and stands behind the script's name."""
+    for token in typed:
+        flag = token.partition("=")[0].replace("_", "-")
+        if flag in LAUNCHERS_OWN:
+            start = "torchrun" if flag == "--nproc-per-node" else "accelerate launch"
+            fix = f"Put it before the script: {start} {token} ... train/finetune.py ..."
+            raise InputError(f"this is a flag of {start}", where=token.partition("=")[0], fix=fix)

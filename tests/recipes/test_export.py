@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from data.errors import InputError
+from data.files import current_umask
 from data.options import parse
 from train import base_model, job
 from train.config import ALIASES, CONFIGS, Config
@@ -55,6 +56,9 @@ def test_a_run_leaves_what_was_asked_and_says_how_to_use_it(run: Run) -> None:
     assert "alpha / rank = 1" in card and "`dora_scale`" in card and "licence applies" in card
     with safe_open(run.export / "lora-kohya.safetensors", framework="pt") as file:
         header = file.metadata()
+    assert {oct(file.stat().st_mode)[-3:] for file in run.export.rglob("*.safetensors")} == {
+        oct(0o666 & ~current_umask())[-3:]
+    }, "others may read what others are to load"
     assert header["ss_steps"] == "2" and header["ss_network_dim"] == "Dynamic"
     training = run.facts("plan.json")["training"]
     buckets = json.loads(header["ss_bucket_info"])["buckets"]

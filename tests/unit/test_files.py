@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from data import files
 from data.errors import InputError
@@ -77,9 +79,11 @@ def test_files_and_folders_follow_the_umask(tmp_path: Path, mask: int, allowed: 
         files.write_atomic(tmp_path / "f", OLD)
         with files.replaced_folder(tmp_path / "d") as beside:
             fill(beside, "x")
+            (beside / "inner").mkdir()
+            save_file({"x": torch.ones(1)}, beside / "inner" / "weights.safetensors")
         assert files.current_umask() == mask
         assert files.current_umask() == mask  # asking does not change it
-    assert mode(tmp_path / "f") == allowed
+    assert mode(tmp_path / "f") == mode(tmp_path / "d" / "inner" / "weights.safetensors") == allowed
     assert mode(tmp_path / "d") == allowed | (allowed & 0o444) >> 2  # may be entered where it may be read
 
 

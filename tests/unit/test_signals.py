@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data.errors import InputError
 from train import launched, signals
 from train.launched import go_with_it, launcher
 from train.signals import Asked, stop_signal
@@ -139,3 +140,18 @@ def test_a_reader_that_goes_ends_nothing(number: int, tmp_path: Path) -> None:
     done = subprocess.run(typed, stdout=stdout, stderr=stderr, check=False)
     os.close(writer)
     assert done.returncode == 0 and (tmp_path / "end").read_text() == "done"
+
+
+@pytest.mark.parametrize(
+    ("token", "start"),
+    [
+        ("--mixed_precision", "accelerate launch"),
+        ("--mixed-precision=bf16", "accelerate launch"),
+        ("--nproc-per-node", "torchrun"),
+    ],
+)
+def test_a_launchers_flag_behind_the_script_is_named(token: str, start: str) -> None:
+    words = rf"^{token.partition('=')[0]}: this is a flag of {start}\. Put it before the script: {start} {token} "
+    with pytest.raises(InputError, match=words):
+        launched.refuse_launchers_flags(["--lr", "1e-4", token, "2"])
+    launched.refuse_launchers_flags(["--export.precision", "bf16"])

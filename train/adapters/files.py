@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data import seeds
 from data.errors import InputError
-from data.files import disk_error, flush
+from data.files import disk_error, flush, follow_umask
 from train.base_model import BaseModel
 from train.denoiser import Denoiser
 
@@ -41,6 +41,7 @@ def proven(target: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
             file = Path(beside) / target.name
             yield file
+            follow_umask(file)
             flush(file)
             os.replace(file, target)
         flush(target.parent)
