@@ -100,19 +100,14 @@ def test_only_a_launchers_child_watches_its_parent(monkeypatch: pytest.MonkeyPat
     go_with_it()
 
 
-def test_a_closed_terminal_asks_too() -> None:
-    with stop_signal() as asked:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert asked
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-
-
-def test_with_nohup_it_does_not() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_closed_terminal_asks_too_but_not_with_nohup(handler: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGHUP, handler)
     try:
         with stop_signal() as asked:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not asked
+            assert bool(asked) == (handler is signal.SIG_DFL)
+        assert signal.getsignal(signal.SIGHUP) is handler
     finally:
         signal.signal(signal.SIGHUP, before)
 
