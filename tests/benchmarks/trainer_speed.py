@@ -1,7 +1,7 @@
 """How much faster a step is than that of a plain loop, and by what. Ratios in one run; nothing else should be running.
 
 python -m tests.benchmarks.trainer_speed [--adapter full] [--batch-size 8] [--model FOLDER] [--rounds 5]
-                                          [--precision bf16]
+                                          [--precision no]
 
 The plain loop is written as diffusers' text-to-image example does it: the picture is read, the autoencoder and the text
 encoder run at every step, weights are contiguous, AdamW is not fused, and the loss is read at every step. Each line
@@ -14,6 +14,7 @@ over the rounds.
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -220,8 +222,9 @@ def serve(pipe: Connection, options: Options, name: str) -> None:
     """One line in a process of its own, for the trainer's settings of the C library must not help the others: says
     what it runs on, then the seconds of a step in each round asked for, then its share of waiting for data.
     """
-    bench = options.bench()
-    step, window, close = step_of(bench, name, (options.rounds + 1) * options.steps)
+    with redirect_stdout(io.StringIO()):  # what the trainer says when it starts
+        bench = options.bench()
+        step, window, close = step_of(bench, name, (options.rounds + 1) * options.steps)
     seconds_of(step, options.steps)
     if window is not None:
         window.clear()
@@ -265,7 +268,8 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="of each line in a round")
-    parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no", help="accelerate's")
+    about = "accelerate's; default: as accelerate_config.yaml has it (without a GPU: bf16 where the CPU has it)"
+    parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="fp16", help=about)
     options = Options(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("ATELIER_CACHE", folder)
