@@ -11,6 +11,7 @@ from data.errors import InputError
 
 PARENT = os.getppid()
 LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # what they set for their children
+LAUNCHERS_OWN = ("--mixed-precision", "--num-processes", "--config-file", "--nproc-per-node")
 
 
 def launcher() -> int | None:
@@ -22,9 +23,6 @@ def go_with_it() -> None:
     """Raises KeyboardInterrupt if the launcher is gone: nobody waits for what this process would do."""
     if launcher() not in (None, os.getppid()):
         raise KeyboardInterrupt
-
-
-LAUNCHERS_OWN = ("--mixed-precision", "--num-processes", "--config-file", "--nproc-per-node")
 
 
 def refuse_launchers_flags(typed: Sequence[str]) -> None:

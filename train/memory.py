@@ -111,7 +111,9 @@ class OnDevice(TorchFunctionMode):
         return self.casts[id(tensor)]
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Fused attention keeps its inputs, its output and one number a row, on every device (arXiv 2205.14135)."""
+        """Fused attention keeps its inputs, its output and one number a row, on every device (arXiv 2205.14135); what
+        a small network in bf16 on a CPU writes out is counted as it is.
+        """
         from train.attention import MOST, half_attended
 
         if self.setting.small and query.shape[2] * key.shape[2] <= MOST:
@@ -238,9 +240,9 @@ def keep_freed() -> None:
     for that.
     """
     library = c_library()
-    if hasattr(library, "mallopt"):
-        for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            library.mallopt(setting, LARGEST)
+    # an older glibc takes no such threshold, and the other one alone would make it worse
+    if hasattr(library, "mallopt") and library.mallopt(M_MMAP_THRESHOLD, LARGEST):
+        library.mallopt(M_TRIM_THRESHOLD, LARGEST)
 
 
 def c_library() -> Any:
