@@ -43,7 +43,8 @@ def build(job: Job) -> State:
         unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
     attention.join(unet, accelerator, compiled=config.compile)
     norms.widen(unet, accelerator, compiled=config.compile)
-    if workers.is_small_on_cpu(unet, accelerator):
+    small = workers.is_small_on_cpu(unet, accelerator)
+    if small:
         memory.keep_freed()
     held = anchor(unet, empty_states(job), accelerator, config.preserve.strength)
     config.adapter.attach(unet, config.seed)
@@ -51,7 +52,7 @@ def build(job: Job) -> State:
     unet.to(accelerator.device, memory_format=torch.channels_last)
     unet.train()
     trained = adapters.trainable(unet)
-    optimizer = optim.build(trained.values(), config.optim)
+    optimizer = optim.build(trained.values(), config.optim, joined=small and not config.compile)
     average = ema.build(trained, config.ema)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     if config.compile:

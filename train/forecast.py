@@ -6,7 +6,7 @@ import shutil
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,8 +126,13 @@ class Forecast:
     @property
     def setting(self) -> Setting:
         half = machine.DTYPES.get(self.job.accelerator.mixed_precision)
-        small = workers.is_small_on_cpu(self.unet, self.job.accelerator) and half is not None
-        return Setting(self.device.type, half, self.config.accumulate > 1, small=small and not self.config.compile)
+        stay = self.config.accumulate > 1 or (self.is_small and self.config.optim.kind == "adamw")
+        return Setting(self.device.type, half, stay, small=self.is_small and half is not None)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is computed as train/attention.py, train/norms.py and train/joined.py have it."""
+        return workers.is_small_on_cpu(self.unet, self.job.accelerator) and not self.config.compile
 
     def activations(self, batch: int, checkpointing: bool | None = None) -> int:
         """Bytes at the peak of a step beyond weights, gradients and optimiser."""
@@ -245,10 +250,10 @@ class Forecast:
     def probed(self) -> tuple[Timing, float]:
         """The commonest bucket's timing, and the mean cost of a picture relative to that bucket's."""
         common = max(self.sizes, key=lambda size: self.sizes[size])
-        optimizer_of = optim.BUILDERS[self.config.optim.kind]
+        build = partial(optim.build, config=self.config.optim, joined=self.is_small)
         question = self.question(self.config.batch_size, common)
         state, accelerator = self.state, self.job.accelerator
-        found = probe(state.unet, question, accelerator, lambda w: optimizer_of(w, self.config.optim), state.crew)
+        found = probe(state.unet, question, accelerator, build, state.crew)
         return found, self.flops.step / self.costs[common].step
 
     def seconds_before(self) -> float | None:

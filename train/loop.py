@@ -44,7 +44,7 @@ def step(state: State, task: Task, batches: InTurn[Batch], window: Window) -> No
     waited = batches.waited
     micro_batches = [next(batches) for _ in range(layout.accumulate)]
     losses = gradients(state, task, micro_batches)
-    norm = accelerator.clip_grad_norm_(optim.weights(optimizer), task.config.optim.clip_norm)
+    norm = accelerator.clip_grad_norm_(optim.clippable(optimizer), task.config.optim.clip_norm)
     with pieces.room_for_the_optimizer():
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -65,9 +65,16 @@ def check_learning_rate(rate: float, config: OptimConfig) -> None:
         raise InputError(what, where="--learning-rate", allowed="0.1 to 10", fix="Add --learning-rate 1.")
 
 
-def build(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser in training mode; its learning rate is set before each step. Raises InputError."""
+def build(parameters: Parameters, config: OptimConfig, *, joined: bool = False) -> torch.optim.Optimizer:
+    """The optimiser in training mode; its learning rate is set before each step. Raises InputError.
+
+    joined: whether the weights are many, small and on a CPU, where AdamW is faster for all of them at once.
+    """
     refuse_missing(config)
+    if joined and config.kind == "adamw":
+        from train.joined import JoinedAdamW
+
+        return JoinedAdamW(parameters, **shared(config))
     return BUILDERS[config.kind](parameters, config)
 
 
@@ -182,6 +189,12 @@ BUILDERS: dict[str, Callable[[Parameters, OptimConfig], torch.optim.Optimizer]] 
 def weights(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     """Every weight that it updates; a list, for an iterator would be empty the second time."""
     return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def clippable(optimizer: Any) -> list[torch.nn.Parameter]:
+    """What has the gradients whose global norm is clipped: every weight, or what all of them are parts of."""
+    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+    return inner.clippable() if hasattr(inner, "clippable") else weights(optimizer)
 
 
 @contextmanager

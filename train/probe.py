@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from data import seeds
 from data.schema import Batch
+from train import optim
 from train.adapters import base as adapters
 from train.adapters import dropout
 from train.denoiser import Denoiser
@@ -119,7 +120,7 @@ def updater(weights: list[nn.Parameter], optimizer_of: OptimizerOf) -> Callable[
     optimizer = optimizer_of(copies)
 
     def update() -> None:
-        torch.nn.utils.clip_grad_norm_(copies, 1.0)
+        torch.nn.utils.clip_grad_norm_(optim.clippable(optimizer), 1.0)
         optimizer.step()
 
     return update

@@ -123,6 +123,7 @@ def test_the_interpreter_ends_while_the_thread_works(end: str) -> None:
     """Tensors are being made when the main thread fails or is interrupted."""
     script = f"""
 import itertools, os, signal, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
 from data.prefetch import Ahead
 items = Ahead((torch.randn(64, 64, generator=torch.Generator()) for _ in itertools.count()), depth=2)
 for _ in range(20): next(items)
