@@ -14,7 +14,19 @@ from data.noise import Noise
 from data.prefetch import InTurn, supply
 from data.schema import Batch
 from data.shapes import TextStates
-from train import attention, base_losses, checkpoint, compiled, ema, machine, memory, norms, optim, workers
+from train import (
+    attention,
+    base_losses,
+    checkpoint,
+    compiled,
+    ema,
+    half_weights,
+    machine,
+    memory,
+    norms,
+    optim,
+    workers,
+)
 from train.adapters import base as adapters
 from train.base_losses import Found, Measure
 from train.encoding import Encoded, encode_text
@@ -52,12 +64,13 @@ def build(job: Job) -> State:
     unet.to(accelerator.device, memory_format=torch.channels_last)
     unet.train()
     trained = adapters.trainable(unet)
-    optimizer = optim.build(trained.values(), config.optim, joined=small and not config.compile)
+    inner = optim.build(trained.values(), config.optim, joined=small and not config.compile)
     average = ema.build(trained, config.ema)
-    prepared, optimizer = accelerator.prepare(unet, optimizer)
+    prepared, optimizer = accelerator.prepare(unet, inner)
     if config.compile:
         prepared = compiled.compiled(prepared, len(job.collection.buckets))
-    crew = workers.suited(accelerator, unet, config.batch_size, compiled=config.compile)
+    crew = half_weights.suited(accelerator, unet, inner, trains_base=config.adapter.trains_base)
+    crew = crew or workers.suited(accelerator, unet, config.batch_size, compiled=config.compile)
     return State(0, prepared, optimizer, accelerator, average, anchor=held, workers=crew)
 
 

@@ -9,14 +9,14 @@ two threads, AMD, 2026-11-22).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import AdamW, adamw
 
-ALIGNED_TO = 16  # numbers: 64 bytes, a line of the cache and the widest vector register
+ALIGNED_TO = 32  # numbers: a line of the cache, 64 bytes, also in half precision
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names
 
 
@@ -36,14 +36,31 @@ class JoinedAdamW(AdamW):
                 raise ValueError(f"a weight of {tuple(weight.shape)} in {weight.dtype} cannot be joined with others")
         self.everything = nn.Parameter(self.empty())
         self.gradients = self.empty()
+        self.cleared_at = self.gradients._version  # torch counts what was written to it, and to its parts
         self.everything.grad = self.gradients
         for weight, part in zip(self.weights, self.parts(self.everything.data), strict=True):
             part.copy_(weight.detach())
             weight.data = part
         self.gradient_parts = self.parts(self.gradients)
+        self.places = [weight.data_ptr() for weight in self.weights]
         self.register_load_state_dict_post_hook(JoinedAdamW.join_state)
 
     # ---- what the loop asks
+
+    @torch.no_grad()
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add to the gradients of all weights; None adds nothing. They may be in half precision."""
+        pairs = zip(self.weights, self.gradient_parts, gradients, strict=True)
+        found = [(weight, part, new) for weight, part, new in pairs if new is not None]
+        if not found:
+            return
+        weights, parts, new = map(list, zip(*found, strict=True))
+        if self.gradients._version == self.cleared_at:  # writing takes a quarter of the time of adding
+            torch._foreach_copy_(parts, new)
+        else:
+            torch._foreach_add_(parts, new)
+        for weight, part in zip(weights, parts, strict=True):
+            weight.grad = part
 
     def clippable(self) -> list[nn.Parameter]:
         """What has the gradients of all weights, for clipping: everything at once, where it can be."""
@@ -80,6 +97,7 @@ class JoinedAdamW(AdamW):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Gradients that lie with the others stay there, as zeros: the next ones are added to them."""
         self.gradients.zero_()
+        self.cleared_at = self.gradients._version
         for weight, part in zip(self.weights, self.gradient_parts, strict=True):
             if weight.grad is not part:
                 weight.grad = None
@@ -103,14 +121,17 @@ class JoinedAdamW(AdamW):
 
         Raises RuntimeError if a weight lies elsewhere now: it would be updated and nobody would see it.
         """
-        start, size = self.everything.data_ptr(), self.everything.element_size()
+        if [weight.data_ptr() for weight in self.weights] != self.places:
+            raise RuntimeError("weights were moved in memory since training began")
+        missing = False
         for weight, part in zip(self.weights, self.gradient_parts, strict=True):
-            if weight.data_ptr() != start + size * part.storage_offset():
-                raise RuntimeError(f"a weight of {tuple(weight.shape)} was moved in memory since training began")
-            if weight.grad is not None and weight.grad is not part:
-                torch.add(weight.grad, 0.0, out=part)  # -0 becomes 0, as it does in what is added to zeros
+            gradient = weight.grad
+            if gradient is None:
+                missing = True
+            elif gradient is not part:
+                torch.add(gradient, 0.0, out=part)  # -0 becomes 0, as it does in what is added to zeros
                 weight.grad = part
-        return all(weight.grad is not None for weight in self.weights)
+        return not missing
 
     def is_joined(self) -> bool:
         """Whether the moments lie together, as they do from the first step on."""

@@ -44,6 +44,7 @@ from train.libraries import diffusers
 from train.state import Task
 from train.validation import Validator
 from train.window import Window
+from train.workers import SideBySide
 
 Step = Callable[[], None]
 
@@ -169,7 +170,7 @@ def our_step(bench: Bench, steps: int, *, side_by_side: bool) -> tuple[Step, Win
     """One step of train/loop.py on the job that the trainer would build; the third closes what works ahead."""
     parts = job.Job(bench.config, bench.accelerator, base_model.load(bench.config.model), bench.collection, "bench")
     state = assembly.build(parts)
-    if not side_by_side:
+    if not side_by_side and isinstance(state.workers, SideBySide):
         state.workers = None
     encoded = encode(parts.model, parts.collection, bench.config, bench.accelerator)
     objective, schedule = bench.config.objective, bench.model.schedule.to(bench.accelerator.device)

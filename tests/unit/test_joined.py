@@ -184,7 +184,7 @@ def test_a_state_of_no_steps() -> None:
 def test_a_weight_that_was_moved_is_noticed() -> None:
     trainee = Trainee(joined).train(0)
     trainee.weights[1].data = trainee.weights[1].data.clone()
-    with pytest.raises(RuntimeError, match="was moved in memory"):
+    with pytest.raises(RuntimeError, match="were moved in memory"):
         trainee.train(1)
 
 

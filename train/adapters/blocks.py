@@ -49,9 +49,11 @@ def train_norms_safely(unet: Any) -> None:
 
 def needing_gradient(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The norm's input, as one that needs a gradient while it trains on a CPU."""
+    from train.adapters.edge import Edge
+
     (x,) = inputs
     crashes = module.training and x.device.type == "cpu" and not x.requires_grad
-    return (x.detach().requires_grad_(),) if crashes else inputs
+    return (Edge.apply(x, module.weight),) if crashes else inputs
 
 
 def inside(name: str, blocks: Sequence[str]) -> bool:
