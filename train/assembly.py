@@ -21,6 +21,7 @@ from train import (
     compiled,
     ema,
     half_weights,
+    joined,
     machine,
     memory,
     norms,
@@ -55,8 +56,7 @@ def build(job: Job) -> State:
         unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
     attention.join(unet, accelerator, compiled=config.compile)
     norms.widen(unet, accelerator, compiled=config.compile)
-    small = workers.is_small_on_cpu(unet, accelerator)
-    if small:
+    if workers.is_small_on_cpu(unet, accelerator):
         memory.keep_freed()
     held = anchor(unet, empty_states(job), accelerator, config.preserve.strength)
     config.adapter.attach(unet, config.seed)
@@ -64,14 +64,15 @@ def build(job: Job) -> State:
     unet.to(accelerator.device, memory_format=torch.channels_last)
     unet.train()
     trained = adapters.trainable(unet)
-    inner = optim.build(trained.values(), config.optim, joined=small and not config.compile)
     average = ema.build(trained, config.ema)
-    prepared, optimizer = accelerator.prepare(unet, inner)
+    prepared = accelerator.prepare(unet)  # which moves weights
+    side_by_side = joined.suited(unet, accelerator, compiled=config.compile)
+    optimizer = optim.build(trained.values(), config.optim, joined=side_by_side)
     if config.compile:
         prepared = compiled.compiled(prepared, len(job.collection.buckets))
-    crew = half_weights.suited(accelerator, unet, inner, trains_base=config.adapter.trains_base)
+    crew = half_weights.suited(accelerator, unet, optimizer, trains_base=config.adapter.trains_base)
     crew = crew or workers.suited(accelerator, unet, config.batch_size, compiled=config.compile)
-    return State(0, prepared, optimizer, accelerator, average, anchor=held, workers=crew)
+    return State(0, prepared, accelerator.prepare(optimizer), accelerator, average, anchor=held, workers=crew)
 
 
 def empty_states(job: Job) -> TextStates | None:

@@ -14,7 +14,7 @@ import torch
 
 from data import cache
 from data.options import field_types
-from train import flops, machine, memory, optim, workers
+from train import flops, joined, machine, memory, optim, workers
 from train.adapters import base as adapters
 from train.config import Config
 from train.encoding import encode_picture, encode_text, frames_of, prompts_of, text_key
@@ -126,13 +126,13 @@ class Forecast:
     @property
     def setting(self) -> Setting:
         half = machine.DTYPES.get(self.job.accelerator.mixed_precision)
-        stay = self.config.accumulate > 1 or (self.is_small and self.config.optim.kind == "adamw")
-        return Setting(self.device.type, half, stay, small=self.is_small and half is not None)
+        small = workers.is_small_on_cpu(self.unet, self.job.accelerator) and half is not None
+        stay = self.config.accumulate > 1 or (self.is_joined and self.config.optim.kind == "adamw")
+        return Setting(self.device.type, half, stay, small=small and not self.config.compile)
 
     @property
-    def is_small(self) -> bool:
-        """Whether it is computed as train/attention.py, train/norms.py and train/joined.py have it."""
-        return workers.is_small_on_cpu(self.unet, self.job.accelerator) and not self.config.compile
+    def is_joined(self) -> bool:
+        return joined.suited(self.unet, self.job.accelerator, compiled=self.config.compile)
 
     def activations(self, batch: int, checkpointing: bool | None = None) -> int:
         """Bytes at the peak of a step beyond weights, gradients and optimiser."""
@@ -250,7 +250,7 @@ class Forecast:
     def probed(self) -> tuple[Timing, float]:
         """The commonest bucket's timing, and the mean cost of a picture relative to that bucket's."""
         common = max(self.sizes, key=lambda size: self.sizes[size])
-        build = partial(optim.build, config=self.config.optim, joined=self.is_small)
+        build = partial(optim.build, config=self.config.optim, joined=self.is_joined)
         question = self.question(self.config.batch_size, common)
         state, accelerator = self.state, self.job.accelerator
         found = probe(state.unet, question, accelerator, build, state.crew)

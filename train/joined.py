@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.adamw import AdamW, adamw
+
+from train import workers
 
 ALIGNED_TO = 32  # numbers: a line of the cache, 64 bytes, also in half precision
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names
@@ -106,7 +109,7 @@ class JoinedAdamW(AdamW):
 
     def empty(self) -> Tensor:
         """Room for one number of each weight: zeros, which stay zeros between the weights."""
-        return torch.zeros(sum(map(room, self.weights)))
+        return torch.zeros(sum(map(room, self.weights)), device=self.weights[0].device)
 
     def parts(self, together: Tensor) -> list[Tensor]:
         """Of such a tensor, for each weight, in its shape and order."""
@@ -137,7 +140,7 @@ class JoinedAdamW(AdamW):
         """Whether the moments lie together, as they do from the first step on."""
         if not self.state:
             self.means, self.squares = self.empty(), self.empty()
-            self.point_state(torch.zeros(()))
+            self.point_state(torch.zeros((), device=self.everything.device))
         return hasattr(self, "means")
 
     def part(self) -> None:
@@ -174,3 +177,8 @@ def room(weight: Tensor) -> int:
 def extent(weight: Tensor) -> int:
     """Numbers from a tensor's first to its last in memory; more than it has if there are gaps."""
     return 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+
+
+def suited(network: nn.Module, accelerator: Accelerator, *, compiled: bool) -> bool:
+    """Whether a network's weights are to be joined, once they are where they are to stay."""
+    return workers.is_small_on_cpu(network, accelerator) and not compiled

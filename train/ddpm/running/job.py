@@ -18,7 +18,7 @@ from data.dataset import Layout
 from data.errors import InputError
 from data.sets.load import load
 from data.sets.pictures import Pictures
-from train import checkpoint, ema, machine, optim, run_folder, workers
+from train import checkpoint, ema, joined, machine, optim, run_folder
 from train.compiled import TOLERANCE, relative_errors
 from train.ddpm import samplers
 from train.ddpm.networks.kinds import Frame
@@ -127,9 +127,9 @@ def build_state(job: Job, made: Model) -> State:
     made.network.train()
     weights = {name: weight for name, weight in made.network.named_parameters() if weight.requires_grad}
     average = ema.build(weights, config.ema)
-    joined = workers.is_small_on_cpu(made.network, accelerator) and not config.compile
-    optimizer = optim.build(weights.values(), config.optim, joined=joined)
-    prepared, optimizer = accelerator.prepare(made.network, optimizer)
+    prepared = accelerator.prepare(made.network)  # which moves weights
+    side_by_side = joined.suited(made.network, accelerator, compiled=config.compile)
+    optimizer = accelerator.prepare(optim.build(weights.values(), config.optim, joined=side_by_side))
     network: Any = torch.compile(prepared, dynamic=False) if config.compile else prepared
     who = gradients.suited(accelerator, made.network, config.batch_size, compiled=config.compile)
     return State(0, network, optimizer, accelerator, average, who, draws_of(job))
