@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from data.errors import InputError
 
@@ -23,6 +24,26 @@ def go_with_it() -> None:
     """Raises KeyboardInterrupt if the launcher is gone: nobody waits for what this process would do."""
     if launcher() not in (None, os.getppid()):
         raise KeyboardInterrupt
+
+
+def refuse_missing_processes() -> None:
+    """Raises InputError if accelerate was asked for several processes and started this one alone, without a word, as it
+    does on machines without several GPUs. It then tells where they would meet, but not how many they are.
+    """
+    told = "MASTER_ADDR" in os.environ and "MASTER_ADDR" not in environment_of(PARENT)
+    if launcher() is not None and told and "WORLD_SIZE" not in os.environ:
+        what = "accelerate was asked for several processes and started one: this machine has not several GPUs"
+        fix = "Start them with: torchrun --nproc-per-node N train/finetune.py ..., or leave --num_processes out."
+        raise InputError(what, where="the launcher", fix=fix)
+
+
+def environment_of(process: int) -> set[str]:
+    """Names in the environment of another process as it was started; on other systems than Linux, those of this one."""
+    try:
+        entries = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return set(os.environ)
+    return {os.fsdecode(entry.partition(b"=")[0]) for entry in entries}
 
 
 def refuse_launchers_flags(typed: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from data.errors import InputError, choose
+from train import launched
 from train.config import Config, Memory
 from train.optim import installed
 
@@ -43,6 +44,7 @@ def begin(threads: int | None, half_on_cpu: str = "no") -> Accelerator:
     """
     refuse_sharding()
     refuse_dynamo()
+    launched.refuse_missing_processes()
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # --accumulate says it; both would divide twice
     here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.

@@ -100,6 +100,43 @@ def test_only_a_launchers_child_watches_its_parent(monkeypatch: pytest.MonkeyPat
     go_with_it()
 
 
+CHILD = """
+from data.errors import InputError
+from train.launched import refuse_missing_processes
+try:
+    refuse_missing_processes()
+    print("goes on")
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "launchers", "refused"),
+    [
+        ({}, {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, True),
+        ({}, {"ACCELERATE_MIXED_PRECISION": "no"}, False),  # one process was asked for
+        ({"MASTER_ADDR": "127.0.0.1"}, {"ACCELERATE_MIXED_PRECISION": "no"}, False),  # a cluster's, not the launcher's
+        ({}, {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}, False),
+        ({}, {"MASTER_ADDR": "127.0.0.1"}, False),  # no launcher
+    ],
+)
+def test_processes_that_accelerate_did_not_start_are_missed(
+    everywhere: dict[str, str], launchers: dict[str, str], refused: bool
+) -> None:
+    """`accelerate launch --cpu --num_processes 2` starts one process, which would train a batch of half the size."""
+    start = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], env=os.environ | "
+    start += f"{launchers!r}, check=True)"
+    known = ("MASTER_ADDR", "WORLD_SIZE", *launched.LAUNCHERS)
+    plain = {name: value for name, value in os.environ.items() if name not in known}
+    argv = [sys.executable, "-c", start, CHILD]
+    done = subprocess.run(
+        argv, env=plain | everywhere, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    expected = "accelerate was asked for several processes and started one" if refused else "goes on"
+    assert expected in done.stdout
+
+
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
 def test_a_closed_terminal_asks_too_but_not_with_nohup(handler: signal.Handlers) -> None:
     before = signal.signal(signal.SIGHUP, handler)
