@@ -14,11 +14,13 @@ import torch
 
 from data import cache
 from data.options import field_types
-from train import flops, joined, machine, memory, optim, workers
+from train import flops, machine, memory, optim, workers
 from train.adapters import base as adapters
 from train.config import Config
 from train.encoding import encode_picture, encode_text, frames_of, prompts_of, text_key
 from train.flops import Flops
+from train.half_weights import HalfWeights
+from train.joined import JoinedAdamW
 from train.memory import Memory, Setting
 from train.plan import Disk, Duration, Fits
 from train.preservation import COST
@@ -127,17 +129,18 @@ class Forecast:
     def setting(self) -> Setting:
         half = machine.DTYPES.get(self.job.accelerator.mixed_precision)
         small = workers.is_small_on_cpu(self.unet, self.job.accelerator) and half is not None
-        stay = self.config.accumulate > 1 or (self.is_joined and self.config.optim.kind == "adamw")
-        return Setting(self.device.type, half, stay, small=small and not self.config.compile)
+        return Setting(self.device.type, half, self.config.accumulate > 1, small=small and not self.config.compile)
 
     @property
     def is_joined(self) -> bool:
-        return joined.suited(self.unet, self.job.accelerator, compiled=self.config.compile)
+        """Whether gradients are brought to where they have room of their own, see train/joined.py."""
+        return isinstance(getattr(self.state.optimizer, "optimizer", None), JoinedAdamW)
 
     def activations(self, batch: int, checkpointing: bool | None = None) -> int:
         """Bytes at the peak of a step beyond weights, gradients and optimiser."""
         question = self.question(batch, self.widest)
-        return memory.step_bytes(self.unet, question, self.setting, checkpointing=checkpointing) - 4 * self.trained
+        found = memory.step_bytes(self.unet, question, self.setting, checkpointing=checkpointing)
+        return found if self.is_joined else found - 4 * self.trained
 
     @cached_property
     def memory(self) -> Memory:
@@ -156,6 +159,7 @@ class Forecast:
             "process": self.process_bytes(weights),
         }
         held = sum(bytes_ for part, bytes_ in parts.items() if part not in ("gradients", "activations", "kernels"))
+        held += self.trained * (4 * self.is_joined + 2 * isinstance(self.state.workers, HalfWeights))
         looked = memory.look_bytes(
             self.unet, self.question(self.config.validation.timesteps, self.widest), self.setting
         )

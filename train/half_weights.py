@@ -1,8 +1,8 @@
 """Full fine-tuning of a small network in bfloat16 on a CPU: all weights are rounded to it at once.
 
 Autocast casts each weight when its layer is reached, and each gradient back into float32 when it is computed: the same
-numbers by hundreds of small operations, which take 3 to 4 % of a step of the embedded network (two threads, AMD,
-2026-11-22).
+numbers by hundreds of small operations, which take 3 % of a step of the embedded network (two threads, AMD,
+2026-11-22). Latents and text states are rounded before the first layer, not in it: they meet no norm there.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class HalfWeights:
     @cached_property
     def copies(self) -> Tensor:
         """Room for all of them."""
-        return torch.empty_like(self.optimizer.everything, dtype=torch.bfloat16, requires_grad=False)
+        return torch.empty_like(self.optimizer.everything, dtype=torch.bfloat16)
 
     @cached_property
-    def places(self) -> list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter, nn.Parameter]]:
+    def swaps(self) -> list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter, nn.Parameter]]:
         """Of each copy: the layer's weights, its name among them, the weight itself, the copy."""
-        parts = zip(self.optimizer.weights, self.optimizer.parts(self.copies), strict=True)
+        parts = zip(self.optimizer.weights, self.optimizer.views(self.copies), strict=True)
         copies = {weight: nn.Parameter(part) for weight, part in parts}
         return [
             (layer._parameters, name, weight, copies[weight])
@@ -52,7 +52,7 @@ class HalfWeights:
     @cached_property
     def asked(self) -> list[nn.Parameter]:
         """What gradients are asked of, in the order of the optimiser's weights."""
-        copies = {weight: copy for _, _, weight, copy in self.places}
+        copies = {weight: copy for _, _, weight, copy in self.swaps}
         return [copies.get(weight, weight) for weight in self.optimizer.weights]
 
     def backward(self, losses_of: LossesOf, batch: Batch, divisor: int) -> Tensor:
@@ -65,13 +65,13 @@ class HalfWeights:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the network has the copies."""
-        self.copies.copy_(self.optimizer.everything.detach())
+        self.copies.copy_(self.optimizer.everything)
         try:
-            for weights, name, _, copy in self.places:
+            for weights, name, _, copy in self.swaps:
                 weights[name] = copy
             yield
         finally:
-            for weights, name, weight, _ in self.places:
+            for weights, name, weight, _ in self.swaps:
                 weights[name] = weight
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:

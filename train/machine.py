@@ -160,7 +160,7 @@ def other_ways(before: Mapping[str, Any], accelerator: Accelerator) -> bool:
 
 
 def in_words(ways: Mapping[str, Any]) -> str:
-    return f"{ways['processes']} process(es) in {ways['precision']}"
+    return f"{ways['processes']} process{'es' * (ways['processes'] > 1)} in {ways['precision']}"
 
 
 def how(ways: Mapping[str, Any]) -> str:

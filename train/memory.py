@@ -127,7 +127,7 @@ class Setting:
 
     device: str = "cpu"
     half: torch.dtype | None = None  # autocast's type
-    gradients_stay: bool = False  # there is room for them while the next ones are computed
+    accumulate: bool = False  # gradients of earlier micro-batches are there while the next one is computed
     small: bool = False  # a small network in bf16 on a CPU, as train/attention.py and train/norms.py compute it
 
 
@@ -146,7 +146,7 @@ def trained(network: nn.Module, question: Question, setting: Setting, checkpoint
         switch_checkpointing(bones, checkpointing)
     with counted(bones, setting) as (live, precision):
         recompute_likewise(bones, precision)
-        if setting.gradients_stay:
+        if setting.accumulate:
             for weight in bones.parameters():
                 weight.grad = torch.empty_like(weight) if weight.requires_grad else None
         predicted = Denoiser(bones)(*question.tensors(bones))

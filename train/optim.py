@@ -68,7 +68,7 @@ def check_learning_rate(rate: float, config: OptimConfig) -> None:
 def build(parameters: Parameters, config: OptimConfig, *, joined: bool = False) -> torch.optim.Optimizer:
     """The optimiser in training mode; its learning rate is set before each step. Raises InputError.
 
-    joined: whether the weights are many, small and on a CPU, where AdamW is faster for all of them at once.
+    joined: whether they belong to a small network on a CPU, where AdamW is faster for all of them at once.
     """
     refuse_missing(config)
     if joined and config.kind == "adamw":

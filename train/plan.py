@@ -172,8 +172,9 @@ class Plan:
 
     def lines(self) -> list[str]:
         """One fact a line, for a person."""
-        b = f"{self.batch_size} x {self.accumulate} accumulated x {self.processes} process(es)"
+        b = f"{self.batch_size} x {self.accumulate} accumulated x {self.processes} process{'es' * (self.processes > 1)}"
         share = 100 * self.trainable / self.parameters
+        threads = f"{self.threads} CPU thread{'s' * (self.threads > 1)}"
         lines = [
             f"model      {self.model}",
             f"adapter    {self.adapter}: {self.trainable:,} of {self.parameters:,} weights are trained ({share:.1f} %)",
@@ -185,7 +186,7 @@ class Plan:
             f"length     {self.steps} steps = {self.epochs:.1f} times through the pictures"
             + (f", {self.done} done" if self.done else ""),
             f"optimiser  {self.optimizer}",
-            f"machine    {self.device}, {self.precision}, {self.threads} CPU threads, {self.switches}",
+            f"machine    {self.device}, {self.precision}, {threads}, {self.switches}",
             *self.memory_lines(),
             *self.time_lines(),
             f"disk       {self.disk}",

@@ -91,7 +91,7 @@ def test_other_processes_and_precisions_do_not_go_on_unnoticed(tmp_path: Path) -
     facts = run.facts("data.json")
     assert (facts["processes"], facts["precision"]) == (1, "fp32")
     run.write_json("data.json", facts | {"processes": 2})
-    with pytest.raises(InputError, match=r"began with 2 process\(es\) in fp32, this would go on with 1"):
+    with pytest.raises(InputError, match=r"began with 2 processes in fp32, this would go on with 1"):
         fit("--max-steps", "2", *runs)
 
 

@@ -175,7 +175,7 @@ def test_full_fine_tuning_leaves_a_whole_model(finetune: Finetune, tiny_model: P
 def test_the_plan_alone(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
     assert finetune("--dry-run", "--accumulate", "2") == 0
     out = capsys.readouterr().out
-    assert "4 x 2 accumulated x 1 process(es) = 8 pictures a step" in out
+    assert "4 x 2 accumulated x 1 process = 8 pictures a step" in out
     assert "held out" in out and "tokens" in out
     assert not Path("runs").exists()
 

@@ -1,5 +1,6 @@
 """Weights that are rounded to bfloat16 together: every bit is that of autocast, which rounds them one by one."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,10 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tests.small_runs import advance, seeded_unet, small_run, trained
-from train import half_weights, optim
+from train import half_weights, optim, probe
 from train.half_weights import HalfWeights
-from train.joined import JoinedAdamW
 from train.optim import OptimConfig
+from train.skeleton import Question
 from train.state import State, Task
 from train.workers import OneByOne
 
@@ -43,7 +44,7 @@ def test_the_bits_of_autocast(changes: dict[str, Any], tmp_path: Path, bf16_on_c
     found: list[tuple[Tensor, dict[str, Tensor]]] = []
     for own in (True, False):
         state, task = unet_state(tmp_path, bf16_on_cpu, **changes)
-        assert len(half_of(state).places) > 20
+        assert len(half_of(state).swaps) > 20
         state.workers = state.workers if own else OneByOne(bf16_on_cpu)
         window = advance(state, task, 3)
         found.append((torch.stack(window.losses), trained(state)))
@@ -65,6 +66,19 @@ def test_layers_are_asked_with_copies_of_the_newest_weights(tmp_path: Path, bf16
             assert torch.equal(weight, before[name].to(weight.dtype)) and weight.stride() == before[name].stride()
     assert all(weight is before[name] for name, weight in unet.named_parameters())
     assert len({id(weight) for weight in half.asked}) == len(optim.weights(state.optimizer))
+
+
+def test_the_probe_leaves_nothing_behind(tmp_path: Path, bf16_on_cpu: Accelerator) -> None:
+    """The step after it has the bits of one without it."""
+    found = []
+    for probed in (False, True):
+        state, task = unet_state(tmp_path, bf16_on_cpu)
+        if probed:
+            build = partial(optim.build, config=OptimConfig(), joined=True)
+            probe.probe(state.unet, Question(2, 4, 4, 5), bf16_on_cpu, build, half_of(state))
+        found.append((torch.stack(advance(state, task, 2).norms), trained(state)))
+    (norms, weights), (expected, theirs) = found
+    assert torch.equal(norms, expected) and all(torch.equal(weights[name], theirs[name]) for name in theirs)
 
 
 def test_after_an_error_the_weights_are_back(tmp_path: Path, bf16_on_cpu: Accelerator) -> None:
@@ -101,21 +115,3 @@ def test_where_it_is_used(accelerator: Accelerator, kind: str, trains_base: bool
     optimizer = optim.build(network.parameters(), config, joined=True)
     found = half_weights.suited(accelerator, network, optimizer, trains_base=trains_base)
     assert isinstance(found, HalfWeights) == expected
-
-
-def test_gradients_that_are_added_elsewhere_are_kept() -> None:
-    """The first are written, for the room is known to be empty; after somebody else wrote there they are added."""
-    weights = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2))]
-    optimizer = optim.build(weights, OptimConfig(), joined=True)
-    assert isinstance(optimizer, JoinedAdamW)
-    ones = [torch.ones_like(weight).bfloat16() for weight in weights]
-    optimizer.add(ones)
-    optimizer.add([ones[0], None])
-    assert [float(weight.grad.sum()) for weight in weights if weight.grad is not None] == [6.0, 4.0]
-    optimizer.zero_grad()
-    weights[0].grad.add_(1.0)  # type: ignore[union-attr]
-    optimizer.add(ones)
-    assert [float(weight.grad.sum()) for weight in weights if weight.grad is not None] == [6.0, 4.0]
-    optimizer.zero_grad()
-    optimizer.add([None, None])
-    assert not optimizer.gradients.any()

@@ -126,7 +126,7 @@ def test_what_saves_memory_saves_memory() -> None:
     assert step_bytes(network, Question(4, 32, 32), Setting()) < 0.6 * plain
     assert step_bytes(network, question, Setting("cuda", torch.bfloat16)) < 0.8 * plain
     gradients = sum(weight.nbytes for weight in network.parameters())
-    assert plain < step_bytes(network, question, Setting(gradients_stay=True)) <= plain + gradients
+    assert plain < step_bytes(network, question, Setting(accumulate=True)) <= plain + gradients
     assert memory.look_bytes(network, question, Setting()) < 0.5 * plain
 
 

@@ -42,18 +42,11 @@ def train_norms_safely(unet: Any) -> None:
     """
     from torch.nn import GroupNorm
 
+    from train.adapters.edge import needing_gradient  # torch: this file is read before it is loaded
+
     for module in unet.modules():
         if isinstance(module, GroupNorm) and module.weight.requires_grad:
             module.register_forward_pre_hook(needing_gradient)
-
-
-def needing_gradient(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The norm's input, as one that needs a gradient while it trains on a CPU."""
-    from train.adapters.edge import Edge
-
-    (x,) = inputs
-    crashes = module.training and x.device.type == "cpu" and not x.requires_grad
-    return (Edge.apply(x, module.weight),) if crashes else inputs
 
 
 def inside(name: str, blocks: Sequence[str]) -> bool:

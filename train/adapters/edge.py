@@ -22,3 +22,10 @@ class Edge(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[None, None]:
         return None, None
+
+
+def needing_gradient(module: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """A norm's input, as one that needs a gradient while the norm trains on a CPU; for register_forward_pre_hook."""
+    (x,) = inputs
+    crashes = module.training and x.device.type == "cpu" and not x.requires_grad
+    return (Edge.apply(x, module.weight),) if crashes else inputs
