@@ -176,8 +176,12 @@ class Said(Silent):
         self.lines += lines
 
 
-def test_the_scaler_leaves_a_step_out_of_the_average(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_the_scaler_leaves_a_step_out_of_the_average(
+    together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through accelerate's own scaler and a fused optimiser, which does not say that it left a step out."""
+    monkeypatch.setattr("train.joined.suited", lambda *_, **__: together)
     accelerator = Accelerator(cpu=True)
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=3e38, growth_interval=1000)  # type: ignore[assignment]
     before = accelerator.state._mixed_precision
