@@ -44,11 +44,10 @@ def step(state: State, task: Task, batches: InTurn[Batch], window: Window) -> No
     waited = batches.waited
     micro_batches = [next(batches) for _ in range(layout.accumulate)]
     losses = gradients(state, task, micro_batches)
-    norm = accelerator.clip_grad_norm_(optim.clippable(optimizer), task.config.optim.clip_norm)
+    norm = optim.clip(accelerator, optimizer, task.config.optim.clip_norm)
     with pieces.room_for_the_optimizer():
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    norm = torch.as_tensor(norm).detach()
     state.ema.update(norm)
     state.step += 1
     window.losses.append(losses.mean())

@@ -17,6 +17,7 @@ from data.options import Options
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
 Parameters = Iterable["torch.nn.Parameter"]
 
@@ -189,6 +190,21 @@ BUILDERS: dict[str, Callable[[Parameters, OptimConfig], torch.optim.Optimizer]] 
 def weights(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     """Every weight that it updates; a list, for an iterator would be empty the second time."""
     return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def clip(accelerator: Accelerator, optimizer: Any, limit: float) -> torch.Tensor:
+    """Unscale all gradients and scale them down to a global norm of at most `limit`; returns the norm before, ().
+
+    What needs no scaling is not multiplied by 1 on a CPU. A GPU would have to be waited for, so it is there.
+    """
+    from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+    accelerator.unscale_gradients()
+    given = clippable(optimizer)
+    norm = get_total_norm([weight.grad for weight in given if weight.grad is not None])
+    if norm.device.type != "cpu" or not norm <= limit:
+        clip_grads_with_norm_(given, limit, norm)
+    return norm
 
 
 def clippable(optimizer: Any) -> list[torch.nn.Parameter]:

@@ -168,3 +168,21 @@ def test_huge_scaled_gradients_are_clipped(kind: str, tmp_path: Path, monkeypatc
     assert all(1e3 < float(norm) < math.inf for norm in window.norms)
     assert norms == pytest.approx([0.5] * 2, rel=1e-3)
     assert all(bool(weight.isfinite().all()) for weight in trained(state).values())
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.999, 1.5, math.nan])
+def test_only_what_is_too_large_is_scaled(scale: float) -> None:
+    """The norm is told as it was; gradients below the limit keep their bits; NaN spreads, as in torch's own clipping."""
+    weights = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(1))]
+    for weight in weights[:2]:
+        weight.grad = torch.full_like(weight, 7**-0.5 * scale)
+    before = [weight.grad.clone() for weight in weights if weight.grad is not None]
+    norm = optim.clip(Accelerator(cpu=True), torch.optim.SGD(weights, lr=1.0), 1.0)
+    assert float(norm) == pytest.approx(scale, rel=1e-6, nan_ok=True)
+    after = [weight.grad for weight in weights if weight.grad is not None]
+    if scale < 1:
+        assert all(torch.equal(one, other) for one, other in zip(after, before, strict=True))
+    else:
+        assert float(torch.cat([one.flatten() for one in after]).norm()) == pytest.approx(
+            1.0 if scale > 1 else math.nan, rel=1e-5, nan_ok=True
+        )

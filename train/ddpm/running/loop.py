@@ -36,10 +36,9 @@ def step(state: State, task: Task, window: Window) -> None:
     batch = task.stream.batch(state.step, state.draws)
     losses = state.gradients.backward(partial(sample_losses, state, task), batch)
     state.draws.seen(batch.t, losses)
-    norm = state.accelerator.clip_grad_norm_(optim.clippable(state.optimizer), task.config.optim.clip_norm)
+    norm = optim.clip(state.accelerator, state.optimizer, task.config.optim.clip_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    norm = torch.as_tensor(norm).detach()
     state.ema.update(norm)
     state.step += 1
     window.losses.append((losses * batch.weights).mean())
