@@ -172,7 +172,7 @@ def test_huge_scaled_gradients_are_clipped(kind: str, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("scale", [0.5, 0.999, 1.5, math.nan])
 def test_only_what_is_too_large_is_scaled(scale: float) -> None:
-    """The norm is told as it was; gradients below the limit keep their bits; NaN spreads, as in torch's own clipping."""
+    """The norm is told as it was; gradients below the limit keep their bits; NaN spreads, as in torch's clipping."""
     weights = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(1))]
     for weight in weights[:2]:
         weight.grad = torch.full_like(weight, 7**-0.5 * scale)
