@@ -66,8 +66,8 @@ def build(job: Job) -> State:
     trained = adapters.trainable(unet)
     average = ema.build(trained, config.ema)
     prepared = accelerator.prepare(unet)  # which moves weights
-    side_by_side = joined.suited(unet, accelerator, compiled=config.compile)
-    optimizer = optim.build(trained.values(), config.optim, joined=side_by_side)
+    together = joined.suited(unet, accelerator, compiled=config.compile)
+    optimizer = optim.build(trained.values(), config.optim, joined=together)
     if config.compile:
         prepared = compiled.compiled(prepared, len(job.collection.buckets))
     crew = half_weights.suited(accelerator, unet, optimizer, trains_base=config.adapter.trains_base)

@@ -159,6 +159,7 @@ class Forecast:
             "process": self.process_bytes(weights),
         }
         held = sum(bytes_ for part, bytes_ in parts.items() if part not in ("gradients", "activations", "kernels"))
+        # room for joined gradients and for copies in half precision stays between the steps
         held += self.trained * (4 * self.is_joined + 2 * isinstance(self.state.workers, HalfWeights))
         looked = memory.look_bytes(
             self.unet, self.question(self.config.validation.timesteps, self.widest), self.setting

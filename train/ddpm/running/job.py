@@ -128,8 +128,8 @@ def build_state(job: Job, made: Model) -> State:
     weights = {name: weight for name, weight in made.network.named_parameters() if weight.requires_grad}
     average = ema.build(weights, config.ema)
     prepared = accelerator.prepare(made.network)  # which moves weights
-    side_by_side = joined.suited(made.network, accelerator, compiled=config.compile)
-    optimizer = accelerator.prepare(optim.build(weights.values(), config.optim, joined=side_by_side))
+    together = joined.suited(made.network, accelerator, compiled=config.compile)
+    optimizer = accelerator.prepare(optim.build(weights.values(), config.optim, joined=together))
     network: Any = torch.compile(prepared, dynamic=False) if config.compile else prepared
     who = gradients.suited(accelerator, made.network, config.batch_size, compiled=config.compile)
     return State(0, network, optimizer, accelerator, average, who, draws_of(job))
