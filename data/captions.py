@@ -83,11 +83,6 @@ def tidy(text: str) -> str:
     return " ".join((text.lstrip(" ,") if headless else text).split())
 
 
-def pick(captions: Sequence[str], *position: int | str) -> str:
-    """One of the captions, by position; the empty prompt when there is none."""
-    return captions[seeds.integer(len(captions), "caption", *position)] if captions else ""
-
-
 def dropped(probability: float, *position: int | str) -> bool:
     """Whether the caption at this position is replaced by the empty prompt (for classifier-free guidance)."""
     return seeds.uniform("caption-dropout", *position) < probability

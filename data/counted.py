@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from data import seeds
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ONE = 2.0**seeds.COUNTED_BITS
 
@@ -22,6 +23,8 @@ def normals(keys: Tensor, salt: int, shape: tuple[int, ...]) -> Tensor:
 
     Source: Box & Muller 1958, two numbers of each pair.
     """
+    import torch
+
     count = math.prod(shape)
     pairs = (count + 1) // 2
     numbers = seeds.counted(keys, salt, 2 * pairs).float()

@@ -195,12 +195,3 @@ def split(samples: Sequence[Sample], groups: Sequence[int], *, share: float, see
         held -= {max(draw, key=draw.__getitem__)}
     sides = [group in held for group in groups]
     return Split([i for i, out in enumerate(sides) if not out], [i for i, out in enumerate(sides) if out])
-
-
-def leaks(samples: Sequence[Sample], split: Split, *, cache: bool = True) -> list[Pair]:
-    """Near-duplicates with one picture on each side of a split: none for splits made here, but for other people's."""
-    held = set(split.held_out)
-    used = sorted(held.union(split.train))
-    pairs = near_duplicates([samples[index] for index in used], cache=cache)
-    named = (Pair(used[pair.first], used[pair.second], pair.difference) for pair in pairs)
-    return [pair for pair in named if (pair.first in held) != (pair.second in held)]

@@ -1,7 +1,4 @@
-"""Where the encoded set lives while it trains: on the device, in main memory, or on the disk.
-
-Whichever it is, the batches are the same, bit for bit.
-"""
+"""Where the encoded set is kept during training: in main memory, or on disk. The batches are the same bit for bit."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -19,8 +17,7 @@ from data.dataset import Entry, posterior
 from data.errors import InputError
 
 GIB = 2**30
-ROOM_ON_DEVICE = 0.25  # share of its free memory that the set may take by itself: activations come on top
-ROOM_IN_MEMORY = 0.5  # likewise of main memory
+ROOM_IN_MEMORY = 0.5  # share of the free memory that the set may take by itself
 MEMORY_LIMITS = ((Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),)
 
 
@@ -76,41 +73,26 @@ def size_of(records: Iterable[Record]) -> int:
     return sum(path.stat().st_size for path in places)
 
 
-def choose(keep: str, size: int, device: torch.device) -> str:
-    """device, memory or disk for `size` bytes; `auto` is the first of them that has ample room.
+def choose(keep: str, size: int) -> str:
+    """memory or disk for `size` bytes; `auto` is memory while there is ample room, `device` another name for memory.
 
-    Where the device is the CPU, its memory is main memory. Raises InputError if the place asked for has no room.
+    Raises InputError if memory was asked for and has no room.
     """
-    free = {"device": free_on(device), "memory": free_in_memory()}
+    free = free_in_memory()
     if keep == "auto":
-        if device.type == "cuda" and size <= ROOM_ON_DEVICE * free["device"]:
-            return "device"
-        return "memory" if size <= ROOM_IN_MEMORY * free["memory"] else "disk"
-    if keep != "disk" and size > free[keep]:
-        what = f"the encoded pictures take {size / GIB:.2f} GiB, {free[keep] / GIB:.2f} GiB are free there"
-        fix = "Take --pictures.keep disk." if keep == "memory" else "Take --pictures.keep memory, or disk."
-        raise InputError(what, where=f"--pictures.keep {keep}", fix=fix)
-    return "memory" if keep == "device" and device.type != "cuda" else keep
-
-
-def free_on(device: torch.device) -> int:
-    """Bytes that are free on the device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_in_memory()
+        return "memory" if size <= ROOM_IN_MEMORY * free else "disk"
+    if keep == "disk":
+        return keep
+    if size > free:
+        what = f"the encoded images take {size / GIB:.2f} GiB, {free / GIB:.2f} GiB of memory are free"
+        raise InputError(what, where=f"--pictures.keep {keep}", fix="Use --pictures.keep disk.")
+    return "memory"
 
 
 def free_in_memory() -> int:
-    """Bytes of main memory for each process of this machine: what the system calls available, within our own limit."""
-    free = [available(Path("/proc/meminfo"))]
+    """Bytes of main memory available to each process of this machine, within the limit of our control group."""
+    free = [psutil.virtual_memory().available]
     for limit, used in MEMORY_LIMITS:
         if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
             free.append(max(0, int(text) - int(used.read_text())))
     return min(free) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def available(meminfo: Path) -> int:
-    """Bytes available by Linux's own estimate; half of all memory on a system that has none."""
-    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

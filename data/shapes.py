@@ -10,7 +10,6 @@ Images = Tensor  # (B, 3, H, W) in [-1, 1]
 Latents = Tensor  # (B, C, h, w) scaled by the autoencoder's scaling_factor: about unit variance; C is 4 in SD v1
 Moments = Tensor  # (B, 2C, h, w) mean and log-variance of the autoencoder's posterior, unscaled
 Posterior = Tensor  # (B, 2C, h, w) mean and standard deviation of the autoencoder's posterior, unscaled
-TokenIds = Tensor  # (B, L) int64
 TextStates = Tensor  # (B, L, D) last hidden states of the text encoder
 Timesteps = Tensor  # (B,) int64 in [0, T)
 PerSample = Tensor  # (B,) one number a sample

@@ -14,7 +14,6 @@ from data import buckets, captions, duplicates
 from data.captions import TokenReport
 from data.duplicates import Split
 from data.errors import InputError, show
-from data.loading import loading
 from data.problems import Problem
 from data.schema import Sample
 from data.store import Listing
@@ -70,8 +69,7 @@ def shape_of(model: Path) -> Shape:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """A CLIP tokenizer from a local folder: a tokenizer's own, or a model that has one."""
-    with loading():
-        from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     within = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
     if not any((within / name).is_file() for name in ("tokenizer.json", "vocab.json")):

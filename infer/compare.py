@@ -1,15 +1,13 @@
 """ENTRY: python infer/compare.py --x "model=base,tuned" --y "seed=1..3" lays pictures side by side, each drawn once."""
 
 from data.errors import run_entry
-from data.loading import loading
 from infer.comparing import options
 
 
 def main() -> int:
     """Read the options, then draw; torch is imported only once they are known to be good."""
     asked = options.read()
-    with loading():
-        from infer.comparing import job
+    from infer.comparing import job
 
     return job.run(asked)
 

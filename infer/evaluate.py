@@ -1,15 +1,13 @@
 """ENTRY: python infer/evaluate.py RUN says on one page what fine-tuning did: style, prompts, copies, with intervals."""
 
 from data.errors import run_entry
-from data.loading import loading
 from infer.evaluating import options
 
 
 def main() -> int:
     """Read the options, then draw and measure; torch is imported only once they are known to be good."""
     asked = options.read()
-    with loading():
-        from infer.evaluating import job
+    from infer.evaluating import job
 
     return job.run(asked)
 

@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 
 from data.errors import choose, run_entry
-from data.loading import loading
 
 NAMES = ("shapes", "parts", "vae", "text", "scheduler", "guidance")
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,8 +22,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50, help="denoising steps of drawn pictures; default: 50")
     asked = parser.parse_args()
     names = [choose(name, NAMES, what="figure") for name in asked.names] or list(NAMES)
-    with loading():  # matplotlib and torch, once the names are known to be right
-        from infer import illustrations
+    from infer import illustrations
 
     for name in names:
         print(illustrations.make(name, asked.out, asked.steps))

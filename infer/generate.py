@@ -1,15 +1,13 @@
 """ENTRY: python infer/generate.py --prompt "a water type fridge" draws pictures and one labelled sheet of them."""
 
 from data.errors import run_entry
-from data.loading import loading
 from infer import config
 
 
 def main() -> int:
     """Read the options, then draw; torch is imported only once they are known to be good."""
     options = config.read()
-    with loading():
-        from infer import drawing
+    from infer import drawing
 
     return drawing.run(options)
 

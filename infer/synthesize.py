@@ -5,15 +5,13 @@ torchrun --nproc-per-node 2 infer/synthesize.py --count 400        shared out; t
 """
 
 from data.errors import run_entry
-from data.loading import loading
 from data.options import parse
 from infer.synthesize_options import SynthesizeOptions
 
 
 def main() -> int:
     options = parse(SynthesizeOptions, prog="synthesize.py", description=__doc__ or "")
-    with loading():
-        from infer import synthesizing
+    from infer import synthesizing
 
     return synthesizing.run(options)
 

@@ -23,7 +23,7 @@ from train.base_model import BaseModel
 from train.config import Config
 from train.curation import Collection
 
-PLACES = {"device": "on the device", "memory": "in main memory", "disk": "on the disk, read again for every batch"}
+PLACES = {"memory": "in main memory", "disk": "on the disk, read again for every batch"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Encoded:
     train_subset: Sequence[Entry]  # as many as are held out, for validation
     held_out: Sequence[Entry]
     empty: TextStates
-    home: str  # device, memory or disk
+    home: str  # memory or disk
     kept: Sequence[TextStates] = ()  # (L, D) each: of the prompts whose meaning is preserved
 
 
@@ -48,11 +48,11 @@ def encode(model: BaseModel, collection: Collection, config: Config, accelerator
     names = collection.prompts
     records = {name: Record(name, moments[name], tuple(states[text] for text in names[name])) for name in names}
     size = homes.size_of(records.values())
-    home = homes.choose(config.pictures.keep, size, accelerator.device)
+    home = homes.choose(config.pictures.keep, size)
     for path in (*texts.damaged, *pictures.damaged):
         accelerator.print(f"damaged, encoded again: {path}")
     accelerator.print(f"encoded    {len(records)} pictures, {size / homes.GIB:.2f} GiB, kept {PLACES[home]}")
-    return at_home(home, collection, config, records, states, accelerator.device)
+    return at_home(home, collection, config, records, states)
 
 
 def at_home(
@@ -61,10 +61,9 @@ def at_home(
     config: Config,
     records: dict[str, Record],
     states: Mapping[str, Path],
-    device: torch.device,
 ) -> Encoded:
     """The encoded set where it will be read from."""
-    memory = InMemory(device if home == "device" else torch.device("cpu"))
+    memory = InMemory(torch.device("cpu"))
     shelve = OnDisk if home == "disk" else memory.entries
     buckets = [[sample.annotation.file_name for sample in samples] for samples in collection.buckets.values()]
     return Encoded(

@@ -4,15 +4,13 @@ python train/export.py RUN [--checkpoint STEP|best] [--merge] [--single-file] [-
 """
 
 from data.errors import run_entry
-from data.loading import loading
 from data.options import parse
 from train.exports.options import Again
 
 
 def main() -> int:
     asked = parse(Again, prog="export.py", description=__doc__ or "")
-    with loading():  # torch, only once the flags are known to be right
-        from train.exports import again
+    from train.exports import again
 
     return again.run(asked)
 

@@ -6,7 +6,6 @@ accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py
 import sys
 
 from data.errors import run_entry
-from data.loading import loading
 from data.options import parse
 from train import launched  # it remembers who started this process, before torch is loaded
 from train.config import ALIASES, CONFIGS, Config
@@ -21,9 +20,8 @@ def main() -> int:
         preset=CONFIGS / "pocket.yaml",
         aliases=ALIASES,
     )
-    with loading():  # torch, only once the flags are known to be right
-        from infer import previews  # an entry may: the trainer itself does not know how to draw
-        from train import job, sweep
+    from infer import previews  # an entry may: the trainer itself does not know how to draw
+    from train import job, sweep
 
     return sweep.run(config, sys.argv[1:]) if config.sweep else job.run(config, draw=previews.draw)
 

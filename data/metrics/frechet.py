@@ -7,12 +7,10 @@ the features and the number of pictures: it is biased upwards by about 1 / n.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from data import seeds
 from data.errors import InputError
-from data.metrics.checks import rows, same_width
-
-Matrix = NDArray[np.floating]
+from data.metrics.checks import Matrix, rows, same_width
 
 
 def frechet(real: Matrix, drawn: Matrix) -> float:
@@ -71,8 +69,6 @@ def frechet_of_few(real: Matrix, drawn: Matrix) -> float:
 
 def bias(real: Matrix, *, draws: int = 10, seed: int = 0) -> float:
     """What two halves of the real set are apart: the mean over `draws` splits, a floor that no model can go under."""
-    from data import seeds
-
     x = rows(real, "real", least=4)
     half = len(x) // 2
     orders = [seeds.permutation(len(x), seed, "halves", draw) for draw in range(draws)]

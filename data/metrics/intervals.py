@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
+from data.metrics.checks import Vector
 
-Vector = NDArray[np.floating]
 Labels = Sequence[object] | NDArray[np.generic]
 LEVEL = 0.95
 

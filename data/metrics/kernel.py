@@ -10,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data import seeds
 from data.errors import InputError
-from data.metrics.checks import rows, same_width, unit
+from data.metrics.checks import Matrix, rows, same_width, unit
 
-Matrix = NDArray[np.floating]
 Kernel = Callable[[Matrix, Matrix], Matrix]
 SIGMA = 10.0
 

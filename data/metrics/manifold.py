@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.errors import InputError
+from data.metrics.checks import Matrix
 
-Matrix = NDArray[np.floating]
 BLOCK = 2048  # rows compared at a time
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
-from data.loading import loading
 from infer.studios.options import LOOPBACK, StudioOptions, password_of
 
 if TYPE_CHECKING:
@@ -77,13 +76,12 @@ def check_model(options: StudioOptions) -> None:
 def serve(options: StudioOptions, password: str, listening: socket.socket) -> None:
     """Build everything and answer until Ctrl-C."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(scratch())}
-    with loading():
-        import uvicorn
+    import uvicorn
 
-        from infer.studios.workshop import Workshop
+    from infer.studios.workshop import Workshop
 
-        workshop = Workshop(options)
-        app = built(workshop, address(options, listening))
+    workshop = Workshop(options)
+    app = built(workshop, address(options, listening))
     from infer.studios.guard import Guard
 
     guarded = Guard(app, password, options.is_private)

@@ -1,14 +1,11 @@
-"""Gradio, imported in a third of its time: `from infer.studios.widgets import gr`."""
+"""Gradio, imported without rewriting its type stubs: `from infer.studios.widgets import gr`."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from data.loading import Deferred, defer, loading
 
 
 @contextmanager
@@ -30,18 +27,7 @@ def without_stubs() -> Iterator[None]:
         inspect.getfile = real
 
 
-@contextmanager
-def later(module: str) -> Iterator[None]:
-    """What is imported inside loads the module when it uses it; everybody else finds it as it is."""
-    defer(module)
-    try:
-        yield
-    finally:
-        if isinstance(sys.modules.get(module), Deferred):
-            del sys.modules[module]
-
-
-with loading(), without_stubs(), later("pandas"):  # for tables, which the page has none of: 0.7 s
+with without_stubs():
     import gradio as gr
 
 __all__ = ["gr"]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError, choose
-from data.loading import loading
 from infer import source, styles
 from infer.config import GenerateOptions
 from infer.galleries.index import SUFFIXES, Index
@@ -44,8 +43,8 @@ class Workshop:
     @cached_property
     def easel(self) -> Easel:
         """torch and diffusers are loaded when the first picture is wanted, or once the page stands."""
-        with loading():
-            from infer.studios.easel import Easel
+        from infer.studios.easel import Easel
+
         return Easel(self.options.device, self.options.dtype, self.shelf.runs)
 
     def draw(self, order: Order) -> None:
@@ -100,9 +99,9 @@ class Workshop:
 
     @cached_property
     def judge(self) -> Clip:
-        with loading():
-            from data.encoders import Clip
-            from infer.comparing.measures import POCKET_SCORER
+        from data.encoders import Clip
+        from infer.comparing.measures import POCKET_SCORER
+
         return Clip(self.options.judge or POCKET_SCORER)
 
     @contextmanager
@@ -128,7 +127,7 @@ class Workshop:
 
     def settings(self, name: str) -> dict[str, Any]:
         """How a picture was made, in the words of the page's fields. Raises InputError."""
-        with self.loading, loading():
+        with self.loading:
             from infer.studios import reuse
         return reuse.settings(self.picture(name), self.shelf)
 

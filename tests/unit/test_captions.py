@@ -1,13 +1,13 @@
 """Templates, picks by position, dropout and the token report."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from transformers import CLIPTokenizer
 
-from data.captions import count_tokens, dropped, known_fields, pick, render
+from data import seeds
+from data.captions import count_tokens, dropped, known_fields, render
 from data.errors import InputError
 from data.schema import Annotation, Sample
 
@@ -95,19 +95,12 @@ def test_a_field_that_holds_no_text_is_refused() -> None:
         render(annotation(text="x", box={"x": 1}), "{text} {box}")
 
 
-def test_pick_is_a_function_of_the_position_and_takes_every_caption_equally_often() -> None:
-    picks = [pick(["a", "b", "c"], 0, step, 1) for step in range(3000)]
-    assert picks == [pick(["a", "b", "c"], 0, step, 1) for step in range(3000)]
-    assert all(abs(count - 1000) < 4 * 25.8 for count in Counter(picks).values())  # binomial sd 25.8
-    assert pick([], 0) == ""
-
-
-def test_dropout_has_its_probability_and_does_not_follow_the_pick() -> None:
+def test_dropout_has_its_probability_and_is_independent_of_the_caption() -> None:
     drops = [dropped(0.25, 0, step) for step in range(4000)]
     assert abs(sum(drops) - 1000) < 4 * 27.4
     assert not any(dropped(0.0, step) for step in range(100))
     assert all(dropped(1.0, step) for step in range(100))
-    firsts = [pick(["a", "b"], 0, step) == "a" for step in range(4000)]
+    firsts = [seeds.integer(2, "caption", 0, step) == 0 for step in range(4000)]
     assert abs(sum(drop for drop, first in zip(drops, firsts, strict=True) if first) - 500) < 4 * 20
 
 

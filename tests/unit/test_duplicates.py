@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from data.duplicates import Pair, Split, groups, leaks, near_duplicates, split
+from data.duplicates import Pair, Split, groups, near_duplicates, split
 from data.errors import InputError
-from data.features import content_key
 from data.pocket import creatures
 from data.schema import Annotation, Sample
 
@@ -160,19 +159,3 @@ def test_a_share_of_zero_holds_nothing_out_and_a_whole_is_refused() -> None:
     for share in (-0.1, 1.0, 2.0):
         with pytest.raises(InputError, match=f"held-out share {share:g}; allowed: 0"):
             split(SAMPLES, ALONE, share=share, seed=0)
-
-
-def test_leaks_names_copies_on_both_sides(
-    tmp_path: Path, drawn: list[Image.Image], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
-    samples = []
-    for number, picture in enumerate([*drawn[:3], drawn[1].transpose(FLIP)]):
-        path = tmp_path / f"{number}.png"
-        picture.save(path)
-        samples.append(sample(path, content_key(path)))
-    (leak,) = leaks(samples, Split([0, 1], [2, 3]))
-    assert (leak.first, leak.second) == (1, 3)
-    assert leaks(samples, split(samples, groups(samples), share=0.4, seed=0)) == []
-    assert leaks(samples, Split([0, 1, 3], [2])) == []
-    assert leaks(samples, Split([0, 1], [2])) == []

@@ -36,7 +36,7 @@ def records(tmp_path: Path) -> list[Record]:
 
 def batches(home: str, records: list[Record], device: torch.device = CPU) -> list[Batch]:
     """As train/encoding.py and train/assembly.py put the parts together."""
-    memory = InMemory(device if home == "device" else CPU)
+    memory = InMemory(CPU)
     bucket = OnDisk(records) if home == "disk" else memory.entries(records)
     empty = torch.zeros(7, 5, device=memory.device)
     pictures = EncodedPictures([bucket], empty, seed=2, scaling_factor=0.18215, dropout=0.3)
@@ -58,9 +58,9 @@ def test_memory_and_disk_give_the_same_batches(records: list[Record]) -> None:
 
 
 @pytest.mark.gpu
-def test_device_pinned_memory_and_disk_give_the_same_batches(records: list[Record]) -> None:
+def test_pinned_memory_and_disk_give_the_same_batches(records: list[Record]) -> None:
     cuda, expected = torch.device("cuda", 0), batches("memory", records)
-    for home in ("device", "memory", "disk"):
+    for home in ("memory", "disk"):
         found = batches(home, records, cuda)
         assert all(batch.latents.is_cuda and batch.text_states.is_cuda and batch.noise.is_cuda for batch in found)
         assert_equal(found, expected)
@@ -97,50 +97,32 @@ def test_an_entry_that_goes_while_training_is_named(records: list[Record]) -> No
 
 
 @pytest.mark.parametrize(
-    ("keep", "size", "device", "expected"),
+    ("keep", "size", "expected"),
     [
-        ("auto", 24, "cuda", "device"),
-        ("auto", 26, "cuda", "memory"),  # a quarter of 100 on the device ...
-        ("auto", 101, "cuda", "disk"),  # ... half of 200 in memory
-        ("auto", 24, "cpu", "memory"),
-        ("auto", 101, "cpu", "disk"),
-        ("device", 99, "cuda", "device"),
-        ("device", 99, "cpu", "memory"),
-        ("memory", 199, "cuda", "memory"),
-        ("disk", 10, "cuda", "disk"),
+        ("auto", 100, "memory"),
+        ("auto", 101, "disk"),
+        ("memory", 199, "memory"),
+        ("device", 199, "memory"),
+        ("disk", 10, "disk"),
     ],
 )
-def test_where_it_lives(monkeypatch: pytest.MonkeyPatch, keep: str, size: int, device: str, expected: str) -> None:
-    monkeypatch.setattr(homes, "free_on", lambda device: 100 * homes.GIB)
+def test_storage_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch, keep: str, size: int, expected: str) -> None:
     monkeypatch.setattr(homes, "free_in_memory", lambda: 200 * homes.GIB)
-    assert homes.choose(keep, size * homes.GIB, torch.device(device)) == expected
+    assert homes.choose(keep, size * homes.GIB) == expected
 
 
-@pytest.mark.parametrize(
-    ("keep", "message"),
-    [
-        (
-            "device",
-            r"--pictures\.keep device: the encoded pictures take 2\.00 GiB, 1\.00 GiB are free there\. Take .*memory, ",
-        ),
-        (
-            "memory",
-            r"--pictures\.keep memory: the encoded pictures take 2\.00 GiB, 1\.00 GiB .* Take --pictures\.keep disk\.",
-        ),
-    ],
-)
-def test_no_room_is_said(monkeypatch: pytest.MonkeyPatch, keep: str, message: str) -> None:
-    monkeypatch.setattr(homes, "free_on", lambda device: homes.GIB)
+@pytest.mark.parametrize("keep", ["device", "memory"])
+def test_too_little_memory_is_an_error(monkeypatch: pytest.MonkeyPatch, keep: str) -> None:
     monkeypatch.setattr(homes, "free_in_memory", lambda: homes.GIB)
-    with pytest.raises(InputError, match=message):
-        homes.choose(keep, 2 * homes.GIB, torch.device("cuda"))
+    with pytest.raises(InputError) as refused:
+        homes.choose(keep, 2 * homes.GIB)
+    assert refused.value.where == f"--pictures.keep {keep}"
+    assert "--pictures.keep disk" in (refused.value.fix or "")
 
 
-def test_free_memory_is_the_smaller_of_the_systems_and_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:       16000 kB\nMemAvailable:   8000 kB\n")
-    assert homes.available(meminfo) == 8000 * 1024
-    assert homes.available(tmp_path / "none") > 0
+def test_the_control_groups_limit_and_the_other_processes_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limit, used = tmp_path / "max", tmp_path / "current"
     monkeypatch.setattr(homes, "MEMORY_LIMITS", ((limit, used),))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
