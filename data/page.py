@@ -21,8 +21,6 @@ from data.chart import Series, line_chart
 from data.files import write_atomic
 from data.page_style import STYLE
 
-__all__ = ["Page", "Series"]
-
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # and the page's own script, by its hash
 Cell = str | int | float | bool | None
 

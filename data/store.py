@@ -26,8 +26,6 @@ from data.rows import Row, Rows, read_caption_file, read_csv, read_jsonl
 from data.schema import Annotation, Sample
 from data.walk import NOT_CAPTIONS, TABLES, Walk, check_link, composed, stem, walk
 
-__all__ = ["Listing", "Problem", "read", "write"]
-
 MOST_THREADS = 8  # each may hold a picture of MAX_PIXELS
 PATIENCE = 2.0  # seconds of work before a progress bar appears
 

@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from data import images, seeds
 from data.errors import InputError, choose
+from data.sets.folder import SIZE
 from data.sets.options import SetOptions
 from data.sets.pictures import Pictures, from_images, labels_of
 
-SIZE = 32  # pixels, unless something else is asked for
 SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk leaves
 
 

@@ -1,0 +1,1 @@
+"""HTML reports: one self-contained page, its templates and its charts."""
