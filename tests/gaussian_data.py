@@ -79,9 +79,21 @@ def moments(sampler: samplers.Sampler, predict: Denoiser, schedule: Schedule) ->
     return found[0].item(), (found[1:] - found[0]).norm().item()
 
 
+def gaussian_mix(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Denoiser:
+    """The exact denoiser for the linear mix of mix.py, where a = (t + 1) / T of the noise is there."""
+
+    def predict(xt: Tensor, t: Tensor) -> Prediction:
+        a = ((t.to(xt.dtype) + 1.0) / schedule.steps).reshape(-1, *[1] * (xt.ndim - 1))
+        # x ~ N((1 - a) mean, (1 - a)^2 std^2 + a^2)
+        off, spread = xt - (1.0 - a) * mean, (1.0 - a) ** 2 * std**2 + a**2
+        return Prediction(schedule, xt, t, x0=mean + (1.0 - a) * std**2 / spread * off, eps=a / spread * off)
+
+    return predict
+
+
 def perfect(sampler: samplers.Sampler, schedule: Schedule, mean: float, std: float) -> Denoiser:
     """The exact denoiser for the process whose noise the sampler removes; with the exact variance, if std <= 1."""
-    inner = {"gaussian": exact.gaussian, "mix": exact.gaussian_mix}[sampler.corruption](schedule, mean, std)
+    inner = {"gaussian": exact.gaussian, "mix": gaussian_mix}[sampler.corruption](schedule, mean, std)
     chain = sampler.chain(schedule)
     low, high = chain.schedule.posterior_log_variance, chain.schedule.betas.log()
     right = best_variance(chain.schedule, std).log()

@@ -6,8 +6,7 @@ The plain loop is the annotated-diffusion tutorial's: its U-Net as published, fl
 DataLoader of Pillow transforms, tables read by `extract` on the CPU, Adam that is not fused, and the loss read at every
 step. Each line takes one thing away, and `gain` is what that brought; the last is ours, with clipping and the average
 of the weights that the tutorial has not. Same pictures, batch, width, threads and device; the lines take turns. Seconds
-of the process' own CPU time are printed as well: on a machine with other work they are what can be compared, but for
-what threads wait for one another, which only a quiet machine shows.
+of the process' own CPU time are printed as well: on a busy machine they are what can be compared.
 """
 
 from __future__ import annotations
@@ -36,10 +35,8 @@ from train.ddpm.running import job, loop
 from train.ddpm.running.config import CONFIGS, FitConfig
 from train.ddpm.running.state import Window
 from train.run_folder import Run
-from train.workers import SideBySide
 
 Step = Callable[[], None]
-LossOf = Callable[[Tensor, Tensor, Tensor], Tensor]  # pictures, timesteps, noise
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,6 @@ class Habits:
     contiguous: bool = True
     fused: bool = False
     reads_loss: bool = True
-    layers_shared: bool = True  # all threads work on each layer; else each on a part of the batch
 
 
 PLAIN = Habits("the tutorial's loop")
@@ -63,8 +59,7 @@ NETWORK = replace(TABLES, name="+ our U-Net, same width", published_network=Fals
 LAST = replace(NETWORK, name="+ channels-last", contiguous=False)
 FUSED = replace(LAST, name="+ fused Adam", fused=True)
 UNREAD = replace(FUSED, name="+ loss not read", reads_loss=False)
-SHARED = replace(UNREAD, name="+ a part of the batch a thread", layers_shared=False)
-LINES = (PLAIN, RESIDENT, TABLES, NETWORK, LAST, FUSED, UNREAD, SHARED)
+LINES = (PLAIN, RESIDENT, TABLES, NETWORK, LAST, FUSED, UNREAD)
 
 
 class Transformed(Dataset[Tensor]):
@@ -123,49 +118,19 @@ def plain_step(pictures: Pictures, habits: Habits, size: int, width: int) -> Ste
         keep, add = shares(t, x0.shape)
         return functional.smooth_l1_loss(noise, network(keep * x0 + add * noise, t), reduction="sum")
 
-    backward = together(loss_of) if habits.layers_shared else apart(loss_of, network)
-
     def step() -> None:
         optimizer.zero_grad()
         x0 = next(batches)
         x0 = x0 if habits.contiguous else x0.contiguous(memory_format=torch.channels_last)
         t = torch.randint(0, 1000, (size,))
         noise = torch.randn_like(x0)
-        loss = backward(x0, t, noise)
+        loss = loss_of(x0, t, noise) / x0.numel()
+        loss.backward()
         optimizer.step()
         if habits.reads_loss:
             loss.item()
 
     return step
-
-
-def together(loss_of: LossOf) -> LossOf:
-    """The mean loss of a batch, with its gradient added to the weights'."""
-
-    def backward(x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        loss = loss_of(x0, t, noise) / x0.numel()
-        loss.backward()
-        return loss
-
-    return backward
-
-
-def apart(loss_of: LossOf, network: nn.Module) -> LossOf:
-    """The same by threads, each with a part of the batch."""
-    count = torch.get_num_threads()
-    crew = SideBySide(count, count, list(network.parameters()))
-
-    def backward(x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        def part(rows: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-            loss = loss_of(*rows) / x0.numel()
-            return loss.detach(), torch.autograd.grad(loss, crew.trained)
-
-        found = list(crew.each(part, zip(*(all_.chunk(count) for all_ in (x0, t, noise)), strict=True)))
-        for _, gradients in found:
-            crew.add(gradients)
-        return torch.stack([loss for loss, _ in found]).sum()
-
-    return backward
 
 
 def our_step(config: FitConfig, folder: Path) -> tuple[Step, Pictures]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data import seeds
 from data.errors import InputError
-from tests.gaussian_data import column, moments, perfect
+from tests.gaussian_data import column, gaussian_mix, moments, perfect
 from train.ddpm import exact, mix, prediction, respacing, samplers, variance
 from train.ddpm import schedule as schedules
 from train.ddpm.noise import SeededNoise, seeded
@@ -329,7 +329,7 @@ def test_the_naive_sampler_leaves_the_mix_that_it_claims() -> None:
     schedule, picture, z = schedules.linear(10), column(0.4), column(-1.3)
     states = list(
         samplers.make("naive", count=5, spacing="trailing").steps(
-            exact.gaussian_mix(schedule, 0.4, 0.0), schedule, mix.corrupt(picture, z, torch.ones(1)), no_noise
+            gaussian_mix(schedule, 0.4, 0.0), schedule, mix.corrupt(picture, z, torch.ones(1)), no_noise
         )
     )
     for state in states[:-1]:

@@ -37,18 +37,6 @@ def gaussian(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Denoise
     return predict
 
 
-def gaussian_mix(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Denoiser:
-    """The same for the linear mix of mix.py, where a = (t + 1) / T of the noise is there."""
-
-    def predict(xt: Images, t: Timesteps) -> Prediction:
-        a = ((t.to(xt.dtype) + 1.0) / schedule.steps).reshape(-1, *[1] * (xt.ndim - 1))
-        # x ~ N((1 - a) mean, (1 - a)^2 std^2 + a^2)
-        off, spread = xt - (1.0 - a) * mean, (1.0 - a) ** 2 * std**2 + a**2
-        return Prediction(schedule, xt, t, x0=mean + (1.0 - a) * std**2 / spread * off, eps=a / spread * off)
-
-    return predict
-
-
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """Data ~ sum_k weights_k N(means_k, stds_k^2 I). weights, stds: (K,). means: (K, C, H, W). float64."""

@@ -3,13 +3,20 @@
 python train/ddpm/sample.py --run runs/0001-ddpm-digits-convnext --only 3 --guidance 2 --interpolate --inpaint left
 """
 
+import sys
+
 from data.errors import run_entry
 from data.options import parse
 from train.ddpm.running.sample_options import SampleOptions
 
 
 def main() -> int:
-    options = parse(SampleOptions, prog="sample.py", description=__doc__ or "", aliases={"-n": "--count"})
+    description = __doc__ or ""
+    if {"-h", "--help"} & set(sys.argv):
+        from train.ddpm.samplers import NAMED
+
+        description += f"\nsamplers: {', '.join(NAMED)}"
+    options = parse(SampleOptions, prog="sample.py", description=description, aliases={"-n": "--count"})
     from train.ddpm.running import sampling  # torch is loaded only once the flags are known to be right
 
     return sampling.run(options)

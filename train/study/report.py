@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import InputError
 from data.features import features, make
 from data.files import write_atomic
 from data.metrics.intervals import Interval
@@ -204,9 +203,3 @@ def add_classes(page: Page, material: Material, answers: Sequence[Answer]) -> No
 
 def ends(interval: Interval) -> str:
     return f"{interval.low:.3f} to {interval.high:.3f}"
-
-
-def refuse_one_repeat(options: StudyOptions) -> None:
-    """Raise InputError for a study that could not say anything."""
-    if options.repeats < 2:
-        raise InputError(f"{options.repeats} repeats", where="--repeats", allowed="2 or more")

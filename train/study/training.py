@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +12,8 @@ from torch.nn import functional
 
 from data import seeds
 from train.study import networks
-
-if TYPE_CHECKING:
-    from train.study.arms import Arm
-    from train.study.options import Training
+from train.study.arms import Arm
+from train.study.options import Training
 
 # of ImageNet, as the thesis normalises
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,19 +31,6 @@ class Batch:
     t: Timesteps
     labels: Tensor | None
     weights: PerSample
-
-    def __len__(self) -> int:
-        return len(self.t)
-
-    def parts(self, count: int) -> list[Batch]:
-        """At most `count` parts of nearly equal size, in order."""
-        size = -(-len(self) // count)
-        return [self.rows(slice(start, start + size)) for start in range(0, len(self), size)]
-
-    def rows(self, rows: slice) -> Batch:
-        entries: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in entries.items()}
-        return Batch(**cut)
 
 
 @dataclass

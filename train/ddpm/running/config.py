@@ -92,7 +92,7 @@ class Drawings(Options):
     count: int = Field(default=18, gt=0)
     """pictures of a grid, six in a row"""
     sampler: str = "ddim"
-    """a name of train/ddpm/samplers.py; naive for --objective.corruption mix"""
+    """a sampler of train/ddpm/samplers.py (sample.py --help lists them); naive for --objective.corruption mix"""
     steps: int = Field(default=50, gt=0)
     """steps of the sampler"""
 

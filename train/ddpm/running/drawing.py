@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -15,11 +14,9 @@ from data.files import replaced_file, write_atomic
 from data.sets.pictures import levels, to_image
 from data.shapes import Images
 from train.ddpm import noise, samplers
+from train.ddpm.running.config import Drawings
+from train.ddpm.running.model import Model
 from train.ddpm.walk import Sampler, State
-
-if TYPE_CHECKING:
-    from train.ddpm.running.config import Drawings
-    from train.ddpm.running.model import Model
 
 PER_ROW = 6
 GAP = 2  # pixels between two pictures

@@ -12,6 +12,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import nn
 
 from data import seeds
 from data.dataset import Layout
@@ -22,7 +23,7 @@ from train import checkpoint, ema, joined, machine, optim, run_folder
 from train.compiled import TOLERANCE, relative_errors
 from train.ddpm import samplers
 from train.ddpm.networks.kinds import Frame
-from train.ddpm.running import cost, errors, gradients, loop, model, objective
+from train.ddpm.running import cost, errors, loop, model, objective
 from train.ddpm.running.batches import Stream
 from train.ddpm.running.config import FitConfig, identity
 from train.ddpm.running.flags import about
@@ -131,8 +132,7 @@ def build_state(job: Job, made: Model) -> State:
     together = joined.suited(made.network, accelerator, compiled=config.compile)
     optimizer = accelerator.prepare(optim.build(weights.values(), config.optim, joined=together))
     network: Any = torch.compile(prepared, dynamic=False) if config.compile else prepared
-    who = gradients.suited(accelerator, made.network, config.batch_size, compiled=config.compile)
-    return State(0, network, optimizer, accelerator, average, who, draws_of(job))
+    return State(0, network, optimizer, accelerator, average, draws_of(job))
 
 
 def draws_of(job: Job) -> Draws:
@@ -281,7 +281,7 @@ def task_of(job: Job, made: Model, found: Run) -> Task:
             peak_flops(device, job.accelerator.mixed_precision),
             job.layout.processes,
         ),
-        drops_out=gradients.drops_out(made.network),
+        drops_out=any(isinstance(part, nn.Dropout) and part.p > 0 for part in made.network.modules()),
         publish=lambda: write_report(found, job.steps) if job.accelerator.is_main_process else None,
     )
 

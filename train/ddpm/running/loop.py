@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,7 +33,9 @@ def step(state: State, task: Task, window: Window) -> None:
     if task.drops_out:  # a function of the position, as everything random is
         torch.manual_seed(seeds.seed_for(task.config.seed, "ddpm", "dropout", state.step, task.layout.rank))
     batch = task.stream.batch(state.step, state.draws)
-    losses = state.gradients.backward(partial(sample_losses, state, task), batch)
+    losses = sample_losses(state, task, batch)
+    state.accelerator.backward((losses * batch.weights).mean())
+    losses = losses.detach()
     state.draws.seen(batch.t, losses)
     norm = optim.clip(state.accelerator, state.optimizer, task.config.optim.clip_norm)
     state.optimizer.step()

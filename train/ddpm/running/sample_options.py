@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from train.ddpm.running.using import RunOptions
+from train.ddpm.running.run_options import RunOptions
 
 
 class SampleOptions(RunOptions):

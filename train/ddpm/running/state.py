@@ -16,7 +16,6 @@ from data.dataset import Layout
 from train.ddpm.running.batches import Stream
 from train.ddpm.running.config import FitConfig
 from train.ddpm.running.errors import Side
-from train.ddpm.running.gradients import Gradients
 from train.ddpm.running.model import Model
 from train.ddpm.running.objective import Corrupt, Loss
 from train.ddpm.running.timesteps import Draws
@@ -35,7 +34,6 @@ class State:
     optimizer: Any  # accelerate's, around the one of train/optim.py
     accelerator: Accelerator
     ema: Average
-    gradients: Gradients
     draws: Draws
     base: dict[str, Losses] = field(default_factory=dict)  # x_0 errors before step 1, by side
 
