@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,11 +13,12 @@ from pydantic import Field, field_validator, model_validator
 from data import options
 from data.errors import InputError
 from infer import schedulers, templates
-from infer.prompt_files import HIGHEST_SEED
-from infer.prompts import BUILT_IN
 
+BUILT_IN = ("a water type fridge", "a fire type fridge", "a grass type fridge", "an electric type fridge")
+HIGHEST_SEED = 2**63 - 1  # torch.Generator.manual_seed takes a signed 64-bit number
 RANDOM_SEED = -1
 HIGHEST_WEIGHT = 100.0  # a slip of the decimal point, not a style
+FAST = "--steps 20 --scheduler dpmpp_2m_karras --guidance-stop 0.8"
 WIDEST = 8.0  # ratio of the sides; beyond it no model draws anything
 
 ALIASES = {
@@ -99,7 +101,7 @@ class GenerateOptions(options.Options):
     guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
     """how far the guided prediction is given the spread of the unguided one (Lin et al. 2023); 0.7 with zero SNR"""
     guidance_stop: float = Field(default=1.0, gt=0.0, le=1.0)
-    """the share of the steps that are guided, from the first on; less is faster, another picture, and measured"""
+    """the share of the steps that are guided, from the first on; less is faster and gives another image"""
     scheduler: str | None = None
     """pndm, ddim, euler, euler_a, dpmpp_2m_karras, unipc ...; default: the model's own"""
     height: int | None = Field(default=None, ge=1)
@@ -134,12 +136,8 @@ class GenerateOptions(options.Options):
     """a folder with a Stable Diffusion safety checker; without it nothing is checked, and the metadata says so"""
     hide_flagged: bool = False
     """write a grey tile in place of a picture that the safety checker flags"""
-    fast: bool = False
-    """fewer steps (20 of DPM++ 2M Karras), the last 4 without guidance: another picture; its distance is measured"""
     compile: bool = False
-    """draw with torch.compile (on a GPU: CUDA graphs too): minutes at the first use, kept; says if it is worth it"""
-    benchmark: bool = False
-    """draw, then print seconds a picture, steps a second, TFLOP/s and the share of what the machine can do"""
+    """generate with torch.compile (on a GPU: CUDA graphs too): minutes at first use, then kept by torch"""
     compare_base: bool = False
     """draw with the base model as well, and lay both side by side on compare.png"""
     strict: bool = False
@@ -254,5 +252,8 @@ def split_weight(text: str) -> LoraFile:
 
 def read(argv: list[str] | None = None) -> GenerateOptions:
     """The command line of generate.py as options. Raises InputError."""
+    if "--fast" in (sys.argv[1:] if argv is None else argv):
+        fix = f"Use {FAST} instead."
+        raise InputError("was removed: it only stood for other flags", where="--fast", fix=fix)
     description = "Draw pictures of what a prompt says. The same seed gives the same picture, alone or among many."
     return options.parse(GenerateOptions, argv, prog="generate.py", description=description, aliases=ALIASES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,7 +39,6 @@ class Decoder:
 
     def __init__(self, vae: Any, checker: Checker | None = None) -> None:
         self.vae, self.checker = vae, checker
-        self.lock = threading.Lock()
 
     @cached_property
     def exact(self) -> Any:
@@ -51,16 +49,11 @@ class Decoder:
         """One picture out of its latents (1, C, h, w)."""
         pixels, again = self.pixels(self.vae, latents), False
         if not whole(pixels) and whole(latents) and self.vae.dtype != torch.float32:
-            with self.lock:  # several threads would each make a copy
-                exact = self.exact
-            pixels, again = self.pixels(exact, latents.float()), True
+            pixels, again = self.pixels(self.exact, latents.float()), True
         if not whole(pixels):
             return Decoded(sheets.broken(pixels.shape[2], pixels.shape[1]), "nan", again)
         image = images.to_picture(pixels)
-        if self.checker is None:
-            return Decoded(image, "ok", again)
-        with self.lock:
-            return self.checker.judged(image, again)
+        return Decoded(image, "ok", again) if self.checker is None else self.checker.judged(image, again)
 
     def pixels(self, vae: Any, latents: Latents) -> Tensor:
         """(3, H, W) float32 on the CPU, in [-1, 1] or roughly so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from data.errors import INTERRUPTED, show
 from infer import (
     canvas,
     decoding,
-    fast,
     loras,
     metadata,
     outputs,
@@ -53,7 +52,6 @@ class Pass:
     pictures: Sequence[Picture]
     begun: dict[Path, Finished] = field(default_factory=dict)  # drawn by this process
     known: dict[Path, Finished] = field(default_factory=dict)  # drawn by another, or before
-    seconds: float = 0.0  # that drawing and writing them took
 
     def path_of(self, picture: Picture) -> Path:
         return self.folder / picture.file_name
@@ -89,21 +87,19 @@ def draw(options: GenerateOptions, us: Processes, found: replay.Found | None = N
     """As run(). found: the picture whose settings the options were taken from."""
     chosen = source.choose(options)
     us.say(chosen.said)
-    exact = with_seed(options, us)
-    options = fast.settings(exact) if options.fast else exact
+    options = with_seed(options, us)
     device = pipeline.choose_device(options.device, us.local_rank)
     tuned, base = models(chosen, pipeline.choose_dtype(options.dtype, device))
     job = planning.plan(options, tuned, device, chosen.loras)
     for note in job.notes:
         warn(note, us)
     checker = None if options.safety_checker is None else decoding.load_checker(options, device)
-    identity = job.identity(tuned, options.compare_base, options.fast)
+    identity = job.identity(tuned, options.compare_base)
     folder = us.agree(lambda: open_folder(options, identity))
     passes = passes_of(chosen, job, folder, tuned, base if options.compare_base else None)
     code = carry_out(job, passes, folder, us, checker)
-    if code in (0, BROKEN) and us.is_first:
-        for line in afterwards(options, exact, job, passes[0], found):
-            print(line)
+    if code in (0, BROKEN) and us.is_first and found is not None and found.recipe is not None:
+        print(replay.compared(passes[0].finished[0], found.recipe, options))
     return code
 
 
@@ -138,22 +134,6 @@ def models(chosen: Source, dtype: torch.dtype) -> tuple[BaseModel, BaseModel]:
     tuned = base_model.load(chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
     base = base_model.load(chosen.base or chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
     return replace(tuned, zero_terminal_snr=chosen.zero_terminal_snr), base
-
-
-def afterwards(
-    options: GenerateOptions, exact: GenerateOptions, job: Job, drawn: Pass, found: replay.Found | None
-) -> Iterator[str]:
-    """What was measured of the pictures that were drawn. exact: the options without what --fast means."""
-    first = drawn.finished[0]
-    if found is not None and found.recipe is not None:
-        yield replay.compared(first, found.recipe, options)
-    if options.fast or options.guidance_stop < 1:
-        yield fast.distance(job, exact, drawn.model, first.picture)
-    if options.benchmark and drawn.begun:
-        from infer import benchmark  # it loads the trainer's libraries, which a mistake in a flag need not wait for
-
-        own = [done.picture for done in drawn.begun.values()]
-        yield from benchmark.report(job, drawn.model, own, drawn.seconds)
 
 
 def carry_out(
@@ -215,16 +195,15 @@ def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None, watc
     files = list(dict.fromkeys(file for picture in each.pictures for file in picture.loras))
     used = attach(pipe, files, job, us)
     shared = recipes.shared(pipe, each.model, [], job.scheduler, job.given)
-    shared |= {"style": job.style, "safety": "off" if checker is None else "on", "fast": job.fast}
-    wear, crew = partial(loras.wear, pipe, files), None
+    shared |= {"style": job.style, "safety": "off" if checker is None else "on"}
+    wear = partial(loras.wear, pipe, files)
     if job.compile:
         from infer import compiled  # the compiler is loaded only where it is asked for
 
         us.say(compiled.prepare(pipe, job, todo, wear))
-        crew = compiled.crew_of(pipe)
-        shared |= {"compiled": True, "threads": crew.threads}
+        shared |= {"compiled": True}
     with tqdm(total=total, desc=each.name, unit="step", dynamic_ncols=True, disable=not us.is_first) as bar:
-        begun_at = started_at = time.perf_counter()
+        started_at = time.perf_counter()
         drawing = pipeline.draw(
             pipe,
             todo,
@@ -234,7 +213,6 @@ def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None, watc
             given=job.given,
             decoder=Decoder(pipe.vae, checker),
             wear=wear,
-            by=crew,
         )
         for drawn in drawing:
             worn = {"loras": tuple(used[file] for file in drawn.picture.loras)}
@@ -243,7 +221,6 @@ def draw_pass(job: Job, each: Pass, us: Processes, checker: Checker | None, watc
             each.begun[path] = Finished(path, drawn.picture, recipe, time.perf_counter() - started_at)
             metadata.write(path, drawn.image, recipe)
             started_at = time.perf_counter()
-        each.seconds = started_at - begun_at
 
 
 def attach(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from data.captions import count_tokens
 from data.errors import InputError
 from infer import weighting
 from infer.prompts import shorten
@@ -16,6 +18,7 @@ from infer.weighting import Chunk
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from data.shapes import TextStates
 
@@ -95,3 +98,61 @@ class Encoder:
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             what = f"{shorten(prompt)!r} is not understood by compel ({reason})"
             raise InputError(what, where="--prompt", fix="Mend it, or take --weighting none.") from error
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How much of a prompt is read: tokens without start and end, how many of them the text encoder reads at once, the
+    words that are not read, and how many times it reads.
+    """
+
+    count: int
+    limit: int
+    lost: str = ""
+    chunks: int = 1
+
+
+def measure(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, grammar: str = "none") -> dict[str, Tokens]:
+    """The Tokens of every prompt, as its grammar reads it (see infer/encoder.py): only `none` leaves words out."""
+    texts = list(dict.fromkeys(prompts))
+    if grammar != "none":
+        limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        return {text: Tokens(*counted(text, tokenizer, grammar, limit)) for text in texts}
+    report = count_tokens(texts, tokenizer)
+    lost = {texts[int(cut.where.rpartition(" ")[2]) - 1]: cut.lost_text for cut in report.cut}
+    counts = zip(texts, report.counts, strict=True)
+    return {text: Tokens(count, report.limit, lost.get(text, "")) for text, count in counts}
+
+
+def counted(text: str, tokenizer: PreTrainedTokenizerBase, grammar: str, limit: int) -> tuple[int, int, str, int]:
+    """The fields of Tokens for a grammar that reads all of a prompt, weights taken out."""
+    if grammar == "compel":
+        count = len(tokenizer(compel_text(text), add_special_tokens=False, verbose=False).input_ids)
+        return count, limit, "", max(1, -(-count // limit))
+    found = weighting.fragments(text)
+    rows = list(weighting.rows(found, tokenizer, limit))
+    return sum(map(len, rows)), limit, "", len(rows)
+
+
+def compel_text(prompt: str) -> str:
+    """The words of a prompt in compel's grammar, of all its parts."""
+    from compel import Compel
+
+    def words(node: Any) -> str:
+        below = getattr(node, "prompts", None) or getattr(node, "children", None) or ()
+        return getattr(node, "text", "") or " ".join(words(each) for each in below)
+
+    return words(Compel.parse_prompt_string(prompt))
+
+
+def cut_prompts(tokens: dict[str, Tokens]) -> list[InputError]:
+    """One InputError, naming the words lost, for each prompt that is longer than the text encoder reads."""
+    return [
+        InputError(
+            f"{shorten(prompt)!r} has {found.count} tokens, {found.limit} are read; lost: {found.lost!r}",
+            where="--prompt",
+            fix="Shorten it, or take --weighting a1111, which reads all of it.",
+        )
+        for prompt, found in tokens.items()
+        if found.count > found.limit and found.chunks == 1
+    ]

@@ -110,7 +110,6 @@ class Recipe(Part):
     control_scale: float = 1.0
     style: str = ""
     unstyled: str = ""  # the prompt before the style was laid around it
-    fast: bool = False
     compiled: bool = False  # by torch.compile, which rounds otherwise
     decoded_again: bool = False  # in fp32, because the numbers broke down
     safety: str = "off"  # the checker, if there was one

@@ -1,27 +1,24 @@
 """diffusers' StableDiffusionPipeline out of a BaseModel's parts, and pictures out of it, one generator each.
 
 A picture depends on its own prompt and seed alone: its start noise and step noise come from a CPU generator of its own,
-every prompt is encoded alone, and the U-Net always sees the same micro-batch shape, the last one padded, with the same
-number of threads inside its operations.
+every prompt is encoded alone, and the U-Net always sees the same micro-batch shape, the last one padded.
 """
 
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from data.errors import InputError
-from infer import canvas, crew, denoising, schedulers
+from infer import canvas, denoising, schedulers
 from infer.canvas import Canvas
 from infer.config import LoraFile
-from infer.crew import Crew, Stopped
 from infer.decoding import Decoded, Decoder, Verdict
 from infer.encoder import Encoder
 from infer.prompts import Picture
@@ -158,18 +155,8 @@ def calls_of(pipe: StableDiffusionPipeline, steps: int, strength: float = 1.0) -
     return len(timesteps)
 
 
-@dataclass(frozen=True)
-class Group:
-    """Pictures of one kind, drawn in micro-batches: the same settings, LoRAs and length of text states."""
-
-    settings: Settings
-    pictures: Sequence[Picture]
-    encoder: Encoder
-    canvas: Canvas
-
-
 def unwatched(pictures: Sequence[Picture], latents: Latents) -> None:
-    """Nobody looks on."""
+    """The default callback: does nothing."""
 
 
 def draw(
@@ -182,92 +169,53 @@ def draw(
     given: Canvas = canvas.BLANK,
     decoder: Decoder | None = None,
     wear: Callable[[tuple[LoraFile, ...]], object] = lambda loras: None,
-    by: Crew | None = None,
 ) -> Iterator[Drawn]:
-    """Draw the pictures in order. `on_call` is told after each U-Net call for how many pictures it was, `watch` which.
+    """Generate the images in order. After each U-Net call, `on_call` gets the number of images, `watch` their latents.
 
-    settings: of all pictures that have none of their own. given: pictures that go in. wear: puts LoRAs on the networks.
-    by: who draws; by default who is suited. Raises InputError when the memory does not do.
+    settings: defaults of the images that have none of their own. given: input images. wear: activates LoRAs.
+    Raises InputError when the device runs out of memory.
     """
-    here = by or suited(pipe)
     decoder = decoder or Decoder(pipe.vae)
     encoders: dict[tuple[tuple[LoraFile, ...], str], Encoder] = {}
-    for loras, alike in groupby(pictures, lambda picture: picture.loras):
+    for (loras, own), alike in groupby(pictures, lambda picture: (picture.loras, settings.of(picture))):
         wear(loras)
-        for own, same in groupby(alike, settings.of):
-            encoder = encoders.setdefault((loras, own.weighting), Encoder(pipe, own.weighting))
-            yield from draw_alike(pipe, Group(own, list(same), encoder, given), decoder, here, on_call, watch)
+        encoder = encoders.setdefault((loras, own.weighting), Encoder(pipe, own.weighting))
+        for chunk in micro_batches(list(alike), own, encoder):
+            padded = [*chunk, *[chunk[-1]] * (own.micro_batch - len(chunk))]
+            states = encoder.pair([picture.prompt for picture in padded], own.negative_prompt)
+
+            def called(number: int, t: object, latents: Latents, chunk: Sequence[Picture] = chunk) -> None:
+                on_call(len(chunk))
+                watch(chunk, latents)
+
+            latents = latents_of(pipe, padded, own, states, called, given)
+            with enough_memory():
+                decoded = [decoder(row) for row in latents.split(1)[: len(chunk)]]
+            yield from map(finished, chunk, repeat(own), repeat(given), decoded)
 
 
-def suited(pipe: StableDiffusionPipeline) -> Crew:
-    """Who draws with this pipeline."""
-    return crew.suited(pipe.unet, pipe.device)
-
-
-def draw_alike(
-    pipe: StableDiffusionPipeline,
-    group: Group,
-    decoder: Decoder,
-    here: Crew,
-    on_call: Callable[[int], object],
-    watch: Watch = unwatched,
-) -> Iterator[Drawn]:
-    """Pictures with the same settings and LoRAs."""
-    stop = threading.Event()
-    lock = threading.Lock()
-
-    def work(chunk: Sequence[Picture]) -> list[Drawn]:
-        def called(number: int, t: object, latents: Latents) -> None:
-            if stop.is_set():
-                raise Stopped
-            on_call(len(chunk))
-            watch(chunk, latents)
-
-        size = group.settings.micro_batch
-        padded = [*chunk, *[chunk[-1]] * (size - len(chunk))]
-        with lock:  # remembers what it has encoded
-            states = group.encoder.pair([picture.prompt for picture in padded], group.settings.negative_prompt)
-        latents = latents_of(pipe, padded, group.settings, states, called, group.canvas)
-        with enough_memory():
-            rows = zip(chunk, latents.split(1), strict=False)
-            return [finished(picture, group, decoder(row)) for picture, row in rows]
+def micro_batches(pictures: Sequence[Picture], settings: Settings, encoder: Encoder) -> Iterator[Sequence[Picture]]:
+    """Images of equal settings; neighbours have embeddings of one length, so that none is padded for the others."""
 
     def length(picture: Picture) -> int:
-        with lock:
-            return group.encoder.length(picture.prompt, group.settings.negative_prompt)
+        return encoder.length(picture.prompt, settings.negative_prompt)
 
-    if group.settings.micro_batch == 1:
-        rows = [[picture] for picture in group.pictures]
-    else:  # neighbours in a micro-batch have text states of one length, so none is padded for the other's sake
-        alike = [list(same) for _, same in groupby(group.pictures, length)]
-        rows = [list(chunk) for same in alike for chunk in chunks(same, group.settings.micro_batch)]
-    for drawn in here.each(work, rows, stop):
-        yield from drawn
+    rows = [[picture] for picture in pictures] if settings.micro_batch == 1 else groupby(pictures, length)
+    for same in rows:
+        yield from chunks(list(same if isinstance(same, list) else same[1]), settings.micro_batch)
 
 
-def finished(picture: Picture, group: Group, decoded: Decoded) -> Drawn:
-    """A picture with what was given pasted back where it was not to be drawn."""
+def finished(picture: Picture, settings: Settings, given: Canvas, decoded: Decoded) -> Drawn:
+    """The image with the original pasted back outside the mask."""
     image = decoded.image
     if decoded.verdict != "nan" and not decoded.hidden:
-        image = group.canvas.at(group.settings.width, group.settings.height).pasted(image)
-    return Drawn(picture, group.settings, image, decoded.verdict, decoded.again, decoded.concepts)
+        image = given.at(settings.width, settings.height).pasted(image)
+    return Drawn(picture, settings, image, decoded.verdict, decoded.again, decoded.concepts)
 
 
 def chunks(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture]]:
     """In order, each but the last of `size` pictures."""
     return (pictures[start : start + size] for start in range(0, len(pictures), size))
-
-
-def denoise(
-    pipe: StableDiffusionPipeline,
-    pictures: Sequence[Picture],
-    settings: Settings,
-    encode: Encoder,
-    on_call: Callable[[], object],
-) -> Latents:
-    """The latents (B, C, h, w) of a micro-batch of pictures. Raises InputError when the GPU's memory does not do."""
-    states = encode.pair([picture.prompt for picture in pictures], settings.negative_prompt)
-    return latents_of(pipe, pictures, settings, states, lambda *_: on_call())
 
 
 def latents_of(
@@ -278,7 +226,7 @@ def latents_of(
     watch: denoising.Watch,
     given: Canvas = canvas.BLANK,
 ) -> Latents:
-    """As denoise(), with the text states at hand. watch: told of every step's number, timestep and latents."""
+    """The latents (B, C, h, w) of a micro-batch. watch: called with every step's number, timestep and latents."""
     generators = [torch.Generator("cpu").manual_seed(picture.seed) for picture in pictures]
     parts = denoising.Parts(pipe.unet, pipe.vae, copy.deepcopy(pipe.scheduler), pipe.device)
     with enough_memory():
@@ -293,15 +241,3 @@ def enough_memory() -> Iterator[None]:
     except torch.OutOfMemoryError:
         fix = "Choose a smaller --height and --width, or --device cpu."
         raise InputError("the device has too little memory for this size", where="--device", fix=fix) from None
-
-
-def start_noise(pipe: StableDiffusionPipeline, generators: Sequence[torch.Generator], settings: Settings) -> Latents:
-    """What a picture is drawn out of, (B, C, h, w)."""
-    parts = denoising.Parts(pipe.unet, pipe.vae, pipe.scheduler, pipe.device)
-    return denoising.noise_of(parts, settings, generators)
-
-
-def decode(pipe: StableDiffusionPipeline, latents: Latents) -> tuple[Image.Image, Verdict]:
-    """One picture out of its latents (1, C, h, w), and the verdict on it."""
-    decoded = Decoder(pipe.vae)(latents)
-    return decoded.image, decoded.verdict

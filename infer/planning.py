@@ -13,12 +13,13 @@ import torch
 
 from data.errors import InputError, raise_all
 from data.files import sha256
-from infer import canvas, pipeline, prompt_files, prompts, sizes, styles, tags, templates, weighting
+from infer import canvas, encoder, pipeline, prompt_files, prompts, sizes, styles, tags, templates, weighting
 from infer.canvas import Canvas
 from infer.config import GenerateOptions, LoraFile
+from infer.encoder import Tokens
 from infer.pipeline import Settings
 from infer.prompt_files import Line
-from infer.prompts import Picture, Tokens, shorten
+from infer.prompts import Picture, shorten
 from infer.styles import Style
 from train.base_model import BaseModel
 
@@ -39,7 +40,6 @@ class Job:
     given: Canvas = canvas.BLANK
     style: str = ""
     notes: tuple[str, ...] = ()
-    fast: bool = False
     compile: bool = False
 
     def strength_of(self, picture: Picture) -> float:
@@ -78,11 +78,11 @@ def plan(options: GenerateOptions, model: BaseModel, device: torch.device, loras
     ]
     texts = [*(picture.prompt for picture in pictures), *(own.negative_prompt for own in each)]
     problems += unreadable(texts, options.weighting)
-    tokens = prompts.measure(texts, model.tokenizer, options.weighting) if not problems else {}
-    cut = prompts.cut_prompts(tokens)
+    tokens = encoder.measure(texts, model.tokenizer, options.weighting) if not problems else {}
+    cut = encoder.cut_prompts(tokens)
     raise_all([*problems, *cut] if options.strict else problems)
     notes = (*(str(error) for error in cut), *in_chunks(tokens))
-    fixed = (options.scheduler, device, options.strict, given, style.name, notes, options.fast, options.compile)
+    fixed = (options.scheduler, device, options.strict, given, style.name, notes, options.compile)
     return Job(pictures, settings, tokens, *fixed)
 
 
@@ -144,7 +144,7 @@ def unreadable(texts: Sequence[str], grammar: str) -> list[InputError]:
 def unparsed(text: str) -> InputError | None:
     """What compel has against a prompt."""
     try:
-        prompts.compel_text(text)
+        encoder.compel_text(text)
     except Exception as error:  # its grammar raises parser errors of several libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         what = f"{shorten(text)!r} is not understood by compel ({reason})"

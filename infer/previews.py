@@ -56,7 +56,7 @@ def draw_now(asked: Asked) -> list[str]:
     its own precision (its forward is autocast as in training), and no weight of it is copied or cast.
     Raises InputError when the device's memory does not do.
     """
-    from infer import metadata, pipeline, prompts, recipes
+    from infer import encoder, metadata, pipeline, prompts, recipes
     from infer.outputs import Finished
 
     model = with_network(asked.model, asked.unet)
@@ -64,7 +64,7 @@ def draw_now(asked: Asked) -> list[str]:
     wanted = pipeline.Settings(asked.steps, asked.guidance, asked.size, asked.size)
     settings = replace(wanted, micro_batch=pipeline.micro_batch_for(asked.device))
     pictures = [prompts.Picture(index, q.prompt, q.seed) for index, q in enumerate(asked.questions)]
-    tokens = prompts.measure([*(picture.prompt for picture in pictures), ""], model.tokenizer)
+    tokens = encoder.measure([*(picture.prompt for picture in pictures), ""], model.tokenizer)
     shared = recipes.shared(pipe, model, [], SCHEDULER) | whose(asked, model)
     finished: list[Finished] = []
     for drawn in pipeline.draw(pipe, pictures, settings):
@@ -73,7 +73,7 @@ def draw_now(asked: Asked) -> list[str]:
         metadata.write(path, drawn.image, recipe)
         finished.append(Finished(path, drawn.picture, recipe, 0.0))
     lay_out(asked.folder / STRIP, finished, asked.beside)
-    cut = prompts.cut_prompts(tokens) if asked.beside is None else []  # said once, with the base's pictures
+    cut = encoder.cut_prompts(tokens) if asked.beside is None else []  # said once, with the base's pictures
     return [*(f"the prompt {error.what}" for error in cut), *remarks(finished)]
 
 

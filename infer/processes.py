@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
+from torch import distributed
+
 from data.errors import USAGE, InputError
 
 LONGEST = timedelta(days=30)  # that one process waits for another's share
@@ -46,7 +49,6 @@ class Processes:
         """What the first process decides, in all of them. An InputError there ends the others as well."""
         if self.count == 1:
             return decide()
-        from torch import distributed
 
         decided: list[Any] = [None]
         if self.is_first:
@@ -63,8 +65,6 @@ class Processes:
     def wait(self) -> None:
         """Until all have come this far."""
         if self.count > 1:
-            from torch import distributed
-
             distributed.barrier()
 
 
@@ -75,10 +75,11 @@ def started() -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
-    from torch import distributed
 
     distributed.init_process_group("gloo", timeout=LONGEST)
     rank = distributed.get_rank()
+    local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # launchers set OMP_NUM_THREADS=1 unless told otherwise
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_count))
     try:
         yield Processes(rank, count, int(os.environ.get("LOCAL_RANK", "0")))
         distributed.destroy_process_group()

@@ -19,8 +19,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import InputError, raise_all, suggest
+from infer.config import HIGHEST_SEED
 
-HIGHEST_SEED = 2**63 - 1  # torch.Generator.manual_seed takes a signed 64-bit number
 NAMES = {  # of the line's options, in kohya's, A1111's and diffusers' words
     **dict.fromkeys(("prompt", "text"), "prompt"),
     **dict.fromkeys(("n", "negative_prompt"), "negative_prompt"),

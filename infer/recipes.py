@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from infer import canvas, loras, pipeline, schedulers, source
+from infer import canvas, loras, schedulers, source
 from infer.canvas import Canvas
+from infer.encoder import Tokens
 from infer.loras import Proof
 from infer.metadata import LoraUsed, ModelUsed, Recipe, TokensUsed
 from infer.pipeline import DTYPES, Drawn
-from infer.prompts import Tokens
 from train.base_model import BaseModel
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def shared(
         "device": device_name(pipe.device),
         "model": model_used(model),
         "loras": tuple(lora_used(proof) for proof in proofs),
-        "threads": pipeline.suited(pipe).threads,
+        "threads": torch.get_num_threads(),
         "inputs": given.used,
         "polarity": given.polarity,
         "controlnet": given.control_hash,

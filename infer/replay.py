@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     from infer.outputs import Finished
 
 FLAG_OF = {"init": "init_image", "mask": "mask", "scribble": "scribble"}
-DECIDES_NOTHING = {"format", "template", "verdict", "style", "unstyled", "fast"}
+DECIDES_NOTHING = {"format", "template", "verdict", "style", "unstyled"}
 RUNS, LORAS = Path("runs"), Path("loras")
 TOGETHER = {  # a flag that was typed also answers for these
     "from_file": ("prompt",),
     "aspect": ("width", "height"),
     "seeds": ("seed",),
-    "fast": ("steps", "scheduler", "guidance_stop"),
 }
 
 

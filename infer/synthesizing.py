@@ -4,24 +4,94 @@ from __future__ import annotations
 
 import json
 import os
+import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from data import seeds
-from data.errors import INTERRUPTED, InputError
+from data.errors import INTERRUPTED, InputError, choose
 from data.files import replaced_file, write_atomic
 from infer import generators
 from infer.generators import Generator
-from infer.synthesize_options import SynthesizeOptions, Theme, theme_of
+from infer.synthesize_options import SynthesizeOptions
 
+THEMES = Path(__file__).with_name("themes.yaml")
 SETTINGS, TABLE = "synthesis.json", "metadata.jsonl"
 LEFT_OUT = "left-out"  # a file of this suffix instead of a picture: it was redrawn as often as allowed
+
+
+@dataclass(frozen=True)
+class Theme:
+    """classes in their order; each template has {class} and may have slots."""
+
+    name: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    slots: dict[str, tuple[str, ...]]
+
+    @property
+    def distinct(self) -> int:
+        """How many different prompts a class can have; the thesis' animals have 18, its fruits 8."""
+        total = 0
+        for template in self.templates:
+            ways = 1
+            for name in slots_of(template) - {"class"}:
+                ways *= len(self.slots[name])
+            total += ways
+        return total
+
+    def prompt(self, kind: str, number: int, seed: int) -> str:
+        """The prompt of a class' picture: template and slots drawn by position."""
+        template = self.templates[seeds.integer(len(self.templates), seed, "synthetic", "template", number)]
+        filled = {name: values[seeds.integer(len(values), seed, "synthetic", name, number)]
+                  for name, values in self.slots.items()}  # fmt: skip
+        return template.format(**filled, **{"class": kind})
+
+
+def slots_of(template: str) -> set[str]:
+    """The names in braces."""
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+def theme_of(options: SynthesizeOptions) -> Theme:
+    """The theme asked for, with the classes asked for. Raises InputError for an unknown one or a wrong file."""
+    shipped = yaml.safe_load(THEMES.read_text(encoding="utf-8"))
+    file = Path(options.theme)
+    if file.suffix in (".yaml", ".yml"):
+        return checked(file.stem, read_yaml(file), file, options.classes)
+    name = choose(options.theme, shipped, what="theme", where="--theme")
+    return checked(name, shipped[name], THEMES, options.classes)
+
+
+def read_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot be read ({str(error).splitlines()[0]})", where=f"--theme {file}") from None
+
+
+def checked(name: str, given: Any, file: Path, classes: tuple[str, ...]) -> Theme:
+    """A theme out of a mapping. Raises InputError naming what is missing."""
+    wanted = ("classes", "templates")
+    if not isinstance(given, dict) or any(not isinstance(given.get(key), list) or not given[key] for key in wanted):
+        raise InputError("is no theme", where=file, allowed="classes: [...], templates: [...] and slots: {name: [...]}")
+    slots = {str(key): tuple(map(str, values)) for key, values in (given.get("slots") or {}).items()}
+    for template in given["templates"]:
+        unknown = slots_of(template) - {"class", *slots}
+        if unknown or "class" not in slots_of(template):
+            what = f"{{{sorted(unknown)[0]}}} has no values" if unknown else "has no {class}"
+            raise InputError(f"the template {template!r}: {what}", where=file, allowed=", ".join(["class", *slots]))
+    kinds = classes or tuple(map(str, given["classes"]))
+    if len(set(kinds)) < len(kinds) or any("/" in kind or kind.startswith(".") for kind in kinds):
+        raise InputError(f"classes {', '.join(kinds)}", where="--classes", allowed="different names without slashes")
+    return Theme(name, kinds, tuple(given["templates"]), slots)
 
 
 @dataclass(frozen=True)

@@ -93,11 +93,6 @@ def merged(found: Sequence[Fragment]) -> list[Fragment]:
     return joined or [Fragment("")]
 
 
-def text_of(prompt: str) -> str:
-    """What is read of a prompt once its weights are taken out."""
-    return " ".join(" ".join(each.text for each in fragments(prompt)).split())
-
-
 def is_weighted(prompt: str) -> bool:
     """Whether any of its words weighs more or less than the others."""
     return any(each.weight != 1 for each in fragments(prompt))

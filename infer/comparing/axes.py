@@ -14,8 +14,7 @@ from typing import Any
 
 from data.errors import InputError, suggest
 from infer import schedulers
-from infer.config import HIGHEST_WEIGHT
-from infer.prompt_files import HIGHEST_SEED
+from infer.config import HIGHEST_SEED, HIGHEST_WEIGHT
 from infer.templates import NAME
 
 RANGE = re.compile(r"(\d+)\.\.(\d+)")

@@ -25,14 +25,15 @@ from tqdm import tqdm
 from data import kept
 from data.errors import InputError, raise_all
 from data.files import cache_root, sha256
-from infer import drawing, loras, metadata, pipeline, planning, prompts, recipes, schedulers, sizes
+from infer import drawing, encoder, loras, metadata, pipeline, planning, recipes, schedulers, sizes
 from infer.comparing.weights import Weights
 from infer.comparing.wishes import Wish
 from infer.config import GenerateOptions
+from infer.encoder import Tokens
 from infer.loras import Proof
 from infer.metadata import Recipe
 from infer.pipeline import Settings
-from infer.prompts import Picture, Tokens
+from infer.prompts import Picture
 from train import base_model
 from train.base_model import BaseModel
 
@@ -127,7 +128,7 @@ class Store:
             if not unread:
                 self.tokens_of(wish)
         problems = list({str(problem): problem for problem in problems}.values())
-        cut = prompts.cut_prompts({text: found for (_, text), found in self.tokens.items()})
+        cut = encoder.cut_prompts({text: found for (_, text), found in self.tokens.items()})
         raise_all([*problems, *cut] if self.machine.strict else problems)
         for problem in cut:
             drawing.warn(problem)
@@ -138,7 +139,7 @@ class Store:
         mark = model.fingerprints["tokenizer"]
         texts = (wish.prompt, wish.negative_prompt)
         missing = [text for text in texts if (mark, text) not in self.tokens]
-        for text, found in prompts.measure(missing, model.tokenizer, GRAMMAR).items() if missing else ():
+        for text, found in encoder.measure(missing, model.tokenizer, GRAMMAR).items() if missing else ():
             self.tokens[mark, text] = found
         return {text: self.tokens[mark, text] for text in texts}
 

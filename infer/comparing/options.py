@@ -10,8 +10,7 @@ from pydantic import Field, field_validator
 from data import options
 from data.errors import InputError
 from infer import config, schedulers
-from infer.prompt_files import HIGHEST_SEED
-from infer.prompts import BUILT_IN
+from infer.config import BUILT_IN, HIGHEST_SEED
 
 AXES = ("x", "y", "z")
 DESCRIPTION = """Pictures side by side: base against tuned, checkpoints, LoRA weights, seeds, steps and whatever else

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from infer import pipeline
+from infer.decoding import Decoder
 from infer.pipeline import Settings
 from infer.prompts import Picture
 
@@ -100,4 +101,4 @@ def evenly(count: int, most: int) -> list[int]:
 
 @torch.no_grad()
 def decoded(pipe: StableDiffusionPipeline, latents: Latents) -> Image.Image:
-    return pipeline.decode(pipe, latents)[0]
+    return Decoder(pipe.vae)(latents).image

@@ -11,8 +11,7 @@ from pydantic_settings import CliPositionalArg
 
 from data import options
 from data.options import Options
-from infer.config import ALIASES
-from infer.prompt_files import HIGHEST_SEED
+from infer.config import ALIASES, HIGHEST_SEED
 
 DESCRIPTION = """Is it the style, is it the prompt, is it a copy: one page on a finished run, with intervals, floors and
 ceilings. Pictures of base and tuned are drawn from the same seeds and kept by content: a killed command goes on."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from data.errors import InputError
 from data.files import write_atomic
-from infer.prompt_files import HIGHEST_SEED
+from infer.config import HIGHEST_SEED
 from infer.studios import controls, showing
 from infer.studios.asking import MOST_PICTURES, told
 from infer.studios.controls import NAMES, SHAPES, STEPS

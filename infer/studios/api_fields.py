@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.errors import InputError
 from infer import metadata, schedulers
+from infer.config import HIGHEST_SEED
 from infer.metadata import Recipe
-from infer.prompt_files import HIGHEST_SEED
 from infer.studios import asking
 from infer.studios.desk import Order
 from infer.studios.weights import Shelf

@@ -14,7 +14,6 @@ from PIL import Image
 
 from data import images
 from data.pocket import creatures
-from infer import crew
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from infer.prompts import Picture
     from infer.studios.desk import Order
 
+CHEAP = 5_000_000  # weights of a decoder that costs a CPU little beside a step
 PAUSE = 0.3  # seconds between two previews of one picture
 SAMPLES = 4  # pictures that the linear guess is fitted on
 
@@ -87,7 +87,7 @@ def samples(pipe: StableDiffusionPipeline, side: int) -> tuple[torch.Tensor, tor
 def suited(pipe: StableDiffusionPipeline, side: int) -> Look:
     """Decoding, where it costs little beside a step: on an accelerator, or for a small model."""
     weights = sum(weight.numel() for weight in pipe.vae.parameters())
-    cheap = pipe.device.type != "cpu" or weights < crew.SMALL // 10
+    cheap = pipe.device.type != "cpu" or weights < CHEAP
     return Decoded(pipe) if cheap else Guessed(pipe, min(side, 256))
 
 

@@ -24,8 +24,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from infer import metadata, pipeline, prompts, recipes
-from infer.fast import psnr
+from infer import encoder, metadata, pipeline, recipes, replay
 from infer.pipeline import Settings
 from infer.prompts import Picture
 from train import base_model
@@ -60,7 +59,7 @@ def plain(model: BaseModel, pictures: Sequence[Picture], settings: Settings, dty
 def ours(model: BaseModel, pictures: Sequence[Picture], settings: Settings) -> Draw:
     """What generate.py does between its checks and its sheet: metadata included."""
     pipe = pipeline.build(model, None, torch.device("cpu"))
-    tokens = prompts.measure([*(picture.prompt for picture in pictures), ""], model.tokenizer, settings.weighting)
+    tokens = encoder.measure([*(picture.prompt for picture in pictures), ""], model.tokenizer, settings.weighting)
     shared = recipes.shared(pipe, model, [], None)
 
     def draw(folder: Path) -> None:
@@ -83,7 +82,7 @@ def distances(pictures: Sequence[Picture], one: Path, other: Path) -> list[float
     found = []
     for picture in pictures:
         with Image.open(one / picture.file_name) as a, Image.open(other / picture.file_name) as b:
-            found.append(psnr(a, b))
+            found.append(replay.psnr(np.asarray(a.convert("RGB"), float), np.asarray(b.convert("RGB"), float)))
     return found
 
 

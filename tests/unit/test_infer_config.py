@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from infer import config, prompts
+from infer import config
 from infer.config import LoraFile, split_weight
 
 
 def test_without_flags_there_is_something_to_draw() -> None:
     options = config.read([])
-    assert options.prompt == prompts.BUILT_IN
+    assert options.prompt == config.BUILT_IN
     assert (options.seed, options.steps, options.guidance_scale) == (42, 50, 7.5)
 
 

@@ -20,7 +20,6 @@ from PIL import Image, ImageDraw
 from data.errors import InputError
 from infer import canvas, config, denoising, pipeline
 from infer.canvas import Canvas
-from infer.crew import Crew
 from infer.pipeline import Settings
 from infer.prompts import Picture
 from tests.tiny import TEXT_WIDTH
@@ -158,23 +157,14 @@ def test_what_is_outside_the_mask_is_pasted_back_exactly(tiny_model: Path) -> No
     assert not np.array_equal(image[inside], before[inside])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_threads_side_by_side_draw_the_same_bits(tiny_model: Path, count: int) -> None:
+def test_an_inpainted_image_is_the_same_alone_or_among_many(tiny_model: Path) -> None:
     pipe, settings = build(tiny_model, "euler_a"), replace(SETTINGS, steps=2, strength=0.6)
     many = [Picture(index, "a fire", 40 + index) for index in range(5)]
     given = Canvas(init=scene(), mask=half_mask())
-    together = list(pipeline.draw(pipe, many, settings, given=given, by=Crew(count)))
+    together = list(pipeline.draw(pipe, many, settings, given=given))
     assert [each.picture for each in together] == many
-    (alone,) = pipeline.draw(pipe, [many[3]], settings, given=given, by=Crew())
+    (alone,) = pipeline.draw(pipe, [many[3]], settings, given=given)
     assert alone.image.tobytes() == together[3].image.tobytes()
-
-
-def test_leaving_early_stops_the_threads(tiny_model: Path) -> None:
-    pipe, calls = build(tiny_model), []
-    drawing: Any = pipeline.draw(pipe, [Picture(i, "a", i) for i in range(50)], SETTINGS, calls.append, by=Crew(2))
-    next(drawing)
-    drawing.close()
-    assert len(calls) < 8 * 5
 
 
 @pytest.mark.parametrize(

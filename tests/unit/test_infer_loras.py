@@ -12,6 +12,7 @@ from torch import Tensor
 from data.errors import InputError
 from infer import effects, loras, pipeline
 from infer.config import LoraFile
+from infer.encoder import Encoder
 from infer.pipeline import Settings
 from infer.prompts import Picture
 from tests.tiny import tiny_lora, tiny_pipeline
@@ -26,8 +27,8 @@ def build(model: Path) -> StableDiffusionPipeline:
 
 
 def latents(pipe: StableDiffusionPipeline) -> Tensor:
-    encode = pipeline.Encoder(pipe)
-    return pipeline.denoise(pipe, [Picture(0, "a water type fridge", 1)], SETTINGS, encode, lambda: None)
+    states = Encoder(pipe).pair(["a water type fridge"], "")
+    return pipeline.latents_of(pipe, [Picture(0, "a water type fridge", 1)], SETTINGS, states, lambda *_: None)
 
 
 @pytest.fixture(scope="module")

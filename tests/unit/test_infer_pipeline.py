@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from data.errors import InputError
-from infer import pipeline, prompts, schedulers
+from infer import denoising, pipeline, prompts, schedulers
 from infer.pipeline import Settings
 from infer.prompts import Picture
 from train import base_model
@@ -88,10 +88,11 @@ def test_sizes_need_not_be_square(tiny_model: Path) -> None:
 
 
 def test_start_noise_is_the_same_numbers_in_every_precision(tiny_model: Path) -> None:
-    noise = [
-        pipeline.start_noise(build(tiny_model, dtype=dtype), [torch.Generator().manual_seed(7)], SETTINGS)
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
+    noise = []
+    for dtype in (torch.float32, torch.bfloat16):
+        pipe = build(tiny_model, dtype=dtype)
+        parts = denoising.Parts(pipe.unet, pipe.vae, pipe.scheduler, pipe.device)
+        noise.append(denoising.noise_of(parts, SETTINGS, [torch.Generator().manual_seed(7)]))
     assert torch.equal(noise[0].bfloat16(), noise[1])
     assert torch.equal(noise[0], torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(7)))
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from infer import prompts
-from infer.prompts import Picture, Tokens
+from infer import encoder, prompts
+from infer.encoder import Tokens
+from infer.prompts import Picture
 from tests.tiny import tiny_tokenizer
 
 
@@ -45,7 +46,7 @@ def test_a_random_seed_can_be_typed_again() -> None:
 def test_a_long_prompt_is_counted_and_its_lost_words_named(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(tmp_path)  # "water" is one token, the space before "last" none
     long = "water " * 75 + "last words"
-    tokens = prompts.measure(["water", long, "water"], tokenizer)
+    tokens = encoder.measure(["water", long, "water"], tokenizer)
     assert tokens == {"water": Tokens(1, 75), long: Tokens(75 + 4 + 5, 75, "last words")}
-    (problem,) = prompts.cut_prompts(tokens)
+    (problem,) = encoder.cut_prompts(tokens)
     assert "has 84 tokens, 75 are read; lost: 'last words'" in str(problem)

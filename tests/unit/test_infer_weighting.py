@@ -7,10 +7,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from data.errors import InputError
-from infer import pipeline, prompts, weighting
-from infer.encoder import Encoder
+from infer import encoder, pipeline, weighting
+from infer.encoder import Encoder, Tokens
 from infer.pipeline import Settings
-from infer.prompts import Picture, Tokens
+from infer.prompts import Picture
 from infer.weighting import Fragment
 from tests.tiny import tiny_tokenizer
 from train import base_model
@@ -132,14 +132,14 @@ def test_neighbours_of_another_length_change_nothing(pipe: StableDiffusionPipeli
 def test_tokens_are_counted_without_weights_and_nothing_is_cut(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(tmp_path)
     long = "(water:1.2) " * 80
-    found = prompts.measure(["(water:1.3)", long, "water BREAK fire"], tokenizer, "a1111")
+    found = encoder.measure(["(water:1.3)", long, "water BREAK fire"], tokenizer, "a1111")
     assert found == {
         "(water:1.3)": Tokens(1, 75),
         long: Tokens(80, 75, "", 2),
         "water BREAK fire": Tokens(2, 75, "", 2),
     }
-    assert prompts.cut_prompts(found) == []
-    assert prompts.measure(["water++ fire"], tokenizer, "compel") == {"water++ fire": Tokens(2, 75)}
+    assert encoder.cut_prompts(found) == []
+    assert encoder.measure(["water++ fire"], tokenizer, "compel") == {"water++ fire": Tokens(2, 75)}
 
 
 def test_compels_grammar(pipe: StableDiffusionPipeline) -> None:
@@ -157,7 +157,3 @@ def test_a_weight_that_nobody_means_is_seen() -> None:
     assert weighting.too_heavy("(x:1000)")
     assert weighting.too_heavy("(" * 60 + "x")
     assert not weighting.too_heavy("((x:1.5)) [y] (z:-1)")
-
-
-def test_what_is_read_once_weights_are_out() -> None:
-    assert weighting.text_of(r"a (big:1.3) [cat] \(x\)") == "a big cat (x)"

@@ -11,7 +11,8 @@ from data import store
 from data.errors import InputError
 from data.images import inspect
 from infer import generators, synthesizing
-from infer.synthesize_options import SynthesizeOptions, theme_of
+from infer.synthesize_options import SynthesizeOptions
+from infer.synthesizing import theme_of
 
 
 class Painter:
