@@ -44,9 +44,9 @@ def first_preview(tab: Studio) -> float:
     """Seconds from Enter."""
     begun = time.monotonic()
     tab.draw("a yellow guitar")
-    tab.page.wait_for_selector("#stage .becoming img")
+    tab.page.wait_for_selector("#stage .preview img")
     found = time.monotonic() - begun
-    tab.page.wait_for_selector("#draw:visible")
+    tab.page.wait_for_selector("#generate:visible")
     return found
 
 
@@ -55,7 +55,7 @@ def keep(tab: Studio, path: Path) -> None:
     tab.page.check("#count input[value='4']", force=True)
     tab.draw(SHOWN)
     tab.page.wait_for_selector("#stop:visible")
-    tab.page.wait_for_selector("#draw:visible")
+    tab.page.wait_for_selector("#generate:visible")
     tab.page.wait_for_function("() => [...document.querySelectorAll('#stage img')].every(one => one.naturalWidth)")
     tab.page.screenshot(path=path)
 

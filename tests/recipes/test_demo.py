@@ -16,8 +16,8 @@ from infer.comparing import options as comparing
 from infer.config import GenerateOptions
 from infer.evaluating.options import EvaluateOptions
 from infer.galleries.options import GalleryOptions
-from infer.studios.options import StudioOptions
 from infer.synthesize_options import SynthesizeOptions
+from infer.web.config import StudioOptions
 from train.config import ALIASES, Config
 from train.study.options import ClassifyOptions, StudyOptions
 

@@ -124,7 +124,7 @@ class Studio:
         """Go to the page, and wait until something can be typed."""
         self.page.goto(self.running.url)
         self.page.wait_for_selector("#prompt textarea")
-        self.page.wait_for_selector("#draw")
+        self.page.wait_for_selector("#generate")
         return self
 
     def opened(self) -> float:
@@ -137,7 +137,7 @@ class Studio:
         return found["TaskDuration"]
 
     def go(self, place: str) -> None:
-        """Draw, Scribble, Compare or Gallery."""
+        """Generate, Scribble, Compare or Gallery."""
         self.page.check(f"#place input[value={place}]", force=True)
 
     def mode(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""A1111's interface over the real path, with a tiny model: the same pictures as generate.py, and nothing unbounded."""
+"""A1111's API with a tiny model: the same images as generate.py, within limits."""
 
 import base64
 import json
@@ -17,9 +17,13 @@ from PIL import Image, PngImagePlugin
 from data.errors import InputError
 from infer import drawing, metadata, pipeline
 from infer.config import GenerateOptions
-from infer.studios import looks, serving
-from infer.studios.options import StudioOptions
-from infer.studios.workshop import Workshop
+from infer.web import app, latent_preview
+from infer.web.callbacks import parse_seed
+from infer.web.config import StudioOptions
+from infer.web.controls import from_settings, to_request
+from infer.web.gallery import Gallery
+from infer.web.service import StudioService
+from infer.web.worker import Worker
 from tests.tiny import tiny_lora
 from train import base_model
 
@@ -39,21 +43,24 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workshop(home: Path, tiny_model: Path) -> Iterator[Workshop]:
+def service(home: Path, tiny_model: Path) -> Iterator[StudioService]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        yield Workshop(StudioOptions(model=str(tiny_model)))
+        yield StudioService(
+            StudioOptions(model=str(tiny_model)),
+            lambda options, models: (Worker(options, models), Gallery(options.judge, models)),
+        )
 
 
 @pytest.fixture(scope="module")
-def client(workshop: Workshop) -> Iterator[TestClient]:
-    with TestClient(serving.without_page(workshop)) as found:
+def client(service: StudioService) -> Iterator[TestClient]:
+    with TestClient(app.build(service)) as found:
         yield found
 
 
 def drawn(client: TestClient, **asked: Any) -> tuple[list[bytes], dict[str, Any]]:
     """The pictures and the account of a job."""
-    given = {"prompt": "a fire type cat", "steps": STEPS, "seed": 7} | asked
+    given = {"prompt": "a fire type cat", "steps": STEPS, "seed": 7, "cfg_scale": 7.0} | asked
     found = client.post("/sdapi/v1/txt2img", json=given)
     assert found.status_code == 200, found.text
     answer = found.json()
@@ -99,16 +106,16 @@ def test_a_lora_is_taken_off_again(client: TestClient, home: Path, tiny_model: P
 
 
 @pytest.mark.usefixtures("client")
-def test_base_and_tuned_are_generates_as_well(workshop: Workshop, home: Path, tiny_model: Path) -> None:
+def test_base_and_tuned_are_generates_as_well(service: StudioService, home: Path, tiny_model: Path) -> None:
     wanted = {"prompt": "a fire type cat", "steps": STEPS, "seed": 7, "guidance_scale": 7.0, "compare_base": True}
-    order = workshop.take({**wanted, "loras": {"ink": 0.5}})
-    assert order.over.wait(60) and order.state == "done", order.error
+    job = service.submit({**wanted, "loras": {"ink": 0.5}})
+    assert job.finished.wait(60) and job.state == "done", job.error
     theirs = by_generate(home, tiny_model, lora=(f"{home / 'loras' / 'ink.safetensors'}:0.5",), compare_base=True)
-    assert {done.base: done.path.read_bytes() for done in order.done} == {
+    assert {image.is_base: image.path.read_bytes() for image in job.images} == {
         False: theirs["00000-7.png"],
         True: theirs["base/00000-7.png"],
     }
-    assert order.done[0].path.parent.joinpath("compare.png").is_file()
+    assert job.images[0].path.parent.joinpath("compare.png").is_file()
 
 
 def test_a_random_seed_is_told(client: TestClient) -> None:
@@ -126,7 +133,8 @@ def test_what_a_picture_tells(client: TestClient) -> None:
             assert found["info"] == info["infotexts"][0]
             assert found["parameters"]["Seed"] == "7" and metadata.KEY in found["items"]
     for wrong, words in {
-        "!!!": "is no PNG in base64", "": "is not a readable PNG", coded_bytes(b"no picture"): "is not a readable PNG",
+        "!!!": "is not a PNG in base64", "": "is not a readable PNG",
+        coded_bytes(b"no picture"): "is not a readable PNG",
         coded_bytes(declaring(8_000, 11_000)): "is too large a picture",
         coded_bytes(declaring(20_000, 20_000)): "is not a readable PNG",
     }.items():  # fmt: skip
@@ -162,53 +170,53 @@ def test_what_there_is(client: TestClient, tiny_model: Path) -> None:
     assert {"label": "Karras", "name": "karras", "aliases": None} in client.get("/sdapi/v1/schedulers").json()
 
 
-def test_switching_the_model(client: TestClient, workshop: Workshop, tiny_model: Path) -> None:
+def test_switching_the_model(client: TestClient, service: StudioService, tiny_model: Path) -> None:
     assert client.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == tiny_model.name
     assert client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "pocket", "eta_noise": 3}).status_code == 200
     assert client.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == "pocket"
     refused = client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "pokket"})
     assert refused.status_code == 422 and "did you mean 'pocket'" in refused.json()["detail"]
     assert client.post("/sdapi/v1/options", json={"sd_model_checkpoint": tiny_model.name}).status_code == 200
-    assert workshop.chosen == tiny_model.name
+    assert service.default_model == tiny_model.name
 
 
-def test_progress_and_interrupt(client: TestClient, workshop: Workshop) -> None:
+def test_progress_and_interrupt(client: TestClient, service: StudioService) -> None:
     idle = client.get("/sdapi/v1/progress").json()
     assert (idle["progress"], idle["current_image"], idle["state"]["job_count"]) == (0.0, None, 0)
-    order = workshop.take({"prompt": "a long job", "steps": 150, "num_images": 8})
+    job = service.submit({"prompt": "a long job", "steps": 150, "num_images": 8})
     until = time.monotonic() + 60
-    while not order.looks and time.monotonic() < until:
+    while not job.previews and time.monotonic() < until:
         time.sleep(0.005)
     busy = client.get("/sdapi/v1/progress").json()
     assert 0 < busy["progress"] < 1 and busy["state"]["sampling_steps"] == 150 and busy["eta_relative"] > 0
     assert base64.b64decode(busy["current_image"]).startswith(b"\x89PNG")
     assert client.get("/sdapi/v1/progress?skip_current_image=true").json()["current_image"] is None
     assert client.post("/sdapi/v1/interrupt").status_code == 200
-    assert order.over.wait(60) and order.state == "stopped"
+    assert job.finished.wait(60) and job.state == "stopped"
 
 
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"prompt": " "}, "say what to draw"),
+        ({"prompt": " "}, "prompt"),
         ({"steps": 151}, "less than or equal to 150"),
         ({"steps": "many"}, "valid integer"),
-        ({"batch_size": 8, "n_iter": 8}, "more than 16 pictures"),
+        ({"batch_size": 8, "n_iter": 8}, "more than 16 images"),
         ({"cfg_scale": "nan"}, "finite"),
         ({"seed": 2**63}, "less than or equal"),
-        ({"width": 4096, "height": 4096}, "4096 x 4096 is more than 4 times the 64 x 64"),
+        ({"width": 4096, "height": 4096}, "4096 x 4096 is more than 4 times"),
         ({"width": 63, "height": 64}, "63 is not a multiple of"),
-        ({"enable_hr": True}, "no upscaling"),
-        ({"script_name": "x"}, "no scripts"),
+        ({"enable_hr": True}, "upscaling"),
+        ({"script_name": "x"}, "scripts"),
         ({"styles": ["origammi"]}, "did you mean 'origami'"),
         ({"sampler_name": "Eulerr"}, "unknown sampler 'Eulerr'"),
         ({"override_settings": {"sd_model_checkpoint": "/etc/passwd"}}, "unknown model '/etc/passwd'"),
-        ({"prompt": "x <lora:/etc/passwd:1>"}, "a LoRA is named without its folder"),
-        ({"prompt": "x <lora:../secret:1>"}, "a LoRA is named without its folder"),
+        ({"prompt": "x <lora:/etc/passwd:1>"}, "without its folder"),
+        ({"prompt": "x <lora:../secret:1>"}, "without its folder"),
         ({"prompt": "x <lora:nothing:1>"}, "there is no LoRA 'nothing'"),
         ({"prompt": "__../../etc/passwd__"}, "there is no wildcard"),
         ({"prompt": "x" * 5000}, "at most 4000 characters"),
-        ({"prompt": "{e$$a|b|c|d|e} {e$$a|b|c|d|e}"}, "25 pictures; allowed: 16"),
+        ({"prompt": "{e$$a|b|c|d|e} {e$$a|b|c|d|e}"}, "25 images; allowed: 16"),
     ],
 )
 def test_what_is_refused(client: TestClient, home: Path, asked: dict[str, Any], told: str) -> None:
@@ -220,15 +228,15 @@ def test_what_is_refused(client: TestClient, home: Path, asked: dict[str, Any], 
 
 
 @pytest.mark.usefixtures("client")
-def test_nothing_stays_of_an_order_that_was_not_begun(workshop: Workshop, home: Path) -> None:
+def test_nothing_stays_of_an_order_that_was_not_begun(service: StudioService, home: Path) -> None:
     folders = set(home.glob("outputs/*"))
     Image.new("RGB", (64, 64), "white").save(home / "white.png")
     weak = {"prompt": "a cat", "steps": 3, "scribble": home / "white.png", "strength": 0.2}
-    order = workshop.take(weak)
-    assert order.over.wait(60) and order.state == "failed", order.error
-    many = workshop.take({"prompt": "a {e$$a|b|c|d|e|f|g|h|i|j} " * 4, "steps": 1, "num_images": 16})
+    job = service.submit(weak)
+    assert job.finished.wait(60) and job.state == "failed", job.error
+    many = service.submit({"prompt": "a {e$$a|b|c|d|e|f|g|h|i|j} " * 4, "steps": 1, "num_images": 16})
     begun = time.monotonic()
-    assert many.over.wait(60) and "160000 pictures" in many.error
+    assert many.finished.wait(60) and "160000 images" in many.error
     assert time.monotonic() - begun < 5, "refused before so many are prepared"
     assert set(home.glob("outputs/*")) == folders
 
@@ -259,16 +267,17 @@ def test_no_path_leaves_the_output_folder(client: TestClient, home: Path) -> Non
 # ---- the settings of a picture, once more
 
 
-def again(workshop: Workshop, name: str) -> Path:
-    """The picture that the page draws with the settings of another in its fields."""
-    from infer.studios.acts import fields_of, seed_of
-    from infer.studios.controls import wanted
+def image_settings(service: StudioService, name: str) -> dict[str, Any]:
+    return service.backend()[1].settings(service.image_path(name))
 
-    found = {"scribble": "", **fields_of(workshop.settings(name))}
+
+def again(service: StudioService, name: str) -> Path:
+    """The picture that the page draws with the settings of another in its fields."""
+    found = {"scribble": "", **from_settings(image_settings(service, name))}
     fields = {field: "" if isinstance(value, dict) else value for field, value in found.items()}  # dict: as it was
-    order = workshop.take(wanted(fields) | {"seed": seed_of(fields)})
-    assert order.over.wait(60) and order.state == "done", order.error
-    return order.done[0].path
+    job = service.submit(to_request(fields) | {"seed": parse_seed(fields)})
+    assert job.finished.wait(60) and job.state == "done", job.error
+    return job.images[0].path
 
 
 def pixels(path: Path) -> tuple[tuple[int, int], bytes]:
@@ -288,42 +297,42 @@ def pixels(path: Path) -> tuple[tuple[int, int], bytes]:
         {"width": 96, "height": 32, "cfg_scale": 1.5},
     ],
 )
-def test_settings_of_a_picture_draw_it_again(client: TestClient, workshop: Workshop, asked: dict[str, Any]) -> None:
+def test_settings_of_a_picture_draw_it_again(client: TestClient, service: StudioService, asked: dict[str, Any]) -> None:
     _, info = drawn(client, **asked)
     was = Path(info["files"][0])
-    assert pixels(again(workshop, was.relative_to("outputs").as_posix())) == pixels(was)
+    assert pixels(again(service, was.relative_to("outputs").as_posix())) == pixels(was)
 
 
 @pytest.mark.usefixtures("client")
-def test_settings_of_other_programs_and_what_cannot_be_repeated(workshop: Workshop, home: Path) -> None:
+def test_settings_of_other_programs_and_what_cannot_be_repeated(service: StudioService, home: Path) -> None:
     (home / "outputs").mkdir(exist_ok=True)
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", "a (red) cat\nSteps: 5, Sampler: Euler a, CFG scale: 6.5, Seed: 9, Size: 64x64")
     Image.new("RGB", (64, 64)).save(home / "outputs" / "theirs.png", pnginfo=info)
-    recipe = metadata.read(again(workshop, "theirs.png"))
+    recipe = metadata.read(again(service, "theirs.png"))
     assert (recipe.prompt, recipe.seed, recipe.steps, recipe.guidance_scale) == ("a (red) cat", 9, 5, 6.5)
     Image.new("RGB", (64, 64)).save(home / "outputs" / "silent.png")
-    with pytest.raises(InputError, match="does not tell how it was made"):
-        workshop.settings("silent.png")
+    with pytest.raises(InputError, match="no generation settings"):
+        image_settings(service, "silent.png")
     changes: dict[str, dict[str, Any]] = {
-        "it was drawn with 'gone', which is not here": {"model": {"name": "gone", "fingerprint": ""}},
+        "it was made with 'gone', which is not here": {"model": {"name": "gone", "fingerprint": ""}},
         "200 is too much": {"steps": 200},
-        "it began with a drawing": {"inputs": ({"role": "init", "name": "x", "sha256": ""},)},
+        "it was made from a scribble": {"inputs": ({"role": "init", "name": "x", "sha256": ""},)},
     }
     for told, change in changes.items():
         other = metadata.Recipe.model_validate({**recipe.model_dump(), **change})
         metadata.write(home / "outputs" / "other.png", Image.new("RGB", (64, 64)), other)
         with pytest.raises(InputError, match=told):
-            workshop.settings("other.png")
+            image_settings(service, "other.png")
 
 
 def test_the_linear_guess_shows_a_picture(tiny_model: Path) -> None:
     """Of the size of the latents, and near the mean colours of what was encoded."""
     pipe = pipeline.build(base_model.load(str(tiny_model)), None, torch.device("cpu"))
-    assert isinstance(looks.suited(pipe, 64), looks.Decoded)
-    guess = looks.Guessed(pipe, 32)
+    assert isinstance(latent_preview.choose_preview(pipe, 64), latent_preview.DecodedPreview)
+    guess = latent_preview.LinearPreview(pipe, 32)
     assert guess(torch.zeros(1, 4, 16, 24)).size == (24, 16)
-    latents, colours = looks.samples(pipe, 32)
+    latents, colours = latent_preview.fit_samples(pipe, 32)
     spread = colours - colours.mean(0)
-    error = looks.with_one(latents) @ guess.map - colours
+    error = latent_preview.with_ones(latents) @ guess.map - colours
     assert error.square().mean() < spread.square().mean()

@@ -1,16 +1,16 @@
-// What the page does by itself: which place is shown, simple or expert, the scribble canvas, the slider, open pictures.
+// What the page does without the server: tabs, simple or expert, the scribble canvas, the slider, the image viewer.
 (() => {
-  const kept = { get: (name) => { try { return localStorage.getItem(name) } catch { return null } },
-                 set: (name, value) => { try { localStorage.setItem(name, value) } catch { /* private window */ } } }
+  const storage = { get: (name) => { try { return localStorage.getItem(name) } catch { return null } },
+                    set: (name, value) => { try { localStorage.setItem(name, value) } catch { /* private window */ } } }
 
   const studio = {
     place(value) { document.body.dataset.place = value; return value },
-    mode(value) { document.body.dataset.mode = value; kept.set('atelier-mode', value); return value },
+    mode(value) { document.body.dataset.mode = value; storage.set('atelier-mode', value); return value },
     start() {
-      studio.place('Draw')
-      return studio.mode(kept.get('atelier-mode') === 'Expert' ? 'Expert' : 'Simple')
+      studio.place('Generate')
+      return studio.mode(storage.get('atelier-mode') === 'Expert' ? 'Expert' : 'Simple')
     },
-    // the inputs of the Draw button as they are, and the drawing as the last of them
+    // the inputs of the Generate button, with the scribble as the last of them
     inputs(values) {
       const wanted = document.body.dataset.place === 'Scribble' && scribble.strokes.length > 0
       values[values.length - 1] = wanted ? scribble.canvas.toDataURL('image/png') : ''
@@ -20,7 +20,7 @@
     },
   }
 
-  // ---- scribble: black lines on white, kept as strokes so that each can be undone
+  // ---- scribble: black lines on white, stored as strokes so that each can be undone
   const scribble = {
     strokes: [], gone: [], canvas: null,
     begin(element) {
@@ -77,8 +77,8 @@
   }
   studio.scribble = scribble
 
-  // ---- what is clicked in our own HTML; `tell` is the library's way to the server
-  studio.listen = (element, tell) => {
+  // ---- clicks in our own HTML; `send` is Gradio's way to the server
+  studio.listen = (element, send) => {
     element.addEventListener('click', (event) => {
       const tile = event.target.closest('.tile')
       if (tile) return open(element, tile)
@@ -88,7 +88,7 @@
       const act = button.dataset.act, path = button.dataset.path ?? dialog?.dataset.path
       if (act !== 'star') dialog?.close()
       if (act === 'star') mark(element, dialog)
-      if (act !== 'close') tell({ act, picture: path, star: Number(dialog?.dataset.star ?? 0) })
+      if (act !== 'close') send({ act, picture: path, star: Number(dialog?.dataset.star ?? 0) })
     })
     element.addEventListener('input', (event) => {
       const compare = event.target.closest('.compare')
@@ -106,10 +106,10 @@
     save.href = source
     save.download = about.path.split('/').at(-1)
     dialog.querySelector('dl').replaceChildren(...Object.entries(about.facts).flatMap(([name, value]) => {
-      const term = document.createElement('dt'), told = document.createElement('dd')
+      const term = document.createElement('dt'), fact = document.createElement('dd')
       term.textContent = name
-      told.textContent = value
-      return [term, told]
+      fact.textContent = value
+      return [term, fact]
     }))
     dialog.querySelector('[data-act=star]').ariaPressed = about.star ? 'true' : 'false'
     dialog.showModal()
@@ -123,13 +123,13 @@
       about.star = Number(dialog.dataset.star)
       tile.dataset.about = JSON.stringify(about)
       tile.querySelector('.star')?.remove()
-      if (about.star) tile.insertAdjacentHTML('beforeend', '<i class="star" aria-label="favourite">\u2605</i>')
+      if (about.star) tile.insertAdjacentHTML('beforeend', '<i class="star" aria-label="favorite">\u2605</i>')
     }
   }
 
-  // ---- keys: Ctrl+Enter draws wherever one is, Escape stops
+  // ---- keys: Ctrl+Enter generates from anywhere, Escape stops
   document.addEventListener('keydown', (event) => {
-    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) document.getElementById('draw')?.click()
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) document.getElementById('generate')?.click()
     if (event.key === 'Escape' && !document.querySelector('dialog[open]')) document.getElementById('stop')?.click()
   })
   document.addEventListener('click', (event) => {
@@ -141,6 +141,6 @@
     field.focus()
   })
   window.studio = studio
-  studio.place('Draw')
-  studio.mode(kept.get('atelier-mode') === 'Expert' ? 'Expert' : 'Simple')
+  studio.place('Generate')
+  studio.mode(storage.get('atelier-mode') === 'Expert' ? 'Expert' : 'Simple')
 })()

@@ -1,0 +1,122 @@
+"""The fields of the page: a few for everybody, and an expert section with all that change an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from infer import schedulers
+from infer.config import HIGHEST_WEIGHT
+from infer.source import POCKET
+from infer.web import components
+from infer.web.config import SHAPES
+from infer.web.service import StudioService
+from infer.web.validation import MAX_GUIDANCE, MAX_PROMPT, MAX_STEPS
+
+COUNTS = (1, 2, 4, 8)
+STEPS = 30
+SCRIBBLE = """
+<canvas width="512" height="512" tabindex="0" role="img"
+  aria-label="Draw here with the mouse, a pen or a finger; Ctrl+Z undoes a line"></canvas>
+<div class="pens">
+<button type="button" data-pen="undo">Undo</button><button type="button" data-pen="clear">Clear</button>
+<label>Pen <input type="range" min="1" max="6" value="2" aria-label="Width of the pen"></label></div>
+"""
+# every field that is sent with a job, in this order
+NAMES = (
+    "place", "prompt", "style", "shape", "count", "freedom", "negative", "steps", "guidance", "seed", "locked", "model",
+    "lora", "weight", "sampler", "width", "height", "scribble",
+)  # fmt: skip
+Controls = dict[str, Any]  # components by name
+
+
+def build(service: StudioService, place: Any) -> tuple[Controls, Any, Any]:
+    """The fields in the order of NAMES, and the buttons Generate and Stop."""
+    gr.HTML(SCRIBBLE, elem_id="scribble", js_on_load="window.studio.scribble.begin(element)")
+    controls = {"place": place, **simple_controls(service)}
+    generate = gr.Button("Generate", variant="primary", elem_id="generate")
+    stop = gr.Button("Stop", elem_id="stop", visible=False)
+    gr.HTML('<p class="hint keys">or press <kbd>Enter</kbd>; <kbd>Esc</kbd> stops</p>')
+    with gr.Column(elem_id="expert"):
+        controls |= expert_controls(service)
+    controls["scribble"] = gr.Textbox(visible="hidden")
+    return {name: controls[name] for name in NAMES}, generate, stop
+
+
+def simple_controls(service: StudioService) -> Controls:
+    prompt = gr.Textbox(
+        label="What would you like to see?", placeholder=components.IDEAS[0], lines=1, max_lines=5, autofocus=True,
+        max_length=MAX_PROMPT, elem_id="prompt",
+    )  # fmt: skip
+    ideas = "".join(f'<button type="button" data-idea="{idea}">{idea}</button>' for idea in components.IDEAS)
+    gr.HTML(f'<div class="ideas">{ideas}</div>')
+    freedom = gr.Slider(
+        0.2, 1.0, 0.7, step=0.05, label="Freedom", info="Low stays close to your lines, high changes more.",
+        elem_id="freedom", buttons=[],
+    )  # fmt: skip
+    styles = [("No style", ""), *((name.replace("-", " "), name) for name in service.styles)]
+    return {
+        "prompt": prompt,
+        "freedom": freedom,
+        "style": gr.Dropdown(styles, value="", label="Style", elem_id="style"),
+        "shape": gr.Radio(list(SHAPES.items()), value="1:1", label="Shape", elem_id="shape"),
+        "count": gr.Radio(list(COUNTS), value=1, label="Images", elem_id="count"),
+    }
+
+
+def expert_controls(service: StudioService) -> Controls:
+    models = [(f"{name} (embedded)" if name == POCKET else name, name) for name in service.models.models()]
+    samplers = [("the model's own", ""), *((named.shown, key) for key, named in schedulers.NAMES.items())]
+    first = models[0][1]
+    controls: Controls = {
+        "negative": gr.Textbox(label="Negative prompt", info="What to avoid: blurry, text", elem_id="negative"),
+        "model": gr.Dropdown(models, value=first, label="Model", elem_id="model"),
+    }
+    with gr.Row():
+        loras = [("none", ""), *((name, name) for name in service.models.lora_files())]
+        controls["lora"] = gr.Dropdown(loras, value="", label="LoRA", elem_id="lora")
+        controls["weight"] = gr.Number(
+            1.0, minimum=-HIGHEST_WEIGHT, maximum=HIGHEST_WEIGHT, step=0.1, label="Weight", elem_id="weight"
+        )
+    controls["steps"] = gr.Slider(1, MAX_STEPS, STEPS, step=1, label="Steps", elem_id="steps", buttons=[])
+    controls["guidance"] = gr.Slider(
+        0, MAX_GUIDANCE, service.recommended_guidance(first), step=0.5, label="Guidance",
+        info="How closely the image follows the prompt.", elem_id="guidance", buttons=[],
+    )  # fmt: skip
+    with gr.Row():
+        controls["seed"] = gr.Textbox("", label="Seed", placeholder="random", elem_id="seed")
+        controls["locked"] = gr.Checkbox(False, label="Keep this seed", elem_id="locked")
+    controls["sampler"] = gr.Dropdown(samplers, value="", label="Sampler", elem_id="sampler")
+    with gr.Row():
+        for side in ("width", "height"):
+            controls[side] = gr.Number(0, minimum=0, maximum=4096, precision=0, label=side.title(), info="0: by shape")
+    return controls
+
+
+def to_request(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields' values as fields of GenerateOptions, not yet validated."""
+    has_size = bool(values["width"] or values["height"])
+    return {
+        "prompt": values["prompt"] or "", "negative_prompt": values["negative"] or "", "style": values["style"] or None,
+        "aspect": "" if has_size or values["shape"] in (None, "1:1") else values["shape"],
+        "num_images": int(values["count"] or 1), "steps": int(values["steps"]),
+        "guidance_scale": float(values["guidance"]), "model": values["model"],
+        "loras": {values["lora"]: float(values["weight"] or 0.0)} if values["lora"] else {},
+        "scheduler": values["sampler"] or None, "width": int(values["width"] or 0) or None,
+        "height": int(values["height"] or 0) or None, "compare_base": values["place"] == "Compare",
+    }  # fmt: skip
+
+
+def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """An image's settings (Gallery.settings) as values of the fields; the seed is kept."""
+    by_shape = settings["shape"] in SHAPES.values()
+    return {
+        "place": "Generate", "prompt": settings["prompt"], "style": "", "count": 1, "freedom": gr.skip(),
+        "shape": settings["shape"] if by_shape else None, "negative": settings.get("negative_prompt", ""),
+        "steps": settings.get("steps", STEPS), "guidance": settings.get("guidance_scale", gr.skip()),
+        "seed": str(settings.get("seed", "")), "locked": "seed" in settings, "model": settings.get("model", gr.skip()),
+        "lora": settings.get("lora", ""), "weight": settings.get("weight", 1.0),
+        "sampler": settings.get("scheduler") or "", "width": 0 if by_shape else settings.get("width", 0),
+        "height": 0 if by_shape else settings.get("height", 0),
+    }  # fmt: skip

@@ -1,0 +1,115 @@
+"""The studio's gallery: search and stars in generate.py's index, and the settings that an image was made with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data.encoders import Clip
+from data.errors import InputError, show
+from infer import config, foreign, metadata, schedulers, sizes, templates
+from infer.comparing.measures import POCKET_SCORER
+from infer.galleries import query
+from infer.galleries.index import Index
+from infer.galleries.search import Hit, search
+from infer.metadata import Recipe
+from infer.outputs import OUTPUTS
+from infer.web.config import SHAPES
+from infer.web.models import ModelList
+from infer.web.validation import check_limits
+from train import base_model
+
+MAX_HITS = 120  # images shown at once
+FIELDS = {"prompt", "negative_prompt", "seed", "steps", "guidance_scale", "scheduler", "width", "height"}
+
+
+class Gallery:
+    """judge: folder of the CLIP model that compares words and images; None for the embedded scorer."""
+
+    def __init__(self, judge: Path | None, models: ModelList) -> None:
+        self.folder, self.models = judge or POCKET_SCORER, models
+        self.lock = threading.Lock()
+
+    @cached_property
+    def judge(self) -> Clip:
+        return Clip(self.folder)
+
+    def search(self, text: str) -> list[Hit]:
+        """The newest images, or those that match the text best. Raises InputError."""
+        query.parse(text)  # reports mistakes before anything is loaded
+        with self._index() as index:
+            return search(index, text, self.judge, MAX_HITS)
+
+    def star(self, path: Path, on: bool) -> None:
+        """Mark an image as a favorite, or remove the mark."""
+        with self._index() as index:
+            index.star(path, on)
+
+    @contextmanager
+    def _index(self) -> Iterator[Index]:
+        """The updated index; one user at a time."""
+        with self.lock:
+            OUTPUTS.mkdir(exist_ok=True)
+            index = Index(OUTPUTS)
+            try:
+                index.update(self.judge)
+                yield index
+            finally:
+                index.close()
+
+    def settings(self, path: Path) -> dict[str, Any]:
+        """How an image was made, as fields of GenerateOptions plus "model", "lora", "weight" and "shape".
+
+        All settings of our own images; of other programs' images those that exist here. Raises InputError.
+        """
+        texts = foreign.texts_of(path)
+        if metadata.KEY in texts:
+            found = self._own_settings(metadata.parse(texts[metadata.KEY], show(path)))
+        else:
+            theirs = foreign.read(texts, show(path))
+            if theirs is None:
+                raise InputError("this image has no generation settings")
+            found = {name: value for name, value in theirs.values.items() if name in FIELDS and value is not None}
+            found["prompt"] = templates.literal(str(found.get("prompt", "")))
+        check_limits(found)
+        return found | {"shape": self._shape(found)}
+
+    def _own_settings(self, recipe: Recipe) -> dict[str, Any]:
+        """Raises InputError if the image was made with something that is no longer here."""
+        if recipe.inputs:
+            raise InputError("it was made from a scribble or image", fix="generate.py --params-from can repeat it.")
+        models, files = self.models.models(), self.models.lora_files()
+        runs = [Path(lora.name).stem for lora in recipe.loras if Path(lora.name).stem in models]
+        model = runs[0] if runs else recipe.model.name
+        if model not in models:
+            raise InputError(f"it was made with {model!r}, which is not here", fix="Start the studio with --model.")
+        loras = [(Path(lora.name).stem, lora.weight) for lora in recipe.loras if Path(lora.name).stem not in runs]
+        for name, _ in loras:
+            if name not in files:
+                raise InputError(f"it was made with the LoRA {name!r}, which is not here", fix="Put it into loras/.")
+        try:
+            sampler = schedulers.canonical(recipe.sampler)
+        except InputError:  # of a kind that the page does not offer
+            sampler = None
+        tags = "".join(f" <lora:{name}:{weight!r}>" for name, weight in loras[1:])  # the page has one LoRA field
+        return {
+            "prompt": templates.literal(recipe.prompt) + tags, "negative_prompt": recipe.negative_prompt,
+            "seed": recipe.seed, "steps": recipe.steps, "guidance_scale": recipe.guidance_scale, "scheduler": sampler,
+            "width": recipe.width, "height": recipe.height, "model": model,
+            **({"lora": loras[0][0], "weight": loras[0][1]} if loras else {}),
+        }  # fmt: skip
+
+    def _shape(self, settings: Mapping[str, Any]) -> str:
+        """The aspect ratio that gives exactly this size with this model; "" if none does."""
+        if "width" not in settings or "height" not in settings:
+            return "1:1"
+        model = base_model.load(self.models.source(str(settings.get("model", ""))).model)
+        for shape in SHAPES.values():
+            size = sizes.of_ratio(config.ratio(shape) or 1.0, model.sample_size**2, model.step)
+            if size == (settings["width"], settings["height"]):
+                return shape
+        return ""

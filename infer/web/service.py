@@ -1,0 +1,78 @@
+"""What the page and the API share: models, styles, the job queue, the worker and the gallery."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import InputError, choose
+from infer import styles
+from infer.outputs import OUTPUTS
+from infer.source import POCKET
+from infer.web.config import StudioOptions
+from infer.web.models import ModelList
+from infer.web.queue import Job, JobQueue
+from infer.web.validation import parse_request
+
+if TYPE_CHECKING:
+    from infer.web.gallery import Gallery
+    from infer.web.worker import Worker
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+Backend = Callable[[StudioOptions, ModelList], "tuple[Worker, Gallery]"]
+
+
+class StudioService:
+    """load_backend: imports torch, which takes seconds; called once, when the page is open or the first job runs."""
+
+    def __init__(self, options: StudioOptions, load_backend: Backend) -> None:
+        self.options, self._load_backend = options, load_backend
+        self.models = ModelList(options.model)
+        self.styles = styles.read(styles.SHIPPED)
+        self.queue = JobQueue(lambda job: self.backend()[0].generate(job))
+        self.default_model = ""  # the model that an API client switched to
+        self._backend: tuple[Worker, Gallery] | None = None
+        self._loading = threading.Lock()
+
+    def backend(self) -> tuple[Worker, Gallery]:
+        with self._loading:
+            if self._backend is None:
+                self._backend = self._load_backend(self.options, self.models)
+            return self._backend
+
+    def warm_up(self) -> None:
+        """Load the default model in the background, while somebody looks at the page."""
+        threading.Thread(target=lambda: self.backend()[0].warm_up(), name="warm-up", daemon=True).start()
+
+    def recommended_guidance(self, model: str) -> float:
+        """The guidance scale that suits a model. Raises InputError."""
+        chosen = self.models.source(model)
+        return 4.0 if (chosen.base or chosen.model) == POCKET else 7.5
+
+    def submit(self, fields: Mapping[str, Any]) -> Job:
+        """Queue a job. fields: of GenerateOptions, where `model` is a name and `loras` maps names to weights.
+
+        Raises InputError.
+        """
+        fields = dict(fields)
+        model = self.models.model(fields.pop("model", None) or self.default_model)
+        loras = tuple(self.models.lora(name, weight) for name, weight in fields.pop("loras", {}).items())
+        if fields.get("style"):
+            choose(fields["style"], self.styles, what="style", where="--style")
+        own = {name: getattr(self.options, name) for name in ("tokenizer", "dtype", "device")}
+        return self.queue.submit(parse_request({**fields, **own, "model": model, "lora": loras}))
+
+    def image_path(self, name: str) -> Path:
+        """An image in outputs/ by its relative path. Raises InputError for anything else, links included."""
+        path = OUTPUTS / name
+        hidden = any(part.startswith(".") for part in path.parts[1:])
+        try:
+            inside = path.resolve().is_relative_to(OUTPUTS.resolve()) and not path.is_symlink()
+            exists = inside and not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+        except (OSError, ValueError):  # not a possible file name
+            exists = False
+        if not exists:
+            raise InputError("there is no such image", where=name)
+        return path
