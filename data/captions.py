@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 TEMPLATE = "{text}"
 UNLIMITED = 10**6  # transformers writes 1e30 for "this tokenizer knows no limit"
+NO_ARTICLE = re.compile(
+    r"(?<![su])s$|^(fire|ice|bread|bacon|butter|salt|popcorn|spaghetti|sushi|chocolate|garlic|broccoli|coral|fog|rain"
+    r"|footprints|soap|money|lightning|dna|paella|cooked rice|curry rice|green salad|french fries|corn|toilet paper"
+    r"|film|honey|luggage|grass|water|snow|wind|poison|electricity|sheaf of rice|wood|nail polish"
+    r"|santa claus|statue of liberty|coffee)$"
+)
+KEEPS_ARTICLE = ("compass", "dress", "bus", "cactus", "octopus", "hibiscus", "rhinoceros")
 EMPTY = "\0"  # stands where a field was empty, until the words around it are tidied
 
 
@@ -155,3 +162,11 @@ def lost_words(prompt: str, at: int) -> str:
     while at > 0 and not prompt[at - 1].isspace():
         at -= 1
     return prompt[at:].strip()
+
+
+def with_article(noun: str) -> str:
+    """`guitar` -> `a guitar`, `apple` -> `an apple`, `jeans` -> `jeans`."""
+    if NO_ARTICLE.search(noun) and not noun.endswith(KEEPS_ARTICLE):
+        return noun
+    vowel = noun[0] in "aeio8x" or noun.startswith(("hour", "um"))
+    return f"{'an' if vowel else 'a'} {noun}"

@@ -124,7 +124,7 @@ def folder_of(checkup: Checkup, size: int) -> tuple[Path, list[Problem]]:
     if checkup.folder is None:
         if checkup.into is not None:
             raise InputError("needs something to import", where="--into", fix="Give a folder or an export first.")
-        from data.pocket.sample import sample_folder
+        from data.sample_set import sample_folder
 
         return sample_folder(size=size), []
     if checkup.into is None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Plane = NDArray[np.float32]  # (h, w) in [0, 1]
+Rows = NDArray[np.float64]  # (images, descriptors)
 AREA = 128 * 128  # pixels a picture is scaled to, its shape kept, so that line width and grain are comparable
 WHITE = 0.85  # all three colours at or above: paper, cream included
 DARK = 0.22  # luminance below: ink
@@ -135,3 +136,10 @@ def shares(values: Plane, bins: int) -> list[float]:
     """The share of values in each of `bins` equal parts of [0, 1]."""
     place = np.minimum((np.clip(values, 0, 1) * bins).astype(int), bins - 1)
     return (np.bincount(place.ravel(), minlength=bins) / values.size).tolist()
+
+
+def standardized(base: Rows, tuned: Rows, reference: Rows) -> tuple[Rows, Rows, Rows]:
+    """All three with every descriptor at mean 0 and deviation 1 over base and reference together."""
+    both = np.concatenate([base, reference])
+    mean, deviation = both.mean(0), np.maximum(both.std(0), 1e-6)
+    return (base - mean) / deviation, (tuned - mean) / deviation, (reference - mean) / deviation

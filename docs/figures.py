@@ -5,9 +5,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from data import sample_set
 from data.errors import InputError, run_entry
 from data.files import replaced_file
-from data.pocket import creatures
 from infer.comparing import overview
 from train.ddpm import plots
 
@@ -63,7 +63,7 @@ def sample_sheet() -> Image.Image:
     sheet = Image.new("RGB", (COLUMNS * SIDE, ROWS * SIDE), "white")
     for place in range(COLUMNS * ROWS):
         row, column = divmod(place, COLUMNS)
-        sheet.paste(creatures.draw(400 + place, SIDE), (column * SIDE, row * SIDE))
+        sheet.paste(sample_set.image(400 + place, SIDE), (column * SIDE, row * SIDE))
     return sheet
 
 
@@ -74,7 +74,7 @@ def numbered(indices: tuple[int, ...], columns: int = 4) -> Image.Image:
     for place, index in enumerate(indices):
         row, column = divmod(place, columns)
         x, y = column * PAIR_SIDE, row * PAIR_SIDE
-        sheet.paste(creatures.draw(index, PAIR_SIDE), (x, y))
+        sheet.paste(sample_set.image(index, PAIR_SIDE), (x, y))
         middle = (x + 20, y + PAIR_SIDE - 18)
         pen.circle(middle, 14, fill="white", outline=INK, width=2)
         pen.text(middle, str(place + 1), fill=INK, font=ImageFont.load_default(20), anchor="mm")

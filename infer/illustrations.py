@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from data import images
+from data import images, sample_set
 from data.files import write_atomic
-from data.pocket import creatures
 from infer import anatomy, pipeline, schedulers
 from infer.anatomy import Anatomy
 from infer.comparing import paper, recording
@@ -148,7 +147,7 @@ def vae(steps: int) -> Image.Image:
     """Pictures, the four channels of their latents, and what the decoder makes of these."""
     model = base_model.load(POCKET)
     side = model.sample_size
-    rows = [creatures.draw(index, side) for index in CREATURES]
+    rows = [sample_set.image(index, side) for index in CREATURES]
     cells: dict[tuple[int, int], Image.Image] = {}
     notes: dict[tuple[int, int], str] = {}
     for row, picture in enumerate(rows):

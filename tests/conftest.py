@@ -87,8 +87,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A captioned folder of twelve creatures."""
-    from data.pocket import creatures
+    from data import sample_set
 
     folder = tmp_path_factory.mktemp("creatures") / "twelve"
-    creatures.write(folder, count=12, size=32)
+    sample_set.write(folder, count=12, size=32)
     return folder

@@ -13,7 +13,7 @@ from typing import Any
 from data import buckets, captions, duplicates, store
 from data.buckets import Bucket, Use
 from data.errors import InputError, InputErrors, raise_all
-from data.pocket.sample import sample_folder
+from data.sample_set import sample_folder
 from data.schema import Sample
 from data.store import Listing
 from train.base_model import BaseModel

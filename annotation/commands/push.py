@@ -96,7 +96,7 @@ def settle(options: Pictures, url: str | None = None) -> Project:
 
 def sample() -> Path:
     """The sample creatures, for a first look."""
-    from data.pocket.sample import sample_folder
+    from data.sample_set import sample_folder
 
     folder = sample_folder()
     print(f"no --images: taking the sample creatures in {folder}")

@@ -53,7 +53,7 @@ def coloured(found: Pictures, options: SetOptions) -> Pictures:
 
 def creatures(options: SetOptions) -> Pictures:
     """The sample set, drawn at the size that is trained on."""
-    from data.pocket.sample import sample_folder
+    from data.sample_set import sample_folder
 
     size = options.size or folder.SIZE
     found = folder.load(sample_folder(size=size), size, options.mode, name="creatures")

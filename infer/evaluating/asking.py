@@ -13,12 +13,12 @@ from pathlib import Path
 import yaml
 
 from data import seeds
+from data.captions import with_article
 from infer.comparing import thesis, wishes
 from infer.comparing.weights import Weights
 from infer.comparing.wishes import Wish
 from infer.evaluating.options import Counts
 from infer.evaluating.subject import Subject
-from train.pocket.nouns import with_article
 
 FILE = Path(__file__).with_name("prompts.yaml")
 FIRST_TYPES = ("water", "electric", "fire", "grass")  # of the thesis, its figure 3.5

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.captions import with_article
 from data.metrics.checks import Matrix, unit
+from infer.comparing.measures import POCKET_SCORER
 from infer.evaluating.evidence import Probe, Seen, Words
-from train.pocket.nouns import with_article
-from train.pocket.scorer import SCORER
 
 STRENGTH = 1.0  # of the logistic regression's penalty, sklearn's own default
 
@@ -65,8 +65,8 @@ def objects_checked(words: Matrix, names: Sequence[str]) -> Probe | None:
     """On real pictures of the embedded world's objects, four of each, that nothing was trained on."""
     from safetensors.numpy import load_file
 
-    scored = (SCORER / "names.txt").read_text(encoding="utf-8").splitlines()
-    rows = load_file(SCORER / "real.safetensors")["features"].astype(np.float64)
+    scored = (POCKET_SCORER / "names.txt").read_text(encoding="utf-8").splitlines()
+    rows = load_file(POCKET_SCORER / "real.safetensors")["features"].astype(np.float64)
     if rows.shape[1] != words.shape[1]:
         return None
     shown = np.array([scored[row % len(scored)] for row in range(len(rows))])

@@ -1,7 +1,7 @@
 """1. How much of the style was learned: distances to the training pictures with floor and ceiling, and who is nearer.
 
 Style is told by the weight-free descriptors of data/descriptors.py, every one at mean 0 and deviation 1 over base and
-training pictures together, as train/pocket/tuned.py does for the demo.
+training pictures together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import seeds
-from data.descriptors import NAMES
+from data.descriptors import NAMES, standardized
 from data.metrics import frechet
 from data.metrics.checks import Matrix, Vector, unit
 from data.metrics.copying import nearest_of
@@ -23,7 +23,6 @@ from data.metrics.kernel import Kernel, cmmd, gaussian, kernel
 from data.metrics.significance import equivalent, paired, same_distribution
 from infer.evaluating.evidence import Evidence, Seen, Shown
 from infer.evaluating.section import ALARM, LEVEL, Alarm, Number, Section, Table, of, sided
-from train.pocket.tuned import scaled
 
 Mask = NDArray[np.bool_]
 HALVES = 5  # times the training pictures are cut in two for the floor
@@ -126,7 +125,7 @@ def leans(train: Seen, shown: Shown) -> tuple[Vector, Callable[[Matrix], Vector]
 
 def distances(train: Seen, shown: Shown, seed: int) -> list[Number]:
     """The gap closed by two kernel distances, CMMD and the Fréchet distance."""
-    base, tuned, real = scaled(*(seen.style.astype(np.float64) for seen in (shown.base, shown.tuned, train)))
+    base, tuned, real = standardized(*(seen.style.astype(np.float64) for seen in (shown.base, shown.tuned, train)))
     rows = [whole(seen.content) for seen in (shown.base, shown.tuned, train)]
     every = np.ones(len(shown), bool)
     found = []

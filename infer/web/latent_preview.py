@@ -12,8 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from data import images
-from data.pocket import creatures
+from data import images, sample_set
 from data.shapes import Latents
 from infer.prompts import Picture
 from infer.web.queue import Job
@@ -74,7 +73,7 @@ def fit_colors(latents: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def fit_samples(pipe: StableDiffusionPipeline, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents (n, C) of some images and the mean colors (n, 3), in [-1, 1], of the pixels at each position."""
-    pixels = torch.stack([images.to_tensor(creatures.draw(index, side)) for index in range(FIT_IMAGES)])
+    pixels = torch.stack([images.to_tensor(sample_set.image(index, side)) for index in range(FIT_IMAGES)])
     mean = pipe.vae.encode(pixels.to(pipe.device, pipe.vae.dtype)).latent_dist.mean.float().cpu()
     latents = mean * pipe.vae.config.scaling_factor
     small = torch.nn.functional.interpolate(pixels, size=latents.shape[2:], mode="area")

@@ -31,7 +31,7 @@ from annotation.project import ROOT, Project
 from annotation.pull import pull
 from annotation.push import push
 from annotation.tasks import Task, tasks_by_picture
-from data.pocket import creatures
+from data import sample_set
 
 CHANGES = 10
 COMMAND = [sys.executable, str(Path(__file__).parents[2] / "annotation" / "annotate.py")]
@@ -79,7 +79,7 @@ def main() -> int:
         os.chdir(folder)
         os.environ["ATELIER_LABEL_STUDIO"] = str(environment.place().folder.parent)
         os.environ["ATELIER_CACHE"] = str(Path(folder) / "cache")  # pictures that were never looked at before
-        creatures.write(Path("creatures"), count=options.count, size=options.size)
+        sample_set.write(Path("creatures"), count=options.count, size=options.size)
         Path("creatures/metadata.jsonl").rename("captions.jsonl")
         try:
             measure(clock, options.count, options.size)
@@ -110,7 +110,7 @@ def measure(clock: Clock, count: int, size: int) -> None:
 
 def push_all(clock: Clock, client: Client, taken: Intake) -> Project:
     """Captions, names and triage, with a draft of each caption; then once more."""
-    made = project.new("creatures", project.OWN, taken.folder, creatures.TYPES)
+    made = project.new("creatures", project.OWN, taken.folder, sample_set.TYPES)
     pictures = {each.sha256: Picture(each.sha256, each.annotation.file_name, each.path) for each in taken.pictures}
     made_up = {key: Draft(f"a draft of {each.file_name}", "benchmark-1", 0.5) for key, each in pictures.items()}
     add_drafts(ROOT / made.name, pictures, made_up)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from annotation import server
 from annotation.client import connect
-from data.pocket import creatures
+from data import sample_set
 from tests.servers.browser import Web, browser
 from tests.servers.labelling import Labelling, log_in
 from tests.servers.projects import push_pictures
@@ -37,8 +37,8 @@ def main() -> None:
 def measure(folder: Path, screenshot: Path | None) -> list[float]:
     """Accept 21 drafts by Tab, Ctrl+Enter; seconds from each Ctrl+Enter to the next focused box."""
     pictures = folder / "creatures"
-    creatures.write(pictures, count=PAUSES + 1, size=SIZE)
-    shown = (creatures.annotation(index) for index in range(PAUSES + 1))
+    sample_set.write(pictures, count=PAUSES + 1, size=SIZE)
+    shown = (sample_set.annotation(index) for index in range(PAUSES + 1))
     captions = {each.file_name: each.text for each in shown}
     with (
         server.running(folder / ".server") as running,

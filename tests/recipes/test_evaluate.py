@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data import sample_set
 from data.errors import InputError
-from data.pocket import creatures
 from infer.comparing import thesis
 from infer.evaluating import asking, job, options
 from infer.evaluating.options import EvaluateOptions, counts
 from tests.recipes.test_export import finetune
-from train.pocket.scorer import SCORER
+from tools.pocket.scorer import SCORER
 from train.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ FEW = replace(options.QUICK, steps=1, captions=10, prompts=4, prompt_seeds=1, ty
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
     place = tmp_path_factory.mktemp("evaluate")
-    creatures.write(place / "sixty", count=60, size=32)
+    sample_set.write(place / "sixty", count=60, size=32)
     flags = ["--lr", "0.01", "--pictures.held-out", "0.25"]
     return finetune(place / "runs", tiny_model, place / "sixty", *flags)
 

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import checkup, store
+from data import checkup, sample_set, store
 from data.checkup import ALIASES, Checkup
 from data.errors import InputError
 from data.options import parse
-from data.pocket import creatures, sample
 from data.schema import Annotation
 from tests.tiny import tiny_tokenizer
 
@@ -247,21 +246,17 @@ def test_an_import_is_looked_at_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert check(capsys, tmp_path / "new")[0] == 0
 
 
-def test_without_a_folder_the_sample_set_is_drawn_once(
+def test_without_a_folder_the_sample_set_is_unpacked_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(creatures, "COUNT", 6)
     code, text = check(capsys, "--size", 64)
     assert code == 0
-    assert "6 of 6 usable" in text
-    drawn = tmp_path / "cache" / "pocket" / f"sample-{creatures.VERSION}-64"
-    assert sorted(path.name for path in drawn.iterdir()) == [
-        *(f"{index:05}.png" for index in range(6)),
-        "metadata.jsonl",
-    ]
-    monkeypatch.setattr(creatures, "draw", None)  # a second drawing would fail
-    assert sample.sample_folder(size=64) == drawn
-    monkeypatch.setattr(creatures, "VERSION", "another")
+    assert "650 of 650 usable" in text
+    folder = tmp_path / "cache" / "pocket" / f"sample-{sample_set.VERSION}-64"
+    assert len(list(folder.iterdir())) == 651
+    monkeypatch.setattr(sample_set, "png", None)  # unpacking again would fail
+    assert sample_set.sample_folder(size=64) == folder
+    monkeypatch.setattr(sample_set, "VERSION", "another")
     with pytest.raises(TypeError):
-        sample.sample_folder(size=64)
-    assert [path.name for path in drawn.parent.iterdir()] == [drawn.name]  # nothing half drawn is left
+        sample_set.sample_folder(size=64)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half written is left

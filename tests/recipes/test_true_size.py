@@ -12,8 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
-from data import seeds
-from data.pocket import creatures
+from data import sample_set, seeds
 from infer import loras, metadata, pipeline
 from infer.config import LoraFile
 from tests.full_size import FILES, PARAMETERS, full_size_model
@@ -52,7 +51,7 @@ def measured(argv: list[object], folder: Path) -> tuple[str, int]:
 
 def test_one_step_of_lora_at_512_fits_in_12_gib_and_diffusers_loads_it(tmp_path: Path) -> None:
     """finetune.py as typed; its LoRA changes the network in diffusers' own pipeline as it does in ours."""
-    creatures.write(tmp_path / "pictures", count=2, size=512)
+    sample_set.write(tmp_path / "pictures", count=2, size=512)
     flags = ["--config", ROOT / "train/configs/sd14-lora.yaml", "--model", full_size_model(), "--data", "pictures"]
     few = ["--validation.timesteps", 1, "--validation.pictures", 1, "--logging.tensorboard", "false"]
     steps = ["--batch-size", 1, "--max-steps", 1, "--optim.warmup", 0, "--learning-rate", 0.01]

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from annotation import intake, project, push
 from annotation.client import Client
-from data.pocket import creatures
+from data import sample_set
 
 Screens = dict[str, int]  # screen -> number of its Label Studio project
 
@@ -37,7 +37,7 @@ def push_pictures(
     folder: Path,
     count: int = 4,
     drafts: Mapping[str, str] | None = None,
-    types: Sequence[str] = creatures.TYPES,
+    types: Sequence[str] = sample_set.TYPES,
     name: str = "",
 ) -> Screens:
     """Push the first `count` pictures of a folder, in the order of their names, to screens that nobody touched yet.

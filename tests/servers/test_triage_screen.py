@@ -6,14 +6,14 @@ import pytest
 
 from annotation import interface
 from annotation.client import Client
-from data.pocket import creatures
+from data import sample_set
 from tests.servers.labelling import Labelling, answers
 from tests.servers.projects import MakeProject
 
 pytestmark = pytest.mark.servers
 
 SAVE, SKIP = "Control+Enter", "Control+Space"
-TYPES = [*creatures.TYPES, *(f"kind {index}" for index in range(20))]  # more than there are keys
+TYPES = [*sample_set.TYPES, *(f"kind {index}" for index in range(20))]  # more than there are keys
 
 
 def press_every_key(labelling: Labelling) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from annotation.client import Client
-from data.pocket import creatures
+from data import sample_set
 from tests.servers.browser import LAPTOP
 from tests.servers.labelling import Answer, Labelling, answers
 from tests.servers.layout import check_layout, parts
@@ -111,7 +111,7 @@ def test_html_and_script_are_only_text(
     names = ["<img src=x onerror=alert(1)>.png", "'\"><svg onload=alert(2)>$image {{7*7}}.png"]
     for index, name in enumerate(names):
         Image.new("RGB", (64, 64), (index * 100, 0, 0)).save(tmp_path / name)
-    types = ["<img src=x onerror=alert(5)>", "<script>alert(6)</script>", *creatures.TYPES[2:]]
+    types = ["<img src=x onerror=alert(5)>", "<script>alert(6)</script>", *sample_set.TYPES[2:]]
     screens = make_project(folder=tmp_path, drafts=dict.fromkeys(names, HOSTILE), types=types)
     labelling.open(screens["text"])
     for _ in names:

@@ -15,8 +15,8 @@ from annotation.backup import safe
 from annotation.delivery import link, name_of
 from annotation.offers import prediction
 from annotation.server import Login, Server
+from data import sample_set
 from data.errors import InputError
-from data.pocket import creatures
 
 
 def test_a_project_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_which_project_is_meant(tmp_path: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six creatures, a copy, a mirror image, a larger copy, and three files that are no pictures."""
     folder = tmp_path_factory.mktemp("intake") / "pictures"
-    creatures.write(folder, count=6, size=64)
+    sample_set.write(folder, count=6, size=64)
     first = Image.open(folder / "00000.png")
     (folder / "copy.png").write_bytes((folder / "00000.png").read_bytes())
     first.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "mirrored.png")

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.pocket import creatures
-from data.pocket.drawing.paint import INK, PAPER, Part, Place
-from data.pocket.drawing.pen import Pen
-from data.pocket.drawing.ruler import Ruler
-from data.pocket.drawing.shapes import ellipse
+from data import sample_set
 from data.schema import Annotation
+from tools.pocket import archive
+from tools.pocket.drawing import creatures
+from tools.pocket.drawing.paint import INK, PAPER, Part, Place
+from tools.pocket.drawing.pen import Pen
+from tools.pocket.drawing.ruler import Ruler
+from tools.pocket.drawing.shapes import ellipse
 
 BRED = (0, 17, 35)  # species whose every picture is looked at
 
@@ -32,7 +34,7 @@ def drawn(index: int) -> np.ndarray:
 
 @functools.cache
 def captioned() -> list[Annotation]:
-    return [creatures.annotation(index) for index in range(creatures.COUNT)]
+    return [creatures.annotation(index) for index in range(sample_set.COUNT)]
 
 
 def test_the_same_index_gives_the_same_pixels() -> None:
@@ -48,7 +50,7 @@ def test_another_seed_gives_another_picture_of_the_same_species() -> None:
 def test_a_changed_drawing_needs_a_new_version() -> None:
     """Corners and middle of one picture as they were when VERSION was last raised, to within rounding."""
     small = np.asarray(creatures.draw(41, 64).resize((3, 3), Image.Resampling.BOX), dtype=int)
-    assert creatures.VERSION == "4"
+    assert sample_set.VERSION == "4"
     assert np.abs(small - np.array(REMEMBERED)).max() <= 2
 
 
@@ -81,7 +83,7 @@ def test_captions_name_type_and_species_and_stay_short() -> None:
         assert 10 <= len(row.text.split()) < 60
         assert not {"{", "}"} & set(row.text)
         assert not any(f" a {vowel}" in f" {row.text}" for vowel in "aeio"), row.text
-    assert len({row.text for row in captioned()}) == creatures.COUNT
+    assert len({row.text for row in captioned()}) == sample_set.COUNT
 
 
 def test_the_same_picture_at_two_sizes() -> None:
@@ -110,12 +112,30 @@ def test_a_ruler_and_a_pen_agree() -> None:
     assert seen == pytest.approx(ruler.box, abs=0.012)
 
 
-def test_a_written_folder_is_a_captioned_folder(tmp_path: Path) -> None:
-    creatures.write(tmp_path / "set", count=3, size=32)
+def test_the_archives_hold_what_the_code_draws() -> None:
+    for index in (0, 41, 649):
+        drawing, shipped = creatures.draw(index, 64), sample_set.image(index)
+        assert drawing.tobytes() == shipped.tobytes()
+        assert archive.encoded(drawing, ".png") == sample_set.png(index)
+        assert creatures.draw(index, 512).tobytes() == sample_set.image(index, 512).tobytes()
+    assert [sample_set.annotation(index) for index in range(sample_set.COUNT)] == captioned()
+    assert sample_set.TYPES == creatures.TYPES
+    assert sum(path.stat().st_size for path in sample_set.POCKET.glob("*.zip")) <= 12 << 20
+
+
+def test_packing_is_reproducible(tmp_path: Path) -> None:
+    for name in ("one.zip", "two.zip"):
+        archive.pack(tmp_path / name, {"a.png": b"1", "b.png": b"2"})
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+
+
+@pytest.mark.parametrize("size", [32, 64, 512, 600])
+def test_a_written_folder_is_a_captioned_folder(tmp_path: Path, size: int) -> None:
+    sample_set.write(tmp_path / "set", count=3, size=size)
     lines = (tmp_path / "set" / "metadata.jsonl").read_text().splitlines()
     rows = [Annotation.model_validate(json.loads(line)) for line in lines]
     assert rows == captioned()[:3]
     for row in rows:
         with Image.open(tmp_path / "set" / row.file_name) as picture:
-            assert (picture.size, picture.mode) == ((32, 32), "RGB")
+            assert (picture.size, picture.mode) == ((size, size), "RGB")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from data import sample_set
 from data.descriptors import HUES, NAMES, Descriptors
-from data.pocket import creatures
 
 
 def of(picture: Image.Image) -> dict[str, float]:
@@ -77,7 +77,7 @@ def test_colourfulness_is_hasler_and_suesstrunks() -> None:
 
 
 def test_drawings_differ_from_noise_and_little_from_themselves_at_another_size() -> None:
-    large = creatures.draw(0, 256)
+    large = sample_set.image(0, 256)
     small, row, grain = of(large.resize((140, 140), Image.Resampling.LANCZOS)), of(large), of(noise(256))
     assert max(abs(row[name] - small[name]) for name in NAMES) < 0.1
     assert row["flat"] > 0.4 > 0.1 > grain["flat"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from data import sample_set
 from data.duplicates import Pair, Split, groups, near_duplicates, split
 from data.errors import InputError
-from data.pocket import creatures
 from data.schema import Annotation, Sample
 
 Edit = Callable[[Image.Image], Image.Image]
@@ -51,8 +51,8 @@ COPIES: dict[str, Edit] = {
 @pytest.fixture(scope="module")
 def drawn() -> list[Image.Image]:
     """Four poses each of four species: picture i shows species i % 4."""
-    count = len(creatures.SPECIES)
-    return [creatures.draw(kin * 7 + pose * count, 160) for pose in range(POSES) for kin in range(SPECIES)]
+    count = 100  # species
+    return [sample_set.image(kin * 7 + pose * count, 160) for pose in range(POSES) for kin in range(SPECIES)]
 
 
 def test_poses_of_one_species_are_different_pictures(drawn: list[Image.Image]) -> None:

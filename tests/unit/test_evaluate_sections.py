@@ -183,7 +183,7 @@ def test_the_scorer_tells_the_twenty_objects_apart() -> None:
     """On real pictures that nothing was trained on: the ceiling of every object accuracy."""
     from data.encoders import Clip
     from infer.evaluating.asking import shipped
-    from train.pocket.scorer import SCORER
+    from tools.pocket.scorer import SCORER
 
     names = shipped()["objects"]
     found = probing.objects_checked(Clip(SCORER).encode_text(probing.object_texts(names)), names)

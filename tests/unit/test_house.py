@@ -22,7 +22,6 @@ ENTRIES = [
     "data/prepare.py",
     "train/finetune.py",
     "train/export.py",
-    "train/pocket/build.py",
     "train/ddpm/fit.py",
     "train/ddpm/sample.py",
     "train/ddpm/compare.py",

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from data.errors import InputError
-from train.pocket.adopt import adopt
-from train.pocket.unet import averaged_so_far
+from tools.pocket.adopt import adopt
+from tools.pocket.unet import averaged_so_far
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE, SCORER = ROOT / "data" / "pocket" / "base", ROOT / "data" / "pocket" / "scorer"

@@ -11,10 +11,10 @@ from torch import nn
 
 from data.errors import InputError
 from data.files import write_atomic
-from train.pocket import autoencoder, latents, nouns, pictures, training
-from train.pocket.glyphs import have_fonts
-from train.pocket.muon import Muon, orthogonal
-from train.pocket.training import Losses, Plan
+from tools.pocket import autoencoder, latents, nouns, pictures, training
+from tools.pocket.glyphs import have_fonts
+from tools.pocket.muon import Muon, orthogonal
+from tools.pocket.training import Losses, Plan
 
 needs_fonts = pytest.mark.skipif(
     not (have_fonts() and nouns.EMOJI_LIST.exists()), reason="fonts-noto-color-emoji, fonts-symbola missing"
@@ -127,7 +127,7 @@ def test_latents_of_another_autoencoder_are_encoded_anew(tmp_path: Path, monkeyp
 
 
 def test_a_process_ends_with_the_one_that_started_it():
-    inner = "import os, sys; from train.pocket.parallel import follow; follow(int(sys.argv[1]))"
+    inner = "import os, sys; from tools.pocket.parallel import follow; follow(int(sys.argv[1]))"
     outer = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}, str(os.getpid())])"
     # the pipe closes when the last process that holds it ends, which is the inner one
     subprocess.run([sys.executable, "-c", outer], stdout=subprocess.PIPE, timeout=120, check=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train.pocket.scorer import redrawn
+from tools.pocket.scorer import redrawn
 
 
 def squares(count: int = 64) -> torch.Tensor:
@@ -39,8 +39,8 @@ def test_empty_paper_is_tinted_by_a_quarter_at_most() -> None:
 
 @pytest.mark.slow
 def test_the_shipped_scorer_finds_nouns_on_the_creatures_paper() -> None:
-    from train.pocket.score import Scorer, load_pipeline
-    from train.pocket.tuned import drawn, retrieved
+    from tools.pocket.score import Scorer, load_pipeline
+    from tools.pocket.tuned import drawn, retrieved
 
     pictures, scorer = drawn(load_pipeline(), seeds=2, steps=20), Scorer()
     paper = np.array([253, 241, 228]) / 255

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
-from train.pocket import tuned
+from tools.pocket import tuned
 
 Rows = tuned.Rows
 

@@ -13,20 +13,19 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from data.captions import count_tokens
+from data.captions import count_tokens, with_article
 from data.dataset import EncodedPictures, Layout, Position, StepSampler, collate
 from data.errors import InputError
 from data.schema import Batch
 from tests.small_runs import Toy, advance, entries, equal, seeded_unet, small_run, trained
 from tests.tiny import TEXT_WIDTH
+from tools.pocket.tuned import unseen_nouns
 from train import assembly, loop, machine, norms
 from train.base_model import load
 from train.config import Config, Preservation, identity
 from train.curation import collect
 from train.denoiser import Denoiser
 from train.job import Job
-from train.pocket.nouns import with_article
-from train.pocket.tuned import unseen_nouns
 from train.preservation import ADRIFT, NOUNS, Anchored, anchor, prompts_of
 
 EMPTY = torch.full((5, TEXT_WIDTH), -1.0)

@@ -56,7 +56,7 @@ def test_near_duplicates_are_one_group(animals: Path) -> None:
 
 
 def test_a_species_is_never_on_both_sides() -> None:
-    from data.pocket.sample import sample_folder
+    from data.sample_set import sample_folder
 
     found = folders.read(sample_folder(), per_class=1000, duplicates=False)
     assert len(found.names) == 10 and len(found) == 650 and len(set(found.groups)) == 100

@@ -55,9 +55,9 @@ def test_the_thesis_prompts() -> None:
 
 
 def test_creatures_are_the_sample_sets_types() -> None:
-    from data.pocket import creatures
+    from data import sample_set
 
-    assert theme_of(SynthesizeOptions()).classes == creatures.TYPES
+    assert theme_of(SynthesizeOptions()).classes == sample_set.TYPES
 
 
 def test_a_set_is_balanced_and_read_back(tmp_path: Path, painter: Painter, capsys: pytest.CaptureFixture[str]) -> None:

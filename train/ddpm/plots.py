@@ -16,10 +16,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from data import seeds
+from data import sample_set, seeds
 from data.errors import InputError
 from data.files import replaced_file
-from data.pocket import creatures
 from train.ddpm import bound, decoders, exact, process, respacing, samplers, variance
 from train.ddpm import schedule as schedules
 from train.ddpm.noise import SeededNoise
@@ -272,7 +271,7 @@ def forward() -> Figure:
     """One picture at rising t under two schedules: the forward process."""
     rows = ("linear", "cosine")
     figure, axes = canvas(8.6, 1.95, columns=len(STRIP), rows=len(rows))
-    pixels = torch.frombuffer(bytearray(creatures.draw(404, 64).convert("RGB").tobytes()), dtype=torch.uint8)
+    pixels = torch.frombuffer(bytearray(sample_set.image(404).tobytes()), dtype=torch.uint8)
     picture = pixels.reshape(64, 64, 3).permute(2, 0, 1).float() / 127.5 - 1
     eps = seeds.normal((3, 64, 64), "forward")
     for place, cell in enumerate(axes):

@@ -9,7 +9,7 @@ import torch
 
 from data.errors import InputError
 from data.files import replaced_file, write_atomic
-from data.pocket.sample import sample_folder
+from data.sample_set import sample_folder
 from train.study import folders, splits
 from train.study.arms import ARMS
 from train.study.folders import Labelled

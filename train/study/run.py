@@ -20,7 +20,7 @@ def main() -> int:
 
 def drawn_by_newest_run(asked: StudyOptions) -> Path:
     """Creatures drawn by the newest run, so many a type. Drawing is infer's: train does not know it, an entry may."""
-    from data.pocket import creatures
+    from data import sample_set
     from infer import synthesizing
     from infer.synthesize_options import SynthesizeOptions
     from train import run_folder
@@ -28,7 +28,7 @@ def drawn_by_newest_run(asked: StudyOptions) -> Path:
     if run_folder.newest_finished(Path("runs")) is None:
         raise InputError("there is no finished run in runs/ to draw creatures with",
                          fix="Train one first: python train/finetune.py, or give --artificial.")  # fmt: skip
-    count = asked.drawn_per_class * len(creatures.TYPES)
+    count = asked.drawn_per_class * len(sample_set.TYPES)
     options = SynthesizeOptions(theme="creatures", count=count, seed=asked.seed, steps=asked.drawn_steps)
     return synthesizing.one_set(options)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.errors import InputError
-from data.pocket.sample import sample_folder
+from data.sample_set import sample_folder
 from train.study import report, running
 from train.study.options import StudyOptions
 

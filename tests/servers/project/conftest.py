@@ -12,7 +12,7 @@ from annotation.client import Client
 from annotation.intake import Intake, take_in
 from annotation.project import Project
 from annotation.tasks import Task, tasks_by_picture
-from data.pocket import creatures
+from data import sample_set
 
 COUNT = 8
 Made = Callable[..., Project]
@@ -31,7 +31,7 @@ class Offered:
 def taken(tmp_path_factory: pytest.TempPathFactory) -> Intake:
     """A few creatures, looked at."""
     folder = tmp_path_factory.mktemp("pictures") / "creatures"
-    creatures.write(folder, count=COUNT, size=48)
+    sample_set.write(folder, count=COUNT, size=48)
     return take_in(folder, keep_twins=True)
 
 

@@ -13,9 +13,8 @@ from annotation import project, server
 from annotation.client import Client
 from annotation.commands import dispatch
 from annotation.tasks import Task
-from data import checkup
+from data import checkup, sample_set
 from data.options import parse
-from data.pocket import creatures
 from tests.servers.project.conftest import answer, tasks_of
 from train import job
 from train.config import ALIASES, CONFIGS, Config
@@ -34,7 +33,7 @@ QUICK = [
 
 def caption(task: Task) -> str:
     """What an annotator would say of a creature."""
-    about = creatures.annotation(int(task.data["file_name"].partition(".")[0]))
+    about = sample_set.annotation(int(task.data["file_name"].partition(".")[0]))
     return f"{about.name}, a {about.type} type creature"
 
 
@@ -57,7 +56,7 @@ def work_through(client: Client, found: project.Project) -> dict[str, str]:
         captions[task.data["file_name"]] = caption(task)
         answer(client, task, caption(task), seconds=30.0)
     for number, task in enumerate(tasks_of(client, found, "triage")):
-        about = creatures.annotation(int(task.data["file_name"].partition(".")[0]))
+        about = sample_set.annotation(int(task.data["file_name"].partition(".")[0]))
         assert about.type is not None
         reason = {"skip_reason": "blurred"} if number == 1 else {}
         choose(client, task, type=about.type, quality="good", **reason)
@@ -69,14 +68,14 @@ def work_through(client: Client, found: project.Project) -> dict[str, str]:
 def bring_to_the_server(label_studio: server.Server, capsys: pytest.CaptureFixture[str]) -> project.Project:
     """Pictures, with a caption that somebody wrote elsewhere, pushed by `start`; nothing is left for another push."""
     own = ["--server", str(label_studio.folder)]
-    creatures.write(Path("whole way"), count=COUNT, size=32)
+    sample_set.write(Path("whole way"), count=COUNT, size=32)
     Path("old").mkdir()
     shutil.copy("whole way/00003.png", "old/renamed.png")
     Path("old/renamed.txt").write_text("a caption of before\nand another one")
     Path("whole way/metadata.jsonl").unlink()
     assert dispatch(["import", "old", "--images", "whole way"]) == 0
     assert "1 further caption of 1 picture left out" in capsys.readouterr().out
-    push = ["--images", "whole way", "--types", ",".join(creatures.TYPES), "--keep-duplicates"]
+    push = ["--images", "whole way", "--types", ",".join(sample_set.TYPES), "--keep-duplicates"]
     assert dispatch(["start", *push, *own]) == 0
     said = capsys.readouterr().out
     found = project.load("whole way")

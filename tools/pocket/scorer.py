@@ -1,0 +1,171 @@
+"""The scorer: a small CLIPModel of its own seed and towers that judges pictures and never conditions them.
+
+It learns the nouns in all their looks and the creatures with their types, softened and noised, since what it will judge
+has gone through an autoencoder. Paper, ink and colours of all pictures are changed at random as well: a judge that has
+seen cream paper under creatures alone confuses nouns on it (of the base's pictures of twenty nouns 85 % were found by
+name, of the same pictures multiplied by that paper 65 %, before it was so).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.captions import with_article
+from data.files import replaced_folder, write_atomic
+from data.sample_set import POCKET
+from data.seeds import generator, integer, seed_for, uniform
+from tools.pocket.creatures import creature_pixels, seen_creatures
+from tools.pocket.nouns import all_nouns
+from tools.pocket.pictures import SIZE
+from tools.pocket.pool import Pool, load_pool
+from tools.pocket.text import contrastive, tokens
+from tools.pocket.tokenizer import LENGTH, load_tokenizer, save_tokenizer
+from tools.pocket.training import Losses, Plan, fit
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+SCORER = POCKET / "scorer"
+PLAN = Plan("scorer", steps=1200, peak=2e-3, warmup=50, ema=0.99, decay=0.05, muon=True)
+NOUNS, CREATURES = 64, 12  # pictures of each kind a step
+OUTSIDE = 0.9  # all three colours at or above, of 1: paper around a noun
+TYPED = {
+    0: "a {type} type creature", 1: "a {type} type creature named {name}", 2: "{type} type",
+    3: "a picture of a {type} type creature",
+}  # fmt: skip
+PREPROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"height": SIZE, "width": SIZE},
+    "resample": 3, "do_center_crop": False, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "do_convert_rgb": True,
+}  # fmt: skip
+
+
+def scorer_config(eos: int) -> CLIPConfig:
+    """Patches of 8, three layers of 128 for pictures; two layers of 128 for text; 128 shared axes."""
+    from transformers import CLIPConfig
+
+    shared = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "projection_dim": 128}
+    text = {"vocab_size": eos + 1, "num_hidden_layers": 2, "max_position_embeddings": LENGTH}
+    marks = {"bos_token_id": eos - 1, "eos_token_id": eos, "pad_token_id": eos}
+    vision = {"image_size": SIZE, "patch_size": 8, "num_hidden_layers": 3}
+    return CLIPConfig(text_config=shared | text | marks, vision_config=shared | vision, projection_dim=128)
+
+
+def new_scorer(eos: int) -> CLIPModel:
+    """Untrained weights from a fixed seed of its own."""
+    import torch
+    from transformers import CLIPModel
+
+    torch.manual_seed(1014)
+    return CLIPModel(scorer_config(eos))
+
+
+def creature_caption(row: int, step: int) -> str:
+    """The annotator's words half the time, else a short phrase with the type."""
+    from data import sample_set
+
+    note = sample_set.annotation(row)
+    kind = integer(8, "pocket", "scorer", "caption", step, row)
+    return TYPED[kind].format(type=note.type, name=note.name) if kind in TYPED else note.text or ""
+
+
+def redrawn(pixels: torch.Tensor, step: int) -> torch.Tensor:
+    """Pictures with thicker ink, outlines, other colours and other paper, each by its own draws; shapes stay.
+
+    pixels: (B, 3, SIZE, SIZE) in [-1, 1], as the answer.
+    """
+    import torch
+    from torch.nn import functional
+
+    rng = generator("pocket", "scorer", "redraw", step)
+
+    def some(share: float, low: float, high: float, still: float = 0.0, channels: int = 1) -> torch.Tensor:
+        """A value for each picture: `still` for most, from low to high for a share of them."""
+        drawn = low + (high - low) * torch.rand(len(pixels), channels, 1, 1, generator=rng)
+        return torch.where(torch.rand(len(pixels), 1, 1, 1, generator=rng) < share, drawn, still)
+
+    shown = (pixels + 1) / 2
+    darkest = -functional.max_pool2d(-shown, 3, 1, 1)
+    shown = shown + some(0.3, 0.2, 1.0) * (darkest - shown)
+    body = (shown.amin(dim=1, keepdim=True) < OUTSIDE).float()
+    edge = functional.max_pool2d(body, 3, 1, 1) - body
+    shown = shown + some(0.4, 0.4, 1.0) * edge * (some(1.0, 0.0, 0.25, channels=3) - shown)
+    shown = shown.clamp(1e-3, 1) ** some(0.4, 0.7, 1.4, still=1.0)
+    grey = shown.mean(dim=1, keepdim=True)
+    shown = grey + some(0.4, 0.6, 1.4, still=1.0) * (shown - grey)
+    shown = shown * some(0.6, 0.76, 1.0, still=1.0, channels=3)
+    return (shown * 2 - 1).clamp(-1, 1)
+
+
+def softened(pixels: torch.Tensor, step: int) -> torch.Tensor:
+    """Pictures flipped, shifted, blurred and noised a little, each by its own draw."""
+    import torch
+    from torch.nn import functional
+
+    rng = generator("pocket", "scorer", "soften", step)
+    count = len(pixels)
+    flip = torch.rand(count, generator=rng)[:, None, None, None] < 0.5
+    pixels = torch.where(flip, pixels.flip(3), pixels)
+    blur = torch.rand(count, generator=rng)[:, None, None, None]
+    pixels = pixels + blur * (functional.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False) - pixels)
+    noise = torch.randn(pixels.shape, generator=rng) * 0.12 * torch.rand(count, generator=rng)[:, None, None, None]
+    shift = torch.randint(-3, 4, (2,), generator=rng).tolist()
+    return torch.roll((pixels + noise).clamp(-1, 1), shift, (2, 3))
+
+
+def noun_rows(pool: Pool, step: int) -> tuple[list[int], list[str]]:
+    """NOUNS pictures of different nouns, captioned by their own words or by the noun alone."""
+    count = len(all_nouns())
+    rng = random.Random(seed_for("pocket", "scorer", "nouns", step))
+    rows = [noun + count * rng.randrange(len(pool.nouns) // count) for noun in rng.sample(range(count), NOUNS)]
+    single = [pool.looks[row] != "pair" and uniform("pocket", "scorer", "short", step, row) < 0.6 for row in rows]
+    names = [with_article(all_nouns()[pool.nouns[row]]) for row in rows]
+    return rows, [name if short else pool.captions[row] for row, name, short in zip(rows, names, single, strict=True)]
+
+
+def train_scorer(plan: Plan = PLAN) -> None:
+    """Train or go on, then write data/pocket/scorer."""
+    import torch
+
+    pool, tokenizer, creatures = load_pool(), load_tokenizer(), creature_pixels()
+    seen = seen_creatures()
+    model = new_scorer(len(tokenizer) - 1)
+
+    def losses_at(step: int) -> Losses:
+        rows, captions = noun_rows(pool, step)
+        drawn = random.Random(seed_for("pocket", "scorer", "creatures", step)).sample(seen, CREATURES)
+        captions += [creature_caption(row, step) for row in drawn]
+        shown = torch.from_numpy(creatures[drawn]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        pixels = softened(redrawn(torch.cat([pool.tensor(rows), shown]), step), step)
+        output = model(input_ids=tokens(tokenizer, captions), pixel_values=pixels)
+        same = torch.tensor([[one == two for one in captions] for two in captions])
+        loss = contrastive(output.text_embeds, output.image_embeds, model.logit_scale, same)
+        hits = (output.logits_per_image.argmax(1) == torch.arange(len(captions))).float().mean()
+        return {"loss": loss, "batch_hits": hits}
+
+    export_scorer(fit(plan, model, losses_at))
+
+
+def export_scorer(model: CLIPModel, target: Path = SCORER) -> None:
+    """The scorer as CLIPModel.from_pretrained reads it, fp16, with its tokenizer and preprocessor.
+
+    Card and names stay; the real pictures' features, which another scorer made, go until the next --score.
+    """
+    from tools.pocket.export import save_config, save_half
+
+    kept = {name: (target / name).read_bytes() for name in ("README.md", "names.txt") if (target / name).exists()}
+    with replaced_folder(target) as folder:
+        save_config(model, folder / "model")
+        (folder / "model" / "config.json").rename(folder / "config.json")
+        (folder / "model").rmdir()
+        save_half(model, folder / "model.safetensors")
+        save_tokenizer(load_tokenizer(), folder)
+        write_atomic(folder / "preprocessor_config.json", json.dumps(PREPROCESSOR, indent=2) + "\n")
+        for name, content in kept.items():
+            (folder / name).write_bytes(content)
+        for file in folder.iterdir():
+            file.chmod(0o644)
