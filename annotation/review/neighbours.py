@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,8 +113,3 @@ def rows_of_products(weights: Weights) -> Iterator[NDArray[np.float64]]:
     """Each row's products with all rows, a block of them dense at a time."""
     for start in range(0, weights.shape[0], BLOCK):
         yield from (weights[start : start + BLOCK] @ weights.T).toarray()
-
-
-def rules_counted(findings: Sequence[Finding]) -> Counter[str]:
-    """Rule -> how many findings it has."""
-    return Counter(finding.rule for finding in findings)

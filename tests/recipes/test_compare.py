@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError
+from docs.scripts import overview
 from infer import metadata
-from infer.comparing import job, options, overview
+from infer.comparing import job, options
 from infer.comparing.page import HEAVY
 from tests.recipes.test_export import finetune
 

@@ -15,7 +15,9 @@ from PIL import Image
 
 from data.errors import InputError
 from data.options import parse
-from train.ddpm import exact, figures, plots, respacing, variance  # an entry, by its main()
+from docs.scripts import ddpm_figures as figures
+from docs.scripts import plots
+from train.ddpm import exact, respacing, variance
 from train.ddpm import schedule as schedules
 from train.ddpm.running.compare_options import CompareOptions
 from train.ddpm.running.config import ALIASES, CONFIGS, FitConfig
@@ -145,7 +147,7 @@ def test_every_command_of_the_pages_parses(page: str) -> None:
         script = next(Path(word) for word in words if word.endswith(".py"))
         assert (ROOT / script).is_file(), script
         flags = words[words.index(str(script)) + 1 :]
-        if script.name == "figures.py":
+        if script.name == "ddpm_figures.py":
             names = flags if "--of" not in flags else []
             assert set(names) <= set(figures.NAMES)
             continue

@@ -14,11 +14,11 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from data.errors import InputError
-from infer import anatomy, figures, illustrations  # an entry, by its main()
-from infer.anatomy import Anatomy
+from docs.scripts import plots, sd_plots, sd_shapes
+from docs.scripts import sd_figures as figures
+from docs.scripts.sd_shapes import Anatomy
 from infer.comparing import axes, options
 from train.base_model import POCKET, SD_V1
-from train.ddpm import plots
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -27,7 +27,7 @@ PAGE = (ROOT / "docs" / "stable-diffusion.md").read_text(encoding="utf-8")
 
 
 def test_the_table_is_what_the_configs_say() -> None:
-    assert anatomy.between(PAGE, "shapes") == anatomy.shapes_table()
+    assert sd_shapes.between(PAGE, "shapes") == sd_shapes.shapes_table()
 
 
 def test_shapes_and_counts_of_sd_v14() -> None:
@@ -56,7 +56,7 @@ def test_levels_are_those_that_the_network_walks() -> None:
 
 
 def test_every_command_of_the_page_is_understood() -> None:
-    commands = re.findall(r"`python (infer/\S+\.py)( [^`]*)?`", PAGE)
+    commands = re.findall(r"`python ((?:infer|docs/scripts)/\S+\.py)( [^`]*)?`", PAGE)
     assert len(commands) >= 12
     for script, flags in commands:
         words = shlex.split(flags or "")
@@ -65,7 +65,7 @@ def test_every_command_of_the_page_is_understood() -> None:
             asked = options.read(words)
             for text, flag in ((asked.x_axis, "--x"), (asked.y_axis, "--y"), (asked.z_axis, "--z")):
                 axes.read(text, flag, asked.prompt)
-        else:
+        elif script.endswith("sd_figures.py"):
             assert set(words) <= set(figures.NAMES), words
 
 
@@ -73,7 +73,7 @@ def test_links_and_figures_are_there_and_light() -> None:
     for path in re.findall(r"\]\((?!https)([^)#]+)\)", PAGE):
         assert (ROOT / "docs" / path).exists(), path
     drawn = [name for name in figures.NAMES if name != "shapes"]
-    assert set(drawn) == {*illustrations.PLOTS, *illustrations.SHEETS}
+    assert set(drawn) == {*sd_plots.PLOTS, *sd_plots.SHEETS}
     for name in drawn:
         path = figures.DOCS / "figures" / f"sd-{name}.png"
         assert f"](figures/{path.name})" in PAGE and f"figures.py {name}" in PAGE
@@ -83,11 +83,15 @@ def test_links_and_figures_are_there_and_light() -> None:
 def test_figures_are_made_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stable-diffusion.md").write_text("a\n<!-- shapes -->\nold\n<!-- /shapes -->\nz\n", encoding="utf-8")
     names = ["shapes", "vae", "guidance"]
-    monkeypatch.setattr(illustrations, "GUIDANCE", (1.0, 4.0))
+    monkeypatch.setattr(sd_plots, "GUIDANCE", (1.0, 4.0))
     monkeypatch.setattr(sys, "argv", ["figures.py", *names, "--out", str(tmp_path), "--steps", "1"])
     assert figures.main() == 0
     text = (tmp_path / "stable-diffusion.md").read_text()
-    assert anatomy.between(text, "shapes") == anatomy.shapes_table() and text.startswith("a\n") and text.endswith("z\n")
+    assert (
+        sd_shapes.between(text, "shapes") == sd_shapes.shapes_table()
+        and text.startswith("a\n")
+        and text.endswith("z\n")
+    )
     with Image.open(tmp_path / "figures" / "sd-vae.png") as picture:
         assert picture.width == 1000
     monkeypatch.setattr(sys, "argv", ["figures.py", "shape"])
@@ -96,7 +100,7 @@ def test_figures_are_made_by_the_command(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_near_phrases_lie_near() -> None:
-    cosines = illustrations.phrase_cosines()
-    names = list(illustrations.PHRASES)
+    cosines = sd_plots.phrase_cosines()
+    names = list(sd_plots.PHRASES)
     near = cosines[names.index("a red car"), names.index("a red automobile")]
     assert near > cosines[names.index("a red car"), names.index("a cat")] + 0.5

@@ -3,7 +3,6 @@
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.errors import InputError
@@ -76,8 +75,3 @@ def glyph(noun: str, variation: int) -> Image.Image:
 @cache
 def drawn(noun: str, variation: int) -> Image.Image:
     return draw(noun, variation)
-
-
-def as_array(picture: Image.Image) -> np.ndarray:
-    """RGBA in [0, 1], (height, width, 4), float32."""
-    return np.asarray(picture, dtype=np.float32) / 255.0

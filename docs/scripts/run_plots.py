@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.errors import InputError
 from data.files import replaced_file
-from train.ddpm.plots import BLUE, FAINT, GREEN, INK, LIMIT, ORANGE, STYLE, canvas, save
+from docs.scripts.plots import BLUE, FAINT, GREEN, INK, LIMIT, ORANGE, STYLE, canvas, save
 from train.ddpm.running.smoothing import centred_mean
 from train.report import read_metrics
 from train.report_page import known

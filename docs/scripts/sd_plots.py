@@ -1,4 +1,4 @@
-"""The figures of docs/stable-diffusion.md, drawn by the embedded base's own parts; see infer/figures.py."""
+"""The figures of docs/stable-diffusion.md, drawn by the embedded base's own parts; see docs/scripts/sd_figures.py."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from PIL import Image
 
 from data import images, sample_set
 from data.files import write_atomic
-from infer import anatomy, pipeline, schedulers
-from infer.anatomy import Anatomy
+from docs.scripts import plots, sd_shapes
+from docs.scripts.sd_shapes import Anatomy
+from infer import pipeline, schedulers
 from infer.comparing import paper, recording
 from infer.comparing.cells import Machine, Store
 from infer.comparing.paper import Sheet
@@ -24,7 +25,6 @@ from infer.comparing.weights import Weights
 from infer.comparing.wishes import Wish
 from infer.source import POCKET
 from train import base_model
-from train.ddpm import plots
 
 PAGE = "stable-diffusion.md"
 PROMPT, SEED = "a red car", 42
@@ -41,7 +41,7 @@ def make(name: str, docs: Path, steps: int) -> Path:
     """Make one figure, or the page's table; the file that was written. Raises InputError."""
     if name == "shapes":
         page = docs / PAGE
-        write_atomic(page, anatomy.put(page.read_text(encoding="utf-8"), "shapes", anatomy.shapes_table()))
+        write_atomic(page, sd_shapes.put(page.read_text(encoding="utf-8"), "shapes", sd_shapes.shapes_table()))
         return page
     path = docs / "figures" / f"sd-{name}.png"
     if name in PLOTS:
@@ -71,13 +71,13 @@ def keep(picture: Image.Image, path: Path) -> None:
 @plots.styled
 def parts() -> Figure:
     """How the parts work together, with their shapes in both models."""
-    small, large = (Anatomy(folder) for folder in anatomy.MODELS.values())
+    small, large = (Anatomy(folder) for folder in sd_shapes.MODELS.values())
     figure, (axes,) = plots.canvas(9.2, 3.7)
     axes.set(xlim=(-2, 100), ylim=(0, 40))
     axes.axis("off")
 
     def both(one: Sequence[int], two: Sequence[int]) -> str:
-        return f"{anatomy.shape(one)}\n{anatomy.shape(two)}"
+        return f"{sd_shapes.shape(one)}\n{sd_shapes.shape(two)}"
 
     box(axes, 8, 31, "prompt", f"{small.text_states[0]} tokens", plots.FAINT)
     box(axes, 32, 31, "text encoder (CLIP)", both(small.text_states, large.text_states), plots.ORANGE)
@@ -157,7 +157,9 @@ def vae(steps: int) -> Image.Image:
         notes[len(planes) + 1, row] = f"{psnr(picture, decoded):.1f} dB"
     heads = ["picture", *(f"channel {index + 1}" for index in range(model.latent_channels)), "decoded"]
     shapes = Anatomy(model.layout)
-    foot = f"{anatomy.shape(shapes.picture)} to {anatomy.shape(shapes.latents)}: {shapes.ratio:g} times fewer numbers"
+    foot = (
+        f"{sd_shapes.shape(shapes.picture)} to {sd_shapes.shape(shapes.latents)}: {shapes.ratio:g} times fewer numbers"
+    )
     return paper.draw(Sheet(heads, [""] * len(rows), cells, footer=foot, notes=notes))
 
 

@@ -136,7 +136,7 @@ def put(paper: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, left: int, t
 
 def curves(folder: Path, title: str) -> Plot:
     """What a study of steps or guidance measured: the way to the last picture, and the similarity to the prompt."""
-    from train.ddpm import plots
+    from docs.scripts import plots
 
     found = numbers_of(folder)
     values, groups = found["values"], [name for name in ("simple", "complex") if name in found]

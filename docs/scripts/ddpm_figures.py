@@ -1,17 +1,21 @@
 """Draw the figures of docs/ddpm.md, which need no trained network, or keep those that a run left for docs/ddpm-runs.md.
 
-python train/ddpm/figures.py collapse                            one of them; without a name, all
-python train/ddpm/figures.py --of outputs/ddpm-compare compare   ddpm-compare-*.png and the tables of docs/ddpm-runs.md,
-                                                                 of a folder of any of the four commands
+python docs/scripts/ddpm_figures.py collapse
+    one of them; without a name, all
+python docs/scripts/ddpm_figures.py --of outputs/ddpm-compare compare
+    ddpm-compare-*.png and the tables of docs/ddpm-runs.md, of a folder of any of the four commands
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # docs is not installed
 
 from data.errors import choose, run_entry
 
 NAMES = ("elbo", "collapse", "order", "schedules", "forward", "noise")
-FOLDER = Path(__file__).parents[2] / "docs" / "figures"
+FOLDER = Path(__file__).parents[1] / "figures"
 
 
 def main() -> int:
@@ -29,7 +33,7 @@ def main() -> int:
         keep(chosen.of, "-".join(chosen.names) or chosen.of.name, chosen.out)
         return 0
     names = [choose(name, NAMES, what="figure") for name in chosen.names] or list(NAMES)
-    from train.ddpm import plots  # matplotlib and torch are loaded only once the names are known to be right
+    from docs.scripts import plots  # matplotlib and torch are loaded only once the names are known to be right
 
     for name in names:
         path = chosen.out / f"ddpm-{name}.png"
@@ -40,11 +44,11 @@ def main() -> int:
 
 def keep(folder: Path, name: str, out: Path) -> None:
     """The figures of a folder into `out`, and its tables between the marks of docs/ddpm-runs.md, or of a copy there."""
-    from train.ddpm.running import kept_plots, kept_tables
+    from docs.scripts import run_plots, run_tables
 
-    kept = kept_plots.keep(folder, name, out)
+    kept = run_plots.keep(folder, name, out)
     page = out.parent / "ddpm-runs.md"
-    if page.is_file() and kept_tables.fill(page, name, folder, kept):
+    if page.is_file() and run_tables.fill(page, name, folder, kept):
         kept.append(page)
     print("\n".join(map(str, kept)))
 

@@ -1,17 +1,18 @@
-"""Draw the pictures of README and docs/: python docs/figures.py creatures | pairs | demo SHEET | thesis DIR | ..."""
+"""The images of README and docs/: python docs/scripts/figures.py creatures | pairs | demo SHEET | thesis DIR | ..."""
 
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # docs is not installed
 
 from PIL import Image, ImageDraw, ImageFont
 
 from data import sample_set
 from data.errors import InputError, run_entry
 from data.files import replaced_file
-from infer.comparing import overview
-from train.ddpm import plots
+from docs.scripts import overview, plots
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parents[1]
 COLUMNS, ROWS, SIDE = 10, 5, 96
 LIMIT = 200 << 10  # bytes a figure may have
 PAIRS = (1, 52, 79, 85, 90, 112, 156, 184)  # the pictures of docs/captioning.md, in the order of its table
@@ -50,7 +51,7 @@ def main() -> int:
         case other:
             kinds = "creatures, pairs, demo SHEET, types SHEET, captioning SHOT, studio SHOT, evaluation SHOT, "
             allowed = kinds + "classifiers SHOT, thesis DIR, study steps DIR"
-            raise InputError(f"{' '.join(other)!r}", where="docs/figures.py", allowed=allowed)
+            raise InputError(f"{' '.join(other)!r}", where="docs/scripts/figures.py", allowed=allowed)
     return 0
 
 

@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.files import write_atomic
 from train.report import read_metrics
 
-LECTURE = Path(__file__).parents[3] / "data" / "metrics" / "lecture.csv"
+LECTURE = Path(__file__).parents[2] / "data" / "metrics" / "lecture.csv"
 PARTS = 10  # of a training, for its table of losses
 CAPTIONS = {  # by the last word of a figure's name
     "training": "The loss of every step with its running mean, and the error of x_0 at fixed noise",

@@ -1,15 +1,18 @@
 """ENTRY: make the figures and the table of docs/stable-diffusion.md, with the embedded base and nothing else.
 
-python infer/figures.py vae guidance        some of them; without a name, all
+python docs/scripts/sd_figures.py vae guidance        some of them; without a name, all
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # docs is not installed
 
 from data.errors import choose, run_entry
 
 NAMES = ("shapes", "parts", "vae", "text", "scheduler", "guidance")
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1]
 
 
 def main() -> int:
@@ -22,10 +25,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50, help="denoising steps of drawn pictures; default: 50")
     asked = parser.parse_args()
     names = [choose(name, NAMES, what="figure") for name in asked.names] or list(NAMES)
-    from infer import illustrations
+    from docs.scripts import sd_plots
 
     for name in names:
-        print(illustrations.make(name, asked.out, asked.steps))
+        print(sd_plots.make(name, asked.out, asked.steps))
     return 0
 
 
