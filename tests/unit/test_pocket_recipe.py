@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from data.captions import with_article
 from data.errors import InputError
 from data.files import write_atomic
 from tools.pocket import autoencoder, latents, nouns, pictures, training
@@ -27,7 +28,7 @@ needs_fonts = pytest.mark.skipif(
      ("hourglass", "an hourglass"), ("unicorn", "a unicorn"), ("dress", "a dress")],
 )  # fmt: skip
 def test_articles(noun: str, said: str):
-    assert nouns.with_article(noun) == said
+    assert with_article(noun) == said
 
 
 @needs_fonts
