@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from data.captions import TEMPLATE
 from data.errors import InputError, show
-from data.options import Options
+from data.options import Options, positional
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +32,7 @@ WRONG = 1  # exit code: something is to be mended or to be known
 class Checkup(Options):
     """What prepare.py can be told."""
 
-    folder: CliPositionalArg[Path | None] = None
+    folder: Path | None = positional(None)
     """captioned folder: pictures with metadata.jsonl, metadata.csv or a .txt beside each; default: the sample set"""
     model: Path | None = None
     """diffusers folder of the base model, for sizes and tokenizer; default: the embedded one"""

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic_settings import CliPositionalArg
-
 from data.options import Options as Flags
+from data.options import positional
 
 
 class Options(Flags):
     """What `annotate.py import` can be told."""
 
-    source: CliPositionalArg[Path]
+    source: Path = positional()
     """captioned folder (taggui, kohya, OneTrainer, imagefolder), folder of caption files, kohya's JSON, a release's \
 captions.csv or .parquet, a Hugging Face dataset, a Label Studio export"""
     name: str | None = None

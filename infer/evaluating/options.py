@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from data import options
-from data.options import Options
+from data.options import Options, positional
 from infer.config import ALIASES, HIGHEST_SEED
 
 DESCRIPTION = """Is it the style, is it the prompt, is it a copy: one page on a finished run, with intervals, floors and
@@ -20,7 +19,7 @@ ceilings. Pictures of base and tuned are drawn from the same seeds and kept by c
 class EvaluateOptions(Options):
     """What evaluate.py can be told."""
 
-    run: CliPositionalArg[Path | None] = None
+    run: Path | None = positional(None)
     """the run's folder, e.g. runs/0001-lora-r16; default: the newest finished run"""
     quick: bool = False
     """few pictures of few steps: minutes instead of hours on a CPU; the page says what so few cannot show"""

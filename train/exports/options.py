@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic_settings import CliPositionalArg
-
-from data.options import Options
+from data.options import Options, positional
 
 
 class Export(Options):
@@ -24,7 +22,7 @@ class Export(Options):
 class Again(Export):
     """What train/export.py is told."""
 
-    run: CliPositionalArg[Path]
+    run: Path = positional()
     """the run's folder, e.g. runs/0001-lora-r16"""
     checkpoint: str | None = None
     """the weights of this optimiser step, or of the best one (best); default: those that the run exported"""
