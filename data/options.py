@@ -337,10 +337,9 @@ def print_help(model: type[Config], values: dict[str, Any], flags: Mapping[str, 
     )
     groups: dict[str, Any] = {"": parser}
     for flag in flags.values():
-        title = group_title(flag, flags)
+        title, about = group_of(flag, flags)
         if title not in groups:
-            about = "" if flag.path.endswith(".kind") else flag.section.partition("\n")[0].replace("%", "%%")
-            groups[title] = parser.add_argument_group(title, about)
+            groups[title] = parser.add_argument_group(title, about.replace("%", "%%"))
         keywords: dict[str, Any] = {"help": help_text(flag, config), "default": argparse.SUPPRESS}
         if flag.is_positional:
             groups[title].add_argument(flag.path, nargs="?", metavar=flag.path.upper(), **keywords)
@@ -351,13 +350,14 @@ def print_help(model: type[Config], values: dict[str, Any], flags: Mapping[str, 
     parser.print_help()
 
 
-def group_title(flag: Flag, flags: Mapping[str, Flag]) -> str:
-    """`adapter`, or `adapter (--adapter.kind lora)` for what only some kinds have."""
-    section = flag.path.rpartition(".")[0]
-    kind = flags.get(f"{section}.kind")
-    if kind is None or not flag.kinds or len(flag.kinds) == len(kind.kinds):
-        return section
-    return f"{section} (--{section}.kind {', '.join(flag.kinds)})"
+def group_of(flag: Flag, flags: Mapping[str, Flag]) -> tuple[str, str]:
+    """Title and text of a flag's group: `adapter`, or `adapter (--adapter.kind lora)` for what only some kinds have."""
+    section, about = flag.path.rpartition(".")[0], flag.section.partition("\n")[0]
+    if not flag.kinds:
+        return section, about
+    if len(flag.kinds) == len(flags[f"{section}.kind"].kinds):
+        return section, ""
+    return f"{section} (--{section}.kind {', '.join(flag.kinds)})", about if len(flag.kinds) == 1 else ""
 
 
 def help_text(flag: Flag, config: Any) -> str:
@@ -388,7 +388,9 @@ def metavar(flag: Flag) -> str:
     is_folder = "folder" in (flag.info.description or "").partition(".")[0].lower()
     names = {int: "N", float: "X", str: "TEXT", Path: "FOLDER" if is_folder else "FILE"}
     choices = (
-        flag.kinds if flag.path.endswith(".kind") else [str(atom) for atom in flag.atoms if not isinstance(atom, type)]
+        flag.kinds
+        if flag.kinds and flag.path.endswith(".kind")
+        else [str(atom) for atom in flag.atoms if not isinstance(atom, type)]
     )
     types = [atom for atom in flag.atoms if isinstance(atom, type) and atom is not NoneType]
     words = [names.get(atom) or atom.__name__.upper() for atom in types]
