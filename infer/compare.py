@@ -1,15 +1,15 @@
-"""ENTRY: python infer/compare.py --x "model=base,tuned" --y "seed=1..3" lays pictures side by side, each drawn once."""
+"""ENTRY: python infer/compare.py --x "model=base,tuned" --y "seed=1..3" generates a grid of images side by side."""
 
 from data.errors import run_entry
-from infer.comparing import options
+from data.options import parse
+from infer.comparison.config import ALIASES, DESCRIPTION, CompareOptions
 
 
 def main() -> int:
-    """Read the options, then draw; torch is imported only once they are known to be good."""
-    asked = options.read()
-    from infer.comparing import job
+    options = parse(CompareOptions, prog="compare.py", description=DESCRIPTION, aliases=ALIASES)
+    from infer.comparison import command  # torch is imported once the options are valid
 
-    return job.run(asked)
+    return command.run(options)
 
 
 if __name__ == "__main__":

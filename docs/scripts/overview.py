@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from data.errors import InputError
 from infer import outputs, sheets
-from infer.comparing import result, thesis
-from infer.comparing.thesis import Figure
+from infer.comparison import output
+from infer.comparison.figures import Figure, load_figures
 from infer.metadata import LoraUsed, ModelUsed
 from infer.sheets import FAINT, PAPER, Block, line_height, write
 
@@ -50,7 +50,7 @@ class Panel:
 def panels(folder: Path) -> Image.Image:
     """All figures that `compare.py --figures thesis` drew into a folder, on one sheet. Raises InputError."""
     lines = {line["figure"]: line for line in lines_of(folder)}
-    figures = thesis.figures()
+    figures = load_figures()
     missing = [
         f"{f.number}{panel.letter}" for f in figures for panel in f.panels if f"{f.number}{panel.letter}" not in lines
     ]
@@ -163,7 +163,7 @@ def curves(folder: Path, title: str) -> Plot:
 
 
 def numbers_of(folder: Path) -> dict[str, Any]:
-    mark = folder / result.MARK
+    mark = folder / output.MARK
     found = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
     if "curves" not in found:
         raise InputError("holds no curves", where=folder, fix="Make them: infer/compare.py --study steps")

@@ -18,11 +18,11 @@ from data.files import write_atomic
 from docs.scripts import plots, sd_shapes
 from docs.scripts.sd_shapes import Anatomy
 from infer import pipeline, schedulers
-from infer.comparing import paper, recording
-from infer.comparing.cells import Machine, Store
-from infer.comparing.paper import Sheet
-from infer.comparing.weights import Weights
-from infer.comparing.wishes import Wish
+from infer.comparison import trajectory
+from infer.comparison.grid import ImageRequest
+from infer.comparison.image_cache import ImageCache, Machine
+from infer.comparison.layout import Sheet, render_sheet
+from infer.comparison.weights import Weights
 from infer.source import POCKET
 from train import base_model
 
@@ -160,7 +160,7 @@ def vae(steps: int) -> Image.Image:
     foot = (
         f"{sd_shapes.shape(shapes.picture)} to {sd_shapes.shape(shapes.latents)}: {shapes.ratio:g} times fewer numbers"
     )
-    return paper.draw(Sheet(heads, [""] * len(rows), cells, footer=foot, notes=notes))
+    return render_sheet(Sheet(heads, [""] * len(rows), cells, footer=foot, notes=notes))
 
 
 @torch.no_grad()
@@ -184,35 +184,35 @@ def psnr(one: Image.Image, two: Image.Image) -> float:
     return float(10 * np.log10(255**2 / np.mean(gap**2)))
 
 
-def store() -> Store:
+def store() -> ImageCache:
     device = torch.device("cpu")
-    return Store(Machine(device, pipeline.DTYPES["fp32"]))
+    return ImageCache(Machine(device, pipeline.DTYPES["fp32"]))
 
 
 def scheduler(steps: int) -> Image.Image:
     """One picture on its way out of noise."""
-    kept, wish = store(), Wish(Weights(POCKET), PROMPT, SEED, steps, 4.0)
+    kept, wish = store(), ImageRequest(Weights(POCKET), PROMPT, SEED, steps, 4.0)
     with kept.pipe(wish.weights) as (pipe, _):
         pipe.scheduler = schedulers.build(None, kept.model(wish.weights).scheduler_config)
-        frames = recording.frames(pipe, wish.prompt, wish.seed, kept.settings(wish), MOMENTS)
+        frames = trajectory.record_frames(pipe, wish.prompt, wish.seed, kept.settings(wish), MOMENTS)
     heads = [f"t = {frame.t}" for frame in frames[:-1]] + ["finished"]
     cells = {(column, 0): frame.noisy for column, frame in enumerate(frames)}
-    cells |= {(column, 1): frame.expected for column, frame in enumerate(frames)}
+    cells |= {(column, 1): frame.denoised for column, frame in enumerate(frames)}
     foot = (
         f"{PROMPT}, seed {SEED}, {steps} steps, guidance 4, {schedulers.shown(pipe.scheduler, None)}, the embedded base"
     )
-    return paper.draw(Sheet(heads, ["as it is", "expected"], cells, footer=foot))
+    return render_sheet(Sheet(heads, ["as it is", "expected"], cells, footer=foot))
 
 
 def guidance(steps: int) -> Image.Image:
     """One prompt and seed at rising guidance."""
     kept = store()
-    wishes = {scale: Wish(Weights(POCKET), PROMPT, SEED, steps, scale) for scale in GUIDANCE}
-    found = kept.fetch(list(wishes.values()))
-    cells = {(column, 0): found[wish].picture for column, wish in enumerate(wishes.values())}
+    wishes = {scale: ImageRequest(Weights(POCKET), PROMPT, SEED, steps, scale) for scale in GUIDANCE}
+    found = kept.get(list(wishes.values()))
+    cells = {(column, 0): found[wish].image for column, wish in enumerate(wishes.values())}
     recipe = next(iter(found.values())).recipe
     foot = f"{PROMPT}, seed {SEED}, {steps} steps, {recipe.sampler}, the embedded base"
-    return paper.draw(Sheet([f"s = {scale:g}" for scale in GUIDANCE], [""], cells, footer=foot))
+    return render_sheet(Sheet([f"s = {scale:g}" for scale in GUIDANCE], [""], cells, footer=foot))
 
 
 SHEETS = {"vae": vae, "scheduler": scheduler, "guidance": guidance}

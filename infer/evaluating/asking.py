@@ -14,9 +14,9 @@ import yaml
 
 from data import seeds
 from data.captions import with_article
-from infer.comparing import thesis, wishes
-from infer.comparing.weights import Weights
-from infer.comparing.wishes import Wish
+from infer.comparison import figures, grid
+from infer.comparison.grid import ImageRequest
+from infer.comparison.weights import Weights
 from infer.evaluating.options import Counts
 from infer.evaluating.subject import Subject
 
@@ -73,18 +73,18 @@ def questions(subject: Subject, counts: Counts, seed: int, trigger: str) -> Ques
     drawn = captions[: counts.captions or len(captions)]
     used = plain[: counts.prompts]
     varied = [text for pair in zip(drawn, used, strict=False) for text in pair][: counts.variety]
-    grid = grid_of(subject, counts, seed)
-    word = trigger or (wishes.CREATURE if subject.is_pocket else wishes.POKEMON)
+    cells = grid_of(subject, counts, seed)
+    word = trigger or (grid.CREATURE if subject.is_pocket else grid.POKEMON)
     without = [Ask(text, seed_of(seed, text, 0)) for text in used[: counts.triggers]]
     return Questions(
         captions=asks(drawn, counts.caption_seeds, seed),
         plain=asks(used, counts.prompt_seeds, seed),
         variety=asks(varied, counts.variety_seeds, seed),
-        grid=grid,
-        anchors=tuple(Ask(with_article(ask.about[1]), ask.seed) for ask in grid),
+        grid=cells,
+        anchors=tuple(Ask(with_article(ask.about[1]), ask.seed) for ask in cells),
         mixes=mixes_of(subject, counts, seed),
         without=tuple(without),
-        trigger=tuple(Ask(wishes.triggered(ask.text, word, True), ask.seed) for ask in without),
+        trigger=tuple(Ask(grid.with_trigger(ask.text, word, True), ask.seed) for ask in without),
         figures=figures_of(subject, seed),
         every_caption=tuple(captions),
         every_plain=tuple(plain),
@@ -138,7 +138,7 @@ def grid_of(subject: Subject, counts: Counts, seed: int) -> tuple[Ask, ...]:
         return ()
     cells = product(kinds[: counts.types], things, range(counts.grid_seeds))
     return tuple(
-        Ask(wishes.agreed(f"a {kind} type {thing}"), seed_of(seed, with_article(thing), turn), (kind, thing))
+        Ask(grid.fix_article(f"a {kind} type {thing}"), seed_of(seed, with_article(thing), turn), (kind, thing))
         for kind, thing, turn in cells
     )
 
@@ -161,11 +161,11 @@ def figures_of(subject: Subject, seed: int) -> tuple[tuple[Ask, str], ...]:
     """The thesis' panels, each prompt once, with the figure it is of; the same pictures as compare.py --figures."""
     wording = "twin" if subject.is_pocket else "literal"
     found: dict[Ask, str] = {}
-    for figure in thesis.figures():
+    for figure in figures.load_figures():
         for panel in figure.panels:
-            found.setdefault(Ask(panel.words(wording), seed + panel.seed), f"{figure.number}{panel.letter}")
+            found.setdefault(Ask(panel.wording(wording), seed + panel.seed), f"{figure.number}{panel.letter}")
     return tuple(found.items())
 
 
-def wish(ask: Ask, weights: Weights, counts: Counts, guidance_scale: float, size: int) -> Wish:
-    return Wish(weights, ask.prompt, ask.seed, counts.steps, guidance_scale, width=size, height=size)
+def wish(ask: Ask, weights: Weights, counts: Counts, guidance_scale: float, size: int) -> ImageRequest:
+    return ImageRequest(weights, ask.prompt, ask.seed, counts.steps, guidance_scale, width=size, height=size)

@@ -57,7 +57,7 @@ def page(found: Gathered) -> Page:
     )
     for place, (ask, tuned) in enumerate(zip(asks, stands, strict=True)):
         order = (TUNED, BASE) if tuned == "left" else (BASE, TUNED)
-        made.strip([(small(found.drawings.cells[side, ask].picture), "") for side in order],
+        made.strip([(small(found.drawings.cells[side, ask].image), "") for side in order],
                    title=f"{place + 1}. {ask.text}", columns=2)  # fmt: skip
         made.add("".join(choice(place, number) for number in range(len(QUESTIONS))))
     key = f'<span hidden id="key">{escape(json.dumps(stands))}</span>'

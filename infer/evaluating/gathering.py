@@ -13,8 +13,8 @@ from data.duplicates import near_duplicates
 from data.metrics.adherence import direction
 from data.metrics.copying import nearest_of
 from data.schema import Sample
-from infer.comparing.cells import Cell, Store
-from infer.comparing.wishes import Wish
+from infer.comparison.grid import ImageRequest
+from infer.comparison.image_cache import CachedImage, ImageCache
 from infer.evaluating import asking, losing, probing
 from infer.evaluating.asking import Ask, Questions
 from infer.evaluating.evidence import Asked, Copied, Evidence, Grid, Mixes, Said, Seen, Shown
@@ -31,14 +31,14 @@ BASE, TUNED = "base", "tuned"
 class Drawings:
     """Every picture that was drawn, by side and question."""
 
-    cells: Mapping[Key, Cell]
+    cells: Mapping[Key, CachedImage]
 
-    def side(self, side: str, asks: Sequence[Ask]) -> list[Cell]:
+    def side(self, side: str, asks: Sequence[Ask]) -> list[CachedImage]:
         return [self.cells[side, ask] for ask in asks]
 
     @property
     def fresh(self) -> int:
-        return len({cell.path for cell in self.cells.values() if cell.fresh})
+        return len({cell.path for cell in self.cells.values() if cell.is_new})
 
     def __len__(self) -> int:
         return len({cell.path for cell in self.cells.values()})
@@ -51,7 +51,7 @@ def wanted(questions: Questions) -> list[Key]:
     return list(dict.fromkeys(keys))
 
 
-def wishes_of(subject: Subject, questions: Questions, counts: Counts, guidance_scale: float) -> dict[Key, Wish]:
+def wishes_of(subject: Subject, questions: Questions, counts: Counts, guidance_scale: float) -> dict[Key, ImageRequest]:
     weights = {BASE: subject.base, TUNED: subject.tuned}
     return {
         (side, ask): asking.wish(ask, weights[side], counts, guidance_scale, subject.size)
@@ -59,9 +59,9 @@ def wishes_of(subject: Subject, questions: Questions, counts: Counts, guidance_s
     }
 
 
-def draw(store: Store, wishes: Mapping[Key, Wish]) -> Drawings:
+def draw(store: ImageCache, wishes: Mapping[Key, ImageRequest]) -> Drawings:
     """What is not kept yet is drawn now."""
-    cells = store.fetch(list(wishes.values()))
+    cells = store.get(list(wishes.values()))
     return Drawings({key: cells[wish] for key, wish in wishes.items()})
 
 
@@ -74,7 +74,7 @@ class Gathered:
     drawings: Drawings
     eyes: Eyes
     counts: Counts
-    store: Store
+    store: ImageCache
     seed: int
 
     @cached_property

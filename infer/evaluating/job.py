@@ -7,7 +7,7 @@ from typing import Any
 
 from data.errors import INTERRUPTED, show
 from infer import pipeline
-from infer.comparing.cells import Machine, Store
+from infer.comparison.image_cache import ImageCache, Machine
 from infer.evaluating import gathering, looking, result, sections, subject
 from infer.evaluating.asking import Questions, questions
 from infer.evaluating.gathering import Drawings, Gathered
@@ -23,7 +23,7 @@ def run(asked: EvaluateOptions) -> int:
     print(found.said)
     eyes, count = looking.eyes(asked, found), counts(asked)
     device = pipeline.choose_device(asked.device)
-    store = Store(Machine(device, pipeline.choose_dtype(asked.dtype, device)), asked.cells)
+    store = ImageCache(Machine(device, pipeline.choose_dtype(asked.dtype, device)), asked.cells)
     wanted = questions(found, count, asked.seed, asked.trigger)
     guidance = asked.guidance_scale
     guidance = (POCKET_GUIDANCE if found.is_pocket else GUIDANCE) if guidance is None else guidance

@@ -15,7 +15,7 @@ from data.descriptors import Descriptors
 from data.encoders import Clip, Dinov2
 from data.errors import InputError
 from data.features import Extractor, Picture
-from infer.comparing.measures import POCKET_SCORER
+from infer.comparison.measures import POCKET_SCORER
 from infer.evaluating.evidence import Seen
 from infer.evaluating.options import EvaluateOptions
 from infer.evaluating.subject import Subject

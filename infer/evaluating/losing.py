@@ -12,8 +12,8 @@ from data import kept, seeds
 from data.buckets import assign
 from data.homes import InMemory, Record
 from data.schema import Sample
-from infer.comparing.cells import Store
-from infer.comparing.weights import Weights
+from infer.comparison.image_cache import ImageCache
+from infer.comparison.weights import Weights
 from infer.evaluating.evidence import Losses
 from infer.evaluating.options import Counts
 from infer.evaluating.subject import Subject
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from data.dataset import Entry
 
 
-def losses(subject: Subject, store: Store, counts: Counts, seed: int) -> Losses:
+def losses(subject: Subject, store: ImageCache, counts: Counts, seed: int) -> Losses:
     """Of at most counts.losses pictures a side, counts.timesteps timesteps each."""
     sides = {TRAIN: chosen(subject.collection.train, min(counts.losses, len(subject.collection.held_out)), seed),
              HELD_OUT: chosen(subject.collection.held_out, counts.losses, seed)}  # fmt: skip
@@ -39,7 +39,7 @@ def chosen(samples: Sequence[Sample], most: int, seed: int) -> list[Sample]:
 
 
 def measured(
-    subject: Subject, store: Store, weights: Weights, sides: dict[str, list[Sample]], counts: Counts
+    subject: Subject, store: ImageCache, weights: Weights, sides: dict[str, list[Sample]], counts: Counts
 ) -> dict[str, np.ndarray]:
     """The mean loss of each picture over timesteps, by side; worked out once for the same weights and pictures."""
     names = {side: [sample.sha256 for sample in samples] for side, samples in sides.items()}
@@ -60,7 +60,7 @@ def store_hash(path: object) -> str:
 
 
 def work_out(
-    subject: Subject, store: Store, weights: Weights, sides: dict[str, list[Sample]], counts: Counts
+    subject: Subject, store: ImageCache, weights: Weights, sides: dict[str, list[Sample]], counts: Counts
 ) -> dict[str, list[float]]:
     entries = {side: encoded(subject, store, samples) for side, samples in sides.items()}
     model = store.model(weights)
@@ -71,7 +71,7 @@ def work_out(
     return {side: each.per_picture.tolist() for side, each in found.items()}
 
 
-def encoded(subject: Subject, store: Store, samples: Sequence[Sample]) -> Sequence[Entry]:
+def encoded(subject: Subject, store: ImageCache, samples: Sequence[Sample]) -> Sequence[Entry]:
     """As they were for training, out of the cache if they are still there."""
     collection, model = subject.collection, store.model(subject.base)
     sizes = list(collection.buckets)

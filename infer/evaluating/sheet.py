@@ -107,8 +107,8 @@ def side_by_side(found: Gathered, asks: Iterable[Ask], label: Mapping[Ask, str] 
         file = found.sample(place).annotation.file_name
         told = f"{label[ask]}  " if label else ""
         strip += [
-            (small(found.drawings.cells[BASE, ask].picture), f"{told}base: {ask.text}"),
-            (small(found.drawings.cells[TUNED, ask].picture), f"tuned, seed {ask.seed}"),
+            (small(found.drawings.cells[BASE, ask].image), f"{told}base: {ask.text}"),
+            (small(found.drawings.cells[TUNED, ask].image), f"tuned, seed {ask.seed}"),
             (small(found.references[place]), f"nearest in training, {cosine:.2f}: {file}"),
         ]  # fmt: skip
     return strip
@@ -132,7 +132,7 @@ def types(made: Page, found: Gathered) -> None:
             key = (TUNED, first[kind, thing])
             place, cosine = found.nearest[key]
             near = f"; nearest {found.sample(place).annotation.file_name}, {cosine:.2f}"
-            strip.append((small(found.drawings.cells[key].picture), f"{first[kind, thing].text}{near}"))
+            strip.append((small(found.drawings.cells[key].image), f"{first[kind, thing].text}{near}"))
     made.strip(strip, title="Tuned, one seed of each", columns=len(kinds), width=110)
 
 
@@ -142,7 +142,7 @@ def pairs(made: Page, found: Gathered) -> None:
     strip = []
     for key in keys[:PAIRS]:
         place, cosine = found.nearest[key]
-        strip += [(small(found.drawings.cells[key].picture), f"{cosine:.3f}: {key[1].text}"),
+        strip += [(small(found.drawings.cells[key].image), f"{cosine:.3f}: {key[1].text}"),
                   (small(found.references[place]), found.sample(place).annotation.file_name)]  # fmt: skip
     made.strip(strip, title=f"The {PAIRS} most alike: drawn, and its nearest training picture", columns=4)
 
@@ -152,9 +152,7 @@ def varied(made: Page, found: Gathered) -> None:
     for start in (0, count):
         asks = found.questions.variety[start : start + count]
         if asks:
-            strip = [
-                (small(cell.picture), "") for side in (BASE, TUNED) for cell in found.drawings.side(side, asks[:8])
-            ]
+            strip = [(small(cell.image), "") for side in (BASE, TUNED) for cell in found.drawings.side(side, asks[:8])]
             made.strip(strip, title=f"{asks[0].text}: base above, tuned below", columns=min(8, len(asks)), width=90)
 
 

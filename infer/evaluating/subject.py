@@ -11,8 +11,8 @@ from data.errors import InputError
 from data.images import fit, open_picture
 from data.schema import Sample
 from infer import source
-from infer.comparing import options as comparing
-from infer.comparing.weights import TUNED, Finder, Weights
+from infer.comparison.config import CompareOptions
+from infer.comparison.weights import TUNED, Weights, WeightsFinder, full_run_name
 from infer.evaluating.options import EvaluateOptions
 from train import base_model, curation, run_folder
 from train.base_model import BaseModel
@@ -56,7 +56,7 @@ class Subject:
 def find(asked: EvaluateOptions) -> Subject:
     """The run that the options mean. Raises InputError: none, unfinished, nothing tuned, other pictures than it had."""
     folder = folder_of(asked)
-    finder = Finder(comparing.CompareOptions(model=str(folder), runs=asked.runs))
+    finder = WeightsFinder(CompareOptions(model=str(folder), runs=asked.runs))
     found = Run(folder)
     config = config_of(found)
     base, tuned = finder.base(), finder.of_model(TUNED)
@@ -74,7 +74,7 @@ def folder_of(asked: EvaluateOptions) -> Path:
             fix = "Make one: python train/finetune.py, or name a run's folder."
             raise InputError(f"there is no finished run in {asked.runs}/", where="RUN", fix=fix)
         return newest
-    folder = Path(Finder(comparing.CompareOptions()).run_name(str(asked.run)) or "")
+    folder = Path(full_run_name(str(asked.run)) or "")
     if not source.is_run(folder):
         fix = "Name a folder that train/finetune.py made, such as runs/0001-lora-r16."
         raise InputError("not a run's folder", where=folder, fix=fix)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.encoders import Clip
 from data.errors import show
-from infer.comparing.measures import POCKET_SCORER
+from infer.comparison.measures import POCKET_SCORER
 from infer.galleries import page
 from infer.galleries.index import Index
 from infer.galleries.options import GalleryOptions

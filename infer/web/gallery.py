@@ -12,7 +12,7 @@ from typing import Any
 from data.encoders import Clip
 from data.errors import InputError, show
 from infer import config, foreign, metadata, schedulers, sizes, templates
-from infer.comparing.measures import POCKET_SCORER
+from infer.comparison.measures import POCKET_SCORER
 from infer.galleries import query
 from infer.galleries.index import Index
 from infer.galleries.search import Hit, search

@@ -12,7 +12,7 @@ from data import options
 from data.checkup import ALIASES as CHECKUP_ALIASES
 from data.checkup import Checkup
 from infer import config as infer_config
-from infer.comparing import options as comparing
+from infer.comparison import config as comparison
 from infer.config import GenerateOptions
 from infer.evaluating.options import EvaluateOptions
 from infer.galleries.options import GalleryOptions
@@ -27,7 +27,7 @@ ENTRIES = {
     "data/prepare.py": (Checkup, CHECKUP_ALIASES),
     "train/finetune.py": (Config, ALIASES),
     "infer/generate.py": (GenerateOptions, infer_config.ALIASES),
-    "infer/compare.py": (comparing.CompareOptions, comparing.aliases()),
+    "infer/compare.py": (comparison.CompareOptions, comparison.ALIASES),
     "infer/gallery.py": (GalleryOptions, {}),
     "infer/studio.py": (StudioOptions, {}),
     "infer/evaluate.py": (EvaluateOptions, {}),

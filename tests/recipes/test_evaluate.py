@@ -13,7 +13,8 @@ from PIL import Image
 
 from data import sample_set
 from data.errors import InputError
-from infer.comparing import thesis
+from infer import metadata
+from infer.comparison import figures
 from infer.evaluating import asking, job, options
 from infer.evaluating.options import EvaluateOptions, counts
 from tests.recipes.test_export import finetune
@@ -61,16 +62,15 @@ def test_a_report_killed_and_gone_on_with(
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    two = thesis.figures()[:2]
+    two = figures.load_figures()[:2]
     monkeypatch.setattr(options, "QUICK", FEW)
-    monkeypatch.setattr(thesis, "figures", lambda: two)
+    monkeypatch.setattr(figures, "load_figures", lambda: two)
 
 
 def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C when so many pictures are written."""
-    from infer.comparing import cells
 
-    write, seen = cells.metadata.write, []
+    write, seen = metadata.write, []
 
     def counted(*args: object) -> None:
         if len(seen) == count:
@@ -78,7 +78,7 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(args)
         write(*args)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(cells.metadata, "write", counted)
+    monkeypatch.setattr(metadata, "write", counted)
 
 
 def check(folder: Path, total: int) -> None:

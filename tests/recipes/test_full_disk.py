@@ -10,8 +10,10 @@ from PIL import Image
 
 from data import files
 from data.errors import InputError
+from data.options import parse
 from infer import config, drawing, metadata
-from infer.comparing import job, options
+from infer.comparison import command as comparison
+from infer.comparison.config import ALIASES, CompareOptions
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -23,7 +25,8 @@ def generate(*argv: object) -> int:
 
 
 def compare(*argv: object) -> int:
-    return job.run(options.read([str(word) for word in argv]))
+    words = [str(word) for word in argv]
+    return comparison.run(parse(CompareOptions, words, prog="compare.py", aliases=ALIASES))
 
 
 @pytest.mark.parametrize("command", [generate, compare])

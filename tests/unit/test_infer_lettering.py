@@ -9,8 +9,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, ImageDraw
 
 from infer import lettering, sheets
-from infer.comparing import paper
-from infer.comparing.paper import Sheet
+from infer.comparison.layout import Sheet, render_sheet
 from infer.lettering import LACKING
 
 EM = 1000
@@ -80,7 +79,7 @@ def test_what_no_font_has_is_said_once(squares: Path, capsys: pytest.CaptureFixt
     cell = sheets.Cell(Image.new("RGB", (64, 64)), "水 草型 é \U0001f3b8")
     sheets.grid([cell, cell], 2)
     drawing = Sheet(["草"], ["水"], {(0, 0): Image.new("RGB", (64, 64))}, "型")
-    paper.draw(drawing)
+    render_sheet(drawing)
     said = capsys.readouterr().err.splitlines()
     names = [
         "型 (U+578B)",

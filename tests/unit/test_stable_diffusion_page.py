@@ -14,10 +14,12 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from data.errors import InputError
+from data.options import parse
 from docs.scripts import plots, sd_plots, sd_shapes
 from docs.scripts import sd_figures as figures
 from docs.scripts.sd_shapes import Anatomy
-from infer.comparing import axes, options
+from infer.comparison.axes import parse_axis
+from infer.comparison.config import ALIASES, CompareOptions
 from train.base_model import POCKET, SD_V1
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
@@ -62,9 +64,9 @@ def test_every_command_of_the_page_is_understood() -> None:
         words = shlex.split(flags or "")
         assert (ROOT / script).is_file()
         if script == "infer/compare.py":
-            asked = options.read(words)
+            asked = parse(CompareOptions, words, prog="compare.py", aliases=ALIASES)
             for text, flag in ((asked.x_axis, "--x"), (asked.y_axis, "--y"), (asked.z_axis, "--z")):
-                axes.read(text, flag, asked.prompt)
+                parse_axis(text, flag, asked.prompt)
         elif script.endswith("sd_figures.py"):
             assert set(words) <= set(figures.NAMES), words
 

@@ -1,4 +1,4 @@
-"""Cells: the pictures that generate.py draws, each once, whatever is asked next; and what lies in the folder."""
+"""Compared images are those of generate.py, each generated once; and what lies in the folder."""
 
 import json
 import re
@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError
-from infer import config, drawing, metadata, pipeline
-from infer.comparing import cells as cells_file
-from infer.comparing import job, options, recording, result
-from infer.comparing.cells import Machine, Store
-from infer.comparing.weights import Weights
-from infer.comparing.wishes import Wish
+from data.options import parse
+from infer import config, drawing, metadata, pipeline, schedulers
+from infer.comparison import command, output, trajectory
+from infer.comparison.config import ALIASES, CompareOptions
+from infer.comparison.grid import ImageRequest
+from infer.comparison.image_cache import ImageCache, Machine
+from infer.comparison.weights import Weights
 from tests.tiny import tiny_lora
 from train.base_model import BaseModel
 
@@ -42,7 +43,8 @@ def lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compare(*argv: object) -> int:
-    return job.run(options.read([str(word) for word in argv]))
+    words = [str(word) for word in argv]
+    return command.run(parse(CompareOptions, words, prog="compare.py", aliases=ALIASES))
 
 
 def generate(*argv: object) -> int:
@@ -53,7 +55,7 @@ def log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
 
 
-def test_a_prompts_own_lora_is_drawn_as_generate_draws_it(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+def test_a_lora_tag_gives_the_image_of_generate(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     shared = ["--model", tiny_model, "--prompt", f"a fire <lora:{lora}:0.5>", "--steps", 1]
     assert compare(*shared, "--x", "seed=3,4", "--cells", tmp_path / "kept", "--outdir", tmp_path / "a") == 0
     assert generate(*shared, "--seed", 3, "--outdir", tmp_path / "b") == 0
@@ -61,7 +63,7 @@ def test_a_prompts_own_lora_is_drawn_as_generate_draws_it(tiny_model: Path, lora
     assert metadata.read(tmp_path / "b/00000-3.png").prompt == "a fire"
 
 
-def test_cells_are_the_files_that_generate_writes(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+def test_images_are_the_files_that_generate_writes(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     """Base and LoRA by turns, two schedulers, another step count: every file byte for byte."""
     shared = ["--model", tiny_model, "--prompt", "a fire", "--seed", 3, "--steps", 2]
     axes = ["--x", f"lora=none,{lora}:0.5", "--y", "scheduler=ddim,euler_a", "--cells", tmp_path / "kept"]
@@ -79,7 +81,7 @@ def test_cells_are_the_files_that_generate_writes(tiny_model: Path, lora: Path, 
         assert mine.read_bytes() == (folder / "00000-3.png").read_bytes(), (scheduler, flags)
 
 
-def test_an_extended_axis_draws_the_new_cells_alone(
+def test_an_extended_axis_generates_only_what_is_new(
     tiny_model: Path, tmp_path: Path, drawn: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared = ["--model", tiny_model, "--steps", 1, "--cells", tmp_path / "kept", "--outdir", tmp_path / "a"]
@@ -87,7 +89,7 @@ def test_an_extended_axis_draws_the_new_cells_alone(
     assert sorted(drawn) == ["a", "a", "b", "b"]
     assert compare(*shared, "--x", "seed=1,2,3", "--prompt", "b", "--prompt", "a", "--prompt", "a") == 0
     assert sorted(drawn[4:]) == ["a", "b"], "seed 3 of each; the same prompt twice is one picture"
-    assert "9 cells, 2 of them newly drawn" in capsys.readouterr().out
+    assert "9 images, 2 newly generated" in capsys.readouterr().out
     assert len(list((tmp_path / "a" / "cells").iterdir())) == 9, "the folder shows what was asked last"
     damaged = sorted((tmp_path / "kept").rglob("*.png"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-20])
@@ -97,7 +99,7 @@ def test_an_extended_axis_draws_the_new_cells_alone(
     assert len(drawn) == 13, "any other setting is another picture"
 
 
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
+def test_ctrl_c_keeps_finished_images_and_the_same_command_continues(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--model", tiny_model, "--steps", 1, "--cells", tmp_path / "kept", "--outdir", tmp_path / "a"]
@@ -112,14 +114,13 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
 
     monkeypatch.setattr(metadata, "write", write)
     assert compare(*argv) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
     assert len(list((tmp_path / "kept").rglob("*.png"))) == 2
     monkeypatch.setattr(metadata, "write", plain)
     assert compare(*argv) == 0
-    assert "4 cells, 2 of them newly drawn" in capsys.readouterr().out
+    assert "4 images, 2 newly generated" in capsys.readouterr().out
 
 
-def test_each_model_is_loaded_once_and_none_for_cells_that_are_there(
+def test_each_model_is_loaded_once_and_none_for_cached_images(
     tiny_model: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[tuple[str, str]] = []
@@ -143,25 +144,26 @@ def test_each_model_is_loaded_once_and_none_for_cells_that_are_there(
     assert loaded == []
 
 
-def test_what_is_wrong_is_said_before_a_folder_is_made(tiny_model: Path, tmp_path: Path) -> None:
+def test_errors_come_before_the_folder_is_made(tiny_model: Path, tmp_path: Path) -> None:
     argv = ["--model", tiny_model, "--prompt", "a", "--outdir", tmp_path / "a"]
-    for flags, said in (
-        (["--width", 7], "--width: 7 is not a multiple of 8 pixels"),
-        (["--x", "steps=1,1001"], "1001 steps are more than the model was trained with"),
-        (["--x", "lora=none,missing.safetensors"], "--lora missing.safetensors: no such file"),
-        (["--x", "model=missing/folder/of/mine"], "no such file or folder"),
-        (["--prompt", "a (water:1000)"], "a weight in 'a (water:1000)'"),
+    for flags, where in (
+        (["--width", 7], "--width"),
+        (["--x", "steps=1,1001"], "--steps"),
+        (["--x", "lora=none,missing.safetensors"], "--lora missing.safetensors"),
+        (["--x", "model=missing/folder/of/mine"], "--model missing/folder/of/mine"),
+        (["--prompt", "a (water:1000)"], "--prompt"),
     ):
-        with pytest.raises(InputError, match=re.escape(said)):
+        with pytest.raises(InputError) as caught:
             compare(*argv, *flags)
+        assert caught.value.where == where
         assert not (tmp_path / "a").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("x")
-    with pytest.raises(InputError, match="is not empty, and nothing is overwritten"):
+    with pytest.raises(InputError):
         compare(*argv[:-1], tmp_path / "full", "--steps", 1)
 
 
-def test_sheets_and_the_page_show_every_cell(tiny_model: Path, tmp_path: Path) -> None:
+def test_sheets_and_page_show_every_image(tiny_model: Path, tmp_path: Path) -> None:
     argv = ["--model", tiny_model, "--steps", 1, "--prompt", "a <b> & c", "--x", "seed=1,2", "--y", "cfg=1,2,3"]
     assert compare(*argv, "--cells", tmp_path / "kept", "--outdir", tmp_path / "a") == 0
     with Image.open(tmp_path / "a" / "sheet.png") as sheet:
@@ -173,26 +175,26 @@ def test_sheets_and_the_page_show_every_cell(tiny_model: Path, tmp_path: Path) -
     assert "a &lt;b&gt; &amp; c" in page and "<b>" not in page
     assert not re.search(r"https?://|src=\"(?!data:)", page), "nothing from elsewhere"
     assert "script-src 'sha256-" in page
-    marked = json.loads((tmp_path / "a" / result.MARK).read_text())
+    marked = json.loads((tmp_path / "a" / output.MARK).read_text())
     assert marked["asked"]["x_axis"] == "seed=1,2"
 
 
 @pytest.mark.parametrize("scheduler", [None, "ddim", "euler"])
-def test_a_watched_picture_is_the_one_drawn_unwatched(tiny_model: Path, tmp_path: Path, scheduler: str | None) -> None:
-    store = Store(Machine(pipeline.choose_device("cpu"), pipeline.DTYPES["fp32"]), tmp_path)
-    wish = Wish(Weights(str(tiny_model)), "a fire", 5, 4, 7.5, scheduler)
-    (cell,) = store.fetch([wish]).values()
-    with store.pipe(wish.weights) as (pipe, _):
-        pipe.scheduler = cells_file.schedulers.build(scheduler, store.model(wish.weights).scheduler_config)
-        frames = recording.frames(pipe, wish.prompt, wish.seed, store.settings(wish), 3)
+def test_recording_does_not_change_the_image(tiny_model: Path, tmp_path: Path, scheduler: str | None) -> None:
+    cache = ImageCache(Machine.choose("cpu", "fp32"), tmp_path)
+    request = ImageRequest(Weights(str(tiny_model)), "a fire", 5, 4, 7.5, scheduler)
+    (cached,) = cache.get([request]).values()
+    with cache.pipe(request.weights) as (pipe, _):
+        pipe.scheduler = schedulers.build(scheduler, cache.model(request.weights).scheduler_config)
+        frames = trajectory.record_frames(pipe, request.prompt, request.seed, cache.settings(request), 3)
         assert type(pipe.scheduler).__module__.startswith("diffusers"), "the scheduler is as it was"
-    assert frames[-1].noisy.tobytes() == cell.picture.tobytes()
+    assert frames[-1].noisy.tobytes() == cached.image.tobytes()
     assert len(frames) == 3
     assert frames[0].t > frames[1].t >= 0 == frames[2].t
-    assert frames[0].noisy.tobytes() != frames[0].expected.tobytes()
+    assert frames[0].noisy.tobytes() != frames[0].denoised.tobytes()
 
 
-def test_expected_pictures_follow_from_every_kind_of_prediction() -> None:
+def test_x0_from_every_prediction_type() -> None:
     """x_t = s x_0 + n eps at a known x_0 and eps; v = s eps - n x_0."""
     import torch
 
@@ -200,16 +202,17 @@ def test_expected_pictures_follow_from_every_kind_of_prediction() -> None:
     signal2 = torch.tensor(0.36)
     xt, v = 0.6 * x0 + 0.8 * eps, 0.6 * eps - 0.8 * x0
     for kind, said in (("epsilon", eps), ("v_prediction", v), ("sample", x0)):
-        assert torch.allclose(recording.expected(kind, xt, said, signal2), x0, atol=1e-6)
+        assert torch.allclose(trajectory.predict_x0(kind, xt, said, signal2), x0, atol=1e-6)
 
 
-def test_strips_and_moving_pictures_in_lockstep(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+def test_strips_and_animations(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     argv = ["--model", tiny_model, "--lora", lora, "--gif", "--steps", 3, "--prompt", "a fire"]
     assert compare(*argv, "--outdir", tmp_path / "a") == 0
     with Image.open(tmp_path / "a" / "walk-00.gif") as walk:
         assert walk.n_frames == 5  # pyright: ignore[reportAttributeAccessIssue]
-        assert walk.width > 4 * 256, "base and tuned, as they are and as expected"
+        assert walk.width > 4 * 256, "base and tuned, noisy and denoised"
     with Image.open(tmp_path / "a" / "strip-00.png") as strip:
         assert strip.height > 4 * 256
-    with pytest.raises(InputError, match="a strip has no axis but the model's; allowed: model"):
+    with pytest.raises(InputError) as caught:
         compare(*argv, "--x", "seed=1,2", "--outdir", tmp_path / "b")
+    assert (caught.value.where, caught.value.allowed) == ("--strip", "model")

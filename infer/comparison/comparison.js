@@ -1,70 +1,3 @@
-"""How a comparison's page looks and moves; the colours are those of data/page_style.py."""
-
-STYLE = """
-main { max-width: none; padding: 1.6rem 1.5rem 4rem; }
-header nav { display: none; }
-.bar { position: sticky; top: 0; z-index: 3; display: flex; flex-wrap: wrap; gap: 0.5rem 1.4rem; align-items: center;
-  background: var(--paper); padding: 0.7rem 0; border-bottom: 1px solid var(--rule); margin: 1rem 0 0; }
-.axis { display: flex; flex-wrap: wrap; gap: 0.3rem; align-items: center; border: 0; padding: 0; margin: 0;
-  min-width: 0; }
-.axis .name { color: var(--soft); font-size: 0.8rem; margin-right: 0.25rem; }
-.chip { font: inherit; font-size: 0.84rem; color: var(--text); background: var(--card); border: 1px solid var(--rule);
-  border-radius: 999px; padding: 0.12rem 0.7rem; cursor: pointer; max-width: 22rem; overflow: hidden;
-  text-overflow: ellipsis; white-space: nowrap; }
-.chip[aria-pressed="false"] { color: var(--faint); text-decoration: line-through; background: none; }
-.chip[aria-selected="true"] { background: var(--link); border-color: var(--link); color: var(--paper); }
-.chip:focus-visible, .cell:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-.size { display: flex; align-items: center; gap: 0.5rem; color: var(--soft); font-size: 0.8rem; margin-left: auto; }
-.size input { accent-color: var(--link); width: 8rem; }
-.hint { color: var(--faint); font-size: 0.8rem; margin: 0.7rem 0 0; max-width: none; }
-.sheet { margin-top: 1rem; }
-.sheet[hidden] { display: none; }
-.scroll { overflow-x: auto; padding-bottom: 0.8rem; }
-.matrix { border-collapse: separate; border-spacing: 0.5rem 0.5rem; font-size: 0.9rem; margin-left: -0.5rem; }
-.matrix th { border: 0; padding: 0; white-space: normal; color: var(--text); font-size: 0.88rem; }
-.matrix thead th { text-align: left; vertical-align: bottom; max-width: var(--side); overflow-wrap: anywhere; }
-.matrix tbody th { position: sticky; left: 0; z-index: 1; background: var(--paper); width: 11rem; min-width: 6rem;
-  text-align: right; vertical-align: middle; padding-right: 0.6rem; overflow-wrap: anywhere; }
-.matrix td { border: 0; padding: 0; vertical-align: top; }
-.matrix .off { display: none; }
-.cell { display: block; padding: 0; border: 0; background: none; cursor: zoom-in; border-radius: 8px; font: inherit;
-  color: inherit; text-align: left; }
-.cell img { display: block; width: var(--side); height: auto; border-radius: 8px; border: 1px solid var(--rule);
-  background: var(--card); }
-.cell .note { display: block; background: none; border: 0; padding: 0.15rem 0 0; font-size: 0.78rem;
-  color: var(--soft); max-width: var(--side); border-radius: 0; }
-.cell[data-verdict="nan"] img { border-color: #c03030; }
-.about { display: none; }
-dl.settings { display: grid; grid-template-columns: auto 1fr; gap: 0.12rem 0.8rem; margin: 0; font-size: 0.82rem;
-  line-height: 1.4; }
-dl.settings dt { color: var(--soft); }
-dl.settings dd { margin: 0; overflow-wrap: anywhere; }
-#card { position: fixed; z-index: 9; max-width: 25rem; background: var(--card); border: 1px solid var(--rule);
-  border-radius: 10px; padding: 0.7rem 0.9rem; box-shadow: 0 8px 30px rgb(0 0 0 / 0.22); pointer-events: none; }
-#card[hidden] { display: none; }
-#zoom { width: 100vw; height: 100vh; max-width: none; max-height: none; margin: 0; border: 0; padding: 1.2rem;
-  background: var(--paper); color: var(--text); }
-#zoom::backdrop { background: var(--paper); }
-#zoom .inside { display: grid; grid-template-columns: minmax(0, 1fr) 20rem; gap: 1.4rem; height: 100%; }
-#zoom .pictures { display: flex; gap: 1rem; justify-content: center; align-items: center; min-height: 0; }
-#zoom figure { margin: 0; flex: 1 1 0; min-width: 0; height: 100%; display: flex; flex-direction: column;
-  justify-content: center; gap: 0.6rem; }
-#zoom figure[hidden] { display: none; }
-#zoom figure img { width: 100%; max-height: calc(100% - 2.4rem); object-fit: contain; }
-#zoom.sharp figure img { image-rendering: pixelated; }
-#zoom figcaption { text-align: center; color: var(--soft); font-size: 0.88rem; min-height: 1.4em; }
-#zoom aside { overflow-y: auto; border-left: 1px solid var(--rule); padding: 0.4rem 0 0 1.2rem; }
-#zoom .tools { display: flex; flex-wrap: wrap; gap: 0.4rem; margin-bottom: 1rem; }
-kbd { font: 0.85em ui-monospace, Menlo, Consolas, monospace; border: 1px solid var(--rule); border-radius: 4px;
-  padding: 0 0.3em; background: var(--card); }
-.chart { max-width: 46rem; }
-section { margin-top: 1.8rem; }
-@media (max-width: 45rem) { #zoom .inside { grid-template-columns: 1fr; grid-template-rows: 60vh auto; }
-  #zoom aside { border: 0; padding: 0; } .matrix tbody th { position: static; width: 6rem; } }
-@media print { .bar, .hint { display: none; } .sheet[hidden] { display: block; } }
-"""
-
-SCRIPT = """
 'use strict';
 const all = (what, where = document) => [...where.querySelectorAll(what)];
 const one = (what, where = document) => where.querySelector(what);
@@ -177,4 +110,3 @@ const size = one('#size');
 size.addEventListener('input', () => document.documentElement.style.setProperty('--side', size.value + 'px'));
 document.documentElement.style.setProperty('--side', size.value + 'px');
 choose(0);
-"""

@@ -3,8 +3,8 @@
 from PIL import Image, ImageChops, ImageDraw
 
 from infer import sheets
-from infer.comparing import paper, thesis
-from infer.comparing.paper import Sheet
+from infer.comparison import figures
+from infer.comparison.layout import Sheet, layout_of, render_sheet
 from infer.sheets import GAP
 
 COLOURS = {(0, 0): (200, 0, 0), (1, 0): (0, 200, 0), (0, 1): (0, 0, 200)}
@@ -16,8 +16,8 @@ def sheet(**more: object) -> Sheet:
 
 
 def test_cells_stand_in_their_places_and_a_missing_one_is_white() -> None:
-    drawn = paper.draw(sheet(title="seed 1", footer="50 steps", notes={(0, 0): "fits 0.3"}))
-    page = paper.layout(sheet())
+    drawn = render_sheet(sheet(title="seed 1", footer="50 steps", notes={(0, 0): "fits 0.3"}))
+    page = layout_of(sheet())
     assert (page.width, page.height) == (256, 256)
     middles = {at: page.left(at[0]) + 128 for at in ((0, 0), (1, 0), (0, 1), (1, 1))}
     columns = {at: [drawn.getpixel((x, y)) for y in range(drawn.height)] for at, x in middles.items()}
@@ -31,17 +31,16 @@ def test_cells_stand_in_their_places_and_a_missing_one_is_white() -> None:
 
 def test_many_columns_are_not_enlarged_past_a_screen() -> None:
     cells = {(column, 0): Image.new("RGB", (64, 64)) for column in range(30)}
-    assert paper.draw(Sheet([str(column) for column in range(30)], [""], cells)).width <= 30 * (96 + GAP) + GAP
+    assert render_sheet(Sheet([str(column) for column in range(30)], [""], cells)).width <= 30 * (96 + GAP) + GAP
     large = {(0, 0): Image.new("RGB", (512, 512)), (1, 0): Image.new("RGB", (64, 64), "red")}
-    drawn = paper.draw(Sheet(["SD", "pocket"], [""], large))
+    drawn = render_sheet(Sheet(["SD", "pocket"], [""], large))
     assert drawn.width == 2 * 512 + 3 * GAP, "models of two sizes share a sheet"
 
 
 def test_every_letter_of_the_prompts_has_a_shape() -> None:
     nothing = shape("\uffff")
-    letters = {
-        letter for figure in thesis.figures() for panel in figure.panels for letter in panel.prompt if letter != " "
-    }
+    panels = [panel for figure in figures.load_figures() for panel in figure.panels]
+    letters = {letter for panel in panels for letter in panel.prompt if letter != " "}
     assert "é" in letters
     for letter in letters:
         assert shape(letter) != nothing, letter

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from infer.comparing import measures, sweeps, triggers
-from infer.comparing.measures import Scorer
-from infer.comparing.sweeps import Scores, Sweep
+from infer.comparison import measures, studies
+from infer.comparison.measures import Scorer
+from infer.comparison.studies import Scores, Sweep
 
 
 def grey(level: int, side: int = 8) -> Image.Image:
@@ -30,8 +30,8 @@ def test_an_interval_is_students() -> None:
 def test_distances_are_root_mean_squares_and_do_not_see_the_size() -> None:
     assert measures.distance(grey(0), grey(255, 32)) == pytest.approx(1.0)
     assert measures.distance(grey(0), grey(51)) == pytest.approx(0.2)
-    assert measures.between([grey(0), grey(51), grey(102)]) == pytest.approx((0.2 + 0.2 + 0.4) / 3)
-    assert measures.between([grey(0)]) == 0
+    assert measures.mean_distance([grey(0), grey(51), grey(102)]) == pytest.approx((0.2 + 0.2 + 0.4) / 3)
+    assert measures.mean_distance([grey(0)]) == 0
 
 
 def test_flipping_signs_counts_every_flip() -> None:
@@ -54,7 +54,7 @@ def sweep(values: Sequence[int], level: Mapping[tuple[str, int], int]) -> Sweep:
     """Pictures of one grey, by prompt and value; another seed is 100 brighter."""
     prompts = {"simple": ["a"], "complex": ["b b b b b"]}
     keys = itertools.product([p for group in prompts.values() for p in group], (1, 2), values)
-    pictures: dict[sweeps.Key, Image.Image] = {(p, s, v): grey(level[p, v] + 100 * (s - 1)) for p, s, v in keys}
+    pictures: dict[studies.Key, Image.Image] = {(p, s, v): grey(level[p, v] + 100 * (s - 1)) for p, s, v in keys}
     return Sweep(prompts, (1, 2), values, pictures)
 
 
@@ -70,25 +70,26 @@ LEVELS = {
 
 def test_curves_of_change() -> None:
     found = sweep((10, 20, 50), LEVELS)
-    assert [point.mean for point in sweeps.to_the_last(found, ["a"])] == pytest.approx([31 / 255, 1 / 255, 0])
-    assert [point.mean for point in sweeps.per_step(found, ["a"])] == pytest.approx([3 / 255, 1 / 255 / 30])
-    assert sweeps.between_seeds(found, ["a"]) == pytest.approx([100 / 255] * 3)
-    assert found.middle() == 20
-    assert "simple from 20 on, complex from 50 on" in sweeps.settled_at(found)
+    assert [point.mean for point in found.to_last(["a"])] == pytest.approx([31 / 255, 1 / 255, 0])
+    assert [point.mean for point in found.per_unit(["a"])] == pytest.approx([3 / 255, 1 / 255 / 30])
+    assert found.between_seeds(["a"]) == pytest.approx([100 / 255] * 3)
+    assert found.middle == 20
+    flat = Scores("judge", dict.fromkeys(found.images, 0.5))
+    assert "simple from 20 on, complex from 50 on" in studies.steps_verdict(found, flat)
 
 
 @pytest.mark.parametrize(
     ("drop", "said"),
     [
-        (0.0, "That simple prompts get worse with many steps is not seen here"),
+        (0.0, "There is no evidence here that simple prompts get worse with many steps"),
         (-0.3, "Simple prompts do get worse with many steps here"),
         (0.3, "Simple prompts get better, not worse, with many steps here"),
     ],
 )
 def test_the_claim_of_the_thesis_gets_its_verdict(drop: float, said: str) -> None:
     found = sweep((10, 20, 50), LEVELS)
-    of = {(p, s, v): 0.5 + 0.001 * s * (-1) ** s * (v == 50) + drop * (v == 50) for p, s, v in found.pictures}
-    verdict = sweeps.steps_verdict(found, Scores("judge", of))
+    of = {(p, s, v): 0.5 + 0.001 * s * (-1) ** s * (v == 50) + drop * (v == 50) for p, s, v in found.images}
+    verdict = studies.steps_verdict(found, Scores("judge", of))
     assert verdict.startswith(said)
     assert "from 20 to 50 steps" in verdict and "(judge)" in verdict and "2 seeds) for simple prompts" in verdict
 
@@ -96,9 +97,9 @@ def test_the_claim_of_the_thesis_gets_its_verdict(drop: float, said: str) -> Non
 def test_guidance_is_told_as_hold_and_freedom() -> None:
     levels = {(p, v): 10 for p in ("a", "b b b b b") for v in (1, 8, 20)}
     found = sweep((1, 8, 20), levels)
-    of = {(p, s, v): 0.1 * (v >= 8) + 0.001 * s for p, s, v in found.pictures}
-    verdict = sweeps.guidance_verdict(found, Scores("judge", of))
-    assert verdict.startswith("Guidance holds to the prompt: from 1 to 8 the similarity (judge) changes by +0.100")
+    of = {(p, s, v): 0.1 * (v >= 8) + 0.001 * s for p, s, v in found.images}
+    verdict = studies.guidance_verdict(found, Scores("judge", of))
+    assert "from 1 to 8 the similarity (judge) changes by +0.100" in verdict
     assert "0.392 at 1, 0.392 at 8, 0.392 at 20" in verdict
 
 
@@ -106,7 +107,7 @@ class Brightness(Scorer):
     """A judge that sees how bright a picture is."""
 
     def features(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        return np.array([[measures.small(picture).mean()] for picture in pictures])
+        return np.array([[measures.to_pixels(picture).mean()] for picture in pictures])
 
 
 @pytest.mark.parametrize(("shift", "said"), [(40, "a significant difference"), (0, "no significant difference")])
@@ -117,8 +118,8 @@ def test_a_trigger_is_held_against_other_seeds(shift: int, said: str) -> None:
     pictures = {
         ("a", seed, on): grey(50 + 10 * seed + (move[seed] if on else 0)) for seed in seeds for on in (False, True)
     }
-    (effect,) = triggers.effects(["a"], list(seeds), pictures, Brightness())
+    (effect,) = studies.trigger_effects(["a"], list(seeds), pictures, Brightness())
     assert effect.pair.mean == pytest.approx((shift or 3) / 255)
     assert effect.seeds == pytest.approx(30 / 255), "the mean gap of eight places in a row: 3 steps"
-    assert f"'x' makes {said}" in triggers.verdict("x", [effect], 8)
-    assert "no p below 0.125 is possible" in triggers.verdict("x", [effect], 4)
+    assert f"'x' makes {said}" in studies.trigger_verdict("x", [effect], 8)
+    assert "no p below 0.125 is possible" in studies.trigger_verdict("x", [effect], 4)

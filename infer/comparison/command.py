@@ -1,0 +1,59 @@
+"""compare.py from options to files: find the weights, generate what is missing, write sheets and page."""
+
+from __future__ import annotations
+
+import sys
+
+from data.errors import INTERRUPTED, show
+from infer.comparison import figures, measures, output, studies
+from infer.comparison.config import CompareOptions
+from infer.comparison.grid import build_grid
+from infer.comparison.image_cache import ImageCache, Machine
+from infer.comparison.measures import Scorer
+from infer.comparison.page import Report
+from infer.comparison.trajectory import strip_requests, write_strips
+from infer.comparison.weights import WeightsFinder
+
+
+def run(options: CompareOptions) -> int:
+    """Returns the exit code. Raises InputError."""
+    finder = WeightsFinder(options)
+    print(finder.chosen.said)
+    cache = ImageCache(Machine.choose(options.device, options.dtype, options.strict), options.cells)
+    command = figures.run if options.figures else strips if options.strip or options.gif else compare
+    try:
+        return command(options, finder, cache)
+    except KeyboardInterrupt:
+        print("\nstopped: finished images are kept, and the same command continues from there", file=sys.stderr)
+        return INTERRUPTED
+
+
+def compare(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> int:
+    """The axes, or those of a study, as sheets and a page."""
+    options = studies.study_options(options) if options.study else options
+    grid = build_grid(options, finder)
+    scorer = Scorer(options.scorer or measures.POCKET_SCORER)
+    requests = list(grid.requests.values())
+    cache.check(requests)
+    folder = output.output_folder(options.outdir)
+    images = cache.get(requests)
+    placed = {at: images[request] for at, request in grid.requests.items()}
+    report = studies.study_report(options, grid, placed, scorer) if options.study else Report()
+    output.write_comparison(folder, options, grid, placed, report)
+    if options.study:
+        print(report.verdict)
+    new = len({cached.path for cached in images.values() if cached.is_new})
+    count = len(grid.axes[2])
+    sheets = show(folder / output.sheet_name(0, count)) + (f" ... {count} sheets" if count > 1 else "")
+    print(f"{len(placed)} images, {new} newly generated: {show(folder / output.PAGE)} and {sheets}")
+    return output.exit_code(folder, list(placed.values()))
+
+
+def strips(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> int:
+    rows = strip_requests(options, finder)
+    cache.check([request for _, request in rows])
+    folder = output.output_folder(options.outdir)
+    for path in write_strips(folder, options, rows, cache):
+        print(show(path))
+    output.write_mark(folder, options)
+    return 0

@@ -1,0 +1,137 @@
+"""--figures thesis: figures 3.1 to 3.8 of the source thesis, all 18 panels, as labeled sheets and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from data.errors import InputError, show
+from data.files import write_atomic
+from infer import source
+from infer.comparison import measures, output
+from infer.comparison.axes import Axis
+from infer.comparison.config import CompareOptions
+from infer.comparison.grid import build_request
+from infer.comparison.image_cache import CachedImage, ImageCache
+from infer.comparison.layout import Place, Sheet, render_sheet
+from infer.comparison.page import Panel as PagePanel
+from infer.comparison.page import Report, render_page
+from infer.comparison.weights import BASE, TUNED, WeightsFinder
+
+FILE = Path(__file__).with_name("thesis.yaml")
+COLUMNS = 2
+FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class Panel(BaseModel):
+    """prompt: the thesis's own. twin: the same for the sample set; default: the same prompt. seed: added to --seed."""
+
+    model_config = FROZEN
+    letter: str
+    prompt: str
+    twin: str | None = None
+    model: Literal["base", "tuned"] = TUNED
+    seed: int = 0
+
+    def wording(self, name: str) -> str:
+        """name: twin or literal."""
+        return self.twin or self.prompt if name == "twin" else self.prompt
+
+
+class Figure(BaseModel):
+    model_config = FROZEN
+    number: str
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class FinishedPanel:
+    panel: Panel
+    cached: CachedImage
+    model: str
+
+    @property
+    def label(self) -> str:
+        """The prompt used, and the thesis's own if that is different."""
+        prompt = self.cached.recipe.prompt
+        own = f'; the thesis: "{self.panel.prompt}"' if prompt != self.panel.prompt else ""
+        return f'({self.panel.letter}) "{prompt}", {self.model}, seed {self.cached.recipe.seed}{own}'
+
+
+def load_figures() -> list[Figure]:
+    content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return [Figure.model_validate(each) for each in content["figures"]]
+
+
+def run(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> int:
+    """Write fig-3.1.png ... and the page; returns the exit code. Raises InputError."""
+    if options.x_axis or options.y_axis or options.z_axis or "prompt" in options.model_fields_set:
+        raise InputError("the figures have their own prompts and no axes", where="--figures thesis")
+    is_tuned = finder.chosen.is_tuned
+    if not is_tuned:
+        print("nothing is tuned yet: every panel is the base's; finish a run with train/finetune.py for the style")
+    wording = options.wording
+    if wording == "auto":
+        wording = "twin" if finder.base().model == source.POCKET else "literal"
+    panels = [(figure, panel) for figure in load_figures() for panel in figure.panels]
+    models = [panel.model if is_tuned else BASE for _, panel in panels]
+    requests = [
+        build_request(
+            options, finder, {"model": model, "prompt": panel.wording(wording), "seed": options.seed + panel.seed}
+        )
+        for (_, panel), model in zip(panels, models, strict=True)
+    ]
+    cache.check(requests)
+    folder = output.output_folder(options.outdir)
+    images = cache.get(requests)
+    finished: dict[str, tuple[Figure, list[FinishedPanel]]] = {}
+    for (figure, panel), model, request in zip(panels, models, requests, strict=True):
+        row = finished.setdefault(figure.number, (figure, []))[1]
+        row.append(FinishedPanel(panel, images[request], model))
+    write_figures(folder, options, list(finished.values()))
+    new = sum(cached.is_new for cached in images.values())
+    print(f"{len(panels)} panels of {len(finished)} figures, {new} images newly generated, {wording} prompts")
+    print(show(folder / output.PAGE))
+    return output.exit_code(folder, list(images.values()))
+
+
+def write_figures(
+    folder: Path, options: CompareOptions, figures: Sequence[tuple[Figure, Sequence[FinishedPanel]]]
+) -> None:
+    """A sheet for each figure, the panels with their recipes, and the page."""
+    output.write_mark(folder, options)
+    every = [(figure, each) for figure, panels in figures for each in panels]
+    names = output.copy_images(folder, [each.cached for _, each in every])
+    output.write_log(folder, [
+        {"file": name, "figure": f"{figure.number}{each.panel.letter}", **each.cached.recipe.model_dump(mode="json")}
+        for name, (figure, each) in zip(names, every, strict=True)
+    ])  # fmt: skip
+    pages = []
+    for figure, panels in figures:
+        cells = by_place([each.cached for each in panels])
+        notes, title = by_place([each.label for each in panels]), f"Figure {figure.number}: {figure.title}"
+        columns, rows = [""] * COLUMNS, [""] * -(-len(panels) // COLUMNS)
+        images = {at: cached.image for at, cached in cells.items()}
+        apart = measures.mean_distance(list(images.values()))
+        shared = output.shared_settings([each.cached.recipe for each in panels])
+        footer = f"{shared}; RMS difference of the panels {apart:.3f}"
+        sheet = Sheet(columns, rows, images, title, footer, notes)
+        output.save_png(render_sheet(sheet), folder / f"fig-{figure.number}.png")
+        pages.append(PagePanel(title, columns, rows, cells, notes))
+    numbers = tuple(figure.number for figure, _ in figures)
+    none = Axis("", "", (None,), ("",))
+    axes = (none, none, Axis("", "figure", numbers, numbers))
+    subtitle = f"chapter 3, {len(figures)} figures, {len(every)} panels"
+    html = render_page(Report("The source thesis's figures"), subtitle, pages, axes)
+    write_atomic(folder / output.PAGE, html)
+
+
+def by_place(values: Sequence[Any]) -> Mapping[Place, Any]:
+    """Values by column and row."""
+    return {(index % COLUMNS, index // COLUMNS): value for index, value in enumerate(values)}

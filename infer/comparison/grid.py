@@ -1,0 +1,202 @@
+"""The grid of a comparison: every combination of the axes as one image to generate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from data.errors import InputError, raise_all
+from infer import source, tags, templates
+from infer.comparison.axes import Axis, check_clashes, heading, parse_axis, slots_of
+from infer.comparison.config import AXES, CompareOptions
+from infer.comparison.weights import BASE, TUNED, Weights, WeightsFinder
+
+FLAGS = tuple(f"--{axis}" for axis in AXES)
+ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)
+TRIGGER_SLOT = re.compile(r"\s*\{\s*trigger\s*\}")
+CREATURE, POKEMON = "creature", "Pokémon"
+Position = tuple[int, ...]  # index on each axis, x first
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """Everything that decides an image, except what the model itself says (its size, its scheduler)."""
+
+    weights: Weights
+    prompt: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    scheduler: str | None = None
+    negative_prompt: str = ""
+    width: int | None = None  # None: the model's own
+    height: int | None = None
+    template: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axes, x first, and the request of every position, in reading order: z, y, x."""
+
+    axes: tuple[Axis, ...]
+    requests: Mapping[Position, ImageRequest]
+
+    def place(self, at: Position) -> dict[str, str]:
+        """The heading on each axis at a position."""
+        return {axis.name: axis.headings[index] for axis, index in zip(self.axes, at, strict=True) if axis.name}
+
+
+def build_grid(options: CompareOptions, finder: WeightsFinder) -> Grid:
+    """Raises InputError: unknown or empty axes, too many images, two models that are the same."""
+    axes = read_axes(options, finder)
+    count = math.prod(map(len, axes))
+    if count > options.max_cells:
+        sizes = " x ".join(f"{len(axis)} ({axis.name})" for axis in axes if axis.name)
+        fix = f"Shorten an axis, or pass --max-cells {count}."
+        raise InputError(f"{sizes} = {count:,} images", where="--max-cells", allowed=options.max_cells, fix=fix)
+    requests: dict[Position, ImageRequest] = {}
+    for reverse in itertools.product(*(range(len(axis)) for axis in reversed(axes))):
+        at = reverse[::-1]
+        values = {axis.name: axis.values[index] for axis, index in zip(axes, at, strict=True)}
+        requests[at] = build_request(options, finder, values, axes)
+    grid = Grid(tuple(axes), requests)
+    check_equal_weights(grid)
+    return grid
+
+
+def read_axes(options: CompareOptions, finder: WeightsFinder) -> list[Axis]:
+    """The axes x, y, z. Free ones go to several prompts, then to base and tuned."""
+    axes: list[Axis | None] = []
+    problems: list[InputError] = []
+    for text, flag in zip((options.x_axis, options.y_axis, options.z_axis), FLAGS, strict=True):
+        try:
+            axis = parse_axis(text, flag, options.prompt)
+            axes.append(expand_checkpoints(axis, finder) if axis else None)
+        except InputError as error:
+            problems.append(error)
+    raise_all(problems)
+    names = [axis.name for axis in axes if axis]
+    rest = [axis for axis in default_axes(options, finder, any_given=bool(names)) if axis.name not in names]
+    for index in (1, 0, 2):  # rows first: prompts are long
+        if axes[index] is None and rest:
+            axes[index] = rest.pop(0)
+    if rest:
+        fix = f"Leave an axis free, or put them on one: --z {rest[0].name}=..."
+        what = f"there is no free axis for the {len(rest[0])} {rest[0].name}s"
+        raise InputError(what, where=f"--{rest[0].name}", fix=fix)
+    check_clashes([axis for axis in axes if axis])
+    return [axis or Axis(flag, "", (None,), ("",)) for axis, flag in zip(axes, FLAGS, strict=True)]
+
+
+def default_axes(options: CompareOptions, finder: WeightsFinder, *, any_given: bool) -> list[Axis]:
+    """What fills free axes: several prompts always; if no axis is given also base and tuned, or two seeds."""
+    axes: list[Axis] = []
+    has_prompt = "prompt" in options.model_fields_set
+    several = len(options.prompt) > 1 or options.study is not None
+    if (has_prompt and several) or not (has_prompt or any_given):
+        axes.append(Axis("--y", "prompt", options.prompt, options.prompt))
+    if not any_given and finder.chosen.is_tuned:
+        axes.append(Axis("--x", "model", (BASE, TUNED), (BASE, TUNED)))
+    elif not any_given:
+        seeds = (options.seed, options.seed + 1)
+        axes.append(Axis("--x", "seed", seeds, tuple(heading("seed", seed) for seed in seeds)))
+    return axes
+
+
+def expand_checkpoints(axis: Axis, finder: WeightsFinder) -> Axis:
+    """Spell out `checkpoint=all`."""
+    if axis.name != "checkpoint" or "all" not in axis.values:
+        return axis
+    if len(axis) > 1:
+        raise InputError("`all` cannot be combined", where=axis.flag, fix=f"Write {axis.flag} checkpoint=all.")
+    steps = tuple(finder.checkpoints(""))
+    return Axis(axis.flag, axis.name, steps, tuple(heading(axis.name, step) for step in steps))
+
+
+def build_request(
+    options: CompareOptions, finder: WeightsFinder, values: Mapping[str, Any], axes: Sequence[Axis] = ()
+) -> ImageRequest:
+    """The image at some values of the axes. `<lora:NAME:WEIGHT>` in a prompt applies to every model but `base`."""
+    model, seed = values.get("model", ""), values.get("seed", options.seed)
+    weights = finder.find(model, values.get("lora"), values.get("lora-weight"), values.get("checkpoint"))
+    prompt, template = fill_prompt(options, values, axes, weights, seed)
+    prompt, loras = tags.parted(prompt)
+    if model != BASE:
+        weights = replace(weights, loras=(*weights.loras, *loras))
+    return ImageRequest(
+        weights, prompt, seed,
+        steps=values.get("steps", options.steps),
+        guidance_scale=values.get("guidance-scale", options.guidance_scale),
+        scheduler=values.get("scheduler", options.scheduler),
+        negative_prompt=values.get("negative-prompt", options.negative_prompt),
+        width=options.width, height=options.height, template=template,
+    )  # fmt: skip
+
+
+def fill_prompt(
+    options: CompareOptions, values: Mapping[str, Any], axes: Sequence[Axis], weights: Weights, seed: int
+) -> tuple[str, str]:
+    """The prompt at some values, and its template if that is different. Raises InputError."""
+    template = text = values.get("prompt", options.prompt[0])
+    if "replace" in values:
+        searched = next(axis.values[0] for axis in axes if axis.name == "replace")
+        if searched not in text:
+            raise InputError(f"{searched!r} is not in the prompt {text!r}", where="replace")
+        text = text.replace(searched, values["replace"])
+    if "trigger" in values:
+        text = with_trigger(text, trigger_word(options, weights), values["trigger"])
+    slots = {name: (value,) for name, value in values.items() if name in slots_of([text])}
+    prompts = templates.expand(text, slots, options.wildcards, seed)
+    if len(prompts) != 1:
+        what = f"{template!r} expands to {len(prompts)} prompts, but an image has one"
+        raise InputError(what, where="--prompt", fix='Put the choices on an axis: --y "object=fridge,car".')
+    return prompts[0], text if text != prompts[0] else ""
+
+
+def trigger_word(options: CompareOptions, weights: Weights) -> str:
+    """The style's trigger word: the sample set's for models tuned on pocket, else the thesis's."""
+    return options.trigger or (CREATURE if weights.model == source.POCKET else POKEMON)
+
+
+def with_trigger(prompt: str, word: str, on: bool) -> str:
+    """A prompt with or without the trigger word: at {trigger}, where the word is already, or after the article.
+
+    "A calculator" -> "A Pokémon calculator"; "an apple" -> "a Pokémon apple".
+    """
+    if TRIGGER_SLOT.search(prompt):
+        return TRIGGER_SLOT.sub(f" {word}" if on else "", prompt).strip()
+    present = re.compile(rf"\b{re.escape(word)}\b\s*", re.IGNORECASE)
+    if present.search(prompt):
+        return prompt if on else fix_article(present.sub("", prompt).strip())
+    if not on:
+        return prompt
+    article = ARTICLE.match(prompt)
+    return fix_article(f"{article[0]}{word} {prompt[article.end() :]}") if article else f"{word} {prompt}"
+
+
+def fix_article(prompt: str) -> str:
+    """`a apple` -> `an apple`, keeping the capital."""
+    found = ARTICLE.match(prompt)
+    if not found or found[1].lower() == "the":
+        return prompt
+    rest = prompt[found.end() :]
+    article = "an" if rest[:1].lower() in tuple("aeiou") else "a"
+    return f"{article.capitalize() if found[1][0].isupper() else article} {rest}"
+
+
+def check_equal_weights(grid: Grid) -> None:
+    """Raise InputError if two values of an axis are the same weights: their columns would be equal."""
+    for index, axis in enumerate(grid.axes):
+        if axis.name not in ("model", "lora", "checkpoint"):
+            continue
+        seen: dict[tuple[Weights, ...], str] = {}
+        for place, value in enumerate(axis.values):
+            weights = tuple(request.weights for at, request in grid.requests.items() if at[index] == place)
+            first = seen.setdefault(weights, str(value))
+            if first != str(value):
+                what = f"{first!r} and {value!r} are the same weights"
+                raise InputError(what, where=axis.flag, fix="Name each once.")
