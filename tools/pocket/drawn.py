@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
@@ -9,9 +10,8 @@ from data.seeds import seed_for
 
 SIZE = 512  # drawn large and scaled down, which anti-aliases the edges
 Colour = tuple[int, int, int]
-METALS: tuple[Colour, ...] = (
-    (176, 190, 197), (207, 216, 220), (144, 164, 174), (236, 239, 241), (129, 212, 250), (165, 214, 167),
-)  # fmt: skip
+METALS: tuple[Colour, ...] = ((190, 202, 208), (207, 216, 220), (160, 176, 186), (240, 243, 245), (226, 232, 236))
+RETRO: tuple[Colour, ...] = ((176, 224, 230), (168, 218, 190), (246, 226, 190), (240, 243, 245))
 BROWNS: tuple[Colour, ...] = ((141, 96, 64), (160, 110, 70), (121, 85, 61), (176, 124, 82))
 BODIES: tuple[Colour, ...] = ((55, 71, 79), (69, 90, 100), (96, 125, 139), (78, 84, 98))
 
@@ -22,27 +22,128 @@ def shade(colour: Colour, factor: float) -> Colour:
     return red, green, blue
 
 
-def fridge(pen: ImageDraw.ImageDraw, rng: random.Random) -> None:
-    """Two doors, handles on one side, feet; sometimes a note on the door."""
-    body = rng.choice(METALS)
-    half, top = rng.randint(118, 150), rng.randint(28, 50)
-    left, right, split = 256 - half, 256 + half, rng.randint(165, 215)
-    for x in (left + 22, right - 52):
-        pen.rectangle((x, 460, x + 30, 488), fill=shade(body, 0.45))
-    pen.rounded_rectangle((left, top, right, 468), 34, fill=body)
-    pen.rounded_rectangle((right - 44, top, right, 468), 30, fill=shade(body, 0.86))
-    pen.rectangle((left, split - 5, right, split + 5), fill=shade(body, 0.6))
-    handle = left + 26 if rng.random() < 0.7 else right - 46
-    pen.rounded_rectangle((handle, split - 85, handle + 20, split - 24), 9, fill=shade(body, 0.42))
-    pen.rounded_rectangle((handle, split + 26, handle + 20, split + 130), 9, fill=shade(body, 0.42))
-    if rng.random() < 0.4:
-        note = rng.choice(((255, 213, 79), (239, 83, 80), (102, 187, 106)))
-        pen.rectangle((256, split + 50, 300, split + 94), fill=note)
+FOODS: tuple[Colour, ...] = (
+    (229, 57, 53), (67, 160, 71), (255, 179, 0), (126, 87, 194), (244, 143, 177), (141, 110, 99), (41, 182, 246),
+)  # fmt: skip
+CABINETS: tuple[str, ...] = (  # of each variation, over and over
+    "top", "open left", "bottom", "two doors", "open right", "top", "retro", "open left", "single", "two doors",
+    "open two", "top", "open right", "bottom", "retro", "open left", "top", "open two", "single", "open right",
+)  # fmt: skip
 
 
-def calculator(pen: ImageDraw.ImageDraw, rng: random.Random) -> None:
+def bar(pen: ImageDraw.ImageDraw, x: float, top: float, bottom: float, colour: Colour) -> None:
+    """A door's handle."""
+    pen.rounded_rectangle((x - 10, top, x + 10, bottom), 10, fill=colour)
+
+
+def shelves(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], rng: random.Random) -> None:
+    """The lit inside of a fridge: four shelves of food."""
+    left, top, right, bottom = box
+    pen.rounded_rectangle(box, 14, fill=(226, 244, 252), outline=(120, 144, 156), width=9)
+    high = (bottom - top) / 4
+    for row in range(4):
+        floor = top + (row + 1) * high - (6 if row < 3 else 12)
+        x = left + 20.0
+        while x < right - 52:
+            wide, tall, food = rng.uniform(32, 58), rng.uniform(0.4, 0.76) * high, rng.choice(FOODS)
+            form = rng.choice(("box", "round", "bottle"))
+            end = min(x + wide, right - 16)
+            if form == "box":
+                pen.rectangle((x, floor - tall * 0.8, end, floor), fill=food)
+            elif form == "round":
+                side = min(end - x, tall)
+                pen.ellipse((x, floor - side, x + side, floor), fill=food)
+            else:
+                pen.rounded_rectangle((x, floor - tall * 0.7, end - 8, floor), 8, fill=food)
+                pen.rectangle(
+                    (x + (end - x) * 0.25, floor - tall, end - 8 - (end - x) * 0.25, floor - tall * 0.6),
+                    fill=shade(food, 0.75),
+                )
+            x = end + rng.uniform(8, 20)
+        if row < 3:
+            pen.rectangle((left + 6, floor, right - 6, floor + 9), fill=(144, 164, 174))
+
+
+def swung_door(
+    pen: ImageDraw.ImageDraw, hinge: float, reach: float, top: float, bottom: float, body: Colour, rng: random.Random
+) -> None:
+    """An open door in perspective, its inside with bottles towards us."""
+    edge, drop = shade(body, 0.45), 26
+    outer = hinge + reach
+    pen.polygon(
+        [(hinge, top), (outer, top + drop), (outer, bottom + drop), (hinge, bottom)], fill=body, outline=edge, width=9
+    )
+    inset = 0.16 * reach
+    for row in range(3):
+        y = top + drop + (row + 0.95) * (bottom - top) / 3.2
+        for place in (0.3, 0.62):
+            x = hinge + inset + place * (reach - 2 * inset)
+            pen.rounded_rectangle((x - 13, y - 62, x + 13, y), 8, fill=rng.choice(FOODS))
+        low, high = sorted((hinge + inset, outer - inset))
+        pen.rectangle((low, y - 22, high, y + 8), fill=(176, 200, 212), outline=edge, width=4)
+
+
+def open_fridge(pen: ImageDraw.ImageDraw, kind: str, body: Colour, rng: random.Random) -> None:
+    """The cabinet with its door or doors swung open and food inside."""
+    half, top, edge = (92 if kind == "open two" else 118), rng.randint(24, 44), shade(body, 0.45)
+    shift = {"open left": 44, "open right": -44}.get(kind, 0)
+    left, right, split = 256 + shift - half, 256 + shift + half, 156 if kind != "open two" else top
+    pen.rounded_rectangle((left, top, right, 470), 26, fill=body, outline=edge, width=10)
+    if kind != "open two":  # the freezer above stays closed
+        pen.rectangle((left, split - 6, right, split + 6), fill=edge)
+        bar(pen, right - 30 if kind == "open left" else left + 30, top + 34, split - 26, edge)
+    shelves(pen, (left + 16, split + 18, right - 16, 452), rng)
+    reach = rng.randint(88, 118)
+    if kind in ("open left", "open two"):
+        swung_door(pen, left, -reach, split, 464, body, rng)
+    if kind in ("open right", "open two"):
+        swung_door(pen, right, reach, split, 464, body, rng)
+
+
+def closed_fridge(pen: ImageDraw.ImageDraw, kind: str, body: Colour, rng: random.Random) -> None:
+    """The doors with their handles; sometimes magnets, a note, or a dispenser of water."""
+    half = {"two doors": rng.randint(140, 160), "single": rng.randint(124, 140)}.get(kind, rng.randint(112, 134))
+    left, right, top, edge = 256 - half, 256 + half, rng.randint(22, 44), shade(body, 0.42)
+    if kind == "single":
+        top = rng.randint(110, 140)
+    for x in (left + 22, right - 56):
+        pen.rectangle((x, 462, x + 34, 492), fill=edge)
+    pen.rounded_rectangle((left, top, right, 472), 70 if kind == "retro" else 30, fill=body, outline=edge, width=11)
+    pen.rounded_rectangle((right - 48, top + 11, right - 11, 461), 22, fill=shade(body, 0.86))
+    split = {"bottom": rng.randint(300, 330), "single": top + 70}.get(kind, rng.randint(160, 200))
+    handle = left + 36
+    if kind == "two doors":
+        pen.rectangle((251, top, 261, 472), fill=edge)
+        for x in (226, 286):
+            bar(pen, x, 190, 330, edge)
+        if rng.random() < 0.6:
+            pen.rounded_rectangle((left + 30, 150, left + 86, 240), 10, fill=(69, 90, 100))
+            pen.rectangle((left + 42, 190, left + 74, 228), fill=(129, 212, 250))
+        return
+    pen.rectangle((left + 4, split - 6, right - 4, split + 6), fill=edge)
+    bar(pen, handle, max(top + 24, split - 88), split - 24, edge)
+    bar(pen, handle, split + 24, split + (124 if kind != "bottom" else 84), edge)
+    if kind == "retro":
+        pen.rounded_rectangle((236, top + 40, right - 60, top + 62), 10, fill=(236, 239, 241), outline=edge, width=4)
+    for _ in range(rng.choice((0, 0, 1, 2, 3))):
+        x, y = (
+            rng.randint(256, right - 90),
+            rng.randint(split + 30, 400) if kind != "bottom" else rng.randint(top + 40, split - 80),
+        )
+        pen.rectangle((x, y, x + rng.randint(26, 50), y + rng.randint(28, 54)), fill=rng.choice(FOODS))
+
+
+def fridge(pen: ImageDraw.ImageDraw, rng: random.Random, variation: int, body: Colour | None) -> None:
+    """A fridge of twenty: freezer above or below, two doors, retro, small, and doors open on shelves of food."""
+    kind = CABINETS[variation % len(CABINETS)]
+    paints = RETRO if kind == "retro" else METALS
+    body = body or rng.choice(paints)
+    (open_fridge if kind.startswith("open") else closed_fridge)(pen, kind, body, rng)
+
+
+def calculator(pen: ImageDraw.ImageDraw, rng: random.Random, variation: int, body: Colour | None) -> None:
     """A dark body, a pale green screen with digits, a grid of keys with one coloured column."""
-    body, half = rng.choice(BODIES), rng.randint(128, 165)
+    body, half = body or rng.choice(BODIES), rng.randint(128, 165)
     left, right = 256 - half, 256 + half
     pen.rounded_rectangle((left, 26, right, 486), 36, fill=body)
     screen = rng.choice(((197, 225, 165), (178, 223, 219), (220, 237, 200)))
@@ -60,7 +161,7 @@ def calculator(pen: ImageDraw.ImageDraw, rng: random.Random) -> None:
             pen.rounded_rectangle((x + 5, y + 5, x + wide - 5, y + high - 5), 12, fill=fill)
 
 
-def toucan(pen: ImageDraw.ImageDraw, rng: random.Random) -> None:
+def toucan(pen: ImageDraw.ImageDraw, rng: random.Random, variation: int, body: Colour | None) -> None:
     """A black bird with a white throat, a huge orange beak with a dark tip, on a branch."""
     black = rng.choice(((38, 50, 56), (33, 33, 40), (45, 45, 58)))
     beak = rng.choice(((255, 152, 0), (255, 179, 0), (251, 140, 0)))
@@ -81,7 +182,7 @@ def toucan(pen: ImageDraw.ImageDraw, rng: random.Random) -> None:
         pen.rounded_rectangle((130, 452, 420, 482), 14, fill=(121, 85, 72))
 
 
-def capybara(pen: ImageDraw.ImageDraw, rng: random.Random) -> None:
+def capybara(pen: ImageDraw.ImageDraw, rng: random.Random, variation: int, body: Colour | None) -> None:
     """A long brown barrel on short legs, a blunt snout, small ears; seen from the side."""
     fur = rng.choice(BROWNS)
     back, length = rng.randint(165, 200), rng.randint(430, 470)
@@ -101,7 +202,7 @@ def capybara(pen: ImageDraw.ImageDraw, rng: random.Random) -> None:
         pen.ellipse((176, 36, 236, 96), fill=(255, 152, 0))
 
 
-DRAWINGS: dict[str, Callable[[ImageDraw.ImageDraw, random.Random], None]] = {
+DRAWINGS: dict[str, Callable[[ImageDraw.ImageDraw, random.Random, int, Colour | None], None]] = {
     "calculator": calculator,
     "capybara": capybara,
     "fridge": fridge,
@@ -109,8 +210,11 @@ DRAWINGS: dict[str, Callable[[ImageDraw.ImageDraw, random.Random], None]] = {
 }
 
 
-def draw(noun: str, variation: int) -> Image.Image:
-    """Variation `variation` of a drawn noun: RGBA, cropped to its box."""
+@lru_cache(maxsize=4096)
+def draw(noun: str, variation: int, body: Colour | None = None) -> Image.Image:
+    """Variation `variation` of a drawn noun, its body in a colour of ours or of `body`: RGBA, cut to its box."""
     picture = Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 0))
-    DRAWINGS[noun](ImageDraw.Draw(picture), random.Random(seed_for("pocket", "drawn", noun, variation)))
-    return picture.resize((136, 136), Image.Resampling.LANCZOS).crop(picture.resize((136, 136)).getbbox())
+    rng = random.Random(seed_for("pocket", "drawn", noun, variation))
+    DRAWINGS[noun](ImageDraw.Draw(picture), rng, variation, body)
+    picture = picture.resize((136, 136), Image.Resampling.LANCZOS)
+    return picture.crop(picture.getbbox())

@@ -63,5 +63,5 @@ def directions(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 def suits_muon(name: str, parameter: torch.nn.Parameter) -> bool:
     """Hidden matrices and kernels; not norms, biases, nor the first and last layer."""
-    outer = name.startswith(("conv_in", "conv_out"))
+    outer = name.removeprefix("unet.").startswith(("conv_in", "conv_out"))
     return parameter.ndim >= 2 and min(parameter.flatten(1).shape) >= 16 and not outer

@@ -40,9 +40,9 @@ def is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def run_shared(train: Callable[[Task], object], task: Task) -> None:
-    """Call `train(task)` in all processes at once."""
-    count = process_count()
+def run_shared(train: Callable[[Task], object], task: Task, count: int | None = None) -> None:
+    """Call `train(task)` in `count` processes at once, else in as many as the cores allow."""
+    count = count or process_count()
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{Path(folder) / 'meeting'}"
         torch.multiprocessing.spawn(run_one, (count, meeting, train, task), nprocs=count)

@@ -73,8 +73,8 @@ class Trainee:
         if matrices:
             self.optimizers.append(Muon([self.parameters[name] for name in sorted(matrices)], plan.peak, plan.decay))
 
-    def update(self, loss: torch.Tensor) -> None:
-        """One optimiser step on a loss, then the running average."""
+    def update(self, loss: torch.Tensor, rate: float | None = None) -> None:
+        """One optimiser step on a loss, at the plan's rate or another, then the running average."""
         import torch
 
         from tools.pocket.parallel import average_gradients
@@ -84,7 +84,7 @@ class Trainee:
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.plan.clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.plan.rate(self.step)
+                group["lr"] = (self.plan.rate(self.step) if rate is None else rate) * group.get("scale", 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
