@@ -20,7 +20,7 @@ from data.descriptors import Descriptors
 from data.duplicates import near_duplicates
 from data.encoders import Clip
 from data.metrics.checks import Matrix
-from infer.evaluating.evidence import Asked, Copied, Evidence, Losses, Seen, Shown
+from infer.evaluation.samples import Asked, Copied, Evidence, Losses, Seen, Shown
 from tools.pocket.scorer import SCORER
 
 GRID = Path(__file__).parents[1] / "docs" / "pocket-base-grid.png"

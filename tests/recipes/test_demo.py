@@ -14,7 +14,7 @@ from data.checkup import Checkup
 from infer import config as infer_config
 from infer.comparison import config as comparison
 from infer.config import GenerateOptions
-from infer.evaluating.options import EvaluateOptions
+from infer.evaluation.config import EvaluateOptions
 from infer.galleries.options import GalleryOptions
 from infer.synthesize_options import SynthesizeOptions
 from infer.web.config import StudioOptions

@@ -15,8 +15,8 @@ from data import sample_set
 from data.errors import InputError
 from infer import metadata
 from infer.comparison import figures
-from infer.evaluating import asking, job, options
-from infer.evaluating.options import EvaluateOptions, counts
+from infer.evaluation import command, config, prompts
+from infer.evaluation.config import EvaluateOptions, counts
 from tests.recipes.test_export import finetune
 from tools.pocket.scorer import SCORER
 from train.run_folder import Run
@@ -24,7 +24,7 @@ from train.run_folder import Run
 ROOT = Path(__file__).parents[2]
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
-FEW = replace(options.QUICK, steps=1, captions=10, prompts=4, prompt_seeds=1, types=2, objects=3, grid_seeds=1,
+FEW = replace(config.QUICK, steps=1, captions=10, prompts=4, prompt_seeds=1, types=2, objects=3, grid_seeds=1,
               variety=3, variety_seeds=3, triggers=3, losses=8, timesteps=2)  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
 
 def evaluate(run: Path, place: Path, *flags: object) -> int:
     where = ["--scorer", SCORER, "--cells", place / "cells", "--outdir", place / "report"]
-    return job.run(options.read([str(word) for word in (run, "--quick", *where, *flags)]))
+    return command.run(config.read([str(word) for word in (run, "--quick", *where, *flags)]))
 
 
 def test_a_report_killed_and_gone_on_with(
@@ -63,7 +63,7 @@ def test_a_report_killed_and_gone_on_with(
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     two = figures.load_figures()[:2]
-    monkeypatch.setattr(options, "QUICK", FEW)
+    monkeypatch.setattr(config, "QUICK", FEW)
     monkeypatch.setattr(figures, "load_figures", lambda: two)
 
 
@@ -107,11 +107,11 @@ def check(folder: Path, total: int) -> None:
 
 def test_what_is_refused_before_anything_is_drawn(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"--scorer: the embedded scorer has never seen what .* draws"):
-        job.run(EvaluateOptions(run=run.path, quick=True))
+        command.run(EvaluateOptions(run=run.path, quick=True))
     with pytest.raises(InputError, match="not a run's folder"):
-        job.run(EvaluateOptions(run=tmp_path))
+        command.run(EvaluateOptions(run=tmp_path))
     with pytest.raises(InputError, match=r"RUN: there is no finished run in .*Make one: python train/finetune.py"):
-        job.run(EvaluateOptions(runs=tmp_path / "runs"))
+        command.run(EvaluateOptions(runs=tmp_path / "runs"))
     taken = tmp_path / "report"
     taken.mkdir()
     (taken / "thesis.txt").write_text("mine")
@@ -123,14 +123,14 @@ def test_what_is_refused_before_anything_is_drawn(run: Run, tmp_path: Path, monk
     facts["train"][next(iter(facts["train"]))] = "0" * 64
     (other / "data.json").write_text(json.dumps(facts))
     with pytest.raises(InputError, match="2 of the train pictures are not those that the run had"):
-        job.run(EvaluateOptions(run=other, quick=True, scorer=SCORER))
+        command.run(EvaluateOptions(run=other, quick=True, scorer=SCORER))
     (other / "done").unlink()
     with pytest.raises(InputError, match="the run is not finished"):
-        job.run(EvaluateOptions(run=other, quick=True, scorer=SCORER))
+        command.run(EvaluateOptions(run=other, quick=True, scorer=SCORER))
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(InputError, match=r"holds no config\.json and no preprocessor_config\.json"):
-        job.run(EvaluateOptions(run=run.path, quick=True, scorer=empty))
+        command.run(EvaluateOptions(run=run.path, quick=True, scorer=empty))
 
 
 def test_help_and_a_mistake_as_typed(tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_help_and_a_mistake_as_typed(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert result.stdout.rstrip().endswith("False") and "--quick" in result.stdout, result.stderr
     with pytest.raises(InputError, match="--quik: unknown flag, did you mean '--quick'"):
-        options.read(["--quik"])
+        config.read(["--quik"])
 
 
 def test_what_is_asked() -> None:
-    plain = asking.plain_prompts()
+    plain = prompts.plain_prompts()
     assert len(set(plain)) == 100
     assert plain[:2] == ["a fridge", "a red phone"] and "a line drawing of an apple" in plain
     assert counts(EvaluateOptions()).captions == 0 and counts(EvaluateOptions(quick=True)).captions == 24
     assert counts(EvaluateOptions(quick=True, steps=3, prompts=5)).steps == 3
-    assert asking.Ask("a bus (red) [old]", 1).prompt == r"a bus \(red\) \[old\]"
-    assert asking.seed_of(1, "a bus", 0) != asking.seed_of(1, "a bus", 1) < 2**32
+    assert prompts.Ask("a bus (red) [old]", 1).prompt == r"a bus \(red\) \[old\]"
+    assert prompts.seed_of(1, "a bus", 0) != prompts.seed_of(1, "a bus", 1) < 2**32

@@ -4,13 +4,19 @@ from collections import Counter
 
 import pytest
 
-from infer.evaluating import copied, diversity, obeying, sections, style
-from infer.evaluating.evidence import Evidence
-from infer.evaluating.section import Section
+from infer.evaluation import adherence, diversity, memorization, sections, style
+from infer.evaluation.samples import Evidence
+from infer.evaluation.section import Section
 from tests.planted import ALARMS, FAULTS, Pool, evidence, pool
 
 RUNS = 20
-LOOKED_AT = {"memorised": copied, "collapsed": diversity, "zero": style, "ignored": obeying, "leak": copied}
+LOOKED_AT = {
+    "memorised": memorization,
+    "collapsed": diversity,
+    "zero": style,
+    "ignored": adherence,
+    "leak": memorization,
+}
 
 
 @pytest.fixture(scope="module")

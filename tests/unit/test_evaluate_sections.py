@@ -8,9 +8,9 @@ import pytest
 from data.errors import InputError
 from data.metrics.intervals import Interval
 from data.metrics.kernel import gaussian, unbiased
-from infer.evaluating import composing, copied, diversity, forgetting, obeying, probing, section, style
-from infer.evaluating.evidence import Asked, Copied, Evidence, Grid, Losses, Mixes, Probe, Said, Seen, Shown
-from infer.evaluating.section import Number, Section
+from infer.evaluation import adherence, composition, diversity, forgetting, memorization, probes, section, style
+from infer.evaluation.samples import Asked, Copied, Evidence, Grid, Losses, Mixes, Probe, Said, Seen, Shown
+from infer.evaluation.section import Number, Section
 
 
 @pytest.fixture
@@ -110,12 +110,12 @@ def test_own_prompts_are_found_and_shuffled_ones_are_not(rng: np.random.Generato
     near = texts + 0.1 * rng.normal(size=texts.shape)
     good, bad = (Seen(rows, rows, rows) for rows in (near, rng.permutation(texts)))
     asked = Asked(Shown(names, good, bad), names, texts)
-    found = obeying.both(asked, "x", 0)
+    found = adherence.both(asked, "x", 0)
     assert found[0].base == 1.0 and found[0].value < 0.3 and found[0].floor == 1 / 20
     assert found[1].said == "worse than the base"
-    assert obeying.shuffled(asked, good, 0) == pytest.approx(1 / 1001)
-    assert obeying.shuffled(asked, bad, 0) > 0.01
-    kinds = [alarm.kind for alarm in obeying.section(evidence(rng, plain=asked)).alarms]
+    assert adherence.shuffled(asked, good, 0) == pytest.approx(1 / 1001)
+    assert adherence.shuffled(asked, bad, 0) > 0.01
+    kinds = [alarm.kind for alarm in adherence.section(evidence(rng, plain=asked)).alarms]
     assert kinds == ["prompts-ignored", "prompts-half-lost"]
 
 
@@ -134,24 +134,24 @@ def grid(rng: np.random.Generator, kinds: np.ndarray, things: np.ndarray) -> Gri
 def test_both_right_against_the_product_of_the_margins(rng: np.random.Generator) -> None:
     """Type and object right in the same half of the pictures, then in opposite halves."""
     half = np.arange(24) >= 12
-    numbers = by_name(composing.section(grid(rng, half, half)))
+    numbers = by_name(composition.section(grid(rng, half, half)))
     assert [numbers[f"{name} right"].value for name in ("type", "object", "both")] == [0.5, 0.5, 0.5]
     together = numbers["both right less the product of the margins (0.250), tuned"]
     assert together.value == 0.25 and together.said == "type and object go together"
     assert numbers["both right"].base == pytest.approx(1 / 6)
-    numbers = by_name(composing.section(grid(rng, half, ~half)))
+    numbers = by_name(composition.section(grid(rng, half, ~half)))
     apart = numbers["both right less the product of the margins (0.250), tuned"]
     assert apart.value == -0.25 and apart.said == "one at the cost of the other"
     assert numbers["accuracy of the probe for types, held out"].value == pytest.approx(50 / 53)
 
 
 def test_no_types_no_numbers() -> None:
-    found = composing.section(None)
+    found = composition.section(None)
     assert not found.numbers and "have no types" in found.notes[0]
 
 
 def test_who_is_taken_for_whom(rng: np.random.Generator) -> None:
-    confusion = composing.tables(grid(rng, np.arange(24) % 2 == 0, np.ones(24, bool)))[0]
+    confusion = composition.tables(grid(rng, np.arange(24) % 2 == 0, np.ones(24, bool)))[0]
     assert list(confusion.head) == ["asked", "fire", "water", "none"]
     assert [list(row) for row in confusion.rows] == [["fire", 8, 0, 4], ["water", 0, 4, 8]]
 
@@ -159,8 +159,8 @@ def test_who_is_taken_for_whom(rng: np.random.Generator) -> None:
 def test_a_mix_shows_both_names() -> None:
     likeness = np.array([[0.9, 0.8, 0.1], [0.9, 0.1, 0.8]])
     mixes = Mixes(np.array(["a mix", "b mix"]), np.array([[1, 0], [0, 1]]), likeness[::-1], likeness)
-    found = composing.mixed(mixes)
-    assert composing.in_top_two(likeness, mixes.pairs).tolist() == [True, False]
+    found = composition.mixed(mixes)
+    assert composition.in_top_two(likeness, mixes.pairs).tolist() == [True, False]
     assert found[0].value == 0.5 and found[0].floor == pytest.approx(1 / 3)
     assert found[1].base == pytest.approx(0.45)
 
@@ -172,21 +172,21 @@ def test_a_probe_learns_types_and_says_how_well(rng: np.random.Generator) -> Non
         types = [("fire", "water")[place % 2] for place in range(count)]
         rows = rng.normal(size=(count, 5)) + np.array([[centres[kind]] for kind in types])
         sides.append((Seen(rows, rows, rows), types))
-    probe = probing.type_probe(*sides[0])
-    assert probe is not None and probing.type_probe(sides[0][0], [None] * 40) is None
-    found = probing.checked(probe, *sides[1])
+    probe = probes.type_probe(*sides[0])
+    assert probe is not None and probes.type_probe(sides[0][0], [None] * 40) is None
+    found = probes.checked(probe, *sides[1])
     assert found is not None and (found.right, found.trials, found.classes) == (20, 20, 2)
-    assert probing.checked(probe, sides[1][0], [None] * 20) is None
+    assert probes.checked(probe, sides[1][0], [None] * 20) is None
 
 
 def test_the_scorer_tells_the_twenty_objects_apart() -> None:
     """On real pictures that nothing was trained on: the ceiling of every object accuracy."""
     from data.encoders import Clip
-    from infer.evaluating.asking import shipped
+    from infer.evaluation.prompts import shipped
     from tools.pocket.scorer import SCORER
 
     names = shipped()["objects"]
-    found = probing.objects_checked(Clip(SCORER).encode_text(probing.object_texts(names)), names)
+    found = probes.objects_checked(Clip(SCORER).encode_text(probes.object_texts(names)), names)
     assert found is not None and found.trials == 4 * 20 and found.right >= 72
 
 
@@ -207,12 +207,12 @@ def test_more_like_training_pictures_than_any_held_out_one(rng: np.random.Genera
     drawn = shown(rng, 12)
     same = Asked(Shown(drawn.prompts, drawn.base, train.take(range(12))), np.unique(drawn.prompts), drawn.base.joint)
     far = evidence(rng, train=train, held_out=seen(rng, 20), captions=same)
-    assert copied.chance(far) == pytest.approx(1 / 225_792_840)
-    assert "copies" in {alarm.kind for alarm in copied.section(far).alarms}
+    assert memorization.chance(far) == pytest.approx(1 / 225_792_840)
+    assert "copies" in {alarm.kind for alarm in memorization.section(far).alarms}
 
 
 def test_copies_and_leaks_by_alignment(rng: np.random.Generator) -> None:
-    found = copied.section(evidence(rng, copied=Copied([("a.png", "b.png")], [("a horse", "c.png")])))
+    found = memorization.section(evidence(rng, copied=Copied([("a.png", "b.png")], [("a horse", "c.png")])))
     told = {alarm.kind: alarm.said for alarm in found.alarms}
     assert "a.png, b.png" in told["leak"] and "'a horse' is c.png" in told["copies"]
 
@@ -220,11 +220,11 @@ def test_copies_and_leaks_by_alignment(rng: np.random.Generator) -> None:
 def test_losses_that_tell(rng: np.random.Generator) -> None:
     train, held_out = rng.normal(0.1, 0.02, 120), rng.normal(0.15, 0.02, 110)
     base = rng.normal(0.2, 0.02, (2, 120))
-    found = copied.section(evidence(rng, losses=Losses(train, held_out, base[0], base[1][:110])))
+    found = memorization.section(evidence(rng, losses=Losses(train, held_out, base[0], base[1][:110])))
     number = by_name(found)["AUC of training against held-out pictures by their loss"]
     assert number.value > 0.9 and number.p is not None and number.p < 0.001
     assert by_name(found)["training pictures told at 1 % false alarms"].value > 0.2
-    assert copied.auc_p(0.5, 50, 50) == pytest.approx(0.5)
+    assert memorization.auc_p(0.5, 50, 50) == pytest.approx(0.5)
 
 
 def test_what_was_forgotten(rng: np.random.Generator) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from data.metrics.copying import ALARM as SSCD_ALARM
 from data.metrics.copying import QUANTILE, Copies, authentic, copies, copying_score, membership, nearest_of
 from data.metrics.intervals import wilson
-from infer.evaluating.diversity import first_of_each
-from infer.evaluating.evidence import Evidence, Losses, Seen
-from infer.evaluating.section import Alarm, Number, Section, of
+from infer.evaluation.diversity import first_of_each
+from infer.evaluation.samples import Evidence, Losses, Seen
+from infer.evaluation.section import Alarm, Number, Section, of
 
 RARE = 0.002  # p of an alarm: this section asks four times whether something was copied
 SCORE = -3.0  # C_T, standard deviations

@@ -21,8 +21,8 @@ from data.metrics.copying import nearest_of
 from data.metrics.intervals import Interval, cluster_means, jackknife, mean_interval, wilson
 from data.metrics.kernel import Kernel, cmmd, gaussian, kernel
 from data.metrics.significance import equivalent, paired, same_distribution
-from infer.evaluating.evidence import Evidence, Seen, Shown
-from infer.evaluating.section import ALARM, LEVEL, Alarm, Number, Section, Table, of, sided
+from infer.evaluation.samples import Evidence, Seen, Shown
+from infer.evaluation.section import ALARM, LEVEL, Alarm, Number, Section, Table, of, sided
 
 Mask = NDArray[np.bool_]
 HALVES = 5  # times the training pictures are cut in two for the floor

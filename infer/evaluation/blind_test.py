@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from data import seeds
 from data.page import Page, escape
-from infer.evaluating.asking import Ask
-from infer.evaluating.gathering import BASE, TUNED, Gathered
-from infer.evaluating.sheet import small
+from infer.evaluation.collect import BASE, TUNED, Gathered
+from infer.evaluation.prompts import Ask
+from infer.evaluation.report import small
 
 QUESTIONS = ("Which one shows what the words say?", "Which one looks like the pictures above?")
 SHOWN = 8  # training pictures above

@@ -16,9 +16,9 @@ from data.encoders import Clip, Dinov2
 from data.errors import InputError
 from data.features import Extractor, Picture
 from infer.comparison.measures import POCKET_SCORER
-from infer.evaluating.evidence import Seen
-from infer.evaluating.options import EvaluateOptions
-from infer.evaluating.subject import Subject
+from infer.evaluation.config import EvaluateOptions
+from infer.evaluation.samples import Seen
+from infer.evaluation.target_run import Subject
 
 TEXTS = 64  # encoded at a time
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data.captions import with_article
 from data.metrics.checks import Matrix, unit
 from infer.comparison.measures import POCKET_SCORER
-from infer.evaluating.evidence import Probe, Seen, Words
+from infer.evaluation.samples import Probe, Seen, Words
 
 STRENGTH = 1.0  # of the logistic regression's penalty, sklearn's own default
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 from data.metrics.intervals import Interval
 from data.page import Page
-from infer.evaluating import copied
-from infer.evaluating.asking import Ask
-from infer.evaluating.gathering import BASE, TUNED, Gathered
-from infer.evaluating.section import Number, Section
-from infer.evaluating.sections import alarms
+from infer.evaluation import memorization
+from infer.evaluation.collect import BASE, TUNED, Gathered
+from infer.evaluation.prompts import Ask
+from infer.evaluation.section import Number, Section
+from infer.evaluation.sections import alarms
 
 SIDE = 128  # pixels a side of a picture on the page, at the most
 PAIRS = 10
@@ -165,4 +165,4 @@ def grid(made: Page, found: Gathered, place: int) -> None:
     made.strip(side_by_side(found, label, label), columns=3)
 
 
-PICTURES = {"Style": captions, "Types on objects": types, "Diversity": varied, copied.TITLE: pairs}
+PICTURES = {"Style": captions, "Types on objects": types, "Diversity": varied, memorization.TITLE: pairs}

@@ -8,10 +8,10 @@ from data.metrics.checks import unit
 from data.metrics.intervals import Interval, jackknife, mean_interval, wilson
 from data.metrics.kernel import gaussian
 from data.metrics.significance import paired
-from infer.evaluating.evidence import Evidence
-from infer.evaluating.obeying import own_cosine, own_first
-from infer.evaluating.section import Number, Section, of, sided
-from infer.evaluating.style import Distance, leans
+from infer.evaluation.adherence import own_cosine, own_first
+from infer.evaluation.samples import Evidence
+from infer.evaluation.section import Number, Section, of, sided
+from infer.evaluation.style import Distance, leans
 
 TITLE, ASKED = "Forgetting", "What of the base is lost where nothing of the style was asked for?"
 HALF = 0.5  # of the way from base to training pictures: from here on a picture counts as drawn in the style

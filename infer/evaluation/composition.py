@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from data.metrics.intervals import jackknife, mean_interval, wilson
 from data.metrics.significance import paired
-from infer.evaluating.evidence import Grid, Mixes, Probe, Said
-from infer.evaluating.section import Number, Section, Table, of, sided
+from infer.evaluation.samples import Grid, Mixes, Probe, Said
+from infer.evaluation.section import Number, Section, Table, of, sided
 
 TITLE, ASKED = "Types on objects", "Is a type an idea that goes onto things never shown with it?"
 Hits = NDArray[np.bool_]

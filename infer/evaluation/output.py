@@ -14,9 +14,9 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import write_atomic
-from infer.evaluating import blind, sheet
-from infer.evaluating.gathering import Gathered
-from infer.evaluating.section import Number, Section
+from infer.evaluation import blind_test, report
+from infer.evaluation.collect import Gathered
+from infer.evaluation.section import Number, Section
 
 PAGE, JSON, NUMBERS, PICTURES, BLIND = "report.html", "report.json", "numbers.csv", "pictures.csv", "blind.html"
 COLUMNS = ("section", "name", "value", "low", "high", "base", "floor", "ceiling", "p", "said")
@@ -38,8 +38,8 @@ def write(found: Gathered, sections: Sequence[Section], folder: Path, facts: dic
         folder / NUMBERS, csv_of(COLUMNS, [line(each.title, number) for each in sections for number in each.numbers])
     )
     write_atomic(folder / PICTURES, csv_of(*pictures(found)))
-    blind.page(found).write(folder / BLIND)
-    return sheet.page(found, sections, facts).write(folder / PAGE)
+    blind_test.page(found).write(folder / BLIND)
+    return report.page(found, sections, facts).write(folder / PAGE)
 
 
 def line(title: str, number: Number) -> list[Any]:

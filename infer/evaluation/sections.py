@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from infer.evaluating import composing, copied, diversity, forgetting, obeying, style
-from infer.evaluating.evidence import Evidence
-from infer.evaluating.section import Alarm, Section, settled
+from infer.evaluation import adherence, composition, diversity, forgetting, memorization, style
+from infer.evaluation.samples import Evidence
+from infer.evaluation.section import Alarm, Section, settled
 
 
 def work_out(evidence: Evidence, seed: int = 0) -> list[Section]:
     """Sections 1 to 6."""
     found = [
         style.section(evidence, seed),
-        obeying.section(evidence, seed),
-        composing.section(evidence.grid, evidence.mixes, seed),
+        adherence.section(evidence, seed),
+        composition.section(evidence.grid, evidence.mixes, seed),
         diversity.section(evidence, seed),
-        copied.section(evidence, seed),
+        memorization.section(evidence, seed),
         forgetting.section(evidence, seed),
     ]
     return [settled(section) for section in found]

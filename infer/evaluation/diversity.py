@@ -13,8 +13,8 @@ from data.metrics.diversity import mean_distance, vendi
 from data.metrics.intervals import Interval, jackknife, mean_interval
 from data.metrics.manifold import Manifold, manifold
 from data.metrics.significance import paired
-from infer.evaluating.evidence import Evidence, Shown
-from infer.evaluating.section import Alarm, Number, Section, of, sided
+from infer.evaluation.samples import Evidence, Shown
+from infer.evaluation.section import Alarm, Number, Section, of, sided
 
 K = 5  # neighbours, as Naeem et al. 2020 have it
 DRAWS = 5

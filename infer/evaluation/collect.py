@@ -15,13 +15,13 @@ from data.metrics.copying import nearest_of
 from data.schema import Sample
 from infer.comparison.grid import ImageRequest
 from infer.comparison.image_cache import CachedImage, ImageCache
-from infer.evaluating import asking, losing, probing
-from infer.evaluating.asking import Ask, Questions
-from infer.evaluating.evidence import Asked, Copied, Evidence, Grid, Mixes, Said, Seen, Shown
-from infer.evaluating.looking import Eyes
-from infer.evaluating.options import Counts
-from infer.evaluating.probing import TypeProbe
-from infer.evaluating.subject import Subject
+from infer.evaluation import denoising_loss, probes, prompts
+from infer.evaluation.config import Counts
+from infer.evaluation.features import Eyes
+from infer.evaluation.probes import TypeProbe
+from infer.evaluation.prompts import Ask, Questions
+from infer.evaluation.samples import Asked, Copied, Evidence, Grid, Mixes, Said, Seen, Shown
+from infer.evaluation.target_run import Subject
 
 Key = tuple[str, Ask]  # base or tuned, and what was asked
 BASE, TUNED = "base", "tuned"
@@ -54,7 +54,7 @@ def wanted(questions: Questions) -> list[Key]:
 def wishes_of(subject: Subject, questions: Questions, counts: Counts, guidance_scale: float) -> dict[Key, ImageRequest]:
     weights = {BASE: subject.base, TUNED: subject.tuned}
     return {
-        (side, ask): asking.wish(ask, weights[side], counts, guidance_scale, subject.size)
+        (side, ask): prompts.wish(ask, weights[side], counts, guidance_scale, subject.size)
         for side, ask in wanted(questions)
     }
 
@@ -128,7 +128,7 @@ class Gathered:
             trigger=self.trigger(),
             grid=self.grid(),
             mixes=self.mixes(),
-            losses=losing.losses(self.subject, self.store, self.counts, self.seed),
+            losses=denoising_loss.losses(self.subject, self.store, self.counts, self.seed),
         )
 
     def told(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -159,15 +159,15 @@ class Gathered:
     def grid(self) -> Grid | None:
         """None where no types are known."""
         asks = self.questions.grid
-        probe = probing.type_probe(self.train, self.types) if asks else None
+        probe = probes.type_probe(self.train, self.types) if asks else None
         if probe is None:
             return None
         names = list(dict.fromkeys(ask.about[1] for ask in asks))
         names += [name for name in self.questions.objects if name not in names]
-        words = self.eyes.texts(probing.object_texts(names))
+        words = self.eyes.texts(probes.object_texts(names))
         kinds, things = (np.array([ask.about[place] for ask in asks]) for place in (0, 1))
-        of_types = probing.checked(probe, self.held_out, [s.annotation.type for s in self.subject.collection.held_out])
-        of_objects = probing.objects_checked(words, names) if self.subject.is_pocket else None
+        of_types = probes.checked(probe, self.held_out, [s.annotation.type for s in self.subject.collection.held_out])
+        of_objects = probes.objects_checked(words, names) if self.subject.is_pocket else None
         base, tuned = (self.said(side, probe, words, names) for side in (BASE, TUNED))
         return Grid(kinds, things, base, tuned, tuple(filter(None, (of_types, of_objects))))
 
@@ -177,7 +177,7 @@ class Gathered:
         after, before = self.look(side, asks), self.look(side, anchors)
         texts = [self.eyes.texts([ask.text for ask in side_asks]) for side_asks in (anchors, asks)]
         turned = direction(before.joint, after.joint, texts[0], texts[1])
-        return Said(probe.says(after), probing.objects_said(after.joint, words, names), turned)
+        return Said(probe.says(after), probes.objects_said(after.joint, words, names), turned)
 
     def mixes(self) -> Mixes | None:
         """None where no names are known."""
@@ -185,7 +185,7 @@ class Gathered:
         if not asks:
             return None
         owners = [sample.annotation.name for sample in self.subject.collection.train]
-        sides = [probing.name_likeness(self.look(side, asks), self.train, owners) for side in (BASE, TUNED)]
+        sides = [probes.name_likeness(self.look(side, asks), self.train, owners) for side in (BASE, TUNED)]
         place = {name: number for number, name in enumerate(sides[0][1])}
         pairs = np.array([[place[name] for name in ask.about] for ask in asks])
         return Mixes(np.array([ask.text for ask in asks]), pairs, sides[0][0], sides[1][0])

@@ -13,7 +13,7 @@ from data.schema import Sample
 from infer import source
 from infer.comparison.config import CompareOptions
 from infer.comparison.weights import TUNED, Weights, WeightsFinder, full_run_name
-from infer.evaluating.options import EvaluateOptions
+from infer.evaluation.config import EvaluateOptions
 from train import base_model, curation, run_folder
 from train.base_model import BaseModel
 from train.config import Config

@@ -8,38 +8,38 @@ from typing import Any
 from data.errors import INTERRUPTED, show
 from infer import pipeline
 from infer.comparison.image_cache import ImageCache, Machine
-from infer.evaluating import gathering, looking, result, sections, subject
-from infer.evaluating.asking import Questions, questions
-from infer.evaluating.gathering import Drawings, Gathered
-from infer.evaluating.options import Counts, EvaluateOptions, counts
-from infer.evaluating.section import Section
+from infer.evaluation import collect, features, output, sections, target_run
+from infer.evaluation.collect import Drawings, Gathered
+from infer.evaluation.config import Counts, EvaluateOptions, counts
+from infer.evaluation.prompts import Questions, questions
+from infer.evaluation.section import Section
 
 POCKET_GUIDANCE, GUIDANCE = 4.0, 7.5  # what each was measured with
 
 
 def run(asked: EvaluateOptions) -> int:
     """Write the report; returns the exit code. Raises InputError."""
-    found = subject.find(asked)
+    found = target_run.find(asked)
     print(found.said)
-    eyes, count = looking.eyes(asked, found), counts(asked)
+    eyes, count = features.eyes(asked, found), counts(asked)
     device = pipeline.choose_device(asked.device)
     store = ImageCache(Machine(device, pipeline.choose_dtype(asked.dtype, device)), asked.cells)
     wanted = questions(found, count, asked.seed, asked.trigger)
     guidance = asked.guidance_scale
     guidance = (POCKET_GUIDANCE if found.is_pocket else GUIDANCE) if guidance is None else guidance
-    wishes = gathering.wishes_of(found, wanted, count, guidance)
+    wishes = collect.wishes_of(found, wanted, count, guidance)
     empty = Gathered(found, wanted, Drawings({}), eyes, count, store, asked.seed)
-    folder = result.folder_for(empty, asked.outdir, quick=asked.quick)
+    folder = output.folder_for(empty, asked.outdir, quick=asked.quick)
     store.check(list(wishes.values()))
     print(plan(wanted, count, len(wishes)))
     try:
-        drawings = gathering.draw(store, wishes)
+        drawings = collect.draw(store, wishes)
     except KeyboardInterrupt:
         print("\nstopped: every finished picture is kept, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     gathered = Gathered(found, wanted, drawings, eyes, count, store, asked.seed)
     worked_out = sections.work_out(gathered.evidence, asked.seed)
-    page = result.write(gathered, worked_out, folder, facts(gathered, guidance, asked))
+    page = output.write(gathered, worked_out, folder, facts(gathered, guidance, asked))
     return told(worked_out, f"{len(drawings)} pictures, {drawings.fresh} newly drawn: {show(page)}")
 
 
@@ -55,10 +55,10 @@ def plan(wanted: Questions, count: Counts, total: int) -> str:
 def facts(found: Gathered, guidance: float, asked: EvaluateOptions) -> dict[str, Any]:
     """Section 0."""
     recipe = next(iter(found.drawings.cells.values())).recipe
-    tuned = found.drawings.cells[gathering.TUNED, found.questions.captions[0]].recipe
+    tuned = found.drawings.cells[collect.TUNED, found.questions.captions[0]].recipe
     texts = [ask.text for ask in found.questions.paired]
     cut = found.eyes.cut(list(dict.fromkeys(texts)))
-    own = looking.conditions_sd(found.eyes.joint.folder)
+    own = features.conditions_sd(found.eyes.joint.folder)
     return {
         "run": found.subject.run.path.name,
         "base": f"{recipe.model.name}, {recipe.model.fingerprint[:16]}",
@@ -66,7 +66,7 @@ def facts(found: Gathered, guidance: float, asked: EvaluateOptions) -> dict[str,
         or tuned.model.fingerprint[:16],
         "scheduler": recipe.sampler, "steps": recipe.steps, "guidance": guidance,
         "size": f"{recipe.width} x {recipe.height}", "dtype": recipe.dtype, "device": recipe.device,
-        "seed": asked.seed, "prompts": f"{len(texts)}, {result.prompts_hash(texts)}",
+        "seed": asked.seed, "prompts": f"{len(texts)}, {output.prompts_hash(texts)}",
         "training / held-out pictures": f"{len(found.train)} / {len(found.held_out)}",
         "pictures of training captions, a side": len(found.questions.captions),
         **{f"features of {side}": text for side, text in found.eyes.facts.items()},

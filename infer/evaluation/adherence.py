@@ -9,8 +9,8 @@ from data.metrics.adherence import CANDIDATES, first_of, text_likeness
 from data.metrics.checks import unit
 from data.metrics.intervals import Interval, mean_interval
 from data.metrics.significance import paired
-from infer.evaluating.evidence import Asked, Evidence, Seen
-from infer.evaluating.section import ALARM, Alarm, Number, Section, of, sided
+from infer.evaluation.samples import Asked, Evidence, Seen
+from infer.evaluation.section import ALARM, Alarm, Number, Section, of, sided
 
 DRAWS = 1000
 KEPT = 0.5  # of the base's R-precision: a model that keeps less has forgotten what words mean

@@ -14,9 +14,9 @@ from data.homes import InMemory, Record
 from data.schema import Sample
 from infer.comparison.image_cache import ImageCache
 from infer.comparison.weights import Weights
-from infer.evaluating.evidence import Losses
-from infer.evaluating.options import Counts
-from infer.evaluating.subject import Subject
+from infer.evaluation.config import Counts
+from infer.evaluation.samples import Losses
+from infer.evaluation.target_run import Subject
 from train import encoding
 from train.denoiser import Denoiser
 from train.validation import HELD_OUT, TRAIN, Validator

@@ -17,8 +17,8 @@ from data.captions import with_article
 from infer.comparison import figures, grid
 from infer.comparison.grid import ImageRequest
 from infer.comparison.weights import Weights
-from infer.evaluating.options import Counts
-from infer.evaluating.subject import Subject
+from infer.evaluation.config import Counts
+from infer.evaluation.target_run import Subject
 
 FILE = Path(__file__).with_name("prompts.yaml")
 FIRST_TYPES = ("water", "electric", "fire", "grass")  # of the thesis, its figure 3.5
