@@ -7,7 +7,7 @@ What the sample in a slot of the global batch is, which caption, noise and times
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from math import lcm
 
@@ -87,7 +87,8 @@ class EncodedPictures(Dataset[Item]):
         here = (self.seed, position.step, position.slot)
         moments = entry.moments[seeds.integer(len(entry.moments), "flip", *here)]
         latents = sample_latents(moments, "latent", *here) * self.scaling_factor
-        noise, input_noise = (drawn.to(latents.device) for drawn in self.noise.draw(tuple(latents.shape), *here))
+        drawn = self.noise.draw(tuple(latents.shape), *here)
+        noise, input_noise = (copy_to(values, latents.device) for values in drawn)
         preserved = bool(self.kept) and seeds.uniform("preserved", *here) < self.share
         return Item(
             latents=latents,
@@ -123,18 +124,32 @@ def posterior(moments: Moments) -> Posterior:
 def sample_latents(moments: Posterior, *position: int | str) -> Latents:
     """(C, h, w): a draw from the autoencoder's posterior, whose noise is a function of the position."""
     mean, deviation = moments.chunk(2)
-    return mean + deviation * seeds.normal(tuple(mean.shape), *position).to(mean.device)
+    return mean + deviation * copy_to(seeds.normal(tuple(mean.shape), *position), mean.device)
+
+
+def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To a GPU through pinned memory: a copy from other memory would wait for all that the GPU still has to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on the device."""
+    values = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
+    return Batch(
+        **{name: copy_to(value, device) if torch.is_tensor(value) else value for name, value in values.items()}
+    )
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Stack items into a Batch on the device where they lie."""
-    device = items[0].latents.device
+    """Stack items into a Batch."""
     return Batch(
         latents=torch.stack([item.latents for item in items]),
         text_states=torch.stack([item.text_states for item in items]),
         noise=torch.stack([item.noise for item in items]),
         input_noise=torch.stack([item.input_noise for item in items]),
-        timestep_uniforms=torch.tensor([item.timestep_uniform for item in items], dtype=torch.float64, device=device),
+        timestep_uniforms=torch.tensor([item.timestep_uniform for item in items], dtype=torch.float64),
         sample_ids=[item.sample_id for item in items],
         preserved=[item.preserved for item in items],
     )

@@ -101,7 +101,7 @@ class Library:
 
     def __post_init__(self) -> None:
         refuse_absent(self.model)
-        from train.libraries import diffusers
+        import diffusers
 
         from infer import schedulers  # isort: skip
 

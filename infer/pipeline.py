@@ -109,7 +109,7 @@ def micro_batch_for(device: torch.device) -> int:
 
 def build(model: BaseModel, scheduler: str | None, device: torch.device) -> StableDiffusionPipeline:
     """The model's parts as a diffusers pipeline without safety checker, on the device. No autocast anywhere."""
-    from train.libraries import diffusers
+    import diffusers
 
     quieten()
     parts: dict[str, Any] = {

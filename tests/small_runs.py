@@ -1,6 +1,6 @@
 """Runs of a few steps on networks of a few weights, built by the trainer itself (train/assembly.py), without files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.dataset import EncodedPictures, Entry, Layout, StepSampler, collate
-from data.prefetch import InTurn
 from data.schema import Batch
 from tests.tiny import TEXT_WIDTH, tiny_unet
 from train import assembly, loop
@@ -87,10 +86,10 @@ def small_run(
     buckets = [entries(7, shape) for shape in shapes]
     pictures = EncodedPictures(buckets, torch.zeros(5, TEXT_WIDTH), seed=0, scaling_factor=0.5, dropout=0.1)
 
-    def batches(start: int, stop: int) -> InTurn[Batch]:
+    def batches(start: int, stop: int) -> Iterator[Batch]:
         sampler = StepSampler([7] * len(buckets), layout, seed=config.seed, start=start, stop=stop)
         loader = DataLoader(pictures, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
-        return InTurn(iter(loader))
+        return iter(loader)
 
     parts = SimpleNamespace(
         config=config,

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import DataLoader
 
-from data.dataset import EncodedPictures, StepSampler, collate
+from data.dataset import EncodedPictures, StepSampler, collate, to_device
 from data.errors import InputError
 from data.noise import Noise
-from data.prefetch import InTurn, supply
 from data.schema import Batch
 from data.shapes import TextStates
-from train import (
-    attention,
-    base_losses,
-    checkpoint,
-    compiled,
-    ema,
-    half_weights,
-    joined,
-    machine,
-    memory,
-    norms,
-    optim,
-    workers,
-)
+from train import base_losses, checkpoint, compiled, machine, optim
 from train.adapters import base as adapters
 from train.base_losses import Found, Measure
+from train.ema import Ema
 from train.encoding import Encoded, encode_text
 from train.flops import peak_flops
 from train.plan import Plan
@@ -54,25 +41,18 @@ def build(job: Job) -> State:
     unet: Any = job.model.unet
     if not config.adapter.trains_base and accelerator.mixed_precision in machine.DTYPES:
         unet.to(dtype=machine.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
-    attention.join(unet, accelerator, compiled=config.compile)
-    norms.widen(unet, accelerator, compiled=config.compile)
-    if workers.is_small_on_cpu(unet, accelerator):
-        memory.keep_freed()
     held = anchor(unet, empty_states(job), accelerator, config.preserve.strength)
     config.adapter.attach(unet, config.seed)
     machine.arrange(unet, config.memory)
     unet.to(accelerator.device, memory_format=torch.channels_last)
     unet.train()
     trained = adapters.trainable(unet)
-    average = ema.build(trained, config.ema)
+    average = Ema(trained, config.ema)
     prepared = accelerator.prepare(unet)  # which moves weights
-    together = joined.suited(unet, accelerator, compiled=config.compile)
-    optimizer = optim.build(trained.values(), config.optim, joined=together)
+    optimizer = optim.build(trained.values(), config.optim)
     if config.compile:
         prepared = compiled.compiled(prepared, len(job.collection.buckets))
-    crew = half_weights.suited(accelerator, unet, optimizer, trains_base=config.adapter.trains_base)
-    crew = crew or workers.suited(accelerator, unet, config.batch_size, compiled=config.compile)
-    return State(0, prepared, accelerator.prepare(optimizer), accelerator, average, anchor=held, workers=crew)
+    return State(0, prepared, accelerator.prepare(optimizer), accelerator, average, anchor=held)
 
 
 def empty_states(job: Job) -> TextStates | None:
@@ -107,8 +87,8 @@ def open_report(job: Job, found: Run, start: int) -> Report:
     return Written(found.path, start=start, stop=config.max_steps, tensorboard=board, trackers=others)
 
 
-def task_of(job: Job, encoded: Encoded, found: Run, plan: Plan, opened: ExitStack) -> Task:
-    """The part of the work that does not change while it trains. opened: closes what works ahead, in the end."""
+def task_of(job: Job, encoded: Encoded, found: Run, plan: Plan) -> Task:
+    """The part of the work that does not change while it trains."""
     schedule = job.model.schedule.to(job.accelerator.device)
     sides = {"held-out": encoded.held_out, "train": encoded.train_subset}
     objective, scaling = job.config.objective, job.model.scaling_factor
@@ -118,7 +98,7 @@ def task_of(job: Job, encoded: Encoded, found: Run, plan: Plan, opened: ExitStac
         layout=job.layout,
         objective=objective,
         schedule=schedule,
-        batches=lambda start, stop: opened.enter_context(closing(load_batches(job, encoded, start, stop))),
+        batches=lambda start, stop: load_batches(job, encoded, start, stop),
         validator=validator,
         checkpoints=found.checkpoints,
         identity=job.identity,
@@ -141,8 +121,8 @@ def measure_base_of(job: Job, validator: Validator) -> Callable[[Measure], Found
     return base_losses.remembered(validator, network, accelerator.device)
 
 
-def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> InTurn[Batch]:
-    """The micro-batches of this process for the steps [start, stop), on the device; `.waited`: seconds waited."""
+def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> Iterator[Batch]:
+    """The micro-batches of this process for the steps [start, stop), on the device."""
     config = job.config
     pictures = EncodedPictures(
         encoded.buckets,
@@ -157,5 +137,6 @@ def load_batches(job: Job, encoded: Encoded, start: int, stop: int) -> InTurn[Ba
     sizes = list(map(len, encoded.buckets))
     weights = encoded.weights
     sampler = StepSampler(sizes, job.layout, seed=config.seed, start=start, stop=stop, weights=weights)
-    batches = (collate([pictures[position] for position in positions]) for positions in sampler)
-    return supply(batches, job.accelerator.device)
+    # a generator of its own: DataLoader would draw from torch's global one
+    loader = DataLoader(pictures, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
+    return (to_device(batch, job.accelerator.device) for batch in loader)

@@ -48,21 +48,21 @@ class BaseModel:
     @cached_property
     def unet(self) -> UNet2DConditionModel:
         """The denoising network; (B, C, h, w), (B,), (B, L, D) -> (B, C, h, w)."""
-        from train.libraries import diffusers
+        import diffusers
 
         return freeze(self.load_part(diffusers.UNet2DConditionModel, "unet"))
 
     @cached_property
     def vae(self) -> AutoencoderKL:
         """The autoencoder; (B, 3, H, W) in [-1, 1] <-> (B, C, H / factor, W / factor)."""
-        from train.libraries import diffusers
+        import diffusers
 
         return freeze(self.load_part(diffusers.AutoencoderKL, "vae"))
 
     @cached_property
     def text_encoder(self) -> CLIPTextModel:
         """The text tower; (B, L) token ids -> (B, L, D)."""
-        from train.libraries import transformers
+        import transformers
 
         if self.weights is None:
             return freeze(self.load_part(transformers.CLIPTextModel, "text_encoder"))
@@ -70,7 +70,7 @@ class BaseModel:
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        from train.libraries import transformers
+        import transformers
 
         return transformers.CLIPTokenizer.from_pretrained(self.tokenizer_source, local_files_only=True)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
 from data.errors import InputError
-from train import loop, optim
-from train.libraries import Upsample2D
-from train.loop import State, Task
 
 FORMS = 8  # graphs of one bucket: trained and looked at, with room for what else dynamo may tell apart
 TOLERANCE = {"no": 0.02}  # relative error of a gradient; float32 may be TF32
@@ -56,15 +54,14 @@ def doubled(small: Tensor) -> Tensor:
     return large.contiguous(memory_format=torch.channels_last)
 
 
-def check(state: State, task: Task) -> None:
-    """Compare the gradients of the coming micro-batch with those of the network as it is. Raises InputError.
+def check(network: nn.Module, loss_of: Callable[[nn.Module], Tensor], precision: str) -> None:
+    """Compare the gradients of a compiled network with those of the network as it is. Raises InputError.
 
-    What is compiled here is needed for the first step anyway.
+    loss_of: the mean loss of the coming micro-batch; what is compiled here is needed for the first step anyway.
     """
-    plain = getattr(state.unet, "_orig_mod", state.unet)
-    expected = [gradient.cpu() for gradient in gradients(state, task, plain)]
-    found = [gradient.cpu() for gradient in gradients(state, task, state.unet)]
-    tolerance = TOLERANCE.get(state.accelerator.mixed_precision, HALF)
+    expected = gradients(network, loss_of(getattr(network, "_orig_mod", network)))
+    found = gradients(network, loss_of(network))
+    tolerance = TOLERANCE.get(precision, HALF)
     errors = relative_errors(found, expected)
     worst = max(range(len(errors)), key=errors.__getitem__)
     if not errors[worst] <= tolerance:  # also if it is not a number
@@ -76,13 +73,14 @@ def check(state: State, task: Task) -> None:
         raise InputError(what, where="--compile", fix="Train without it.")
 
 
-def gradients(state: State, task: Task, network: nn.Module) -> Sequence[Tensor]:
-    """Of the mean loss of the coming micro-batch; nothing is left behind in the weights."""
-    batch = next(task.batches(state.step, state.step + 1))
-    weights = optim.weights(state.optimizer)
-    with state.accelerator.no_sync(network):
-        loss = loop.sample_losses(loop.Denoiser(network), task, batch).mean()
-        return torch.autograd.grad(loss, weights)
+def gradients(network: nn.Module, loss: Tensor) -> list[Tensor]:
+    """Of the trained weights, on the CPU; nothing is left behind in them."""
+    loss.backward()
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    return [gradient.cpu() for gradient in found]
 
 
 def relative_errors(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:

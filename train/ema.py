@@ -1,15 +1,14 @@
-"""An exponential moving average of the trained weights: what is validated, drawn and exported in their place.
+"""Exponential moving average of the trained weights: what is validated, previewed and exported in their place.
 
-    average <- average + (1 - d_n) (weights - average),   d_n = min(decay, (1 + n) / (10 + n)) while it warms up
+    average <- average + (1 - d_n) (weights - average),   d_n = min(decay, (1 + n) / (10 + n)) with warm-up
 
 n counts the updates before this one. Source: Polyak & Juditsky 1992; the warm-up is TensorFlow's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,91 +16,52 @@ from torch import Tensor, nn
 from data.errors import InputError
 from train.config import Averaging
 
-CHUNK = 1 << 24  # weights updated at once: the difference of all of them would take as much memory as they do
-
-
-class Average(Protocol):
-    """What the loop asks of an average."""
-
-    def update(self, norm: Tensor) -> None:
-        """After an optimiser step. norm: () of its gradients; if it is not finite the weights did not move."""
-        ...
-
-    def swapped(self) -> Any:
-        """A context in which the network has the averaged weights; afterwards it has its own, bit for bit."""
-        ...
-
-    def state(self) -> dict[str, Tensor] | None:
-        """A copy on the CPU for the checkpoint, or None if nothing is averaged."""
-        ...
-
-    def load_state(self, saved: Mapping[str, Tensor] | None, where: object) -> None:
-        """Put a saved state back. Raises InputError if it does not fit."""
-        ...
-
-
-class Off:
-    """No average: the weights are used as they are."""
-
-    def update(self, norm: Tensor) -> None:
-        pass
-
-    @contextmanager
-    def swapped(self) -> Iterator[None]:
-        yield
-
-    def state(self) -> None:
-        return None
-
-    def load_state(self, saved: Mapping[str, Tensor] | None, where: object) -> None:
-        if saved is not None:
-            raise InputError("the checkpoint holds an average of the weights, and none was asked for", where=where)
+CHUNK = 16  # tensors per update: the differences of all of them would take as much memory as the weights
 
 
 class Ema:
-    """Float32 averages of the given weights, on their device or on the CPU.
+    """Float32 averages of named weights, on their device or on the CPU; nothing at all if the decay is 0.
 
-    The number of updates is kept on the device too, so that a step left out by the fp16 scaler is left out here
-    without the device having to be waited for.
+    The number of updates is a tensor on that device too: a step skipped by the fp16 scaler is skipped here without
+    waiting for the device.
     """
 
     COUNT = "updates"  # its name among the saved tensors; no weight has a name without a dot
 
     def __init__(self, weights: Mapping[str, nn.Parameter], config: Averaging) -> None:
-        assert config.decay > 0
-        self.weights, self.config = dict(weights), config
-        self.averages = {name: self.here(weight).clone() for name, weight in self.weights.items()}
-        device = next(iter(self.averages.values())).device
+        self.weights, self.config = dict(weights) if config.decay else {}, config
+        self.averages = {name: self.copy_of(weight).clone() for name, weight in self.weights.items()}
+        device = next(iter(self.averages.values())).device if self.averages else None
         self.updates = torch.zeros((), dtype=torch.int64, device=device)
 
-    def here(self, weight: Tensor) -> Tensor:
-        """A weight in float32 where the averages are; itself if it is that already."""
-        device = torch.device("cpu") if self.config.device == "cpu" else weight.device
-        return weight.detach().to(device, torch.float32)
-
-    def decay(self) -> Tensor:
-        """() float64: the decay of the next update."""
-        n = self.updates.double()
-        ceiling = torch.full_like(n, self.config.decay)
-        return torch.minimum(ceiling, (1 + n) / (10 + n)) if self.config.warmup else ceiling
+    def copy_of(self, weight: Tensor) -> Tensor:
+        """A weight in float32 where its average is; itself if it is that already."""
+        return weight.detach().to("cpu" if self.config.device == "cpu" else weight.device, torch.float32)
 
     @torch.no_grad()
     def update(self, norm: Tensor) -> None:
-        """Subtract, multiply, add: each is rounded once and alike everywhere, so the CPU's averages are the GPU's bit
-        for bit, and --ema.device can change within a run.
+        """After an optimiser step. norm: () of its gradients; if it is not finite, the step was skipped.
+
+        Subtract, multiply, add: each is rounded once, alike on every device, so --ema.device can change within a run.
         """
-        moved = torch.isfinite(norm).to(self.updates.device)
-        weight = torch.where(moved, 1 - self.decay(), 0.0).float()
-        for names in chunks(self.averages, CHUNK):
-            averages = [self.averages[name] for name in names]
-            difference = torch._foreach_sub([self.here(self.weights[name]) for name in names], averages)
-            torch._foreach_mul_(difference, weight)
-            torch._foreach_add_(averages, difference)
+        if not self.averages:
+            return
+        moved, n = torch.isfinite(norm).to(self.updates.device), self.updates.double()
+        decay = torch.full_like(n, self.config.decay)
+        decay = torch.minimum(decay, (1 + n) / (10 + n)) if self.config.warmup else decay
+        share = torch.where(moved, 1 - decay, 0.0).float()
+        names = list(self.averages)
+        for start in range(0, len(names), CHUNK):
+            averages = [self.averages[name] for name in names[start : start + CHUNK]]
+            weights = [self.copy_of(self.weights[name]) for name in names[start : start + CHUNK]]
+            differences = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(differences, share)
+            torch._foreach_add_(averages, differences)
         self.updates += moved
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Contents change places, one tensor at a time: no second copy of the network is made."""
+        """Inside, the network has the averaged weights; afterwards its own again, bit for bit."""
         self.swap()
         try:
             yield
@@ -110,40 +70,27 @@ class Ema:
 
     @torch.no_grad()
     def swap(self) -> None:
-        for name, weight in self.weights.items():
+        for name, weight in self.weights.items():  # one at a time: no second copy of the network
             own = weight.detach().clone()
             weight.copy_(self.averages[name])
             self.averages[name].copy_(own)
 
-    def state(self) -> dict[str, Tensor]:
-        kept = {name: average.cpu().clone() for name, average in self.averages.items()}
-        return kept | {self.COUNT: self.updates.cpu().clone()}
+    def state(self) -> dict[str, Tensor] | None:
+        """A copy on the CPU for the checkpoint; None if nothing is averaged."""
+        saved = {name: average.cpu().clone() for name, average in self.averages.items()}
+        return saved | {self.COUNT: self.updates.cpu().clone()} if saved else None
 
     def load_state(self, saved: Mapping[str, Tensor] | None, where: object) -> None:
+        """Restore a saved state. Raises InputError if it does not fit."""
+        if (saved is None) != (not self.averages):
+            has = "no average" if saved is None else "an average"
+            raise InputError(f"the checkpoint holds {has} of the weights, unlike this run (--ema.decay)", where=where)
         if saved is None:
-            raise InputError("the checkpoint holds no average of the weights (--ema.decay)", where=where)
-        odd = sorted((self.averages.keys() | {self.COUNT}) ^ saved.keys())
-        odd += [name for name, average in self.averages.items() if name in saved and average.shape != saved[name].shape]
-        if odd:
-            raise InputError(f"{len(odd)} averages do not fit this adapter, e.g. {odd[0]}", where=where)
-        for name, average in self.averages.items():
+            return
+        own = self.averages | {self.COUNT: self.updates}
+        wrong = sorted(own.keys() ^ saved.keys())
+        wrong += [name for name in own if name in saved and own[name].shape != saved[name].shape]
+        if wrong:
+            raise InputError(f"{len(wrong)} averages do not fit this adapter, e.g. {wrong[0]}", where=where)
+        for name, average in own.items():
             average.copy_(saved[name])
-        self.updates.copy_(saved[self.COUNT])
-
-
-def build(weights: Mapping[str, nn.Parameter], config: Averaging) -> Average:
-    """The average that the config asks for, equal to the weights until the first update."""
-    return Ema(weights, config) if config.decay else Off()
-
-
-def chunks(tensors: Mapping[str, Tensor], size: int) -> Iterable[list[str]]:
-    """Names in order, in lists of at most `size` numbers together, or of one tensor if that is larger."""
-    names: list[str] = []
-    total = 0
-    for name, tensor in tensors.items():
-        if names and total + tensor.numel() > size:
-            yield names
-            names, total = [], 0
-        names.append(name)
-        total += tensor.numel()
-    yield names

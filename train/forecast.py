@@ -14,13 +14,11 @@ import torch
 
 from data import cache
 from data.options import field_types
-from train import flops, machine, memory, optim, workers
+from train import flops, machine, memory, optim
 from train.adapters import base as adapters
 from train.config import Config
 from train.encoding import encode_picture, encode_text, frames_of, prompts_of, text_key
 from train.flops import Flops
-from train.half_weights import HalfWeights
-from train.joined import JoinedAdamW
 from train.memory import Memory, Setting
 from train.plan import Disk, Duration, Fits
 from train.preservation import COST
@@ -128,19 +126,12 @@ class Forecast:
     @property
     def setting(self) -> Setting:
         half = machine.DTYPES.get(self.job.accelerator.mixed_precision)
-        small = workers.is_small_on_cpu(self.unet, self.job.accelerator) and half is not None
-        return Setting(self.device.type, half, self.config.accumulate > 1, small=small and not self.config.compile)
-
-    @property
-    def is_joined(self) -> bool:
-        """Whether gradients are brought to where they have room of their own, see train/joined.py."""
-        return isinstance(getattr(self.state.optimizer, "optimizer", None), JoinedAdamW)
+        return Setting(self.device.type, half, self.config.accumulate > 1)
 
     def activations(self, batch: int, checkpointing: bool | None = None) -> int:
         """Bytes at the peak of a step beyond weights, gradients and optimiser."""
         question = self.question(batch, self.widest)
-        found = memory.step_bytes(self.unet, question, self.setting, checkpointing=checkpointing)
-        return found if self.is_joined else found - 4 * self.trained
+        return memory.step_bytes(self.unet, question, self.setting, checkpointing=checkpointing) - 4 * self.trained
 
     @cached_property
     def memory(self) -> Memory:
@@ -159,8 +150,6 @@ class Forecast:
             "process": self.process_bytes(weights),
         }
         held = sum(bytes_ for part, bytes_ in parts.items() if part not in ("gradients", "activations", "kernels"))
-        # room for joined gradients and for copies in half precision stays between the steps
-        held += self.trained * (4 * self.is_joined + 2 * isinstance(self.state.workers, HalfWeights))
         looked = memory.look_bytes(
             self.unet, self.question(self.config.validation.timesteps, self.widest), self.setting
         )
@@ -255,10 +244,10 @@ class Forecast:
     def probed(self) -> tuple[Timing, float]:
         """The commonest bucket's timing, and the mean cost of a picture relative to that bucket's."""
         common = max(self.sizes, key=lambda size: self.sizes[size])
-        build = partial(optim.build, config=self.config.optim, joined=self.is_joined)
+        build = partial(optim.build, config=self.config.optim)
         question = self.question(self.config.batch_size, common)
         state, accelerator = self.state, self.job.accelerator
-        found = probe(state.unet, question, accelerator, build, state.crew)
+        found = probe(state.unet, question, accelerator, build)
         return found, self.flops.step / self.costs[common].step
 
     def seconds_before(self) -> float | None:

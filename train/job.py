@@ -6,32 +6,34 @@ plan (planning.py), the loop itself (loop.py) and what a run leaves (leaving.py)
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 
 from data.dataset import Layout
 from data.files import write_atomic
-from train import base_model, compiled, machine, memory, objectives, optim, run_folder
+from train import base_model, compiled, machine, objectives, optim, run_folder
 from train.assembly import build, open_report, resume, task_of
 from train.base_model import BaseModel
 from train.config import Config, identity
 from train.curation import Collection, collect
 from train.ddpm import process
+from train.denoiser import Denoiser
 from train.encoding import encode
 from train.forecast import Forecast
 from train.leaving import already_done, leave, nothing_left
-from train.loop import fit
+from train.loop import fit, sample_losses
 from train.plan import Plan
 from train.planning import make_plan
 from train.previews import Draw
 from train.run_folder import Run, to_json
 from train.signals import outlasting_readers
-from train.state import State
+from train.state import State, Task
 from train.trackers import refuse_absent_wandb
 
 
@@ -125,8 +127,8 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
     """Encode, train, export, and say what to type next."""
     config, accelerator = job.config, job.accelerator
     encoded = encode(job.model, job.collection, config, accelerator)
-    memory.give_back()
-    with found.lock() if accelerator.is_main_process else nullcontext(), ExitStack() as opened:
+    machine.give_back()
+    with found.lock() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             found.reopen()
             write_atomic(found.path / "config.yaml", settings_of(config))  # an extended run has other ones
@@ -134,9 +136,9 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
             found.write_json("versions.json", run_folder.versions())
         report = open_report(job, found, state.step)
         try:
-            task = task_of(job, encoded, found, plan, opened)
+            task = task_of(job, encoded, found, plan)
             if config.compile and state.step < config.max_steps:
-                compiled.check(state, task)
+                check_compiled(state, task)
             finished = fit(state, task, report)
         finally:
             report.close()
@@ -146,3 +148,14 @@ def train(job: Job, state: State, found: Run, plan: Plan) -> int:
         if accelerator.is_main_process:
             leave(job, state, found, plan)
     return 0
+
+
+def check_compiled(state: State, task: Task) -> None:
+    """Raises InputError if the compiler computes other gradients for the coming micro-batch."""
+    batch = next(task.batches(state.step, state.step + 1))
+
+    def loss_of(network: nn.Module) -> Tensor:
+        return sample_losses(Denoiser(network), task, batch).mean()
+
+    with state.accelerator.no_sync(state.unet):
+        compiled.check(state.unet, loss_of, state.accelerator.mixed_precision)

@@ -6,7 +6,7 @@ noise the latents -> ask the network -> compare with the target -> average over 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -14,7 +14,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from data.prefetch import InTurn
 from data.schema import Batch
 from train import bands, launched, optim, pieces
 from train.adapters import dropout
@@ -31,7 +30,7 @@ from train.verdict import judge, numbers_of
 from train.window import Window, refuse_infinite_looks, write_down
 
 
-def step(state: State, task: Task, batches: InTurn[Batch], window: Window) -> None:
+def step(state: State, task: Task, batches: Iterator[Batch], window: Window) -> None:
     """One optimiser step: `accumulate` micro-batches, whose gradients add up to the mean over the global batch.
 
     The learning rate is a function of the step. Gradients are unscaled before they are clipped by their global norm; a
@@ -41,8 +40,9 @@ def step(state: State, task: Task, batches: InTurn[Batch], window: Window) -> No
     rate = optim.learning_rate(state.step, task.config.optim, task.config.learning_rate, task.config.max_steps)
     optim.set_learning_rate(optimizer, rate)
     window.began = window.began if window.losses else time.perf_counter()
-    waited = batches.waited
+    start = time.perf_counter()
     micro_batches = [next(batches) for _ in range(layout.accumulate)]
+    window.waits.append(time.perf_counter() - start)
     losses = gradients(state, task, micro_batches)
     norm = optim.clip(accelerator, optimizer, task.config.optim.clip_norm)
     with pieces.room_for_the_optimizer():
@@ -53,7 +53,6 @@ def step(state: State, task: Task, batches: InTurn[Batch], window: Window) -> No
     window.losses.append(losses.mean())
     window.norms.append(norm)
     window.rates.append(rate)
-    window.waits.append(batches.waited - waited)
     window.bands.append(bands.sums_and_counts(losses, timesteps_of(task, micro_batches), task.schedule.steps))
     window.sample_ids.append([sample_id for batch in micro_batches for sample_id in batch.sample_ids])
 
@@ -85,8 +84,10 @@ def try_gradients(state: State, task: Task, micro_batches: Sequence[Batch]) -> T
         for batch in parts:
             is_last = batch is parts[-1]
             with nullcontext() if is_last else accelerator.no_sync(state.unet):
+                losses = losses_of(batch)
                 # data-parallel training averages over processes, so each divides by its own share
-                found.append(state.crew.backward(losses_of, batch, layout.batch_size * layout.accumulate))
+                accelerator.backward(losses.sum() / (layout.batch_size * layout.accumulate))
+            found.append(losses.detach())
     except torch.OutOfMemoryError:
         return None
     return torch.cat(found)
@@ -96,7 +97,7 @@ def sample_losses(denoiser: Denoiser, task: Task, batch: Batch, anchor: Anchor =
     """(B,) the error of each sample: x_t from q(x_t | x_0), the network's answer, the objective's criterion."""
     t = task.objective.timesteps(batch.timestep_uniforms, task.schedule)
     noisy = process.add_noise(task.schedule, batch.latents, batch.input_noise, t)
-    dropout.place(batch.timestep_uniforms)
+    dropout.set_sample_keys(batch.timestep_uniforms)
     target = anchor.moved(task.objective.target(task.schedule, batch.latents, batch.noise, t), noisy, t, batch)
     return task.criterion(denoiser(noisy, t, batch.text_states), target, t)
 
@@ -188,7 +189,7 @@ def look(state: State, task: Task, report: Report, *, on_grid: bool) -> None:
 
 def measured(state: State, task: Task) -> dict[str, Losses]:
     """The losses as the first process measured them: all must come to the same decision."""
-    measure = partial(task.validator.measure, state.denoiser, state.accelerator.device, state.crew.each)
+    measure = partial(task.validator.measure, state.denoiser, state.accelerator.device)
     with evaluated(state):
         found = [measure() if state.step else task.measure_base(measure)]
     if state.accelerator.num_processes > 1:

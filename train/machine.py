@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,24 +27,14 @@ WORDS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf1
 
 def start(config: Config) -> Accelerator:
     """The machine for a fine-tuning run."""
-    accelerator = begin(config.threads, half_on_cpu=half_of_cpu())
+    accelerator = begin(config.threads)
     check(config.memory, accelerator.device)
     set_tf32(config.memory.tf32)
     return accelerator
 
 
-def half_of_cpu() -> str:
-    """The half precision that this CPU multiplies by itself, if any. A LoRA step of SD v1.4 at 512 pixels takes 4.5
-    seconds in bf16 and 8.0 in fp32 where it does (2 AMD cores, 2026-11-22), twice as long as in fp32 where it does not.
-    """
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no"
-
-
-def begin(threads: int | None, half_on_cpu: str = "no") -> Accelerator:
-    """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for.
-
-    half_on_cpu: accelerate's name of the precision that takes the place of fp16 where there is no GPU.
-    """
+def begin(threads: int | None) -> Accelerator:
+    """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for."""
     refuse_sharding()
     refuse_dynamo()
     launched.refuse_missing_processes()
@@ -54,9 +47,8 @@ def begin(threads: int | None, half_on_cpu: str = "no") -> Accelerator:
     if "ACCELERATE_MIXED_PRECISION" in os.environ:
         os.environ["ACCELERATE_MIXED_PRECISION"] = wanted  # of BF16 accelerate takes the name and computes in fp32
     if wanted == "fp16" and not torch.cuda.is_available():
-        os.environ["ACCELERATE_MIXED_PRECISION"] = half_on_cpu
-        instead = "fp32" if half_on_cpu == "no" else half_on_cpu
-        print(f"no GPU here: fp16 is for GPUs, training in {instead} on the CPU", flush=True)
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+        print("no GPU here: fp16 is for GPUs, training in fp32 on the CPU", flush=True)
     # without being told so, accelerate takes two processes on a machine without a GPU for two runs of one process each
     accelerator = Accelerator(cpu=True) if everywhere > 1 and not torch.cuda.is_available() else Accelerator()
     if accelerator.num_processes != everywhere:
@@ -68,7 +60,7 @@ def begin(threads: int | None, half_on_cpu: str = "no") -> Accelerator:
 
 def launch() -> str:
     """The command that trains in this process' precision, with a flag if the launcher's config file has another."""
-    usual = "fp16" if torch.cuda.is_available() else half_of_cpu()
+    usual = "fp16" if torch.cuda.is_available() else "no"
     here = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     flag = "" if here == usual else f" --mixed_precision {here}"
     return f"accelerate launch --quiet --config_file accelerate_config.yaml{flag} train/finetune.py"
@@ -175,3 +167,13 @@ def how(ways: Mapping[str, Any]) -> str:
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
+def give_back() -> None:
+    """Return freed main memory to the system. glibc keeps it, in pieces that seldom fit what comes next, so that each
+    phase of a run would come on top of those before: 8.5 in place of 6.4 GiB for LoRA at 512 pixels on a CPU.
+    """
+    gc.collect()
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)

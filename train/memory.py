@@ -6,9 +6,6 @@ for the backward pass, temporaries, gradients as they come, autocast's copies of
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -18,11 +15,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.checkpoint import checkpoint as recompute
 
 from train.denoiser import Denoiser
 from train.flops import switch_checkpointing
@@ -30,9 +27,9 @@ from train.skeleton import Question, autoencoder, remembered, skeleton
 
 GIB = 2**30
 # What autocast computes in half precision, and what in float32: the layers that a U-Net has, of torch's lists
-# (docs "Autocast Op Reference"). The CPU's lists leave the norms as they come, but see train/norms.py.
+# (docs "Autocast Op Reference"). The CPU's lists leave the norms as they come.
 HALVED = {F.linear, F.conv2d, F.scaled_dot_product_attention, torch.matmul, torch.bmm, torch.baddbmm}
-KEPT_WHOLE = {"cuda": {F.layer_norm, F.group_norm, F.softmax}, "small": {F.layer_norm, F.group_norm}}
+KEPT_WHOLE = {"cuda": {F.layer_norm, F.group_norm, F.softmax}}
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class OnDevice(TorchFunctionMode):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.half, self.setting = setting.half, setting
-        self.whole = KEPT_WHOLE.get("small" if setting.small else setting.device, set())
+        self.whole = KEPT_WHOLE.get(setting.device, set())
         self.casts: dict[int, Tensor] = {}  # autocast casts a weight once a forward pass
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -111,13 +108,7 @@ class OnDevice(TorchFunctionMode):
         return self.casts[id(tensor)]
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Fused attention keeps its inputs, its output and one number a row, on every device (arXiv 2205.14135); what
-        a small network in bf16 on a CPU writes out is counted as it is.
-        """
-        from train.attention import MOST, half_attended
-
-        if self.setting.small and query.shape[2] * key.shape[2] <= MOST:
-            return half_attended(query, key, value)
+        """Fused attention keeps its inputs, its output and one number a row, on every device (arXiv 2205.14135)."""
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
 
 
@@ -128,7 +119,6 @@ class Setting:
     device: str = "cpu"
     half: torch.dtype | None = None  # autocast's type
     accumulate: bool = False  # gradients of earlier micro-batches are there while the next one is computed
-    small: bool = False  # a small network in bf16 on a CPU, as train/attention.py and train/norms.py compute it
 
 
 def step_bytes(network: nn.Module, question: Question, setting: Setting, *, checkpointing: bool | None = None) -> int:
@@ -160,9 +150,7 @@ def recompute_likewise(bones: nn.Module, precision: OnDevice) -> None:
 
     def checkpoint(module: nn.Module, *args: Any) -> Any:
         contexts = (nullcontext(), OnDevice(precision.setting))
-        return torch.utils.checkpoint.checkpoint(
-            module.__call__, *args, use_reentrant=False, context_fn=lambda: contexts
-        )
+        return recompute(module.__call__, *args, use_reentrant=False, context_fn=lambda: contexts)
 
     for module in bones.modules():
         if getattr(module, "gradient_checkpointing", False):
@@ -222,36 +210,6 @@ def counted(bones: nn.Module, setting: Setting) -> Iterator[tuple[Live, OnDevice
     tensors = (*bones.parameters(), *bones.buffers())
     with OnDevice(setting) as precision, Live(iter(tensors)) as live:
         yield live, precision
-
-
-def give_back() -> None:
-    """Return freed main memory to the system. glibc keeps it, in pieces that seldom fit what comes next, so that each
-    phase of a run would come on top of those before: 8.5 in place of 6.4 GiB for LoRA at 512 pixels on a CPU.
-    """
-    gc.collect()
-    library = c_library()
-    if hasattr(library, "malloc_trim"):
-        library.malloc_trim(0)
-
-
-def keep_freed() -> None:
-    """From now on return freed main memory to the system in give_back() only: a step asks for the same as the one
-    before, and every page that comes anew is emptied first. A small network's step takes up to an eighth of its time
-    for that.
-    """
-    library = c_library()
-    # an older glibc takes no such threshold, and the other one alone would make it worse
-    if hasattr(library, "mallopt") and library.mallopt(M_MMAP_THRESHOLD, LARGEST):
-        library.mallopt(M_TRIM_THRESHOLD, LARGEST)
-
-
-def c_library() -> Any:
-    """With glibc's functions, if it is that one."""
-    return ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-LARGEST = 2**31 - 1  # bytes
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -66,16 +66,9 @@ def check_learning_rate(rate: float, config: OptimConfig) -> None:
         raise InputError(what, where="--learning-rate", allowed="0.1 to 10", fix="Add --learning-rate 1.")
 
 
-def build(parameters: Parameters, config: OptimConfig, *, joined: bool = False) -> torch.optim.Optimizer:
-    """The optimiser in training mode; its learning rate is set before each step. Raises InputError.
-
-    joined: whether they belong to a small network on a CPU, where AdamW is faster for all of them at once.
-    """
+def build(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser in training mode; its learning rate is set before each step. Raises InputError."""
     refuse_missing(config)
-    if joined and config.kind == "adamw":
-        from train.joined import JoinedAdamW
-
-        return JoinedAdamW(parameters, **shared(config))
     return BUILDERS[config.kind](parameters, config)
 
 
@@ -193,24 +186,11 @@ def weights(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
 
 
 def clip(accelerator: Accelerator, optimizer: Any, limit: float) -> torch.Tensor:
-    """Unscale all gradients and scale them down to a global norm of at most `limit`; returns the norm before, ().
-
-    What needs no scaling is not multiplied by 1 on a CPU. A GPU would have to be waited for, so it is there.
-    """
-    from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+    """Unscale all gradients and scale them down to a global norm of at most `limit`; returns the norm before, ()."""
+    from torch.nn.utils import clip_grad_norm_
 
     accelerator.unscale_gradients()
-    given = clippable(optimizer)
-    norm = get_total_norm([weight.grad for weight in given if weight.grad is not None])
-    if norm.device.type != "cpu" or not norm <= limit:
-        clip_grads_with_norm_(given, limit, norm)
-    return norm
-
-
-def clippable(optimizer: Any) -> list[torch.nn.Parameter]:
-    """What has the gradients whose global norm is clipped: every weight, or what all of them are parts of."""
-    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
-    return inner.clippable() if hasattr(inner, "clippable") else weights(optimizer)
+    return clip_grad_norm_(weights(optimizer), limit)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import nn
 
 from data.errors import InputError
 from data.files import replaced_folder
-from train import memory
+from train import machine
 from train.base_model import BaseModel
 from train.config import Previews as PreviewOptions
 from train.report import Report
@@ -142,7 +142,7 @@ def undisturbed(unet: nn.Module | None, device: torch.device) -> Iterator[None]:
     """Evaluation mode without gradients, and afterwards everything as it was: each module's mode, the generators."""
     modes = [(module, module.training) for module in unet.modules()] if unet is not None else []
     devices = [device] if device.type == "cuda" else []
-    memory.give_back()
+    machine.give_back()
     with torch.random.fork_rng(devices), torch.no_grad():
         try:
             for module, _ in modes:
@@ -151,7 +151,7 @@ def undisturbed(unet: nn.Module | None, device: torch.device) -> Iterator[None]:
         finally:
             for module, was_training in modes:
                 module.training = was_training
-            memory.give_back()  # the networks that were loaded for drawing go now, not some time
+            machine.give_back()  # the networks that were loaded for drawing go now, not some time
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 

@@ -1,7 +1,7 @@
 """How long a step takes here: a few real ones on the real network, batch and device, whose effects are undone.
 
-Forward and backward passes run on the run's own network, by those who will train it (train/workers.py), so what a first
-step warms up (kernels, autotuning, compiled code) stays warm; they change nothing but gradients, which are dropped. The
+Forward and backward passes run on the run's own network, so what a first step warms up (kernels, autotuning, compiled
+code) stays warm; they change nothing but gradients, which are dropped. The
 optimiser's step is timed on copies of the weights, with an optimiser of their own. So nothing has to be put back:
 weights, optimiser and step were never touched, and random numbers are drawn from generators that are not the run's.
 """
@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +24,6 @@ from train.adapters import base as adapters
 from train.adapters import dropout
 from train.denoiser import Denoiser
 from train.skeleton import Question
-from train.workers import Workers
 
 STEPS = 3  # the first one warms up and does not count
 LONG = 15.0  # seconds in all, beyond which the start is not held up: a first step of more is the only one, and counts
@@ -42,9 +40,7 @@ class Timing:
     steps: int
 
 
-def probe(
-    unet: nn.Module, question: Question, accelerator: Accelerator, optimizer_of: OptimizerOf, crew: Workers
-) -> Timing:
+def probe(unet: nn.Module, question: Question, accelerator: Accelerator, optimizer_of: OptimizerOf) -> Timing:
     """Time the steps. unet: as accelerate prepared it, without gradients, and left as it was."""
     weights = list(adapters.trainable(unet).values())
     assert all(weight.grad is None for weight in weights), "the probe comes between two steps"
@@ -54,7 +50,7 @@ def probe(
         try:
             # every process has to take as many steps as the others, which wait for its gradients
             limit = LONG if accelerator.num_processes == 1 else math.inf
-            micros = timed(lambda: passes(Denoiser(unet), weights, batch, crew), accelerator.device, limit)
+            micros = timed(lambda: passes(Denoiser(unet), weights, batch, accelerator), accelerator.device, limit)
             updates = timed(updater(weights, optimizer_of), accelerator.device)
         finally:
             drop_gradients(weights)
@@ -94,15 +90,15 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def passes(denoiser: Denoiser, weights: list[nn.Parameter], batch: Batch, crew: Workers) -> None:
+def passes(denoiser: Denoiser, weights: list[nn.Parameter], batch: Batch, accelerator: Accelerator) -> None:
     """Forward and backward, which leaves gradients."""
     drop_gradients(weights)
-    crew.backward(partial(losses, denoiser), batch, len(batch.sample_ids))
+    accelerator.backward(losses(denoiser, batch).mean())
 
 
 def losses(denoiser: Denoiser, batch: Batch) -> Tensor:
     """(B,) Not the run's own: what is compared costs nothing beside the network."""
-    dropout.place(batch.timestep_uniforms)
+    dropout.set_sample_keys(batch.timestep_uniforms)
     t = torch.full((len(batch.sample_ids),), 500, device=batch.latents.device)
     return (denoiser(batch.latents, t, batch.text_states) - batch.noise).square().flatten(1).mean(1)
 
@@ -120,7 +116,7 @@ def updater(weights: list[nn.Parameter], optimizer_of: OptimizerOf) -> Callable[
     optimizer = optimizer_of(copies)
 
     def update() -> None:
-        torch.nn.utils.clip_grad_norm_(optim.clippable(optimizer), 1.0)
+        torch.nn.utils.clip_grad_norm_(optim.weights(optimizer), 1.0)
         optimizer.step()
 
     return update

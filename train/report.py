@@ -134,3 +134,8 @@ def keep_until(path: Path, step: int) -> None:
     if path.is_file():
         kept = [line for line in read_metrics(path) if step > 0 and line["step"] <= step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def none_if_infinite(value: float) -> float | None:
+    """JSON has no infinity; an overflowed fp16 step has an infinite gradient norm."""
+    return value if math.isfinite(value) else None

@@ -14,9 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
-import torch
-from torch import distributed
-
 ECHO = 1.0  # seconds within which a second signal is the first one's echo, from the terminal and from the launcher
 
 
@@ -46,18 +43,21 @@ class Asked:
         here = self.since is not None or (self.parent is not None and os.getppid() != self.parent)
         if self.group is None:
             return here
+        import torch
+        from torch import distributed
+
         flag = torch.tensor(int(here))
         distributed.all_reduce(flag, op=distributed.ReduceOp.MAX, group=self.group)
         return bool(flag)
 
 
-def control_group() -> distributed.ProcessGroup | None:
+def control_group() -> Any:
     """A group of all processes that talks over the CPU: asking through a GPU would make it wait at every step."""
+    from torch import distributed  # not at the top: entries import this file before torch
+
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return None
-    group = distributed.new_group(backend="gloo")
-    assert isinstance(group, distributed.ProcessGroup)
-    return group
+    return distributed.new_group(backend="gloo")
 
 
 class Outlasting:

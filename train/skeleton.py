@@ -34,7 +34,7 @@ class Question:
     def tensors(self, network: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy latents, timesteps and text states for a U-Net, on the meta device; dropout is told of them."""
         config = network.config
-        dropout.place(torch.empty(self.batch, dtype=torch.float64, device="meta"))
+        dropout.set_sample_keys(torch.empty(self.batch, dtype=torch.float64, device="meta"))
         latents = torch.empty(self.batch, config["in_channels"], self.height, self.width, device="meta")
         states = torch.empty(self.batch, self.tokens, config["cross_attention_dim"], device="meta")
         return latents, torch.empty(self.batch, dtype=torch.int64, device="meta"), states

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train.flops import TERA
-
 
 @dataclass(frozen=True)
 class Speed:
@@ -21,6 +19,6 @@ class Speed:
         each = rate * self.flops / self.devices if self.flops else None
         return {
             "images_per_second": rate,
-            "tflops": each / TERA if each else None,
+            "tflops": each / 1e12 if each else None,
             "mfu": each / self.peak if each and self.peak else None,
         }

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from data.dataset import Layout
-from data.prefetch import InTurn
 from data.schema import Batch
 from train import base_losses, optim
 from train.base_losses import Found, Measure
@@ -21,14 +20,13 @@ from train.config import Config
 from train.ddpm.criteria import Criterion
 from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
-from train.ema import Average, Off
+from train.ema import Ema
 from train.objectives import Objective
 from train.preservation import ADRIFT, Anchor
 from train.previews import Easel
 from train.speed import Speed
 from train.stopping import Progress
 from train.validation import Validator
-from train.workers import OneByOne, Workers
 
 
 @dataclass
@@ -39,11 +37,10 @@ class State:
     unet: nn.Module  # as accelerate wrapped it
     optimizer: Any  # accelerate's, around the one of train/optim.py
     accelerator: Accelerator
-    ema: Average = field(default_factory=Off)  # of the trained weights, or none
+    ema: Ema  # average of the trained weights, if one is kept
     pieces: int = 1  # that a micro-batch is cut into, since memory ran out
     progress: Progress = field(default_factory=Progress)  # what the validations said so far
     anchor: Anchor = ADRIFT  # what preserved prompts are held by
-    workers: Workers | None = None  # who computes a micro-batch; None: nobody but this thread
 
     def plain_unet(self) -> Any:
         return self.accelerator.unwrap_model(self.unet, keep_torch_compile=False)
@@ -51,10 +48,6 @@ class State:
     def unwrapped_unet(self) -> Any:
         """As plain_unet(), in its weights' own precision: accelerate's autocast is taken off, for good."""
         return self.accelerator.unwrap_model(self.unet, keep_fp32_wrapper=False, keep_torch_compile=False)
-
-    @property
-    def crew(self) -> Workers:
-        return self.workers or OneByOne(self.accelerator)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -69,7 +62,7 @@ class Task:
     layout: Layout
     objective: Objective
     schedule: Schedule  # on the device
-    batches: Callable[[int, int], InTurn[Batch]]  # micro-batches of the steps [start, stop)
+    batches: Callable[[int, int], Iterator[Batch]]  # micro-batches of the steps [start, stop)
     validator: Validator
     checkpoints: Path
     identity: str

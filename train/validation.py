@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from train.ddpm.schedule import Schedule
 from train.denoiser import Denoiser
 from train.objectives import Objective
 
-Each = Callable[[Callable[[Entry], np.ndarray], Sequence[Entry]], Iterable[np.ndarray]]
 HELD_OUT, TRAIN = "held-out", "train"
 
 
@@ -128,23 +126,19 @@ class Validator:
         return hashlib.sha256(json.dumps([contents, self.timesteps]).encode()).hexdigest()[:16]
 
     @torch.no_grad()
-    def measure(self, denoiser: Denoiser, device: torch.device, each: Each = map) -> dict[str, Losses]:
-        """The loss of every side. Leaves the network's mode and every generator as they were.
-
-        each: map, or how to do several at once.
-        """
+    def measure(self, denoiser: Denoiser, device: torch.device) -> dict[str, Losses]:
+        """The loss of every side. Leaves the network's mode and every generator as they were."""
         was_training = denoiser.unet.training
         denoiser.unet.eval()
         try:
             return {
-                side: Losses(np.stack(list(each(partial(self.one, denoiser, device), entries))))
+                side: Losses(np.stack([self.one(denoiser, device, entry) for entry in entries]))
                 for side, entries in self.sides.items()
                 if entries
             }
         finally:
             denoiser.unet.train(was_training)
 
-    @torch.no_grad()  # threads have a mode of their own
     def one(self, denoiser: Denoiser, device: torch.device, entry: Entry) -> np.ndarray:
         """(timesteps,): one picture at evenly spread timesteps, as a batch: no picture depends on its neighbours."""
         count = self.timesteps

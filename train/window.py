@@ -15,7 +15,7 @@ from torch import Tensor
 from data.dataset import Layout
 from data.errors import InputError
 from train import bands, checkpoint
-from train.report import Report
+from train.report import Report, none_if_infinite
 from train.state import State, Task
 
 
@@ -132,8 +132,3 @@ def last_good(task: Task) -> str:
     """Which checkpoint is from before: none has been written since."""
     kept = checkpoint.steps(task.checkpoints)
     return f"The last good checkpoint is {kept[-1]}." if kept else "No checkpoint had been written yet."
-
-
-def none_if_infinite(value: float) -> float | None:
-    """JSON has no infinity; an overflowed fp16 step has an infinite gradient norm."""
-    return value if math.isfinite(value) else None

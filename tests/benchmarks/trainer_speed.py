@@ -5,10 +5,8 @@ python -m tests.benchmarks.trainer_speed [--adapter full] [--batch-size 8] [--mo
 
 The plain loop is written as diffusers' text-to-image example does it: the picture is read, the autoencoder and the text
 encoder run at every step, weights are contiguous, AdamW is not fused, and the loss is read at every step. Each line
-takes one thing away; the last two are the trainer's own step, with all threads in every layer and, where that is
-faster, with threads that compute parts of the batch side by side (train/workers.py). Same adapter, batch, precision,
-threads and device; each line has a process, and they take turns in every round. `gain`: over the line before, medians
-over the rounds.
+takes one thing away; the last is the trainer's own step. Same adapter, batch, precision, threads and device; each line
+has a process, and they take turns in every round. `gain`: over the line before, medians over the rounds.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+import diffusers
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -40,11 +39,9 @@ from train.base_model import BaseModel
 from train.config import Config
 from train.curation import Collection, collect
 from train.encoding import encode
-from train.libraries import diffusers
 from train.state import Task
 from train.validation import Validator
 from train.window import Window
-from train.workers import SideBySide
 
 Step = Callable[[], None]
 
@@ -67,7 +64,7 @@ CACHED = replace(CACHED_LATENTS, name="+ text states cached", text_encoder=False
 CHANNELS_LAST = replace(CACHED, name="+ channels-last", contiguous=False)
 UNREAD = replace(CHANNELS_LAST, name="+ loss not read", reads_loss=False)
 FUSED = replace(UNREAD, name="+ fused AdamW", fused=True)
-OURS, SIDE_BY_SIDE = "ours, layer by layer", "ours, side by side"
+OURS = "ours"
 LINES = (AS_THE_EXAMPLE, CACHED_LATENTS, CACHED, CHANNELS_LAST, UNREAD, FUSED)
 
 
@@ -166,27 +163,25 @@ def said(bench: Bench, device: torch.device) -> Callable[[list[str], bool], Tens
     return states
 
 
-def our_step(bench: Bench, steps: int, *, side_by_side: bool) -> tuple[Step, Window, Callable[[], None]]:
-    """One step of train/loop.py on the job that the trainer would build; the third closes what works ahead."""
+def our_step(bench: Bench, steps: int) -> tuple[Step, Window]:
+    """One step of train/loop.py on the job that the trainer would build."""
     parts = job.Job(bench.config, bench.accelerator, base_model.load(bench.config.model), bench.collection, "bench")
     state = assembly.build(parts)
-    if not side_by_side and isinstance(state.workers, SideBySide):
-        state.workers = None
     encoded = encode(parts.model, parts.collection, bench.config, bench.accelerator)
     objective, schedule = bench.config.objective, bench.model.schedule.to(bench.accelerator.device)
     batches = assembly.load_batches(parts, encoded, 0, steps)
     validator = Validator({}, objective, schedule, bench.model.scaling_factor, 1)
     task = Task(bench.config, parts.layout, objective, schedule, lambda *_: batches, validator, Path(), "bench")
     window = Window()
-    return lambda: loop.step(state, task, batches, window), window, batches.close
+    return lambda: loop.step(state, task, batches, window), window
 
 
-def step_of(bench: Bench, name: str, steps: int) -> tuple[Step, Window | None, Callable[[], None]]:
-    """Of a line: one step, its window if it is ours, and what closes it."""
+def step_of(bench: Bench, name: str, steps: int) -> tuple[Step, Window | None]:
+    """Of a line: one step, and its window if it is ours."""
     plain = {habits.name: habits for habits in LINES}.get(name)
     if plain is not None:
-        return plain_step(bench, plain), None, lambda: None
-    return our_step(bench, steps, side_by_side=name == SIDE_BY_SIDE)
+        return plain_step(bench, plain), None
+    return our_step(bench, steps)
 
 
 def seconds_of(step: Step, count: int) -> float:
@@ -225,7 +220,7 @@ def serve(pipe: Connection, options: Options, name: str) -> None:
     """
     with redirect_stdout(io.StringIO()):  # what the trainer says when it starts
         bench = options.bench()
-        step, window, close = step_of(bench, name, (options.rounds + 1) * options.steps)
+        step, window = step_of(bench, name, (options.rounds + 1) * options.steps)
     seconds_of(step, options.steps)
     if window is not None:
         window.clear()
@@ -237,7 +232,6 @@ def serve(pipe: Connection, options: Options, name: str) -> None:
         spent += options.steps * seconds
         pipe.send(seconds)
     pipe.send(sum(window.waits) / spent if window is not None else 0.0)
-    close()
 
 
 def measure(options: Options) -> tuple[str, dict[str, list[float]], float]:
@@ -246,7 +240,7 @@ def measure(options: Options) -> tuple[str, dict[str, list[float]], float]:
     """
     pipes, words = dict[str, Connection](), ""
     context = multiprocessing.get_context("spawn")
-    for name in [*(habits.name for habits in LINES), OURS, SIDE_BY_SIDE]:
+    for name in [*(habits.name for habits in LINES), OURS]:
         pipes[name], theirs = context.Pipe()
         context.Process(target=serve, args=(theirs, options, name), daemon=True).start()
         theirs.close()
@@ -269,7 +263,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="of each line in a round")
-    about = "accelerate's; default: as accelerate_config.yaml has it (without a GPU: bf16 where the CPU has it)"
+    about = "accelerate's; default: as accelerate_config.yaml has it (without a GPU: fp32)"
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="fp16", help=about)
     options = Options(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory() as folder:

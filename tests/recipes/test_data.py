@@ -66,10 +66,10 @@ def test_a_step_waits_under_two_percent_for_its_batch(tmp_path: Path, monkeypatc
     original: Callable[..., None] = loop.step
     steps: list[tuple[float, float]] = []
 
-    def timed(state: Any, task: Any, batches: Iterator[Any], *rest: Any) -> None:
-        start, waited = time.perf_counter(), batches.waited  # type: ignore[attr-defined]
-        original(state, task, batches, *rest)
-        steps.append((time.perf_counter() - start, batches.waited - waited))  # type: ignore[attr-defined]
+    def timed(state: Any, task: Any, batches: Iterator[Any], window: Any) -> None:
+        start = time.perf_counter()
+        original(state, task, batches, window)
+        steps.append((time.perf_counter() - start, window.waits[-1]))
 
     monkeypatch.setattr(loop, "step", timed)
     assert finetune("--max-steps", "20", "--runs", str(tmp_path), "--validation.pictures", "2", "--threads", "1") == 0

@@ -45,7 +45,7 @@ def ask(base: BaseModel, *slots: int, step: int = 3) -> Tensor:
     """The network's answers in training, about samples that are functions of their slots."""
     noisy = torch.stack([seeds.normal((4, 8, 8), "noisy", slot) for slot in slots])
     states = torch.stack([seeds.normal((5, 32), "states", slot) for slot in slots])
-    dropout.place(uniforms(*slots, step=step))
+    dropout.set_sample_keys(uniforms(*slots, step=step))
     return base.unet(noisy, torch.full((len(slots),), 500), states, return_dict=False)[0]
 
 
@@ -79,11 +79,7 @@ def test_the_chosen_blocks_are_trained_in_float32_on_a_half_base(
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("asked", [False, True])
-def test_gradients_at_a_frozen_edge_are_those_of_training_everything(
-    asked: bool, checkpointing: bool, tiny_model: Path
-) -> None:
-    """asked: by torch.autograd.grad, as threads side by side do, which used to crash where backward() did not."""
+def test_gradients_at_a_frozen_edge_are_those_of_training_everything(checkpointing: bool, tiny_model: Path) -> None:
     found: list[dict[str, torch.Tensor]] = []
     for names in (["last-layers"], ["all"]):
         base = base_model.load(str(tiny_model))
@@ -93,11 +89,8 @@ def test_gradients_at_a_frozen_edge_are_those_of_training_everything(
         if checkpointing:
             base.unet.enable_gradient_checkpointing()
         weights, loss = trainable(base.unet), ask(base, 0, 1).square().mean()
-        if asked:
-            gradients = torch.autograd.grad(loss, list(weights.values()))
-        else:
-            loss.backward()
-            gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
+        loss.backward()
+        gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
         found.append(dict(zip(weights, gradients, strict=True)))
     assert len(found[0]) < len(found[1])
     for name, gradient in found[0].items():
@@ -238,7 +231,7 @@ def test_counted_is_splitmix64() -> None:
 def test_a_share_is_dropped_and_the_rest_scaled() -> None:
     layer = dropout.PositionedDropout(0.25, "a layer")
     x = torch.ones(4, 50, 50)
-    dropout.place(uniforms(0, 1, 2, 3))
+    dropout.set_sample_keys(uniforms(0, 1, 2, 3))
     dropped = (layer(x) == 0).double().mean((1, 2))
     assert (dropped - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / 2500)
     assert set(layer(x).unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
@@ -272,6 +265,6 @@ def test_without_dropout_peft_is_left_as_it_is(base: BaseModel) -> None:
 
 
 def test_samples_that_were_not_placed_are_our_own_mistake() -> None:
-    dropout.place(uniforms(0, 1))
-    with pytest.raises(AssertionError, match="places the samples"):
+    dropout.set_sample_keys(uniforms(0, 1))
+    with pytest.raises(AssertionError, match="set_sample_keys"):
         dropout.PositionedDropout(0.5, "x")(torch.ones(3, 2))

@@ -47,7 +47,7 @@ def model_folder(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def encode(data: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encode:
+def encode_all(data: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encode:
     """As train/job.py does it, with a cache of this test's own."""
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
 
@@ -97,16 +97,16 @@ def rename_all(data: Path) -> None:
     (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_what_changes_is_a_miss_and_nothing_else(encode: Encode, data: Path, model_folder: Path) -> None:
-    encode()
+def test_what_changes_is_a_miss_and_nothing_else(encode_all: Encode, data: Path, model_folder: Path) -> None:
+    encode_all()
     before = entries()
     assert (len(before["latents"]), len(before["texts"])) == (5, 8)  # the empty prompt, four captions, three captions
-    encode()
+    encode_all()
     assert new(before) == (0, 0), "the second time nothing is encoded"
 
     def added(**pictures: Any) -> tuple[int, int]:
         earlier = entries()
-        encode(**pictures)
+        encode_all(**pictures)
         return new(earlier)
 
     rename_all(data)
@@ -129,10 +129,10 @@ def test_what_changes_is_a_miss_and_nothing_else(encode: Encode, data: Path, mod
     assert added() == (0, 8), "the tokenizer"
 
 
-def test_a_moved_folder_is_a_hit(encode: Encode, data: Path) -> None:
-    encode()
+def test_a_moved_folder_is_a_hit(encode_all: Encode, data: Path) -> None:
+    encode_all()
     before = entries()
-    encode(data.rename(data.with_name("moved")))
+    encode_all(data.rename(data.with_name("moved")))
     assert new(before) == (0, 0)
 
 
@@ -140,28 +140,30 @@ def test_a_moved_folder_is_a_hit(encode: Encode, data: Path) -> None:
     "damage", [lambda b: b[:-3], lambda b: b[:-8] + bytes(8), lambda b: b"", lambda b: bytes(len(b))]
 )
 def test_a_damaged_entry_is_made_again_and_said(
-    encode: Encode, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes]
+    encode_all: Encode, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes]
 ) -> None:
     """Cut short, overwritten at the end, empty, all zeros: what a power cut leaves."""
-    first = encode()
+    first = encode_all()
     places = [next((cache.cache_root() / kind).rglob("*.safetensors")) for kind in ("latents", "texts")]
     whole = [path.read_bytes() for path in places]
     for path in places:
         path.write_bytes(damage(path.read_bytes()))
     capsys.readouterr()
-    again = encode()
+    again = encode_all()
     out = capsys.readouterr().out
     assert all(f"damaged, encoded again: {path}" in out for path in places)
     assert [path.read_bytes() for path in places] == whole
     for one, other in zip(first.buckets, again.buckets, strict=True):
         assert all(torch.equal(a.moments[0], b.moments[0]) for a, b in zip(one, other, strict=True))
     capsys.readouterr()
-    encode()
+    encode_all()
     assert "damaged" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nan_names_the_picture_and_keeps_nothing(encode: Encode, data: Path, model_folder: Path, bad: float) -> None:
+def test_nan_names_the_picture_and_keeps_nothing(
+    encode_all: Encode, data: Path, model_folder: Path, bad: float
+) -> None:
     file = next((model_folder / "vae").glob("*.safetensors"))
     weights = load_file(file)
     weights["quant_conv.bias"].fill_(bad)
@@ -169,21 +171,21 @@ def test_nan_names_the_picture_and_keeps_nothing(encode: Encode, data: Path, mod
     with pytest.raises(
         InputError, match=rf"{data}/.*png: the autoencoder gave NaN or infinity for this picture\. Leave"
     ):
-        encode()
+        encode_all()
     assert not entries()["latents"]
 
 
-def test_nan_in_the_text_encoder_names_the_caption(encode: Encode, model_folder: Path) -> None:
+def test_nan_in_the_text_encoder_names_the_caption(encode_all: Encode, model_folder: Path) -> None:
     file = next((model_folder / "text_encoder").glob("*.safetensors"))
     weights = load_file(file)
     next(weight for name, weight in weights.items() if "final_layer_norm" in name).fill_(float("nan"))
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(InputError, match="the text encoder gave NaN or infinity for ''"):
-        encode()
+        encode_all()
     assert not entries()["texts"]
 
 
-def test_an_interrupted_encoding_goes_on(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_encoding_goes_on(encode_all: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = encoding.encode_picture, Counter[str]()
 
     def counted(*arguments: Any) -> torch.Tensor:
@@ -194,15 +196,15 @@ def test_an_interrupted_encoding_goes_on(encode: Encode, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(encoding, "encode_picture", counted)
     with pytest.raises(KeyboardInterrupt):
-        encode()
+        encode_all()
     assert len(entries()["latents"]) == 2
-    encode()
+    encode_all()
     assert calls["all"] == 3 + 3, "two were kept, three are left"
     assert not list(cache.cache_root().rglob("*.part"))
 
 
 def test_a_picture_that_changes_while_it_is_read_is_not_kept(
-    encode: Encode, data: Path, monkeypatch: pytest.MonkeyPatch
+    encode_all: Encode, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = encoding.encode_captions
 
@@ -212,7 +214,7 @@ def test_a_picture_that_changes_while_it_is_read_is_not_kept(
 
     monkeypatch.setattr(encoding, "encode_captions", then_change)
     with pytest.raises(InputError, match=r"wide\.png: changed while it was being read"):
-        encode()
+        encode_all()
 
 
 SCRIPT = """
@@ -225,11 +227,11 @@ frames = [Frame(path, sha256(path), 32, 32) for path in sorted(Path(sys.argv[1])
 frames += [Frame(frame.path, frame.sha256, size, size) for frame in frames for size in range(16, 60, 2)]
 print("ready", flush=True)
 sys.stdin.readline()
-def encode(pixels):
+def encode_all(pixels):
     return pixels.mean((2, 3), keepdim=True).repeat(1, 2, 64, 64) * pixels.shape[-1]
-filled = cache.latent_moments(frames, encode, "vae")
+filled = cache.latent_moments(frames, encode_all, "vae")
 for frame, path in zip(frames, filled.places):
-    assert torch.equal(cache.load(path), encode(frame.pixels())[0]), path
+    assert torch.equal(cache.load(path), encode_all(frame.pixels())[0]), path
 print(len(set(filled.places)), len(filled.damaged), flush=True)
 """
 
@@ -255,9 +257,9 @@ def pictures_of(encoded: Encoded, dropout: float = 0.0, scaling: float = 1.0) ->
     return EncodedPictures(encoded.buckets, encoded.empty, seed=5, scaling_factor=scaling, dropout=dropout)
 
 
-def test_latents_are_distributed_as_if_encoded_afresh(encode: Encode, data: Path, model_folder: Path) -> None:
+def test_latents_are_distributed_as_if_encoded_afresh(encode_all: Encode, data: Path, model_folder: Path) -> None:
     """Mean and variance of what the loop sees, position by position, against diffusers' own posterior drawn afresh."""
-    encoded = encode(buckets=False)
+    encoded = encode_all(buckets=False)
     model = base_model.load(str(model_folder))
     count, draws = 1500, torch.Generator().manual_seed(0)
     names = [entry.sample_id for entry in encoded.buckets[0]]
@@ -278,16 +280,16 @@ def test_latents_are_distributed_as_if_encoded_afresh(encode: Encode, data: Path
         assert abs(float(scores.pow(2).mean()) - 1) < 5 * (2 / scores.numel()) ** 0.5
 
 
-def test_mirrored_pictures_are_encoded_and_not_mirrored_latents(encode: Encode) -> None:
-    encoded = encode(flip=True)
+def test_mirrored_pictures_are_encoded_and_not_mirrored_latents(encode_all: Encode) -> None:
+    encoded = encode_all(flip=True)
     for entry in (entry for bucket in encoded.buckets for entry in bucket):
         plain, mirrored = entry.moments
         assert plain.shape == mirrored.shape
         assert not torch.allclose(plain.flip(-1), mirrored, atol=1e-4), "a convolution is not symmetric"
 
 
-def test_several_captions_are_used_equally_often(encode: Encode) -> None:
-    encoded = encode()
+def test_several_captions_are_used_equally_often(encode_all: Encode) -> None:
+    encoded = encode_all()
     where = next(
         (b, i) for b, held in enumerate(encoded.buckets) for i, e in enumerate(held) if e.sample_id == "wide.png"
     )
@@ -298,8 +300,8 @@ def test_several_captions_are_used_equally_often(encode: Encode) -> None:
     assert all(abs(uses / count - 0.25) < 4.5 * (0.25 * 0.75 / count) ** 0.5 for uses in sums.values())
 
 
-def test_memory_and_disk_from_the_same_cache(encode: Encode, capsys: pytest.CaptureFixture[str]) -> None:
-    found = {keep: encode(keep=keep, flip=True) for keep in ("auto", "device", "memory", "disk")}
+def test_memory_and_disk_from_the_same_cache(encode_all: Encode, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {keep: encode_all(keep=keep, flip=True) for keep in ("auto", "device", "memory", "disk")}
     out = capsys.readouterr().out
     assert [encoded.home for encoded in found.values()] == ["memory", "memory", "memory", "disk"]
     assert "kept in main memory" in out and "kept on the disk, read again for every batch" in out

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from data import cache, homes
-from data.dataset import EncodedPictures, Layout, StepSampler, collate
+from data.dataset import EncodedPictures, Layout, StepSampler, collate, to_device
 from data.errors import InputError
 from data.homes import InMemory, OnDisk, Record
-from data.prefetch import supply
 from data.schema import Batch
 
 CPU = torch.device("cpu")
@@ -41,7 +40,7 @@ def batches(home: str, records: list[Record], device: torch.device = CPU) -> lis
     empty = torch.zeros(7, 5, device=memory.device)
     pictures = EncodedPictures([bucket], empty, seed=2, scaling_factor=0.18215, dropout=0.3)
     sampler = StepSampler([len(bucket)], Layout(4), seed=2, start=0, stop=10)
-    return list(supply((collate([pictures[p] for p in positions]) for positions in sampler), device))
+    return [to_device(collate([pictures[p] for p in positions]), device) for positions in sampler]
 
 
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
@@ -68,12 +67,13 @@ def test_pinned_memory_and_disk_give_the_same_batches(records: list[Record]) -> 
 
 @pytest.mark.gpu
 def test_a_batch_on_the_device_is_not_overwritten_while_it_is_used(records: list[Record]) -> None:
-    """Memory that the side stream gave out is not given out again before the training's stream is through with it."""
+    """Pinned memory is not given out again before the device has read it."""
     cuda = torch.device("cuda", 0)
     pictures = EncodedPictures([OnDisk(records)], torch.zeros(7, 5), seed=2, scaling_factor=1.0, dropout=0.3)
     sampler = StepSampler([len(records)], Layout(4), seed=2, start=0, stop=50)
     sums = []
-    for batch in supply((collate([pictures[p] for p in positions]) for positions in sampler), cuda):
+    for positions in sampler:
+        batch = to_device(collate([pictures[p] for p in positions]), cuda)
         torch.cuda._sleep(2_000_000)
         sums.append(batch.latents.double().sum())
     expected = [collate([pictures[p] for p in positions]).latents.double().sum() for positions in sampler]

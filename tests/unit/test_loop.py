@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from data.dataset import EncodedPictures, Entry, Layout, StepSampler, collate
 from data.errors import InputError
-from data.prefetch import InTurn
 from data.schema import Batch
 from train import checkpoint, loop, optim
 from train.config import Config
 from train.ddpm import schedule
+from train.ema import Ema
 from train.loop import State, Task, Window, fit
 from train.objectives import Epsilon
 from train.report import Silent, Written, read_metrics
@@ -63,10 +63,10 @@ def prepare(
     layout = Layout(config.batch_size, config.accumulate)
     pictures = EncodedPictures([entries(7)], torch.zeros(5, 6), seed=config.seed, scaling_factor=0.5, dropout=0.1)
 
-    def batches(start: int, stop: int) -> InTurn[Batch]:
+    def batches(start: int, stop: int) -> Iterator[Batch]:
         sampler = StepSampler([7], layout, seed=config.seed, start=start, stop=stop)
         loader = DataLoader(pictures, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
-        return InTurn(iter(loader))
+        return iter(loader)
 
     accelerator = Accelerator(cpu=True)
     change(accelerator)
@@ -76,7 +76,7 @@ def prepare(
     tables = schedule.scaled_linear(1000, 0.00085, 0.012)
     validator = Validator({"held-out": entries(3)}, Epsilon(), tables, 0.5, timesteps=2)
     task = Task(config, layout, Epsilon(), tables, batches, validator, folder / "checkpoints", "this run")
-    return State(0, prepared, optimizer, accelerator), task
+    return State(0, prepared, optimizer, accelerator, Ema({}, config.ema)), task
 
 
 def weights(state: State) -> list[Tensor]:
@@ -214,7 +214,7 @@ def test_a_stopped_run_ends_in_the_same_weights(
 
     original = loop.step
 
-    def stopping(state: State, task: Task, batches: InTurn[Batch], window: Window) -> None:
+    def stopping(state: State, task: Task, batches: Iterator[Batch], window: Window) -> None:
         original(state, task, batches, window)
         if state.step in stops:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from infer import pipeline
 from tests.tiny import tiny_unet
-from train import attention, forecast, memory, norms
+from train import forecast, memory
 from train.adapters.full import Full
 from train.adapters.lora import Lora
 from train.denoiser import Denoiser
@@ -20,11 +19,8 @@ from train.memory import Live, Setting, counted, step_bytes
 from train.skeleton import Question
 
 
-def tiny(adapter: Full | Lora | None = None, half: Accelerator | None = None) -> Any:
+def tiny(adapter: Full | Lora | None = None) -> Any:
     network: Any = tiny_unet(16)
-    if half is not None:
-        attention.join(network, half, compiled=False)
-        norms.widen(network, half, compiled=False)
     (adapter or Full()).attach(network, seed=0)
     return network.to(memory_format=torch.channels_last).train()
 
@@ -71,7 +67,6 @@ def test_autocast_halves_activations_and_copies_weights_once() -> None:
     [
         (Setting("cuda", torch.bfloat16), torch.float32),
         (Setting("cpu", torch.bfloat16), torch.bfloat16),
-        (Setting("cpu", torch.bfloat16, small=True), torch.float32),
     ],
 )
 def test_norms_as_the_device_computes_them(setting: Setting, dtype: torch.dtype) -> None:
@@ -93,19 +88,6 @@ def allocated(network: Any, batch: int, side: int) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak + x.nbytes + states.nbytes
-
-
-@pytest.mark.parametrize("adapter", [Full(), Lora(rank=4)], ids=["full", "lora"])
-@pytest.mark.parametrize(("batch", "side"), [(8, 16), (2, 48)])
-def test_the_estimate_in_half_precision_on_a_cpu(
-    adapter: Full | Lora, batch: int, side: int, bf16_on_cpu: Accelerator
-) -> None:
-    """Scores of 256 positions are written out, those of 2304 are not: they would be a multiple of all the rest."""
-    network = tiny(adapter, bf16_on_cpu)
-    with torch.autocast("cpu", torch.bfloat16):
-        real = allocated(network, batch, side)
-    estimate = step_bytes(network, Question(batch, side, side), Setting(half=torch.bfloat16, small=True))
-    assert estimate == pytest.approx(real, rel=0.1)
 
 
 @pytest.mark.parametrize("adapter", [Full(), Lora(rank=4)], ids=["full", "lora"])
@@ -168,13 +150,13 @@ def test_attention_keeps_no_attention_matrix() -> None:
 
 PHASES = """
 import torch
-from train import memory
+from train import machine, memory
 before = memory.resident_bytes()
 held = [torch.ones(16_000) for _ in range(4000)]  # 64 kB each, below what is mapped on its own
 last = held.pop()
 full = memory.resident_bytes() - before
 held.clear()
-memory.give_back()
+machine.give_back()
 print(full >> 20, (memory.resident_bytes() - before) >> 20)
 """
 
@@ -184,28 +166,3 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", PHASES], capture_output=True, text=True, check=True)
     full, left = map(int, done.stdout.split())
     assert full > 200 and left < 60
-
-
-KEPT = """
-import sys
-import torch
-from train import memory
-if sys.argv[1] == "kept":
-    memory.keep_freed()
-before = memory.resident_bytes()
-held = torch.ones(64 << 18)  # 64 MiB
-del held
-left = memory.resident_bytes() - before
-memory.give_back()
-print(left >> 20, (memory.resident_bytes() - before) >> 20)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
-@pytest.mark.parametrize("how", ["kept", "not kept"])
-def test_freed_memory_stays_between_steps(how: str) -> None:
-    """Else every step gets its pages anew; what is given back goes all the same."""
-    done = subprocess.run([sys.executable, "-c", KEPT, how], capture_output=True, text=True, check=True)
-    left, given = map(int, done.stdout.split())
-    assert left > 60 if how == "kept" else left < 8
-    assert given < 8

@@ -1,5 +1,6 @@
 """The objective inside a run: what the step does with it, what validation leaves out, what flags and refusals say."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from data.dataset import EncodedPictures, Entry, Layout, Position, collate, mean
 from data.errors import InputError
 from data.noise import Noise
 from data.options import parse
-from data.prefetch import InTurn
 from data.schema import Batch
 from train import loop, objectives
 from train.config import Config
@@ -55,8 +55,8 @@ def batch_of(noise: Noise) -> Batch:
 
 
 def task_of(objective: Objective, schedule: Schedule = TABLE) -> loop.Task:
-    def none(start: int, stop: int) -> InTurn[Batch]:
-        return InTurn(iter(()))
+    def none(start: int, stop: int) -> Iterator[Batch]:
+        return iter(())
 
     validator = Validator({"held-out": [entry("0.png")]}, objective, schedule, 0.5, 8)
     return loop.Task(Config(), Layout(4), objective, schedule, none, validator, Path(), "")

@@ -12,6 +12,7 @@ import torch
 from data.errors import InputError
 from tests.small_runs import Toy, advance, equal, gradients, seeded_unet, small_run, trained, unet_run
 from train import checkpoint, compiled, loop
+from train.job import check_compiled
 from train.saving import restore
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
@@ -43,7 +44,7 @@ def test_compiled_once_for_each_bucket_and_use(tmp_path: Path, dynamo: Any, monk
     eager, task = small_run(tmp_path / "eager", Toy(), **changes)
     expected = advance(eager, task, 8).losses
     state, task = small_run(tmp_path, Toy(), compile=True, **changes)
-    compiled.check(state, task)
+    check_compiled(state, task)
     found = advance(state, task, 4).losses
     with loop.evaluated(state):
         (looked,) = task.validator.measure(state.denoiser, state.accelerator.device).values()
@@ -108,9 +109,9 @@ def test_wrong_gradients_are_refused_before_the_first_step(factor: float, refuse
     state.unet = Miscompiled(state.plain_unet(), factor)
     if refused:
         with pytest.raises(InputError, match=r"^--compile: torch 2.* compiler computes other gradients for \d of 4"):
-            compiled.check(state, task)
+            check_compiled(state, task)
     else:
-        compiled.check(state, task)
+        check_compiled(state, task)
     assert equal(before, dict(state.unet._orig_mod.state_dict()))
     assert all(weight.grad is None for weight in state.unet.parameters())
 

@@ -35,12 +35,9 @@ def everything(state: State) -> dict[str, Any]:
     return {"weights": trained(state), "optimizer": state.optimizer.state_dict(), "ema": state.ema.state()}
 
 
-@pytest.mark.parametrize(("kind", "together"), [("adamw", True), *((kind, False) for kind in KINDS)])
-def test_twice_resumed_toy(kind: str, together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a convolution in channels-last, whose moments a file holds in another order. together: as train/joined.py
-    updates small networks on a CPU.
-    """
-    monkeypatch.setattr("train.joined.suited", lambda *_, **__: together)
+@pytest.mark.parametrize("kind", KINDS)
+def test_twice_resumed_toy(kind: str, tmp_path: Path) -> None:
+    """With a convolution in channels-last, whose moments a file holds in another order."""
     whole, task = small_run(tmp_path, Toy(), **settings(kind), accumulate=2)
     expected = advance(whole, task, 6)
     parts, task = small_run(tmp_path, Toy(), **settings(kind), accumulate=2)

@@ -14,11 +14,8 @@ from torch.utils import checkpoint as checkpointing
 
 from data.errors import InputError
 from tests.small_runs import advance, config_of, equal, gradients, trained, unet_run
-from tests.tiny import TEXT_WIDTH
-from train import assembly, machine, memory
-from train.attention import HalfAttention, JoinedAttention
+from train import machine
 from train.config import Config, Memory
-from train.preservation import Anchored
 
 ROOT = Path(__file__).parents[2]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -137,28 +134,6 @@ def test_a_network_spread_over_gpus_is_refused(monkeypatch: pytest.MonkeyPatch, 
         machine.start(Config())
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
-def test_a_small_network_is_computed_in_the_ways_that_are_fast_in_bf16(
-    adapter: str, tmp_path: Path, bf16_on_cpu: Accelerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the trainer builds: attention, norms, memory; and the copy that preserved prompts are held by."""
-    kept: list[bool] = []
-    monkeypatch.setattr(memory, "keep_freed", lambda: kept.append(True))
-    monkeypatch.setattr(assembly, "empty_states", lambda job: torch.zeros(5, TEXT_WIDTH))
-    state, _ = unet_run(tmp_path, adapter, accelerator=bf16_on_cpu)
-    assert isinstance(state.anchor, Anchored) and kept == [True]
-    networks: list[Any] = [state.plain_unet(), state.anchor.base.unet]
-    for unet in networks:
-        assert {type(found) for found in unet.attn_processors.values()} == {HalfAttention}
-        layers = [layer for layer in unet.modules() if isinstance(layer, torch.nn.GroupNorm | torch.nn.LayerNorm)]
-        assert all(layer.weight.dtype == torch.float32 and layer._forward_pre_hooks for layer in layers)
-
-
-def test_a_small_network_in_float32_joins_its_products(tmp_path: Path) -> None:
-    state, _ = unet_run(tmp_path, "lora")
-    assert {type(found) for found in state.plain_unet().attn_processors.values()} == {JoinedAttention}
-
-
 @pytest.fixture
 def asked_for_fp16(fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As accelerate_config.yaml does."""
@@ -166,20 +141,10 @@ def asked_for_fp16(fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-@pytest.mark.parametrize(("has", "precision", "word"), [(True, "bf16", "bf16"), (False, "no", "fp32")])
 @pytest.mark.usefixtures("asked_for_fp16")
-def test_without_a_gpu_half_precision_is_the_cpus_own(
-    has: bool, precision: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has} if has else {})
-    assert machine.start(Config()).mixed_precision == precision
-    assert f"no GPU here: fp16 is for GPUs, training in {word} on the CPU" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-@pytest.mark.usefixtures("asked_for_fp16")
-def test_from_scratch_training_stays_in_float32_on_a_cpu() -> None:
-    assert machine.begin(None).mixed_precision == "no"
+def test_a_cpu_trains_in_fp32_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert machine.start(Config()).mixed_precision == "no"
+    assert "no GPU here: fp16 is for GPUs, training in fp32 on the CPU" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("given", "found"), [("BF16", "bf16"), ("no", "no")])

@@ -20,7 +20,7 @@ from data.schema import Batch
 from tests.small_runs import Toy, advance, entries, equal, seeded_unet, small_run, trained
 from tests.tiny import TEXT_WIDTH
 from tools.pocket.tuned import unseen_nouns
-from train import assembly, loop, machine, norms
+from train import assembly, loop, machine
 from train.base_model import load
 from train.config import Config, Preservation, identity
 from train.curation import collect
@@ -114,10 +114,8 @@ def anchored_run(folder: Path, **changes: Any) -> tuple[loop.State, loop.Task]:
     source = pictures(0.5)
 
     def batches(start: int, stop: int) -> Any:
-        from data.prefetch import InTurn
-
         sampler = StepSampler([7], task.layout, seed=0, start=start, stop=stop)
-        return InTurn(iter([collate([source[place] for place in places]) for places in sampler]))
+        return iter([collate([source[place] for place in places]) for places in sampler])
 
     state.anchor = anchor(Spotted(), EMPTY, Accelerator(cpu=True))
     object.__setattr__(task, "batches", batches)
@@ -188,7 +186,7 @@ def write_set(folder: Path) -> str:
 
 
 def test_the_base_is_asked_as_the_trained_network_is(bf16_on_cpu: Accelerator) -> None:
-    """In half precision with norms in float32, and never in weights of one precision and numbers of another."""
+    """In half precision, and never in weights of one precision and numbers of another."""
     unet = seeded_unet()
     draw = torch.Generator().manual_seed(1)
     x, said = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 5, TEXT_WIDTH, generator=draw)
@@ -197,7 +195,6 @@ def test_the_base_is_asked_as_the_trained_network_is(bf16_on_cpu: Accelerator) -
     zero = torch.zeros_like(x)
     exact = Anchored(Denoiser(copy.deepcopy(unet)), EMPTY).moved(zero, x, t, batch)
     unet.to(torch.bfloat16)
-    norms.widen(unet, bf16_on_cpu, compiled=False)
     seen: set[tuple[torch.dtype, torch.dtype]] = set()
 
     def note(layer: Any, given: Any, answer: Tensor) -> None:
@@ -208,7 +205,7 @@ def test_the_base_is_asked_as_the_trained_network_is(bf16_on_cpu: Accelerator) -
     for name in ("norm1", "conv1"):
         held.base.unet.get_submodule(f"down_blocks.0.resnets.0.{name}").register_forward_hook(note)
     found = held.moved(zero, x, t, batch)
-    assert seen == {(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)}
+    assert seen == {(torch.bfloat16, torch.bfloat16)}
     assert 0 < (found - exact).norm() < 0.05 * exact.norm()
 
 

@@ -12,24 +12,21 @@ from train.adapters.lora import Lora
 from train.config import Config
 from train.optim import OptimConfig
 from train.skeleton import Question
-from train.workers import OneByOne, SideBySide
 
 
 def adamw(weights: Any) -> torch.optim.Optimizer:
     return optim.adamw(weights, OptimConfig())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_it_leaves_weights_gradients_generators_and_optimiser_as_they_were(workers: int) -> None:
+def test_it_leaves_weights_gradients_generators_and_optimiser_as_they_were() -> None:
     unet: Any = tiny_unet(16)
     Lora(rank=2).attach(unet, seed=0)
     unet.train()
     trained = [weight for weight in unet.parameters() if weight.requires_grad]
     optimizer, accelerator = adamw(trained), Accelerator(cpu=True)
-    crew = OneByOne(accelerator) if workers == 1 else SideBySide(workers, workers, trained)
     before = {name: weight.clone() for name, weight in unet.state_dict().items()}
     generator = torch.get_rng_state()
-    timing = probe.probe(unet, Question(2, 16, 16), accelerator, adamw, crew)
+    timing = probe.probe(unet, Question(2, 16, 16), accelerator, adamw)
     assert timing.steps == probe.STEPS
     assert timing.micro > 0 and timing.update > 0
     assert all(torch.equal(weight, before[name]) for name, weight in unet.state_dict().items())
@@ -53,7 +50,7 @@ def test_gradients_go_even_if_the_probe_fails() -> None:
 
     accelerator = Accelerator(cpu=True)
     with pytest.raises(torch.OutOfMemoryError):
-        probe.probe(unet, Question(1, 8, 8), accelerator, broken, OneByOne(accelerator))
+        probe.probe(unet, Question(1, 8, 8), accelerator, broken)
     assert all(weight.grad is None for weight in unet.parameters())
 
 

@@ -42,11 +42,15 @@ def train_norms_safely(unet: Any) -> None:
     """
     from torch.nn import GroupNorm
 
-    from train.adapters.edge import needing_gradient  # torch: this file is read before it is loaded
-
     for module in unet.modules():
         if isinstance(module, GroupNorm) and module.weight.requires_grad:
-            module.register_forward_pre_hook(needing_gradient)
+            module.register_forward_pre_hook(require_input_gradient)
+
+
+def require_input_gradient(norm: Any, inputs: tuple[Any]) -> tuple[Any]:
+    (x,) = inputs
+    crashes = norm.training and x.device.type == "cpu" and not x.requires_grad
+    return (x.detach().requires_grad_(),) if crashes else inputs
 
 
 def inside(name: str, blocks: Sequence[str]) -> bool:

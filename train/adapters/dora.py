@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.dora import DoraConv2dLayer
 from torch import Tensor, nn
-
-from train.libraries import DoraConv2dLayer, LoraLayer
 
 
 class ConvMagnitude(DoraConv2dLayer):

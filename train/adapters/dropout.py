@@ -7,28 +7,18 @@ step, slot), names its position, and stays with it when a micro-batch is split.
 
 from __future__ import annotations
 
-import threading
-
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from data import seeds
-from train.libraries import LoraLayer
+
+sample_keys: list[Tensor] = []  # (B,) int64: of the samples in the network; one network trains in a process
 
 
-class Placed(threading.local):
-    """The positions of the samples in the network. One network trains in a process, perhaps in several threads."""
-
-    keys: Tensor | None = None  # (B,) int64
-
-
-placed = Placed()
-last: list[Tensor | None] = [None]  # for threads that placed nothing: a GPU's backward pass, which computes again
-
-
-def place(uniforms: Tensor) -> None:
+def set_sample_keys(uniforms: Tensor) -> None:
     """Say which samples the next forward pass (and its backward pass) is about: (B,) float64, one of each position."""
-    placed.keys = last[0] = uniforms.double().view(torch.int64)
+    sample_keys[:] = [uniforms.double().view(torch.int64)]
 
 
 class PositionedDropout(nn.Module):
@@ -46,8 +36,8 @@ class PositionedDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        keys = last[0] if placed.keys is None else placed.keys
-        assert keys is not None and len(keys) == len(x), "train/loop.py places the samples before it asks the network"
+        (keys,) = sample_keys
+        assert len(keys) == len(x), "set_sample_keys() comes before each forward pass"
         dropped = seeds.counted(keys.to(x.device), self.salt, x[0].numel()) < round(self.share * 2**seeds.COUNTED_BITS)
         return x.masked_fill(dropped.view(x.shape), 0.0) / (1.0 - self.share)
 

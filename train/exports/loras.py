@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import peft
 from torch import Tensor
 
 from data.errors import InputError
@@ -15,7 +17,6 @@ from train.adapters import files
 from train.base_model import BaseModel
 from train.exports import kohya
 from train.exports.request import Request
-from train.libraries import diffusers, peft
 
 NOTHING_LEARNT = "the adapter changes nothing: all of its updates are zero"
 LOADED = "loaded"  # the name of the adapter that a file becomes for the comparison

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +22,6 @@ from train.base_model import BaseModel
 from train.exports import original
 from train.exports.merge import plain_weights
 from train.exports.request import Request
-from train.libraries import diffusers
 from train.run_folder import to_json
 
 FROZEN = ("vae", "text_encoder", "tokenizer", "scheduler")

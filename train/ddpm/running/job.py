@@ -19,7 +19,7 @@ from data.dataset import Layout
 from data.errors import InputError
 from data.sets.load import load
 from data.sets.pictures import Pictures
-from train import checkpoint, ema, joined, machine, optim, run_folder
+from train import checkpoint, machine, optim, run_folder
 from train.compiled import TOLERANCE, relative_errors
 from train.ddpm import samplers
 from train.ddpm.networks.kinds import Frame
@@ -31,6 +31,7 @@ from train.ddpm.running.model import KIND, Model
 from train.ddpm.running.report_page import write_card, write_report
 from train.ddpm.running.state import State, Task
 from train.ddpm.running.timesteps import ByImportance, Draws, Evenly
+from train.ema import Ema
 from train.flops import peak_flops
 from train.report import Report, Silent, Written, read_metrics
 from train.run_folder import Run, to_json
@@ -127,10 +128,9 @@ def build_state(job: Job, made: Model) -> State:
     config, accelerator = job.config, job.accelerator
     made.network.train()
     weights = {name: weight for name, weight in made.network.named_parameters() if weight.requires_grad}
-    average = ema.build(weights, config.ema)
+    average = Ema(weights, config.ema)
     prepared = accelerator.prepare(made.network)  # which moves weights
-    together = joined.suited(made.network, accelerator, compiled=config.compile)
-    optimizer = accelerator.prepare(optim.build(weights.values(), config.optim, joined=together))
+    optimizer = accelerator.prepare(optim.build(weights.values(), config.optim))
     network: Any = torch.compile(prepared, dynamic=False) if config.compile else prepared
     return State(0, network, optimizer, accelerator, average, draws_of(job))
 

@@ -20,10 +20,9 @@ from train.ddpm.running.batches import Batch
 from train.ddpm.running.drawing import draw_grid
 from train.ddpm.running.objective import Question
 from train.ddpm.running.state import State, Task, Window
-from train.report import Report
+from train.report import Report, none_if_infinite
 from train.signals import stop_signal
 from train.validation import paired_difference
-from train.window import none_if_infinite
 
 
 def step(state: State, task: Task, window: Window) -> None:

@@ -20,7 +20,7 @@ from train.ddpm.running.model import Model
 from train.ddpm.running.objective import Corrupt, Loss
 from train.ddpm.running.timesteps import Draws
 from train.ddpm.schedule import Schedule
-from train.ema import Average
+from train.ema import Ema
 from train.speed import Speed
 from train.validation import Losses
 
@@ -33,7 +33,7 @@ class State:
     network: nn.Module  # as accelerate and the compiler wrapped it
     optimizer: Any  # accelerate's, around the one of train/optim.py
     accelerator: Accelerator
-    ema: Average
+    ema: Ema
     draws: Draws
     base: dict[str, Losses] = field(default_factory=dict)  # x_0 errors before step 1, by side
 
