@@ -1,23 +1,29 @@
-"""Line charts as inline SVG: axes with round numbers, a legend, confidence bands; readable in light and dark.
+"""Charts as inline SVG, by matplotlib in the colours of the page: CSS variables, so one chart fits light and dark."""
 
-Colours are CSS variables that data/page.py defines (--series-0 ... and the greys), so one drawing serves both.
-"""
+from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
-from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+from data.reports import macro
 
 COLOURS = 6  # further series repeat the colours with dashed lines
 WIDTH, HEIGHT = 720, 300
-LEFT, RIGHT, TOP, BOTTOM = 72, 24, 14, 40  # room for the labels
-MOST_POINTS = 600  # of a line; beyond, the lowest and highest of each stretch are kept, so that no spike is hidden
-DOTTED = 24  # lines of so few points show them
-
-UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-Point = tuple[float, float]
+MAX_POINTS = 600  # of a line; beyond, the lowest and highest of each stretch are kept, so that no spike is hidden
+MAX_DOTS = 24  # lines of so few points show them, each with its values in a tooltip
+# colours that matplotlib is given -> what the page's style sheet calls them
+VARIABLES = {f"#00000{n + 1}": f"var(--series-{n})" for n in range(COLOURS)}
+VARIABLES |= {"#000010": "var(--soft)", "#000011": "var(--faint)", "#000012": "var(--rule)"}
+SERIES, (SOFT, FAINT, RULE) = list(VARIABLES)[:COLOURS], list(VARIABLES)[COLOURS:]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,177 +47,148 @@ class Series:
         assert len(self.low) in (0, len(self.x)), f"{self.name}: {len(self.low)} bounds for {len(self.x)} points"
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Values low..high along pixels start..end, in a logarithmic scale if asked for."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        low, high = self.scale(self.low), self.scale(self.high)
-        return self.start + (self.end - self.start) * (self.scale(value) - low) / (high - low)
-
-    def scale(self, value: float) -> float:
-        return math.log10(value) if self.log else value
-
-    def shows(self, value: float) -> bool:
-        return math.isfinite(value) and (value > 0 or not self.log)
-
-
-def line_chart(series: Sequence[Series], *, x: str, y: str, log_y: bool = False) -> str:
-    """The chart as an <svg> element; x and y name the axes. Without a finite point: a line that says so."""
-    usable = Axis(1, 10, 0, 1, log_y)
-    values = [v for line in series for v in (*line.y, *line.low, *line.high) if usable.shows(v)]
-    places = [a for line in series for a, b in zip(line.x, line.y, strict=True) if math.isfinite(a) and usable.shows(b)]
-    if not places:
-        return f'<p class="empty">{escape(y)}: nothing to draw yet</p>'
-    across = Axis(*widened(places, log=False), LEFT, WIDTH - RIGHT)
-    up = Axis(*widened(values, log=log_y), HEIGHT - BOTTOM, TOP, log_y)
-    label = escape(f"{y} over {x}: {', '.join(line.name for line in series)}")
-    body = [*grid(across, up), *axis_names(x, y)]
-    body += [part for index, line in enumerate(series) for part in drawn(line, index, across, up)]
-    head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
-    return "\n".join([head, *body, "</svg>", legend(series)])
+def line_chart(
+    series: Sequence[Series], *, x: str, y: str, log_y: bool = False, title: str = "", scatter: bool = False
+) -> Markup:
+    """Lines over a common axis (scatter: points alone), with bands, a legend and tooltips; or that there are none."""
+    points = [finite_points(line, log_y) for line in series]
+    if not any(np.isfinite(values).any() for _, values in points):
+        return macro("empty", text=f"{y}: nothing to draw yet")
+    axes = new_axes(HEIGHT, left=72, bottom=40)
+    axes.set(xlabel=x, ylabel=y, yscale="log" if log_y else "linear")
+    for index, (line, (places, values)) in enumerate(zip(series, points, strict=True)):
+        kept, color = decimate(values), SERIES[index % COLOURS]
+        style: Any = "none" if scatter else (0, (5, 4)) if index >= COLOURS else "solid"
+        alpha = 0.4 if line.faint else 1
+        axes.plot(places[kept], values[kept], color=color, linestyle=style, alpha=alpha, linewidth=1.9, gid=f"s{index}")
+        if line.low:
+            low, high = mask(line.low, log_y), mask(line.high, log_y)
+            inside = np.isfinite(places + low + high)
+            outline = [np.r_[side[inside], other[inside][::-1]] for side, other in ((places, places), (low, high))]
+            axes.fill(*outline, alpha=0.16, linewidth=0, color=color, gid=f"band{index}")
+    format_axes(axes, log_y)
+    dots = [dot for n, line in enumerate(series) for dot in draw_dots(axes, line, n, *points[n], every=scatter)]
+    label = f"{y} over {x}: {', '.join(line.name for line in series)}"
+    svg = to_svg(axes, label, {f"s{index}": line.name for index, line in enumerate(series)}, dots)
+    legend = [(line.name, series_style(index, line.faint)) for index, line in enumerate(series)]
+    return macro("chart", title=title, svg=svg, legend=legend if len(series) > 1 else [])
 
 
-def widened(values: Sequence[float], *, log: bool) -> tuple[float, float]:
-    """The range to draw: from round number to round number, never empty."""
-    low, high = min(values), max(values)
-    if log:
-        return 10 ** math.floor(math.log10(low)), 10 ** max(
-            math.ceil(math.log10(high)), math.floor(math.log10(low)) + 1
+def bar_chart(values: Mapping[str, tuple[float, float, float]], *, title: str = "", most: float = 1.0) -> Markup:
+    """A horizontal bar from 0 to `most` for each name: value, and the low and high end of its whisker."""
+    axes = new_axes(32 + 26 * len(values), left=250, bottom=26, right=70)
+    for row, (value, low, high) in enumerate(values.values()):
+        axes.barh(row, value, 0.62, color=SERIES[0], alpha=0.75, gid=f"s{row}")
+        whisker = [low, low, np.nan, low, high, np.nan, high, high]
+        axes.plot(whisker, row + np.array([-0.15, 0.15, 0, 0, 0, 0, -0.15, 0.15]), color=FAINT, linewidth=1.6)
+        axes.text(max(high, value), row, f" {value:.3f}", color=FAINT, va="center", size=11.5)
+    axes.set(xlim=(0, most), ylim=(len(values) - 0.5, -0.5), yticks=range(len(values)), yticklabels=list(values))
+    axes.grid(axis="x", color=RULE)
+    axes.set_axisbelow(True)
+    tooltips = [f"{name}: {value:.3f} ({low:.3f} to {high:.3f})" for name, (value, low, high) in values.items()]
+    svg = to_svg(axes, f"{title}: {', '.join(tooltips)}", {f"s{row}": text for row, text in enumerate(tooltips)})
+    return macro("chart", title=title, svg=svg, legend=[])
+
+
+def mask(values: Sequence[float], log: bool) -> Floats:
+    """Values with NaN where nothing can be drawn."""
+    array = np.asarray(values, np.float64)
+    return np.where(np.isfinite(array) & ((array > 0) | (not log)), array, np.nan)
+
+
+def finite_points(line: Series, log: bool) -> tuple[Floats, Floats]:
+    places, values = mask(line.x, False), mask(line.y, log)
+    return places, np.where(np.isfinite(places), values, np.nan)
+
+
+def decimate(values: Floats) -> NDArray[np.intp]:
+    """Positions of about MAX_POINTS values: of each stretch the first, the lowest, the highest and the last."""
+    if len(values) <= MAX_POINTS:
+        return np.arange(len(values))
+    kept: set[int] = set()
+    for stretch in np.array_split(np.arange(len(values)), MAX_POINTS // 4):
+        kept |= {stretch[0], stretch[-1]}
+        if np.isfinite(values[stretch]).any():
+            kept |= {stretch[np.nanargmin(values[stretch])], stretch[np.nanargmax(values[stretch])]}
+    return np.array(sorted(kept))
+
+
+def new_axes(height: int, *, left: int, bottom: int, right: int = 24, top: int = 14) -> Any:
+    """Axes on a figure of WIDTH x height pixels, without a frame."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((WIDTH / 72, height / 72), dpi=72)
+    figure.patch.set_visible(False)
+    box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
+    axes = figure.add_axes(box)
+    axes.patch.set_visible(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(left=False, bottom=False, which="both", labelcolor=FAINT, labelsize=11.5)
+    axes.xaxis.label.set(color=SOFT, size=12)
+    axes.yaxis.label.set(color=SOFT, size=12)
+    return axes
+
+
+def format_axes(axes: Any, log_y: bool) -> None:
+    """Round numbers on both axes, and a line at each of the vertical one's."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    if log_y:
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low <= 100 else (1,), numticks=8))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: short_number(value))
+    axes.grid(axis="y", color=RULE)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.02)
+    axes.autoscale_view()  # now, for the places of the dots
+
+
+def short_number(value: float) -> str:
+    """0.25, 1,500, 20k, 3M, 1e-05."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * size:
+            return f"{value / size:,g}{unit}"
+    return f"{round(value, 12):,g}"
+
+
+def draw_dots(axes: Any, line: Series, index: int, places: Floats, values: Floats, *, every: bool = False) -> list[str]:
+    """Rings at the points of a short line, and at points between two gaps."""
+    shown = np.isfinite(values)
+    lonely = shown & ~np.r_[False, shown[:-1]] & ~np.r_[shown[1:], False] if len(shown) else shown
+    dots = []
+    for k in np.flatnonzero(shown if every or len(values) <= MAX_DOTS else lonely):
+        at_x, at_y = axes.transData.transform((places[k], values[k]))
+        told = escape(f"{line.name}: {values[k]:.4g} at {places[k]:.6g}")
+        place = f'cx="{at_x:.1f}" cy="{HEIGHT - at_y:.1f}" r="{6 if line.mark else 2.6}"'
+        dots.append(
+            f'<circle class="dot" style="{series_style(index, line.faint)}" {place}><title>{told}</title></circle>'
         )
-    if low == high:
-        pad = abs(low) / 2 or 0.5
-        low, high = low - pad, high + pad
-    step = round_step(high - low)
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return dots
 
 
-def round_step(span: float, count: int = 5) -> float:
-    """The 1, 2 or 5 times a power of ten that cuts `span` into about `count` parts."""
-    rough = span / count
-    power = 10 ** math.floor(math.log10(rough))
-    return power * min((1, 2, 5, 10), key=lambda factor: abs(math.log(factor * power / rough)))
-
-
-def ticks(axis: Axis) -> list[float]:
-    """Round values along the axis; powers of ten on a logarithmic one, thinned to seven at most."""
-    if axis.log:
-        first, last = round(math.log10(axis.low)), round(math.log10(axis.high))
-        factors = (1, 2, 5) if last - first <= 2 else (1,)
-        every = -(-(last - first) // 7)
-        return [f * 10.0**e for e in range(first, last + 1, max(1, every)) for f in factors if f * 10.0**e <= axis.high]
-    step = round_step(axis.high - axis.low)
-    return [step * n for n in range(math.ceil(axis.low / step - 1e-9), math.floor(axis.high / step + 1e-9) + 1)]
-
-
-def tick_texts(axis: Axis) -> list[tuple[float, str]]:
-    """The ticks with their numbers, short and of one unit: 0.25, 1,500, 20k, 3M, 1e-05."""
-    values = ticks(axis)
-    if axis.log:
-        return [(value, f"{value:g}") for value in values]
-    step = round_step(axis.high - axis.low)
-    size, unit = next(((size, unit) for size, unit in UNITS if abs(values[-1]) >= 10 * size), (1.0, ""))
-    decimals = max(0, -math.floor(math.log10(step / size) + 1e-9))
-    return [(value, f"{value / size:,.{decimals}f}{unit if value else ''}") for value in values]
-
-
-def grid(across: Axis, up: Axis) -> list[str]:
-    """Lines at the vertical axis' ticks, the base line, and the numbers of both axes."""
-    parts = []
-    for value, text in tick_texts(up):
-        at = f"{up(value):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{at}" dy="0.32em" text-anchor="end">{text}</text>')
-    parts.append(f'<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
-    for value, text in tick_texts(across):
-        at = f'x="{across(value):.1f}" y="{HEIGHT - BOTTOM + 17}"'
-        parts.append(f'<text class="tick" {at} text-anchor="middle">{text}</text>')
-    return parts
-
-
-def axis_names(x: str, y: str) -> list[str]:
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    turned = f'transform="rotate(-90 12 {middle})"'
-    return [
-        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x)}</text>',
-        f'<text class="axis" x="12" y="{middle}" {turned} text-anchor="middle">{escape(y)}</text>',
-    ]
-
-
-def drawn(line: Series, index: int, across: Axis, up: Axis) -> list[str]:
-    """The band, the line in its unbroken pieces, and dots where there are few points."""
-    look, radius = style(index, line.faint), 6 if line.mark else 2.6
-    parts = []
-    if line.low:
-        edges = [list(zip(line.x, bound, strict=True)) for bound in (line.low, line.high)]
-        whole = [k for k in range(len(line.x)) if all(up.shows(edge[k][1]) for edge in edges)]
-        rim = [edges[0][k] for k in thinned(whole)] + [edges[1][k] for k in reversed(thinned(whole))]
-        parts.append(f'<polygon class="band" {look} points="{path(rim, across, up)}"/>')
-    pieces = unbroken(line, up)
-    for piece in pieces:
-        points = path(decimated(piece), across, up)
-        parts.append(f'<polyline class="line" {look} points="{points}"><title>{escape(line.name)}</title></polyline>')
-    lonely = [piece[0] for piece in pieces if len(piece) == 1]
-    for a, b in [point for piece in pieces for point in piece] if len(line.x) <= DOTTED else lonely:
-        told = escape(f"{line.name}: {b:.4g} at {a:.6g}")
-        at = f'cx="{across(a):.1f}" cy="{up(b):.1f}" r="{radius}"'
-        parts.append(f'<circle class="dot" {look} {at}><title>{told}</title></circle>')
-    return parts
-
-
-def style(index: int, faint: bool = False) -> str:
+def series_style(index: int, faint: bool = False) -> str:
     dashes = ";stroke-dasharray:5 4" if index >= COLOURS else ""
-    return f'style="--ink:var(--series-{index % COLOURS}){dashes}{";opacity:0.4" if faint else ""}"'
+    return f"--ink:var(--series-{index % COLOURS}){dashes}{';opacity:0.4' if faint else ''}"
 
 
-def path(points: Sequence[Point], across: Axis, up: Axis) -> str:
-    return " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in points)
+def to_svg(axes: Any, label: str, tooltips: Mapping[str, str], extra: Sequence[str] = ()) -> Markup:
+    """The figure as an <svg> without ids, name spaces or colours of its own. tooltips: of the parts with these gids."""
+    from matplotlib import rc_context
+    from matplotlib.text import Text
 
-
-def unbroken(line: Series, up: Axis) -> list[list[Point]]:
-    """The line cut where a value is missing."""
-    pieces: list[list[Point]] = [[]]
-    for a, b in zip(line.x, line.y, strict=True):
-        if math.isfinite(a) and up.shows(b):
-            pieces[-1].append((a, b))
-        elif pieces[-1]:
-            pieces.append([])
-    return [piece for piece in pieces if piece]
-
-
-def decimated(points: list[Point]) -> list[Point]:
-    """At most about MOST_POINTS points: of each stretch the first, the lowest, the highest and the last."""
-    if len(points) <= MOST_POINTS:
-        return points
-    cuts = [round(n * len(points) / (MOST_POINTS // 4)) for n in range(MOST_POINTS // 4 + 1)]
-    kept = []
-    for start, end in pairwise(cuts):
-        stretch = range(start, end)
-        picks = {start, end - 1, min(stretch, key=lambda k: points[k][1]), max(stretch, key=lambda k: points[k][1])}
-        kept += [points[k] for k in sorted(picks)]
-    return kept
-
-
-def thinned(indices: list[int]) -> list[int]:
-    """Few enough of them for a band, the last among them."""
-    every = max(1, len(indices) // MOST_POINTS)
-    return indices[::every] + (indices[-1:] if (len(indices) - 1) % every else [])
-
-
-def legend(series: Sequence[Series]) -> str:
-    """Names beside their colours; a single line is named by its axis already."""
-    if len(series) < 2:
-        return ""
-    keys = (f"<span>{key(style(index, line.faint))}{escape(line.name)}</span>" for index, line in enumerate(series))
-    return f'<p class="legend">{"".join(keys)}</p>'
-
-
-def key(look: str) -> str:
-    """A short piece of a line, for the legend."""
-    return f'<svg class="key" viewBox="0 0 22 4"><line class="line" {look} x1="1" x2="21" y1="2" y2="2"/></svg>'
+    for text in axes.findobj(Text):
+        text.set_parse_math(False)
+    content = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "atelier"}):
+        axes.figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    svg = content.getvalue().partition("<svg ")[2].partition(">")[2]
+    svg = re.sub(r"<metadata>.*?</metadata>|<defs>.*?</defs>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    for gid, text in tooltips.items():
+        svg = svg.replace(f'<g id="{gid}">', f"<g><title>{escape(text)}</title>", 1)
+    svg = re.sub(r' (id|clip-path)="[^"]*"| transform="rotate\(-0 [^"]*"| font-family: [^;]*;|(?<=\n) +', "", svg)
+    svg = re.sub("|".join(VARIABLES), lambda match: VARIABLES[match[0]], svg)
+    box = f"0 0 {WIDTH} {math.ceil(axes.figure.get_figheight() * 72)}"
+    svg = svg.replace("</svg>", f"{''.join(extra)}</svg>")
+    return Markup(f'<svg viewBox="{box}" role="img" aria-label="{escape(label)}">{svg}')

@@ -1,27 +1,25 @@
-"""One self-contained HTML page out of sections, text, tables, curves and picture strips.
+"""A report page built from top to bottom: sections of text, facts, tables, charts and rows of images.
 
-Nothing is loaded from anywhere (a content policy in the page forbids it) and everything said is escaped: a caption is
-shown, whatever is in it. Light or dark as the reader's system has it.
+All text is escaped: a caption is shown, whatever is in it. Light or dark as the reader's system has it.
 """
 
-import base64
-import hashlib
-import io
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape as html_escape
 from pathlib import Path
 from typing import Self
 
+from markupsafe import Markup
+from markupsafe import escape as html_escape
 from PIL import Image
 
 from data.chart import Series, line_chart
 from data.files import write_atomic
-from data.page_style import STYLE
+from data.reports import macro, printable_text, render
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # and the page's own script, by its hash
 Cell = str | int | float | bool | None
 
 
@@ -34,10 +32,7 @@ class Section:
 
 @dataclass
 class Page:
-    """A page that is filled from top to bottom: Page("Run 7").section("Loss").curve(...).write(path).
-
-    style, script: of this page alone, behind the common looks; no other script runs.
-    """
+    """Page("Run 7").section("Loss").curve(...).write(path). style, script: of this page alone."""
 
     title: str
     subtitle: str = ""
@@ -53,120 +48,70 @@ class Page:
         self.sections.append(Section(title, anchor))
         return self
 
+    def add(self, block: str) -> Self:
+        """Add finished HTML; what comes before the first section stands under the title."""
+        if not self.sections:
+            self.sections.append(Section("", ""))
+        self.sections[-1].blocks.append(Markup(block))
+        return self
+
     def text(self, text: str) -> Self:
-        """Plain paragraphs, parted by empty lines."""
-        return self.add(
-            "".join(f"<p>{escape(part.strip())}</p>" for part in re.split(r"\n\s*\n", text) if part.strip())
-        )
+        """Plain paragraphs, separated by empty lines."""
+        parts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+        return self.add(macro("paragraphs", texts=parts))
 
     def note(self, text: str) -> Self:
-        """A paragraph that must not be missed: a warning, or what a number does not say."""
-        return self.add(f'<p class="note">{escape(text)}</p>')
+        """A highlighted paragraph: a warning, or what a number does not say."""
+        return self.add(macro("note", text=text))
 
     def code(self, text: str) -> Self:
         """A command or a file, as it is typed."""
-        return self.add(f"<pre><code>{escape(text)}</code></pre>")
+        return self.add(macro("code", text=text))
 
     def facts(self, facts: Mapping[str, Cell]) -> Self:
         """A few numbers or words, large, each with its name."""
-        tiles = (f"<div><dt>{escape(name)}</dt><dd>{escape(plain(value))}</dd></div>" for name, value in facts.items())
-        return self.add(f'<dl class="facts">{"".join(tiles)}</dl>')
+        return self.add(macro("facts", facts={name: plain(value) for name, value in facts.items()}))
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: str = "") -> Self:
         """A table; a column of numbers is right-aligned with equal decimals. None is shown as a dash."""
         body = [list(row) for row in rows]
         assert all(len(row) == len(head) for row in body), f"rows of other lengths than the head, {len(head)}"
         columns = [[row[index] for row in body] for index in range(len(head))]
-        texts = [column_texts(column) for column in columns]
-        kinds = [' class="number"' if numeric(column) else "" for column in columns]
-        title = f"<caption>{escape(caption)}</caption>" if caption else ""
-        top = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(head, kinds, strict=True))
-        lines = (
-            "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, line, strict=True)) + "</tr>"
-            for line in zip(*texts, strict=True)
-        )
-        table = f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-        return self.add(f'<div class="wide">{table}</div>')
+        kinds = [Markup(' class="number"' if numeric(column) else "") for column in columns]
+        texts = zip(*map(column_texts, columns), strict=True)
+        return self.add(macro("table", head=head, rows=list(texts), kinds=kinds, caption=caption))
 
     def curve(self, *series: Series, x: str, y: str, title: str = "", log_y: bool = False) -> Self:
         """Lines over a common axis, with bands where a series has bounds."""
-        head = f"<figcaption>{escape(title)}</figcaption>" if title else ""
-        return self.add(f'<figure class="chart">{head}{line_chart(series, x=x, y=y, log_y=log_y)}</figure>')
+        return self.add(line_chart(series, x=x, y=y, title=title, log_y=log_y))
 
     def strip(
         self,
-        pictures: Iterable[tuple[Image.Image, str]],
+        images: Iterable[tuple[Image.Image, str]],
         *,
         title: str = "",
         columns: int | None = None,
         width: int = 150,
     ) -> Self:
-        """Captioned pictures, each `width` CSS pixels or more; `columns` fixes how many a row has, to compare rows."""
-        figures = "".join(figure(picture, caption, width) for picture, caption in pictures)
-        layout = f"repeat({columns}, minmax(0, 1fr))" if columns else f"repeat(auto-fill, minmax({width}px, 1fr))"
-        most = f";max-width:{columns * (width + 130)}px" if columns else ""
-        head = f"<h3>{escape(title)}</h3>" if title else ""
-        return self.add(f'{head}<div class="strip" style="grid-template-columns:{layout}{most}">{figures}</div>')
-
-    def add(self, block: str) -> Self:
-        """Put a piece of finished HTML at the end; what comes before the first section stands under the title."""
-        if not self.sections:
-            self.sections.append(Section("", ""))
-        self.sections[-1].blocks.append(block)
-        return self
+        """Captioned images, each `width` CSS pixels or more; `columns` fixes how many a row has, to compare rows."""
+        layout = f"repeat(auto-fill, minmax({width}px, 1fr))"
+        if columns:
+            layout = f"repeat({columns}, minmax(0, 1fr));max-width:{columns * (width + 130)}px"
+        return self.add(macro("strip", images=images, title=title, layout=layout, width=width))
 
     def html(self) -> str:
         """The whole page; equal content gives equal bytes."""
-        named = [section for section in self.sections if section.title]
-        links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in named)
-        return "\n".join([
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy(self.script)}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(self.title)}</title>\n<style>{STYLE}{self.style}</style>\n</head>\n<body>\n<main>",
-            f"<header><h1>{escape(self.title)}</h1>",
-            f'<p class="subtitle">{escape(self.subtitle)}</p>' if self.subtitle else "",
-            f"<nav>{links}</nav>" if len(named) > 1 else "",
-            "</header>",
-            *map(section_html, self.sections),
-            f"</main>\n<script>{self.script}</script>" if self.script else "</main>",
-            "</body>\n</html>\n",
-        ])  # fmt: skip
+        return render("page.html", **vars(self))
 
     def write(self, path: Path) -> Path:
-        """Write the page whole, and return where it lies."""
+        """Write the page atomically, and return its path."""
         write_atomic(path, self.html())
         return path
 
 
-def policy(script: str) -> str:
-    """What the page may do: show what is in it, and run this one script."""
-    mark = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"{POLICY}; script-src 'sha256-{mark}'" if script else POLICY
-
-
-def section_html(section: Section) -> str:
-    body = "\n".join(section.blocks)
-    if not section.title:
-        return f"<section>\n{body}\n</section>"
-    return f'<section id="{section.anchor}">\n<h2>{escape(section.title)}</h2>\n{body}\n</section>'
-
-
 def escape(text: str) -> str:
-    """Text as HTML shows it; bytes of a file name that are no text appear as escapes."""
-    return html_escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
-
-
-def figure(picture: Image.Image, caption: str, width: int) -> str:
-    """One picture as a PNG inside the page; small ones keep their pixels sharp."""
-    content = io.BytesIO()
-    picture.convert("RGB").save(content, "PNG")
-    data = base64.b64encode(content.getvalue()).decode()
-    sharp = ' class="sharp"' if picture.width < width else ""
-    size = f'width="{picture.width}" height="{picture.height}"'
-    words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img{sharp} {size} alt="{escape(caption)}" src="data:image/png;base64,{data}">{words}</figure>'
+    """Text as HTML shows it."""
+    return str(html_escape(printable_text(text)))
 
 
 def numeric(column: Sequence[Cell]) -> bool:

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.chart import HEIGHT, LEFT, RIGHT, WIDTH, Axis, Series, decimated, line_chart, round_step, tick_texts, widened
+from data.chart import Series, bar_chart, decimate, line_chart, short_number
 from data.page import Page, column_texts
+from data.reports import render
 
-EVIL = "<script>alert('x')</script> & \"quoted\""
+EVIL = "<script>alert('x')</script> & \"quoted\" $\\frac$"
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -60,7 +62,6 @@ def test_everything_is_escaped_and_well_formed() -> None:
     html = full().html()
     assert "script" not in Reader(html).tags
     assert "<script" not in html
-    assert "alert('x')" not in html
     assert "".join(Reader(html).words).count("<script>alert('x')</script>") >= 12
 
 
@@ -68,7 +69,7 @@ def test_nothing_comes_from_elsewhere() -> None:
     html = full().html()
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in Reader(html).addresses)
     assert not re.search(r"url\(|@import|https?:|//", html.replace("data:image/png;base64,", ""))
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in unescape(html)
 
 
 def test_contents_link_to_sections_of_equal_names() -> None:
@@ -129,16 +130,20 @@ def test_only_columns_of_numbers_are_aligned_right() -> None:
         Page("t").table(["a"], [[1, 2]])
 
 
+def line_points(svg: str, name: str) -> list[tuple[float, float]]:
+    """The points of the line of that name, in the order drawn; a gap starts with M."""
+    (path,) = re.findall(rf'<g><title>{name}</title>\s*<path d="([^"]*)"', svg)
+    return [(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path)]
+
+
 def test_a_line_goes_through_its_points() -> None:
     svg = line_chart([Series("a", [0, 5, 10], [0, 1, 4])], x="step", y="loss")
-    (line,) = re.findall(r'<polyline[^>]* points="([^"]*)"', svg)
-    points = [tuple(map(float, point.split(","))) for point in line.split()]
-    assert [x for x, _ in points] == [LEFT, (LEFT + WIDTH - RIGHT) / 2, WIDTH - RIGHT]
-    heights = [y for _, y in points]
-    assert heights[0] > heights[1] > heights[2]
-    assert (heights[0] - heights[1]) * 4 == pytest.approx(heights[0] - heights[2], abs=0.5)
-    assert "step" in svg
-    assert "loss" in svg
+    (x0, y0), (x1, y1), (x2, y2) = line_points(svg, "a")
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.01)
+    assert (y0 - y1) * 4 == pytest.approx(y0 - y2, abs=0.01) and y0 > y1
+    dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)
+    assert np.array(dots, float) == pytest.approx(np.array([(x0, y0), (x1, y1), (x2, y2)]), abs=0.06)
+    assert "a: 4 at 10" in svg and ">step<" in svg and ">loss<" in svg
 
 
 def test_gaps_cut_a_line_and_single_points_are_dots() -> None:
@@ -146,87 +151,90 @@ def test_gaps_cut_a_line_and_single_points_are_dots() -> None:
     values = [1.0] * 30
     values[10], values[20], values[22] = nan, inf, nan
     svg = line_chart([Series("a", range(30), values)], x="x", y="y")
-    assert svg.count("<polyline") == 4
-    assert svg.count("<circle") == 1  # the one point between two gaps
+    assert len(line_points(svg, "a")) in (26, 27)  # matplotlib leaves out the one between two gaps, or not
+    assert svg.count("<circle") == 1
 
 
-def test_nothing_to_draw_says_so() -> None:
+def test_nothing_to_draw_is_said() -> None:
     for series in ([], [Series("a", [], [])], [Series("a", [1], [math.nan])]):
-        assert "loss: nothing to draw yet" in line_chart(series, x="x", y="loss")
-    assert "nothing to draw yet" in line_chart([Series("a", [1, 2], [0, -1])], x="x", y="y", log_y=True)
+        assert "<svg" not in line_chart(series, x="x", y="loss")
+    assert "<svg" not in line_chart([Series("a", [1, 2], [0, -1])], x="x", y="y", log_y=True)
 
 
 def test_a_logarithmic_axis_shows_equal_ratios_as_equal_steps_and_leaves_out_zero() -> None:
     svg = line_chart([Series("a", [0, 1, 2, 3], [1, 0.1, 0.01, 0])], x="x", y="y", log_y=True)
-    (line,) = re.findall(r'<polyline[^>]* points="([^"]*)"', svg)
-    heights = [float(point.split(",")[1]) for point in line.split()]
+    heights = [y for _, y in line_points(svg, "a")]
     assert len(heights) == 3
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.2)
 
 
-def test_a_band_runs_along_both_bounds() -> None:
-    svg = line_chart([Series("a", [0, 1], [1, 2], [0, 1], [2, 3])], x="x", y="y")
-    (band,) = re.findall(r'<polygon[^>]* points="([^"]*)"', svg)
-    (low_0, low_1, high_1, high_0) = (float(point.split(",")[1]) for point in band.split())
-    assert high_0 < low_0 <= HEIGHT
-    assert high_1 < low_1
+def test_a_band_runs_along_both_bounds_and_around_gaps() -> None:
+    svg = line_chart([Series("a", [0, 1, 2], [1, 2, 3], [0, 1, math.nan], [2, 3, 4])], x="x", y="y")
+    (band,) = re.findall(r'<path d="(M [^"]*z)', svg, re.IGNORECASE)
+    heights = [float(y) for _, y in re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", band)]
+    low_0, low_1, high_1, high_0 = heights[:4]
+    assert high_0 < low_0 and high_1 < low_1 < low_0
     with pytest.raises(AssertionError, match="a band needs both"):
         Series("a", [0], [1], low=[0])
 
 
 def test_several_lines_are_named_and_told_apart() -> None:
     svg = line_chart([Series(f"line {n}", [0, 1], [n, n]) for n in range(8)], x="x", y="y")
-    looks = re.findall(r'<polyline class="line" (style="[^"]*")', svg)
-    assert len(set(looks)) == 8
     assert all(f"</svg>line {n}</span>" in svg for n in range(8))
+    assert len(set(re.findall(r'<line class="line" style="([^"]*)"', svg))) == 8
+    assert svg.count("stroke-dasharray: ") == 2
     assert 'class="legend"' not in line_chart([Series("only", [0, 1], [1, 2])], x="x", y="y")
 
 
-def test_a_long_line_is_short_on_paper_and_keeps_its_spikes() -> None:
-    values = [math.sin(n / 500) for n in range(100_000)]
+def test_charts_take_their_colours_from_the_page_and_refer_to_nothing() -> None:
+    svg = line_chart([Series("a", [0, 1], [1, 2], [0, 1], [2, 3]), Series("b", [0, 1], [3, 4])], x="x", y="y")
+    svg += bar_chart({"a": (0.5, 0.4, 0.6)}, title="t")
+    assert not re.search(r"#[0-9a-f]{6}|url\(|xlink|xmlns| id=|<use|<defs", svg)
+    assert "var(--series-1)" in svg and "var(--rule)" in svg
+    assert svg == line_chart(
+        [Series("a", [0, 1], [1, 2], [0, 1], [2, 3]), Series("b", [0, 1], [3, 4])], x="x", y="y"
+    ) + bar_chart({"a": (0.5, 0.4, 0.6)}, title="t")
+
+
+def test_bars_have_their_values_and_names() -> None:
+    svg = bar_chart({"real <b>": (0.5, 0.4, 0.6), "generated": (1.0, 0.9, 1.0)}, title="accuracy")
+    assert "real &lt;b&gt;: 0.500 (0.400 to 0.600)" in svg and "1.000" in svg and "<b>" not in svg
+
+
+def test_a_scatter_has_points_alone() -> None:
+    svg = line_chart([Series("a", range(50), range(50))], x="x", y="y", scatter=True)
+    assert svg.count("<circle") == 50 and "<title>a</title>" not in svg
+
+
+def test_a_long_line_is_short_in_the_page_and_keeps_its_spikes() -> None:
+    values = np.sin(np.arange(100_000) / 500)
     values[77_777], values[5] = 9.0, -9.0
-    kept = decimated(list(zip(range(100_000), values, strict=True)))
-    assert len(kept) <= 600
-    assert {(77_777, 9.0), (5, -9.0), (0, values[0]), (99_999, values[-1])} <= set(kept)
-    assert kept == sorted(kept)
-    assert len(line_chart([Series("a", range(100_000), values)], x="x", y="y")) < 20_000
+    kept = decimate(values)
+    assert len(kept) <= 620
+    assert {77_777, 5, 0, 99_999} <= set(kept.tolist())
+    assert np.all(np.diff(kept) > 0)
+    assert len(line_chart([Series("a", range(100_000), values.tolist())], x="x", y="y")) < 30_000
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "texts"),
-    [
-        (0, 1, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
-        (0, 3000, ["0", "500", "1,000", "1,500", "2,000", "2,500", "3,000"]),
-        (0, 50_000, ["0", "10k", "20k", "30k", "40k", "50k"]),
-        (-2, 2, ["-2", "-1", "0", "1", "2"]),
-        (1.001, 1.004, ["1.0010", "1.0015", "1.0020", "1.0025", "1.0030", "1.0035", "1.0040"]),
-    ],
+    ("value", "text"),
+    [(0, "0"), (0.25, "0.25"), (1500, "1,500"), (20_000, "20k"), (3e7, "30M"), (1e-5, "1e-05"), (0.1 + 0.2, "0.3")],
 )
-def test_ticks_are_round_numbers_of_one_unit(low: float, high: float, texts: list[str]) -> None:
-    assert [text for _, text in tick_texts(Axis(low, high, 0, 100))] == texts
-
-
-def test_logarithmic_ticks_are_few() -> None:
-    assert [text for _, text in tick_texts(Axis(0.01, 1, 0, 1, log=True))] == [
-        f"{n:g}" for n in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
-    ]
-    assert len(tick_texts(Axis(1e-20, 1e20, 0, 1, log=True))) <= 8
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert short_number(value) == text
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [-3.0], [1e-12, 2e-12], [0.123, 98765.4], [-1e9, 1e9]])
 @pytest.mark.parametrize("log", [False, True])
-def test_any_values_get_an_axis_about_them(values: list[float], log: bool) -> None:
-    if log and min(values) <= 0:
-        return
-    low, high = widened(values, log=log)
-    assert low <= min(values) <= max(values) <= high
-    assert low < high
-    axis = Axis(low, high, 0, 100, log)
-    assert 2 <= len(tick_texts(axis)) <= 12
-    assert all(-1e-6 <= axis(value) <= 100 + 1e-6 for value, _ in tick_texts(axis))
+def test_any_values_get_an_axis(values: list[float], log: bool) -> None:
+    drawable = not log or max(values) > 0
+    svg = line_chart([Series("a", range(len(values)), values)], x="x", y="y", log_y=log)
+    assert ("<svg" in svg) == drawable
+    if drawable:
+        assert len(re.findall(r"text-anchor: end", svg)) >= 2
 
 
-def test_round_steps_are_one_two_or_five() -> None:
-    for span in (1e-7, 0.3, 1.0, 7.0, 44.0, 12345.0):
-        assert f"{round_step(span):e}"[0] in "125"
-        assert 3 <= span / round_step(span) <= 9
+def test_a_template_elsewhere_extends_the_common_ones(tmp_path: Path) -> None:
+    (tmp_path / "own.html").write_text('{% extends "base.html" %}{% block content %}<p>{{ words }}</p>{% endblock %}')
+    html = render(tmp_path / "own.html", title="t", words=EVIL, script="let a = 1;")
+    assert "<p>&lt;script&gt;" in html and "script-src 'sha256-" in html and "<script>let a = 1;</script>" in html
