@@ -1,11 +1,11 @@
-"""Pictures to captions with Label Studio: start the server, push pictures, pull what people wrote, make a data set.
+"""Caption images with Label Studio: start the server, push images, pull captions, export a dataset.
 
 python annotation/annotate.py start --images FOLDER
 """
 
 import sys
 
-from annotation.commands import dispatch
+from annotation.cli import dispatch
 from data.errors import run_entry
 
 

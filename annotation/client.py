@@ -1,54 +1,68 @@
-"""A Label Studio, ours or anybody's, through label-studio-sdk: connected, retried, and its errors said in one line.
+"""A Label Studio server through label-studio-sdk: connecting, retries, one-line errors, tasks, backups.
 
-Both kinds of token work: the older one of 40 letters, and a personal access token, which the SDK refreshes itself.
-A token never gets into a message: errors are told anew from what the server answered, and nothing is chained to them.
+Both kinds of token work: the legacy one of 40 characters, and a personal access token, which the SDK refreshes itself.
+A token never appears in a message: errors are worded from the server's answer, and nothing is chained to them.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from annotation import server as servers
+from tqdm import tqdm
+
+from annotation.config import SERVER_FOLDER
+from annotation.server import DATABASE, Server, find_server
 from data.errors import InputError, show
+from data.files import replaced_folder
 
-if TYPE_CHECKING:
-    from label_studio_sdk import LabelStudio
-
-VARIABLE = "LABEL_STUDIO_API_KEY"
-VERSIONS = "1.23."  # of Label Studio, that were tried
+TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
+TESTED_VERSIONS = "1.23."  # of Label Studio
 TIMEOUT = 120.0  # seconds for one answer; an import of 250 tasks takes under a second
-PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
-TRIES_TO_CONNECT = 2  # where nobody listens, nobody is likely to come
-PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))  # HTTP statuses that may be gone at the next try
+PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each retry
+CONNECTION_TRIES = 2  # a server that refuses connections is unlikely to appear
+TRANSIENT = frozenset((408, 425, 429, 500, 502, 503, 504))  # HTTP statuses worth a retry
 START = "Start the server: python annotation/annotate.py start"
+TRY_AGAIN = "Run the same command again; finished work is kept."
+PAGE_SIZE = 1000
+LINT = "lint"  # key of the task data that holds lint findings, for filtering in the Data Manager
+DRAFT_SOURCE = "draft_by"  # key of a prediction's meta that holds the source of the draft
+BACKUPS = "backups"
+BACKUPS_KEPT = 10
 T = TypeVar("T")
+Request = Callable[[Any], T]  # gets the LabelStudio object of label-studio-sdk
 
 
 class UnsureError(Exception):
-    """A request was sent and no answer came: it may have been carried out, or not. Look before asking again."""
+    """A request was sent and no answer came: it may have been carried out, or not. Look before sending it again."""
 
 
 class Client:
-    """A connection to one Label Studio."""
+    """A connection to a Label Studio server."""
 
-    def __init__(self, url: str, token: str, *, own: servers.Server | None = None) -> None:
-        """own: the local server that this is, whose pictures can be linked instead of sent."""
+    def __init__(self, url: str, token: str, *, server: Server | None = None) -> None:
+        """server: the local server behind the address, if it is one; its images are linked instead of uploaded."""
         import httpx
         from label_studio_sdk import LabelStudio
 
-        self.url, self.own, self.legacy = url.rstrip("/"), own, token.count(".") != 2  # a newer one has three parts
-        # a proxy has nothing to do with a server on this machine
-        self.http = httpx.Client(timeout=TIMEOUT, trust_env=not is_local(self.url), follow_redirects=True)
+        self.url, self.server = url.rstrip("/"), server
+        self.legacy_token = token.count(".") != 2
+        local = urlsplit(self.url).hostname in {"127.0.0.1", "localhost", "::1"}
+        self.http = httpx.Client(timeout=TIMEOUT, trust_env=not local, follow_redirects=True)  # no proxy if local
         try:
-            self.sdk: LabelStudio = LabelStudio(
+            self.sdk = LabelStudio(
                 base_url=self.url, api_key=token, httpx_client=self.http, timeout=TIMEOUT, max_retries=0
             )
-        except Exception as error:  # a personal access token that ran out
+        except Exception as error:  # an expired personal access token
             raise self.explain(error) from None
 
     def __enter__(self) -> Client:
@@ -57,39 +71,42 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.http.close()
 
-    def read(self, ask: Callable[[LabelStudio], T]) -> T:
-        """Ask for something that changes nothing, again and again if need be. Raises InputError."""
-        for tried, pause in enumerate(PAUSES, 1):
+    def retry(self, request: Request[T]) -> T:
+        """Send a request that may safely be sent twice, with retries. Raises InputError."""
+        for attempt, pause in enumerate((*PAUSES, None), 1):
             try:
-                return ask(self.sdk)
+                return request(self.sdk)
             except Exception as error:
-                if not passing(error) or (tried == TRIES_TO_CONNECT and is_absent(error)):
+                if pause is None or not is_transient(error) or (attempt == CONNECTION_TRIES and is_refused(error)):
                     raise self.explain(error) from None
-            time.sleep(pause)
-        return self.once(ask)
+                time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
 
-    def once(self, ask: Callable[[LabelStudio], T]) -> T:
-        """Ask a single time. Raises InputError."""
+    def find(self, request: Request[T]) -> T | None:
+        """As `retry`, but None for HTTP 404."""
+        from label_studio_sdk.core.api_error import ApiError
+
+        def found(sdk: Any) -> T | None:
+            try:
+                return request(sdk)
+            except ApiError as error:
+                if error.status_code == 404:
+                    return None
+                raise
+
+        return self.retry(found)
+
+    def once(self, request: Request[T]) -> T:
+        """Send a request a single time. Raises InputError if it was refused, UnsureError if the answer got lost."""
         try:
-            return ask(self.sdk)
+            return request(self.sdk)
         except Exception as error:
+            if is_transient(error):
+                raise UnsureError(network_failure(error)) from None
             raise self.explain(error) from None
-
-    def change(self, ask: Callable[[LabelStudio], T]) -> T:
-        """Ask for a change, once. Raises InputError if it was refused, UnsureError if nobody knows."""
-        try:
-            return ask(self.sdk)
-        except Exception as error:
-            if passing(error):
-                raise UnsureError(brief(error)) from None
-            raise self.explain(error) from None
-
-    def insist(self, ask: Callable[[LabelStudio], T]) -> T:
-        """Ask for a change that does no harm when it is made twice. Raises InputError."""
-        return self.read(ask)
 
     def post(self, path: str, **request: Any) -> None:
-        """A request for which the SDK has no call, sent with its token; raises as `once` does."""
+        """Send a request that the SDK has no call for, with its token. Raises InputError."""
         headers = self.sdk._client_wrapper.get_headers()
         try:
             answer = self.http.post(self.url + path, headers=headers, **request)
@@ -99,153 +116,217 @@ class Client:
             raise self.explain_status(answer.status_code, answer.text)
 
     def version(self) -> str:
-        """The Label Studio that answers, e.g. "1.23.2"."""
-        said = self.read(lambda sdk: sdk.versions.get()).model_dump()
-        return str(said.get("release") or "of an unknown version")
+        """The server's Label Studio version, e.g. "1.23.2"."""
+        versions = self.retry(lambda sdk: sdk.versions.get()).model_dump()
+        return str(versions.get("release") or "of an unknown version")
 
     def explain(self, error: Exception) -> InputError:
-        """What went wrong, as one line with what to do; errors that are no one's but ours pass through."""
+        """A failure as one line with what to do; our own bugs are raised as they are."""
         import httpx
         from label_studio_sdk.core.api_error import ApiError
 
         if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
-            return bad_url(self.url)
+            return invalid_url(self.url)
         if isinstance(error, httpx.TimeoutException):
-            return InputError("does not answer in time", where=self.url, fix="Try again; what was done is kept.")
+            return InputError("does not answer in time", where=self.url, fix=TRY_AGAIN)
         if isinstance(error, httpx.TransportError):
-            fix = START if self.own else "Check the address and the network."
-            return InputError(f"nobody answers ({brief(error)})", where=self.url, fix=fix)
+            fix = START if self.server else "Check the address and the network."
+            return InputError(f"cannot connect ({network_failure(error)})", where=self.url, fix=fix)
         if isinstance(error, ApiError):
             return self.explain_status(error.status_code or 0, error.body)
         raise error
 
     def explain_status(self, status: int, body: object) -> InputError:
-        """An HTTP status and what came with it."""
-        said = detail(body)
+        """An HTTP status with its body as one line."""
+        message = error_message(body)
         if status == 401:
-            return InputError(f"the access token is refused ({said})", where=self.url, fix=self.token_fix(said))
+            return InputError(f"the access token is rejected ({message})", where=self.url, fix=self.token_fix(message))
         if status == 403:
-            fix = "Ask its administrator for the right, or use another account's token."
-            return InputError(f"this account may not do that ({said})", where=self.url, fix=fix)
-        if is_page(body):
-            return InputError(f"answers with a web page (HTTP {status}), not as Label Studio does", where=self.url,
-                              fix="Give the address that the browser shows, up to the first path.")  # fmt: skip
-        fix = "Try again; what was done is kept." if status in PASSING else None
-        return InputError(f"Label Studio refused (HTTP {status}): {said}", where=self.url, fix=fix)
+            fix = "Ask its administrator for permission, or use another account's token."
+            return InputError(f"this account may not do that ({message})", where=self.url, fix=fix)
+        if isinstance(body, str) and body.lstrip()[:9].lower().startswith(("<!doctype", "<html")):
+            fix = "Give the address that the browser shows, up to the first path."
+            return InputError(f"answers with a web page (HTTP {status}), unlike Label Studio", where=self.url, fix=fix)
+        fix = TRY_AGAIN if status in TRANSIENT else None
+        return InputError(f"Label Studio refused (HTTP {status}): {message}", where=self.url, fix=fix)
 
-    def token_fix(self, said: str) -> str:
-        if self.own:
-            return f"Put the token that Label Studio shows under Account & Settings into {self.own.folder}/login.json."
-        if "legacy" in said.lower():
-            return "Make a personal access token under Account & Settings, and give that one."
-        return f"Copy it anew from Account & Settings, and give it with --token-file FILE or in {VARIABLE}."
+    def token_fix(self, message: str) -> str:
+        if self.server:
+            return f"Copy the token from Account & Settings in Label Studio into {self.server.folder}/login.json."
+        if "legacy" in message.lower():
+            return "Create a personal access token under Account & Settings and use that one."
+        return f"Copy it again from Account & Settings, into --token-file FILE or {TOKEN_VARIABLE}."
 
 
 # ---- connecting
 
 
-def connect(url: str | None = None, token_file: Path | None = None, *, folder: Path = servers.FOLDER) -> Client:
-    """A client that was let in. Raises InputError if not.
+def connect(url: str | None = None, token_file: Path | None = None, *, folder: Path = SERVER_FOLDER) -> Client:
+    """A client whose token was accepted. Raises InputError.
 
-    url: somebody's Label Studio, with the token in a file or in $LABEL_STUDIO_API_KEY; None for the local server.
+    url: an existing Label Studio, with the token in a file or in $LABEL_STUDIO_API_KEY; None for the local server.
     """
-    client = foreign(url, token_file) if url else local(folder)
+    if url:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
+            raise invalid_url(url)
+        client = Client(url, read_token(token_file))
+    else:
+        server = find_server(folder)
+        if server is None:
+            raise InputError("the server is not running", where=folder, fix=START)
+        client = Client(server.url, server.login.token, server=server)
     try:
-        client.read(lambda sdk: sdk.users.whoami())
+        client.retry(lambda sdk: sdk.users.whoami())
     except BaseException:
         client.http.close()
         raise
     return client
 
 
-def local(folder: Path) -> Client:
-    """A client of the local server, which must be running."""
-    own = servers.find(folder)
-    if own is None:
-        raise InputError("the server is not running", where=folder, fix=START)
-    return Client(own.url, own.token, own=own)
-
-
-def foreign(url: str, token_file: Path | None) -> Client:
-    """A client of somebody's server."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
-        raise bad_url(url)
-    return Client(url, read_token(token_file))
-
-
 def read_token(file: Path | None) -> str:
     """The token in a file, else in the environment."""
-    if file is None:
-        token = os.environ.get(VARIABLE, "").strip()
-        if not token:
-            fix = f"Copy it from Account & Settings into a file and give --token-file FILE, or set {VARIABLE}."
-            raise InputError("an access token is needed", where="--url", fix=fix)
-    else:
-        try:
-            token = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not text"
-            raise InputError(f"cannot be read ({reason})", where=f"--token-file {file}") from None
+    source = f"--token-file {file}" if file else TOKEN_VARIABLE
+    try:
+        token = (file.read_text(encoding="utf-8") if file else os.environ.get(TOKEN_VARIABLE, "")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise InputError(f"cannot be read ({reason})", where=source) from None
+    if not token and not file:
+        fix = f"Copy it from Account & Settings into a file and give --token-file FILE, or set {TOKEN_VARIABLE}."
+        raise InputError("an access token is needed", where="--url", fix=fix)
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        source = f"--token-file {file}" if file else VARIABLE
         raise InputError("is not an access token: one word of letters and digits", where=source)
     return token
 
 
-def bad_url(url: str) -> InputError:
+def invalid_url(url: str) -> InputError:
     """An address that leads to no Label Studio; a password in it is not repeated."""
-    shown = url.rpartition("@")[2] if "@" in url else url
     allowed = "http://HOST:PORT or https://HOST, without user and password"
-    return InputError(f"{show(shown)!r} is not such an address", where="--url", allowed=allowed)
-
-
-def is_local(url: str) -> bool:
-    return urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
+    return InputError(f"invalid address {show(url.rpartition('@')[2])!r}", where="--url", allowed=allowed)
 
 
 # ---- errors
 
 
-def passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same request may well succeed a little later."""
     import httpx
     from label_studio_sdk.core.api_error import ApiError
 
     if isinstance(error, ApiError):
-        return error.status_code in PASSING and not is_bug(error.body)
+        body = error.body if isinstance(error.body, dict) else {}
+        bug = "does not match format" in str(body.get("detail"))  # a 500 that names what it cannot parse will recur
+        return error.status_code in TRANSIENT and not bug
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
 
 
-def is_absent(error: Exception) -> bool:
-    """Nobody listens at that address."""
+def is_refused(error: Exception) -> bool:
+    """Nothing listens at that address."""
     import httpx
 
     return isinstance(error, httpx.ConnectError)
 
 
-def is_bug(body: object) -> bool:
-    """A 500 that says what it could not read will say so for ever."""
-    return isinstance(body, dict) and "does not match format" in str(body.get("detail"))
-
-
-def is_page(body: object) -> bool:
-    return isinstance(body, str) and body.lstrip()[:9].lower().startswith(("<!doctype", "<html"))
-
-
-def detail(body: object) -> str:
-    """What the server said, on one line, not too long."""
+def error_message(body: object) -> str:
+    """The server's error message, on one line of at most 300 characters."""
     if isinstance(body, dict):
-        said = body.get("validation_errors") or body.get("detail") or body.get("non_field_errors") or body
-    else:
-        said = body
-    text = show(" ".join(str(said).split()))
+        body = body.get("validation_errors") or body.get("detail") or body.get("non_field_errors") or body
+    text = show(" ".join(str(body).split()))
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def brief(error: Exception) -> str:
+def network_failure(error: Exception) -> str:
     """The kind of a network failure, without addresses that httpx may add."""
     cause: Any = error
     while cause.__context__ is not None and not isinstance(cause, OSError):
         cause = cause.__context__
     return cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error) or type(error).__name__
+
+
+# ---- tasks
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that push created, without its answers."""
+
+    id: int
+    sha256: str
+    data: dict[str, Any]
+    overlap: int  # annotators it is given to
+    drafts: int
+    touched: bool  # answered or skipped by anybody
+
+
+def list_tasks(client: Client, number: int) -> Iterator[Task]:
+    """Every task of Label Studio project `number` that push created; tasks added by hand have no SHA-256."""
+    fields = "id,data,overlap,total_annotations,cancelled_annotations,total_predictions"
+    tasks = client.retry(
+        lambda sdk: list(sdk.tasks.list(project=number, page_size=PAGE_SIZE, fields="task_only", include=fields))
+    )
+    for task in tasks:
+        data = task.data if isinstance(task.data, dict) else {}
+        if isinstance(data.get("sha256"), str):
+            answers = (task.total_annotations or 0) + (task.cancelled_annotations or 0)
+            yield Task(task.id, data["sha256"], data, task.overlap or 1, task.total_predictions or 0, bool(answers))
+
+
+def tasks_by_sha256(client: Client, number: int) -> tuple[dict[str, Task], int]:
+    """The tasks of a project by SHA-256, in the server's order, and how many duplicates were deleted.
+
+    An image has two tasks if a push was killed while the server was still processing its request, and the next push
+    looked too early. The touched task stays, else the older one.
+    """
+    tasks: dict[str, Task] = {}
+    duplicates: list[Task] = []
+    for task in sorted(list_tasks(client, number), key=lambda task: (not task.touched, task.id)):
+        if task.sha256 not in tasks:
+            tasks[task.sha256] = task
+        elif not task.touched:
+            duplicates.append(task)
+    for task in duplicates:
+        client.find(lambda sdk, task=task: sdk.tasks.delete(id=str(task.id)))
+    return {task.sha256: task for task in sorted(tasks.values(), key=lambda task: task.id)}, len(duplicates)
+
+
+# ---- backups
+
+
+def back_up(folder: Path, running: Server | None) -> Path:
+    """Copy the database of `folder` and, from a running server, its projects. Returns the new folder in backups/."""
+    backups = folder / BACKUPS
+    backups.mkdir(mode=0o700, exist_ok=True)
+    path = backups / time.strftime("%Y-%m-%d-%H%M%S")
+    with replaced_folder(path) as temporary:
+        copy_database(folder / DATABASE, temporary / DATABASE)
+        if running is not None:
+            with Client(running.url, running.login.token, server=running) as client:
+                export_projects(client, temporary)
+    for old in sorted(each for each in backups.iterdir() if not each.name.startswith("."))[:-BACKUPS_KEPT]:
+        shutil.rmtree(old)
+    return path
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """A consistent copy, even while the server writes."""
+    with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+    target.chmod(0o600)
+
+
+def export_projects(client: Client, folder: Path) -> None:
+    """Every project with its tasks and answers, as NUMBER-TITLE.json, which any Label Studio can import."""
+    projects = client.retry(lambda sdk: list(sdk.projects.list(page_size=PAGE_SIZE, include="id,title")))
+    for project in tqdm(projects, desc="backing up projects", unit="project", disable=None, leave=False):
+        content = client.retry(
+            lambda sdk, number=project.id: b"".join(
+                sdk.projects.exports.download_sync(id=number, export_type="JSON", download_all_tasks=True)
+            )
+        )
+        (folder / f"{project.id}-{safe_file_name(str(project.title))}.json").write_bytes(content)
+
+
+def safe_file_name(title: str) -> str:
+    """A title as part of a file name, without path separators."""
+    return re.sub(r"[^\w -]+", "_", title)[:60].strip() or "untitled"

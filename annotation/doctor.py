@@ -1,4 +1,4 @@
-"""What may be wrong between a folder of pictures and an annotator's screen, looked at piece by piece."""
+"""Diagnosis of everything between an image folder and an annotator's screen, step by step."""
 
 from __future__ import annotations
 
@@ -10,159 +10,169 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from annotation import environment, ports, project
-from annotation import server as servers
-from annotation.client import VERSIONS, Client, connect
-from annotation.project import Project
-from annotation.server import Server
+from annotation.client import TESTED_VERSIONS, Client, connect
+from annotation.environment import VERSION, find_environment
+from annotation.project import Project, load_project, open_screens, project_names
+from annotation.server import (
+    DATABASE,
+    LOG,
+    LOGIN,
+    Server,
+    find_server,
+    http_status,
+    is_free,
+    last_port,
+    port_owner,
+    read_login,
+)
 from data.errors import InputError
 
-LITTLE = 1 << 30  # bytes of disk under which work is at risk
+LOW_DISK = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. fix: what to do; empty if all is well."""
+class Diagnosis:
+    """One thing that was checked. fix: what to do; empty if it works."""
 
     what: str
-    said: str
+    result: str
     fix: str = ""
 
     def __str__(self) -> str:
         mark = "WRONG " if self.fix else "ok    "
-        return f"{mark}{self.what:<13}{self.said}" + (f". {self.fix}" if self.fix else "")
+        return f"{mark}{self.what:<13}{self.result}" + (f". {self.fix}" if self.fix else "")
 
 
-def examine(folder: Path, url: str | None = None, token_file: Path | None = None) -> list[Finding]:
-    """Look at the local server, or at somebody's; a step that depends on a broken one is left out."""
+def diagnose(folder: Path, url: str | None = None, token_file: Path | None = None) -> list[Diagnosis]:
+    """Check the local server, or the one at `url`; a step that depends on a broken one is left out."""
     if url:
-        return list(guarded("server", lambda: look_at_foreign(url, token_file)))
-    findings = [installed(), disk(folder)]
-    if not (folder / servers.DATABASE).exists():
-        return [*findings, Finding("server", f"never started in {folder}", "Run annotate.py start.")]
-    findings += [login(folder), database(folder)]
-    server = servers.find(folder)
+        return list(catch("server", lambda: check_remote(url, token_file)))
+    found = [check_environment(), check_disk(folder)]
+    if not (folder / DATABASE).exists():
+        return [*found, Diagnosis("server", f"never started in {folder}", "Run annotate.py start.")]
+    found += [check_login(folder), check_database(folder)]
+    server = find_server(folder)
     if server is None:
-        return [*findings, stopped(folder)]
-    findings += list(guarded("server", lambda: look_at(server)))
-    if any(finding.fix for finding in findings if finding.what == "server"):
-        return findings
-    for name in project.names():
-        findings += guarded(name, lambda name=name: look_at_project(project.load(name), server))
-    return findings
+        return [*found, check_port_of_stopped(folder)]
+    found += list(catch("server", lambda: check_server(server)))
+    if any(each.fix for each in found if each.what == "server"):
+        return found
+    for name in project_names():
+        found += catch(name, lambda name=name: check_project(load_project(name), server))
+    return found
 
 
-def guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """An error of a step is a finding too."""
+def catch(what: str, check: Callable[[], Iterator[Diagnosis]]) -> Iterator[Diagnosis]:
+    """An error of a step is a diagnosis too."""
     try:
-        yield from look()
+        yield from check()
     except InputError as error:
-        yield Finding(what, f"{error.where}: {error.what}" if error.where else error.what, error.fix or "See above.")
+        yield Diagnosis(what, f"{error.where}: {error.what}" if error.where else error.what, error.fix or "See above.")
 
 
 # ---- on this machine
 
 
-def installed() -> Finding:
-    found = environment.place()
-    if found.complete:
-        return Finding("environment", f"Label Studio {environment.VERSION} in {found.folder}")
-    state = "is not whole" if found.folder.exists() else "is not there"
-    return Finding("environment", f"{found.folder} {state}", "Run annotate.py start, which makes it.")
+def check_environment() -> Diagnosis:
+    environment = find_environment()
+    if environment.complete:
+        return Diagnosis("environment", f"Label Studio {VERSION} in {environment.folder}")
+    state = "is incomplete" if environment.folder.exists() else "does not exist"
+    return Diagnosis("environment", f"{environment.folder} {state}", "Run annotate.py start, which installs it.")
 
 
-def disk(folder: Path) -> Finding:
-    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    return Finding("disk", f"{free >> 20} MiB free for {folder}", "Make room." if free < LITTLE else "")
+def check_disk(folder: Path) -> Diagnosis:
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    return Diagnosis("disk", f"{free >> 20} MiB free for {folder}", "Free some space." if free < LOW_DISK else "")
 
 
-def login(folder: Path) -> Finding:
-    path = folder / servers.LOGIN
+def check_login(folder: Path) -> Diagnosis:
+    path = folder / LOGIN
     try:
-        servers.read_login(folder)
+        read_login(folder)
     except InputError as error:
-        return Finding("login", str(error), "Restore it from where you keep it, or start in a new folder.")
+        return Diagnosis("login", str(error), "Restore it from a backup, or start in a new folder.")
     if path.stat().st_mode & 0o077:
-        return Finding("login", f"others may read {path}", f"Run chmod 600 {path}.")
-    return Finding("login", f"{path}, for you alone")
+        return Diagnosis("login", f"others may read {path}", f"Run chmod 600 {path}.")
+    return Diagnosis("login", f"{path}, readable by you only")
 
 
-def database(folder: Path) -> Finding:
-    path = folder / servers.DATABASE
+def check_database(folder: Path) -> Diagnosis:
+    path = folder / DATABASE
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as opened:
-            (said,) = opened.execute("PRAGMA quick_check").fetchone()
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            (result,) = database.execute("PRAGMA quick_check").fetchone()
     except sqlite3.Error as error:
-        said = str(error)
+        result = str(error)
     size = f"{path} ({path.stat().st_size >> 10} KiB)"
-    if said == "ok":
-        return Finding("database", f"{size}, sound")
-    return Finding("database", f"{size}: {said}", f"Stop the server and put a copy from {folder}/backups in its place.")
+    if result == "ok":
+        return Diagnosis("database", f"{size}, intact")
+    fix = f"Stop the server and replace it by a copy from {folder}/backups."
+    return Diagnosis("database", f"{size}: {result}", fix)
 
 
-def stopped(folder: Path) -> Finding:
-    """Not running; say who has its port meanwhile."""
-    port = servers.last_port(folder)
-    taken = port is not None and not ports.is_free(port)
-    said = f"; its port {port} is taken by {ports.owner(port)}, so it will get another one" if taken and port else ""
-    return Finding("server", f"not running{said}", "Run annotate.py start.")
+def check_port_of_stopped(folder: Path) -> Diagnosis:
+    """Not running; name the program that has its port."""
+    port = last_port(folder)
+    taken = port and not is_free(port)
+    note = f"; its port {port} is taken by {port_owner(port)}, so it will use another one" if taken and port else ""
+    return Diagnosis("server", f"not running{note}", "Run annotate.py start.")
 
 
 # ---- on the server
 
 
-def look_at(server: Server) -> Iterator[Finding]:
-    """Does it answer, is it ours, does it take the token?"""
-    status = servers.ask(server, "/health")
-    if status != http.client.OK:
-        fix = f"Run annotate.py stop, then start; see {server.folder / servers.LOG}."
-        yield Finding("server", f"{server.url} does not answer (process {server.pid})", fix)
+def check_server(server: Server) -> Iterator[Diagnosis]:
+    """Whether it answers and accepts our token."""
+    if http_status(server, "/health") != http.client.OK:
+        fix = f"Run annotate.py stop, then start; see {server.folder / LOG}."
+        yield Diagnosis("server", f"{server.url} does not answer (process {server.pid})", fix)
         return
-    yield Finding("server", f"{server.url} answers (process {server.pid})")
+    yield Diagnosis("server", f"{server.url} answers (process {server.pid})")
     with connect(folder=server.folder) as client:
-        yield from token(client)
+        yield from check_token(client)
 
 
-def look_at_foreign(url: str, token_file: Path | None) -> Iterator[Finding]:
+def check_remote(url: str, token_file: Path | None) -> Iterator[Diagnosis]:
     with connect(url, token_file) as client:
-        yield from token(client)
+        yield from check_token(client)
 
 
-def token(client: Client) -> Iterator[Finding]:
-    """Whose token it is, and which Label Studio answers to it."""
-    who = client.read(lambda sdk: sdk.users.whoami())
-    kind = "access token of 40 letters" if client.legacy else "personal access token, which is refreshed by itself"
-    yield Finding("token", f"{kind}, of {who.email}")
+def check_token(client: Client) -> Iterator[Diagnosis]:
+    """Whose token it is, and the server's version."""
+    user = client.retry(lambda sdk: sdk.users.whoami())
+    kind = "legacy access token" if client.legacy_token else "personal access token, refreshed automatically"
+    yield Diagnosis("token", f"{kind} of {user.email}")
     version = client.version()
-    tried = version.startswith(VERSIONS)
-    yield Finding("version", f"Label Studio {version}" + ("" if tried else f"; tried were {VERSIONS}x"))
+    tested = version.startswith(TESTED_VERSIONS)
+    yield Diagnosis("version", f"Label Studio {version}" + ("" if tested else f"; tested with {TESTED_VERSIONS}x"))
 
 
-def look_at_project(found: Project, server: Server) -> Iterator[Finding]:
-    """Are its screens there, and can the browser get its pictures?"""
-    if found.server != project.OWN:
-        yield Finding(found.name, f"is on {found.server}; look there with --url")
+def check_project(project: Project, server: Server) -> Iterator[Diagnosis]:
+    """Whether its screens exist, and the browser can get its images."""
+    if project.url:
+        yield Diagnosis(project.name, f"is on {project.url}; check it with --url")
         return
     with connect(folder=server.folder) as client:
-        screens = project.open_project(client, found)
+        screens = open_screens(client, project)
     numbered = ", ".join(f"{name} ({each['id']})" for name, each in screens.items())
-    yield Finding(found.name, f"screens {numbered}")
-    yield pictures(found, server)
+    yield Diagnosis(project.name, f"screens {numbered}")
+    yield check_images(project, server)
 
 
-def pictures(found: Project, server: Server) -> Finding:
-    """Get one picture as the browser would; links that lead nowhere are counted."""
-    push = f"Run annotate.py push --name {found.name}."
-    links = sorted((server.pictures / found.key).glob("*"))
+def check_images(project: Project, server: Server) -> Diagnosis:
+    """Get one image as the browser would; count broken links."""
+    push = f"Run annotate.py push --name {project.name}."
+    links = sorted((server.images / project.key).glob("*"))
     broken = [link for link in links if not link.exists()]
     if not links:
-        return Finding(found.name, "no picture is linked", push)
+        return Diagnosis(project.name, "no image is linked", push)
     if broken:
-        fix = f"Bring them back to {found.pictures}, or push from where they are now: --images FOLDER."
-        return Finding(found.name, f"{len(broken)} of {len(links)} pictures are not where they were", fix)
-    status = servers.ask(server, f"/data/local-files/?d={found.key}/{links[0].name}", server.token)
+        fix = f"Move them back to {project.pictures}, or push from where they are now: --images FOLDER."
+        return Diagnosis(project.name, f"{len(broken)} of {len(links)} images have moved", fix)
+    status = http_status(server, f"/data/local-files/?d={project.key}/{links[0].name}", server.login.token)
     if status == http.client.OK:
-        return Finding(found.name, f"{len(links)} pictures, the first one is shown")
+        return Diagnosis(project.name, f"{len(links)} images, the first one is served")
     why = "their storage row is missing" if status == http.client.NOT_FOUND else f"HTTP {status}"
-    return Finding(found.name, f"pictures are not shown: {why}", push)
+    return Diagnosis(project.name, f"images are not served: {why}", push)

@@ -1,14 +1,15 @@
-"""Label Studio's own Python environment, made on first use: its 155 libraries never meet those of the toolkit.
+"""Label Studio's own Python environment, installed on first use so that its 155 libraries stay apart from ours.
 
 $ATELIER_LABEL_STUDIO, or cache_root()/label-studio
     1.23.2-py3.11/
-        env/             a virtual environment (1 GB), every version pinned by annotation/label_studio.txt
-        empty.sqlite3    a database with all migrations done and nobody in it: a copy starts in 3 s instead of 30
-        ready            written last: without it the folder is made anew
+        env/             a virtual environment (1 GB); versions pinned by annotation/label_studio.txt
+        empty.sqlite3    a migrated database without users: copying it turns a first start of 30 s into 3 s
+        ready            written last: without it the folder is rebuilt
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -21,30 +22,38 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from annotation.locks import locked
 from data.errors import InputError
-from data.files import cache_root, replaced_folder, write_atomic
+from data.files import cache_root, write_atomic
 
-VERSION = "1.23.2"  # everything here was tried with it; another one goes through tests/servers first
+VERSION = "1.23.2"  # before changing it, run tests/servers with the new version
 PINS = Path(__file__).with_name("label_studio.txt")
-ROOM = 2 << 30  # bytes that the libraries take, and what pip needs beside them
-QUIET = {  # nothing looks up a name outside: no usage data, no error reports, no search for a newer version
+DISK_SPACE = 2 << 30  # bytes for the libraries and for pip while it installs them
+OFFLINE = {  # no usage data, no error reports, no check for a newer version
     "COLLECT_ANALYTICS": "false",
     "LATEST_VERSION_CHECK": "false",
     "SENTRY_DSN": "",
     "FRONTEND_SENTRY_DSN": "",
     "FEATURE_FLAGS_OFFLINE": "true",
 }
-SHUT = {  # and no setting stops its login page and home page from asking GitHub for tips: a proxy that nobody runs does
+NO_NETWORK = {  # no setting stops the login and home pages from asking GitHub for tips; this proxy does not exist
     "HTTP_PROXY": "http://127.0.0.1:9",
     "HTTPS_PROXY": "http://127.0.0.1:9",
     "NO_PROXY": "127.0.0.1,localhost",
 }
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; other processes wait. The system releases it when the process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True)
 class Environment:
-    """An installed Label Studio of VERSION."""
+    """An installation of Label Studio."""
 
     folder: Path
 
@@ -62,116 +71,109 @@ class Environment:
 
     @property
     def complete(self) -> bool:
-        """Made to its end, and the Python that it was made with is still there."""
-        parts = (self.folder / "ready", self.program, self.python, self.database)
-        return all(part.exists() for part in parts)
+        """Whether installation finished, and the Python it was made with still exists."""
+        return all(path.exists() for path in (self.folder / "ready", self.program, self.python, self.database))
 
 
-def place() -> Environment:
-    """Where the environment of this version and Python is, or would be."""
+def find_environment() -> Environment:
+    """The environment of this version and Python, installed or not."""
     root = Path(os.environ.get("ATELIER_LABEL_STUDIO") or cache_root() / "label-studio")
     return Environment(root / f"{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}")
 
 
-def ready() -> Environment:
-    """The environment, made first if it is missing (1 to 3 minutes, 1 GB). Raises InputError if that fails."""
-    environment = place()
-    if environment.complete:
-        return environment
-    environment.folder.mkdir(parents=True, exist_ok=True)
-    with locked(environment.folder / "lock"):
-        if not environment.complete:  # another process may have made it while this one waited
-            make(environment)
+def ensure_environment() -> Environment:
+    """The environment, installed first if it is missing (1 to 3 minutes, 1 GB). Raises InputError if that fails."""
+    environment = find_environment()
+    if not environment.complete:
+        with locked(environment.folder / "lock"):
+            if not environment.complete:  # another process may have installed it in the meantime
+                install_environment(environment)
     return environment
 
 
-def make(environment: Environment) -> None:
+def install_environment(environment: Environment) -> None:
     """Install Label Studio and migrate an empty database."""
-    free = shutil.disk_usage(environment.folder).free
-    if free < ROOM:
-        fix = "Make room, or name another disk: ATELIER_LABEL_STUDIO=FOLDER."
-        raise InputError(f"{free >> 20} MiB free, Label Studio needs {ROOM >> 20}", where=environment.folder, fix=fix)
-    print(f"making an environment for Label Studio {VERSION} in {environment.folder}, once", file=sys.stderr)
-    (environment.folder / "ready").unlink(missing_ok=True)
-    make_venv(environment)
-    install(environment)
+    folder = environment.folder
+    free = shutil.disk_usage(folder).free
+    if free < DISK_SPACE:
+        fix = "Free some space, or choose another disk: ATELIER_LABEL_STUDIO=FOLDER."
+        raise InputError(f"{free >> 20} MiB free, Label Studio needs {DISK_SPACE >> 20}", where=folder, fix=fix)
+    print(f"installing Label Studio {VERSION} in {folder} (only once)", file=sys.stderr)
+    (folder / "ready").unlink(missing_ok=True)
+    create_venv(folder / "env")
+    pip_install(environment)
     migrate(environment)
-    write_atomic(environment.folder / "ready", f"{VERSION}\n")
+    write_atomic(folder / "ready", f"{VERSION}\n")
 
 
-def make_venv(environment: Environment) -> None:
-    """An empty virtual environment in place of whatever a broken attempt left."""
-    made = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", str(environment.folder / "env")], capture_output=True, text=True
-    )
-    if made.returncode:
-        said = last_line(made.stdout + made.stderr)
+def create_venv(folder: Path) -> None:
+    """Create an empty virtual environment in place of whatever a failed attempt left."""
+    result = subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], capture_output=True, text=True)
+    if result.returncode:
         fix = "Install Python's venv module (on Debian: apt-get install python3-venv)."
-        raise InputError(f"no environment could be made: {said}", where=environment.folder, fix=fix)
+        raise InputError(
+            f"cannot create a virtual environment: {last_line(result.stdout + result.stderr)}", where=folder, fix=fix
+        )
 
 
-def install(environment: Environment) -> None:
-    """pip with a bar that counts libraries; its whole output is kept in install.log."""
+def pip_install(environment: Environment) -> None:
+    """Run pip with a bar that counts libraries; its output is kept in install.log."""
     command = [str(environment.python), "-m", "pip", "install", "--progress-bar=off", "--disable-pip-version-check"]
     command += ["--constraint", str(PINS), f"label-studio=={VERSION}"]
     total = len(PINS.read_text(encoding="utf-8").splitlines())
     log = environment.folder / "install.log"
-    seen: deque[str] = deque(maxlen=1)
+    last: deque[str] = deque(maxlen=1)
     with (
         log.open("w", encoding="utf-8") as written,
-        tqdm(total=total, unit="library", desc="fetching") as bar,
+        tqdm(total=total, unit="library", desc="downloading") as bar,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
     ):
         assert process.stdout is not None
         for line in process.stdout:
             written.write(line)
-            seen.append(line.strip())
+            last.append(line.strip())
             bar.update(line.startswith(("Collecting ", "Processing ")) and bar.n < total)
             if line.startswith("Installing "):
                 bar.set_description("installing")
                 bar.update(total - bar.n)
     if process.returncode:
-        fix = f"Check the network and the disk, then run the command again; all that pip said is in {log}."
-        raise InputError(f"pip could not install Label Studio: {' '.join(seen)}", fix=fix)
+        fix = f"Check the network and the disk, then run the command again; pip's full output is in {log}."
+        raise InputError(f"pip could not install Label Studio: {' '.join(last)}", fix=fix)
 
 
 def migrate(environment: Environment) -> None:
-    """`label-studio version` migrates its data folder and leaves no user in it: that database is the one to copy."""
-    with tqdm(total=1, desc="preparing its database", bar_format="{desc} {elapsed}"), scratch(environment) as folder:
-        variables = clean_variables(folder)
-        command = [str(environment.program), "version"]
-        tried = subprocess.run(
-            command, env=variables, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-        database = folder / "label_studio.sqlite3"
-        if tried.returncode or not database.exists():
-            said = last_line(tried.stdout + tried.stderr)
-            raise InputError(f"Label Studio does not run: {said}", where=environment.program, fix="See install.log.")
-        write_atomic(environment.database, database.read_bytes())
-
-
-@contextmanager
-def scratch(environment: Environment) -> Iterator[Path]:
-    """A folder for one migration; it is gone afterwards."""
+    """`label-studio version` migrates its data folder without creating a user: that database is the one to copy."""
     folder = environment.folder / "migration"
-    with replaced_folder(folder) as beside:
-        yield beside
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with tqdm(total=1, desc="preparing its database", bar_format="{desc} {elapsed}"):
+        result = subprocess.run(
+            [str(environment.program), "version"],
+            env=clean_variables(folder), cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )  # fmt: skip
+    database = folder / "label_studio.sqlite3"
+    if result.returncode or not database.exists():
+        fix = f"See {environment.folder / 'install.log'}."
+        raise InputError(
+            f"Label Studio does not run: {last_line(result.stdout + result.stderr)}", where=environment.program, fix=fix
+        )
+    write_atomic(environment.database, database.read_bytes())
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def clean_variables(folder: Path) -> dict[str, str]:
     """Environment variables from scratch, for a Label Studio that keeps everything in `folder`.
 
-    It reads bare names too (DEBUG, HOST, PORT, CI, USERNAME, PASSWORD, DATABASE_NAME ...), and any of them that the
-    caller happens to have would change its settings.
+    Label Studio also reads bare names (DEBUG, HOST, PORT, CI, USERNAME, PASSWORD, DATABASE_NAME ...), so any that the
+    caller happens to have set would change its settings.
     """
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ") if name in os.environ}
-    ours = QUIET | {"BASE_DATA_DIR": str(folder)}
-    settings = {f"LABEL_STUDIO_{name}": value for name, value in ours.items()}
-    return kept | SHUT | settings | {"HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+    inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ") if name in os.environ}
+    settings = {f"LABEL_STUDIO_{name}": value for name, value in OFFLINE.items()}
+    settings |= {"LABEL_STUDIO_BASE_DATA_DIR": str(folder), "HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+    return inherited | NO_NETWORK | settings
 
 
-def last_line(text: str) -> str:
-    """What a program said last, for an error of one line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+def last_line(output: str) -> str:
+    """The last line that a program printed, for an error of one line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"

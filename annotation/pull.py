@@ -1,225 +1,360 @@
-"""Answers from the server into captions/NAME/history.jsonl: only what changed, every version kept, nothing twice.
+"""Pull answers from the server into captions/NAME/history.jsonl: only what changed, every version kept, nothing twice.
 
-captions/NAME/pulled.json     how far each screen was read; it may be lost: then everything is read again
+captions/NAME/pulled.json     how far each screen was read; if it is lost, everything is read again
+
+The server validates nothing, so every answer is checked here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from annotation.answers import Reader, fields_of
-from annotation.client import Client
-from annotation.project import Project, digest, open_project
-from annotation.records import Record, read_history, standing, write_history
-from annotation.tasks import PAGE
+from annotation.client import DRAFT_SOURCE, PAGE_SIZE, Client
+from annotation.history import Record, latest, read_history, write_history
+from annotation.labeling_config import TRIAGE, choices_by_field
+from annotation.project import Project, config_hash, open_screens
 from data.errors import InputError
 from data.files import write_atomic
+from data.problems import quoted
+from data.store import check_file_name
 
 STATE = "pulled.json"
-FEW = 10  # answers that may be gone at once without a question
-BEHIND = timedelta(seconds=2)  # read once more: a change may carry an earlier time than one that was seen already
+FEW = 10  # answers that may be deleted at once without a question
+OVERLAP = timedelta(seconds=2)  # read twice: a change may carry an earlier time than one already seen
 FIELDS = (  # nested names too: Label Studio applies the list at every level
     "id,data,updated_at,created_at,annotations,predictions,result,was_cancelled,lead_time,completed_by,"
     "parent_prediction,model_version"
 )
-Task = dict[str, Any]
+SHA256 = re.compile(r"[0-9a-f]{64}")
+Task = Mapping[str, Any]
+Values = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReadState:
     """How far a screen was read. rules: a hash of what its answers were checked against."""
 
     rules: str = ""
-    until: str = ""  # updated_at of the newest task that was seen; empty: read everything
-    others: int = 0  # answers on the server that are none of ours, when everything was read last
+    until: str = ""  # updated_at of the newest task seen; empty: read everything
+    others: int = 0  # answers on the server that are not ours, when everything was read last
 
 
 @dataclass
-class Pulled:
-    """What came of it. changed_screens: screens whose configuration on the server is not the one push gave them."""
+class PullResult:
+    """What a pull did. changed_screens: screens whose configuration is not the one push set."""
 
     new: int = 0
     changed: int = 0
     deleted: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)  # status -> standing answers
-    odd: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)  # status -> current answers
+    ignored: Counter[str] = field(default_factory=Counter)  # what was ignored -> how often
     changed_screens: list[str] = field(default_factory=list)
-    everything: list[str] = field(default_factory=list)  # screens that were read whole
+    read_whole: list[str] = field(default_factory=list)  # screens that were read whole
 
 
 def pull(
     client: Client, project: Project, folder: Path, *, everything: bool = False, accept_deleted: bool = False
-) -> Pulled:
+) -> PullResult:
     """Read what changed on all screens and add it to the history. Raises InputError; what was written before stays.
 
-    everything: look at unchanged answers too. accept_deleted: believe a server on which most answers are gone.
+    everything: read unchanged answers too. accept_deleted: trust a server on which most answers are gone.
     """
-    done = Pulled()
-    there = open_project(client, project)
-    users = {user.id: user.email for user in client.read(lambda sdk: sdk.users.list()) if user.id and user.email}
-    reaches = {} if everything else read_reaches(folder / STATE)
+    result = PullResult()
+    screens = open_screens(client, project)
+    users = {user.id: user.email for user in client.retry(lambda sdk: sdk.users.list()) if user.id and user.email}
+    states = {} if everything else read_states(folder / STATE)
     history = read_history(folder)
     for screen, number in project.screens.items():
-        if digest(there[screen]["label_config"]) != project.configurations.get(screen):
-            done.changed_screens.append(screen)
-        reader = Reader(screen, fields_of(screen, project.types), users)
-        more, reach = read_screen(client, number, reader, reaches.get(screen, Reach()), history, done)
+        if config_hash(screens[screen]["label_config"]) != project.configurations.get(screen):
+            result.changed_screens.append(screen)
+        parser = AnswerParser(screen, screen_fields(screen, project.types), users)
+        more, states[screen] = read_screen(client, number, parser, states.get(screen, ReadState()), history, result)
         if not accept_deleted:
             check_deleted(more, history, screen, client.url)
-        tally(more, history, done)
+        count_versions(more, history, result)
         if more:  # at once: the next screen may fail
             history += more
             write_history(folder, history)
-        reaches[screen] = reach
-        write_reaches(folder / STATE, reaches)
-    done.kinds = Counter(record.status for record in standing(history))
-    return done
+        values = {name: asdict(state) for name, state in states.items()}
+        write_atomic(folder / STATE, json.dumps(values, indent=1, sort_keys=True) + "\n")
+    result.statuses = Counter(record.status for record in latest(history))
+    return result
 
 
 def read_screen(
-    client: Client, number: int, reader: Reader, reach: Reach, history: Sequence[Record], done: Pulled
-) -> tuple[list[Record], Reach]:
+    client: Client, number: int, parser: AnswerParser, state: ReadState, history: Sequence[Record], result: PullResult
+) -> tuple[list[Record], ReadState]:
     """The new versions of a screen's answers. Everything is read if the number of answers does not add up."""
-    rules = rules_of(reader)
-    if reach.until and reach.rules == rules:
-        tasks = changed_since(client, number, reach.until)
-        more = versions(tasks, reader, history, whole=False)
-        if answers_of(reader.screen, [*history, *more]) + reach.others == count(client, number):
-            done.odd += reader.odd
-            return more, replace(reach, until=newest(tasks, reach.until))
-        reader.odd.clear()
-    done.everything.append(reader.screen)
-    tasks = touched(client, number)
-    more = versions(tasks, reader, history, whole=True)
-    done.odd += reader.odd
-    others = sum(len(task.get("annotations") or []) for task in tasks) - answers_of(reader.screen, [*history, *more])
-    return more, Reach(rules, newest(tasks, ""), others)
+    rules = rules_hash(parser.fields)
+    if state.until and state.rules == rules:
+        start = (datetime.fromisoformat(state.until) - OVERLAP).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        tasks = query_tasks(client, number, "and", condition("updated_at", "greater", "Datetime", start))
+        more = new_versions(tasks, parser, history, whole=False)
+        if count_answers(parser.screen, [*history, *more]) + state.others == answers_on_server(client, number):
+            result.ignored += parser.ignored
+            return more, replace(state, until=newest(tasks, state.until))
+        parser.ignored.clear()
+    result.read_whole.append(parser.screen)
+    touched = [condition(name, "greater", "Number", 0) for name in ("total_annotations", "cancelled_annotations")]
+    tasks = query_tasks(client, number, "or", *touched)
+    more = new_versions(tasks, parser, history, whole=True)
+    result.ignored += parser.ignored
+    total = sum(len(task.get("annotations") or []) for task in tasks)
+    return more, ReadState(rules, newest(tasks, ""), total - count_answers(parser.screen, [*history, *more]))
 
 
-def answers_of(screen: str, history: Sequence[Record]) -> int:
-    """How many answers of a screen stand."""
-    return sum(record.screen == screen for record in standing(history))
+def count_answers(screen: str, history: Sequence[Record]) -> int:
+    """The number of current answers of a screen."""
+    return sum(record.screen == screen for record in latest(history))
 
 
 def check_deleted(more: Sequence[Record], history: Sequence[Record], screen: str, url: str) -> None:
-    """Most answers gone is more often a server that was made anew than somebody's wish. Raises InputError."""
-    gone, known = sum(record.status == "deleted" for record in more), answers_of(screen, history)
+    """Raise InputError if most answers are gone, which is more often a new database than anybody's intention."""
+    gone, known = sum(record.status == "deleted" for record in more), count_answers(screen, history)
     if gone > max(FEW, known / 2):
-        fix = "Start the server with its old database (see backups/), or say --accept-deleted if it was meant."
+        fix = "Start the server with its old database (see backups/), or give --accept-deleted if it was intended."
         raise InputError(f"{gone} of {known} answers on screen {screen!r} are gone", where=url, fix=fix)
 
 
-def rules_of(reader: Reader) -> str:
-    fields = {name: sorted(choices) if choices else None for name, choices in reader.fields.items()}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+def rules_hash(fields: Mapping[str, frozenset[str] | None]) -> str:
+    values = {name: sorted(choices) if choices else None for name, choices in fields.items()}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-# ---- asking
+def read_states(path: Path) -> dict[str, ReadState]:
+    """Screen -> how far it was read; empty if the file is missing or invalid: then everything is read again."""
+    try:
+        return {screen: ReadState(**values) for screen, values in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
-def changed_since(client: Client, number: int, until: str) -> list[Task]:
-    """The tasks of which anything changed, an answer that was deleted included."""
-    start = datetime.fromisoformat(until) - BEHIND
-    value = start.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return ask(client, number, "and", condition("updated_at", "greater", "Datetime", value))
-
-
-def touched(client: Client, number: int) -> list[Task]:
-    """The tasks that were answered or skipped."""
-    some = [condition(name, "greater", "Number", 0) for name in ("total_annotations", "cancelled_annotations")]
-    return ask(client, number, "or", *some)
+# ---- queries
 
 
 def condition(name: str, operator: str, kind: str, value: object) -> dict[str, object]:
     return {"filter": f"filter:tasks:{name}", "operator": operator, "type": kind, "value": value}
 
 
-def ask(client: Client, number: int, conjunction: str, *items: dict[str, object]) -> list[Task]:
+def query_tasks(client: Client, number: int, conjunction: str, *conditions: dict[str, object]) -> list[Task]:
     """The tasks that meet the conditions, with answers and drafts."""
-    query = json.dumps({"filters": {"conjunction": conjunction, "items": items}})
-    tasks = client.read(
-        lambda sdk: list(sdk.tasks.list(project=number, page_size=PAGE, fields="all", include=FIELDS, query=query))
+    query = json.dumps({"filters": {"conjunction": conjunction, "items": conditions}})
+    tasks = client.retry(
+        lambda sdk: list(sdk.tasks.list(project=number, page_size=PAGE_SIZE, fields="all", include=FIELDS, query=query))
     )
     return [task.model_dump(mode="json", exclude_unset=True) for task in tasks]
 
 
-def count(client: Client, number: int) -> int:
-    """Answers of a project, skipped ones included."""
-    project = client.read(lambda sdk: sdk.projects.get(id=number))
-    kinds = (project.useful_annotation_number, project.skipped_annotations_number, project.ground_truth_number)
-    return sum(kind or 0 for kind in kinds)
+def answers_on_server(client: Client, number: int) -> int:
+    """The number of answers of a project, skipped ones included."""
+    project = client.retry(lambda sdk: sdk.projects.get(id=number))
+    counts = (project.useful_annotation_number, project.skipped_annotations_number, project.ground_truth_number)
+    return sum(count or 0 for count in counts)
 
 
-# ---- comparing
+def newest(tasks: Iterable[Task], until: str) -> str:
+    """The latest time of change of the tasks, and `until`."""
+    times = [str(task["updated_at"]) for task in tasks] + ([until] if until else [])
+    return max(times, key=datetime.fromisoformat, default="")
 
 
-def versions(tasks: Iterable[Task], reader: Reader, history: Sequence[Record], *, whole: bool) -> list[Record]:
-    """What is to be added to the history: new answers, changed ones, and marks for those that are gone.
+# ---- versions
 
-    whole: `tasks` are all there are; else an answer is gone only if its picture is among them without it.
+
+def new_versions(
+    tasks: Iterable[Task], parser: AnswerParser, history: Sequence[Record], *, whole: bool
+) -> list[Record]:
+    """What is to be added to the history: new answers, changed ones, and deletions.
+
+    whole: `tasks` are all there are; else an answer is deleted only if its image is among them without it.
     """
-    known = {record.annotation: record for record in standing(history) if record.screen == reader.screen}
-    seen = {record.annotation: record for task in tasks for record in reader.records(task)}
-    pictures = {str(task.get("data", {}).get("sha256")) for task in tasks}
-    gone = [
+    tasks = list(tasks)
+    known = {record.annotation: record for record in latest(history) if record.screen == parser.screen}
+    current = {record.annotation: record for task in tasks for record in parser.records(task)}
+    images = {str(task.get("data", {}).get("sha256")) for task in tasks}
+    deleted = [
         replace(record, status="deleted", values={})
         for number, record in known.items()
-        if number not in seen and (whole or record.sha256 in pictures)
+        if number not in current and (whole or record.sha256 in images)
     ]
-    more = [with_draft(record, known.get(record.annotation)) for record in seen.values()]
-    return [record for record in more if differs(record, known.get(record.annotation))] + gone
+    records = [keep_draft(record, known.get(record.annotation)) for record in current.values()]
+    return [record for record in records if is_new(record, known.get(record.annotation))] + deleted
 
 
-def differs(record: Record, known: Record | None) -> bool:
-    """Whether this is a version that the history does not have. A draft that was taken away later makes none."""
+def is_new(record: Record, known: Record | None) -> bool:
+    """Whether the history lacks this version. Removing a draft later does not make one."""
     if known is None:
         return True
     return (record.updated, record.status, record.values) != (known.updated, known.status, known.values)
 
 
-def with_draft(record: Record, known: Record | None) -> Record:
+def keep_draft(record: Record, known: Record | None) -> Record:
     """A draft that was known once stays known."""
     if known is None or record.draft is not None:
         return record
     return replace(record, draft=known.draft, draft_by=known.draft_by)
 
 
-def tally(more: Sequence[Record], history: Sequence[Record], done: Pulled) -> None:
+def count_versions(more: Sequence[Record], history: Sequence[Record], result: PullResult) -> None:
     """Count what is added."""
-    known = {(record.screen, record.annotation) for record in history}
+    known = {record.key for record in history}
     for record in more:
         if record.status == "deleted":
-            done.deleted += 1
-        elif (record.screen, record.annotation) in known:
-            done.changed += 1
+            result.deleted += 1
+        elif record.key in known:
+            result.changed += 1
         else:
-            done.new += 1
+            result.new += 1
 
 
-def newest(tasks: Iterable[Task], until: str) -> str:
-    """The latest time of change among the tasks, and `until`."""
-    times = [str(task["updated_at"]) for task in tasks] + ([until] if until else [])
-    return max(times, key=lambda time: datetime.fromisoformat(time), default="")
+# ---- parsing
 
 
-# ---- how far
+@dataclass
+class AnswerParser:
+    """Reads the answers of one screen.
+
+    fields: field -> its allowed choices, None for a text. users: id -> e-mail address.
+    ignored: what was ignored -> how often.
+    """
+
+    screen: str
+    fields: Mapping[str, frozenset[str] | None]
+    users: Mapping[int, str] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def records(self, task: Task) -> list[Record]:
+        """The answers to one task, oldest first; none for a task that push did not create."""
+        answers = [each for each in task.get("annotations") or [] if isinstance(each, Mapping)]
+        data = task.get("data")
+        image = self.image(data if isinstance(data, Mapping) else {})
+        if image is None:
+            self.ignored["answer to a task that push did not create"] += len(answers)
+            return []
+        drafts = list(offered_drafts(task))
+        return [self.record(image, answer, drafts) for answer in sorted(answers, key=lambda answer: answer["id"])]
+
+    def image(self, data: Mapping[str, Any]) -> tuple[str, str] | None:
+        """The SHA-256 and the file name of a task's image; None if they are not as push writes them."""
+        sha256, name = data.get("sha256"), data.get("file_name")
+        if not isinstance(sha256, str) or not SHA256.fullmatch(sha256) or not isinstance(name, str):
+            return None
+        try:
+            check_file_name(name)
+        except InputError as error:
+            self.ignored[error.what] += 1
+            return None
+        return sha256, name
+
+    def record(self, image: tuple[str, str], answer: Mapping[str, Any], drafts: list[OfferedDraft]) -> Record:
+        """One answer. Label Studio keeps what was written when a task is skipped, and accepts a blank text."""
+        values = self.values(answer.get("result"))
+        draft = draft_behind(answer, drafts)
+        return Record(
+            sha256=image[0],
+            file_name=image[1],
+            screen=self.screen,
+            annotation=int(answer["id"]),
+            annotator=self.user(answer.get("completed_by")),
+            status="skipped" if answer.get("was_cancelled") else "written" if values else "blank",
+            values=values,
+            seconds=float(answer.get("lead_time") or 0.0),
+            created=str(answer["created_at"]),
+            updated=str(answer["updated_at"]),
+            draft=draft.text if draft else None,
+            draft_by=draft.source if draft else None,
+            origin=origin(answer.get("result")),
+        )
+
+    def user(self, user: Any) -> str:
+        """The address of a user, who comes as a number or as an object."""
+        number = user.get("id") if isinstance(user, Mapping) else user
+        return self.users.get(number) or f"user {number}" if number is not None else "unknown"
+
+    def values(self, result: Any) -> Values:
+        """Field -> texts or choices, in order, without blank ones. What is not ours is counted in `ignored`."""
+        values: Values = {}
+        for item in result if isinstance(result, list) else []:
+            name, texts = parse_item(item)
+            if name not in self.fields:
+                self.ignored[f"unknown control {quoted(str(name))}"] += 1
+            elif texts is None:
+                self.ignored[f"unreadable value of {name!r}"] += 1
+            elif valid := [text for text in texts if text.strip() and self.is_allowed(name, text)]:
+                values.setdefault(name, []).extend(valid)
+        return values
+
+    def is_allowed(self, name: str, text: str) -> bool:
+        """Whether a choice is one of the screen's; texts are free."""
+        choices = self.fields[name]
+        if choices is None or text in choices:
+            return True
+        self.ignored[f"unknown choice {quoted(text)} of {name!r}"] += 1
+        return False
 
 
-def read_reaches(path: Path) -> dict[str, Reach]:
-    """Screen -> how far it was read; nothing if the file is not there or not ours: then everything is read again."""
-    try:
-        return {screen: Reach(**values) for screen, values in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+def screen_fields(screen: str, types: tuple[str, ...]) -> dict[str, frozenset[str] | None]:
+    """The fields of a screen with their choices, None for a text."""
+    if screen != TRIAGE:
+        return {screen: None}
+    return {name: frozenset(choices) for name, choices in choices_by_field(types).items()}
 
 
-def write_reaches(path: Path, reaches: dict[str, Reach]) -> None:
-    values = {screen: asdict(reach) for screen, reach in reaches.items()}
-    write_atomic(path, json.dumps(values, indent=1, sort_keys=True) + "\n")
+def parse_item(item: Any) -> tuple[Any, list[str] | None]:
+    """(control, its texts or choices) of one item of a result; None if unreadable."""
+    if not isinstance(item, Mapping):
+        return None, None
+    value = item.get("value")
+    texts = value.get("text", value.get("choices")) if isinstance(value, Mapping) else None
+    if isinstance(texts, str):
+        texts = [texts]
+    valid = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    return item.get("from_name"), texts if valid else None
+
+
+def origin(result: Any) -> str | None:
+    """What the page noted about the draft: "prediction" unchanged, "prediction-changed" edited."""
+    for item in result if isinstance(result, list) else []:
+        if isinstance(item, Mapping) and str(item.get("origin", "")).startswith("prediction"):
+            return str(item["origin"])
+    return None
+
+
+@dataclass(frozen=True)
+class OfferedDraft:
+    """A draft of a task on the server."""
+
+    id: int
+    text: str
+    source: str
+    created: str
+
+
+def offered_drafts(task: Task) -> Iterator[OfferedDraft]:
+    """The drafts of a task that are not blank."""
+    for each in task.get("predictions") or []:
+        result = each.get("result") if isinstance(each, Mapping) else None
+        first = result[0] if isinstance(result, list) and result and isinstance(result[0], Mapping) else {}
+        text = "\n".join(parse_item(first)[1] or [])
+        if text.strip():
+            meta = first.get("meta")
+            source = meta.get(DRAFT_SOURCE) if isinstance(meta, Mapping) else None
+            source = str(source or each.get("model_version") or "unknown")
+            yield OfferedDraft(each["id"], text, source, str(each["created_at"]))
+
+
+def draft_behind(answer: Mapping[str, Any], drafts: list[OfferedDraft]) -> OfferedDraft | None:
+    """The draft an answer started from; if the page did not note it, the newest that existed before it."""
+    parent = answer.get("parent_prediction")
+    if parent is not None:
+        return next((draft for draft in drafts if draft.id == parent), None)
+    earlier = [draft for draft in drafts if draft.created <= str(answer["created_at"])]
+    return max(earlier, key=lambda draft: (draft.created, draft.id), default=None)

@@ -1,199 +1,388 @@
-"""Pictures to tasks, once each: what is on the server already is found by its SHA-256, and only the rest is made.
+"""Push images to the server as tasks, once each: existing tasks are found by their SHA-256, missing ones are created.
 
-Nothing is noted here about what was done; every push looks at the server. So it may be killed anywhere, or the server
-may, and the same command finishes the work.
+What was done is not recorded here; every push looks at the server. So push or server may be killed at any moment, and
+the same command finishes the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import io
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from annotation import delivery, interface
-from annotation.client import Client, UnsureError
-from annotation.offers import Drafts, offer, prediction
-from annotation.project import Project, drop_twins, projects_titled
-from annotation.tasks import LINT, Task, listed, tasks_by_picture
+from annotation.client import (
+    DRAFT_SOURCE,
+    LINT,
+    PAGE_SIZE,
+    TRY_AGAIN,
+    Client,
+    Task,
+    UnsureError,
+    list_tasks,
+    tasks_by_sha256,
+)
+from annotation.drafts import Draft
+from annotation.labeling_config import IMAGE, TRIAGE, caption_field
+from annotation.project import Project, delete_duplicate_projects, projects_by_screen, set_config
+from annotation.server import Server
 from data.errors import InputError
-from data.schema import Annotation, Sample
+from data.files import replaced_file
+from data.images import FORMATS, open_picture
+from data.schema import Sample
 
-if TYPE_CHECKING:
-    from label_studio_sdk import LabelStudio
-
-BATCH = 250  # tasks of one request
-TRIES = 5  # looks at the server after requests that were not answered
-TWO = 2  # people who are asked about a task of the overlapping share
+BATCH = 250  # tasks or predictions per request
+TRIES = 5  # imports whose answer may get lost
+BROWSER_FORMATS = {"JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "MPO"}  # everything else is converted to PNG
+UPLOAD_FILES, UPLOAD_BYTES = 20, 32 << 20  # per request: beyond 100 files Label Studio answers with an error
+IMAGE_ONLY = f'<View><Image name="{IMAGE}" value="${IMAGE}"/></View>'
+DRAFTS = "drafts"  # one model version for all drafts: of several versions, Label Studio shows only one
+Addresses = dict[str, str]  # SHA-256 -> the value of "image" in the task's data
+Drafts = Mapping[str, Draft]  # SHA-256 -> draft
 
 
 @dataclass
-class Pushed:
-    """What came of it."""
+class PushResult:
+    """What a push did."""
 
-    created: dict[str, int] = field(default_factory=dict)  # screen -> tasks
-    present: dict[str, int] = field(default_factory=dict)  # screen -> tasks that were there
-    drafted: int = 0  # new or changed drafts of captions
-    doubled: int = 0  # tasks that stood twice and were taken out
-    moved: int = 0  # tasks whose picture has a new address
-    elsewhere: int = 0  # tasks of pictures that are no longer in the folder: they stay
-    asked_twice: int = 0  # caption tasks that wait for two people
+    created: dict[str, int] = field(default_factory=dict)  # screen -> new tasks
+    present: dict[str, int] = field(default_factory=dict)  # screen -> tasks that existed
+    drafted: int = 0  # new or changed drafts
+    duplicates: int = 0  # duplicate tasks that were deleted
+    moved: int = 0  # tasks whose image has a new address
+    elsewhere: int = 0  # tasks of images that are no longer in the folder: they stay
+    asked_twice: int = 0  # caption tasks for two annotators
 
 
 @dataclass(frozen=True)
 class Screen:
-    """One screen of a project and what is to be on it."""
+    """The desired content of one screen."""
 
     name: str
     number: int  # of its Label Studio project
-    pictures: Sequence[Sample]
-    addresses: delivery.Addresses
-    drafts: Drafts  # empty but for the captions
+    samples: Sequence[Sample]
+    addresses: Addresses
+    drafts: Drafts  # for captions only
 
     @property
     def takes_drafts(self) -> bool:
-        """A box to write in has the focus only if there is a prediction in it, be it an empty one."""
-        return self.name != interface.TRIAGE
+        """A text box has the focus only if there is a prediction for it, even an empty one."""
+        return self.name != TRIAGE
 
     def task(self, sample: Sample) -> dict[str, Any]:
         """A task as it is imported."""
-        address = self.addresses[sample.sha256]
-        data = {"image": address, "file_name": sample.annotation.file_name}
-        if self.name == caption_screen():
-            data |= {LINT: ""}  # the Data Manager knows only the columns that came with an import, in their order
-        data |= {"sha256": sample.sha256}
-        if not self.takes_drafts:
-            return {"data": data}
-        return {"data": data, "predictions": [prediction(self.name, self.drafts.get(sample.sha256))]}
+        data = {IMAGE: self.addresses[sample.sha256], "file_name": sample.annotation.file_name}
+        if self.name == caption_field():
+            data |= {LINT: ""}  # the Data Manager only has columns that came with an import, in their order
+        task: dict[str, Any] = {"data": data | {"sha256": sample.sha256}}
+        if self.takes_drafts:
+            task["predictions"] = [prediction(self.name, self.drafts.get(sample.sha256))]
+        return task
 
 
 def push(
     client: Client,
     project: Project,
-    pictures: Sequence[Sample],
+    samples: Sequence[Sample],
     formats: Mapping[str, str],
     *,
     drafts: Drafts | None = None,
     overlap: float = 0.0,
-) -> Pushed:
-    """Make what is missing on every screen of `project`, whose screens are there. Raises InputError: run it again then.
+) -> PushResult:
+    """Create what is missing on every screen of `project`. Raises InputError; then run it again.
 
-    formats: SHA-256 -> "PNG". drafts: SHA-256 -> draft of its caption; tasks that nobody touched yet get them too.
-    overlap: share of the caption tasks, in [0, 1], that two people are asked about.
+    formats: SHA-256 -> "PNG". drafts: of captions; existing tasks without answers get them too.
+    overlap: share of the caption tasks, in [0, 1], given to two annotators.
     """
-    done = Pushed()
-    linked = delivery.link(client.own, project.key, pictures, formats) if client.own else None
+    result = PushResult()
+    server = client.server
+    links = link_images(server, project.key, samples, formats) if server else None
     for name, number in project.in_order():
-        if client.own:
-            delivery.make_storage(client, client.own, number, project.key)
-        addresses = linked or delivery.upload(client, number, pictures, formats)
-        caption = name == caption_screen()
-        screen = Screen(name, number, pictures, addresses, drafts or {} if caption else {})
-        tasks, fresh = fill(client, screen, done)
+        if server:
+            create_storage(client, server, number, project.key)
+        addresses = links or upload(client, number, samples, formats)
+        is_caption = name == caption_field()
+        screen = Screen(name, number, samples, addresses, drafts or {} if is_caption else {})
+        tasks, new = fill(client, screen, result)
         if screen.takes_drafts:
-            done.drafted += offer(client, name, number, tasks, screen.drafts, fresh)
-        if caption and overlap:
-            done.asked_twice = ask_twice(client, tasks, overlap)
-    drop_twins(client, project)
-    return done
+            result.drafted += offer_drafts(client, name, number, tasks, screen.drafts, new)
+        if is_caption and overlap:
+            result.asked_twice = ask_twice(client, tasks, overlap)
+    delete_duplicate_projects(client, project)
+    return result
 
 
-def known_pictures(client: Client, project: Project) -> set[str]:
-    """The SHA-256 of the pictures that were pushed before; none if a project is new, or gone."""
-    number = projects_titled(client, project).get(caption_screen(), {}).get("id")
-    return set() if number is None else {task.sha256 for task in listed(client, number)}
+def pushed_images(client: Client, project: Project) -> set[str]:
+    """The SHA-256 of the images pushed before; none if the project is new, or gone."""
+    number = projects_by_screen(client, project).get(caption_field(), {}).get("id")
+    return set() if number is None else {task.sha256 for task in list_tasks(client, number)}
 
 
-def caption_screen() -> str:
-    """The screen on which captions are written."""
-    return next(name for name, how in Annotation.asked().items() if how["ask"] == "caption")
+# ---- tasks
 
 
-def fill(client: Client, screen: Screen, done: Pushed) -> tuple[dict[str, Task], set[str]]:
-    """Make the missing tasks of a screen; returns all its tasks by SHA-256, and which of them are new."""
+def fill(client: Client, screen: Screen, result: PushResult) -> tuple[dict[str, Task], set[str]]:
+    """Create the missing tasks of a screen; returns all its tasks by SHA-256, and which of them are new."""
 
     def look() -> dict[str, Task]:
-        found, doubled = tasks_by_picture(client, screen.number)
-        done.doubled += doubled
-        return found
+        tasks, duplicates = tasks_by_sha256(client, screen.number)
+        result.duplicates += duplicates
+        return tasks
 
     before = look()
-    wanted = {sample.sha256 for sample in screen.pictures}
-    done.moved += mend(client, before, screen.addresses)
-    done.present[screen.name] = len(wanted & before.keys())
-    done.elsewhere = max(done.elsewhere, len(before.keys() - wanted))
-    fresh = wanted - before.keys()
-    done.drafted += len(screen.drafts.keys() & fresh)
-    done.created[screen.name] = len(fresh)
-    if not fresh:
-        return before, fresh
-    count = tasks_in(client, screen)
-    made = import_all(client, screen, set(before), look)
-    if made.keys() == fresh and tasks_in(client, screen) == count + len(fresh):
-        return before | made, fresh
-    return look(), fresh  # an answer was lost, or somebody else, such as a push that was killed, made tasks meanwhile
+    wanted = {sample.sha256 for sample in screen.samples}
+    new = wanted - before.keys()
+    result.moved += update_addresses(client, before, screen.addresses)
+    result.present[screen.name] = len(wanted & before.keys())
+    result.elsewhere = max(result.elsewhere, len(before.keys() - wanted))
+    result.drafted += len(screen.drafts.keys() & new)
+    result.created[screen.name] = len(new)
+    if not new:
+        return before, new
+    count = task_count(client, screen)
+    created = import_all(client, screen, set(before), look)
+    if created.keys() == new and task_count(client, screen) == count + len(new):
+        return before | created, new
+    return look(), new  # an answer got lost, or another process, such as a killed push, created tasks meanwhile
 
 
-def tasks_in(client: Client, screen: Screen) -> int:
-    """How many tasks there are on a screen, ours or not; far quicker than to list them."""
-    return client.read(lambda sdk: sdk.projects.get(id=screen.number)).task_number or 0
+def task_count(client: Client, screen: Screen) -> int:
+    """The number of tasks on a screen, ours or not; much faster than listing them."""
+    return client.retry(lambda sdk: sdk.projects.get(id=screen.number)).task_number or 0
 
 
-def import_all(client: Client, screen: Screen, there: set[str], look: Callable[[], dict[str, Task]]) -> dict[str, Task]:
-    """Import what is not `there`; whenever an answer gets lost, look at what is there now, and go on.
+def import_all(client: Client, screen: Screen, known: set[str], look: Callable[[], dict[str, Task]]) -> dict[str, Task]:
+    """Import what is not `known`; whenever an answer gets lost, look what exists now, and continue.
 
-    Returns what was made last: everything, if no answer got lost.
+    Returns what was created last: everything, if no answer got lost.
     """
     for left in range(TRIES, 0, -1):
         try:
-            return import_missing(client, screen, there)
+            return import_missing(client, screen, known)
         except UnsureError as error:
             if left == 1:
-                fix = "Run the same command again; what was done is kept."
-                raise InputError(f"the server does not answer ({error})", where=client.url, fix=fix) from None
-        there = set(look())
+                raise InputError(f"no answer ({error})", where=client.url, fix=TRY_AGAIN) from None
+        known = set(look())
     raise AssertionError("the last try returns or raises")
 
 
-def import_missing(client: Client, screen: Screen, there: set[str]) -> dict[str, Task]:
-    """Import in batches; returns the new tasks by SHA-256. Raises UnsureError if an answer is missing."""
-    missing = [sample for sample in screen.pictures if sample.sha256 not in there]
-    made: dict[str, Task] = {}
+def import_missing(client: Client, screen: Screen, known: set[str]) -> dict[str, Task]:
+    """Import in batches; returns the new tasks by SHA-256. Raises UnsureError if an answer got lost."""
+    missing = [sample for sample in screen.samples if sample.sha256 not in known]
+    created: dict[str, Task] = {}
     with tqdm(total=len(missing), desc=f"pushing {screen.name}", unit="task", disable=None, leave=False) as bar:
         for start in range(0, len(missing), BATCH):
-            request: Any = [screen.task(sample) for sample in missing[start : start + BATCH]]
-            numbers = client.change(lambda sdk, request=request: imported(sdk, screen.number, request))
-            for number, each in zip(numbers, request, strict=False):  # without the numbers, fill() looks for itself
-                data, drafts = each["data"], len(each.get("predictions", []))
-                made[data["sha256"]] = Task(number, data["sha256"], data, overlap=1, drafts=drafts, touched=False)
-            bar.update(len(request))
-    return made
+            tasks: Any = [screen.task(sample) for sample in missing[start : start + BATCH]]
+            answer = client.once(
+                lambda sdk, tasks=tasks: sdk.projects.import_tasks(
+                    id=screen.number, request=tasks, return_task_ids=True
+                )
+            )
+            ids = getattr(answer, "task_ids", None) or []  # without ids, fill() looks for itself
+            for task_id, task in zip(ids, tasks, strict=False):
+                data, drafts = task["data"], len(task.get("predictions", []))
+                created[data["sha256"]] = Task(task_id, data["sha256"], data, overlap=1, drafts=drafts, touched=False)
+            bar.update(len(tasks))
+    return created
 
 
-def imported(sdk: LabelStudio, number: int, request: Any) -> list[int]:
-    """Import tasks; returns their numbers, in the order of the request."""
-    answer = sdk.projects.import_tasks(id=number, request=request, return_task_ids=True)
-    return list(getattr(answer, "task_ids", None) or [])
-
-
-def mend(client: Client, tasks: Mapping[str, Task], addresses: delivery.Addresses) -> int:
-    """Give tasks the address at which their picture is now, should it have changed."""
+def update_addresses(client: Client, tasks: Mapping[str, Task], addresses: Addresses) -> int:
+    """Update tasks whose image has a new address; returns how many."""
     known = {sha256: task for sha256, task in tasks.items() if sha256 in addresses}
-    moved = [task for sha256, task in known.items() if addresses[sha256] != task.data.get("image")]
+    moved = [task for sha256, task in known.items() if addresses[sha256] != task.data.get(IMAGE)]
     for task in moved:
-        data = task.data | {"image": addresses[task.sha256]}
-        client.insist(lambda sdk, task=task, data=data: sdk.tasks.update(id=str(task.id), data=data))
+        data = task.data | {IMAGE: addresses[task.sha256]}
+        client.retry(lambda sdk, task=task, data=data: sdk.tasks.update(id=str(task.id), data=data))
     return len(moved)
 
 
 def ask_twice(client: Client, tasks: Mapping[str, Task], share: float) -> int:
-    """Have two people asked about a share of the tasks. Which ones is a function of the picture alone.
+    """Give a share of the tasks to two annotators. Which ones is a function of the image alone.
 
-    A task that is answered already is left alone: Label Studio would not ask anybody again.
+    Answered tasks are left alone: Label Studio would not show them to anybody again.
     """
     chosen = [task for sha256, task in tasks.items() if int(sha256[:8], 16) < share * 2**32]
-    new = [task for task in chosen if task.overlap < TWO and not task.touched]
-    for task in tqdm(new, desc="asking two people", unit="task", disable=None, leave=False):
-        client.insist(lambda sdk, task=task: sdk.tasks.update(id=str(task.id), overlap=TWO))
-    return sum(task.overlap >= TWO for task in chosen) + len(new)
+    new = [task for task in chosen if task.overlap < 2 and not task.touched]
+    for task in tqdm(new, desc="assigning two annotators", unit="task", disable=None, leave=False):
+        client.retry(lambda sdk, task=task: sdk.tasks.update(id=str(task.id), overlap=2))
+    return sum(task.overlap >= 2 for task in chosen) + len(new)
+
+
+# ---- images: linked into the folder that the local server serves, or uploaded to another one, named by their SHA-256
+
+
+def link_images(server: Server, key: str, samples: Sequence[Sample], formats: Mapping[str, str]) -> Addresses:
+    """Link the images in the folder that the local server serves; the files stay where they are."""
+    folder = server.images / key
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    addresses: Addresses = {}
+    for sample in samples:
+        name = served_name(sample, formats)
+        link_image(folder / name, sample, formats[sample.sha256])
+        addresses[sample.sha256] = f"/data/local-files/?d={key}/{name}"
+    return addresses
+
+
+def served_name(sample: Sample, formats: Mapping[str, str]) -> str:
+    """The SHA-256 with the suffix of the format that the browser gets."""
+    name = formats[sample.sha256]
+    return sample.sha256 + (FORMATS[name][0] if name in BROWSER_FORMATS else ".png")
+
+
+def link_image(path: Path, sample: Sample, format_name: str) -> None:
+    """Make `path` show the image; a link to an old place is replaced."""
+    if format_name not in BROWSER_FORMATS:
+        if not path.exists():
+            with replaced_file(path) as temporary:
+                open_picture(sample.path).save(temporary, "PNG")
+    elif not path.is_symlink() or os.readlink(path) != str(sample.path):
+        path.unlink(missing_ok=True)
+        path.symlink_to(sample.path)
+
+
+def create_storage(client: Client, server: Server, number: int, key: str) -> None:
+    """The storage row without which Label Studio shows no local file of a project, even though it serves them."""
+    path = str(server.images / key)
+    rows = client.retry(lambda sdk: list(sdk.import_storage.local.list(project=number)))
+    if not any(row.path == path for row in rows):
+        client.retry(lambda sdk: sdk.import_storage.local.create(project=number, path=path, use_blob_urls=True))
+
+
+def upload(client: Client, number: int, samples: Sequence[Sample], formats: Mapping[str, str]) -> Addresses:
+    """Upload to the Label Studio project `number` what it does not have yet."""
+    addresses = uploaded(client, number)
+    if missing := [sample for sample in samples if sample.sha256 not in addresses]:
+        upload_missing(client, number, missing, formats)
+        addresses = uploaded(client, number)
+    if lost := [sample for sample in samples if sample.sha256 not in addresses]:
+        name = lost[0].annotation.file_name
+        raise InputError(f"rejected {len(lost)} images, first {name!r}", where=client.url)
+    return addresses
+
+
+def upload_missing(client: Client, number: int, missing: Sequence[Sample], formats: Mapping[str, str]) -> None:
+    """Upload in batches, meanwhile with a screen that shows only the image.
+
+    Label Studio refuses an image if the screen needs more than an image, even though no task is created from it. If
+    this is killed, the next push finds the changed screen and restores it.
+    """
+    configuration = str(client.retry(lambda sdk: sdk.projects.get(id=number)).label_config)
+    set_config(client, number, IMAGE_ONLY)
+    try:
+        with tqdm(total=len(missing), desc="uploading images", unit="image", disable=None, leave=False) as bar:
+            for batch in upload_batches(missing):
+                upload_batch(client, number, batch, formats)
+                bar.update(len(batch))
+    finally:
+        set_config(client, number, configuration)
+
+
+def uploaded(client: Client, number: int) -> Addresses:
+    """The images that a project has; Label Studio puts eight letters and a dash before their names."""
+    addresses: Addresses = {}
+    for each in client.retry(lambda sdk: sdk.files.list(id=number, all_=True)):
+        file = str(each.file)
+        sha256 = Path(file).stem.rpartition("-")[2]
+        addresses.setdefault(sha256, f"/data/{file.removeprefix('/data/').lstrip('/')}")
+    return addresses
+
+
+def upload_batches(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Up to UPLOAD_FILES images and about UPLOAD_BYTES bytes at a time."""
+    batch: list[Sample] = []
+    size = 0
+    for sample in samples:
+        length = sample.path.stat().st_size
+        if batch and (len(batch) == UPLOAD_FILES or size + length > UPLOAD_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(sample)
+        size += length
+    if batch:
+        yield batch
+
+
+def upload_batch(client: Client, number: int, batch: Sequence[Sample], formats: Mapping[str, str]) -> None:
+    """One upload, without creating tasks."""
+    files: list[tuple[str, tuple[str, bytes, str]]] = []
+    for sample in batch:
+        name = served_name(sample, formats)
+        content = io.BytesIO()
+        if formats[sample.sha256] in BROWSER_FORMATS:
+            content.write(sample.path.read_bytes())
+        else:
+            open_picture(sample.path).save(content, "PNG")
+        files.append((name, (name, content.getvalue(), "application/octet-stream")))
+    client.post(f"/api/projects/{number}/import", params={"commit_to_project": "false"}, files=files)
+
+
+# ---- drafts: predictions in Label Studio, exactly one for every task with a text box
+
+
+def prediction(screen: str, draft: Draft | None) -> dict[str, Any]:
+    """A draft as a Label Studio prediction, an empty one for None. Its source is in the result's meta."""
+    text, source, score = (draft.text, draft.source, draft.score) if draft else ("", "", 0.0)
+    result: dict[str, Any] = {"id": "draft", "from_name": screen, "to_name": IMAGE, "type": "textarea"}
+    result |= {"value": {"text": [text]}, "meta": {DRAFT_SOURCE: source}}
+    return {"model_version": DRAFTS, "score": score, "result": [result]}
+
+
+def offer_drafts(
+    client: Client, screen: str, number: int, tasks: Mapping[str, Task], drafts: Drafts, new: Collection[str]
+) -> int:
+    """Give untouched tasks their current draft; returns how many drafts changed.
+
+    new: SHA-256 of tasks just created with their draft. Old drafts are deleted first: a kill in between leaves tasks
+    without any, which the next push finds and fills.
+    """
+    draft_of = {task.id: drafts.get(sha256) for sha256, task in tasks.items() if not task.touched}
+    old = {
+        tasks[sha256].id: draft
+        for sha256, draft in drafts.items()
+        if sha256 in tasks and sha256 not in new and tasks[sha256].id in draft_of
+    }
+    current = current_drafts(client, number, old) if old else {}
+    stale = {task_id for task_id, draft in old.items() if current.get(task_id) != [draft.text]}
+    miscounted = {task.id for task in tasks.values() if task.id in draft_of and task.drafts != 1}
+    if renewed := sorted(stale | miscounted):
+        chosen: Any = {"all": False, "included": renewed}
+        client.retry(
+            lambda sdk: sdk.actions.create(id="delete_tasks_predictions", project=number, selected_items=chosen)
+        )
+        import_predictions(client, number, {task_id: prediction(screen, draft_of[task_id]) for task_id in renewed})
+    return sum(draft_of[task_id] is not None for task_id in renewed)
+
+
+def current_drafts(client: Client, number: int, wanted: Collection[int]) -> dict[int, list[str]]:
+    """Task -> the texts of its drafts; a prediction that is not shaped like ours is a text that differs from all."""
+
+    def text_of(values: Any) -> str:
+        try:
+            return "\n".join(values["result"][0]["value"]["text"])
+        except (LookupError, TypeError):
+            return "\0"
+
+    fields = "id,predictions,result"
+    tasks = client.retry(
+        lambda sdk: list(sdk.tasks.list(project=number, page_size=PAGE_SIZE, fields="all", include=fields))
+    )
+    return {
+        task.id: [text_of(each if isinstance(each, dict) else each.model_dump()) for each in task.predictions or []]
+        for task in tasks
+        if task.id in wanted
+    }
+
+
+def import_predictions(client: Client, number: int, predictions: Mapping[int, dict[str, Any]]) -> None:
+    """Import predictions for tasks that have none. If an answer gets lost, the next push repairs the rest."""
+    items = [{"task": task_id, **values} for task_id, values in predictions.items()]
+    for start in range(0, len(items), BATCH):
+        batch: Any = items[start : start + BATCH]
+        try:
+            client.once(lambda sdk, batch=batch: sdk.projects.import_predictions(id=number, request=batch))
+        except UnsureError as error:
+            raise InputError(f"no answer ({error})", where=client.url, fix=TRY_AGAIN) from None

@@ -1,9 +1,9 @@
 """The local Label Studio server: started on 127.0.0.1 for one folder, found again by its process, stopped.
 
-captions/.server/            made by `annotate.py start`; nobody but its owner may look in
-    label_studio.sqlite3       everything that people wrote
-    login.json                 user, password and token, made here
-    pictures/                  links to the pictures that were pushed: the only files that the server shows
+captions/.server/            made by `annotate.py start`; readable by its owner only
+    label_studio.sqlite3       all answers
+    login.json                 user, password and token, generated here
+    pictures/                  links to the pushed images: the only files that the server serves
     port  server.log  backups/
 
 There is no file with a process id, which could be stale: the folder is on the server's command line.
@@ -15,10 +15,11 @@ import http.client
 import json
 import os
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,28 +27,28 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
-from annotation import environment, ports
-from annotation.environment import clean_variables, last_line
-from annotation.locks import locked
+from annotation.config import SERVER_FOLDER
+from annotation.environment import clean_variables, ensure_environment, find_environment, last_line, locked
 from data.errors import InputError
 from data.files import replaced_file, write_atomic
 
-FOLDER = Path("captions") / ".server"
 DATABASE = "label_studio.sqlite3"
 LOGIN = "login.json"
-UNBORN = "first-start"  # there until a first start came to its end: the user may be half made, so begin again
+FIRST_START = "first-start"  # exists until the first start finishes: without it the user may be missing, so start over
 LOG = "server.log"
-PICTURES = "pictures"
-USER = "annotator@example.com"  # example.com is nobody's: no mail can go astray
-PATIENCE = 180.0  # seconds for a start; it takes 3, and 60 when a database of an older version is migrated
-STOP_PATIENCE = 15.0  # seconds until a server that does not stop is killed
+IMAGES = "pictures"
+USER = "annotator@example.com"  # example.com is reserved: no mail can reach anybody
+START_TIMEOUT = 180.0  # seconds; a start takes 3, or 60 when the database of an older version is migrated
+STOP_TIMEOUT = 15.0  # seconds before a server that does not stop is killed
 POLL = 0.1
-NOBODY = 0  # instead of an HTTP status: there was no answer
+HOST = "127.0.0.1"
+FIRST_PORT = 8080  # Label Studio's default
+PORTS_TRIED = 20  # ports from FIRST_PORT on, before the system is asked for any
 
 
 @dataclass(frozen=True)
 class Login:
-    """What the server's first user was made with."""
+    """The server's first user."""
 
     user: str
     password: str
@@ -56,7 +57,7 @@ class Login:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. Its token opens everything: never print it."""
+    """A running server. Its token gives full access: never print it."""
 
     folder: Path
     pid: int
@@ -65,188 +66,252 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://{ports.HOST}:{self.port}"
+        return f"http://{HOST}:{self.port}"
 
     @property
-    def token(self) -> str:
-        return self.login.token
-
-    @property
-    def pictures(self) -> Path:
-        return self.folder / PICTURES
+    def images(self) -> Path:
+        return self.folder / IMAGES
 
 
 # ---- start
 
 
-def start(folder: Path = FOLDER, *, port: int | None = None, variables: Mapping[str, str] | None = None) -> Server:
-    """The server of `folder`: the running one, else a new one. Raises InputError if none can be had.
+def start_server(
+    folder: Path = SERVER_FOLDER, *, port: int | None = None, variables: Mapping[str, str] | None = None
+) -> Server:
+    """The server of `folder`: the running one, else a new one. Raises InputError if it cannot be started.
 
-    port: a number, 0 for any, None for the last one or the next free. variables: more for its environment (tests).
+    port: a number, 0 for any, None for the last one or the next free one. variables: further environment variables.
     """
     folder = folder.resolve()
-    environment.ready()
+    ensure_environment()
     with locked(folder / "lock"):
-        server = find(folder)
+        server = find_server(folder)
         if server is not None and port not in {None, 0, server.port}:
             fix = "Stop it first: python annotation/annotate.py stop"
-            raise InputError(f"the server runs already, on port {server.port}", where=f"--port {port}", fix=fix)
-        if server is None or not wait(server):  # one that was found may be about to end
-            prepare(folder)
+            raise InputError(f"the server already runs on port {server.port}", where=f"--port {port}", fix=fix)
+        if server is None or not wait_until_healthy(server):  # a server that was found may be about to exit
+            prepare_folder(folder)
             server = launch(folder, port, variables or {})
-            if not wait(server):
-                raise ended(folder)
-        (folder / UNBORN).unlink(missing_ok=True)
+            if not wait_until_healthy(server):
+                raise exited_error(folder)
+        (folder / FIRST_START).unlink(missing_ok=True)
         return server
 
 
-def prepare(folder: Path) -> None:
-    """What a first start needs: closed folders, a login, and a copy of the empty database."""
-    for part in (folder, folder / PICTURES):
-        part.mkdir(parents=True, exist_ok=True)
-        part.chmod(0o700)
+def prepare_folder(folder: Path) -> None:
+    """What a first start needs: private folders, a login, and a copy of the empty database."""
+    for path in (folder, folder / IMAGES):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
     if not (folder / LOGIN).exists():
         login = Login(USER, secrets.token_urlsafe(12), secrets.token_hex(20))
-        write_secret(folder / LOGIN, json.dumps(asdict(login), indent=1) + "\n")
-    if (folder / UNBORN).exists() or not (folder / DATABASE).exists():
-        (folder / UNBORN).touch()
-        write_secret(folder / DATABASE, environment.place().database.read_bytes())
+        write_secret(folder / LOGIN, (json.dumps(asdict(login), indent=1) + "\n").encode())
+    if (folder / FIRST_START).exists() or not (folder / DATABASE).exists():
+        (folder / FIRST_START).touch()
+        write_secret(folder / DATABASE, find_environment().database.read_bytes())
 
 
-def write_secret(path: Path, content: str | bytes) -> None:
+def write_secret(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, from its first byte on."""
     mask = os.umask(0o077)
     try:
-        with replaced_file(path) as beside:
-            beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        with replaced_file(path) as temporary:
+            temporary.write_bytes(content)
     finally:
         os.umask(mask)
 
 
 def launch(folder: Path, port: int | None, variables: Mapping[str, str]) -> Server:
-    """Start the program on the first port where it really comes to listen."""
-    for candidate in ports.candidates(port, last_port(folder)):
+    """Start Label Studio on the first candidate port that it really listens on."""
+    for candidate in candidate_ports(port, last_port(folder)):
         pid = spawn(folder, candidate, variables)
-        if listening(pid, candidate, folder):
+        if wait_for_port(pid, candidate, folder):
             write_atomic(folder / "port", f"{candidate}\n")
             return Server(folder, pid, candidate, read_login(folder))
-        end(pid)
-        if port:  # somebody was faster
-            ports.check_free(port)
+        terminate(pid)
+        if port:  # another program was faster
+            check_port(port)
     raise AssertionError("there is always another port")
 
 
 def spawn(folder: Path, port: int, variables: Mapping[str, str]) -> int:
-    """The program in a session of its own, with a clean environment. Returns its process id.
+    """Run Label Studio in a session of its own, with a clean environment. Returns its process id.
 
-    A shell in between leaves it to the system's first process, so that it outlives this one without a trace here.
+    The shell in between makes it a child of the system's first process, so it outlives this one.
     """
-    program = [str(environment.place().program), "start", "--data-dir", str(folder), "--no-browser"]
-    program += ["--internal-host", ports.HOST, "--port", str(port)]
+    program = [str(find_environment().program), "start", "--data-dir", str(folder), "--no-browser"]
+    program += ["--internal-host", HOST, "--port", str(port)]
     shell = 'umask 077; log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
-    command = ["/bin/sh", "-c", shell, "sh", str(folder / LOG), *program]
-    known = settings(folder) | dict(variables)
-    started = subprocess.run(
-        command, env=known, cwd=folder, start_new_session=True, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return int(started.stdout)
+    result = subprocess.run(
+        ["/bin/sh", "-c", shell, "sh", str(folder / LOG), *program],
+        env=server_variables(folder) | dict(variables),
+        cwd=folder, start_new_session=True, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return int(result.stdout)
 
 
-def settings(folder: Path) -> dict[str, str]:
-    """The server's environment variables. The login goes this way because flags show in the list of processes."""
+def server_variables(folder: Path) -> dict[str, str]:
+    """The server's environment variables. The login is passed this way because flags show in the process list."""
     login = read_login(folder)
-    ours = {
+    settings = {
         "USERNAME": login.user,
         "PASSWORD": login.password,
         "USER_TOKEN": login.token,
-        "ENABLE_LEGACY_API_TOKEN": "true",  # read when the first user is made, never again
+        "ENABLE_LEGACY_API_TOKEN": "true",  # only read when the first user is created
         "DISABLE_SIGNUP_WITHOUT_LINK": "true",
         "LOCAL_FILES_SERVING_ENABLED": "true",
-        "LOCAL_FILES_DOCUMENT_ROOT": str(folder / PICTURES),
+        "LOCAL_FILES_DOCUMENT_ROOT": str(folder / IMAGES),
         "LOG_LEVEL": "INFO",
     }
-    return clean_variables(folder) | {f"LABEL_STUDIO_{name}": value for name, value in ours.items()}
+    return clean_variables(folder) | {f"LABEL_STUDIO_{name}": value for name, value in settings.items()}
 
 
-def listening(pid: int, port: int, folder: Path) -> bool:
-    """Wait until the process listens; False if it took another port, as Label Studio does when this one is taken."""
-    waited_from = time.monotonic()
+def wait_for_port(pid: int, port: int, folder: Path) -> bool:
+    """Wait until the process listens; False if on another port, which Label Studio picks when this one is taken."""
+    started = time.monotonic()
     with tqdm(desc="starting Label Studio", bar_format="{desc} {elapsed}", disable=None, leave=False) as bar:
-        while time.monotonic() - waited_from < PATIENCE:
-            if (got := ports.listened_to(pid)) is not None:
-                return got == port
-            if not alive(pid):
-                raise ended(folder)
+        while time.monotonic() - started < START_TIMEOUT:
+            if (actual := listening_port(pid)) is not None:
+                return actual == port
+            if not is_running(pid):
+                raise exited_error(folder)
             time.sleep(POLL)
             bar.update()
-    end(pid)
-    raise InputError(f"Label Studio did not listen within {PATIENCE:.0f} s", fix=f"See {folder / LOG}.")
+    terminate(pid)
+    raise InputError(f"Label Studio did not listen within {START_TIMEOUT:.0f} s", fix=f"See {folder / LOG}.")
 
 
-def ended(folder: Path) -> InputError:
-    """The program came to its end instead of serving."""
-    said = last_line((folder / LOG).read_text(encoding="utf-8", errors="replace"))
-    return InputError(f"Label Studio ended at once: {said}", fix=f"See {folder / LOG}.")
+def exited_error(folder: Path) -> InputError:
+    """Label Studio exited instead of serving."""
+    last = last_line((folder / LOG).read_text(encoding="utf-8", errors="replace"))
+    return InputError(f"Label Studio exited: {last}", fix=f"See {folder / LOG}.")
 
 
-def wait(server: Server) -> bool:
-    """Wait until the server is healthy, and proves that it is ours: it must know our token. False if it ended."""
-    waited_from = time.monotonic()
-    while (status := health(server)) == NOBODY:
-        if not alive(server.pid):
+def wait_until_healthy(server: Server) -> bool:
+    """Wait until the server is healthy and accepts our token, which proves that it is ours. False if it exited."""
+    started = time.monotonic()
+    while (status := token_status(server)) is None:
+        if not is_running(server.pid):
             return False
-        if time.monotonic() - waited_from > PATIENCE:
+        if time.monotonic() - started > START_TIMEOUT:
             fix = f"Run `annotate.py stop`, then start again; see {server.folder / LOG}."
             raise InputError("the server does not answer", where=server.url, fix=fix)
         time.sleep(POLL)
     if status != http.client.OK:
-        fix = f"Put the token that Label Studio shows under Account & Settings into {server.folder / LOGIN}."
-        raise InputError(f"the server does not know its own token (HTTP {status})", where=server.url, fix=fix)
+        fix = f"Copy the token from Account & Settings in Label Studio into {server.folder / LOGIN}."
+        raise InputError(f"the server rejects its own token (HTTP {status})", where=server.url, fix=fix)
     return True
 
 
-def health(server: Server) -> int:
-    """NOBODY until the server is healthy, then what it says to its own token; a busy machine is slow with either."""
-    healthy = ask(server, "/health") == http.client.OK
-    return ask(server, "/api/current-user/whoami", server.token) if healthy else NOBODY
+def token_status(server: Server) -> int | None:
+    """None until the server is healthy, then the HTTP status it gives our token; a busy machine delays either."""
+    healthy = http_status(server, "/health") == http.client.OK
+    return http_status(server, "/api/current-user/whoami", server.login.token) if healthy else None
 
 
-def ask(server: Server, path: str, token: str = "") -> int:
-    """The status of a GET request, NOBODY if there is no answer. No proxy has a say in it."""
-    connection = http.client.HTTPConnection(ports.HOST, server.port, timeout=10)
+def http_status(server: Server, path: str, token: str = "") -> int | None:
+    """The status of a GET request, None without an answer. Ignores proxies."""
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=10)
     try:
         connection.request("GET", path, headers={"Authorization": f"Token {token}"} if token else {})
         return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return NOBODY
+        return None
     finally:
         connection.close()
 
 
-# ---- find
+# ---- ports
 
 
-def find(folder: Path = FOLDER) -> Server | None:
+def candidate_ports(requested: int | None, last: int | None) -> Iterator[int]:
+    """Free ports, the best first. Raises InputError if the requested one is taken.
+
+    requested: 0 for any. last: the one used before, tried first so that existing links keep working.
+    """
+    if requested:
+        check_port(requested)
+        yield requested
+        return
+    ports = [last] if last else []
+    ports += range(FIRST_PORT, FIRST_PORT + PORTS_TRIED) if requested is None else []
+    yield from (port for port in dict.fromkeys(ports) if is_free(port))
+    while True:
+        with closing(socket.create_server((HOST, 0))) as bound:
+            port = int(bound.getsockname()[1])
+        yield port
+
+
+def check_port(port: int) -> None:
+    """Raise InputError if `port` is taken."""
+    if not is_free(port):
+        fix = "Leave out --port to use the next free one, or stop that program."
+        raise InputError(f"port {port} is taken by {port_owner(port)}", where="--port", fix=fix)
+
+
+def is_free(port: int) -> bool:
+    """Nobody answers on `port`, and this user may listen on it."""
+    with closing(socket.socket()) as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            return False
+    try:
+        socket.create_server((HOST, port)).close()  # with SO_REUSEADDR: recently closed connections do not count
+    except OSError:
+        return False
+    return True
+
+
+def port_owner(port: int) -> str:
+    """The program that listens on `port`, as far as this user may see."""
+    try:
+        listening = [each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+        pids = [each.pid for each in listening if each.laddr and each.laddr[1] == port and each.pid]
+        return f"{psutil.Process(pids[0]).name()} (process {pids[0]})" if pids else "another program"
+    except psutil.Error:
+        return "another program"
+
+
+def listening_port(pid: int) -> int | None:
+    """The port on which a process listens; None if it does not yet."""
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return None
+    return next((each.laddr[1] for each in connections if each.laddr and each.status == psutil.CONN_LISTEN), None)
+
+
+def last_port(folder: Path) -> int | None:
+    """The port used last."""
+    try:
+        return int((folder / "port").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+# ---- find and stop
+
+
+def find_server(folder: Path = SERVER_FOLDER) -> Server | None:
     """The running server of `folder`, whoever started it; None if there is none."""
     folder = folder.resolve()
     for process in psutil.process_iter():
-        port = port_of(process, folder)
-        if port is not None:
+        if (port := server_port(process, folder)) is not None:
             return Server(folder, process.pid, port, read_login(folder))
     return None
 
 
-def port_of(process: psutil.Process, folder: Path) -> int | None:
-    """The port of a process that is the server of `folder`, run by this user; else None."""
+def server_port(process: psutil.Process, folder: Path) -> int | None:
+    """The port of a process that is this user's server of `folder`; else None."""
     try:
         command = process.cmdline()
         if "--data-dir" not in command or process.uids().real != os.getuid():
             return None
-    except psutil.Error:  # it ended, or is another user's
+    except psutil.Error:  # it exited, or belongs to another user
         return None
-    words = dict(pairwise(command))
-    program = any(Path(word).name == "label-studio" for word in command)
-    return int(words["--port"]) if program and words["--data-dir"] == str(folder) else None
+    flags = dict(pairwise(command))
+    is_program = any(Path(word).name == "label-studio" for word in command)
+    return int(flags["--port"]) if is_program and flags["--data-dir"] == str(folder) else None
 
 
 def read_login(folder: Path) -> Login:
@@ -257,54 +322,33 @@ def read_login(folder: Path) -> Login:
     except FileNotFoundError as error:
         raise InputError("no such file", where=path, fix="Start the server: annotate.py start") from error
     except (ValueError, TypeError) as error:
-        raise InputError("is not a login: user, password and token", where=path, fix="Mend the file.") from error
+        raise InputError("is not a login with user, password and token", where=path, fix="Repair the file.") from error
 
 
-def last_port(folder: Path) -> int | None:
-    """The port that was used last."""
-    try:
-        return int((folder / "port").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-# ---- stop
-
-
-def stop(folder: Path = FOLDER) -> bool:
-    """End the server of `folder`; False if none was running. Everything that was written stays."""
+def stop_server(folder: Path = SERVER_FOLDER) -> bool:
+    """Stop the server of `folder`; False if none was running."""
     with locked(folder.resolve() / "lock"):
-        server = find(folder)
+        server = find_server(folder)
         if server is not None:
-            end(server.pid)
+            terminate(server.pid)
         return server is not None
 
 
-def end(pid: int) -> None:
-    """Ask a process to end, and kill it if it does not."""
+def terminate(pid: int) -> None:
+    """Terminate a process; kill it if that takes too long."""
     try:
         process = psutil.Process(pid)
         process.terminate()
-        process.wait(STOP_PATIENCE)
+        process.wait(STOP_TIMEOUT)
     except psutil.TimeoutExpired:
         psutil.Process(pid).kill()
     except psutil.NoSuchProcess:
         return
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that ended and that nobody asked after does not."""
+def is_running(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-@contextmanager
-def running(folder: Path, *, variables: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """A server for the length of a block, on any free port: `with running(folder) as server: server.url`."""
-    server = start(folder, port=0, variables=variables)
-    try:
-        yield server
-    finally:
-        stop(folder)

@@ -22,15 +22,14 @@ from pathlib import Path
 import psutil
 
 from annotation import environment, project, server
-from annotation.client import Client, connect
-from annotation.commands import export
-from annotation.drafts.source import Draft, Picture
-from annotation.drafts.store import add_drafts, read_drafts
-from annotation.intake import Intake, take_in
+from annotation.cli import run_export
+from annotation.client import Client, Task, connect, tasks_by_sha256
+from annotation.config import ExportOptions
+from annotation.drafts import Draft, add_drafts, read_drafts
+from annotation.images import ImageFile, Selection, select_images
 from annotation.project import ROOT, Project
 from annotation.pull import pull
 from annotation.push import push
-from annotation.tasks import Task, tasks_by_picture
 from data import sample_set
 
 CHANGES = 10
@@ -73,18 +72,18 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=650)
     parser.add_argument("--size", type=int, default=512)
     options = parser.parse_args()
-    environment.ready()
+    environment.ensure_environment()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        os.environ["ATELIER_LABEL_STUDIO"] = str(environment.place().folder.parent)
+        os.environ["ATELIER_LABEL_STUDIO"] = str(environment.find_environment().folder.parent)
         os.environ["ATELIER_CACHE"] = str(Path(folder) / "cache")  # pictures that were never looked at before
         sample_set.write(Path("creatures"), count=options.count, size=options.size)
         Path("creatures/metadata.jsonl").rename("captions.jsonl")
         try:
             measure(clock, options.count, options.size)
         finally:
-            server.stop()
+            server.stop_server()
     print("all within their limits" if not clock.late else f"late: {', '.join(clock.late)}")
     return 1 if clock.late else 0
 
@@ -92,36 +91,36 @@ def main() -> int:
 def measure(clock: Clock, count: int, size: int) -> None:
     """Every step, in the order in which people meet them."""
     with clock("first start, from the migrated database"):
-        server.start(port=0)
-    server.stop()
+        server.start_server(port=0)
+    server.stop_server()
     with clock("start", limit=5.0):
-        running = server.start(port=0)
+        running = server.start_server(port=0)
     clock.serving = psutil.Process(running.pid)
     with clock(f"look at {count} pictures of {size} pixels, first time"):
-        taken = take_in(Path("creatures"))
+        taken = select_images(Path("creatures"))
     with clock("look at them again"):
-        taken = take_in(Path("creatures"))
+        taken = select_images(Path("creatures"))
     with connect() as client:
         made = push_all(clock, client, taken)
-        pull_all(clock, client, made, len(taken.pictures))
+        pull_all(clock, client, made, len(taken.samples))
     clock.serving = None  # the last command ends it
     as_commands(clock)
 
 
-def push_all(clock: Clock, client: Client, taken: Intake) -> Project:
+def push_all(clock: Clock, client: Client, taken: Selection) -> Project:
     """Captions, names and triage, with a draft of each caption; then once more."""
-    made = project.new("creatures", project.OWN, taken.folder, sample_set.TYPES)
-    pictures = {each.sha256: Picture(each.sha256, each.annotation.file_name, each.path) for each in taken.pictures}
+    made = project.new_project("creatures", project.LOCAL, taken.folder, sample_set.TYPES)
+    pictures = {each.sha256: ImageFile(each.sha256, each.annotation.file_name, each.path) for each in taken.samples}
     made_up = {key: Draft(f"a draft of {each.file_name}", "benchmark-1", 0.5) for key, each in pictures.items()}
     add_drafts(ROOT / made.name, pictures, made_up)
     drafts = read_drafts(ROOT / made.name)
     with clock("push to three screens, with drafts", limit=5.0):
-        made = project.make_screens(client, made)
-        done = push(client, made, taken.pictures, taken.formats, drafts=drafts)
-    project.save(made)
+        made = project.create_screens(client, made)
+        done = push(client, made, taken.samples, taken.formats, drafts=drafts)
+    project.save_project(made)
     assert done.created == dict.fromkeys(made.screens, len(pictures)) and done.drafted == len(pictures)
     with clock("push again"):
-        done = push(client, project.make_screens(client, made), taken.pictures, taken.formats, drafts=drafts)
+        done = push(client, project.create_screens(client, made), taken.samples, taken.formats, drafts=drafts)
     assert not any(done.created.values()) and done.drafted == 0, "a second push makes nothing"
     return made
 
@@ -130,7 +129,7 @@ def pull_all(clock: Clock, client: Client, made: Project, count: int) -> None:
     """Accept every draft, pull and export; then change a few answers and pull again."""
     number = made.screens["text"]
     every: object = {"all": True, "excluded": []}
-    tasks, _ = tasks_by_picture(client, number)
+    tasks, _ = tasks_by_sha256(client, number)
     last, *others = tasks.values()
     with clock("(accept every draft, in one request)"):
         client.sdk.actions.create(id="predictions_to_annotations", project=number, selected_items=every)  # type: ignore[arg-type]
@@ -139,12 +138,12 @@ def pull_all(clock: Clock, client: Client, made: Project, count: int) -> None:
     with clock("pull everything, and export it", limit=5.0):
         done = pull(client, made, ROOT / made.name)
         assert done.new == count
-        assert export.run(export.Options()) == 0
+        assert run_export(ExportOptions()) == 0
     for task in others[:CHANGES]:
         change(client, task)
     with clock(f"pull {CHANGES} changes", limit=1.5):
         done = pull(client, made, ROOT / made.name)
-    assert (done.new, done.changed) == (0, CHANGES) and "text" not in done.everything
+    assert (done.new, done.changed) == (0, CHANGES) and "text" not in done.read_whole
 
 
 def change(client: Client, task: Task) -> None:

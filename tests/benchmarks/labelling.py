@@ -13,12 +13,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation import server
 from annotation.client import connect
 from data import sample_set
 from tests.servers.browser import Web, browser
 from tests.servers.labelling import Labelling, log_in
-from tests.servers.projects import push_pictures
+from tests.servers.projects import push_pictures, running_server
 
 PAUSES = 20
 SIZE = 512  # pixels
@@ -41,7 +40,7 @@ def measure(folder: Path, screenshot: Path | None) -> list[float]:
     shown = (sample_set.annotation(index) for index in range(PAUSES + 1))
     captions = {each.file_name: each.text for each in shown}
     with (
-        server.running(folder / ".server") as running,
+        running_server(folder / ".server") as running,
         connect(folder=running.folder) as client,
         browser() as chromium,
     ):

@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.files import cache_root
 from tests.servers.browser import Web, browser
 from tests.servers.labelling import Labelling, give_login
-from tests.servers.projects import MakeProject, push_pictures
+from tests.servers.projects import MakeProject, push_pictures, running_server
 
 # Label Studio's environment takes minutes to make: the user's own is used, and kept for the next time
 os.environ.setdefault("ATELIER_LABEL_STUDIO", str(cache_root() / "label-studio"))
@@ -30,7 +30,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not any("installed" in getattr(item, "fixturenames", ()) for item in session.items):
         return
     try:
-        environment.ready()
+        environment.ensure_environment()
     except InputError as error:
         session.config.stash[NO_LABEL_STUDIO] = error
 
@@ -62,7 +62,7 @@ def label_studio(
 ) -> Iterator[server.Server]:
     """A Label Studio that holds nothing yet."""
     variables = guard | {"NO_FSYNC": "yes"}
-    with server.running(tmp_path_factory.mktemp("label-studio") / ".server", variables=variables) as running:
+    with running_server(tmp_path_factory.mktemp("label-studio") / ".server", variables=variables) as running:
         yield running
 
 
@@ -122,5 +122,5 @@ def make_project(client: Client, pictures: Path) -> MakeProject:
 @pytest.fixture
 def captions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Projects of one screen, where the test is not about the others: each costs half a second of processor time."""
-    every = project.wanted_screens
-    monkeypatch.setattr(project, "wanted_screens", lambda types: {"text": every(types)["text"]})
+    every = project.labeling_configs
+    monkeypatch.setattr(project, "labeling_configs", lambda types: {"text": every(types)["text"]})

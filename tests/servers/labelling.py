@@ -148,7 +148,7 @@ class Answer(NamedTuple):
 
 def answers(client: Any, number: int) -> list[Answer]:
     """Every answer in a project, in the order in which they were given."""
-    tasks = client.read(lambda sdk: list(sdk.tasks.list(project=number, page_size=1000, fields="all")))
+    tasks = client.retry(lambda sdk: list(sdk.tasks.list(project=number, page_size=1000, fields="all")))
     given = [(task.data["file_name"], each) for task in tasks for each in task.annotations or []]
     return [read(name, each) for name, each in sorted(given, key=lambda pair: pair[1]["id"])]
 

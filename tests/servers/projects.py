@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from annotation import intake, project, push
+from annotation import images, project, push
 from annotation.client import Client
+from annotation.drafts import Draft
+from annotation.server import Server, start_server, stop_server
 from data import sample_set
 
 Screens = dict[str, int]  # screen -> number of its Label Studio project
@@ -22,13 +24,14 @@ class MakeProject(Protocol):
     ) -> Screens: ...
 
 
-@dataclass(frozen=True)
-class Offered:
-    """A draft."""
-
-    text: str
-    source: str = "a test"
-    score: float = 0.5
+@contextmanager
+def running_server(folder: Path, variables: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A server for the length of a block, on any free port."""
+    server = start_server(folder, port=0, variables=variables)
+    try:
+        yield server
+    finally:
+        stop_server(folder)
 
 
 def push_pictures(
@@ -44,9 +47,9 @@ def push_pictures(
 
     drafts: file name -> text; a picture without one gets an empty draft.
     """
-    samples, formats, _ = intake.examine(folder)
-    offered = {each.sha256: Offered((drafts or {}).get(each.annotation.file_name, "")) for each in samples}
-    name = name or f"try {len(project.listed(client))}"
-    made = project.make_screens(client, project.new(name, project.OWN, folder, types))
+    samples, formats, _ = images.examine_folder(folder)
+    offered = {each.sha256: Draft((drafts or {}).get(each.annotation.file_name, ""), "a test", 0.5) for each in samples}
+    name = name or f"try {len(project.list_projects(client))}"
+    made = project.create_screens(client, project.new_project(name, project.LOCAL, folder, types))
     push.push(client, made, samples[:count], formats, drafts=offered)
     return made.screens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from annotation import interface
+from annotation import labeling_config
 from annotation.client import Client
 from data import sample_set
 from tests.servers.labelling import Labelling, answers
@@ -18,9 +18,9 @@ TYPES = [*sample_set.TYPES, *(f"kind {index}" for index in range(20))]  # more t
 
 def press_every_key(labelling: Labelling) -> None:
     """Every key that a choice can have, against Label Studio's own ones."""
-    choices = interface.offered(TYPES, interface.Annotation)
-    keys = interface.assign_keys(choices, interface.Annotation)
-    assert set(keys.values()) == set(interface.DIGITS + interface.LETTERS)
+    choices = labeling_config.choices_by_field(TYPES)
+    keys = labeling_config.assign_keys(choices, labeling_config.Annotation)
+    assert set(keys.values()) == set(labeling_config.DIGITS + labeling_config.LETTERS)
     before = labelling.page.inner_text(".lsf-editor")
     chosen: dict[str, str] = {}
     for (field, option), key in keys.items():

@@ -1,15 +1,25 @@
-"""What a pull adds to the history, without a server."""
+"""What a pull adds to the history, and every shape of answer that Label Studio lets through; without a server."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from annotation.answers import Reader, fields_of
-from annotation.pull import Reach, check_deleted, newest, read_reaches, rules_of, versions, with_draft, write_reaches
-from annotation.records import Record, read_history, standing, write_history
+from annotation.history import Record, latest
+from annotation.pull import (
+    AnswerParser,
+    ReadState,
+    check_deleted,
+    keep_draft,
+    new_versions,
+    newest,
+    read_states,
+    rules_hash,
+    screen_fields,
+)
 from data.errors import InputError
 
 KEY = "ab" * 32
@@ -19,93 +29,212 @@ LATER = "2026-01-01T11:00:00.000000Z"
 
 def record(number: int, words: str = "words", **more: object) -> Record:
     known: dict[str, object] = {
-        "sha256": KEY, "file_name": "a.png", "screen": "text", "annotation": number, "annotator": "user 1",
-        "status": "written", "values": {"text": [words]}, "seconds": 1.0, "created": TIME, "updated": TIME,
+        "sha256": KEY, "file_name": "a/b.png", "screen": "text", "annotation": number, "annotator": "ann@example.com",
+        "status": "written", "values": {"text": [words]}, "seconds": 4.5, "created": TIME, "updated": TIME,
     }  # fmt: skip
     return Record(**{**known, **more})  # type: ignore[arg-type]
 
 
-def task(*answers: tuple[int, str, str], sha256: str = KEY) -> dict[str, object]:
-    items = [
-        {"id": number, "completed_by": 1, "lead_time": 1.0, "created_at": TIME, "updated_at": updated,
-         "result": [{"from_name": "text", "value": {"text": [words]}}]}
-        for number, words, updated in answers
-    ]  # fmt: skip
-    return {"id": 1, "data": {"sha256": sha256, "file_name": "a.png"}, "annotations": items, "updated_at": LATER}
+def text(words: Any, name: str = "text", **more: Any) -> dict[str, Any]:
+    return {"id": "x", "from_name": name, "to_name": "image", "type": "textarea", "value": {"text": words}, **more}
+
+
+def choice(field: str, *chosen: str) -> dict[str, Any]:
+    return {"from_name": field, "to_name": "image", "type": "choices", "value": {"choices": list(chosen)}}
+
+
+def answer(result: Any, number: int = 7, **more: Any) -> dict[str, Any]:
+    values = {"completed_by": 1, "lead_time": 4.5, "was_cancelled": False, "created_at": TIME, "updated_at": TIME}
+    return {"id": number, "result": result, **values, **more}
+
+
+def task(*answers: dict[str, Any], predictions: list[dict[str, Any]] | None = None, **data: Any) -> dict[str, Any]:
+    values = {"sha256": KEY, "file_name": "a/b.png", "image": "/data/x.png", **data}
+    return {"data": values, "annotations": list(answers), "predictions": predictions or [], "updated_at": LATER}
+
+
+def parser(screen: str = "text", *types: str) -> AnswerParser:
+    return AnswerParser(screen, screen_fields(screen, types), {1: "ann@example.com"})
+
+
+def parse(reader: AnswerParser, *answers: dict[str, Any], **more: Any) -> Record:
+    (found,) = reader.records(task(*answers, **more))
+    return found
+
+
+# ---- versions
 
 
 def added(*tasks: dict[str, object], history: list[Record], whole: bool = False) -> list[Record]:
-    return versions(tasks, Reader("text", fields_of("text", ())), history, whole=whole)
+    return new_versions(tasks, parser(), history, whole=whole)
 
 
-def test_the_same_answer_is_no_version() -> None:
-    assert added(task((1, "words", TIME)), history=[]) == [record(1)]
-    assert added(task((1, "words", TIME)), history=[record(1)]) == []
-
-
-def test_a_changed_answer_is_a_version_and_the_old_one_stays() -> None:
-    (new,) = added(task((1, "better", LATER)), history=[record(1)])
+def test_only_changed_answers_are_new_versions() -> None:
+    unchanged = task(answer([text(["words"])], 1))
+    assert added(unchanged, history=[]) == [record(1)]
+    assert added(unchanged, history=[record(1)]) == []
+    (new,) = added(task(answer([text(["better"])], 1, updated_at=LATER)), history=[record(1)])
     assert (new.values, new.updated) == ({"text": ["better"]}, LATER)
-    assert standing([record(1), new]) == [new]
+    assert latest([record(1), new]) == [new]
 
 
-def test_an_answer_is_gone_if_its_picture_is_there_without_it() -> None:
+def test_an_answer_is_deleted_if_its_image_is_there_without_it() -> None:
     history = [record(1), record(2), record(3, sha256="cd" * 32), record(4, screen="name")]
-    (gone,) = added(task((1, "words", TIME)), history=history)
-    assert gone == replace(record(2), status="deleted", values={})
-    everything = added(task((1, "words", TIME)), history=history, whole=True)
-    assert [(each.annotation, each.status) for each in everything] == [(2, "deleted"), (3, "deleted")]
-    assert added(history=[*history, gone], whole=False) == [], "gone is gone once"
+    one = task(answer([text(["words"])], 1))
+    (deleted,) = added(one, history=history)
+    assert deleted == replace(record(2), status="deleted", values={})
+    assert [(each.annotation, each.status) for each in added(one, history=history, whole=True)] == [
+        (2, "deleted"), (3, "deleted")
+    ]  # fmt: skip
+    assert added(history=[*history, deleted]) == [], "only once"
+    assert added(task(answer([text(["words"])], 2)), history=[record(2), deleted]) == [record(2)], "it came back"
 
 
-def test_an_answer_that_comes_back_is_a_version() -> None:
-    gone = replace(record(1), status="deleted", values={})
-    assert added(task((1, "words", TIME)), history=[record(1), gone]) == [record(1)]
-
-
-def test_a_draft_that_was_known_stays_known() -> None:
+def test_a_known_draft_is_kept() -> None:
     known = record(1, draft="a draft", draft_by="names-1")
-    assert with_draft(record(1, "new", updated=LATER), known).draft_by == "names-1"
-    assert with_draft(record(1, draft="other", draft_by="x"), known).draft == "other"
-    assert with_draft(record(1), None).draft is None
-    assert added(task((1, "words", TIME)), history=[known]) == [], "a draft taken away later is no new version"
+    assert keep_draft(record(1, "new", updated=LATER), known).draft_by == "names-1"
+    assert keep_draft(record(1, draft="other", draft_by="x"), known).draft == "other"
+    assert keep_draft(record(1), None).draft is None
+    assert added(task(answer([text(["words"])], 1)), history=[known]) == [], "removing a draft is not a version"
 
 
-def test_most_answers_gone_needs_a_word(tmp_path: Path) -> None:
+def test_losing_most_answers_needs_consent() -> None:
     history = [record(number) for number in range(24)]
-    gone = [replace(each, status="deleted") for each in history]
-    check_deleted(gone[:10], history, "text", "http://127.0.0.1:1")
-    check_deleted(gone[:12], history, "text", "http://127.0.0.1:1")
-    with pytest.raises(InputError, match=r"13 of 24 answers on screen 'text' are gone\. Start the server with its old"):
-        check_deleted(gone[:13], history, "text", "http://127.0.0.1:1")
-    check_deleted(gone[:10], history[:10], "text", "http://127.0.0.1:1")
+    deleted = [replace(each, status="deleted") for each in history]
+    check_deleted(deleted[:12], history, "text", "http://127.0.0.1:1")
+    check_deleted(deleted[:10], history[:10], "text", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match="13 of 24") as error:
+        check_deleted(deleted[:13], history, "text", "http://127.0.0.1:1")
+    assert "--accept-deleted" in str(error.value.fix)
 
 
-def test_the_newest_time_whatever_its_form() -> None:
+def test_the_newest_time_in_any_format() -> None:
     tasks = [{"updated_at": "2026-01-01T10:00:00Z"}, {"updated_at": "2026-01-01T10:00:00.5Z"}]
     assert newest(tasks, "") == "2026-01-01T10:00:00.5Z"
     assert newest(tasks, LATER) == LATER
     assert newest([], "") == ""
 
 
-def test_how_far_is_kept_and_may_be_lost(tmp_path: Path) -> None:
+def test_a_lost_or_broken_state_means_reading_everything(tmp_path: Path) -> None:
     path = tmp_path / "pulled.json"
-    reaches = {"text": Reach("rules", TIME, 2)}
-    write_reaches(path, reaches)
-    assert read_reaches(path) == reaches
+    path.write_text('{"text": {"rules": "r", "until": "t", "others": 2}}')
+    assert read_states(path) == {"text": ReadState("r", "t", 2)}
     for content in ("", "[]", '{"text": 1}', '{"text": {"odd": 1}}'):
         path.write_text(content)
-        assert read_reaches(path) == {}
-    assert read_reaches(tmp_path / "none") == {}
+        assert read_states(path) == {}
+    assert read_states(tmp_path / "none") == {}
 
 
-def test_other_types_make_everything_be_read_again() -> None:
-    one, two = (Reader("triage", fields_of("triage", types)) for types in (("water",), ("water", "fire")))
-    assert rules_of(one) != rules_of(two)
-    assert rules_of(one) == rules_of(Reader("triage", fields_of("triage", ("water",))))
+def test_other_types_mean_reading_everything() -> None:
+    one, two = (screen_fields("triage", types) for types in (("water",), ("water", "fire")))
+    assert rules_hash(one) != rules_hash(two)
+    assert rules_hash(one) == rules_hash(screen_fields("triage", ("water",)))
 
 
-def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
-    records = [record(1, "line\u2028and\x85more\n<b>"), record(2, draft="d", draft_by="s", origin="prediction")]
-    write_history(tmp_path, records)
-    assert read_history(tmp_path) == records
+# ---- parsing
+
+
+@pytest.mark.parametrize(
+    ("result", "cancelled", "status", "values"),
+    [
+        ([text([" two  spaces\nand a line "])], False, "written", {"text": [" two  spaces\nand a line "]}),
+        ([text(["one", "two"])], False, "written", {"text": ["one", "two"]}),
+        ([text(["one"]), text(["two"])], False, "written", {"text": ["one", "two"]}),
+        ([text("a plain string")], False, "written", {"text": ["a plain string"]}),
+        ([text(["", "kept", "  "])], False, "written", {"text": ["kept"]}),
+        ([text([""])], False, "blank", {}),
+        ([text(["  \n\t "])], False, "blank", {}),
+        ([text([])], False, "blank", {}),
+        ([], False, "blank", {}),
+        (None, False, "blank", {}),
+        ([], True, "skipped", {}),
+        ([text(["half a tho"])], True, "skipped", {"text": ["half a tho"]}),
+    ],
+)
+def test_kinds_of_answers(result: Any, cancelled: bool, status: str, values: dict[str, list[str]]) -> None:
+    reader = parser()
+    found = parse(reader, answer(result, was_cancelled=cancelled))
+    assert found == record(7, status=status, values=values)
+    assert not reader.ignored
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        text(["x"], name="nope"),
+        {"type": "textarea"},
+        "not an object",
+        text(7),
+        text([7]),
+        text({"a": 1}),
+        {"from_name": "text", "value": "x"},
+        {"from_name": "text"},
+    ],
+)
+def test_what_is_not_ours_is_counted_and_the_rest_kept(item: Any) -> None:
+    reader = parser()
+    assert parse(reader, answer([item, text(["kept"])])).values == {"text": ["kept"]}
+    assert reader.ignored.total() == 1
+
+
+def test_only_choices_of_the_screen_are_accepted() -> None:
+    reader = parser("triage", "water", "fire")
+    found = parse(reader, answer([choice("type", "fire"), choice("quality", "good")]))
+    assert found.values == {"type": ["fire"], "quality": ["good"]} and not reader.ignored
+    found = parse(reader, answer([choice("type", "ice"), choice("quality", "superb", "poor")]))
+    assert found.values == {"quality": ["poor"]} and reader.ignored.total() == 2
+
+
+def test_several_annotators_in_the_order_of_their_answers() -> None:
+    answers = answer([text(["b"])], 12, completed_by={"id": 2}), answer([text(["a"])], 4)
+    found = parser().records(task(*answers))
+    assert [(each.annotation, each.annotator) for each in found] == [(4, "ann@example.com"), (12, "user 2")]
+    assert parse(parser(), answer([], completed_by=None)).annotator == "unknown"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"sha256": None}, {"sha256": "AB" * 32}, {"sha256": "x"}, {"file_name": 3},
+        *({"file_name": name} for name in ("../b.png", "/b.png", "a/../../b.png", "C:\\b.png", "..\\b", " ", "a\0b")),
+    ],
+)  # fmt: skip
+def test_tasks_that_push_did_not_create_are_ignored(data: dict[str, Any]) -> None:
+    reader = parser()
+    assert reader.records(task(answer([text(["x"])]), **data)) == []
+    assert reader.ignored
+    assert reader.records({"id": 1, "annotations": [], "data": None}) == []
+
+
+# ---- drafts
+
+
+def prediction(number: int, words: str, created: str, source: str | None = "blip-1") -> dict[str, Any]:
+    meta = {"meta": {"draft_by": source}} if source else {}
+    when = f"2026-01-01T{created}.000000Z"
+    return {"id": number, "created_at": when, "model_version": "drafts", "result": [text([words]) | meta]}
+
+
+def test_the_draft_that_the_page_noted() -> None:
+    drafts = [prediction(1, "old", "08:00:00"), prediction(2, "new", "09:00:00", "neighbours-2")]
+    edited = [text(["newer"], origin="prediction-changed")]
+    found = parse(parser(), answer(edited, parent_prediction=1), predictions=drafts)
+    assert (found.draft, found.draft_by, found.origin) == ("old", "blip-1", "prediction-changed")
+    found = parse(parser(), answer([text(["new"], origin="prediction")], parent_prediction=2), predictions=drafts)
+    assert (found.draft, found.draft_by, found.origin) == ("new", "neighbours-2", "prediction")
+    assert parse(parser(), answer([], parent_prediction=9), predictions=drafts).draft is None
+
+
+def test_without_a_note_it_is_the_newest_earlier_draft() -> None:
+    drafts = [prediction(1, "a", "08:00:00"), prediction(2, "b", "09:00:00"), prediction(3, "c", "11:00:00")]
+    assert parse(parser(), answer([text(["x"])]), predictions=drafts).draft == "b"
+    assert parse(parser(), answer([text(["x"])]), predictions=drafts[2:]).draft is None
+
+
+def test_an_empty_draft_is_none_and_a_foreign_one_has_its_version() -> None:
+    assert parse(parser(), answer([]), predictions=[prediction(1, "", "08:00:00")]).draft is None
+    found = parse(parser(), answer([]), predictions=[prediction(1, "x", "08:00:00", None)])
+    assert (found.draft, found.draft_by) == ("x", "drafts")
+    shapes: list[Any] = [None, [], ["x"], {}]
+    broken = [{"id": 1, "created_at": "2026-01-01T08:00:00Z", "result": result} for result in shapes]
+    assert parse(parser(), answer([]), predictions=broken).draft is None

@@ -3,52 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
 from annotation import project
-from annotation.client import Client
-from annotation.intake import Intake, take_in
+from annotation.client import Client, Task, tasks_by_sha256
+from annotation.images import Selection, select_images
 from annotation.project import Project
-from annotation.tasks import Task, tasks_by_picture
 from data import sample_set
 
 COUNT = 8
 Made = Callable[..., Project]
 
 
-@dataclass(frozen=True)
-class Offered:
-    """A draft."""
-
-    text: str
-    source: str = "a-test-1"
-    score: float = 0.5
-
-
 @pytest.fixture(scope="session")
-def taken(tmp_path_factory: pytest.TempPathFactory) -> Intake:
+def taken(tmp_path_factory: pytest.TempPathFactory) -> Selection:
     """A few creatures, looked at."""
     folder = tmp_path_factory.mktemp("pictures") / "creatures"
     sample_set.write(folder, count=COUNT, size=48)
-    return take_in(folder, keep_twins=True)
+    return select_images(folder, keep_duplicates=True)
 
 
 @pytest.fixture
-def made(client: Client, taken: Intake, request: pytest.FixtureRequest) -> Made:
+def made(client: Client, taken: Selection, request: pytest.FixtureRequest) -> Made:
     """A project of this test's own, with its screens."""
 
     def make(types: tuple[str, ...] = (), name: str = "") -> Project:
         title = name or request.node.name.removeprefix("test_")[: project.LONGEST_NAME].rstrip()
-        return project.make_screens(client, project.new(title, project.OWN, taken.folder, types))
+        return project.create_screens(client, project.new_project(title, project.LOCAL, taken.folder, types))
 
     return make
 
 
 def tasks_of(client: Client, found: Project, screen: str = "text") -> list[Task]:
     """The tasks of a screen in the order in which they are shown; none stands twice."""
-    tasks, doubled = tasks_by_picture(client, found.screens[screen])
+    tasks, doubled = tasks_by_sha256(client, found.screens[screen])
     assert not doubled
     return list(tasks.values())
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from annotation import server
-from annotation.client import Client
-from annotation.commands import dispatch, status
-from annotation.deliver import mark
-from annotation.intake import Intake
-from annotation.project import OWN, ROOT, Project, make_screens, new, save
-from annotation.pull import ask, condition, pull
+from annotation.cli import dispatch, run_status
+from annotation.client import LINT, Client
+from annotation.config import StatusOptions
+from annotation.history import latest, read_history
+from annotation.images import Selection
+from annotation.project import LOCAL, ROOT, Project, create_screens, new_project, save_project
+from annotation.pull import condition, pull, query_tasks
 from annotation.push import push
-from annotation.records import read_history, standing
-from annotation.tasks import LINT
+from annotation.write_back import write_findings
 from tests.servers.project.conftest import Made, answer, tasks_of
 
 pytestmark = pytest.mark.servers
@@ -26,14 +26,14 @@ TEXTS = ["a gray fridge", "a gray fridge", "a gray fridge", "a kettle"]
 
 @pytest.fixture
 def answered(
-    client: Client, taken: Intake, captions_alone: None,
+    client: Client, taken: Selection, captions_alone: None,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> Project:  # fmt: skip
     """Four captions, pulled into a work folder of this test's own."""
     monkeypatch.chdir(tmp_path)
-    made = make_screens(client, new(request.node.name.removeprefix("test_")[:38], OWN, taken.folder, ()))
-    save(made)
-    push(client, made, taken.pictures, taken.formats)
+    made = create_screens(client, new_project(request.node.name.removeprefix("test_")[:38], LOCAL, taken.folder, ()))
+    save_project(made)
+    push(client, made, taken.samples, taken.formats)
     for task, text in zip(tasks_of(client, made), TEXTS, strict=False):
         answer(client, task, text, seconds=12.5)
     pull(client, made, ROOT / made.name)
@@ -62,12 +62,12 @@ def test_a_correction_reaches_the_server_but_not_over_newer_work(
     client.sdk.annotations.delete(id=deleted)
     assert dispatch(["fix", "--find", "gray", "--replace", "grey", "--apply", *own]) == 0
     assert "on the server: 1 changed, 2 left as people have them now" in capsys.readouterr().out
-    first, *others = standing(read_history(ROOT / answered.name))
+    first, *others = latest(read_history(ROOT / answered.name))
     assert [record.values["text"] for record in (first, *others)] == [["a grey fridge"], ["my own words"], ["a kettle"]]
     assert (first.annotator, first.seconds) == (server.USER, 12.5)  # still hers, and it took her as long
 
     assert dispatch(["fix", "--undo", *own]) == 0
-    records = standing(read_history(ROOT / answered.name))
+    records = latest(read_history(ROOT / answered.name))
     assert [record.values["text"][0] for record in records] == ["a gray fridge", "my own words", "a kettle"]
 
 
@@ -86,14 +86,14 @@ def test_a_correction_made_without_a_server_goes_with_the_next_push(
 
 
 def test_findings_of_lint_can_be_filtered_by(
-    client: Client, answered: Project, taken: Intake, own: list[str], capsys: pytest.CaptureFixture[str]
+    client: Client, answered: Project, taken: Selection, own: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = answered.screens["text"]
     checks = ["lint", "--banned", "gray", *(f"--leave-out={name}" for name in ("alike", "neighbours", "spelling"))]
 
     def filtered(word: str) -> set[str]:
         """As the Data Manager filters."""
-        tasks = ask(client, number, "and", condition(f"data.{LINT}", "contains", "String", word))
+        tasks = query_tasks(client, number, "and", condition(f"data.{LINT}", "contains", "String", word))
         return {task["data"]["sha256"] for task in tasks}
 
     columns = client.http.get(
@@ -104,11 +104,11 @@ def test_findings_of_lint_can_be_filtered_by(
     assert dispatch([*checks, *own]) == 1
     assert "on the server: 3 tasks changed in the column `lint`" in capsys.readouterr().out
     assert filtered("banned") == {task.sha256 for task in tasks_of(client, answered)[:3]}
-    again = push(client, answered, taken.pictures, taken.formats)
+    again = push(client, answered, taken.samples, taken.formats)
     assert again.moved == 0 and not any(again.created.values())
     assert pull(client, answered, ROOT / answered.name).changed == 0
 
-    first = taken.pictures[0].annotation.file_name
+    first = taken.samples[0].annotation.file_name
     dispatch(["fix", "--find", "gray ", "--replace", "", "--file", first, "--apply", *own])
     capsys.readouterr()
     assert dispatch([*checks, "--json", *own]) == 1
@@ -116,7 +116,7 @@ def test_findings_of_lint_can_be_filtered_by(
     assert [each["rule"] for each in json.loads(printed.out)["findings"]].count("banned") == 2
     assert "on the server: 1 tasks changed" in printed.err
     assert filtered("banned") == {task.sha256 for task in tasks_of(client, answered)[1:3]}
-    assert mark(client, answered, {}) == 2 and filtered("banned") == set()
+    assert write_findings(client, answered, {}) == 2 and filtered("banned") == set()
     nowhere = ["--server", "no server"]
     assert dispatch([*checks, *nowhere]) == 1
     assert "not marked on the server, which does not run" in capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_watching_fetches_what_is_new(
         answer(client, tasks_of(client, answered)[5], "seen while watching")
 
     with pytest.raises(KeyboardInterrupt):
-        status.run(status.Options.model_validate({"watch": True, "server": own[1]}), wait=wait)
+        run_status(StatusOptions.model_validate({"watch": True, "server": own[1]}), wait=wait)
     said = capsys.readouterr().out
     assert "0 new, 0 changed, 0 deleted\n" in said and "4 done" in said
     assert "1 new, 0 changed, 0 deleted\n" in said and "5 done" in said
@@ -145,7 +145,7 @@ def test_start_says_where_people_work(
     client: Client, answered: Project, made: Made, own: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = made(name="gone")
-    save(gone)
+    save_project(gone)
     client.sdk.projects.delete(id=gone.screens["text"])
     assert dispatch(["start", *own]) == 0
     said = capsys.readouterr().out.splitlines()

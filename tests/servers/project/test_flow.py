@@ -10,61 +10,66 @@ import pytest
 
 from annotation import project, pull, server
 from annotation.client import Client
-from annotation.intake import Intake
+from annotation.drafts import Draft
+from annotation.history import latest, read_history
+from annotation.images import Selection
 from annotation.push import push
-from annotation.records import read_history, standing
 from data.errors import InputError
-from tests.servers.project.conftest import COUNT, Made, Offered, answer, tasks_of
+from tests.servers.project.conftest import COUNT, Made, answer, tasks_of
 
 pytestmark = pytest.mark.servers
 
 
-def drafts_for(taken: Intake, words: str = "a draft") -> dict[str, Offered]:
-    return {each.sha256: Offered(f"{words} of {each.annotation.file_name}") for each in taken.pictures[::2]}
+def drafts_for(taken: Selection, words: str = "a draft") -> dict[str, Draft]:
+    return {
+        each.sha256: Draft(f"{words} of {each.annotation.file_name}", "a-test-1", 0.5) for each in taken.samples[::2]
+    }
 
 
 def chosen_item(field: str, choice: str) -> dict[str, Any]:
     return {"id": field, "from_name": field, "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
 
 
-def test_a_second_push_makes_nothing(client: Client, taken: Intake, made: Made) -> None:
+def test_a_second_push_makes_nothing(client: Client, taken: Selection, made: Made) -> None:
     found = made(types=("water", "fire"))
-    first = push(client, found, taken.pictures, taken.formats, drafts=drafts_for(taken), overlap=0.3)
+    first = push(client, found, taken.samples, taken.formats, drafts=drafts_for(taken), overlap=0.3)
     assert first.created == {"text": COUNT, "name": COUNT, "triage": COUNT}
     assert first.drafted == COUNT / 2
     twice = {task.sha256 for task in tasks_of(client, found) if task.overlap == 2}
-    assert len(twice) == first.asked_twice == sum(int(each.sha256[:8], 16) < 0.3 * 2**32 for each in taken.pictures)
+    assert len(twice) == first.asked_twice == sum(int(each.sha256[:8], 16) < 0.3 * 2**32 for each in taken.samples)
 
-    second = push(client, project.make_screens(client, found), taken.pictures, taken.formats, drafts=drafts_for(taken))
+    second = push(client, project.create_screens(client, found), taken.samples, taken.formats, drafts=drafts_for(taken))
     assert second.created == dict.fromkeys(found.screens, 0)
     assert second.present == dict.fromkeys(found.screens, COUNT)
-    assert second.drafted == second.doubled == second.moved == second.elsewhere == 0
+    assert second.drafted == second.duplicates == second.moved == second.elsewhere == 0
     order = [task.sha256 for task in tasks_of(client, found)]
-    assert order == [each.sha256 for each in taken.pictures], "shown in another order than like beside like"
+    assert order == [each.sha256 for each in taken.samples], "shown in another order than like beside like"
     for screen in found.screens:
         assert {task.drafts for task in tasks_of(client, found, screen)} == {0 if screen == "triage" else 1}
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_pictures_are_shown(client: Client, taken: Intake, made: Made) -> None:
+def test_pictures_are_shown(client: Client, taken: Selection, made: Made) -> None:
     found = made()
-    push(client, found, taken.pictures, taken.formats)
+    push(client, found, taken.samples, taken.formats)
     headers = client.sdk._client_wrapper.get_headers()
     tasks = tasks_of(client, found)
     for task in tasks:
         shown = client.http.get(client.url + task.data["image"], headers=headers)
-        original = next(each for each in taken.pictures if each.sha256 == task.sha256).path.read_bytes()
+        original = next(each for each in taken.samples if each.sha256 == task.sha256).path.read_bytes()
         assert shown.content == original and shown.headers["content-type"] == "image/png"
     assert client.http.get(client.url + tasks[0].data["image"]).status_code in {401, 403}
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_new_drafts_go_to_tasks_that_nobody_touched(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+def test_new_drafts_go_to_tasks_that_nobody_touched(
+    client: Client, taken: Selection, made: Made, tmp_path: Path
+) -> None:
     found = made()
-    push(client, found, taken.pictures, taken.formats, drafts=drafts_for(taken))
+    push(client, found, taken.samples, taken.formats, drafts=drafts_for(taken))
     first, _, third, *_ = tasks_of(client, found)
     answer(client, first, "mine")
-    again = push(client, found, taken.pictures, taken.formats, drafts=drafts_for(taken, "a better draft"))
+    again = push(client, found, taken.samples, taken.formats, drafts=drafts_for(taken, "a better draft"))
     assert again.drafted == COUNT / 2 - 1
     answer(client, third, "corrected")
     pull.pull(client, found, tmp_path)
@@ -74,9 +79,9 @@ def test_new_drafts_go_to_tasks_that_nobody_touched(client: Client, taken: Intak
     assert all(task.drafts == 1 for task in tasks_of(client, found))
 
 
-def test_every_kind_of_answer_comes_back(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+def test_every_kind_of_answer_comes_back(client: Client, taken: Selection, made: Made, tmp_path: Path) -> None:
     found = made(types=("water", "fire"))
-    push(client, found, taken.pictures, taken.formats)
+    push(client, found, taken.samples, taken.formats)
     tasks = tasks_of(client, found)
     text = 'a "quoted" fridge, émile 日本\n<b>second</b> line'
     numbers = [answer(client, tasks[0], text, seconds=12.5), answer(client, tasks[1], "one", "two")]
@@ -87,7 +92,7 @@ def test_every_kind_of_answer_comes_back(client: Client, taken: Intake, made: Ma
 
     done = pull.pull(client, found, tmp_path)
     assert (done.new, done.changed, done.deleted) == (7, 0, 0)
-    assert done.odd == {"unknown choice 'ice' of 'type'": 1}
+    assert done.ignored == {"unknown choice 'ice' of 'type'": 1}
     assert not done.changed_screens
     records = {record.annotation: record for record in read_history(tmp_path) if record.screen == "text"}
     texts = [records[number].values.get("text") for number in numbers]
@@ -102,25 +107,25 @@ def test_every_kind_of_answer_comes_back(client: Client, taken: Intake, made: Ma
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_a_later_pull_reads_only_what_changed(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+def test_a_later_pull_reads_only_what_changed(client: Client, taken: Selection, made: Made, tmp_path: Path) -> None:
     found = made()
-    push(client, found, taken.pictures, taken.formats)
+    push(client, found, taken.samples, taken.formats)
     tasks = tasks_of(client, found)
     numbers = [answer(client, task, "before") for task in tasks[:4]] + [answer(client, tasks[4], was_cancelled=True)]
-    assert pull.pull(client, found, tmp_path).everything == ["text"]
+    assert pull.pull(client, found, tmp_path).read_whole == ["text"]
     text = [{"id": "x", "from_name": "text", "to_name": "image", "type": "textarea", "value": {"text": ["after"]}}]
     client.sdk.annotations.update(id=numbers[0], result=text)  # type: ignore[arg-type]
     client.sdk.annotations.delete(id=numbers[1])
     answer(client, tasks[5], "late")
 
     done = pull.pull(client, found, tmp_path)
-    assert "text" not in done.everything, "everything was read again"
+    assert "text" not in done.read_whole, "everything was read again"
     assert (done.new, done.changed, done.deleted) == (1, 1, 1)
     history = read_history(tmp_path)
     texts = [record.values.get("text") for record in history if record.annotation == numbers[0]]
     assert texts == [["before"], ["after"]]
     assert [record.status for record in history if record.annotation == numbers[1]] == ["written", "deleted"]
-    assert done.kinds == {"written": 4, "skipped": 1}
+    assert done.statuses == {"written": 4, "skipped": 1}
     before = (tmp_path / "history.jsonl").read_bytes()
     again = pull.pull(client, found, tmp_path)
     assert (again.new, again.changed, again.deleted) == (0, 0, 0)
@@ -131,11 +136,11 @@ def test_a_later_pull_reads_only_what_changed(client: Client, taken: Intake, mad
 
 @pytest.mark.usefixtures("captions_alone")
 def test_answers_deleted_in_bulk_are_noticed(
-    client: Client, taken: Intake, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, taken: Selection, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Data Manager's bulk actions may leave the time of a task as it was: then the number does not add up."""
     found = made()
-    push(client, found, taken.pictures, taken.formats)
+    push(client, found, taken.samples, taken.formats)
     tasks = tasks_of(client, found)
     monkeypatch.setattr(pull, "FEW", 2)
     for task in tasks[:3]:
@@ -145,59 +150,63 @@ def test_answers_deleted_in_bulk_are_noticed(
     client.sdk.actions.create(id="delete_tasks_annotations", project=found.screens["text"], selected_items=selected)
     with pytest.raises(InputError, match=r"3 of 3 answers on screen 'text' are gone.*--accept-deleted"):
         pull.pull(client, found, tmp_path)
-    assert len(standing(read_history(tmp_path))) == 3, "nothing may change before somebody said so"
+    assert len(latest(read_history(tmp_path))) == 3, "nothing may change before somebody said so"
     assert pull.pull(client, found, tmp_path, accept_deleted=True).deleted == 3
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_a_changed_configuration_is_told_and_mended(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+def test_a_changed_configuration_is_told_and_mended(
+    client: Client, taken: Selection, made: Made, tmp_path: Path
+) -> None:
     found = made()
-    push(client, found, taken.pictures[:2], taken.formats)
+    push(client, found, taken.samples[:2], taken.formats)
     number = found.screens["text"]
     other = client.sdk.projects.get(id=number).label_config or ""
     client.sdk.projects.update(id=number, label_config=other.replace('name="text"', 'name="words"'))
     answer(client, tasks_of(client, found)[0], "under another name", screen="words")
     done = pull.pull(client, found, tmp_path)
     assert done.changed_screens == ["text"]
-    assert done.odd == {"unknown control 'words'": 1}
-    assert project.make_screens(client, found) == found
+    assert done.ignored == {"unknown control 'words'": 1}
+    assert project.create_screens(client, found) == found
     assert not pull.pull(client, found, tmp_path).changed_screens
 
 
-def test_other_peoples_projects_are_left_alone(client: Client, taken: Intake) -> None:
-    mine = project.new("ours", project.OWN, taken.folder, ())
+def test_other_peoples_projects_are_left_alone(client: Client, taken: Selection) -> None:
+    mine = project.new_project("ours", project.LOCAL, taken.folder, ())
     client.sdk.projects.create(title="ours captions", description="by somebody")
     with pytest.raises(InputError, match=r"has a project 'ours captions' \(number \d+\), not made by push.*--name"):
-        project.make_screens(client, mine)
-    theirs = project.make_screens(client, project.new("yours", project.OWN, taken.folder, ()))
+        project.create_screens(client, mine)
+    theirs = project.create_screens(client, project.new_project("yours", project.LOCAL, taken.folder, ()))
     with pytest.raises(InputError, match="made by push from another work folder"):
-        project.make_screens(client, project.new("yours", project.OWN, taken.folder, ()))
+        project.create_screens(client, project.new_project("yours", project.LOCAL, taken.folder, ()))
     client.sdk.projects.delete(id=theirs.screens["name"])
     with pytest.raises(InputError, match=r"the project 'yours names' is gone.*Push again"):
-        project.open_project(client, theirs)
-    assert project.make_screens(client, theirs).screens["text"] == theirs.screens["text"]
+        project.open_screens(client, theirs)
+    assert project.create_screens(client, theirs).screens["text"] == theirs.screens["text"]
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_what_a_killed_push_had_asked_for_is_no_second_project(client: Client, taken: Intake, made: Made) -> None:
+def test_what_a_killed_push_had_asked_for_is_no_second_project(client: Client, taken: Selection, made: Made) -> None:
     """The server may make it after the next push has looked: the one in use stays, an empty twin goes."""
     found = made()
     mark = client.sdk.projects.get(id=found.screens["text"]).description
     late = client.sdk.projects.create(title=found.title("text"), description=mark)
     inverse = replace(found, screens={"text": late.id})
-    assert project.make_screens(client, inverse).screens == inverse.screens, "the one that is in use, not the first"
-    push(client, found, taken.pictures[:2], taken.formats)
-    assert [each["id"] for each in project.listed(client) if each["description"] == mark] == [found.screens["text"]]
+    assert project.create_screens(client, inverse).screens == inverse.screens, "the one that is in use, not the first"
+    push(client, found, taken.samples[:2], taken.formats)
+    assert [each["id"] for each in project.list_projects(client) if each["description"] == mark] == [
+        found.screens["text"]
+    ]
     busy = client.sdk.projects.create(title=found.title("text"), description=mark)
     assert busy.id is not None
     tasks: Any = [{"data": {"image": "x", "sha256": "0", "file_name": "y"}}]
     client.sdk.projects.import_tasks(id=busy.id, request=tasks)
-    push(client, found, taken.pictures[:2], taken.formats)
-    there = {each["id"] for each in project.listed(client) if each["description"] == mark}
+    push(client, found, taken.samples[:2], taken.formats)
+    there = {each["id"] for each in project.list_projects(client) if each["description"] == mark}
     assert there == {found.screens["text"], busy.id}, "what has tasks is nothing to throw away"
 
 
-def test_a_project_whose_making_was_not_noted_is_found(client: Client, taken: Intake) -> None:
-    new = project.new("half made", project.OWN, taken.folder, ())
-    made = project.make_screens(client, new)
-    assert project.make_screens(client, new).screens == made.screens
+def test_a_project_whose_making_was_not_noted_is_found(client: Client, taken: Selection) -> None:
+    new = project.new_project("half made", project.LOCAL, taken.folder, ())
+    made = project.create_screens(client, new)
+    assert project.create_screens(client, new).screens == made.screens

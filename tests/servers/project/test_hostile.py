@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from annotation import backup, project, pull, server
-from annotation.client import Client, connect
-from annotation.commands import dispatch
-from annotation.intake import Intake
+from annotation import project, pull, server
+from annotation.cli import dispatch
+from annotation.client import Client, back_up, connect
+from annotation.history import read_history
+from annotation.images import Selection
 from annotation.push import push
-from annotation.records import read_history
 from data import store
 from data.errors import InputError
 from tests.servers.project.conftest import COUNT, Made, answer, tasks_of
@@ -27,13 +27,13 @@ pytestmark = [
 
 
 def test_odd_texts_come_back_as_they_were_written(
-    label_studio: server.Server, client: Client, taken: Intake, made: Made,
+    label_studio: server.Server, client: Client, taken: Selection, made: Made,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     found = made(name="odd")
-    project.save(found)
-    push(client, found, taken.pictures, taken.formats)
+    project.save_project(found)
+    push(client, found, taken.samples, taken.formats)
     texts = [
         "<script>alert(1)</script><img src=x onerror=alert(2)>",
         "a" * 100_000,
@@ -43,10 +43,10 @@ def test_odd_texts_come_back_as_they_were_written(
     ]
     tasks = tasks_of(client, found)
     numbers = [answer(client, task, text) for task, text in zip(tasks, texts, strict=False)]
-    done = pull.pull(client, found, project.folder_of("odd"))
-    records = {record.annotation: record for record in read_history(project.folder_of("odd"))}
+    done = pull.pull(client, found, project.work_folder("odd"))
+    records = {record.annotation: record for record in read_history(project.work_folder("odd"))}
     assert [records[number].values["text"] for number in numbers] == [[text] for text in texts]
-    assert not done.odd
+    assert not done.ignored
 
     checks = ["lint", "--server", str(label_studio.folder)]
     for command in (["status"], checks, ["fix", "--find", "a", "--replace", "b"], ["export", "--into", "release"]):
@@ -57,10 +57,10 @@ def test_odd_texts_come_back_as_they_were_written(
     assert sorted(exported) == sorted(text.strip() for text in texts)
 
 
-def test_names_that_climb_do_not_get_in(client: Client, taken: Intake, made: Made, tmp_path: Path) -> None:
+def test_names_that_climb_do_not_get_in(client: Client, taken: Selection, made: Made, tmp_path: Path) -> None:
     """Anybody may add a task on the server, and write into it whatever they like."""
     found = made()
-    push(client, found, taken.pictures, taken.formats)
+    push(client, found, taken.samples, taken.formats)
     names = ["../../etc/passwd", "/etc/passwd", "a/../../b.png"]
     for index, name in enumerate(names):
         data = {"image": "/x", "file_name": name, "sha256": f"{index:064x}"}
@@ -69,19 +69,19 @@ def test_names_that_climb_do_not_get_in(client: Client, taken: Intake, made: Mad
         client.sdk.annotations.create(id=task.id, result=[item])  # type: ignore[arg-type]
     done = pull.pull(client, found, tmp_path)
     assert read_history(tmp_path) == []
-    assert {name for name in names if any(name in what for what in done.odd)} == set(names)
-    assert done.odd["answer to a task that push did not make"] == 3
+    assert {name for name in names if any(name in what for what in done.ignored)} == set(names)
+    assert done.ignored["answer to a task that push did not create"] == 3
     again = pull.pull(client, found, tmp_path)
     assert (again.new, again.deleted) == (0, 0)
 
 
 def test_a_copy_of_a_climbing_title_stays_in_its_folder(
-    client: Client, label_studio: server.Server, made: Made, taken: Intake
+    client: Client, label_studio: server.Server, made: Made, taken: Selection
 ) -> None:
     client.sdk.projects.create(title="../../climbs")
     found = made()
-    push(client, found, taken.pictures, taken.formats)
-    folder = backup.copy(label_studio.folder, label_studio)
+    push(client, found, taken.samples, taken.formats)
+    folder = back_up(label_studio.folder, label_studio)
     copies = {path.name.partition("-")[2]: path for path in folder.iterdir()}
     assert "_climbs.json" in copies
     (captions,) = [path for name, path in copies.items() if name == f"{found.title('text')}.json"]
@@ -107,19 +107,19 @@ def token_file(personal_token: str, tmp_path: Path) -> Path:
 
 
 def test_somebody_elses_server_gets_the_pictures_sent(
-    label_studio: server.Server, taken: Intake, token_file: Path, tmp_path: Path
+    label_studio: server.Server, taken: Selection, token_file: Path, tmp_path: Path
 ) -> None:
     """As any server is, the one of the tests can be reached by its address, with a personal access token."""
     with connect(label_studio.url, token_file) as client:
-        assert not client.legacy and client.own is None
-        found = project.make_screens(client, project.new("sent", label_studio.url, taken.folder, ()))
-        assert push(client, found, taken.pictures, taken.formats).created["text"] == COUNT
-        again = push(client, found, taken.pictures, taken.formats)
+        assert not client.legacy_token and client.server is None
+        found = project.create_screens(client, project.new_project("sent", label_studio.url, taken.folder, ()))
+        assert push(client, found, taken.samples, taken.formats).created["text"] == COUNT
+        again = push(client, found, taken.samples, taken.formats)
         assert again.created["text"] == again.moved == 0
         assert len(client.sdk.files.list(id=found.screens["text"], all_=True)) == COUNT, "a picture was sent twice"
         tasks = tasks_of(client, found)
         shown = client.http.get(client.url + tasks[0].data["image"], headers=client.sdk._client_wrapper.get_headers())
-        assert shown.content == next(e for e in taken.pictures if e.sha256 == tasks[0].sha256).path.read_bytes()
+        assert shown.content == next(e for e in taken.samples if e.sha256 == tasks[0].sha256).path.read_bytes()
         answer(client, tasks[0], "from afar")
         assert pull.pull(client, found, tmp_path).new == 1
 
@@ -150,17 +150,17 @@ def without_old_tokens(label_studio: server.Server, token_file: Path) -> Iterato
 
 @pytest.mark.usefixtures("without_old_tokens")
 def test_a_token_of_the_old_kind_that_is_switched_off(label_studio: server.Server, tmp_path: Path) -> None:
-    (tmp_path / "old").write_text(label_studio.token)
+    (tmp_path / "old").write_text(label_studio.login.token)
     with pytest.raises(InputError, match=r"legacy.*Make a personal access token"):
         connect(label_studio.url, tmp_path / "old")
 
 
 def test_secrets_stay_secret(
-    label_studio: server.Server, client: Client, made: Made, taken: Intake, personal_token: str,
+    label_studio: server.Server, client: Client, made: Made, taken: Selection, personal_token: str,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Not in what is printed, not in the list of processes, not in a file that others may read."""
-    secrets = [label_studio.token, label_studio.login.password, personal_token.rpartition(".")[2]]
+    secrets = [label_studio.login.token, label_studio.login.password, personal_token.rpartition(".")[2]]
     monkeypatch.chdir(tmp_path)
     own = ["--server", str(label_studio.folder)]
     for command in (["start", *own, "--images", str(taken.folder)], ["pull", *own], ["doctor", *own]):
@@ -181,4 +181,4 @@ def test_a_busy_port_is_told_with_its_owner(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=rf"--port: port {label_studio.port} is taken by .*Leave out --port"):
         dispatch(["start", "--port", str(label_studio.port)])
-    assert server.find() is None
+    assert server.find_server() is None

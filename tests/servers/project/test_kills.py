@@ -19,15 +19,15 @@ import httpx
 import psutil
 import pytest
 
-from annotation import ports, project, pull, server
-from annotation.client import Client, connect
-from annotation.intake import Intake
+from annotation import project, pull, server
+from annotation.client import Client, connect, list_tasks
+from annotation.drafts import Draft
+from annotation.history import latest, read_history
+from annotation.images import Selection
 from annotation.project import Project
 from annotation.push import push
-from annotation.records import read_history, standing
-from annotation.tasks import listed
 from data.errors import InputError
-from tests.servers.project.conftest import COUNT, Made, Offered, answer
+from tests.servers.project.conftest import COUNT, Made, answer
 
 pytestmark = pytest.mark.servers
 
@@ -71,11 +71,11 @@ def timed(work: Callable[[], object]) -> float:
 def check_tasks(client: Client, found: Project) -> None:
     """Every picture has one task on every screen, with one draft where there is a box, and one storage row."""
     for screen, number in found.screens.items():
-        tasks = list(listed(client, number))
+        tasks = list(list_tasks(client, number))
         assert len(tasks) == len({task.sha256 for task in tasks}) == COUNT, screen
         assert {task.drafts for task in tasks} == {0 if screen == "triage" else 1}, screen
         assert len(client.sdk.import_storage.local.list(project=number)) == 1
-    titles = [each["title"] for each in project.listed(client)]
+    titles = [each["title"] for each in project.list_projects(client)]
     assert all(titles.count(found.title(screen)) == 1 for screen in found.screens)
 
 
@@ -84,19 +84,19 @@ def check_tasks(client: Client, found: Project) -> None:
 
 @pytest.mark.parametrize("kills", [pytest.param(3, id="few"), pytest.param(10, id="many", marks=pytest.mark.slow)])
 def test_killed_pushes_are_finished_by_the_next(
-    label_studio: server.Server, client: Client, taken: Intake, kills: int
+    label_studio: server.Server, client: Client, taken: Selection, kills: int
 ) -> None:
     """Each push is killed a little later than the one before, so that all stages are hit."""
-    drafts = {each.sha256: Offered("a draft") for each in taken.pictures}
+    drafts = {each.sha256: Draft("a draft", "a-test-1", 0.5) for each in taken.samples}
 
     def work(new: Project) -> Project:
         with connect(folder=label_studio.folder) as own:
-            made = project.make_screens(own, new)
-            push(own, made, taken.pictures, taken.formats, drafts=drafts)
+            made = project.create_screens(own, new)
+            push(own, made, taken.samples, taken.formats, drafts=drafts)
             return made
 
-    whole = timed(lambda: work(project.new(f"measured {kills}", project.OWN, taken.folder, ())))
-    new = project.new(f"killed {kills}", project.OWN, taken.folder, ())
+    whole = timed(lambda: work(project.new_project(f"measured {kills}", project.LOCAL, taken.folder, ())))
+    new = project.new_project(f"killed {kills}", project.LOCAL, taken.folder, ())
     killed = sum(
         killed_after(in_child(lambda: work(new)), whole * (kill + 0.5) / kills) for kill in range(kills)
     )  # fmt: skip
@@ -106,11 +106,11 @@ def test_killed_pushes_are_finished_by_the_next(
 
 @pytest.mark.parametrize("kills", [pytest.param(2, id="few"), pytest.param(4, id="many", marks=pytest.mark.slow)])
 def test_killed_pulls_are_finished_by_the_next(
-    label_studio: server.Server, client: Client, taken: Intake, made: Made, tmp_path: Path, kills: int
+    label_studio: server.Server, client: Client, taken: Selection, made: Made, tmp_path: Path, kills: int
 ) -> None:
     found = made(name=f"pulled {kills}")
-    push(client, found, taken.pictures, taken.formats)
-    tasks = list(listed(client, found.screens["text"]))
+    push(client, found, taken.samples, taken.formats)
+    tasks = list(list_tasks(client, found.screens["text"]))
     given = {answer(client, task, f"words {task.id}") for task in tasks}
 
     def work() -> None:
@@ -139,21 +139,24 @@ class Unlucky:
     taken_port: int
 
     def start(self) -> server.Server:
-        return server.start(self.folder, port=0, variables=self.guard)
+        return server.start_server(self.folder, port=0, variables=self.guard)
 
 
 @pytest.fixture(scope="module")
 def unlucky(installed: None, guard: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unlucky]:
     folder = (tmp_path_factory.mktemp("unlucky") / ".server").resolve()
-    server.prepare(folder)
-    kill(server.spawn(folder, ports.any_free(), guard), after=lambda: (folder / server.LOG).read_bytes())
-    with closing(socket.create_server((ports.HOST, 0))) as taken, pytest.MonkeyPatch.context() as patch:
+    server.prepare_folder(folder)
+    kill(
+        server.spawn(folder, next(server.candidate_ports(0, None)), guard),
+        after=lambda: (folder / server.LOG).read_bytes(),
+    )
+    with closing(socket.create_server((server.HOST, 0))) as taken, pytest.MonkeyPatch.context() as patch:
         taken_port = taken.getsockname()[1]
-        candidates = iter([taken_port, *(ports.any_free() for _ in range(3))])
-        patch.setattr("annotation.ports.candidates", lambda asked, last: candidates)
-        running = server.start(folder, port=0, variables=guard)
+        candidates = iter([taken_port, *(next(server.candidate_ports(0, None)) for _ in range(3))])
+        patch.setattr("annotation.server.candidate_ports", lambda asked, last: candidates)
+        running = server.start_server(folder, port=0, variables=guard)
     yield Unlucky(folder, guard, running, taken_port)
-    server.stop(folder)
+    server.stop_server(folder)
 
 
 def kill(pid: int, after: Callable[[], object] = lambda: True) -> None:
@@ -162,30 +165,30 @@ def kill(pid: int, after: Callable[[], object] = lambda: True) -> None:
     while not after():
         time.sleep(0.02)
     process.kill()
-    while server.alive(pid):
+    while server.is_running(pid):
         time.sleep(0.01)
 
 
 def test_a_server_killed_at_its_first_start_starts_after_all(unlucky: Unlucky) -> None:
     """The user may be half made then: the database is begun anew."""
     running = unlucky.start()
-    assert server.ask(running, "/api/current-user/whoami", running.token) == 200
-    assert not (unlucky.folder / server.UNBORN).exists()
+    assert server.http_status(running, "/api/current-user/whoami", running.login.token) == 200
+    assert not (unlucky.folder / server.FIRST_START).exists()
 
 
 def test_a_port_that_is_lost_at_the_last_moment_is_not_believed(unlucky: Unlucky) -> None:
     """Label Studio quietly takes the next port then, while somebody else answers on the one that was asked for."""
     assert unlucky.running.port != unlucky.taken_port
-    assert server.find(unlucky.folder) == unlucky.start()
+    assert server.find_server(unlucky.folder) == unlucky.start()
 
 
 @pytest.mark.parametrize("kills", [pytest.param(2, id="few"), pytest.param(6, id="many", marks=pytest.mark.slow)])
-def test_a_killed_server_loses_nothing(unlucky: Unlucky, taken: Intake, tmp_path: Path, kills: int) -> None:
+def test_a_killed_server_loses_nothing(unlucky: Unlucky, taken: Selection, tmp_path: Path, kills: int) -> None:
     """Kill it right after an answer was acknowledged, then while it takes tasks and answers, a little later each time.
 
     The times are parts of what all of it took the first time, so that a busy machine is no other test.
     """
-    found = project.new(f"unlucky {kills}", project.OWN, taken.folder, ())
+    found = project.new_project(f"unlucky {kills}", project.LOCAL, taken.folder, ())
     given: dict[int, str] = {}
     running = unlucky.start()
     whole = timed(lambda: work_until_killed(unlucky.folder, found, taken, given, 0))
@@ -199,19 +202,19 @@ def test_a_killed_server_loses_nothing(unlucky: Unlucky, taken: Intake, tmp_path
         timer.join()
     unlucky.start()
     with connect(folder=unlucky.folder) as client:
-        found = project.make_screens(client, found)
-        push(client, found, taken.pictures, taken.formats)
+        found = project.create_screens(client, found)
+        push(client, found, taken.samples, taken.formats)
         check_tasks(client, found)
         pull.pull(client, found, tmp_path)
-    texts = {record.annotation: record.values["text"][0] for record in standing(read_history(tmp_path))}
+    texts = {record.annotation: record.values["text"][0] for record in latest(read_history(tmp_path))}
     assert given.items() <= texts.items(), "an answer that was acknowledged is gone"
 
 
-def work_until_killed(folder: Path, found: Project, taken: Intake, given: dict[int, str], turn: int) -> None:
+def work_until_killed(folder: Path, found: Project, taken: Selection, given: dict[int, str], turn: int) -> None:
     """Push, then answer; every answer that the server acknowledged is noted in `given`."""
     with suppress(InputError, httpx.TransportError), connect(folder=folder) as client:
-        found = project.make_screens(client, found)
-        push(client, found, taken.pictures, taken.formats)
-        for task in listed(client, found.screens["text"]):
+        found = project.create_screens(client, found)
+        push(client, found, taken.samples, taken.formats)
+        for task in list_tasks(client, found.screens["text"]):
             words = f"words {turn} {task.id}"
             given[answer(client, task, words)] = words

@@ -10,9 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from annotation import project, server
-from annotation.client import Client
-from annotation.commands import dispatch
-from annotation.tasks import Task
+from annotation.cli import dispatch
+from annotation.client import Client, Task
 from data import checkup, sample_set
 from data.options import parse
 from tests.servers.project.conftest import answer, tasks_of
@@ -78,7 +77,7 @@ def bring_to_the_server(label_studio: server.Server, capsys: pytest.CaptureFixtu
     push = ["--images", "whole way", "--types", ",".join(sample_set.TYPES), "--keep-duplicates"]
     assert dispatch(["start", *push, *own]) == 0
     said = capsys.readouterr().out
-    found = project.load("whole way")
+    found = project.load_project("whole way")
     assert f"{label_studio.url}  (runs already" in said and "login.json" in said and "next:" in said
     assert all(f"{label_studio.url}/projects/{number}/data?labeling=1" in said for number in found.screens.values())
     assert dispatch(["push", *own]) == 0

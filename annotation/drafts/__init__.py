@@ -1,1 +1,0 @@
-"""Draft captions, offered to people who then correct instead of writing."""

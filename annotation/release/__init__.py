@@ -1,1 +1,0 @@
-"""Answers made into a data set: join, export, lock, differences between releases."""

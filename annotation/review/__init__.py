@@ -1,1 +1,0 @@
-"""What people wrote, looked over: checks, bulk corrections, agreement, pace."""
