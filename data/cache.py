@@ -18,12 +18,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from data import images
 from data.errors import InputError
 from data.files import cache_root, replaced_file
 from data.kept import digest
+from data.progress import ProgressBar
 from data.shapes import Images, Moments, TextStates
 
 VERSION = 2  # raise it when the same inputs would give other values, or the files another form
@@ -95,10 +95,10 @@ def text_states(texts: Sequence[str], encode: Callable[[str], TextStates], encod
 
 def fill(places: list[Path], make: Callable[[int], Tensor], label: str) -> Filled:
     """Make and keep what is not there. Each entry is kept as soon as it is made: an interrupted encoding goes on."""
-    look = tqdm(places, desc="looking into the cache", delay=PATIENCE, leave=False)
+    look = ProgressBar(places, desc="looking into the cache", delay=PATIENCE)
     missing = [index for index, path in enumerate(look) if read(path) is None]
     damaged = list(dict.fromkeys(places[index] for index in missing if places[index].exists()))
-    for index in tqdm(missing, desc=label, leave=False) if missing else ():
+    for index in ProgressBar(missing, desc=label) if missing else ():
         if read(places[index]) is None:  # another process, or the same content further up, may have made it by now
             keep(places[index], make(index))
     return Filled(places, damaged)

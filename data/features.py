@@ -16,11 +16,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from data.errors import InputError, choose
 from data.files import cache_root, write_atomic
 from data.images import decode, read_bytes
+from data.progress import ProgressBar
 from data.schema import Sample
 
 Features = NDArray[np.float32]  # (n, d), one row a picture
@@ -51,7 +51,7 @@ def features(extractor: Extractor, pictures: Sequence[Picture], *, cache: bool =
     if cache:
         rows = {key: row for key in set(keys) if (row := load(folder, key)) is not None}
     missing = list({key: picture for key, picture in zip(keys, pictures, strict=True) if key not in rows}.items())
-    for start in tqdm(range(0, len(missing), BATCH), desc=extractor.name, unit="batch", disable=None, leave=False):
+    for start in ProgressBar(range(0, len(missing), BATCH), desc=extractor.name, unit="batch"):
         batch = missing[start : start + BATCH]
         encoded = extractor.encode([picture_of(picture, key) for key, picture in batch])
         assert encoded.dtype == np.float32 and encoded.ndim == 2 and len(encoded) == len(batch), extractor.name

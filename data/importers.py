@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from data import store
 from data.errors import InputError
 from data.images import FORMATS, SUFFIXES, decode, read_bytes
 from data.problems import Problem, quoted
+from data.progress import ProgressBar
 from data.rows import CAPTION_KEYS, Rows, add_row, check_values, explain
 from data.schema import Annotation
 from data.store import Picture
@@ -55,7 +55,7 @@ def bring_in(source: Path, into: Path, *, pictures: Path | None = None) -> list[
 def at_least_one(pairs: Iterator[Pair], source: Path, problems: list[Problem]) -> Iterator[Pair]:
     """The pairs, with a progress bar; InputError if there is none, before a folder appears."""
     count = 0
-    for pair in tqdm(pairs, "importing", unit="picture", delay=store.PATIENCE, mininterval=1.0, leave=False):
+    for pair in ProgressBar(pairs, "importing", unit="picture", delay=store.PATIENCE):
         count += 1
         yield pair
     if not count:

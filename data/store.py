@@ -16,12 +16,12 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
-from tqdm import tqdm
 
 from data.errors import InputError
 from data.files import replaced_folder
 from data.images import PictureInfo, decode, read_bytes
 from data.problems import Problem, quoted
+from data.progress import ProgressBar
 from data.rows import Row, Rows, read_caption_file, read_csv, read_jsonl
 from data.schema import Annotation, Sample
 from data.walk import NOT_CAPTIONS, TABLES, Walk, check_link, composed, stem, walk
@@ -84,7 +84,7 @@ def examine_all(paths: list[Path]) -> Iterator[tuple[str, PictureInfo] | InputEr
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
         verdicts = threads.map(examine, paths)
         title = "reading pictures"
-        yield from tqdm(verdicts, title, len(paths), unit="picture", delay=PATIENCE, mininterval=1.0, leave=False)
+        yield from ProgressBar(verdicts, title, len(paths), unit="picture", delay=PATIENCE)
 
 
 def examine(path: Path) -> tuple[str, PictureInfo] | InputError:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from data.errors import show
 from data.images import open_picture
 from data.page import Page
+from data.progress import ProgressBar
 from data.schema import Sample
 from data.store import PATIENCE
 from data.summary import Summary, rows
@@ -92,7 +92,7 @@ def add_pictures(page: Page, title: str, samples: Sequence[Sample]) -> None:
 
 def thumbnails(samples: Sequence[Sample], title: str) -> Iterator[tuple[Image.Image, str]]:
     """Small pictures, each with its name and captions."""
-    for sample in tqdm(samples, title, unit="picture", delay=PATIENCE, mininterval=1.0, leave=False):
+    for sample in ProgressBar(samples, title, unit="picture", delay=PATIENCE):
         picture = open_picture(sample.path)
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         caption = f"{show(sample.annotation.file_name)}: {' / '.join(sample.captions)}"

@@ -6,10 +6,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from PIL import Image
-from tqdm import tqdm
 
 from data import duplicates, images, store
 from data.errors import InputError
+from data.progress import ProgressBar
 from data.sets.pictures import Pictures, from_images, labels_of
 from data.walk import walk
 
@@ -29,7 +29,7 @@ def load(folder: Path, size: int | None, mode: Literal["L", "RGB"] | None, *, na
     paths: list[Path] = []
     names: list[str | None] = []
     notes = [f"{problem.where}: {problem.what}" for problem in found.problems if problem.refused]
-    for file in tqdm(sorted(found.pictures), "reading pictures", unit="picture", delay=2.0, leave=False):
+    for file in ProgressBar(sorted(found.pictures), "reading pictures", unit="picture", delay=2.0):
         try:
             picture = images.open_picture(found.pictures[file])
         except InputError as error:

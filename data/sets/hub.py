@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from data import images, seeds
 from data.errors import InputError, choose
+from data.progress import ProgressBar
 from data.sets.folder import SIZE
 from data.sets.options import SetOptions
 from data.sets.pictures import Pictures, from_images, labels_of
@@ -38,7 +38,7 @@ def load(options: SetOptions, *, seed: int) -> Pictures:
     size, mode = options.size or SIZE, options.mode or "RGB"
     kept = [
         images.fit(plain(row[column], options), size, size).convert(mode)
-        for row in tqdm(rows, f"reading {options.set}", unit="picture", delay=2.0, leave=False)
+        for row in ProgressBar(rows, f"reading {options.set}", unit="picture", delay=2.0)
     ]
     if not kept:
         raise InputError(f"split {options.split!r} of {options.set} is empty", where="--data.split")

@@ -1,0 +1,38 @@
+"""Progress of long work: tqdm's bar in a terminal; elsewhere, as in a log file, one line every ten seconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+INTERVAL = 10.0  # seconds from one line to the next without a terminal
+
+
+class ProgressBar(tqdm):
+    """`for path in ProgressBar(paths, "reading images", unit="image")`, with tqdm's arguments; cleared at the end."""
+
+    def __init__(
+        self, iterable: Iterable[Any] | None = None, desc: str = "", total: float | None = None, **options: Any
+    ) -> None:
+        options = {"file": sys.stderr, "leave": False} | options
+        self.in_terminal = bool(options["file"].isatty())
+        if not self.in_terminal:
+            options |= {"delay": INTERVAL, "mininterval": INTERVAL, "maxinterval": INTERVAL}
+            options["bar_format"] = "{desc}: {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+        super().__init__(iterable, desc, total, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        if self.in_terminal:
+            return bool(super().display(msg, pos))
+        self.fp.write(f"{self if msg is None else msg}\n")
+        return True
+
+    def close(self) -> None:
+        if self.in_terminal or self.disable:
+            super().close()
+        else:  # without the carriage return that clears a bar
+            self.disable = True
+            self._decr_instances(self)
