@@ -61,7 +61,7 @@ def test_a_correction_reaches_the_server_but_not_over_newer_work(
     client.sdk.annotations.update(id=rewritten, result=[item])  # type: ignore[arg-type]
     client.sdk.annotations.delete(id=deleted)
     assert dispatch(["fix", "--find", "gray", "--replace", "grey", "--apply", *own]) == 0
-    assert "on the server: 1 changed, 2 left as people have them now" in capsys.readouterr().out
+    assert "on the server: 1 changed, 2 changed by annotators since" in capsys.readouterr().out
     first, *others = latest(read_history(ROOT / answered.name))
     assert [record.values["text"] for record in (first, *others)] == [["a grey fridge"], ["my own words"], ["a kettle"]]
     assert (first.annotator, first.seconds) == (server.USER, 12.5)  # still hers, and it took her as long
@@ -76,10 +76,10 @@ def test_a_correction_made_without_a_server_goes_with_the_next_push(
 ) -> None:
     nowhere = ["--server", str(tmp_path / "no server")]
     assert dispatch(["fix", "--find", "gray", "--replace", "grey", "--apply", *nowhere]) == 0
-    assert "on the server: not yet, as it does not run" in capsys.readouterr().out
+    assert "on the server: not yet" in capsys.readouterr().out
     assert texts_of(client, answered) == TEXTS
     assert dispatch(["push", *own]) == 0
-    assert "corrected  3 answers; 0 left" in capsys.readouterr().out
+    assert "corrected  3 answers; 0 " in capsys.readouterr().out
     assert texts_of(client, answered) == ["a grey fridge"] * 3 + ["a kettle"]
     assert dispatch(["push", *own]) == 0
     assert "corrected  " not in capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_findings_of_lint_can_be_filtered_by(
     assert LINT in {column["id"] for column in columns if column.get("parent") == "data"}
     assert filtered("banned") == set()
     assert dispatch([*checks, *own]) == 1
-    assert "on the server: 3 tasks changed in the column `lint`" in capsys.readouterr().out
+    assert "on the server: 3 tasks changed" in capsys.readouterr().out
     assert filtered("banned") == {task.sha256 for task in tasks_of(client, answered)[:3]}
     again = push(client, answered, taken.samples, taken.formats)
     assert again.moved == 0 and not any(again.created.values())
@@ -119,7 +119,7 @@ def test_findings_of_lint_can_be_filtered_by(
     assert write_findings(client, answered, {}) == 2 and filtered("banned") == set()
     nowhere = ["--server", "no server"]
     assert dispatch([*checks, *nowhere]) == 1
-    assert "not marked on the server, which does not run" in capsys.readouterr().out
+    assert "not marked on the server" in capsys.readouterr().out
 
 
 def test_watching_fetches_what_is_new(

@@ -174,10 +174,10 @@ def test_a_changed_configuration_is_told_and_mended(
 def test_other_peoples_projects_are_left_alone(client: Client, taken: Selection) -> None:
     mine = project.new_project("ours", project.LOCAL, taken.folder, ())
     client.sdk.projects.create(title="ours captions", description="by somebody")
-    with pytest.raises(InputError, match=r"has a project 'ours captions' \(number \d+\), not made by push.*--name"):
+    with pytest.raises(InputError, match=r"has a project 'ours captions' \(number \d+\), not created by push.*--name"):
         project.create_screens(client, mine)
     theirs = project.create_screens(client, project.new_project("yours", project.LOCAL, taken.folder, ()))
-    with pytest.raises(InputError, match="made by push from another work folder"):
+    with pytest.raises(InputError, match="pushed from another work folder"):
         project.create_screens(client, project.new_project("yours", project.LOCAL, taken.folder, ()))
     client.sdk.projects.delete(id=theirs.screens["name"])
     with pytest.raises(InputError, match=r"the project 'yours names' is gone.*Push again"):

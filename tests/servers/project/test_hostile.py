@@ -131,7 +131,7 @@ def test_a_wrong_token_is_one_line_without_the_token(
     head, body, _ = personal_token.split(".")
     wrong = "0123456789abcdef" * 2 + "01234567" if kind == "legacy" else f"{head}.{body}.{'x' * 43}"
     (tmp_path / "token").write_text(wrong)
-    with pytest.raises(InputError, match="the access token is refused") as raised:
+    with pytest.raises(InputError, match="access token") as raised:
         connect(label_studio.url, tmp_path / "token")
     said = str(raised.value)
     assert "Account & Settings" in said and "\n" not in said
@@ -151,7 +151,7 @@ def without_old_tokens(label_studio: server.Server, token_file: Path) -> Iterato
 @pytest.mark.usefixtures("without_old_tokens")
 def test_a_token_of_the_old_kind_that_is_switched_off(label_studio: server.Server, tmp_path: Path) -> None:
     (tmp_path / "old").write_text(label_studio.login.token)
-    with pytest.raises(InputError, match=r"legacy.*Make a personal access token"):
+    with pytest.raises(InputError, match=r"legacy.*personal access token"):
         connect(label_studio.url, tmp_path / "old")
 
 

@@ -73,15 +73,15 @@ def bring_to_the_server(label_studio: server.Server, capsys: pytest.CaptureFixtu
     Path("old/renamed.txt").write_text("a caption of before\nand another one")
     Path("whole way/metadata.jsonl").unlink()
     assert dispatch(["import", "old", "--images", "whole way"]) == 0
-    assert "1 further caption of 1 picture left out" in capsys.readouterr().out
+    assert "1 further caption of 1 image left out" in capsys.readouterr().out
     push = ["--images", "whole way", "--types", ",".join(sample_set.TYPES), "--keep-duplicates"]
     assert dispatch(["start", *push, *own]) == 0
     said = capsys.readouterr().out
     found = project.load_project("whole way")
-    assert f"{label_studio.url}  (runs already" in said and "login.json" in said and "next:" in said
+    assert f"{label_studio.url}  (already running" in said and "login.json" in said and "next:" in said
     assert all(f"{label_studio.url}/projects/{number}/data?labeling=1" in said for number in found.screens.values())
     assert dispatch(["push", *own]) == 0
-    assert f"0 new, {COUNT} there before" in capsys.readouterr().out
+    assert f"0 new, {COUNT} existing" in capsys.readouterr().out
     assert dispatch(["doctor", *own]) == 0, capsys.readouterr().out
     assert dispatch(["invite", *own]) == 0
     assert f"{label_studio.url}/user/signup/?token=" in capsys.readouterr().out
