@@ -12,7 +12,7 @@ from textwrap import wrap
 
 from annotation.config import Winner
 from annotation.history import Answer
-from data.errors import show
+from data.errors import printable
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
 WINNERS: dict[Winner, str] = {  # also written to dataset.lock
@@ -146,8 +146,8 @@ def rank(answers: Sequence[Answer], wins: Winner = "central", prefer: Sequence[s
 
 def side_by_side(pair: Pair, width: int = 78) -> list[str]:
     """A pair as lines for the terminal: the scores, then each caption with its author."""
-    lines = [f"{show(pair.first.record.file_name)}: token F1 {pair.token_f1:.2f}, ROUGE-L {pair.rouge_l:.2f}"]
+    lines = [f"{printable(pair.first.record.file_name)}: token F1 {pair.token_f1:.2f}, ROUGE-L {pair.rouge_l:.2f}"]
     for answer in (pair.first, pair.second):
-        text = wrap(show(answer.text), width) or ["(blank)"]
-        lines += [f"    {show(answer.record.annotator)}", *(f"      {line}" for line in text[:6])]
+        text = wrap(printable(answer.text), width) or ["(blank)"]
+        lines += [f"    {printable(answer.record.annotator)}", *(f"      {line}" for line in text[:6])]
     return lines

@@ -46,15 +46,14 @@ from annotation.release import Joined, Release, export, hash_json, join, release
 from annotation.release_notes import describe_changes, read_release
 from annotation.server import DATABASE, LOGIN, find_server, start_server, stop_server
 from annotation.write_back import opened, reachable_project, write_corrections, write_findings
-from data.errors import InputError, choose, raise_all, show
-from data.features import make
-from data.files import write_atomic
-from data.options import Options, parse
-from data.problems import Problem
+from data.atomic_io import write_atomic
+from data.captioned_folder import read_table
+from data.cli import Options, parse
+from data.errors import InputError, Problem, check_choice, printable, raise_all
+from data.features import make_extractor
 from data.sample_set import sample_folder
-from data.store import read_table
-from data.summary import EMBEDDED, load_tokenizer
-from data.walk import walk
+from data.scan import scan_folder
+from data.validate import EMBEDDED, load_tokenizer
 
 NAMES_SHOWN = 5  # per line
 EXPECTED = ("skip", "poor", "not captioned")  # beginnings of the reasons that --strict accepts
@@ -70,7 +69,7 @@ def dispatch(argv: Sequence[str]) -> int:
         print("\n".join(f"  {name:<8} {summary}" for name, (summary, _, _) in COMMANDS.items()))
         print("\nstart here: python annotation/annotate.py start --images FOLDER")
         return 0
-    name = choose(argv[0], COMMANDS, what="command", where="annotate.py")
+    name = check_choice(argv[0], COMMANDS, what="command", where="annotate.py")
     _, options, run = COMMANDS[name]
     return run(parse(options, argv[1:], prog=f"annotate.py {name}", description=options.__doc__ or "", aliases=ALIASES))
 
@@ -194,7 +193,7 @@ def choose_project(options: config.ImageOptions, url: str | None = None) -> Proj
 
 def types_in(images: Path) -> list[str]:
     """The types in the folder's metadata."""
-    types = {row.annotation.type for row in read_table(walk(images)).rows}
+    types = {row.annotation.type for row in read_table(scan_folder(images)).rows}
     return sorted(each for each in types if each and not invalid_type(each))
 
 
@@ -223,9 +222,9 @@ def push_images(client: Client, project: Project, options: config.ImageOptions) 
 
 def print_selection(selection: Selection) -> None:
     """What is in the folder, and what is left out of it, by name."""
-    print_row("images", f"{len(selection.samples)} in {show(selection.folder)}, ordered by similarity")
+    print_row("images", f"{len(selection.samples)} in {printable(selection.folder)}, ordered by similarity")
     if selection.duplicates:
-        pairs = [f"{show(name)} (like {show(other)})" for name, other in selection.duplicates.items()]
+        pairs = [f"{printable(name)} (like {printable(other)})" for name, other in selection.duplicates.items()]
         more = f" and {len(pairs) - NAMES_SHOWN} more" if len(pairs) > NAMES_SHOWN else ""
         print_row("duplicates", f"{len(pairs)} near-duplicates left out: {', '.join(pairs[:NAMES_SHOWN])}{more}")
     for problem in selection.problems[:NAMES_SHOWN]:
@@ -364,7 +363,7 @@ def draft_sources(
     missing = {"files": options.captions is None, "model": options.model is None}
     sources: list[drafting.Source] = []
     for name in options.source or [name for name in SOURCES if not missing.get(name)]:
-        choose(name, SOURCES, what="source", where="--source")
+        check_choice(name, SOURCES, what="source", where="--source")
         if missing.get(name):
             fix = f"Give {'--captions PATH' if name == 'files' else '--model FOLDER'}."
             raise InputError(f"source {name!r} needs something to read", where="--source", fix=fix)
@@ -377,7 +376,7 @@ def draft_sources(
         elif name == "neighbours":
             texts = {answer.record.sha256: answer.text for answer in work.answers().captions()}
             captioned = [(images[key], text) for key, text in sorted(texts.items()) if key in images]
-            extractor = make(options.extractor)
+            extractor = make_extractor(options.extractor)
             sources.append(drafting.from_neighbours(captioned, extractor, threshold=options.threshold))
         else:
             sources.append(drafting.from_file_names())
@@ -432,7 +431,7 @@ def run_fix(options: config.FixOptions) -> int:
     work = open_work_folder(options.name)
     answers, past = work.answers(), read_corrections(work.folder)
     if answers.late:
-        names = ", ".join(show(each.file_name) for each in answers.late[:3])
+        names = ", ".join(printable(each.file_name) for each in answers.late[:3])
         more = ", ..." if len(answers.late) > 3 else ""
         print(f"{len(answers.late)} earlier corrections not applied: the captions were changed since ({names}{more})")
     if options.undo:
@@ -487,8 +486,8 @@ def run_export(options: config.ExportOptions) -> int:
         config_hash=hash_json(configurations) if configurations else "",
     )
     for reason, names in joined.left_out.items():
-        shown = ", ".join(map(show, names[:3])) + (", ..." if len(names) > 3 else "")
-        print(f"  left out, {show(reason)}: {len(names)} ({shown})")
+        shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+        print(f"  left out, {printable(reason)}: {len(names)} ({shown})")
     if answers.late:
         print(f"  {len(answers.late)} corrections not applied: the captions were changed since")
     print_release(work, release, options.since)

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from annotation.config import SERVER_FOLDER
 from annotation.server import DATABASE, Server, find_server
-from data.errors import InputError, show
-from data.files import replaced_folder
+from data.atomic_io import atomic_folder
+from data.errors import InputError, printable
 
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
 TESTED_VERSIONS = "1.23."  # of Label Studio
@@ -203,7 +203,7 @@ def read_token(file: Path | None) -> str:
 def invalid_url(url: str) -> InputError:
     """An address that leads to no Label Studio; a password in it is not repeated."""
     allowed = "http://HOST:PORT or https://HOST, without user and password"
-    return InputError(f"invalid address {show(url.rpartition('@')[2])!r}", where="--url", allowed=allowed)
+    return InputError(f"invalid address {printable(url.rpartition('@')[2])!r}", where="--url", allowed=allowed)
 
 
 # ---- errors
@@ -232,7 +232,7 @@ def error_message(body: object) -> str:
     """The server's error message, on one line of at most 300 characters."""
     if isinstance(body, dict):
         body = body.get("validation_errors") or body.get("detail") or body.get("non_field_errors") or body
-    text = show(" ".join(str(body).split()))
+    text = printable(" ".join(str(body).split()))
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
@@ -298,7 +298,7 @@ def back_up(folder: Path, running: Server | None) -> Path:
     backups = folder / BACKUPS
     backups.mkdir(mode=0o700, exist_ok=True)
     path = backups / time.strftime("%Y-%m-%d-%H%M%S")
-    with replaced_folder(path) as temporary:
+    with atomic_folder(path) as temporary:
         copy_database(folder / DATABASE, temporary / DATABASE)
         if running is not None:
             with Client(running.url, running.login.token, server=running) as client:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from data.options import Options, positional
+from data.cli import Options, positional
 
 SERVER_FOLDER = Path("captions") / ".server"
 Winner = Literal["central", "newest", "first"]

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from annotation.agreement import token_f1, whole_word
 from annotation.images import ImageFile
+from data.atomic_io import file_sha256, write_atomic
 from data.errors import InputError
-from data.features import Extractor, features
-from data.files import sha256, write_atomic
+from data.features import Extractor, extract_features
 from data.images import decode, read_bytes
 
 DRAFTS = "drafts.jsonl"
@@ -211,7 +211,7 @@ def from_neighbours(
     def similarity(images: Sequence[ImageFile]) -> Rows:
         """(images, captioned) cosines; an image is no neighbour of itself."""
         paths = [image.path for image, _ in captioned] + [image.path for image in images]
-        rows = standardise(features(extractor, paths))
+        rows = standardise(extract_features(extractor, paths))
         cosines = rows[len(captioned) :] @ rows[: len(captioned)].T
         keys = np.array([image.sha256 for image, _ in captioned])
         cosines[np.array([image.sha256 for image in images])[:, None] == keys[None, :]] = -1
@@ -297,7 +297,7 @@ def weights_hash(model: Any, folder: Path | None) -> str:
     files = sorted(folder.glob("*.safetensors")) if folder else []
     digest = hashlib.sha256()
     for file in files:
-        digest.update(sha256(file).encode())
+        digest.update(file_sha256(file).encode())
     if not files:
         for name, value in sorted(model.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())

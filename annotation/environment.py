@@ -22,8 +22,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.atomic_io import cache_root, write_atomic
 from data.errors import InputError
-from data.files import cache_root, write_atomic
 
 VERSION = "1.23.2"  # before changing it, run tests/servers with the new version
 PINS = Path(__file__).with_name("label_studio.txt")

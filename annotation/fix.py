@@ -13,7 +13,7 @@ from annotation.agreement import whole_word
 from annotation.config import FixOptions
 from annotation.history import Answer, Answers, Correction
 from annotation.vocabulary import article, plural
-from data.errors import InputError, show
+from data.errors import InputError, printable
 
 LONGEST_DIFF = 400  # words of a caption that is compared word by word; the time grows with the square
 LONGEST_SHOWN = 4000  # characters
@@ -125,7 +125,7 @@ def make_corrections(
         if new == old:
             continue
         if any(not text.strip() for text in new):
-            where = show(answer.record.file_name)
+            where = printable(answer.record.file_name)
             raise InputError("the caption would become empty", where=where, fix="Select fewer, e.g. with --file.")
         corrections.append(correction(answer, new, past, why))
     return corrections
@@ -196,10 +196,10 @@ def undo(answers: Answers, past: Sequence[Correction]) -> tuple[list[Correction]
 def preview(corrections: Iterable[Correction]) -> Iterator[str]:
     """Each correction as lines: the file, the old text, the new one, with the differences marked."""
     for each in corrections:
-        yield show(each.file_name)
+        yield printable(each.file_name)
         for old, new in zip(each.old, each.new, strict=True):
             if old != new:
-                yield from diff(show(old), show(new))
+                yield from diff(printable(old), printable(new))
 
 
 def diff(old: str, new: str) -> list[str]:

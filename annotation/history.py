@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from data.atomic_io import write_atomic
 from data.errors import InputError
-from data.files import write_atomic
 
 HISTORY = "history.jsonl"
 CORRECTIONS = "corrections.jsonl"

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data import store
-from data.alignment import SIDE
-from data.duplicates import Thumbnail, groups
-from data.errors import InputError
-from data.features import Features, features, make
-from data.files import sha256
-from data.problems import Problem
+from data import captioned_folder
+from data.atomic_io import file_sha256
+from data.duplicates import SIDE, Thumbnail, duplicate_groups
+from data.errors import InputError, Problem
+from data.features import Features, extract_features, make_extractor
+from data.scan import scan_folder
 from data.schema import Annotation, Sample
-from data.walk import walk
 
 COARSE = 12  # pixels of the thumbnails that are compared to find the order
 
@@ -33,10 +31,10 @@ class ImageFile:
 
 def images_by_sha256(folder: Path) -> dict[str, ImageFile]:
     """SHA-256 -> image, by file name; of equal files the first. Raises InputError for a missing folder."""
-    found: Mapping[str, Path] = walk(folder).pictures
+    found: Mapping[str, Path] = scan_folder(folder).pictures
     names = sorted(found)
     with ThreadPoolExecutor(4) as threads:
-        hashes = list(threads.map(sha256, (found[name] for name in names)))
+        hashes = list(threads.map(file_sha256, (found[name] for name in names)))
     images: dict[str, ImageFile] = {}
     for name, digest in zip(names, hashes, strict=True):
         images.setdefault(digest, ImageFile(digest, name, found[name]))
@@ -46,7 +44,7 @@ def images_by_sha256(folder: Path) -> dict[str, ImageFile]:
 def readable(images: Iterable[ImageFile], problems: list[Problem]) -> list[ImageFile]:
     """The images that can be decoded; what is wrong with the others is added to `problems`."""
     images = list(images)
-    results = list(store.examine_all([image.path for image in images]))
+    results = list(captioned_folder.decode_all([image.path for image in images]))
     problems += [Problem.of(error) for error in results if isinstance(error, InputError)]
     return [image for image, result in zip(images, results, strict=True) if not isinstance(result, InputError)]
 
@@ -54,10 +52,10 @@ def readable(images: Iterable[ImageFile], problems: list[Problem]) -> list[Image
 def image_features(images: Sequence[ImageFile], extractor: str) -> dict[str, Features]:
     """SHA-256 -> features, of the images that can be decoded."""
     try:
-        rows = features(make(extractor), [image.path for image in images])
+        rows = extract_features(make_extractor(extractor), [image.path for image in images])
     except InputError:  # one cannot be decoded: push and prepare report it
         images = readable(images, [])
-        rows = features(make(extractor), [image.path for image in images])
+        rows = extract_features(make_extractor(extractor), [image.path for image in images])
     return {image.sha256: row for image, row in zip(images, rows, strict=True)}
 
 
@@ -88,12 +86,12 @@ def select_images(folder: Path, pushed: Collection[str] = (), *, keep_duplicates
 
 def examine_folder(folder: Path) -> tuple[list[Sample], dict[str, str], list[Problem]]:
     """Decode every image once: the usable ones by name, their formats, and what is wrong with the others."""
-    found = walk(folder)
+    found = scan_folder(folder)
     problems = [problem for problem in found.problems if problem.refused]
     samples: list[Sample] = []
     formats: dict[str, str] = {}
     names = sorted(found.pictures)
-    for name, result in zip(names, store.examine_all([found.pictures[name] for name in names]), strict=True):
+    for name, result in zip(names, captioned_folder.decode_all([found.pictures[name] for name in names]), strict=True):
         if isinstance(result, InputError):
             problems.append(Problem.of(result, str(folder / name)))
             continue
@@ -108,7 +106,7 @@ def drop_duplicates(
     samples: Sequence[Sample], pushed: Collection[str], *, only_equal_files: bool
 ) -> tuple[list[Sample], dict[str, str]]:
     """One of each group of near-duplicates: one that was pushed before, else the first by name."""
-    keys = [sample.sha256 for sample in samples] if only_equal_files else groups(samples)
+    keys = [sample.sha256 for sample in samples] if only_equal_files else duplicate_groups(samples)
     kept_of: dict[object, Sample] = {}
     for sample, key in sorted(zip(samples, keys, strict=True), key=lambda pair: pair[0].sha256 not in pushed):
         kept_of.setdefault(key, sample)
@@ -126,7 +124,7 @@ def drop_duplicates(
 
 def order_by_similarity(samples: Sequence[Sample]) -> list[Sample]:
     """Each image followed by the most similar one left, starting with the first by name."""
-    thumbnails = features(Thumbnail(), samples)
+    thumbnails = extract_features(Thumbnail(), samples)
     block = SIDE // COARSE
     shape = (len(samples), COARSE, block, COARSE, block, 3)
     return [samples[index] for index in greedy_path(thumbnails.reshape(shape).mean(axis=(2, 4)).reshape(shape[0], -1))]

@@ -17,13 +17,12 @@ from typing import Any
 
 from annotation.drafts import HUMAN, Source, Suggestion
 from annotation.images import ImageFile
-from data import store
-from data.errors import InputError
+from data import captioned_folder
+from data.errors import InputError, Problem
 from data.images import read_bytes
-from data.importers import dataset_on_disk, is_dataset, label_studio
-from data.problems import Problem
-from data.rows import Row, read_caption_file, read_csv, read_jsonl
-from data.walk import NOT_CAPTIONS, stem, walk
+from data.importers import is_hf_dataset, read_hf_dataset, read_label_studio
+from data.metadata_table import Row, read_caption_file, read_csv, read_jsonl
+from data.scan import NOT_CAPTIONS, caption_stem, scan_folder
 
 Captions = Iterator[tuple[str, Sequence[str]]]  # key of the image (SHA-256 or file name), its captions
 
@@ -90,8 +89,8 @@ def read_captions(path: Path, problems: list[Problem]) -> tuple[str, Captions]:
     """The form of `path` as a word, and its captions."""
     suffix = path.suffix.lower()
     if path.is_dir():
-        if is_dataset(path):
-            return "dataset", by_content(dataset_on_disk(path, problems))
+        if is_hf_dataset(path):
+            return "dataset", by_content(read_hf_dataset(path, problems))
         return read_folder(path, problems)
     if suffix in (".jsonl", ".csv"):
         table = read_jsonl(path) if suffix == ".jsonl" else read_csv(path)
@@ -105,7 +104,7 @@ def read_captions(path: Path, problems: list[Problem]) -> tuple[str, Captions]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"is not JSON ({error})", where=path) from error
         if isinstance(loaded, list):
-            return "label-studio", by_content(label_studio(path, None, problems))
+            return "label-studio", by_content(read_label_studio(path, None, problems))
         return "kohya", read_kohya(loaded, path)
     allowed = "a folder, .json, .jsonl, .csv, .parquet"
     raise InputError(f"unknown file type ({suffix or 'no suffix'})", where=path, allowed=allowed)
@@ -113,16 +112,16 @@ def read_captions(path: Path, problems: list[Problem]) -> tuple[str, Captions]:
 
 def read_folder(path: Path, problems: list[Problem]) -> tuple[str, Captions]:
     """A captioned folder by the content of its images, or caption files alone by their names."""
-    found = walk(path)
+    found = scan_folder(path)
     if not found.pictures and (path / "metadata.jsonl").exists():
         return read_captions(path / "metadata.jsonl", problems)
     if not found.pictures and not found.captions:
         raise InputError("contains neither images nor captions", where=path, fix="Give a folder that does.")
-    known = set(map(stem, found.pictures))
+    known = set(map(caption_stem, found.pictures))
     alone = {name: files for name, files in found.captions.items() if name not in known}
     if not found.pictures:
         return "sidecars", read_sidecars(alone, problems)
-    listing = store.read(path)
+    listing = captioned_folder.read_folder(path)
     problems += [problem for problem in listing.problems if problem.refused]
     with_images = ((sample.sha256, sample.captions) for sample in listing.samples)
     return "folder", chain(with_images, read_sidecars(alone, problems))

@@ -18,9 +18,8 @@ from annotation.history import Answers
 from annotation.labeling_config import TRIAGE
 from annotation.vocabulary import inconsistent_words, likely_typos
 from data.captions import count_tokens
-from data.errors import InputError, choose, show
-from data.problems import quoted
-from data.rows import is_strange
+from data.errors import InputError, check_choice, printable, quoted
+from data.metadata_table import is_strange
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +64,7 @@ class Finding:
         text = self.caption.text
         shown = text.strip() if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
         line = str(InputError(f"{self.rule}: {self.what}", where=self.caption.file_name, fix=self.fix))
-        return show(line) + f"\n    {show(shown) or '(blank)'}"
+        return printable(line) + f"\n    {printable(shown) or '(blank)'}"
 
 
 def captions_of(answers: Answers) -> list[Caption]:
@@ -109,7 +108,7 @@ def lint(
         "neighbours": check_neighbours(captions, features, options.far) if features else None,
     }
     for name in options.leave_out:
-        choose(name, checks, what="check", where="--leave-out")
+        check_choice(name, checks, what="check", where="--leave-out")
     made = {name: found for name, found in checks.items() if found is not None and name not in options.leave_out}
     findings = [Finding(name, *each) for name, found in made.items() for each in found]
     return sorted(findings, key=lambda finding: finding.caption.file_name), list(made)

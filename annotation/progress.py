@@ -13,7 +13,7 @@ import numpy as np
 
 from annotation.agreement import rouge_l
 from annotation.history import Record, latest
-from data.errors import show
+from data.errors import printable
 
 LONGEST = 900.0  # seconds; an annotator who took longer was away from the screen
 RECENT = 200  # answers that the forecast is based on: annotators become faster
@@ -147,7 +147,7 @@ def format_progress(progress: Progress) -> list[str]:
 
 
 def row(name: str, line: str) -> str:
-    return f"  {show(name):<24}{show(line)}"
+    return f"  {printable(name):<24}{printable(line)}"
 
 
 def format_speed(speed: Speed) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 from annotation.client import PAGE_SIZE, Client, UnsureError
 from annotation.history import Answers, Record, lay_over, read_corrections, read_history
 from annotation.labeling_config import TRIAGE, labeling_configs
-from data.errors import InputError, choose
-from data.files import write_atomic
+from data.atomic_io import write_atomic
+from data.errors import InputError, check_choice
 from data.schema import Annotation
 
 ROOT = Path("captions")
@@ -115,7 +115,7 @@ def open_work_folder(name: str | None, images: Path | None = None, *, new: bool 
         name = images.expanduser().resolve().name if new and images is not None else only_one(existing)
     folder = work_folder(name)
     if not (new and images) and not folder.is_dir():
-        choose(name, existing, what="project", where="--name")
+        check_choice(name, existing, what="project", where="--name")
     values = read_json(folder / PROJECT) if (folder / PROJECT).exists() else {}
     path = images or values.get("pictures")
     return WorkFolder(folder, Path(path).expanduser() if path else None, tuple(map(str, values.get("types", []))))
@@ -139,7 +139,7 @@ def project_names() -> list[str]:
 def load_project(name: str | None) -> Project:
     """The project of that name, or the only one. Raises InputError if there is none, or the choice is ambiguous."""
     names = project_names()
-    chosen = only_one(names) if name is None or not names else choose(name, names, what="project", where="--name")
+    chosen = only_one(names) if name is None or not names else check_choice(name, names, what="project", where="--name")
     path = ROOT / chosen / PROJECT
     values = read_json(path)
     try:

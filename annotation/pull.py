@@ -21,10 +21,9 @@ from annotation.client import DRAFT_SOURCE, PAGE_SIZE, Client
 from annotation.history import Record, latest, read_history, write_history
 from annotation.labeling_config import TRIAGE, choices_by_field
 from annotation.project import Project, config_hash, open_screens
-from data.errors import InputError
-from data.files import write_atomic
-from data.problems import quoted
-from data.store import check_file_name
+from data.atomic_io import write_atomic
+from data.captioned_folder import check_file_name
+from data.errors import InputError, quoted
 
 STATE = "pulled.json"
 FEW = 10  # answers that may be deleted at once without a question

@@ -30,9 +30,9 @@ from annotation.drafts import Draft
 from annotation.labeling_config import IMAGE, TRIAGE, caption_field
 from annotation.project import Project, delete_duplicate_projects, projects_by_screen, set_config
 from annotation.server import Server
+from data.atomic_io import atomic_file
 from data.errors import InputError
-from data.files import replaced_file
-from data.images import FORMATS, open_picture
+from data.images import FORMATS, open_image
 from data.schema import Sample
 
 BATCH = 250  # tasks or predictions per request
@@ -237,8 +237,8 @@ def link_image(path: Path, sample: Sample, format_name: str) -> None:
     """Make `path` show the image; a link to an old place is replaced."""
     if format_name not in BROWSER_FORMATS:
         if not path.exists():
-            with replaced_file(path) as temporary:
-                open_picture(sample.path).save(temporary, "PNG")
+            with atomic_file(path) as temporary:
+                open_image(sample.path).save(temporary, "PNG")
     elif not path.is_symlink() or os.readlink(path) != str(sample.path):
         path.unlink(missing_ok=True)
         path.symlink_to(sample.path)
@@ -315,7 +315,7 @@ def upload_batch(client: Client, number: int, batch: Sequence[Sample], formats: 
         if formats[sample.sha256] in BROWSER_FORMATS:
             content.write(sample.path.read_bytes())
         else:
-            open_picture(sample.path).save(content, "PNG")
+            open_image(sample.path).save(content, "PNG")
         files.append((name, (name, content.getvalue(), "application/octet-stream")))
     client.post(f"/api/projects/{number}/import", params={"commit_to_project": "false"}, files=files)
 

@@ -1,7 +1,7 @@
 """A release: the answers of all screens joined to a captioned folder that finetune.py trains on.
 
 RELEASE/
-    images, metadata.jsonl         an imagefolder, as Hugging Face datasets and data/store.py read it
+    images, metadata.jsonl         an imagefolder, as Hugging Face datasets and data/captioned_folder.py read it
     *.txt beside the images        one caption per line, as kohya, OneTrainer and taggui read it
     captions.csv captions.parquet  the same rows as tables
     dataset.lock                   counts, hashes, settings
@@ -31,11 +31,11 @@ from annotation.images import ImageFile
 from annotation.labeling_config import TRIAGE
 from annotation.release_notes import CHOICES, FIELDS, LOCK, REASON, dataset_card, read_lock
 from annotation.vocabulary import plural
-from data import store
-from data.errors import InputError, choose, raise_all
-from data.files import replaced_folder, sha256
+from data import captioned_folder
+from data.atomic_io import atomic_folder, file_sha256
+from data.errors import InputError, check_choice, raise_all
+from data.scan import nfc
 from data.schema import Annotation
-from data.walk import composed
 
 CARD = "README.md"
 TABLES = ("metadata.jsonl", "captions.csv", "captions.parquet")
@@ -91,7 +91,7 @@ def join(answers: Answers, images: Mapping[str, ImageFile], options: ExportOptio
     address = {pseudonym: email for email, pseudonym in answers.pseudonyms.items()}
     prefer = tuple(address.get(each, each) for each in options.prefer)
     for each in prefer:
-        choose(each, answers.pseudonyms, what="annotator", where="--prefer")
+        check_choice(each, answers.pseudonyms, what="annotator", where="--prefer")
     options = options.model_copy(update={"prefer": prefer})
     names = {} if options.names else answers.pseudonyms
     rows: list[Row] = []
@@ -184,7 +184,7 @@ def release_name(rows: Sequence[Row]) -> str:
     """Twelve hex digits of the annotations: equal content, equal name."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(store.to_line(row.annotation).encode())
+        digest.update(captioned_folder.to_json_line(row.annotation).encode())
     return digest.hexdigest()[:12]
 
 
@@ -203,12 +203,12 @@ def export(
     lock = make_lock(rows, joined, name, options, config_hash)
     if folder.exists() and any(folder.iterdir()):
         return existing_release(folder, lock)
-    with replaced_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         write_rows(rows, temporary, options)
         for row in rows:  # after copying: a file may have changed since its caption was written
-            if sha256(temporary / row.annotation.file_name) != row.image.sha256:
+            if file_sha256(temporary / row.annotation.file_name) != row.image.sha256:
                 raise InputError("changed while it was copied", where=row.image.path, fix="Run the command again.")
-        lock["files"] = {file: sha256(temporary / file) for file in TABLES if (temporary / file).exists()}
+        lock["files"] = {file: file_sha256(temporary / file) for file in TABLES if (temporary / file).exists()}
         (temporary / CARD).write_text(dataset_card([row.annotation for row in rows], lock, agreement), encoding="utf-8")
         (temporary / LOCK).write_text(lock_text(lock), encoding="utf-8")
     return Release(folder, name, lock, new=True)
@@ -228,10 +228,10 @@ def check_names(rows: Sequence[Row], options: ExportOptions) -> None:
     for row in rows:
         name = row.annotation.file_name
         try:
-            store.claim_name(name, taken)
+            captioned_folder.claim_name(name, taken)
         except InputError as error:
             errors.append(error)
-        stem = composed(str(PurePosixPath(name).with_suffix(""))).casefold()
+        stem = nfc(str(PurePosixPath(name).with_suffix(""))).casefold()
         if options.sidecars and stem in same_stem:
             fix = "Rename one, or omit the caption files: --no-sidecars"
             errors.append(InputError(f"{name!r} and {same_stem[stem]!r} would share one caption file", fix=fix))
@@ -290,7 +290,7 @@ def existing_release(folder: Path, lock: dict[str, Any]) -> Release:
         what = f"contains release {old.get('release')!r}, made from other answers or settings"
         raise InputError(what, where=folder, fix=fix)
     changed = [
-        file for file, digest in files.items() if not (folder / file).exists() or sha256(folder / file) != digest
+        file for file, digest in files.items() if not (folder / file).exists() or file_sha256(folder / file) != digest
     ]
     if changed:
         what = f"contains this release, but {', '.join(changed)} changed since"
@@ -305,11 +305,11 @@ def write_rows(rows: Sequence[Row], folder: Path, options: ExportOptions) -> Non
     """Images, caption files and tables."""
     for row in rows:
         path = folder / row.annotation.file_name
-        store.save_picture(row.image.path, path)
+        captioned_folder.save_image(row.image.path, path)
         if options.sidecars:
             lines = "".join(" ".join(caption.split()) + "\n" for caption in row.annotation.captions)
             path.with_suffix(".txt").write_text(lines, encoding="utf-8")
-    table = "".join(store.to_line(row.annotation) for row in rows)
+    table = "".join(captioned_folder.to_json_line(row.annotation) for row in rows)
     (folder / "metadata.jsonl").write_text(table, encoding="utf-8")
     if options.csv:
         (folder / "captions.csv").write_text(to_csv(rows), encoding="utf-8", newline="")

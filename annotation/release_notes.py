@@ -13,9 +13,8 @@ from typing import Any
 
 from annotation.agreement import Agreement, words
 from annotation.vocabulary import plural
-from data.errors import InputError, show
-from data.problems import quoted
-from data.rows import read_jsonl
+from data.errors import InputError, printable, quoted
+from data.metadata_table import read_jsonl
 from data.schema import Annotation
 
 LOCK = "dataset.lock"
@@ -98,7 +97,7 @@ def left_out_line(reason: str, names: Sequence[str]) -> str:
 
 def plain(text: str) -> str:
     """A value that cannot break out of its line or its cell."""
-    return show(text).replace("`", "'").replace("|", "/").replace("<", "(").replace(">", ")")
+    return printable(text).replace("`", "'").replace("|", "/").replace("<", "(").replace(">", ")")
 
 
 # ---- changes
@@ -146,7 +145,7 @@ def list_line(what: str, names: Sequence[str]) -> list[str]:
     if not names:
         return []
     more = f", and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
-    return [f"{what}: {len(names)} ({', '.join(map(show, sorted(names)[:EXAMPLES]))}{more})"]
+    return [f"{what}: {len(names)} ({', '.join(map(printable, sorted(names)[:EXAMPLES]))}{more})"]
 
 
 def caption_changes(pairs: Sequence[tuple[Annotation, Annotation]]) -> list[str]:
@@ -158,7 +157,7 @@ def caption_changes(pairs: Sequence[tuple[Annotation, Annotation]]) -> list[str]
     common = [f"{quoted(old)} -> {quoted(new)} in {count}" for (old, new), count in frequent if count > 1]
     suffix = f"; most often {', '.join(common)}" if common else ""
     first, second = min(pairs, key=lambda pair: pair[1].file_name)
-    example = f"    {show(second.file_name)}: {quoted(first.text)} -> {quoted(second.text)}"
+    example = f"    {printable(second.file_name)}: {quoted(first.text)} -> {quoted(second.text)}"
     return [f"captions changed: {len(pairs)}{suffix}", example]
 
 
@@ -175,7 +174,9 @@ def field_changes(pairs: Sequence[tuple[Annotation, Annotation]]) -> list[str]:
     for name in FIELDS:
         values = [(getattr(a, name), getattr(b, name)) for a, b in pairs]
         moves = Counter((str(old or "nothing"), str(new or "nothing")) for old, new in values if old != new)
-        listed = ", ".join(f"{show(old)} -> {show(new)} ({n})" for (old, new), n in moves.most_common(EXAMPLES))
+        listed = ", ".join(
+            f"{printable(old)} -> {printable(new)} ({n})" for (old, new), n in moves.most_common(EXAMPLES)
+        )
         lines += [f"{name} changed: {moves.total()} ({listed})"] if moves else []
     return lines
 

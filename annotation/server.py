@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from annotation.config import SERVER_FOLDER
 from annotation.environment import clean_variables, ensure_environment, find_environment, last_line, locked
+from data.atomic_io import atomic_file, write_atomic
 from data.errors import InputError
-from data.files import replaced_file, write_atomic
 
 DATABASE = "label_studio.sqlite3"
 LOGIN = "login.json"
@@ -116,7 +116,7 @@ def write_secret(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, from its first byte on."""
     mask = os.umask(0o077)
     try:
-        with replaced_file(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_bytes(content)
     finally:
         os.umask(mask)

@@ -28,7 +28,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Use:
+class BucketUse:
     """How a set of pictures falls into one bucket."""
 
     bucket: Bucket
@@ -38,7 +38,7 @@ class Use:
     enlarged: int  # pictures that are smaller than the bucket, so must be blown up
 
 
-def make(size: int, *, step: int, longest: float = 2.0, tolerance: float = TOLERANCE) -> list[Bucket]:
+def make_buckets(size: int, *, step: int, longest: float = 2.0, tolerance: float = TOLERANCE) -> list[Bucket]:
     """Buckets with sides that are multiples of `step`, ratios in [1/longest, longest], area <= size^2 (1 + tolerance).
 
     size: side of the square bucket, which is always there and exact. step: factor of the autoencoder times the
@@ -56,28 +56,30 @@ def make(size: int, *, step: int, longest: float = 2.0, tolerance: float = TOLER
     return sorted({Bucket(size, size), *wide, *(Bucket(shape.height, shape.width) for shape in wide)})
 
 
-def assign(width: int, height: int, buckets: Sequence[Bucket]) -> Bucket:
+def assign_bucket(width: int, height: int, buckets: Sequence[Bucket]) -> Bucket:
     """The bucket of the nearest aspect ratio (in log space, so wide and tall count alike); of equals the larger."""
     ratio = math.log(width / height)
     return min(buckets, key=lambda bucket: (abs(math.log(bucket.ratio) - ratio), -bucket.width * bucket.height))
 
 
-def cropped(width: int, height: int, bucket: Bucket) -> float:
+def cropped_share(width: int, height: int, bucket: Bucket) -> float:
     """The share of the picture's area that is cut away when it is scaled to cover the bucket, in [0, 1)."""
     ratio = width / height
     return 1 - min(ratio / bucket.ratio, bucket.ratio / ratio)
 
 
-def summary(sizes: Iterable[tuple[int, int]], buckets: Sequence[Bucket]) -> list[Use]:
+def summarize_buckets(sizes: Iterable[tuple[int, int]], buckets: Sequence[Bucket]) -> list[BucketUse]:
     """How pictures of these (width, height) fall into the buckets that are used, fullest first."""
     members: dict[Bucket, list[tuple[int, int]]] = {}
     for size in sizes:
-        members.setdefault(assign(*size, buckets), []).append(size)
-    return sorted((use(bucket, held) for bucket, held in members.items()), key=lambda row: (-row.count, row.bucket))
+        members.setdefault(assign_bucket(*size, buckets), []).append(size)
+    return sorted(
+        (bucket_use(bucket, held) for bucket, held in members.items()), key=lambda row: (-row.count, row.bucket)
+    )
 
 
-def use(bucket: Bucket, sizes: Sequence[tuple[int, int]]) -> Use:
+def bucket_use(bucket: Bucket, sizes: Sequence[tuple[int, int]]) -> BucketUse:
     """One row of the summary."""
-    lost = [cropped(width, height, bucket) for width, height in sizes]
+    lost = [cropped_share(width, height, bucket) for width, height in sizes]
     enlarged = sum(width < bucket.width or height < bucket.height for width, height in sizes)
-    return Use(bucket, len(sizes), sum(lost) / len(lost), max(lost), enlarged)
+    return BucketUse(bucket, len(sizes), sum(lost) / len(lost), max(lost), enlarged)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from data import seeds
-from data.errors import InputError, choose
+from data import rng
+from data.errors import InputError, check_choice
 from data.schema import Annotation, Sample
 
 if TYPE_CHECKING:
@@ -37,23 +37,27 @@ def known_fields(annotations: Iterable[Annotation]) -> set[str]:
     return set(Annotation.model_fields).union(*extras)
 
 
-def render(annotation: Annotation, template: str = TEMPLATE, *, fields: Collection[str] | None = None) -> list[str]:
+def render_prompts(
+    annotation: Annotation, template: str = TEMPLATE, *, fields: Collection[str] | None = None
+) -> list[str]:
     """The prompts of one picture: one for each of its captions, without repetition or blanks; [] if it has none.
 
     fields: what the template may name, `known_fields` of the whole set, so that a key which only other pictures have is
     empty here and not an error; by default the schema's fields and this annotation's own keys.
     Raises InputError for an unknown field, a field that holds no text, and anything but plain `{field}`.
     """
-    parts = parse(template, known_fields([annotation]) if fields is None else fields)
+    parts = parse_template(template, known_fields([annotation]) if fields is None else fields)
     values = dict(annotation)  # the schema's fields and the extra keys
     named = {name for _, name in parts if name is not None and name != "text"}
-    words = {name: as_text(name, values.get(name), annotation.file_name) for name in named}
+    words = {name: field_to_text(name, values.get(name), annotation.file_name) for name in named}
     texts = annotation.captions or [""]
-    prompts = (tidy("".join(lead + filled(name, words | {"text": text}) for lead, name in parts)) for text in texts)
+    prompts = (
+        tidy_text("".join(lead + fill_field(name, words | {"text": text}) for lead, name in parts)) for text in texts
+    )
     return list(dict.fromkeys(prompt for prompt in prompts if prompt))
 
 
-def parse(template: str, fields: Collection[str]) -> list[tuple[str, str | None]]:
+def parse_template(template: str, fields: Collection[str]) -> list[tuple[str, str | None]]:
     """The template as (literal text, field after it or None). Attribute access, indices, formats are not followed."""
     where = f"template {template!r}"
     try:
@@ -65,38 +69,38 @@ def parse(template: str, fields: Collection[str]) -> list[tuple[str, str | None]
         if spec or conversion:
             raise InputError(f"{{{name}}} has a format or conversion", where=where, allowed="a plain {field}")
         if name is not None:
-            choose(name, sorted(fields), what="field", where=where)
+            check_choice(name, sorted(fields), what="field", where=where)
     return [(literal, name) for literal, name, _, _ in parts]
 
 
-def filled(name: str | None, words: dict[str, str]) -> str:
+def fill_field(name: str | None, words: dict[str, str]) -> str:
     """What stands in place of a field: its words, the EMPTY mark, or nothing after the last literal."""
     return "" if name is None else words[name].replace(EMPTY, " ").strip() or EMPTY
 
 
-def as_text(name: str, value: Any, file_name: str) -> str:
+def field_to_text(name: str, value: Any, file_name: str) -> str:
     """A field's value as words: lists are joined by commas, nothing is the empty string."""
     if isinstance(value, list | tuple):
-        return ", ".join(filter(None, (as_text(name, item, file_name) for item in value)))
+        return ", ".join(filter(None, (field_to_text(name, item, file_name) for item in value)))
     if value is None or isinstance(value, str | int | float):
         return "" if value is None else str(value)
     raise InputError(f"field {name!r} holds a {type(value).__name__}, not text", where=file_name)
 
 
-def tidy(text: str) -> str:
+def tidy_text(text: str) -> str:
     """Take out the EMPTY marks with the comma that belonged to them; runs of white space become one space."""
     headless = text.lstrip().startswith(EMPTY)
     text = re.sub(rf"\s*,?\s*{EMPTY}\s*(?=[,.;:!?]|$)", "", text).replace(EMPTY, " ")
     return " ".join((text.lstrip(" ,") if headless else text).split())
 
 
-def dropped(probability: float, *position: int | str) -> bool:
+def is_dropped(probability: float, *position: int | str) -> bool:
     """Whether the caption at this position is replaced by the empty prompt (for classifier-free guidance)."""
-    return seeds.uniform("caption-dropout", *position) < probability
+    return rng.uniform("caption-dropout", *position) < probability
 
 
 @dataclass(frozen=True)
-class Cut:
+class TruncatedCaption:
     """A caption that is longer than the text encoder reads."""
 
     file_name: str
@@ -112,7 +116,7 @@ class TokenReport:
     tokenizer: str
     limit: int
     counts: list[int]
-    cut: list[Cut]
+    cut: list[TruncatedCaption]
 
     def __str__(self) -> str:
         if not self.counts:
@@ -138,7 +142,7 @@ def count_tokens(
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False) if texts else {}
     spans: list[list[tuple[int, int]]] = encoded.get("offset_mapping", [])
     cut = [
-        Cut(file_name, where, len(span), lost_words(prompt, span[limit][0]))
+        TruncatedCaption(file_name, where, len(span), lost_words(prompt, span[limit][0]))
         for (file_name, where, prompt), span in zip(rows, spans, strict=True)
         if len(span) > limit
     ]
@@ -151,7 +155,7 @@ def prompts_of(captions: Sequence[Sample] | Sequence[str], template: str) -> Ite
     fields = known_fields(sample.annotation for sample in samples)
     for number, item in enumerate(captions, 1):
         if isinstance(item, Sample):
-            prompts = render(item.annotation, template, fields=fields)
+            prompts = render_prompts(item.annotation, template, fields=fields)
             yield from ((item.annotation.file_name, item.where, prompt) for prompt in prompts)
         else:
             yield "", f"caption {number}", item

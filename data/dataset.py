@@ -14,16 +14,45 @@ from math import lcm
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from data import captions, seeds
-from data.noise import PLAIN, Noise
+from data import captions, rng
 from data.schema import Batch
 from data.shapes import Latents, Moments, Posterior, TextStates
 
-CLAMP = (-30.0, 20.0)  # of the log-variance, as diffusers' DiagonalGaussianDistribution has it
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """How the noise of a sample is drawn; plain standard normal noise unless it is told more.
+
+    offset: size of a constant added to each channel's noise, so that the mean brightness is noised as well.
+    Source: Guttenberg 2023, "Diffusion with Offset Noise", crosslabs.org; usually 0.05 to 0.1.
+
+    perturbation: gamma of the noise that only the network's input gets, as its own errors will give it when it draws.
+    Source: Ning et al. 2023, arXiv 2301.11706, algorithm 1 (DDPM-IP), gamma 0.1.
+    """
+
+    offset: float = 0.0
+    perturbation: float = 0.0
+
+    def draw(self, shape: tuple[int, ...], *position: int) -> tuple[Latents, Latents]:
+        """(C, h, w) float32 twice: eps, which the target is made of, and the noise in the network's input."""
+        eps = rng.normal(shape, "noise", *position)
+        if self.offset:
+            # eps <- eps + offset z, one z ~ N(0, 1) a channel
+            eps = eps + self.offset * rng.normal((shape[0], 1, 1), "noise offset", *position)
+        if not self.perturbation:
+            return eps, eps
+        # eps + gamma xi
+        return eps, eps + self.perturbation * rng.normal(shape, "input perturbation", *position)
+
+
+PLAIN_NOISE = TrainingNoise()
+
+
+LOGVAR_RANGE = (-30.0, 20.0)  # of the log-variance, as diffusers' DiagonalGaussianDistribution has it
 
 
 @dataclass(frozen=True)
-class Entry:
+class EncodedImage:
     """One picture, encoded, in both orientations if it may be mirrored, with the states of each of its captions."""
 
     sample_id: str
@@ -42,7 +71,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Item:
+class TrainingSample:
     """One sample of a batch; the fields of data.schema.Batch without the batch axis."""
 
     latents: Latents
@@ -54,23 +83,23 @@ class Item:
     preserved: bool
 
 
-class EncodedPictures(Dataset[Item]):
+class EncodedDataset(Dataset[TrainingSample]):
     """Entries grouped by bucket (all latents of a bucket have one shape).
 
     empty: the text encoder's own states of "", which takes a caption's place with probability `dropout`.
     scaling_factor: latents are multiplied by it, as the U-Net expects them.
-    kept: states of prompts one of which takes a caption's place with probability `share` (train/preservation.py).
+    kept: states of prompts one of which takes a caption's place with probability `share` (train/prior_preservation.py).
     """
 
     def __init__(
         self,
-        buckets: Sequence[Sequence[Entry]],
+        buckets: Sequence[Sequence[EncodedImage]],
         empty: TextStates,
         *,
         seed: int,
         scaling_factor: float,
         dropout: float,
-        noise: Noise = PLAIN,
+        noise: TrainingNoise = PLAIN_NOISE,
         kept: Sequence[TextStates] = (),
         share: float = 0.0,
     ) -> None:
@@ -82,49 +111,49 @@ class EncodedPictures(Dataset[Item]):
     def __len__(self) -> int:
         return sum(map(len, self.buckets))
 
-    def __getitem__(self, position: Position) -> Item:
+    def __getitem__(self, position: Position) -> TrainingSample:
         entry = self.buckets[position.bucket][position.index]
         here = (self.seed, position.step, position.slot)
-        moments = entry.moments[seeds.integer(len(entry.moments), "flip", *here)]
+        moments = entry.moments[rng.integer(len(entry.moments), "flip", *here)]
         latents = sample_latents(moments, "latent", *here) * self.scaling_factor
         drawn = self.noise.draw(tuple(latents.shape), *here)
         noise, input_noise = (copy_to(values, latents.device) for values in drawn)
-        preserved = bool(self.kept) and seeds.uniform("preserved", *here) < self.share
-        return Item(
+        preserved = bool(self.kept) and rng.uniform("preserved", *here) < self.share
+        return TrainingSample(
             latents=latents,
             text_states=self.kept_states(*here) if preserved else self.states(entry, *here),
             noise=noise,
             input_noise=input_noise,
-            timestep_uniform=seeds.uniform("timestep", *here),
+            timestep_uniform=rng.uniform("timestep", *here),
             sample_id=entry.sample_id,
             preserved=preserved,
         )
 
     def kept_states(self, *here: int) -> TextStates:
         """(L, D): one of the prompts whose meaning is kept."""
-        return self.kept[seeds.integer(len(self.kept), "preserved prompt", *here)]
+        return self.kept[rng.integer(len(self.kept), "preserved prompt", *here)]
 
-    def states(self, entry: Entry, *here: int) -> TextStates:
+    def states(self, entry: EncodedImage, *here: int) -> TextStates:
         """(L, D): one of the captions, or the empty prompt's states."""
-        if not entry.text_states or captions.dropped(self.dropout, *here):
+        if not entry.text_states or captions.is_dropped(self.dropout, *here):
             return self.empty
-        return entry.text_states[seeds.integer(len(entry.text_states), "caption", *here)]
+        return entry.text_states[rng.integer(len(entry.text_states), "caption", *here)]
 
 
-def posterior(moments: Moments) -> Posterior:
+def moments_to_posterior(moments: Moments) -> Posterior:
     """(2C, h, w) mean and standard deviation of an autoencoder's mean and log-variance.
 
     Worked out once, on the CPU: what is left to do for a sample (a product, a sum) is rounded alike on every device,
     an exponential is not.
     """
     mean, log_variance = moments.chunk(2)
-    return torch.cat([mean, (0.5 * log_variance.clamp(*CLAMP)).exp()])
+    return torch.cat([mean, (0.5 * log_variance.clamp(*LOGVAR_RANGE)).exp()])
 
 
 def sample_latents(moments: Posterior, *position: int | str) -> Latents:
     """(C, h, w): a draw from the autoencoder's posterior, whose noise is a function of the position."""
     mean, deviation = moments.chunk(2)
-    return mean + deviation * copy_to(seeds.normal(tuple(mean.shape), *position), mean.device)
+    return mean + deviation * copy_to(rng.normal(tuple(mean.shape), *position), mean.device)
 
 
 def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -142,7 +171,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[TrainingSample]) -> Batch:
     """Stack items into a Batch."""
     return Batch(
         latents=torch.stack([item.latents for item in items]),
@@ -156,7 +185,7 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchLayout:
     """How a global batch is cut up: micro-batches one after another, each shared out over the processes."""
 
     batch_size: int  # samples in one process' micro-batch
@@ -195,7 +224,7 @@ class StepSampler(Sampler[list[Position]]):
     def __init__(
         self,
         sizes: Sequence[int],
-        layout: Layout,
+        layout: BatchLayout,
         *,
         seed: int,
         start: int,
@@ -205,7 +234,7 @@ class StepSampler(Sampler[list[Position]]):
         assert all(size > 0 for size in sizes)
         self.layout, self.seed = layout, seed
         self.start, self.stop = start, stop
-        self.streams = streams_of([[1.0] * size for size in sizes] if weights is None else weights)
+        self.streams = make_streams([[1.0] * size for size in sizes] if weights is None else weights)
         assert [sum(len(stream.members) for stream in bucket) for bucket in self.streams] == list(sizes)
         self._orders: dict[int, tuple[int, list[int]]] = {}
 
@@ -213,7 +242,7 @@ class StepSampler(Sampler[list[Position]]):
         return max(0, self.stop - self.start) * self.layout.accumulate
 
     def __iter__(self) -> Iterator[list[Position]]:
-        turns = turns_of_buckets([sum(stream.share for stream in bucket) for bucket in self.streams])
+        turns = bucket_turns([sum(stream.share for stream in bucket) for bucket in self.streams])
         for step in range(self.stop):
             bucket, turn = next(turns)
             if step < self.start:
@@ -224,7 +253,7 @@ class StepSampler(Sampler[list[Position]]):
 
     def index(self, bucket: int, turn: int, slot: int) -> int:
         """The picture in `slot` of a bucket's turn-th global batch."""
-        stream, count = turn_of_stream(self.streams[bucket], turn * self.layout.global_batch + slot)
+        stream, count = stream_turn(self.streams[bucket], turn * self.layout.global_batch + slot)
         round_, place = divmod(count, len(stream.members))
         return stream.members[self.order(stream, round_)[place]]
 
@@ -232,12 +261,12 @@ class StepSampler(Sampler[list[Position]]):
         """The order of a stream's pictures the round_-th time through; the last one is remembered."""
         known, order = self._orders.get(stream.number, (None, []))
         if known != round_:
-            order = seeds.permutation(len(stream.members), self.seed, "order", stream.number, round_)
+            order = rng.permutation(len(stream.members), self.seed, "order", stream.number, round_)
             self._orders[stream.number] = (round_, order)
         return order
 
 
-def streams_of(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
+def make_streams(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
     """The streams of each bucket, one for each weight that its pictures have, heaviest first."""
     exact = [[Fraction(str(weight)) for weight in bucket] for bucket in weights]
     assert all(weight > 0 for bucket in exact for weight in bucket)
@@ -253,7 +282,7 @@ def streams_of(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
     return streams
 
 
-def turn_of_stream(streams: Sequence[Stream], place: int) -> tuple[Stream, int]:
+def stream_turn(streams: Sequence[Stream], place: int) -> tuple[Stream, int]:
     """Which stream fills the place-th place of a bucket, and how many places it has filled before.
 
     Each stream in turn is told from all that come after it: of the first n places that are left it fills
@@ -261,20 +290,20 @@ def turn_of_stream(streams: Sequence[Stream], place: int) -> tuple[Stream, int]:
     """
     total = sum(stream.share for stream in streams)
     for stream in streams[:-1]:
-        before = rounded(place * stream.share, total)
-        if rounded((place + 1) * stream.share, total) > before:
+        before = round_fraction(place * stream.share, total)
+        if round_fraction((place + 1) * stream.share, total) > before:
             return stream, before
         place -= before
         total -= stream.share
     return streams[-1], place
 
 
-def rounded(numerator: int, denominator: int) -> int:
+def round_fraction(numerator: int, denominator: int) -> int:
     """The whole number nearest to a fraction, without the rounding errors of floats."""
     return (2 * numerator + denominator) // (2 * denominator)
 
 
-def turns_of_buckets(shares: Sequence[int]) -> Iterator[tuple[int, int]]:
+def bucket_turns(shares: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(bucket, batches it has had before) for step 0, 1, 2 ...: always the bucket that is furthest behind its share."""
     total = sum(shares)
     taken = [0] * len(shares)

@@ -14,13 +14,123 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data import kept, seeds
-from data.alignment import SIDE, Array, Thumbs, View, difference, views
+from data import disk_cache, rng
 from data.errors import InputError
-from data.features import Picture, content_key, features
+from data.features import ImageSource, content_key, extract_features
 from data.schema import Sample
 
-VERSION = 1  # raise it when the same pictures would be other pairs
+Array = NDArray[np.float32]
+Thumbs = Array  # (n, side, side, channels) in [0, 1]
+Windows = Array  # (n, 4): left, top, right, bottom as shares of the picture
+
+SIDE = 48  # pixels of a thumbnail
+ROUGH = 24  # pixels on which windows are fitted: finer ones took nine times as long and found no other pairs
+CROP = 0.06  # share cut from a side by the proposed views; fitting finds what lies between, and a little beyond
+MAX_CROP = 0.14  # share of width or height that a copy may have lost
+STEPS = 4  # Gauss-Newton steps; six moved no pair of the calibration across the threshold
+
+
+@dataclass(frozen=True)
+class CropView:
+    """A window of the picture, seen as it is or in a mirror."""
+
+    window: tuple[float, float, float, float]
+    mirrored: bool
+
+    def of(self, thumbs: Thumbs, side: int) -> Thumbs:
+        windows = np.broadcast_to(np.array(self.window, np.float32), (len(thumbs), 4))
+        return crop_windows(thumbs[:, :, ::-1] if self.mirrored else thumbs, windows, side)
+
+
+def crop_views(mirrored: bool) -> list[CropView]:
+    """The whole picture first, then all sides, each side and each corner cropped by CROP."""
+    whole, inner, low, high = (0.0, 1.0), (CROP, 1 - CROP), (CROP, 1.0), (0.0, 1 - CROP)
+    sides = [(whole, low), (whole, high), (low, whole), (high, whole)]
+    corners = [(x, y) for x in (low, high) for y in (low, high)]
+    spans = [(whole, whole), (inner, inner), *sides, *corners]
+    return [CropView((x[0], y[0], x[1], y[1]), mirrored) for x, y in spans]
+
+
+def interpolation_matrices(starts: Array, ends: Array, source: int, target: int) -> Array:
+    """(n, target, source) matrices that resample the window [start, end] of a row linearly to `target` pixels."""
+    places = (np.arange(target, dtype=np.float32) + 0.5) / target
+    at = (starts[:, None] + (ends - starts)[:, None] * places) * source - 0.5
+    reach = max(1.0, source / target)  # a wider triangle when shrinking, against aliasing
+    distance = np.abs(np.clip(at, 0, source - 1)[..., None] - np.arange(source, dtype=np.float32))
+    weights = np.maximum(0, 1 - distance / reach)
+    return (weights / weights.sum(axis=2, keepdims=True)).astype(np.float32, copy=False)
+
+
+def crop_windows(thumbs: Thumbs, windows: Windows, side: int) -> Thumbs:
+    """Each thumbnail's window, resampled to side x side."""
+    count, height, width, channels = thumbs.shape
+    columns = interpolation_matrices(windows[:, 0], windows[:, 2], width, side)
+    rows = interpolation_matrices(windows[:, 1], windows[:, 3], height, side)
+    narrow = columns[:, None] @ thumbs  # (n, height, side, channels)
+    small = rows @ narrow.reshape(count, height, side * channels)
+    return small.reshape(count, side, side, channels).astype(np.float32, copy=False)
+
+
+def alignment_difference(source: Thumbs, target: Thumbs, windows: Windows) -> Array:
+    """How much is left between target and source once the window, the contrast and the brightness are fitted: (n,).
+
+    The mean of the largest 1 % of the differences (after a 3x3 mean), over the target's standard deviation: a copy is
+    near 0 everywhere, another pose of the same creature is not. Infinite if the fit left what a crop may do.
+    """
+    windows, tone = fit_windows(source.mean(axis=3, keepdims=True), target.mean(axis=3, keepdims=True), windows)
+    left = np.abs(apply_tone(crop_windows(source, windows, SIDE), tone) - target).max(axis=3)
+    blurred = box_mean(left).reshape(len(left), -1)
+    worst = np.sort(blurred, axis=1)[:, -(SIDE * SIDE // 100) :].mean(axis=1)
+    kept = windows[:, 2:] - windows[:, :2]
+    slight = ((kept >= 1 - MAX_CROP) & (kept <= 1 + MAX_CROP / 2)).all(axis=1) & (tone[:, 0] > 0.3)
+    return np.where(slight, worst / target.reshape(len(target), -1).std(axis=1), np.inf)
+
+
+def fit_windows(source: Thumbs, target: Thumbs, windows: Windows) -> tuple[Windows, Array]:
+    """Gauss-Newton on six numbers a pair: the window's four sides, gain and offset; returns (n, 4) and (n, 2).
+
+    What leaves [0, 1] is clipped, as an editor clips it.
+    Source: Lucas and Kanade (1981); the window and tone are their warp and the usual affine photometric model.
+    """
+    tone = np.tile(np.array([1, 0], np.float32), (len(source), 1))
+    goal = CropView((0, 0, 1, 1), False).of(target, ROUGH)
+    for _ in range(STEPS):
+        step = gauss_newton(crop_windows(source, windows, ROUGH), goal, tone, windows)
+        windows, tone = windows + np.clip(step[:, :4], -0.05, 0.05), tone + step[:, 4:]
+    return windows, tone
+
+
+def gauss_newton(seen: Thumbs, goal: Thumbs, tone: Array, windows: Windows) -> Array:
+    """One step: (n, 6) changes of left, top, right, bottom, gain and offset."""
+    size = (windows[:, 2:] - windows[:, :2]) / (tone[:, :1] * ROUGH)
+    slope_x = np.gradient(seen, axis=2) / size[:, 0, None, None, None]
+    slope_y = np.gradient(seen, axis=1) / size[:, 1, None, None, None]
+    along = (np.arange(ROUGH, dtype=np.float32) + 0.5) / ROUGH
+    x, y = along[None, None, :, None], along[None, :, None, None]
+    slopes = [slope_x * (1 - x), slope_y * (1 - y), slope_x * x, slope_y * y, seen, np.ones_like(seen)]
+    error = goal - apply_tone(seen, tone)
+    free = (apply_tone(seen, tone) > 0) & (apply_tone(seen, tone) < 1) | (
+        error != 0
+    )  # clipped and right: no say in the slopes
+    columns = np.stack([(slope * free).reshape(len(seen), -1) for slope in slopes], axis=2)
+    across = columns.transpose(0, 2, 1)
+    normal = across @ columns + 1e-3 * np.eye(6, dtype=np.float32)  # the ridge keeps flat pictures solvable
+    return np.linalg.solve(normal, across @ error.reshape(len(seen), -1, 1))[..., 0]
+
+
+def apply_tone(seen: Thumbs, tone: Array) -> Thumbs:
+    """Contrast and brightness applied: tone is (n, 2), gain and offset."""
+    return np.clip(tone[:, 0, None, None, None] * seen + tone[:, 1, None, None, None], 0, 1)
+
+
+def box_mean(values: Array) -> Array:
+    """3x3 means of (n, h, w), the edge repeated."""
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    return ((rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9).astype(np.float32, copy=False)
+
+
+DUPLICATES_VERSION = 1  # raise it when the same pictures would be other pairs
 COARSE = 12  # pixels of the views that propose pairs
 ALIKE = 0.9  # correlation of two views from which a pair is looked at closely
 # Calibrated on 650 drawn creatures at 192 pixels and 15 kinds of copies of 300 of them: copies reach 0.67 (0.80 shrunk
@@ -63,27 +173,31 @@ class Pair:
     difference: float
 
 
-def near_duplicates(pictures: Sequence[Picture], *, cache: bool = True) -> list[Pair]:
+def near_duplicates(pictures: Sequence[ImageSource], *, cache: bool = True) -> list[Pair]:
     """Every pair of near-duplicates, first < second; of pictures with equal bytes the first stands for the others."""
     keys = [content_key(picture) for picture in pictures]
     if not cache:
-        return compare(pictures, keys, cache=False)
-    found = kept.value(
-        "duplicates", kept.digest("duplicates", VERSION, *keys), lambda: as_rows(compare(pictures, keys))
+        return compare_images(pictures, keys, cache=False)
+    found = disk_cache.cached_value(
+        "duplicates",
+        disk_cache.cache_key("duplicates", DUPLICATES_VERSION, *keys),
+        lambda: pairs_to_rows(compare_images(pictures, keys)),
     )
     return [Pair(*row) for row in found]
 
 
-def as_rows(pairs: Sequence[Pair]) -> list[list[float]]:
+def pairs_to_rows(pairs: Sequence[Pair]) -> list[list[float]]:
     return [[pair.first, pair.second, pair.difference] for pair in pairs]
 
 
-def compare(pictures: Sequence[Picture], keys: Sequence[str], *, cache: bool = True) -> list[Pair]:
+def compare_images(pictures: Sequence[ImageSource], keys: Sequence[str], *, cache: bool = True) -> list[Pair]:
     """As near_duplicates(); keys: of the pictures' contents."""
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     equal = [Pair(first[key], index, 0.0) for index, key in enumerate(keys) if first[key] < index]
     kept = sorted(first.values())
-    thumbs = features(Thumbnail(), [pictures[index] for index in kept], cache=cache).reshape(len(kept), SIDE, SIDE, 3)
+    thumbs = extract_features(Thumbnail(), [pictures[index] for index in kept], cache=cache).reshape(
+        len(kept), SIDE, SIDE, 3
+    )
     best: dict[tuple[int, int], float] = {}
     for a, b, left in (*flat_pairs(thumbs), *close_pairs(thumbs)):
         pair = (kept[min(a, b)], kept[max(a, b)])
@@ -95,7 +209,7 @@ def compare(pictures: Sequence[Picture], keys: Sequence[str], *, cache: bool = T
 
 def flat_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
     """Pictures of one flat colour have nothing to correlate: their colours are compared."""
-    flat = np.flatnonzero(spread(thumbs) < FLAT)
+    flat = np.flatnonzero(pixel_std(thumbs) < FLAT)
     colours = thumbs[flat].mean(axis=(1, 2))
     for a, colour in zip(flat, colours, strict=True):
         apart = np.abs(colours - colour).max(axis=1)
@@ -105,22 +219,22 @@ def flat_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
 def close_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
     """(source, target, difference) of the proposed pairs that are one picture; a pair may come more than once."""
     for mirrored in (False, True):
-        shown = views(mirrored)
+        shown = crop_views(mirrored)
         windows = np.array([view.window for view in shown], np.float32)
         sources = np.ascontiguousarray(thumbs[:, :, ::-1]) if mirrored else thumbs
-        for a, b, view in proposals(thumbs, shown):
-            left = difference(sources[a], thumbs[b], windows[view])
+        for a, b, view in propose_pairs(thumbs, shown):
+            left = alignment_difference(sources[a], thumbs[b], windows[view])
             same = np.flatnonzero(left <= DIFFERENT)
             yield from ((int(a[k]), int(b[k]), float(left[k])) for k in same)
 
 
-def proposals(thumbs: Thumbs, shown: Sequence[View]) -> Iterator[tuple[NDArray[np.intp], ...]]:
+def propose_pairs(thumbs: Thumbs, shown: Sequence[CropView]) -> Iterator[tuple[NDArray[np.intp], ...]]:
     """Blocks of (source, target, view of the source): that view correlates with the whole target by ALIKE or more."""
-    textured = np.flatnonzero(spread(thumbs) >= FLAT)
-    wholes = unit(View((0, 0, 1, 1), False).of(thumbs[textured], COARSE))
+    textured = np.flatnonzero(pixel_std(thumbs) >= FLAT)
+    wholes = unit_vectors(CropView((0, 0, 1, 1), False).of(thumbs[textured], COARSE))
     for start in range(0, len(textured), BLOCK):
         rows = textured[start : start + BLOCK]
-        seen = np.stack([unit(view.of(thumbs[rows], COARSE)) for view in shown])
+        seen = np.stack([unit_vectors(view.of(thumbs[rows], COARSE)) for view in shown])
         a, b = np.nonzero(best_correlation(seen, wholes) >= ALIKE)
         a, b = a[a + start != b], b[a + start != b]  # a picture is no copy of itself
         for at in range(0, len(a), BLOCK):
@@ -138,19 +252,19 @@ def best_correlation(seen: Array, wholes: Array) -> Array:
     return best
 
 
-def unit(pictures: Thumbs) -> Array:
+def unit_vectors(pictures: Thumbs) -> Array:
     """Each picture as a vector of mean 0 and length 1 (over all colours: a change of hue is a difference)."""
     rows = pictures.reshape(len(pictures), COARSE * COARSE * 3)
     rows = rows - rows.mean(axis=1, keepdims=True)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def spread(thumbs: Thumbs) -> Array:
+def pixel_std(thumbs: Thumbs) -> Array:
     """The standard deviation of each picture over its pixels and colours."""
     return thumbs.std(axis=(1, 2, 3))
 
 
-def groups(pictures: Sequence[Picture], *, cache: bool = True) -> list[int]:
+def duplicate_groups(pictures: Sequence[ImageSource], *, cache: bool = True) -> list[int]:
     """A group number for each picture, as they come: near-duplicates, and near-duplicates of those, share one."""
     parent = list(range(len(pictures)))
 
@@ -175,7 +289,7 @@ class Split:
     held_out: list[int]
 
 
-def split(samples: Sequence[Sample], groups: Sequence[int], *, share: float, seed: int) -> Split:
+def split_held_out(samples: Sequence[Sample], groups: Sequence[int], *, share: float, seed: int) -> Split:
     """Hold out about `share` of the near-duplicate groups, each whole.
 
     A group's side depends on the seed and its smallest SHA-256 alone, so other pictures may come and go: nobody moves.
@@ -187,7 +301,7 @@ def split(samples: Sequence[Sample], groups: Sequence[int], *, share: float, see
     smallest: dict[int, str] = {}
     for sample, group in zip(samples, groups, strict=True):
         smallest[group] = min(sample.sha256, smallest.get(group, sample.sha256))
-    draw = {group: seeds.uniform(seed, "held-out", key) for group, key in smallest.items()}
+    draw = {group: rng.uniform(seed, "held-out", key) for group, key in smallest.items()}
     held = {group for group, number in draw.items() if number < share}
     if share and not held and len(draw) > 1:
         held = {min(draw, key=draw.__getitem__)}

@@ -1,13 +1,16 @@
 """The two kinds of failure: InputError for people (what, where, allowed, what to do), `assert` for ourselves."""
 
+from __future__ import annotations
+
 import difflib
 import gc
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
 
-USAGE = 2  # exit code of a command that was refused, as argparse has it
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+EXIT_USAGE = 2  # exit code of a command that was refused, as argparse has it
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
 class InputError(Exception):
@@ -22,7 +25,7 @@ class InputError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        place = f"{show(self.where)}: " if self.where is not None else ""
+        place = f"{printable(self.where)}: " if self.where is not None else ""
         allowed = f"; allowed: {self.allowed}" if self.allowed is not None else ""
         line = f"{place}{self.what}{allowed}"
         stop = " " if line.endswith("?") else ". "
@@ -49,7 +52,7 @@ def raise_all(errors: Sequence[InputError]) -> None:
         raise InputErrors(errors)
 
 
-def choose(value: str, allowed: Iterable[str], *, what: str, where: object = None) -> str:
+def check_choice(value: str, allowed: Iterable[str], *, what: str, where: object = None) -> str:
     """Return `value` if it is allowed; else raise InputError with the nearest allowed word as a suggestion."""
     words = list(allowed)
     if value in words:
@@ -63,7 +66,7 @@ def suggest(value: str, words: Iterable[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
-def show(name: object) -> str:
+def printable(name: object) -> str:
     """A file name on one line: control characters and undecodable bytes as escapes, so that no name forges a line."""
     text = str(name)
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
@@ -77,10 +80,43 @@ def run_entry(main: Callable[[], int | None]) -> NoReturn:
     except InputError as error:
         lines = str(error).splitlines()
         print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
-        sys.exit(USAGE)
+        sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # `command | head`: the reader left, nothing is wrong
         sys.stderr.close()
         sys.exit(0)
+
+
+MAX_QUOTE = 120  # characters of somebody's text that a message repeats
+
+
+def quoted(text: str) -> str:
+    """A text in quotes on one line, shortened if it is long."""
+    return repr(text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}...")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Where (file or file:line), what is wrong, what to do. refused: the row or picture is left out; else a warning."""
+
+    where: str
+    what: str
+    fix: str = ""
+    refused: bool = True
+
+    @classmethod
+    def of(cls, error: InputError, where: str | None = None) -> Problem:
+        """An InputError about one picture or row, to be listed with the others."""
+        allowed = f"; allowed: {error.allowed}" if error.allowed is not None else ""
+        return cls(where or str(error.where), f"{error.what}{allowed}", error.fix or "")
+
+    def __str__(self) -> str:
+        kind = "refused" if self.refused else "warning"
+        fix = f". {self.fix}" if self.fix else ""
+        return printable(f"{self.where}: {kind}: {self.what}{fix}")
+
+    def fields(self) -> dict[str, Any]:
+        """For JSON: where, what, fix, refused. Bytes of a name that are not UTF-8 are escaped."""
+        return {key: printable(value) if isinstance(value, str) else value for key, value in asdict(self).items()}

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.errors import InputError, choose
-from data.files import cache_root, write_atomic
+from data.atomic_io import cache_root, file_sha256, write_atomic
+from data.errors import InputError, check_choice
 from data.images import decode, read_bytes
 from data.progress import ProgressBar
 from data.schema import Sample
 
+if TYPE_CHECKING:
+    import torch
+
 Features = NDArray[np.float32]  # (n, d), one row a picture
-Picture = Sample | Path | Image.Image
-BATCH = 32  # pictures decoded and encoded at a time
+ImageSource = Sample | Path | Image.Image
+BATCH_SIZE = 32  # pictures decoded and encoded at a time
 
 
 class Extractor(Protocol):
@@ -40,7 +46,7 @@ class Extractor(Protocol):
     def encode(self, pictures: Sequence[Image.Image]) -> Features: ...  # RGB pictures of any size -> (n, d) float32
 
 
-def features(extractor: Extractor, pictures: Sequence[Picture], *, cache: bool = True) -> Features:
+def extract_features(extractor: Extractor, pictures: Sequence[ImageSource], *, cache: bool = True) -> Features:
     """The (n, d) float32 features of samples, files or pictures in memory; rows are cached under cache_root()/features.
 
     Raises InputError for a file that is no usable picture, or that changed since its sample was read.
@@ -49,20 +55,20 @@ def features(extractor: Extractor, pictures: Sequence[Picture], *, cache: bool =
     rows: dict[str, Features] = {}
     keys = [content_key(picture) for picture in pictures]
     if cache:
-        rows = {key: row for key in set(keys) if (row := load(folder, key)) is not None}
+        rows = {key: row for key in set(keys) if (row := load_row(folder, key)) is not None}
     missing = list({key: picture for key, picture in zip(keys, pictures, strict=True) if key not in rows}.items())
-    for start in ProgressBar(range(0, len(missing), BATCH), desc=extractor.name, unit="batch"):
-        batch = missing[start : start + BATCH]
-        encoded = extractor.encode([picture_of(picture, key) for key, picture in batch])
+    for start in ProgressBar(range(0, len(missing), BATCH_SIZE), desc=extractor.name, unit="batch"):
+        batch = missing[start : start + BATCH_SIZE]
+        encoded = extractor.encode([load_image(picture, key) for key, picture in batch])
         assert encoded.dtype == np.float32 and encoded.ndim == 2 and len(encoded) == len(batch), extractor.name
         for (key, _), row in zip(batch, encoded, strict=True):
             rows[key] = row
             if cache:
-                save(folder, key, row)
+                save_row(folder, key, row)
     return np.stack([rows[key] for key in keys]) if keys else np.empty((0, 0), np.float32)
 
 
-def content_key(picture: Picture) -> str:
+def content_key(picture: ImageSource) -> str:
     """The SHA-256 of a file's bytes, or of a picture's mode, size and pixels: never a name."""
     if isinstance(picture, Sample):
         return picture.sha256
@@ -72,7 +78,7 @@ def content_key(picture: Picture) -> str:
     return hashlib.sha256(head.encode() + picture.tobytes()).hexdigest()
 
 
-def picture_of(picture: Picture, key: str) -> Image.Image:
+def load_image(picture: ImageSource, key: str) -> Image.Image:
     """The picture as RGB, decoded from the very bytes that were hashed."""
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
@@ -83,7 +89,7 @@ def picture_of(picture: Picture, key: str) -> Image.Image:
     return decode(content, path)[0]
 
 
-def load(folder: Path, key: str) -> Features | None:
+def load_row(folder: Path, key: str) -> Features | None:
     """A cached row, or None if there is none or the disk gave back something else."""
     try:
         row = np.load(folder / key[:2] / f"{key}.npy", allow_pickle=False)
@@ -92,14 +98,14 @@ def load(folder: Path, key: str) -> Features | None:
     return row if row.ndim == 1 and row.dtype == np.float32 else None
 
 
-def save(folder: Path, key: str, row: Features) -> None:
+def save_row(folder: Path, key: str, row: Features) -> None:
     content = io.BytesIO()
     np.save(content, row, allow_pickle=False)
     write_atomic(folder / key[:2] / f"{key}.npy", content.getvalue())
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelFeatures:
     """The picture itself, shrunk to size x size (squashed, antialiased): (n, 3 size^2) in [0, 1]."""
 
     size: int = 32
@@ -120,14 +126,278 @@ class Pixels:
 EXTRACTORS = ("pixels", "descriptors", "clip", "dinov2")
 
 
-def make(name: str, folder: Path | None = None) -> Extractor:
+def make_extractor(name: str, folder: Path | None = None) -> Extractor:
     """The extractor of that name; `clip` and `dinov2` need the folder of a model on this machine."""
-    from data.descriptors import Descriptors
-    from data.encoders import Clip, Dinov2
 
-    choose(name, EXTRACTORS, what="extractor")
+    check_choice(name, EXTRACTORS, what="extractor")
     if name in ("clip", "dinov2"):
         if folder is None:
             raise InputError(f"extractor {name!r} needs a model", fix="Give the folder where its weights lie.")
         return Clip(folder) if name == "clip" else Dinov2(folder)
-    return Pixels() if name == "pixels" else Descriptors()
+    return PixelFeatures() if name == "pixels" else StyleDescriptors()
+
+
+Plane = NDArray[np.float32]  # (h, w) in [0, 1]
+Rows = NDArray[np.float64]  # (images, descriptors)
+AREA = 128 * 128  # pixels a picture is scaled to, its shape kept, so that line width and grain are comparable
+WHITE = 0.85  # all three colours at or above: paper, cream included
+DARK = 0.22  # luminance below: ink
+FRAME = 1 / 16  # width of the border, as a share of the shorter side
+SATURATIONS, HUES, LIGHTS, TURNS = 8, 12, 8, 4
+LEVELS = 8  # a colour of the palette: one of 8 x 8 x 8 cells
+
+DESCRIPTOR_NAMES = (
+    "border white", "border unevenness", "white", "ink", "palette entropy", "colours of half", "colours of 90%",
+    "colourfulness", "edges", "strong edges", "flat", "mirror symmetry",
+    *(f"saturation {index + 1}/{SATURATIONS}" for index in range(SATURATIONS)),
+    *(f"hue {360 * index // HUES} degrees" for index in range(HUES)),
+    *(f"lightness {index + 1}/{LIGHTS}" for index in range(LIGHTS)),
+    *(f"edge direction {180 * index // TURNS} degrees" for index in range(TURNS)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StyleDescriptors:
+    """A feature extractor: (n, len(NAMES)) numbers in [-1, 1], one column a name."""
+
+    @property
+    def name(self) -> str:
+        return "descriptors"
+
+    @property
+    def version(self) -> str:
+        return "1"
+
+    def encode(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+        return np.stack([np.asarray(describe_style(picture), np.float32) for picture in pictures])
+
+
+def describe_style(picture: Image.Image) -> list[float]:
+    """The numbers of one picture, in the order of NAMES."""
+    colours = resize_to_area(picture)
+    luminance = colours @ np.array([0.299, 0.587, 0.114], np.float32)
+    white = colours.min(axis=2) >= WHITE
+    entropy, half, most = palette_features(colours)
+    edges, strong, flat, directions = edge_features(luminance)
+    saturations, hues = saturation_and_hue(colours)
+    return [
+        *border_features(colours, white), float(white.mean()), float((luminance < DARK).mean()), entropy, half, most,
+        colourfulness(colours), edges, strong, flat, mirror_symmetry(luminance),
+        *saturations, *hues, *histogram(luminance, LIGHTS), *directions,
+    ]  # fmt: skip
+
+
+def resize_to_area(picture: Image.Image) -> NDArray[np.float32]:
+    """(h, w, 3) in [0, 1] with h * w of about AREA; at least 3 pixels a side."""
+    scale = math.sqrt(AREA / (picture.width * picture.height))
+    size = (max(3, round(picture.width * scale)), max(3, round(picture.height * scale)))
+    return np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float32) / np.float32(255)
+
+
+def border_features(colours: NDArray[np.float32], white: NDArray[np.bool_]) -> tuple[float, float]:
+    """The share of white in the frame, and the standard deviation of the frame's colours about their mean."""
+    frame = np.ones(white.shape, bool)
+    width = max(1, round(min(white.shape) * FRAME))
+    frame[width:-width, width:-width] = False
+    return float(white[frame].mean()), float(colours[frame].std(axis=0).mean())
+
+
+def palette_features(colours: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Entropy of the palette, and the log of how many colours cover 50 % and 90 % of it; all over their maxima."""
+    cells = np.minimum((colours * LEVELS).astype(int), LEVELS - 1) @ np.array([LEVELS**2, LEVELS, 1])
+    count = np.sort(np.bincount(cells.ravel()))[::-1]
+    share = count[count > 0] / cells.size
+    entropy = -(share * np.log(share)).sum()
+    covered = np.cumsum(share)
+    half, most = (1 + int(np.searchsorted(covered, goal - 1e-9)) for goal in (0.5, 0.9))
+    top = math.log(LEVELS**3)
+    return float(entropy / top), math.log(half) / top, math.log(most) / top
+
+
+def colourfulness(colours: NDArray[np.float32]) -> float:
+    """M3 of Hasler and Suesstrunk (2003), "Measuring colourfulness in natural images", of colours in [0, 1]."""
+    red, green, blue = np.moveaxis(colours, 2, 0)
+    against = red - green, (red + green) / 2 - blue
+    deviation = math.hypot(*(float(axis.std()) for axis in against))
+    return deviation + 0.3 * math.hypot(*(float(axis.mean()) for axis in against))
+
+
+def edge_features(luminance: Plane) -> tuple[float, float, float, list[float]]:
+    """Shares of pixels on an edge, on a strong edge, in a flat area; and how the strength spreads over directions.
+
+    A direction is that of the line, 0 degrees lying flat, 90 standing upright.
+    """
+    down, right = np.gradient(luminance)
+    strength = np.hypot(down, right)
+    lines = np.mod(np.arctan2(right, -down), np.pi) / np.pi * TURNS
+    turn = np.mod(np.rint(lines).astype(int), TURNS)
+    weight = np.bincount(turn.ravel(), strength.ravel(), TURNS)
+    spread = (weight / max(float(weight.sum()), 1e-9)).tolist()
+    return float((strength > 0.04).mean()), float((strength > 0.15).mean()), float((strength < 0.008).mean()), spread
+
+
+def mirror_symmetry(luminance: Plane) -> float:
+    """Correlation of the picture with its mirror image; 1 for a picture of one grey."""
+    centred = luminance - luminance.mean()
+    power = float((centred**2).mean())
+    return float((centred * centred[:, ::-1]).mean()) / power if power > 1e-8 else 1.0
+
+
+def saturation_and_hue(colours: NDArray[np.float32]) -> tuple[list[float], list[float]]:
+    """Histograms of saturation (HSV), and of hue weighted by chroma: grey has no hue. No colour at all: all hues 0."""
+    high, low = colours.max(axis=2), colours.min(axis=2)
+    chroma = high - low
+    red, green, blue = np.moveaxis(colours, 2, 0)
+    hue = np.arctan2(math.sqrt(3) * (green - blue), 2 * red - green - blue) / (2 * np.pi)
+    place = np.mod(np.rint(hue * HUES).astype(int), HUES)
+    weight = np.bincount(place.ravel(), chroma.ravel(), HUES)
+    total = float(weight.sum())
+    saturation = chroma / np.maximum(high, 1e-6)
+    return histogram(saturation, SATURATIONS), (weight / total if total > 1e-3 * chroma.size else 0 * weight).tolist()
+
+
+def histogram(values: Plane, bins: int) -> list[float]:
+    """The share of values in each of `bins` equal parts of [0, 1]."""
+    place = np.minimum((np.clip(values, 0, 1) * bins).astype(int), bins - 1)
+    return (np.bincount(place.ravel(), minlength=bins) / values.size).tolist()
+
+
+def standardized(base: Rows, tuned: Rows, reference: Rows) -> tuple[Rows, Rows, Rows]:
+    """All three with every descriptor at mean 0 and deviation 1 over base and reference together."""
+    both = np.concatenate([base, reference])
+    mean, deviation = both.mean(0), np.maximum(both.std(0), 1e-6)
+    return (base - mean) / deviation, (tuned - mean) / deviation, (reference - mean) / deviation
+
+
+ENCODER_VERSION = "1"  # raise it when what is done with a model's output changes
+SETTINGS_FILES = ("config.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """CLIP's image embeddings after projection, at unit length: a dot product of two is their cosine."""
+
+    folder: Path  # a CLIPModel with its preprocessor_config.json, as transformers saves them
+
+    @property
+    def name(self) -> str:
+        return "clip"
+
+    @property
+    def version(self) -> str:
+        return self.fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return weights_version(self.folder, "clip")
+
+    @cached_property
+    def parts(self) -> tuple[Any, Any]:
+        return load_encoder(self.folder, "clip")
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Features:
+        processor, model = self.parts
+        return unit_rows(
+            run_encoder(lambda pixels: model.get_image_features(pixel_values=pixels), model, processor, pictures)
+        )
+
+    def encode_text(self, texts: Sequence[str]) -> Features:
+        """Text embeddings in the same space, (n, d) at unit length; what exceeds the text encoder's length is cut."""
+        import torch
+        from transformers import AutoTokenizer
+
+        _, model = self.parts
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            return unit_rows(to_numpy_rows(model.get_text_features(**tokens).pooler_output))
+
+
+@dataclass(frozen=True)
+class Dinov2:
+    """DINOv2's class token after its last norm, as it comes."""
+
+    folder: Path  # a Dinov2Model with its preprocessor_config.json
+
+    @property
+    def name(self) -> str:
+        return "dinov2"
+
+    @property
+    def version(self) -> str:
+        return self.fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return weights_version(self.folder, "dinov2")
+
+    @cached_property
+    def parts(self) -> tuple[Any, Any]:
+        return load_encoder(self.folder, "dinov2")
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Features:
+        processor, model = self.parts
+        return run_encoder(lambda pixels: model(pixel_values=pixels), model, processor, pictures)
+
+
+def run_encoder(call: Any, model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Features:
+    """Preprocess as the model's own settings say, and take the pooled output."""
+    import torch
+
+    pixels = processor([picture.convert("RGB") for picture in pictures], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        return to_numpy_rows(call(pixels.to(model.device)).pooler_output)
+
+
+def to_numpy_rows(output: torch.Tensor) -> Features:
+    return output.float().cpu().numpy()
+
+
+def unit_rows(rows: Features) -> Features:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def weights_version(folder: Path, kind: str) -> str:
+    """The code's version and a hash of the settings and weights: another model is never taken for this one."""
+    digest = hashlib.sha256()
+    for path in check_encoder_folder(folder, kind):
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return f"{ENCODER_VERSION}-{digest.hexdigest()[:16]}"
+
+
+def check_encoder_folder(folder: Path, kind: str) -> list[Path]:
+    """The files that decide the output; raise InputError if one is missing or the model is of another kind."""
+    fix = f"Give a folder that transformers' save_pretrained wrote for a {kind} model and its image processor."
+    if not folder.is_dir():
+        raise InputError("is not a folder on this machine; models are not downloaded here", where=folder, fix=fix)
+    settings = [folder / name for name in SETTINGS_FILES]
+    weights = sorted(folder.glob("*.safetensors"))
+    missing = [path.name for path in settings if not path.is_file()] + ([] if weights else ["*.safetensors"])
+    if missing:
+        raise InputError(f"holds no {' and no '.join(missing)}", where=folder, fix=fix)
+    found = model_type(settings[0])
+    if found != kind:
+        raise InputError(f"holds a model of type {found!r}", where=settings[0], allowed=kind)
+    return [*settings, *weights]
+
+
+def model_type(config: Path) -> object:
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"is no model configuration ({error})", where=config) from error
+
+
+def load_encoder(folder: Path, kind: str) -> tuple[Any, Any]:
+    """(image processor, model) in float32, on the GPU if there is one. Raises InputError for damaged files."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoImageProcessor, AutoModel
+
+    check_encoder_folder(folder, kind)
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"cannot be loaded ({str(error).splitlines()[0]})", where=folder) from error
+    return processor, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

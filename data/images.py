@@ -17,13 +17,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
-from data.colour import to_srgb
 from data.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+
+
+def to_srgb(picture: Image.Image, rgb: Image.Image) -> tuple[Image.Image, list[str]]:
+    """Convert to sRGB by the profile embedded in `picture`, and say so; `rgb` is the picture without that knowledge.
+
+    Grey profiles differ from sRGB in little but gamma and are left alone. One that cannot be read changes nothing.
+    """
+    content = picture.info.get("icc_profile")
+    if not content:
+        return rgb, []
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        name = " ".join(ImageCms.getProfileDescription(profile).split())
+        assert isinstance(profile.profile, ImageCms.core.CmsProfile)
+        space = profile.profile.xcolor_space.strip()
+        source = picture if space == picture.mode == "CMYK" else rgb if space == "RGB" else None
+        if source is None or "srgb" in name.lower():
+            return rgb, []
+        converted = ImageCms.profileToProfile(source, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return rgb, ["its colour profile cannot be read"]
+    assert converted is not None, "profileToProfile returns None only when asked to work in place"
+    return converted, [f"colours are converted from {name} to sRGB"]
+
 
 # Only these decoders run, whatever a file claims to be: Pillow would also start Ghostscript for a PostScript file.
 FORMATS = {
@@ -45,10 +68,10 @@ SUFFIXES_NOT_READ = frozenset(
 MAX_PIXELS = 80_000_000  # about 9000 x 9000, 240 MB once decoded; under Pillow's own limit of 89 million
 MAX_BYTES = 512 << 20  # of a file; an uncompressed picture of MAX_PIXELS fits
 MIN_SIDE = 16  # pixels; less holds nothing to learn from
-LONGEST = 16.0  # ratio of the sides beyond which no crop shows what is in the picture
-LONG = 4.0  # ratio beyond which the widest bucket (2 : 1) crops more than half of it away
+MAX_ASPECT = 16.0  # ratio of the sides beyond which no crop shows what is in the picture
+WARN_ASPECT = 4.0  # ratio beyond which the widest bucket (2 : 1) crops more than half of it away
 
-TURNS = {  # EXIF orientation -> what brings the picture upright
+EXIF_TRANSPOSE = {  # EXIF orientation -> what brings the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -57,7 +80,7 @@ TURNS = {  # EXIF orientation -> what brings the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-NOT_PICTURES = (  # how a file begins that is often found under a picture's name -> what it is, what to do
+KNOWN_NON_IMAGES = (  # how a file begins that is often found under a picture's name -> what it is, what to do
     (b"version https://git-lfs", "is a Git LFS pointer, not the picture", "Run `git lfs pull`."),
     (b"<!DOCTYPE", "is a web page, not a picture", "Download the picture itself."),
     (b"<html", "is a web page, not a picture", "Download the picture itself."),
@@ -66,11 +89,11 @@ NOT_PICTURES = (  # how a file begins that is often found under a picture's name
     (b"%!PS", "is PostScript, not a picture", "Export it as PNG."),
 )
 SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
-QUIET = threading.Lock()  # the list of warning filters is shared by all threads
+WARNINGS_LOCK = threading.Lock()  # the list of warning filters is shared by all threads
 
 
 @dataclass(frozen=True)
-class PictureInfo:
+class ImageInfo:
     """What was found in a picture file that can be used.
 
     width, height: pixels, after EXIF orientation. mode: Pillow's, as stored. frames: 1 unless animated or paged.
@@ -86,12 +109,12 @@ class PictureInfo:
     warnings: tuple[str, ...] = ()
 
 
-def inspect(path: Path) -> PictureInfo:
+def inspect_image(path: Path) -> ImageInfo:
     """Decode a picture whole and say what it is; raise InputError with the verdict if it cannot be used."""
     return decode(read_bytes(path), path)[1]
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """The picture as 8-bit RGB: upright, first frame, on white where it is transparent. Or InputError."""
     return decode(read_bytes(path), path)[0]
 
@@ -101,7 +124,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would block for ever
     except OSError as error:
-        raise unreadable(error, path) from error
+        raise read_error(error, path) from error
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)
@@ -114,20 +137,20 @@ def read_bytes(path: Path) -> bytes:
         try:
             return file.read()
         except OSError as error:
-            raise unreadable(error, path) from error
+            raise read_error(error, path) from error
 
 
-def unreadable(error: OSError, path: Path) -> InputError:
+def read_error(error: OSError, path: Path) -> InputError:
     """The system's refusal as one line."""
     fix = "Give yourself the right to read it (chmod u+r)." if isinstance(error, PermissionError) else None
     return InputError(f"cannot be read ({error.strerror or error})", where=path, fix=fix)
 
 
-def decode(content: bytes, where: Path) -> tuple[Image.Image, PictureInfo]:
+def decode(content: bytes, where: Path) -> tuple[Image.Image, ImageInfo]:
     """Decode a file's bytes: the picture as open_picture gives it, and what was found. `where` names it in errors."""
     picture = open_header(content, where)
     stored_format, mode = picture.format or "", picture.mode
-    with verdicts(where):
+    with decoding_errors(where):
         picture.load()
     rgb, notes = to_rgb(picture, where)
     rgb, recoloured = to_srgb(picture, rgb)
@@ -135,34 +158,34 @@ def decode(content: bytes, where: Path) -> tuple[Image.Image, PictureInfo]:
     frames = count_frames(picture)
     check_shape(rgb.size, where)
     found = [*warn_of_suffix(stored_format, where), *warn_of_frames(stored_format, frames), *warn_of_shape(rgb.size)]
-    return rgb, PictureInfo(*rgb.size, stored_format, mode, frames, (*notes, *recoloured, *turned), tuple(found))
+    return rgb, ImageInfo(*rgb.size, stored_format, mode, frames, (*notes, *recoloured, *turned), tuple(found))
 
 
 def open_header(content: bytes, where: Path) -> Image.Image:
     """Read the header alone; refuse what is no picture, and what declares more pixels than MAX_PIXELS."""
     if not content:
         raise InputError("is empty (0 bytes)", where=where, fix="Copy or download it again.")
-    for start, what, fix in NOT_PICTURES:
+    for start, what, fix in KNOWN_NON_IMAGES:
         if content[:64].lstrip().lower().startswith(start.lower()):
             raise InputError(what, where=where, fix=fix)
-    with verdicts(where, content[:12]), quiet():
+    with decoding_errors(where, content[:12]), no_pillow_warnings():
         picture = Image.open(io.BytesIO(content), formats=DECODERS)
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise too_large(f"{width} x {height}", where)
+        raise too_large_error(f"{width} x {height}", where)
     return picture
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def no_pillow_warnings() -> Iterator[None]:
     """Keep Pillow's warnings about odd headers off the screen; what matters to a person becomes a verdict."""
-    with QUIET, warnings.catch_warnings():
+    with WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
-def verdicts(where: Path, start: bytes = b"") -> Iterator[None]:
+def decoding_errors(where: Path, start: bytes = b"") -> Iterator[None]:
     """Turn whatever a decoder trips over into one line; Pillow's decoders raise a dozen types on broken files.
 
     start: the first bytes, by which a picture with a bad header is told from no picture at all.
@@ -170,7 +193,7 @@ def verdicts(where: Path, start: bytes = b"") -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise too_large("over 170 million pixels", where) from error
+        raise too_large_error("over 170 million pixels", where) from error
     except Image.UnidentifiedImageError as error:
         if start.startswith(SIGNATURES):
             what = "has a header that cannot be read: cut short, damaged, or of an unusual kind"
@@ -184,7 +207,7 @@ def verdicts(where: Path, start: bytes = b"") -> Iterator[None]:
         raise InputError(reason, where=where, fix="Copy or download it again.") from error
 
 
-def too_large(size: str, where: Path) -> InputError:
+def too_large_error(size: str, where: Path) -> InputError:
     """The verdict on a decompression bomb, or on an honest picture that is too large to decode."""
     limit = f"up to {MAX_PIXELS // 1_000_000} million pixels"
     return InputError(f"is too large to decode ({size})", where=where, allowed=limit, fix="Save it smaller.")
@@ -221,19 +244,19 @@ def on_white(picture: Image.Image) -> tuple[Image.Image, list[str]]:
 
 def upright(rgb: Image.Image, picture: Image.Image) -> tuple[Image.Image, list[str]]:
     """Turn the picture as its EXIF data says. An EXIF block that cannot be read turns nothing, as in every viewer."""
-    with quiet():
+    with no_pillow_warnings():
         try:
             orientation = picture.getexif().get(0x0112, 1)
         except Exception:  # the EXIF reader raises as many types as the decoders do
             return rgb, ["its EXIF data cannot be read"]
-    if orientation not in TURNS:
+    if orientation not in EXIF_TRANSPOSE:
         return rgb, []
-    return rgb.transpose(TURNS[orientation]), ["is turned as its EXIF data says"]
+    return rgb.transpose(EXIF_TRANSPOSE[orientation]), ["is turned as its EXIF data says"]
 
 
 def count_frames(picture: Image.Image) -> int:
     """Frames of an animation or pages of a TIFF. Only the first is used: damage in a later one does no harm."""
-    with quiet():
+    with no_pillow_warnings():
         try:
             return int(getattr(picture, "n_frames", 1))
         except Exception:  # as above: only the count is lost
@@ -246,14 +269,14 @@ def check_shape(size: tuple[int, int], where: Path) -> None:
     if min(size) < MIN_SIDE:
         allowed = f"{MIN_SIDE} pixels a side or more"
         raise InputError(f"is too small ({width} x {height})", where=where, allowed=allowed, fix="Leave it out.")
-    if max(size) > LONGEST * min(size):
-        allowed = f"sides up to {LONGEST:g} : 1"
+    if max(size) > MAX_ASPECT * min(size):
+        allowed = f"sides up to {MAX_ASPECT:g} : 1"
         raise InputError(f"is too long and thin ({width} x {height})", where=where, allowed=allowed, fix="Crop it.")
 
 
 def warn_of_shape(size: tuple[int, int]) -> list[str]:
     """A long picture loses most of itself to the crop."""
-    if max(size) <= LONG * min(size):
+    if max(size) <= WARN_ASPECT * min(size):
         return []
     return [
         f"is long and thin ({size[0]} x {size[1]}): over half of it will be cropped away. Crop it around what matters."
@@ -274,12 +297,12 @@ def warn_of_frames(stored_format: str, frames: int) -> list[str]:
     return [f"has {frames} frames: only the first is used. Save the one you mean as PNG."] if several else []
 
 
-def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
+def resize_and_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
     """Scale an RGB picture to cover width x height pixels (antialiased Lanczos) and crop the centre to exactly that."""
     return ImageOps.fit(picture, (width, height), method=Image.Resampling.LANCZOS)
 
 
-def to_tensor(picture: Image.Image) -> torch.Tensor:
+def image_to_tensor(picture: Image.Image) -> torch.Tensor:
     """An RGB picture as float32 (3, H, W) in [-1, 1]: value / 127.5 - 1."""
     import torch
 
@@ -288,7 +311,7 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
     return values.permute(2, 0, 1).contiguous().float().div_(127.5).sub_(1.0)
 
 
-def to_picture(pixels: torch.Tensor) -> Image.Image:
+def tensor_to_image(pixels: torch.Tensor) -> Image.Image:
     """A tensor (3, H, W) in [-1, 1] as an RGB picture: rounded to the nearest of 256 values, clipped beyond."""
     assert pixels.ndim == 3, tuple(pixels.shape)
     values = pixels.detach().cpu().float()

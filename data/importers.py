@@ -14,24 +14,23 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import ValidationError
 
-from data import store
-from data.errors import InputError
+from data import captioned_folder
+from data.captioned_folder import ImageContent
+from data.errors import InputError, Problem, quoted
 from data.images import FORMATS, SUFFIXES, decode, read_bytes
-from data.problems import Problem, quoted
+from data.metadata_table import CAPTION_KEYS, Table, add_row, check_values, explain_validation_error
 from data.progress import ProgressBar
-from data.rows import CAPTION_KEYS, Rows, add_row, check_values, explain
+from data.scan import FolderScan, scan_folder
 from data.schema import Annotation
-from data.store import Picture
-from data.walk import Walk, walk
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Pair = tuple[Picture, Annotation]
+Pair = tuple[ImageContent, Annotation]
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
 
-def bring_in(source: Path, into: Path, *, pictures: Path | None = None) -> list[Problem]:
+def import_folder(source: Path, into: Path, *, pictures: Path | None = None) -> list[Problem]:
     """Write `source` as a captioned folder `into`, which must be new, and return what was left out or is odd.
 
     source: a Hugging Face dataset (save_to_disk), a Label Studio export (JSON; `pictures` is the folder that holds its
@@ -40,22 +39,22 @@ def bring_in(source: Path, into: Path, *, pictures: Path | None = None) -> list[
     """
     problems: list[Problem] = []
     if source.is_file():
-        pairs = label_studio(source, pictures, problems)
-    elif is_dataset(source):
-        pairs = dataset_on_disk(source, problems)
+        pairs = read_label_studio(source, pictures, problems)
+    elif is_hf_dataset(source):
+        pairs = read_hf_dataset(source, problems)
     else:
-        listing = store.read(source)
+        listing = captioned_folder.read_folder(source)
         problems += [problem for problem in listing.problems if problem.refused]  # warnings come again with the copy
-        problems += store.told_of_skipped(listing)
+        problems += captioned_folder.skipped_warning(listing)
         pairs = ((sample.path, sample.annotation) for sample in listing.samples)
-    store.write(into, at_least_one(pairs, source, problems))
+    captioned_folder.write_folder(into, require_rows(pairs, source, problems))
     return problems
 
 
-def at_least_one(pairs: Iterator[Pair], source: Path, problems: list[Problem]) -> Iterator[Pair]:
+def require_rows(pairs: Iterator[Pair], source: Path, problems: list[Problem]) -> Iterator[Pair]:
     """The pairs, with a progress bar; InputError if there is none, before a folder appears."""
     count = 0
-    for pair in ProgressBar(pairs, "importing", unit="picture", delay=store.PATIENCE):
+    for pair in ProgressBar(pairs, "importing", unit="picture", delay=captioned_folder.PROGRESS_DELAY):
         count += 1
         yield pair
     if not count:
@@ -66,12 +65,12 @@ def at_least_one(pairs: Iterator[Pair], source: Path, problems: list[Problem]) -
 # ---- Hugging Face datasets
 
 
-def is_dataset(folder: Path) -> bool:
+def is_hf_dataset(folder: Path) -> bool:
     """Whether datasets.save_to_disk wrote this folder."""
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def dataset_on_disk(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
+def read_hf_dataset(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
     """Every row of every split: the picture's own bytes, `text`, and all other columns that JSON can hold."""
     import datasets
 
@@ -82,10 +81,10 @@ def dataset_on_disk(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
     several = isinstance(loaded, datasets.DatasetDict)
     splits = dict(loaded.items()) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     for name, split in splits.items():
-        yield from rows_of_split(split, str(name) if several else "", folder, problems)
+        yield from split_rows(split, str(name) if several else "", folder, problems)
 
 
-def rows_of_split(split: Dataset, name: str, folder: Path, problems: list[Problem]) -> Iterator[Pair]:
+def split_rows(split: Dataset, name: str, folder: Path, problems: list[Problem]) -> Iterator[Pair]:
     """The rows of one split; its name is kept in the key `split`."""
     import datasets
 
@@ -98,12 +97,12 @@ def rows_of_split(split: Dataset, name: str, folder: Path, problems: list[Proble
     for number in range(len(undecoded)):
         where = f"{folder}: row {number}" + (f" of {name}" if name else "")
         try:
-            yield from_columns(undecoded[number], image, text, f"{name}/" if name else "", number)
+            yield row_to_pair(undecoded[number], image, text, f"{name}/" if name else "", number)
         except InputError as error:
             problems.append(Problem.of(error, where))
 
 
-def from_columns(row: dict[str, Any], image: str, text: str, prefix: str, number: int) -> Pair:
+def row_to_pair(row: dict[str, Any], image: str, text: str, prefix: str, number: int) -> Pair:
     """One row of a dataset as a picture and its annotation."""
     stored = row.pop(image) or {}
     content = stored.get("bytes")
@@ -119,7 +118,7 @@ def from_columns(row: dict[str, Any], image: str, text: str, prefix: str, number
     values |= {"split": prefix.rstrip("/")} if prefix else {}
     values |= {"file_name": f"{prefix}{number:06}{FORMATS[info.format][0]}", "text": texts[0]}
     values |= {"texts": texts[1:]} if texts[1:] else {}
-    return content, checked(values)
+    return content, validate_annotation(values)
 
 
 def is_json(value: Any) -> bool:
@@ -131,32 +130,32 @@ def is_json(value: Any) -> bool:
     return True
 
 
-def checked(values: dict[str, Any]) -> Annotation:
+def validate_annotation(values: dict[str, Any]) -> Annotation:
     """The annotation, or what is wrong with the values in one line."""
     check_values(values)
     try:
         return Annotation.model_validate(values)
     except ValidationError as error:
-        what, fix = explain(error.errors(include_url=False)[0])
+        what, fix = explain_validation_error(error.errors(include_url=False)[0])
         raise InputError(what, fix=fix) from error
 
 
 # ---- Label Studio
 
 
-def label_studio(export: Path, pictures: Path | None, problems: list[Problem]) -> Iterator[Pair]:
+def read_label_studio(export: Path, pictures: Path | None, problems: list[Problem]) -> Iterator[Pair]:
     """The finished tasks of a Label Studio export in the format JSON, with provenance.
 
     JSON_MIN and CSV are refused: they drop skipped tasks and their reason without a word.
     """
-    seen = walk(pictures or export.parent)
+    seen = scan_folder(pictures or export.parent)
     taken: dict[str, str] = {}
     for number, task in enumerate(read_export(export), start=1):
         where = f"{export}: task {task.get('id', number)}"
-        found = Rows()
+        found = Table()
         try:
-            name = picture_of(task, seen, pictures)
-            values, others = from_task(task, name)
+            name = find_task_image(task, seen, pictures)
+            values, others = task_to_values(task, name)
             if name in taken:
                 raise InputError(
                     f"{quoted(name)} was captioned already ({taken[name]})", fix="Keep one of the two tasks."
@@ -188,7 +187,7 @@ def read_export(export: Path) -> list[dict[str, Any]]:
     return tasks
 
 
-def picture_of(task: dict[str, Any], seen: Walk, pictures: Path | None) -> str:
+def find_task_image(task: dict[str, Any], seen: FolderScan, pictures: Path | None) -> str:
     """The name of a task's picture in the folder of pictures."""
     names = list(possible_names(task["data"]))
     for name in names:
@@ -215,7 +214,7 @@ def possible_names(data: dict[str, Any]) -> Iterator[str]:
             yield from (path.lstrip("/"), plain.name, UPLOADED.sub("", plain.name))
 
 
-def from_task(task: dict[str, Any], name: str) -> tuple[dict[str, Any], int]:
+def task_to_values(task: dict[str, Any], name: str) -> tuple[dict[str, Any], int]:
     """The newest finished annotation of a task as the values of a row, and how many others there are."""
     finished = [item for item in task["annotations"] if isinstance(item, dict) and not item.get("was_cancelled")]
     if not finished:
@@ -227,11 +226,11 @@ def from_task(task: dict[str, Any], name: str) -> tuple[dict[str, Any], int]:
     if who is not None:
         values["annotator"] = str(who.get("email", who.get("id")) if isinstance(who, dict) else who)
     for result in newest.get("result") or []:
-        values |= from_result(result)
+        values |= result_to_values(result)
     return values, len(finished) - 1
 
 
-def from_result(result: Any) -> dict[str, Any]:
+def result_to_values(result: Any) -> dict[str, Any]:
     """What one control of the labelling screen says: a text area is the caption unless a field has its name."""
     if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
         return {}

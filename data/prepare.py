@@ -5,14 +5,14 @@ python data/prepare.py FOLDER
 Exit code 0: nothing is wrong. 1: something is to be mended, or to be known. 2: a wrong path or flag.
 """
 
-from data.checkup import ALIASES, Checkup, run
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
+from data.validate import ALIASES, PrepareOptions, validate_folder
 
 
 def main() -> int:
-    checkup = parse(Checkup, prog="prepare.py", description=__doc__ or "", aliases=ALIASES)
-    return run(checkup)
+    checkup = parse(PrepareOptions, prog="prepare.py", description=__doc__ or "", aliases=ALIASES)
+    return validate_folder(checkup)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 
 from PIL import Image
 
-from data.files import cache_root, replaced_folder
+from data.atomic_io import atomic_folder, cache_root
 from data.schema import Annotation
 
 POCKET = Path(__file__).with_name("pocket")
@@ -26,28 +26,28 @@ def sample_folder(*, size: int = SIZE) -> Path:
     """The captioned folder of the sample set at size x size pixels, unpacked into the cache on first use."""
     folder = cache_root() / "pocket" / f"sample-{VERSION}-{size}"
     if not (folder / "metadata.jsonl").is_file():  # the folder appears whole, so its table means that all is there
-        write(folder, size=size)
+        write_sample_folder(folder, size=size)
     return folder
 
 
-def write(folder: Path, *, count: int = COUNT, size: int = SIZE) -> None:
+def write_sample_folder(folder: Path, *, count: int = COUNT, size: int = SIZE) -> None:
     """Write the first `count` images of `size` pixels and their metadata.jsonl as a folder that appears whole."""
-    with replaced_folder(folder) as beside:
+    with atomic_folder(folder) as beside:
         for index in range(count):
-            (beside / f"{index:05d}.png").write_bytes(png(index, size))
+            (beside / f"{index:05d}.png").write_bytes(sample_png(index, size))
         (beside / "metadata.jsonl").write_bytes(b"".join(_metadata().splitlines(keepends=True)[:count]))
 
 
-def png(index: int, size: int = SIZE) -> bytes:
+def sample_png(index: int, size: int = SIZE) -> bytes:
     """Image `index` as a PNG file of size x size pixels."""
     if size == SIZE:
         return _archive(SIZE)[f"{index:05d}.png"]
     encoded = io.BytesIO()
-    image(index, size).save(encoded, "PNG")
+    sample_image(index, size).save(encoded, "PNG")
     return encoded.getvalue()
 
 
-def image(index: int, size: int = SIZE) -> Image.Image:
+def sample_image(index: int, size: int = SIZE) -> Image.Image:
     """Image `index` as RGB, size x size pixels: as shipped at 64 and 512, resized from these otherwise."""
     if size == SIZE:
         stored = Image.open(io.BytesIO(_archive(SIZE)[f"{index:05d}.png"]))
@@ -59,7 +59,7 @@ def image(index: int, size: int = SIZE) -> Image.Image:
     return stored.resize((size, size), Image.Resampling.BOX if size < LARGE else Image.Resampling.LANCZOS)
 
 
-def annotation(index: int) -> Annotation:
+def sample_annotation(index: int) -> Annotation:
     """The reference caption of image `index`, its type and its name."""
     return _annotations()[index]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Text = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
-def ask(control: Literal["caption", "choice", "text"], help: str) -> dict[str, Any]:
+def annotator_field(control: Literal["caption", "choice", "text"], help: str) -> dict[str, Any]:
     """Mark a field as one that an annotator fills in, with the control it gets and a line of help."""
     return {"ask": control, "help": help}
 
@@ -29,15 +29,17 @@ class Annotation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     file_name: str
-    text: Text = Field(default="", json_schema_extra=ask("caption", "what is in the picture, as you would ask for it"))
+    text: Text = Field(
+        default="", json_schema_extra=annotator_field("caption", "what is in the picture, as you would ask for it")
+    )
     texts: list[Text] = Field(default_factory=list, description="further captions of the same picture")
-    type: Text | None = Field(default=None, json_schema_extra=ask("choice", "which of these is it?"))
-    name: Text | None = Field(default=None, json_schema_extra=ask("text", "the name of what is shown"))
+    type: Text | None = Field(default=None, json_schema_extra=annotator_field("choice", "which of these is it?"))
+    name: Text | None = Field(default=None, json_schema_extra=annotator_field("text", "the name of what is shown"))
     quality: Literal["good", "fair", "poor"] | None = Field(
-        default=None, json_schema_extra=ask("choice", "would you train on it?")
+        default=None, json_schema_extra=annotator_field("choice", "would you train on it?")
     )
     skip_reason: Literal["blurred", "cropped", "watermark", "duplicate", "off-topic"] | None = Field(
-        default=None, json_schema_extra=ask("choice", "to leave it out, say why; else nothing")
+        default=None, json_schema_extra=annotator_field("choice", "to leave it out, say why; else nothing")
     )
     annotator: str | None = Field(default=None, description="provenance: who wrote the caption")
     source: str | None = Field(default=None, description="provenance: where the picture or caption came from")

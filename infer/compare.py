@@ -1,7 +1,7 @@
 """ENTRY: python infer/compare.py --x "model=base,tuned" --y "seed=1..3" generates a grid of images side by side."""
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
 from infer.comparison.config import ALIASES, DESCRIPTION, CompareOptions
 
 

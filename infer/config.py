@@ -10,16 +10,17 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data import options
+from data import cli
+from data.cli import Options
 from data.errors import InputError
 from infer import schedulers, templates
 
-BUILT_IN = ("a water type fridge", "a fire type fridge", "a grass type fridge", "an electric type fridge")
-HIGHEST_SEED = 2**63 - 1  # torch.Generator.manual_seed takes a signed 64-bit number
+DEFAULT_PROMPTS = ("a water type fridge", "a fire type fridge", "a grass type fridge", "an electric type fridge")
+MAX_SEED = 2**63 - 1  # torch.Generator.manual_seed takes a signed 64-bit number
 RANDOM_SEED = -1
-HIGHEST_WEIGHT = 100.0  # a slip of the decimal point, not a style
-FAST = "--steps 20 --scheduler dpmpp_2m_karras --guidance-stop 0.8"
-WIDEST = 8.0  # ratio of the sides; beyond it no model draws anything
+MAX_WEIGHT = 100.0  # a slip of the decimal point, not a style
+FAST_FLAGS = "--steps 20 --scheduler dpmpp_2m_karras --guidance-stop 0.8"
+MAX_ASPECT = 8.0  # ratio of the sides; beyond it no model draws anything
 
 ALIASES = {
     "-n": "--negative-prompt",
@@ -54,10 +55,10 @@ class LoraFile:
     weight: float = 1.0
 
 
-class GenerateOptions(options.Options):
+class GenerateOptions(cli.Options):
     """What generate.py can be told."""
 
-    prompt: tuple[str, ...] = BUILT_IN
+    prompt: tuple[str, ...] = DEFAULT_PROMPTS
     """what to draw; may be repeated"""
     from_file: Path | None = None
     """prompts from a .txt, .csv or .jsonl file, each with settings of its own if it has some"""
@@ -85,7 +86,7 @@ class GenerateOptions(options.Options):
     """hub id or folder of the tokenizer, for a single file that brings none"""
     lora: tuple[str, ...] = ()
     """a LoRA as FILE or FILE:WEIGHT; may be repeated. <lora:NAME:WEIGHT> in a prompt is one for that prompt"""
-    seed: int = Field(default=42, ge=RANDOM_SEED, le=HIGHEST_SEED)
+    seed: int = Field(default=42, ge=RANDOM_SEED, le=MAX_SEED)
     """seed of the first picture of each prompt, the next one has seed + 1; -1 draws one and prints it"""
     seeds: str = ""
     """the seeds themselves, for each prompt: 1,2,3"""
@@ -154,7 +155,7 @@ class GenerateOptions(options.Options):
     @classmethod
     def readable_grid(cls, text: str) -> str:
         try:
-            templates.grid(text)
+            templates.parse_grid(text)
         except InputError as error:
             raise ValueError(str(error)) from None
         return text
@@ -163,7 +164,7 @@ class GenerateOptions(options.Options):
     @classmethod
     def known_scheduler(cls, name: str | None) -> str | None:
         try:
-            return None if name is None else schedulers.canonical(name)
+            return None if name is None else schedulers.canonical_name(name)
         except InputError as error:
             raise ValueError(str(error)) from None
 
@@ -171,23 +172,23 @@ class GenerateOptions(options.Options):
     @classmethod
     def sensible_weights(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         for text in texts:
-            if not abs(split_weight(text).weight) <= HIGHEST_WEIGHT:
-                raise ValueError(f"the weight of {text!r} is not between -{HIGHEST_WEIGHT:g} and {HIGHEST_WEIGHT:g}")
+            if not abs(parse_lora(text).weight) <= MAX_WEIGHT:
+                raise ValueError(f"the weight of {text!r} is not between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}")
         return texts
 
     @field_validator("aspect")
     @classmethod
     def readable_aspect(cls, text: str) -> str:
-        if text and ratio(text) is None:
-            raise ValueError(f"{text!r} is no ratio of two sides up to {WIDEST:g} : 1, such as 3:2")
+        if text and parse_aspect(text) is None:
+            raise ValueError(f"{text!r} is no ratio of two sides up to {MAX_ASPECT:g} : 1, such as 3:2")
         return text
 
     @field_validator("seeds")
     @classmethod
     def readable_seeds(cls, text: str) -> str:
-        numbers = listed(text)
+        numbers = parse_seeds(text)
         if numbers is None or len(set(numbers)) < len(numbers):
-            raise ValueError(f"{text!r} is no list of different seeds from 0 to {HIGHEST_SEED}, such as 1,2,3")
+            raise ValueError(f"{text!r} is no list of different seeds from 0 to {MAX_SEED}, such as 1,2,3")
         return text
 
     @model_validator(mode="after")
@@ -208,40 +209,40 @@ class GenerateOptions(options.Options):
 
     @model_validator(mode="after")
     def seeds_fit(self) -> GenerateOptions:
-        if self.seed > HIGHEST_SEED - self.num_images:
-            raise ValueError(f"seed {self.seed} + {self.num_images} pictures is past the highest seed {HIGHEST_SEED}")
+        if self.seed > MAX_SEED - self.num_images:
+            raise ValueError(f"seed {self.seed} + {self.num_images} pictures is past the highest seed {MAX_SEED}")
         return self
 
     @property
     def listed_seeds(self) -> tuple[int, ...]:
-        return listed(self.seeds) or ()
+        return parse_seeds(self.seeds) or ()
 
     @property
     def ratio(self) -> float | None:
         """Width over height, if --aspect says it."""
-        return ratio(self.aspect)
+        return parse_aspect(self.aspect)
 
     @property
     def loras(self) -> tuple[LoraFile, ...]:
-        return tuple(split_weight(text) for text in self.lora)
+        return tuple(parse_lora(text) for text in self.lora)
 
 
-def ratio(text: str) -> float | None:
+def parse_aspect(text: str) -> float | None:
     """`3:2`, `3x2`, `3/2` or `1.5` -> 1.5; None if it is none of them."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\s*[:x/]\s*(\d+(?:\.\d+)?))?", text.strip())
     sides = [float(side or 1) for side in found.groups()] if found else [0.0]
-    return sides[0] / sides[1] if min(sides) > 0 and max(sides) <= WIDEST * min(sides) else None
+    return sides[0] / sides[1] if min(sides) > 0 and max(sides) <= MAX_ASPECT * min(sides) else None
 
 
-def listed(text: str) -> tuple[int, ...] | None:
+def parse_seeds(text: str) -> tuple[int, ...] | None:
     """`1,2,3` -> (1, 2, 3); () for nothing, None if it is no list of seeds."""
     words = [word.strip() for word in text.split(",")] if text.strip() else []
-    if not all(word.isdecimal() and int(word) <= HIGHEST_SEED for word in words):
+    if not all(word.isdecimal() and int(word) <= MAX_SEED for word in words):
         return None
     return tuple(int(word) for word in words)
 
 
-def split_weight(text: str) -> LoraFile:
+def parse_lora(text: str) -> LoraFile:
     """`style.safetensors:0.8` -> (style.safetensors, 0.8). Only a number after the last colon is a weight (C:\\a)."""
     path, colon, tail = text.rpartition(":")
     try:
@@ -250,10 +251,71 @@ def split_weight(text: str) -> LoraFile:
         return LoraFile(Path(text))
 
 
-def read(argv: list[str] | None = None) -> GenerateOptions:
+def read_options(argv: list[str] | None = None) -> GenerateOptions:
     """The command line of generate.py as options. Raises InputError."""
     if "--fast" in (sys.argv[1:] if argv is None else argv):
-        fix = f"Use {FAST} instead."
+        fix = f"Use {FAST_FLAGS} instead."
         raise InputError("was removed: it only stood for other flags", where="--fast", fix=fix)
     description = "Draw pictures of what a prompt says. The same seed gives the same picture, alone or among many."
-    return options.parse(GenerateOptions, argv, prog="generate.py", description=description, aliases=ALIASES)
+    return cli.parse(GenerateOptions, argv, prog="generate.py", description=description, aliases=ALIASES)
+
+
+class GalleryOptions(Options):
+    """What gallery.py can be told."""
+
+    folder: Path = Path("outputs")
+    """the pictures, in this folder and all below it"""
+    search: str = ""
+    """words are what the picture shows; field:value narrows: prompt: negative: model: lora: sampler: seed: steps: cfg:
+    width: height: date: star: file:, numbers with > and <, -field:value for what it must not be"""
+    star: tuple[Path, ...] = ()
+    """mark these pictures as favourites"""
+    unstar: tuple[Path, ...] = ()
+    """and take the mark away again"""
+    most: int = Field(default=20, ge=1)
+    """pictures that are listed"""
+    page: Path | None = None
+    """write what was found as one HTML file"""
+    judge: Path | None = None
+    """folder of a CLIP model that compares words and pictures; default: the embedded scorer"""
+    index: Path | None = None
+    """the index; default: one for each folder, in the cache"""
+
+
+SYNTHESIS_MODELS = {  # short names: the thesis' four, and SD v1.4
+    "sd14": "CompVis/stable-diffusion-v1-4",
+    "sd21": "stabilityai/stable-diffusion-2-1",
+    "realistic-vision-14": "SG161222/Realistic_Vision_V1.4",
+    "openjourney-v4": "prompthero/openjourney-v4",
+    "kandinsky-22": "kandinsky-community/kandinsky-2-2-decoder",
+}
+
+
+class SynthesizeOptions(Options):
+    """What synthesize.py can be told."""
+
+    theme: str = "creatures"
+    """creatures, animals, fruits, or a YAML file with classes, templates and slots"""
+    classes: tuple[str, ...] = ()
+    """only these classes, or others than the theme's"""
+    model: tuple[str, ...] = ()
+    """sd14, sd21, realistic-vision-14, openjourney-v4, kandinsky-22, pocket, a run, a folder or a hub id; a set for
+    each; default: the newest finished run, else pocket"""
+    count: int = Field(default=80, ge=1)
+    """pictures of each model, shared out evenly among the classes"""
+    seed: int = Field(default=0, ge=0, lt=2**48)
+    """of prompts and pictures"""
+    steps: int = Field(default=25, ge=1)
+    """denoising steps"""
+    guidance_scale: float = Field(default=4.0, ge=0.0, allow_inf_nan=False)
+    """how strongly the prompt steers; SD's own default is 7.5"""
+    scheduler: str | None = None
+    """euler, dpmpp_2m ...; default: the model's own, for sd21 DPM-Solver++ as in the thesis"""
+    redraws: int = Field(default=5, ge=0)
+    """times a picture is drawn anew that came out black, flagged or broken; then it is left out, and said"""
+    outdir: Path = Path("outputs") / "synthetic"
+    """a folder for each model in it; the same command goes on where it was stopped"""
+    dtype: Literal["fp32", "fp16", "bf16"] | None = None
+    """default: fp32 on the CPU, fp16 on a GPU"""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps; default: a GPU if there is one"""

@@ -6,16 +6,16 @@ python infer/gallery.py --star outputs/0003/00001-43.png
 python infer/gallery.py --search "fire" --page gallery.html      a page of its own, to keep or send
 """
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
-from infer.galleries.options import GalleryOptions
+from infer.config import GalleryOptions
 
 
 def main() -> int:
     options = parse(GalleryOptions, prog="gallery.py", description=__doc__ or "", aliases={"-s": "--search"})
-    from infer.galleries import job
+    from infer import galleries
 
-    return job.run(options)
+    return galleries.run_gallery(options)
 
 
 if __name__ == "__main__":

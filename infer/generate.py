@@ -6,10 +6,10 @@ from infer import config
 
 def main() -> int:
     """Read the options, then draw; torch is imported only once they are known to be good."""
-    options = config.read()
-    from infer import drawing
+    options = config.read_options()
+    from infer import generation
 
-    return drawing.run(options)
+    return generation.run_generation(options)
 
 
 if __name__ == "__main__":

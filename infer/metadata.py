@@ -16,9 +16,9 @@ from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, ConfigDict
 
 from data import images
+from data.atomic_io import write_atomic
 from data.errors import InputError
-from data.files import write_atomic
-from infer import weighting
+from infer import text_encoding
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 KEY = "atelier"
 A1111_KEY = "parameters"
 MODEL_HASH_LENGTH, LORA_HASH_LENGTH = 10, 12  # hex digits, as A1111 shortens SHA-256
-FEWEST_SETTINGS = 3  # A1111 takes the last line as settings only from three pairs on
+MIN_SETTINGS = 3  # A1111 takes the last line as settings only from three pairs on
 SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
-class Part(BaseModel):
+class MetadataModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")  # a newer version's file is still readable
 
 
-class ModelUsed(Part):
+class ModelUsed(MetadataModel):
     """name: as typed. fingerprint: SHA-256 over weights and configs. file_hash: of a single-file model."""
 
     name: str
@@ -43,7 +43,7 @@ class ModelUsed(Part):
     tokenizer: str = ""
 
 
-class LoraUsed(Part):
+class LoraUsed(MetadataModel):
     """change: Frobenius norm of the weight change at this weight; share: of the norm of the weights it changes.
 
     prediction: the share of a predicted noise that it changes.
@@ -59,7 +59,7 @@ class LoraUsed(Part):
     prediction: float = 0.0
 
 
-class TokensUsed(Part):
+class TokensUsed(MetadataModel):
     """chunks: how often the text encoder reads `limit` tokens of it; lost: words that are not read."""
 
     count: int
@@ -68,7 +68,7 @@ class TokensUsed(Part):
     chunks: int = 1
 
 
-class InputUsed(Part):
+class InputUsed(MetadataModel):
     """A picture that went in: init, mask or scribble."""
 
     role: str
@@ -76,7 +76,7 @@ class InputUsed(Part):
     sha256: str
 
 
-class Recipe(Part):
+class ImageMetadata(MetadataModel):
     """Everything that decides a picture's pixels, and the verdict on them."""
 
     format: int = 1
@@ -117,15 +117,15 @@ class Recipe(Part):
     verdict: Literal["ok", "nan", "flagged"] = "ok"
 
 
-def parameters(recipe: Recipe) -> str:
+def format_parameters(recipe: ImageMetadata) -> str:
     """The recipe as A1111 writes it: prompt with a tag for each LoRA, negative prompt, and a line of settings."""
     tags = "".join(f" <lora:{Path(lora.name).stem}:{lora.weight:g}>" for lora in recipe.loras)
     prompts = [f"{recipe.prompt}{tags}", f"Negative prompt: {recipe.negative_prompt}" if recipe.negative_prompt else ""]
-    settings = ", ".join(f"{key}: {quoted(value)}" for key, value in settings_of(recipe).items() if value != "")
+    settings = ", ".join(f"{key}: {quote(value)}" for key, value in a1111_settings(recipe).items() if value != "")
     return "\n".join([*filter(None, prompts), settings])
 
 
-def settings_of(recipe: Recipe) -> dict[str, Any]:
+def a1111_settings(recipe: ImageMetadata) -> dict[str, Any]:
     """The last line of A1111's text. Noise comes from the CPU: without `RNG: CPU` readers would take the GPU's."""
     sampler, karras = recipe.sampler.removesuffix(" Karras"), recipe.sampler.endswith(" Karras")
     loras = ", ".join(f"{Path(lora.name).stem}: {lora.sha256[:LORA_HASH_LENGTH]}" for lora in recipe.loras)
@@ -139,29 +139,29 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         "Model hash": (recipe.model.file_hash or recipe.model.fingerprint)[:MODEL_HASH_LENGTH],
         "Model": Path(recipe.model.name).stem if recipe.model.file_hash else recipe.model.name,
         "Denoising strength": f"{recipe.strength:g}" if recipe.inputs else "",
-        "Emphasis": "No norm" if weighted(recipe) else "",
+        "Emphasis": "No norm" if has_weights(recipe) else "",
         "RNG": "CPU",
         "Lora hashes": loras,
         "Version": f"atelier {recipe.versions.get('atelier', '')}".strip(),
     }
 
 
-def weighted(recipe: Recipe) -> bool:
+def has_weights(recipe: ImageMetadata) -> bool:
     """Whether A1111 would have to be told how weights are applied."""
     texts = (recipe.prompt, recipe.negative_prompt)
-    return recipe.weighting == "a1111" and any(weighting.is_weighted(text) for text in texts)
+    return recipe.weighting == "a1111" and any(text_encoding.is_weighted(text) for text in texts)
 
 
-def quoted(value: Any) -> str:
+def quote(value: Any) -> str:
     """A value that holds a comma, a colon or a line break stands in JSON quotes."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
 
 
-def png(picture: Picture, recipe: Recipe) -> bytes:
+def encode_png(picture: Picture, recipe: ImageMetadata) -> bytes:
     """The picture as PNG bytes with both texts. What is not ASCII becomes iTXt (UTF-8): tEXt is read as Latin-1."""
     info = PngImagePlugin.PngInfo()
-    text = parameters(recipe)
+    text = format_parameters(recipe)
     (info.add_text if text.isascii() else info.add_itxt)(A1111_KEY, text)
     info.add_text(KEY, json.dumps(recipe.model_dump(mode="json")))  # JSON escapes: always ASCII
     buffer = io.BytesIO()
@@ -169,40 +169,40 @@ def png(picture: Picture, recipe: Recipe) -> bytes:
     return buffer.getvalue()
 
 
-def write(path: Path, picture: Picture, recipe: Recipe) -> None:
+def write_png(path: Path, picture: Picture, recipe: ImageMetadata) -> None:
     """Save a picture with its recipe, whole or not at all. Raises InputError (disk)."""
-    write_atomic(path, png(picture, recipe))
+    write_atomic(path, encode_png(picture, recipe))
 
 
-def read(path: Path) -> Recipe:
+def read_metadata(path: Path) -> ImageMetadata:
     """The recipe of one of our pictures. Raises InputError if it is no PNG or has no recipe of ours."""
-    text = texts(path).get(KEY)
+    text = read_png_texts(path).get(KEY)
     if text is None:
         raise InputError("holds no recipe of this toolkit", where=path, fix="read_parameters() reads A1111's text.")
-    return parse(text, path)
+    return parse_metadata(text, path)
 
 
-def parse(text: str, where: object) -> Recipe:
+def parse_metadata(text: str, where: object) -> ImageMetadata:
     """A recipe out of its JSON. Raises InputError."""
     try:
-        return Recipe.model_validate_json(text)
+        return ImageMetadata.model_validate_json(text)
     except ValueError as error:
         raise InputError(f"holds a damaged recipe ({str(error).splitlines()[0]})", where=where) from None
 
 
 def read_parameters(path: Path) -> dict[str, str]:
     """A1111's text of a PNG as {"Prompt": ..., "Negative prompt": ..., "Steps": ...}; {} if there is none."""
-    return parse_parameters(texts(path).get(A1111_KEY, ""))
+    return parse_parameters(read_png_texts(path).get(A1111_KEY, ""))
 
 
-def texts(file: Path | IO[bytes], where: object = None) -> dict[str, str]:
+def read_png_texts(file: Path | IO[bytes], where: object = None) -> dict[str, str]:
     """Every text of a PNG, those that stand after the pixels included. `where` names a file that has no path.
 
     Raises InputError: no PNG, a damaged one, or one of more than MAX_PIXELS, since it is unpacked for its last texts.
     """
     at = file if where is None else where
     try:
-        with images.quiet(), Image.open(file, formats=["PNG"]) as picture:
+        with images.no_pillow_warnings(), Image.open(file, formats=["PNG"]) as picture:
             if picture.width * picture.height > images.MAX_PIXELS:
                 raise InputError("is too large a picture", where=at, allowed=f"{images.MAX_PIXELS} pixels")
             picture.load()
@@ -215,7 +215,7 @@ def parse_parameters(text: str) -> dict[str, str]:
     """A1111's text, taken apart as A1111 does. A last line of fewer than three pairs belongs to the prompt."""
     lines = text.strip().split("\n")
     pairs = SETTING.findall(lines[-1])
-    settings = {key: unquoted(value) for key, value in pairs} if len(pairs) >= FEWEST_SETTINGS else {}
+    settings = {key: unquote(value) for key, value in pairs} if len(pairs) >= MIN_SETTINGS else {}
     body = lines[:-1] if settings else lines
     start = next((number for number, line in enumerate(body) if line.startswith("Negative prompt:")), len(body))
     negative = "\n".join(body[start:]).removeprefix("Negative prompt:").strip()
@@ -223,7 +223,7 @@ def parse_parameters(text: str) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
-def unquoted(value: str) -> str:
+def unquote(value: str) -> str:
     """The inverse of `quoted`."""
     try:
         return str(json.loads(value)) if value.startswith('"') else value.strip()

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.errors import InputError, choose
-from train.rescaled import HONOURED_BY
+from data.errors import InputError, check_choice
+from train.model import ZERO_SNR_SCHEDULERS
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedScheduler:
     """A scheduler as a person asks for it: its class in diffusers, its name in A1111, and what differs from the model's
     own settings."""
 
@@ -23,37 +23,43 @@ class Named:
 
 KARRAS = {"use_karras_sigmas": True}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
-NAMES: Mapping[str, Named] = {
-    "pndm": Named("PNDMScheduler", "PLMS"),
-    "ddim": Named("DDIMScheduler", "DDIM"),
-    "ddpm": Named("DDPMScheduler", "DDPM"),
-    "euler": Named("EulerDiscreteScheduler", "Euler"),
-    "euler_karras": Named("EulerDiscreteScheduler", "Euler Karras", KARRAS),
-    "euler_a": Named("EulerAncestralDiscreteScheduler", "Euler a"),
-    "heun": Named("HeunDiscreteScheduler", "Heun"),
-    "lms": Named("LMSDiscreteScheduler", "LMS"),
-    "lms_karras": Named("LMSDiscreteScheduler", "LMS Karras", KARRAS),
-    "dpm2": Named("KDPM2DiscreteScheduler", "DPM2"),
-    "dpm2_karras": Named("KDPM2DiscreteScheduler", "DPM2 Karras", KARRAS),
-    "dpm2_a": Named("KDPM2AncestralDiscreteScheduler", "DPM2 a"),
-    "dpmpp_2s": Named("DPMSolverSinglestepScheduler", "DPM++ 2S"),
-    "dpmpp_2s_karras": Named("DPMSolverSinglestepScheduler", "DPM++ 2S Karras", KARRAS),
-    "dpmpp_2m": Named("DPMSolverMultistepScheduler", "DPM++ 2M"),
-    "dpmpp_2m_karras": Named("DPMSolverMultistepScheduler", "DPM++ 2M Karras", KARRAS),
-    "dpmpp_2m_sde": Named("DPMSolverMultistepScheduler", "DPM++ 2M SDE", SDE),
-    "dpmpp_2m_sde_karras": Named("DPMSolverMultistepScheduler", "DPM++ 2M SDE Karras", {**SDE, **KARRAS}),
-    "deis": Named("DEISMultistepScheduler", "DEIS"),
-    "deis_karras": Named("DEISMultistepScheduler", "DEIS Karras", KARRAS),
-    "unipc": Named("UniPCMultistepScheduler", "UniPC"),
-    "unipc_karras": Named("UniPCMultistepScheduler", "UniPC Karras", KARRAS),
-    "heun_karras": Named("HeunDiscreteScheduler", "Heun Karras", KARRAS),
-    "dpm2_a_karras": Named("KDPM2AncestralDiscreteScheduler", "DPM2 a Karras", KARRAS),
-    "sa_solver": Named("SASolverScheduler", "SA Solver"),
-    "lcm": Named("LCMScheduler", "LCM"),
-    "tcd": Named("TCDScheduler", "TCD"),
+SCHEDULERS: Mapping[str, NamedScheduler] = {
+    "pndm": NamedScheduler("PNDMScheduler", "PLMS"),
+    "ddim": NamedScheduler("DDIMScheduler", "DDIM"),
+    "ddpm": NamedScheduler("DDPMScheduler", "DDPM"),
+    "euler": NamedScheduler("EulerDiscreteScheduler", "Euler"),
+    "euler_karras": NamedScheduler("EulerDiscreteScheduler", "Euler Karras", KARRAS),
+    "euler_a": NamedScheduler("EulerAncestralDiscreteScheduler", "Euler a"),
+    "heun": NamedScheduler("HeunDiscreteScheduler", "Heun"),
+    "lms": NamedScheduler("LMSDiscreteScheduler", "LMS"),
+    "lms_karras": NamedScheduler("LMSDiscreteScheduler", "LMS Karras", KARRAS),
+    "dpm2": NamedScheduler("KDPM2DiscreteScheduler", "DPM2"),
+    "dpm2_karras": NamedScheduler("KDPM2DiscreteScheduler", "DPM2 Karras", KARRAS),
+    "dpm2_a": NamedScheduler("KDPM2AncestralDiscreteScheduler", "DPM2 a"),
+    "dpmpp_2s": NamedScheduler("DPMSolverSinglestepScheduler", "DPM++ 2S"),
+    "dpmpp_2s_karras": NamedScheduler("DPMSolverSinglestepScheduler", "DPM++ 2S Karras", KARRAS),
+    "dpmpp_2m": NamedScheduler("DPMSolverMultistepScheduler", "DPM++ 2M"),
+    "dpmpp_2m_karras": NamedScheduler("DPMSolverMultistepScheduler", "DPM++ 2M Karras", KARRAS),
+    "dpmpp_2m_sde": NamedScheduler("DPMSolverMultistepScheduler", "DPM++ 2M SDE", SDE),
+    "dpmpp_2m_sde_karras": NamedScheduler("DPMSolverMultistepScheduler", "DPM++ 2M SDE Karras", {**SDE, **KARRAS}),
+    "deis": NamedScheduler("DEISMultistepScheduler", "DEIS"),
+    "deis_karras": NamedScheduler("DEISMultistepScheduler", "DEIS Karras", KARRAS),
+    "unipc": NamedScheduler("UniPCMultistepScheduler", "UniPC"),
+    "unipc_karras": NamedScheduler("UniPCMultistepScheduler", "UniPC Karras", KARRAS),
+    "heun_karras": NamedScheduler("HeunDiscreteScheduler", "Heun Karras", KARRAS),
+    "dpm2_a_karras": NamedScheduler("KDPM2AncestralDiscreteScheduler", "DPM2 a Karras", KARRAS),
+    "sa_solver": NamedScheduler("SASolverScheduler", "SA Solver"),
+    "lcm": NamedScheduler("LCMScheduler", "LCM"),
+    "tcd": NamedScheduler("TCDScheduler", "TCD"),
 }
-ALSO = {"plms": "pndm", "euler_ancestral": "euler_a", "k_euler": "euler", "k_euler_a": "euler_a", "k_lms": "lms"}
-ALSO |= {
+SCHEDULER_ALIASES = {
+    "plms": "pndm",
+    "euler_ancestral": "euler_a",
+    "k_euler": "euler",
+    "k_euler_a": "euler_a",
+    "k_lms": "lms",
+}
+SCHEDULER_ALIASES |= {
     "dpm_solver": "dpmpp_2m",
     "dpmsolver": "dpmpp_2m",
     "dpmpp": "dpmpp_2m",
@@ -62,15 +68,15 @@ ALSO |= {
 }
 
 
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """`DPM++ 2M Karras`, `DPMSolverMultistepScheduler`, `plms` ... -> a key of NAMES. Raises InputError."""
-    by_class = {named.kind.lower(): key for key, named in NAMES.items() if not named.settings}
+    by_class = {named.kind.lower(): key for key, named in SCHEDULERS.items() if not named.settings}
     word = re.sub(r"[\s-]+", "_", name.strip().lower()).replace("dpm++", "dpmpp")
-    word = ALSO.get(word, word)
-    return choose(by_class.get(word, word), NAMES, what="scheduler")
+    word = SCHEDULER_ALIASES.get(word, word)
+    return check_choice(by_class.get(word, word), SCHEDULERS, what="scheduler")
 
 
-def build(name: str | None, config: Mapping[str, Any]) -> Any:
+def build_scheduler(name: str | None, config: Mapping[str, Any]) -> Any:
     """A diffusers scheduler with the noise schedule of `config`, a model's scheduler_config; None: of its own kind.
 
     As `Class.from_config(pipe.scheduler.config)`, the field's way to change the scheduler of a model. Latents are not
@@ -79,22 +85,22 @@ def build(name: str | None, config: Mapping[str, Any]) -> Any:
     """
     import diffusers
 
-    kind = NAMES[name].kind if name else str(config.get("_class_name", "PNDMScheduler"))
+    kind = SCHEDULERS[name].kind if name else str(config.get("_class_name", "PNDMScheduler"))
     scheduler = getattr(diffusers, kind, None)
     if scheduler is None:
         raise InputError(f"the model names an unknown scheduler {kind!r}", fix="Choose one with --scheduler.")
     known = scheduler._get_init_keys(scheduler)
     if name and config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
-        able = ", ".join(key for key, named in NAMES.items() if named.kind in HONOURED_BY)
-        what = f"{NAMES[name].shown} cannot draw with a model trained at zero terminal SNR"
+        able = ", ".join(key for key, named in SCHEDULERS.items() if named.kind in ZERO_SNR_SCHEDULERS)
+        what = f"{SCHEDULERS[name].shown} cannot draw with a model trained at zero terminal SNR"
         raise InputError(what, where="--scheduler", allowed=able)
-    settings = {"clip_sample": False, **config, **(NAMES[name].settings if name else {})}
+    settings = {"clip_sample": False, **config, **(SCHEDULERS[name].settings if name else {})}
     return scheduler.from_config({key: value for key, value in settings.items() if key in known})
 
 
-def shown(scheduler: Any, name: str | None) -> str:
+def a1111_name(scheduler: Any, name: str | None) -> str:
     """A scheduler's name as A1111 writes it."""
     if name:
-        return NAMES[name].shown
+        return SCHEDULERS[name].shown
     kind = type(scheduler).__name__
-    return next((named.shown for named in NAMES.values() if named.kind == kind), kind)
+    return next((named.shown for named in SCHEDULERS.values() if named.kind == kind), kind)

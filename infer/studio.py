@@ -9,9 +9,9 @@ Clients of AUTOMATIC1111's API work with it: POST /sdapi/v1/txt2img and more.
 
 import os
 
+from data.atomic_io import cache_root
+from data.cli import parse
 from data.errors import run_entry
-from data.files import cache_root
-from data.options import parse
 from infer.web.config import StudioOptions
 
 

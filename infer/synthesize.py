@@ -4,16 +4,16 @@ python infer/synthesize.py --theme animals --model sd21 --model openjourney-v4 -
 torchrun --nproc-per-node 2 infer/synthesize.py --count 400        shared out; the same command goes on
 """
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
-from infer.synthesize_options import SynthesizeOptions
+from infer.config import SynthesizeOptions
 
 
 def main() -> int:
     options = parse(SynthesizeOptions, prog="synthesize.py", description=__doc__ or "")
-    from infer import synthesizing
+    from infer import synthesis
 
-    return synthesizing.run(options)
+    return synthesis.run_synthesis(options)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ RENAMED = (
 
 
 def ported(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published network's weights under the names of train/ddpm/networks/convnext.py."""
+    """The published network's weights under the names of train/ddpm/unets/convnext.py."""
     return {ours(name): weight for name, weight in weights.items()}
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from annotation.history import Record, write_history
 from annotation.project import LOCAL, Project
-from data.files import sha256
+from data.atomic_io import file_sha256
 
 STAMP = "2026-11-01T08:00:{:02d}.000000Z"
 
@@ -48,4 +48,4 @@ def project(root: Path, history: Sequence[Record] = (), *, count: int = 12, type
 
 def shown(root: Path, records: Sequence[Record]) -> list[Record]:
     """The records with the true SHA-256 of project()'s images."""
-    return [replace(each, sha256=sha256(root / "pictures" / each.file_name)) for each in records]
+    return [replace(each, sha256=file_sha256(root / "pictures" / each.file_name)) for each in records]

@@ -90,5 +90,5 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from data import sample_set
 
     folder = tmp_path_factory.mktemp("creatures") / "twelve"
-    sample_set.write(folder, count=12, size=32)
+    sample_set.write_sample_folder(folder, count=12, size=32)
     return folder

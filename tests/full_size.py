@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.files import replaced_folder
+from data.atomic_io import atomic_folder
 from tests.tiny import tiny_tokenizer
-from train.base_model import SD_V1
+from train.model import SD_V1_CONFIGS
 
 VOCABULARY = 49408
 PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}  # as published for SD v1
@@ -26,7 +26,7 @@ def full_size_model() -> Path:
     """The model's folder; built on the first call (about a minute) and kept in the system's temporary folder."""
     folder = Path(tempfile.gettempdir()) / "atelier-full-size-1"
     if not folder.is_dir():
-        with replaced_folder(folder) as beside:
+        with atomic_folder(folder) as beside:
             build(beside)
     return folder
 
@@ -34,8 +34,8 @@ def full_size_model() -> Path:
 def build(folder: Path) -> None:
     """Write every part with half-precision weights whose sizes keep activations near one through the whole network."""
     for part in (*FILES, "scheduler"):
-        shutil.copytree(SD_V1 / part, folder / part)
-    shutil.copy(SD_V1 / "model_index.json", folder)
+        shutil.copytree(SD_V1_CONFIGS / part, folder / part)
+    shutil.copy(SD_V1_CONFIGS / "model_index.json", folder)
     smallest = len(tiny_tokenizer(folder / "tokenizer"))
     assert len(tiny_tokenizer(folder / "tokenizer", fillers=VOCABULARY - smallest)) == VOCABULARY
     for part, file in FILES.items():
@@ -52,9 +52,9 @@ def skeleton(part: str) -> torch.nn.Module:
 
     with torch.device("meta"):
         if part == "text_encoder":
-            return CLIPTextModel(CLIPTextConfig.from_pretrained(SD_V1 / part))
+            return CLIPTextModel(CLIPTextConfig.from_pretrained(SD_V1_CONFIGS / part))
         kind: Any = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
-        return kind.from_config(kind.load_config(SD_V1 / part))
+        return kind.from_config(kind.load_config(SD_V1_CONFIGS / part))
 
 
 def random_state(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from train.ddpm import exact, samplers
+from train.ddpm import analytic, samplers
 from train.ddpm.prediction import Denoiser, Prediction
 from train.ddpm.schedule import Schedule
 
@@ -75,7 +75,7 @@ def moments(sampler: samplers.Sampler, predict: Denoiser, schedule: Schedule) ->
     are the gains, and the variance is the sum of their squares.
     """
     noise = Impulses(rows=len(sampler.chain(schedule)) + 2)
-    found = samplers.run(sampler, predict, schedule, noise.start(), noise).flatten()
+    found = samplers.generate(sampler, predict, schedule, noise.start(), noise).flatten()
     return found[0].item(), (found[1:] - found[0]).norm().item()
 
 
@@ -93,7 +93,7 @@ def gaussian_mix(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Den
 
 def perfect(sampler: samplers.Sampler, schedule: Schedule, mean: float, std: float) -> Denoiser:
     """The exact denoiser for the process whose noise the sampler removes; with the exact variance, if std <= 1."""
-    inner = {"gaussian": exact.gaussian, "mix": gaussian_mix}[sampler.corruption](schedule, mean, std)
+    inner = {"gaussian": analytic.gaussian_denoiser, "mix": gaussian_mix}[sampler.corruption](schedule, mean, std)
     chain = sampler.chain(schedule)
     low, high = chain.schedule.posterior_log_variance, chain.schedule.betas.log()
     right = best_variance(chain.schedule, std).log()

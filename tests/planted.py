@@ -16,10 +16,9 @@ from safetensors.numpy import load_file
 
 from data import sample_set
 from data.captions import with_article
-from data.descriptors import Descriptors
 from data.duplicates import near_duplicates
-from data.encoders import Clip
-from data.metrics.checks import Matrix
+from data.features import Clip, StyleDescriptors
+from data.metrics.distances import Matrix
 from infer.evaluation.samples import Asked, Copied, Evidence, Losses, Seen, Shown
 from tools.pocket.scorer import SCORER
 
@@ -68,19 +67,19 @@ def pool() -> Pool:
 
     def seen(pictures: list[Image.Image]) -> Seen:
         joint = eyes.encode(pictures)
-        return Seen(Descriptors().encode(pictures), joint, joint)
+        return Seen(StyleDescriptors().encode(pictures), joint, joint)
 
-    drawn = [sample_set.image(index, SIDE) for index in range(COUNT)]
+    drawn = [sample_set.sample_image(index, SIDE) for index in range(COUNT)]
     softened = [soften(picture, index) for index, picture in enumerate(drawn)]
     sheet = Image.open(GRID).convert("RGB")
     places = [(SIDE * column, SIDE * row) for row in range(NAMES // 10) for column in range(10)]
     things = [sheet.crop((x, y, x + SIDE, y + SIDE)) for x, y in places]
-    poses = [soften(sample_set.image(species + 100 * turn, SIDE), 1000 + turn)
+    poses = [soften(sample_set.sample_image(species + 100 * turn, SIDE), 1000 + turn)
              for species in range(PROMPTS) for turn in range(SEEDS)]  # fmt: skip
     names = (SCORER / "names.txt").read_text(encoding="utf-8").splitlines()
     looks = load_file(SCORER / "real.safetensors")["features"].astype(np.float64)
     prompts = [with_article(name) for name in names[:NAMES]]
-    captions = [sample_set.annotation(index).text for index in range(COUNT)]
+    captions = [sample_set.sample_annotation(index).text for index in range(COUNT)]
     pairs = near_duplicates([*drawn[:LEAKS], *softened[:LEAKS]], cache=False)
     alike = frozenset((pair.first, pair.second - LEAKS) for pair in pairs if pair.first < LEAKS <= pair.second)
     return Pool(

@@ -6,15 +6,15 @@ torchrun --nproc-per-node 2 -m tests.sessions '[["--max-steps", "2"], ["--max-st
 import json
 import sys
 
-from data.options import parse
-from train import job
+from data.cli import parse
+from train import trainer
 from train.config import ALIASES, CONFIGS, Config
 
 
 def main() -> None:
     for flags in json.loads(sys.argv[1]):
         config = parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-        assert job.run(config) == 0, flags
+        assert trainer.run_training(config) == 0, flags
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs of a few steps on networks of a few weights, built by the trainer itself (train/assembly.py), without files."""
+"""Runs of a few steps on networks of a few weights, built by the trainer itself (train/trainer.py), without files."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,15 +10,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.dataset import EncodedPictures, Entry, Layout, StepSampler, collate
+from data.dataset import BatchLayout, EncodedDataset, EncodedImage, StepSampler, collate
 from data.schema import Batch
 from tests.tiny import TEXT_WIDTH, tiny_unet
-from train import assembly, loop
-from train.adapters import base as adapters
+from train import adapters, trainer
 from train.config import Config
 from train.ddpm import schedule
-from train.loop import State, Task, Window
-from train.objectives import Epsilon
+from train.losses import Epsilon
+from train.trainer import MetricBuffer, TrainContext, TrainState
 from train.validation import Validator
 
 TABLES = schedule.scaled_linear(1000, 0.00085, 0.012)
@@ -51,12 +50,12 @@ def seeded_unet() -> Any:
         return tiny_unet(8)
 
 
-def entries(count: int, shape: Shape = (4, 8, 8)) -> list[Entry]:
+def entries(count: int, shape: Shape = (4, 8, 8)) -> list[EncodedImage]:
     """Pictures that are only latents: means and log-variances of noise."""
     draw = torch.Generator().manual_seed(1)
     channels, *sides = shape
     return [
-        Entry(
+        EncodedImage(
             f"{'x'.join(map(str, sides))} {index}.png",
             (torch.randn(2 * channels, *sides, generator=draw),),
             (torch.randn(5, TEXT_WIDTH, generator=draw),),
@@ -79,12 +78,12 @@ def small_run(
     shapes: Sequence[Shape] = ((4, 8, 8),),
     processes: int = 1,
     **changes: Any,
-) -> tuple[State, Task]:
+) -> tuple[TrainState, TrainContext]:
     """A state from assembly.build() and its task. shapes: of the buckets' latents, seven pictures each."""
     config = config_of(**changes)
-    layout = Layout(config.batch_size, config.accumulate, processes)
+    layout = BatchLayout(config.batch_size, config.accumulate, processes)
     buckets = [entries(7, shape) for shape in shapes]
-    pictures = EncodedPictures(buckets, torch.zeros(5, TEXT_WIDTH), seed=0, scaling_factor=0.5, dropout=0.1)
+    pictures = EncodedDataset(buckets, torch.zeros(5, TEXT_WIDTH), seed=0, scaling_factor=0.5, dropout=0.1)
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
         sampler = StepSampler([7] * len(buckets), layout, seed=config.seed, start=start, stop=stop)
@@ -98,35 +97,35 @@ def small_run(
         collection=SimpleNamespace(buckets=dict(enumerate(buckets)), preserved=()),
     )
     validator = Validator({"held-out": [bucket[0] for bucket in buckets]}, Epsilon(), TABLES, 0.5, timesteps=2)
-    task = Task(config, layout, Epsilon(), TABLES, batches, validator, folder / "checkpoints", "this run")
-    return assembly.build(cast(Any, parts)), task
+    task = TrainContext(config, layout, Epsilon(), TABLES, batches, validator, folder / "checkpoints", "this run")
+    return trainer.build_state(cast(Any, parts)), task
 
 
-def unet_run(folder: Path, adapter: str, **changes: Any) -> tuple[State, Task]:
+def unet_run(folder: Path, adapter: str, **changes: Any) -> tuple[TrainState, TrainContext]:
     """A run of the tiny U-Net on latents of 4 x 4."""
     plain: dict[str, Any] = {"shapes": [(4, 4, 4)], "learning_rate": 1e-3, "adapter": {"kind": adapter}}
     return small_run(folder, seeded_unet(), **{**plain, **changes})
 
 
-def gradients(state: State, task: Task) -> dict[str, Tensor]:
+def gradients(state: TrainState, task: TrainContext) -> dict[str, Tensor]:
     """Of the first micro-batch, by name."""
     batch = next(task.batches(0, 1))
-    state.accelerator.backward(loop.sample_losses(state.denoiser, task, batch).sum())
-    found = {name: weight.grad for name, weight in adapters.trainable(state.plain_unet()).items()}
+    state.accelerator.backward(trainer.sample_losses(state.denoiser, task, batch).sum())
+    found = {name: weight.grad for name, weight in adapters.trainable_parameters(state.plain_unet()).items()}
     assert all(gradient is not None for gradient in found.values())
     return {name: gradient for name, gradient in found.items() if gradient is not None}
 
 
-def advance(state: State, task: Task, steps: int) -> Window:
-    window, batches = Window(), task.batches(state.step, state.step + steps)
+def advance(state: TrainState, task: TrainContext, steps: int) -> MetricBuffer:
+    window, batches = MetricBuffer(), task.batches(state.step, state.step + steps)
     for _ in range(steps):
-        loop.step(state, task, batches, window)
+        trainer.train_step(state, task, batches, window)
     return window
 
 
-def trained(state: State) -> dict[str, Tensor]:
+def trained(state: TrainState) -> dict[str, Tensor]:
     """A copy of the trained weights."""
-    return adapters.state(state.plain_unet())
+    return adapters.trainable_state(state.plain_unet())
 
 
 def equal(one: Any, two: Any) -> bool:

@@ -208,9 +208,9 @@ def captioned_folders(folder: Path) -> None:
     good, rows, tasks = folder / "captioned", [], []
     good.mkdir()
     for index in range(24):
-        name, note = f"{index:05d}.png", sample_set.annotation(index * 7)
+        name, note = f"{index:05d}.png", sample_set.sample_annotation(index * 7)
         box = {0: (0, 0, 96, 64), 1: (0, 0, 64, 96)}.get(index % 6, (0, 0, 96, 96))
-        sample_set.image(index * 7, 96).crop(box).save(good / name)
+        sample_set.sample_image(index * 7, 96).crop(box).save(good / name)
         rows.append({"file_name": name, "text": note.text, "type": note.type, "name": note.name})
         answer = {"from_name": "text", "to_name": "image", "type": "textarea", "value": {"text": [note.text]}}
         annotation = {"id": index + 1, "result": [answer], "created_at": "2026-01-01T00:00:00Z"}
@@ -233,7 +233,7 @@ def pictures(folder: Path) -> None:
 
     from data import sample_set
 
-    sample_set.image(11).save(folder / "photo.png")
+    sample_set.sample_image(11).save(folder / "photo.png")
     mask, lines = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(mask).rectangle((16, 16, 48, 48), fill="white")
     ImageDraw.Draw(lines).line((8, 56, 32, 8, 56, 56), fill="black", width=3)

@@ -19,14 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.atomic_io import atomic_folder, file_sha256
 from data.errors import InputError
-from data.files import replaced_folder, sha256
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-FILES = ("weights.safetensors", "optimizer.safetensors")
-AVERAGE = "ema.safetensors"
+CHECKPOINT_FILES = ("weights.safetensors", "optimizer.safetensors")
+EMA_FILE = "ema.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,30 +40,30 @@ class Checkpoint:
     average: Mapping[str, Tensor] | None = None  # train/ema.py's state, if weights are averaged
 
 
-def save(folder: Path, checkpoint: Checkpoint, identity: str) -> Path:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: str) -> Path:
     """Write `folder/STEP`; it appears in one rename. Raises InputError if it cannot be written, e.g. on a full disk.
 
     Then any later step is removed: the run would have gone on from it, had it been whole.
     """
     target = folder / f"{checkpoint.step:06d}"
     try:
-        with replaced_folder(target) as beside:
-            write(beside, checkpoint, identity)
+        with atomic_folder(target) as beside:
+            write_checkpoint(beside, checkpoint, identity)
     except SafetensorError as error:  # what the library makes of a full disk
         fix = "The old ones were left as they were."
         raise InputError(f"cannot be written ({error})", where=target, fix=fix) from None
-    for path in steps(folder):
+    for path in list_checkpoints(folder):
         if int(path.name) > checkpoint.step:
             shutil.rmtree(path)
     return target
 
 
-def write(beside: Path, checkpoint: Checkpoint, identity: str) -> None:
+def write_checkpoint(beside: Path, checkpoint: Checkpoint, identity: str) -> None:
     """Fill the folder that will be the checkpoint."""
     tensors, plain = flatten(checkpoint.optimizer)
-    files = {FILES[0]: checkpoint.weights, FILES[1]: tensors}
+    files = {CHECKPOINT_FILES[0]: checkpoint.weights, CHECKPOINT_FILES[1]: tensors}
     if checkpoint.average is not None:
-        files[AVERAGE] = checkpoint.average
+        files[EMA_FILE] = checkpoint.average
     for name, content in files.items():
         save_file({key: tensor.contiguous() for key, tensor in content.items()}, beside / name)
     state = {
@@ -71,23 +71,23 @@ def write(beside: Path, checkpoint: Checkpoint, identity: str) -> None:
         "identity": identity,
         "optimizer": plain,
         "extra": dict(checkpoint.extra),
-        "sha256": {name: sha256(beside / name) for name in files},
+        "sha256": {name: file_sha256(beside / name) for name in files},
     }
-    (beside / "state.json").write_text(json.dumps(state | {"seal": seal(state)}, indent=1, allow_nan=False))
+    (beside / "state.json").write_text(json.dumps(state | {"seal": state_hash(state)}, indent=1, allow_nan=False))
 
 
-def seal(state: Mapping[str, Any]) -> str:
+def state_hash(state: Mapping[str, Any]) -> str:
     """A hash of what state.json says, so that a changed digit of it is noticed too."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def load(folder: Path, identity: str) -> Checkpoint:
+def load_checkpoint(folder: Path, identity: str) -> Checkpoint:
     """Read one checkpoint. Raises InputError if it is torn, damaged or of another run."""
     try:
         state = json.loads((folder / "state.json").read_text())
-        hashes = {name: state["sha256"][name] for name in (*FILES, *({AVERAGE} & state["sha256"].keys()))}
-        damaged = [name for name, expected in hashes.items() if sha256(folder / name) != expected]
-        damaged += ["state.json"] if state.pop("seal") != seal(state) else []
+        hashes = {name: state["sha256"][name] for name in (*CHECKPOINT_FILES, *({EMA_FILE} & state["sha256"].keys()))}
+        damaged = [name for name, expected in hashes.items() if file_sha256(folder / name) != expected]
+        damaged += ["state.json"] if state.pop("seal") != state_hash(state) else []
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "state.json cannot be read"
         raise InputError(f"torn checkpoint ({reason})", where=folder) from None
@@ -95,31 +95,31 @@ def load(folder: Path, identity: str) -> Checkpoint:
         raise InputError(f"damaged checkpoint ({', '.join(damaged)} changed since it was written)", where=folder)
     if state["identity"] != identity:
         raise InputError("checkpoint of another run (its settings differ)", where=folder)
-    optimizer = unflatten(load_file(folder / FILES[1]), state["optimizer"])
-    average = load_file(folder / AVERAGE) if AVERAGE in hashes else None
-    return Checkpoint(state["step"], load_file(folder / FILES[0]), optimizer, state["extra"], average)
+    optimizer = unflatten(load_file(folder / CHECKPOINT_FILES[1]), state["optimizer"])
+    average = load_file(folder / EMA_FILE) if EMA_FILE in hashes else None
+    return Checkpoint(state["step"], load_file(folder / CHECKPOINT_FILES[0]), optimizer, state["extra"], average)
 
 
-def newest(folder: Path, identity: str) -> tuple[Checkpoint | None, list[InputError]]:
+def newest_checkpoint(folder: Path, identity: str) -> tuple[Checkpoint | None, list[InputError]]:
     """The newest checkpoint that is whole, and what was wrong with newer ones."""
     skipped: list[InputError] = []
-    for path in reversed(steps(folder)):
+    for path in reversed(list_checkpoints(folder)):
         try:
-            return load(path, identity), skipped
+            return load_checkpoint(path, identity), skipped
         except InputError as error:
             skipped.append(error)
     return None, skipped
 
 
-def found_by(accelerator: Accelerator, folder: Path, identity: str) -> Checkpoint | None:
+def resume_checkpoint(accelerator: Accelerator, folder: Path, identity: str) -> Checkpoint | None:
     """The newest checkpoint that is whole, for a run that goes on. What was not whole is named. What is of another run,
     put there by somebody, is moved to `folder/of-another-run`.
     """
-    kept, skipped = newest(folder, identity)
+    kept, skipped = newest_checkpoint(folder, identity)
     accelerator.wait_for_everyone()  # all have read
     for error in skipped:
         accelerator.print(f"skipped: {error}")
-    for path, other in others(folder, identity) if accelerator.is_main_process else []:
+    for path, other in checkpoints_of_other_runs(folder, identity) if accelerator.is_main_process else []:
         aside = folder / "of-another-run" / f"{path.name}-{other[:8]}"
         aside.parent.mkdir(exist_ok=True)
         if not aside.exists():
@@ -128,10 +128,10 @@ def found_by(accelerator: Accelerator, folder: Path, identity: str) -> Checkpoin
     return kept
 
 
-def others(folder: Path, identity: str) -> list[tuple[Path, str]]:
+def checkpoints_of_other_runs(folder: Path, identity: str) -> list[tuple[Path, str]]:
     """Checkpoints of other runs, with their identities."""
     found: list[tuple[Path, str]] = []
-    for path in steps(folder):
+    for path in list_checkpoints(folder):
         try:
             other = json.loads((path / "state.json").read_text())["identity"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -140,19 +140,19 @@ def others(folder: Path, identity: str) -> list[tuple[Path, str]]:
     return found
 
 
-def steps(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first (names of unfinished ones begin with a dot)."""
     found = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()] if folder.is_dir() else []
     return sorted(found, key=lambda path: int(path.name))
 
 
-def prune(folder: Path, keep: int, spare: Collection[int] = ()) -> None:
+def prune_checkpoints(folder: Path, keep: int, spare: Collection[int] = ()) -> None:
     """Remove all but the newest `keep` and those of the steps in `spare`, and what a killed process left half-written;
     called only after a new one is whole.
     """
     assert keep > 0
     half_written = [path for pattern in (".*.part", ".*.old") for path in folder.glob(pattern)]
-    old = [path for path in steps(folder)[:-keep] if int(path.name) not in spare]
+    old = [path for path in list_checkpoints(folder)[:-keep] if int(path.name) not in spare]
     for path in (*half_written, *old):
         shutil.rmtree(path)
 
@@ -187,9 +187,9 @@ def unflatten(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[s
         for part in inner:
             slots = slots.setdefault(part, {})
         slots[name] = value
-    groups = [{name: as_it_was(name, value) for name, value in group.items()} for group in plain["param_groups"]]
+    groups = [{name: restore_type(name, value) for name, value in group.items()} for group in plain["param_groups"]]
     return {"state": state, "param_groups": groups}
 
 
-def as_it_was(name: str, value: Any) -> Any:
+def restore_type(name: str, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) and name != "params" else value

@@ -1,27 +1,143 @@
-"""Everything that a fine-tuning run can be told, with its defaults. Machine facts are in accelerate_config.yaml."""
+"""The folders of a run as they are typed: `--data FOLDER`, `--data FOLDER=2`, or `{path: FOLDER, weight: 2}`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from data.atomic_io import cache_root
 from data.captions import TEMPLATE
-from data.options import Options
-from train.adapters.kinds import AnyAdapter
-from train.adapters.lora import Lora
-from train.exports.options import Export
-from train.folders import POCKET, Folder, Folders
-from train.objectives import AnyObjective, Epsilon
-from train.optim import OptimConfig, check_learning_rate
+from data.cli import Options, positional
+from data.errors import suggest
+from train.adapters import AdapterOptions
+from train.lora import LoraOptions
+from train.losses import AnyObjective, Epsilon
+from train.optim import OptimOptions, check_learning_rate
+
+POCKET = "pocket"  # stands for the sample creatures
+FOLDER_KEYS = ("path", "weight")
+
+
+@dataclass(frozen=True, repr=False)
+class Folder:
+    """A captioned folder, and how often each of its pictures comes relative to those of weight 1."""
+
+    path: str
+    weight: float = 1.0
+
+    @property
+    def place(self) -> Path:
+        """Where it is; the sample set's stands for a folder that depends on the picture size."""
+        return cache_root() / POCKET if self.path == POCKET else Path(self.path).expanduser().resolve()
+
+    def __str__(self) -> str:
+        return self.path if self.weight == 1 else f"{self.path}={self.weight:g}"
+
+    __repr__ = __str__  # what --help shows as the default
+
+
+def parse_folders(given: Any) -> list[Folder]:
+    """One folder or a list, each a word or a mapping. Raises ValueError, in a sentence, for what makes no sense."""
+    items = given if isinstance(given, list | tuple) else [given]
+    if not items:
+        raise ValueError("no folder is given")
+    folders = [parse_folder(item) for item in items]
+    seen: dict[Path, Folder] = {}
+    for folder in folders:
+        if (first := seen.setdefault(folder.place, folder)) is not folder:
+            raise ValueError(f"{folder} is the same folder as {first}; name it once, with a weight: {folder.path}=2")
+    return folders
+
+
+def parse_folder(item: Any) -> Folder:
+    """A folder as it is typed, or as YAML has it."""
+    if isinstance(item, Folder):
+        return Folder(item.path, parse_weight(item.weight, item.path))
+    if isinstance(item, str):
+        return Folder(*split_weight(item))
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{item!r} is no folder: write a path, or path: and weight:")
+    for key in item:
+        if key not in FOLDER_KEYS:
+            raise ValueError(f"unknown key {key!r}{suggest(str(key), FOLDER_KEYS)}; allowed: {', '.join(FOLDER_KEYS)}")
+    if not isinstance(item.get("path"), str) or not item["path"]:
+        raise ValueError(f"{dict(item)!r} names no folder: it needs path:")
+    return Folder(item["path"], parse_weight(item.get("weight", 1), item["path"]))
+
+
+def split_weight(text: str) -> tuple[str, float]:
+    """`FOLDER=2` -> FOLDER, 2. A folder that is really called `lr=2` is taken as it is."""
+    path, equals, number = text.rpartition("=")
+    if not equals or Path(text).expanduser().is_dir() or not is_number(number):
+        path, number = text, "1"
+    if not path:
+        raise ValueError(f"{text!r} names no folder")
+    return path, parse_weight(number, path)
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_weight(given: Any, path: str) -> float:
+    """A weight: above zero and finite. Raises ValueError naming the folder."""
+    weight = float(given) if isinstance(given, str | int | float) and is_number(str(given)) else math.nan
+    if not (0 < weight < math.inf):
+        raise ValueError(f"{path} has weight {given}; allowed: a number above 0 (leave the folder out instead of 0)")
+    return weight
+
+
+def folder_labels(folders: list[Folder]) -> list[str]:
+    """A short name for each, all different: as many parts from the end of the path as it takes. [""] for one alone."""
+    if len(folders) == 1:
+        return [""]
+    parts = [folder.place.parts for folder in folders]
+    length = next(n for n in range(1, max(map(len, parts)) + 1) if len({part[-n:] for part in parts}) == len(parts))
+    return ["/".join(part[-length:]) for part in parts]
+
+
+Folders = Annotated[list[Folder], BeforeValidator(parse_folders)]
+
+
+class ExportOptions(Options):
+    """What a finished run leaves beside its default files (LoRA: two LoRA files; full: a diffusers folder)."""
+
+    merge: bool = False
+    """LoRA: also leave a whole model in diffusers layout, export/model, with the LoRA merged into its weights"""
+    single_file: bool = False
+    """also leave the whole (for a LoRA: the merged) model as one file, export/model.safetensors, as A1111 reads it"""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """of the exported weights; fp32 leaves frozen parts as they are in the base's files, whatever their precision"""
+
+
+class ReexportOptions(ExportOptions):
+    """What train/export.py is told."""
+
+    run: Path = positional()
+    """the run's folder, e.g. runs/0001-lora-r16"""
+    checkpoint: str | None = None
+    """the weights of this optimiser step, or of the best one (best); default: those that the run exported"""
+    output: Path | None = None
+    """folder for the files; default: the run's export, in a folder of their own if step or precision are others"""
+    model: str | None = None
+    """where the base model lies now, if not where the run's config.yaml says"""
+
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
-class Pictures(Options):
+class ImageOptions(Options):
     """How a captioned folder becomes training samples."""
 
     size: int | None = Field(default=None, gt=0)
@@ -41,8 +157,8 @@ class Pictures(Options):
     on the disk, for sets larger than both; auto: the first that has room. The batches are the same"""
 
 
-class Preservation(Options):
-    """Learn the look of the pictures and keep what other words mean (train/preservation.py)."""
+class PreservationOptions(Options):
+    """Learn the look of the pictures and keep what other words mean (train/prior_preservation.py)."""
 
     share: float = Field(default=0.0, ge=0, lt=1)
     """share of samples that get one of the prompts below instead of their caption, and learn to answer it as the base
@@ -55,7 +171,7 @@ class Preservation(Options):
     """text file of what to keep, one prompt a line; default: everyday things"""
 
 
-class Averaging(Options):
+class EmaOptions(Options):
     """An exponential moving average of the trained weights; if there is one, it is validated, drawn and exported."""
 
     decay: float = Field(default=0.0, ge=0, lt=1)
@@ -66,7 +182,7 @@ class Averaging(Options):
     """where it lies: beside the weights, or in the CPU's memory, which costs a copy of them at each step"""
 
 
-class Memory(Options):
+class MemoryOptions(Options):
     """What a step costs in memory and time; the mathematics is the same."""
 
     gradient_checkpointing: bool = False
@@ -77,7 +193,7 @@ class Memory(Options):
     """multiply float32 matrices with 10 bits of mantissa on GPUs that can, several times faster; fp16 keeps as many"""
 
 
-class Validation(Options):
+class ValidationOptions(Options):
     """The denoising loss at fixed noise, on held-out pictures and as many training pictures."""
 
     every: int = Field(default=200, gt=0)
@@ -90,7 +206,7 @@ class Validation(Options):
     """stop after this many validations in a row in which the held-out loss did not surely fall; 0: never stop early"""
 
 
-class Previews(Options):
+class PreviewOptions(Options):
     """Pictures drawn while it trains, always of the same prompts and seeds: the base's beside the tuned network's."""
 
     every: int | None = Field(default=None, ge=0)
@@ -118,7 +234,7 @@ class Previews(Options):
         return prompts
 
 
-class Checkpoints(Options):
+class CheckpointOptions(Options):
     """What is kept so that a killed run goes on."""
 
     every: int = Field(default=200, gt=0)
@@ -129,7 +245,7 @@ class Checkpoints(Options):
     """whose weights are exported: those of the lowest held-out loss, or the last ones (also if nothing is held out)"""
 
 
-class Logging(Options):
+class LoggingOptions(Options):
     """What is written down while it trains."""
 
     every: int = Field(default=10, gt=0)
@@ -157,20 +273,20 @@ class Config(Options):
     """base model: pocket, a hub id on this machine, a diffusers folder, or a .safetensors file"""
     tokenizer: str | None = None
     """folder of a CLIP tokenizer, for a single-file model"""
-    adapter: AnyAdapter = Lora()
+    adapter: AdapterOptions = LoraOptions()
     objective: AnyObjective = Epsilon()
-    optim: OptimConfig = OptimConfig()
-    ema: Averaging = Averaging()
-    memory: Memory = Memory()
+    optim: OptimOptions = OptimOptions()
+    ema: EmaOptions = EmaOptions()
+    memory: MemoryOptions = MemoryOptions()
     compile: bool = False
     """compile the network with torch.compile, once for each bucket's shape: minutes at the start, faster steps"""
-    pictures: Pictures = Pictures()
-    preserve: Preservation = Preservation()
-    validation: Validation = Validation()
-    previews: Previews = Previews()
-    checkpoints: Checkpoints = Checkpoints()
-    logging: Logging = Logging()
-    export: Export = Export()
+    pictures: ImageOptions = ImageOptions()
+    preserve: PreservationOptions = PreservationOptions()
+    validation: ValidationOptions = ValidationOptions()
+    previews: PreviewOptions = PreviewOptions()
+    checkpoints: CheckpointOptions = CheckpointOptions()
+    logging: LoggingOptions = LoggingOptions()
+    export: ExportOptions = ExportOptions()
     learning_rate: float = Field(default=1e-4, gt=0)
     """peak learning rate"""
     batch_size: int = Field(default=4, gt=0)
@@ -211,25 +327,41 @@ class Config(Options):
 
 
 # May change when the same run is continued: where things lie, how long it goes on, what is written down.
-AT_WILL = {"config", "max_steps", "threads", "runs", "run_name", "new", "dry_run", "logging", "checkpoints", "data"}
-AT_WILL |= {"export"}  # a finished run can be exported again, train/export.py
-AT_WILL |= {"price_per_hour", "probe", "strict", "sweep", "sweep_candidates", "sweep_steps"}
-AT_WILL |= {"model", "tokenizer", "validation", "previews"}  # the model counts by its content
+NOT_IN_IDENTITY = {
+    "config",
+    "max_steps",
+    "threads",
+    "runs",
+    "run_name",
+    "new",
+    "dry_run",
+    "logging",
+    "checkpoints",
+    "data",
+}
+NOT_IN_IDENTITY |= {"export"}  # a finished run can be exported again, train/export.py
+NOT_IN_IDENTITY |= {"price_per_hour", "probe", "strict", "sweep", "sweep_candidates", "sweep_steps"}
+NOT_IN_IDENTITY |= {"model", "tokenizer", "validation", "previews"}  # the model counts by its content
 # ... and what gives the same bits: gradient checkpointing repeats the same operations, an average on the CPU is updated
 # by the same roundings. Not compile, attention or tf32: they change the mathematics by no more than rounding, but a
 # resumed run promises the bits of one that was never stopped. Preserved prompts count by their words.
-SAME_BITS = {"pictures": {"keep"}, "preserve": {"prompts"}, "memory": {"gradient_checkpointing"}, "ema": {"device"}}
-SCHEDULES_WITHOUT_END = {"constant"}
+BIT_EXACT_OPTIONS = {
+    "pictures": {"keep"},
+    "preserve": {"prompts"},
+    "memory": {"gradient_checkpointing"},
+    "ema": {"device"},
+}
+ENDLESS_SCHEDULES = {"constant"}
 
 
-def identity(config: Config, data_fingerprint: str, model_fingerprint: str) -> str:
+def run_identity(config: Config, data_fingerprint: str, model_fingerprint: str) -> str:
     """A hash of what makes two runs the same: settings, the data's content and the base model's, not names and paths.
 
     The number of steps counts only where the learning rate depends on it.
     """
-    left_out: Any = dict.fromkeys(AT_WILL, True) | SAME_BITS
+    left_out: Any = dict.fromkeys(NOT_IN_IDENTITY, True) | BIT_EXACT_OPTIONS
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=left_out)
-    if config.optim.schedule not in SCHEDULES_WITHOUT_END:
+    if config.optim.schedule not in ENDLESS_SCHEDULES:
         settings["max_steps"] = config.max_steps
     text = json.dumps([settings, data_fingerprint, model_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

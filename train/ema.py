@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
-from train.config import Averaging
+from train.config import EmaOptions
 
 CHUNK = 16  # tensors per update: the differences of all of them would take as much memory as the weights
 
@@ -28,7 +28,7 @@ class Ema:
 
     COUNT = "updates"  # its name among the saved tensors; no weight has a name without a dot
 
-    def __init__(self, weights: Mapping[str, nn.Parameter], config: Averaging) -> None:
+    def __init__(self, weights: Mapping[str, nn.Parameter], config: EmaOptions) -> None:
         self.weights, self.config = dict(weights) if config.decay else {}, config
         self.averages = {name: self.copy_of(weight).clone() for name, weight in self.weights.items()}
         device = next(iter(self.averages.values())).device if self.averages else None

@@ -3,16 +3,16 @@
 python train/export.py RUN [--checkpoint STEP|best] [--merge] [--single-file] [--precision fp16] [--output FOLDER]
 """
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
-from train.exports.options import Again
+from train.config import ReexportOptions
 
 
 def main() -> int:
-    asked = parse(Again, prog="export.py", description=__doc__ or "")
-    from train.exports import again
+    asked = parse(ReexportOptions, prog="export.py", description=__doc__ or "")
+    from train.exporters import reexport
 
-    return again.run(asked)
+    return reexport.run_reexport(asked)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py
 
 import sys
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
-from train import launched  # it remembers who started this process, before torch is loaded
+from train import signals  # it remembers who started this process, before torch is loaded
 from train.config import ALIASES, CONFIGS, Config
 
 
 def main() -> int:
-    launched.refuse_launchers_flags(sys.argv[1:])
+    signals.check_launcher_flags(sys.argv[1:])
     config = parse(
         Config,
         prog="finetune.py",
@@ -21,9 +21,13 @@ def main() -> int:
         aliases=ALIASES,
     )
     from infer import previews  # an entry may: the trainer itself does not know how to draw
-    from train import job, sweep
+    from train import sweep, trainer
 
-    return sweep.run(config, sys.argv[1:]) if config.sweep else job.run(config, draw=previews.draw)
+    return (
+        sweep.run_sweep(config, sys.argv[1:])
+        if config.sweep
+        else trainer.run_training(config, draw=previews.generate_previews)
+    )
 
 
 if __name__ == "__main__":

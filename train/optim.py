@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from data.cli import Options
 from data.errors import InputError
-from data.options import Options
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Parameters = Iterable["torch.nn.Parameter"]
 
 
-class OptimConfig(Options):
+class OptimOptions(Options):
     """How weights are updated."""
 
     kind: Literal["adamw", "adamw-8bit", "adafactor", "prodigy", "schedule-free"] = "adamw"
@@ -59,28 +59,28 @@ class OptimConfig(Options):
         return self
 
 
-def check_learning_rate(rate: float, config: OptimConfig) -> None:
+def check_learning_rate(rate: float, config: OptimOptions) -> None:
     """Prodigy's learning rate is a factor on the step size it finds. Raises InputError for what was meant for AdamW."""
     if config.kind == "prodigy" and not 0.1 <= rate <= 10:
         what = f"{rate:g} with prodigy, which finds the step size itself: the learning rate is a factor on it"
         raise InputError(what, where="--learning-rate", allowed="0.1 to 10", fix="Add --learning-rate 1.")
 
 
-def build(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Parameters, config: OptimOptions) -> torch.optim.Optimizer:
     """The optimiser in training mode; its learning rate is set before each step. Raises InputError."""
-    refuse_missing(config)
+    check_installed(config)
     return BUILDERS[config.kind](parameters, config)
 
 
-def refuse_missing(config: OptimConfig) -> None:
+def check_installed(config: OptimOptions) -> None:
     """Raises InputError if the library of the chosen optimiser is not installed; imports nothing."""
     library = LIBRARIES.get(config.kind)
-    if library is not None and not installed(library):
+    if library is not None and not is_installed(library):
         what = f"{config.kind} needs the library {library}, which is not installed"
         raise InputError(what, where="--optim.kind", fix=f"Get it with: pip install {library}")
 
 
-def installed(library: str) -> bool:
+def is_installed(library: str) -> bool:
     return importlib.util.find_spec(library) is not None
 
 
@@ -90,23 +90,23 @@ LIBRARIES = {"adamw-8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule-fr
 # ---- one builder a kind
 
 
-def adamw(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+def adamw(parameters: Parameters, config: OptimOptions) -> torch.optim.Optimizer:
     from torch.optim import AdamW
 
-    return aligned(AdamW(parameters, **shared(config), fused=True))
+    return with_aligned_state(AdamW(parameters, **adamw_arguments(config), fused=True))
 
 
-def adamw_8bit(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+def adamw_8bit(parameters: Parameters, config: OptimOptions) -> torch.optim.Optimizer:
     from bitsandbytes.optim import AdamW8bit
 
     contiguous = list(parameters)
     for weight in contiguous:
         # It makes them contiguous at its first step; done before, its state lies in memory as its shape says.
         weight.data = weight.data.contiguous()
-    return AdamW8bit(contiguous, **shared(config))
+    return AdamW8bit(contiguous, **adamw_arguments(config))
 
 
-def adafactor(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+def adafactor(parameters: Parameters, config: OptimOptions) -> torch.optim.Optimizer:
     """transformers', not torch's: torch's always scales a step by its weight's size, with a floor of 1/1000 where the
     weight is 0, as LoRA's B is at first, and by 1/sqrt(step). Here the learning rate is ours, as given.
 
@@ -115,10 +115,10 @@ def adafactor(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimi
     from transformers import Adafactor
 
     fixed: dict[str, Any] = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
-    return aligned(Adafactor(parameters, lr=0.0, weight_decay=config.weight_decay, **fixed))
+    return with_aligned_state(Adafactor(parameters, lr=0.0, weight_decay=config.weight_decay, **fixed))
 
 
-def prodigy(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+def prodigy(parameters: Parameters, config: OptimOptions) -> torch.optim.Optimizer:
     """With Adam's bias correction and a safe warm-up, as its authors advise for diffusion models.
 
     Source: Mishchenko & Defazio 2023, arXiv 2306.06101, algorithm 4.
@@ -128,28 +128,28 @@ def prodigy(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimize
     # no limit to the growth of the step size, written as a number that JSON has
     ours: dict[str, Any] = {"growth_rate": sys.float_info.max, "use_bias_correction": True, "safeguard_warmup": True}
     with redirect_stdout(io.StringIO()):  # it says which weight decay it uses, on the terminal
-        return aligned(Prodigy(parameters, **shared(config) | {"lr": 1.0}, **ours))
+        return with_aligned_state(Prodigy(parameters, **adamw_arguments(config) | {"lr": 1.0}, **ours))
 
 
-def schedule_free(parameters: Parameters, config: OptimConfig) -> torch.optim.Optimizer:
+def schedule_free(parameters: Parameters, config: OptimOptions) -> torch.optim.Optimizer:
     """Its warm-up is off: ours sets the same rates, and it weighs its average by the highest rate so far either way.
 
     Source: Defazio et al. 2024, arXiv 2405.15682, algorithm 1.
     """
     from schedulefree import AdamWScheduleFree
 
-    optimizer = AdamWScheduleFree(parameters, **shared(config), warmup_steps=0)
+    optimizer = AdamWScheduleFree(parameters, **adamw_arguments(config), warmup_steps=0)
     optimizer.train()
-    return aligned(optimizer)
+    return with_aligned_state(optimizer)
 
 
-def shared(config: OptimConfig) -> dict[str, Any]:
+def adamw_arguments(config: OptimOptions) -> dict[str, Any]:
     """Arguments that every AdamW takes. The learning rate is set before each step."""
     betas = (config.beta1, config.beta2)
     return {"lr": 0.0, "betas": betas, "eps": config.epsilon, "weight_decay": config.weight_decay}
 
 
-def aligned(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def with_aligned_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     optimizer.register_load_state_dict_post_hook(align_state)
     return optimizer
 
@@ -163,15 +163,15 @@ def align_state(optimizer: torch.optim.Optimizer) -> None:
 
     for weight, slots in optimizer.state.items():
         for name, value in slots.items():
-            if isinstance(value, torch.Tensor) and same_shape_other_order(value, weight):
+            if isinstance(value, torch.Tensor) and has_other_strides(value, weight):
                 slots[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
-def same_shape_other_order(value: torch.Tensor, weight: torch.Tensor) -> bool:
+def has_other_strides(value: torch.Tensor, weight: torch.Tensor) -> bool:
     return value.shape == weight.shape and value.stride() != weight.stride()
 
 
-BUILDERS: dict[str, Callable[[Parameters, OptimConfig], torch.optim.Optimizer]] = {
+BUILDERS: dict[str, Callable[[Parameters, OptimOptions], torch.optim.Optimizer]] = {
     "adamw": adamw,
     "adamw-8bit": adamw_8bit,
     "adafactor": adafactor,
@@ -180,21 +180,21 @@ BUILDERS: dict[str, Callable[[Parameters, OptimConfig], torch.optim.Optimizer]] 
 }
 
 
-def weights(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+def optimized_weights(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     """Every weight that it updates; a list, for an iterator would be empty the second time."""
     return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
-def clip(accelerator: Accelerator, optimizer: Any, limit: float) -> torch.Tensor:
+def clip_gradients(accelerator: Accelerator, optimizer: Any, limit: float) -> torch.Tensor:
     """Unscale all gradients and scale them down to a global norm of at most `limit`; returns the norm before, ()."""
     from torch.nn.utils import clip_grad_norm_
 
     accelerator.unscale_gradients()
-    return clip_grad_norm_(weights(optimizer), limit)
+    return clip_grad_norm_(optimized_weights(optimizer), limit)
 
 
 @contextmanager
-def own_average(optimizer: Any) -> Iterator[None]:
+def averaged_weights(optimizer: Any) -> Iterator[None]:
     """Inside, the weights are those that an optimiser with an average of its own means to be used; others stay.
 
     Schedule-free takes gradients at y and is to be used at x, the average. Its own way back from x to y rounds, so y is
@@ -206,7 +206,7 @@ def own_average(optimizer: Any) -> Iterator[None]:
     if not hasattr(inner, "eval"):
         yield
         return
-    updated: list[torch.Tensor] = [*weights(inner)]
+    updated: list[torch.Tensor] = [*optimized_weights(inner)]
     kept = [weight.detach().clone() for weight in updated]
     try:
         inner.eval()
@@ -221,7 +221,7 @@ def own_average(optimizer: Any) -> Iterator[None]:
 # ---- the learning rate
 
 
-def learning_rate(step: int, config: OptimConfig, peak: float, max_steps: int) -> float:
+def learning_rate(step: int, config: OptimOptions, peak: float, max_steps: int) -> float:
     """The learning rate of optimiser step 0, 1, ... whatever the number of processes or accumulation.
 
     It rises linearly to `peak` over config.warmup steps, then is constant or falls (half a cosine, or a line) so that

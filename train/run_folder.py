@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from data.atomic_io import atomic_folder, write_atomic
 from data.errors import InputError
-from data.files import replaced_folder, write_atomic
 
 FINETUNE = "finetune"  # the kind of a run that does not say what it is
 NUMBERED = re.compile(r"(\d{4,})-(.+)")
@@ -96,12 +96,12 @@ def lock_file(path: Path, *, wait: bool) -> Iterator[bool]:
     """Yields whether the lock is ours; `wait`: until it is. The system lets go of it if we are killed."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        yield taken(handle, wait)
+        yield try_lock(handle, wait)
     finally:
         os.close(handle)
 
 
-def taken(handle: int, wait: bool) -> bool:
+def try_lock(handle: int, wait: bool) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -115,7 +115,7 @@ def all_runs(runs: Path) -> list[Run]:
     return [Run(path) for path in sorted(found, key=lambda path: (int(path.name.partition("-")[0]), path.name))]
 
 
-def find(runs: Path, identity: str) -> Run | None:
+def find_run(runs: Path, identity: str) -> Run | None:
     """The newest run with these settings."""
     return next((run for run in reversed(all_runs(runs)) if run.identity == identity), None)
 
@@ -126,7 +126,7 @@ def newest_finished(runs: Path) -> Path | None:
     return next((run.path for run in finished), None)
 
 
-def create(runs: Path, name: str, files: Mapping[str, str]) -> Run:
+def create_run(runs: Path, name: str, files: Mapping[str, str]) -> Run:
     """A new numbered folder that appears with its first files in it; no two runs get one number."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def create(runs: Path, name: str, files: Mapping[str, str]) -> Run:
 
 
 def write_folder(target: Path, files: Mapping[str, str]) -> None:
-    with replaced_folder(target) as beside:
+    with atomic_folder(target) as beside:
         for file, content in files.items():
             (beside / file).write_text(content, encoding="utf-8")
 
@@ -153,11 +153,16 @@ def to_json(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
 
-def versions() -> dict[str, Any]:
+def library_versions() -> dict[str, Any]:
     """What the results may depend on beside the settings."""
     found = {library: metadata.version(library) for library in LIBRARIES}
-    return {"atelier": metadata.version("atelier"), "python": platform.python_version(), **found, "machine": machine()}
+    return {
+        "atelier": metadata.version("atelier"),
+        "python": platform.python_version(),
+        **found,
+        "machine": describe_machine(),
+    }
 
 
-def machine() -> str:
+def describe_machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} CPU threads"

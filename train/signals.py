@@ -1,7 +1,5 @@
-"""Asking a run to stop: Ctrl-C, SIGTERM, or a launcher that died. The step is finished and saved; all processes agree.
-
-The trouble this answers: accelerate's launcher does not hand SIGTERM on, torchrun's hands on what the terminal has
-already sent, and a process that stops one step before another leaves the other waiting for it for ever.
+"""Who started this process, asked before anything slow is imported: once a launcher is dead, its child's parent is
+another one, and nothing tells it from before.
 """
 
 from __future__ import annotations
@@ -10,14 +8,65 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
-ECHO = 1.0  # seconds within which a second signal is the first one's echo, from the terminal and from the launcher
+from data.errors import InputError
+
+PARENT_PID = os.getppid()
+LAUNCHER_VARIABLES = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # what they set for their children
+LAUNCHER_FLAGS = ("--mixed-precision", "--num-processes", "--config-file", "--nproc-per-node")
 
 
-class Asked:
+def launcher_pid() -> int | None:
+    """The launcher's process id, if this process was started by accelerate or torchrun."""
+    return PARENT_PID if any(name in os.environ for name in LAUNCHER_VARIABLES) else None
+
+
+def stop_with_launcher() -> None:
+    """Raises KeyboardInterrupt if the launcher is gone: nobody waits for what this process would do."""
+    if launcher_pid() not in (None, os.getppid()):
+        raise KeyboardInterrupt
+
+
+def check_process_count() -> None:
+    """Raises InputError if accelerate was asked for several processes and started this one alone, without a word, as it
+    does on machines without several GPUs. It then tells where they would meet, but not how many they are.
+    """
+    told = "MASTER_ADDR" in os.environ and "MASTER_ADDR" not in environment_names(PARENT_PID)
+    if launcher_pid() is not None and told and "WORLD_SIZE" not in os.environ:
+        what = "accelerate was asked for several processes and started one: this machine has not several GPUs"
+        fix = "Start them with: torchrun --nproc-per-node N train/finetune.py ..., or leave --num_processes out."
+        raise InputError(what, where="the launcher", fix=fix)
+
+
+def environment_names(process: int) -> set[str]:
+    """Names in the environment of another process as it was started; on other systems than Linux, those of this one."""
+    try:
+        entries = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return set(os.environ)
+    return {os.fsdecode(entry.partition(b"=")[0]) for entry in entries}
+
+
+def check_launcher_flags(typed: Sequence[str]) -> None:
+    """Raises InputError for what was meant for accelerate or torchrun and stands behind the script's name."""
+    for token in typed:
+        flag = token.partition("=")[0].replace("_", "-")
+        if flag in LAUNCHER_FLAGS:
+            start = "torchrun" if flag == "--nproc-per-node" else "accelerate launch"
+            fix = f"Put it before the script: {start} {token} ... train/finetune.py ..."
+            raise InputError(f"this is a flag of {start}", where=token.partition("=")[0], fix=fix)
+
+
+ECHO_SECONDS = (
+    1.0  # seconds within which a second signal is the first one's echo, from the terminal and from the launcher
+)
+
+
+class StopRequest:
     """Whether someone asked to stop. `parent`: the launcher that must not be outlived, if any; see launched.py."""
 
     def __init__(self, parent: int | None = None) -> None:
@@ -28,7 +77,7 @@ class Asked:
     def note(self, number: int, frame: object) -> None:
         """The signal handler. A second signal, unless it is an echo, stops at once: KeyboardInterrupt."""
         now = time.monotonic()
-        if self.since is not None and now - self.since > ECHO:
+        if self.since is not None and now - self.since > ECHO_SECONDS:
             raise KeyboardInterrupt
         if self.since is None:
             self.since = now
@@ -60,7 +109,7 @@ def control_group() -> Any:
     return distributed.new_group(backend="gloo")
 
 
-class Outlasting:
+class DetachableStream:
     """An output stream whose reader may go (`| tee log`, a closed terminal): then what is written goes nowhere."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -90,10 +139,10 @@ class Outlasting:
 
 
 @contextmanager
-def outlasting_readers() -> Iterator[None]:
+def survive_closed_output() -> Iterator[None]:
     """Inside, words that nobody can read are no reason to lose a run: its numbers are in its folder."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, Outlasting(stream)) for stream in before)
+    sys.stdout, sys.stderr = (cast(TextIO, DetachableStream(stream)) for stream in before)
     try:
         yield
     finally:
@@ -103,12 +152,12 @@ def outlasting_readers() -> Iterator[None]:
 
 
 @contextmanager
-def stop_signal(parent: int | None = None) -> Iterator[Asked]:
+def stop_requests(parent: int | None = None) -> Iterator[StopRequest]:
     """Ctrl-C, SIGTERM or a closed terminal asks to stop after the step; a second one stops at once.
 
     parent: see Asked.
     """
-    asked = Asked(parent)
+    asked = StopRequest(parent)
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # with nohup a closed terminal is nothing to stop for
         numbers.append(signal.SIGHUP)

@@ -7,56 +7,58 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data import seeds
+from data import rng
 from data.errors import InputError
-from data.metrics.checks import Matrix, rows, same_width, unit
+from data.metrics.distances import Matrix, check_features, check_same_width, unit_rows
 
 CANDIDATES = 100
 
 
-def text_likeness(pictures: Matrix, texts: Matrix) -> NDArray[np.float64]:
+def clip_text_similarity(pictures: Matrix, texts: Matrix) -> NDArray[np.float64]:
     """CLIP-T: (n,) the cosine of each picture and its own text, in [-1, 1].
 
     Others print 2.5 max(cos, 0) (Hessel et al. 2021, CLIPScore) or 100 cos (torchmetrics) of the same thing.
     """
-    x, words = rows(pictures, "pictures"), rows(texts, "texts")
-    same_width(x, words)
+    x, words = check_features(pictures, "pictures"), check_features(texts, "texts")
+    check_same_width(x, words)
     assert len(x) == len(words), (len(x), len(words))
-    return (unit(x) * unit(words)).sum(axis=1)
+    return (unit_rows(x) * unit_rows(words)).sum(axis=1)
 
 
-def first_of(pictures: Matrix, texts: Matrix, own: NDArray[np.integer], *, seed: int = 0) -> NDArray[np.bool_]:
+def r_precision(pictures: Matrix, texts: Matrix, own: NDArray[np.integer], *, seed: int = 0) -> NDArray[np.bool_]:
     """R-precision: (n,) whether a picture's own text comes first among CANDIDATES of the texts, its own among them.
 
     texts: (k, d), each different; own: (n,) the row of each picture's text. The others are drawn by position, alike for
     all pictures of a text, so that base and tuned answer the same question. A tie is not first.
     Source: Park et al. 2021, "Benchmark for Compositional Text-to-Image Synthesis", with K = 100.
     """
-    x, words = rows(pictures, "pictures"), rows(texts, "texts", least=2)
-    same_width(x, words)
-    cosines = unit(x) @ unit(words).T
+    x, words = check_features(pictures, "pictures"), check_features(texts, "texts", least=2)
+    check_same_width(x, words)
+    cosines = unit_rows(x) @ unit_rows(words).T
     won = np.zeros(len(x), bool)
     for text in np.unique(own):
-        others = others_of(int(text), len(words), seed)
+        others = distractors(int(text), len(words), seed)
         mine = own == text
         won[mine] = cosines[mine][:, [text]].ravel() > cosines[mine][:, others].max(axis=1)
     return won
 
 
 @cache
-def others_of(text: int, count: int, seed: int) -> list[int]:
+def distractors(text: int, count: int, seed: int) -> list[int]:
     """The rows that a text is told among."""
-    order = seeds.permutation(count, seed, "candidates", text)
+    order = rng.permutation(count, seed, "candidates", text)
     return [other for other in order if other != text][: CANDIDATES - 1]
 
 
-def direction(before: Matrix, after: Matrix, text_before: Matrix, text_after: Matrix) -> NDArray[np.float64]:
+def directional_similarity(
+    before: Matrix, after: Matrix, text_before: Matrix, text_after: Matrix
+) -> NDArray[np.float64]:
     """(n,) the cosine of what changed in the pictures and what changed in the words: "a fridge", "a water type fridge".
 
     Pairs of one seed. Source: Gal et al. 2022, arXiv 2108.00946, eq. 2. Raises InputError where nothing changed.
     """
-    shown = rows(after, "pictures") - rows(before, "pictures")
-    said = rows(text_after, "texts") - rows(text_before, "texts")
+    shown = check_features(after, "pictures") - check_features(before, "pictures")
+    said = check_features(text_after, "texts") - check_features(text_before, "texts")
     if not np.abs(said).sum(axis=1).all():
         raise InputError("a prompt and its changed twin have equal text features", fix="Give prompts that differ.")
-    return (unit(shown) * unit(said)).sum(axis=1)
+    return (unit_rows(shown) * unit_rows(said)).sum(axis=1)

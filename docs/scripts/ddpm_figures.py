@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # docs is not installed
 
-from data.errors import choose, run_entry
+from data.errors import check_choice, run_entry
 
 NAMES = ("elbo", "collapse", "order", "schedules", "forward", "noise")
 FOLDER = Path(__file__).parents[1] / "figures"
@@ -32,7 +32,7 @@ def main() -> int:
     if chosen.of is not None:
         keep(chosen.of, "-".join(chosen.names) or chosen.of.name, chosen.out)
         return 0
-    names = [choose(name, NAMES, what="figure") for name in chosen.names] or list(NAMES)
+    names = [check_choice(name, NAMES, what="figure") for name in chosen.names] or list(NAMES)
     from docs.scripts import plots  # matplotlib and torch are loaded only once the names are known to be right
 
     for name in names:

@@ -8,8 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # docs is not inst
 from PIL import Image, ImageDraw, ImageFont
 
 from data import sample_set
+from data.atomic_io import atomic_file
 from data.errors import InputError, run_entry
-from data.files import replaced_file
 from docs.scripts import overview, plots
 
 DOCS = Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def sample_sheet() -> Image.Image:
     sheet = Image.new("RGB", (COLUMNS * SIDE, ROWS * SIDE), "white")
     for place in range(COLUMNS * ROWS):
         row, column = divmod(place, COLUMNS)
-        sheet.paste(sample_set.image(400 + place, SIDE), (column * SIDE, row * SIDE))
+        sheet.paste(sample_set.sample_image(400 + place, SIDE), (column * SIDE, row * SIDE))
     return sheet
 
 
@@ -75,7 +75,7 @@ def numbered(indices: tuple[int, ...], columns: int = 4) -> Image.Image:
     for place, index in enumerate(indices):
         row, column = divmod(place, columns)
         x, y = column * PAIR_SIDE, row * PAIR_SIDE
-        sheet.paste(sample_set.image(index, PAIR_SIDE), (x, y))
+        sheet.paste(sample_set.sample_image(index, PAIR_SIDE), (x, y))
         middle = (x + 20, y + PAIR_SIDE - 18)
         pen.circle(middle, 14, fill="white", outline=INK, width=2)
         pen.text(middle, str(place + 1), fill=INK, font=ImageFont.load_default(20), anchor="mm")
@@ -85,7 +85,7 @@ def numbered(indices: tuple[int, ...], columns: int = 4) -> Image.Image:
 def keep(picture: Image.Image, path: Path) -> None:
     """Save with the most colours that the limit allows."""
     for colours in (256, 128, 64, 32):
-        with replaced_file(path) as beside:
+        with atomic_file(path) as beside:
             few = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
             few.save(beside, "PNG", optimize=True)
         if path.stat().st_size <= LIMIT:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw
 
 from data.errors import InputError
-from infer import outputs, sheets
-from infer.comparison import output
+from infer import contact_sheet, output
+from infer.comparison import results
 from infer.comparison.figures import Figure, load_figures
+from infer.contact_sheet import FAINT, PAPER, TextBlock, draw_block, line_height
 from infer.metadata import LoraUsed, ModelUsed
-from infer.sheets import FAINT, PAPER, Block, line_height, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -35,12 +35,12 @@ class Panel:
     thesis: str
 
     @property
-    def words(self) -> Block:
-        return sheets.wrap(f"({self.letter}) {self.said}", SIDE, SMALL)
+    def words(self) -> TextBlock:
+        return contact_sheet.wrap_text(f"({self.letter}) {self.said}", SIDE, SMALL)
 
     @property
-    def own(self) -> Block:
-        return sheets.wrap(self.thesis, SIDE, SMALL)
+    def own(self) -> TextBlock:
+        return contact_sheet.wrap_text(self.thesis, SIDE, SMALL)
 
     @property
     def height(self) -> int:
@@ -64,7 +64,7 @@ def panels(folder: Path) -> Image.Image:
     rows = in_rows(figures)
     heights = [max(panel.height for figure in row for panel in found[figure.number]) for row in rows]
     head = line_height(HEAD) + 4
-    foot = sheets.wrap(shared(list(lines.values())), ACROSS * (SIDE + GAP) - GAP, SMALL)
+    foot = contact_sheet.wrap_text(shared(list(lines.values())), ACROSS * (SIDE + GAP) - GAP, SMALL)
     paper = Image.new(
         "RGB", (ACROSS * (SIDE + GAP) + GAP, sum(heights) + len(rows) * (head + GAP) + foot.height + GAP), PAPER
     )
@@ -74,17 +74,17 @@ def panels(folder: Path) -> Image.Image:
         for figure in row:
             count = len(found[figure.number])
             width = count * (SIDE + GAP) - GAP
-            write(pen, left, top, sheets.wrap(f"{figure.number}  {figure.title}", width + GAP, HEAD))
+            draw_block(pen, left, top, contact_sheet.wrap_text(f"{figure.number}  {figure.title}", width + GAP, HEAD))
             for place, panel in enumerate(found[figure.number]):
                 put(paper, pen, panel, left + place * (SIDE + GAP), top + head)
             left += width + GAP
         top += head + height + GAP
-    write(pen, GAP, top, foot, FAINT)
+    draw_block(pen, GAP, top, foot, FAINT)
     return paper
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
-    log = folder / outputs.LOG
+    log = folder / output.LOG_FILE
     if not log.is_file():
         raise InputError("holds no figures", where=folder, fix="Make them: infer/compare.py --figures thesis")
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -127,8 +127,8 @@ def put(paper: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, left: int, t
         picture = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     paper.paste(picture, (left, top))
     pen.rectangle((left - 1, top - 1, left + SIDE, top + SIDE), outline=FRAME)
-    write(pen, left, top + SIDE + 4, panel.words)
-    write(pen, left, top + SIDE + 4 + panel.words.height, panel.own, FAINT)
+    draw_block(pen, left, top + SIDE + 4, panel.words)
+    draw_block(pen, left, top + SIDE + 4 + panel.words.height, panel.own, FAINT)
 
 
 # ---- a study's curves
@@ -163,7 +163,7 @@ def curves(folder: Path, title: str) -> Plot:
 
 
 def numbers_of(folder: Path) -> dict[str, Any]:
-    mark = folder / output.MARK
+    mark = folder / results.MARK
     found = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
     if "curves" not in found:
         raise InputError("holds no curves", where=folder, fix="Make them: infer/compare.py --study steps")

@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from data import sample_set, seeds
+from data import rng, sample_set
+from data.atomic_io import atomic_file
 from data.errors import InputError
-from data.files import replaced_file
-from train.ddpm import bound, decoders, exact, process, respacing, samplers, variance
+from train.ddpm import analytic, diffusion, prediction, samplers
 from train.ddpm import schedule as schedules
-from train.ddpm.noise import SeededNoise
+from train.ddpm.elbo import bits_per_dim, continuous, rate_distortion
+from train.ddpm.samplers import SeededNoise
 from train.ddpm.schedule import Schedule
 
 LIMIT = 200 << 10  # bytes that a figure may have
@@ -49,7 +50,7 @@ def save(figure: Figure, path: Path) -> None:
     drawn = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(drawn, format="png", metadata={"Software": None})
-    with Image.open(drawn) as picture, replaced_file(path) as beside:
+    with Image.open(drawn) as picture, atomic_file(path) as beside:
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(beside, "PNG", optimize=True)
         if beside.stat().st_size > LIMIT:
             raise InputError(f"{beside.stat().st_size} bytes", where=path, allowed=f"{LIMIT} bytes")
@@ -99,7 +100,7 @@ def elbo() -> Figure:
     left.text(1.2, 0.25, "½ log₂(1 + SNR)", color="#888888")
     for column, (name, colour) in enumerate(RUNS.items()):
         for row, (T, marker) in enumerate(LENGTHS.items()):
-            schedule = schedules.make(name, T)
+            schedule = schedules.make_schedule(name, T)
             rate, total = identity(schedule)
             kept = slice(None, None, max(1, T // 25))
             x, y = schedule.log_snr.flip(0), rate
@@ -137,15 +138,15 @@ def identity(schedule: Schedule) -> tuple[Tensor, float]:
     Expectations over x_0 and eps by two-point Gauss-Hermite quadrature, exact for terms of second degree.
     """
     x0, eps = (torch.tensor(row, dtype=F64).reshape(4, 1, 1, 1) for row in ([1, 1, -1, -1], [1, -1, 1, -1]))
-    terms = bound.bits_per_dim(
-        exact.gaussian(schedule),
+    terms = bits_per_dim(
+        analytic.gaussian_denoiser(schedule),
         schedule,
         x0,
         lambda *position: eps,
-        sigma=variance.named("beta"),
-        decoder=decoders.continuous,
+        sigma=prediction.get_variance("beta"),
+        decoder=continuous,
     )
-    return bound.rate_distortion(terms).rate, terms.total.mean().item()
+    return rate_distortion(terms).rate, terms.total.mean().item()
 
 
 # ---- the collapse of few-step sampling with the large variance
@@ -190,15 +191,23 @@ def collapse() -> Figure:
 
 def closed_std(schedule: Schedule, name: str, count: int) -> float:
     """Standard deviation of samples of N(0, STD^2), in closed form."""
-    chain = respacing.chain(schedule, count)
-    return exact.ddim_gain(chain, STD) if name == "ddim" else exact.ancestral_std(chain, STD, variance.named(name))
+    chain = samplers.respace(schedule, count)
+    return (
+        analytic.ddim_gain(chain, STD)
+        if name == "ddim"
+        else analytic.ancestral_std(chain, STD, prediction.get_variance(name))
+    )
 
 
 def measured_std(schedule: Schedule, name: str, count: int, pixels: int = 20_000) -> float:
     """The same of `pixels` values that the sampler itself drew."""
     noise = SeededNoise((0,), (1, 1, pixels), dtype=F64)
-    drawn = samplers.run(
-        samplers.make(name, count=count), exact.gaussian(schedule, std=STD), schedule, noise.start(), noise
+    drawn = samplers.generate(
+        samplers.make_sampler(name, count=count),
+        analytic.gaussian_denoiser(schedule, std=STD),
+        schedule,
+        noise.start(),
+        noise,
     )
     return drawn.std().item()
 
@@ -231,11 +240,13 @@ def order() -> Figure:
 
 def flow_error(name: str, count: int, std: float = 0.5) -> float:
     """How far a sampler's result for N(0, std^2) is from the probability flow's, in even steps of log SNR."""
-    schedule = exact.even_in_log_snr(count, 16.0, -10.0)
+    schedule = analytic.even_in_log_snr(count, 16.0, -10.0)
     one = torch.ones(1, 1, 1, 1, dtype=F64)
-    predict = exact.gaussian(schedule, std=std)
-    gain = samplers.run(samplers.make(name), predict, schedule, one, lambda *position: one)  # none of them uses noise
-    return abs(gain.item() / exact.flow_gain(schedule, std) - 1)
+    predict = analytic.gaussian_denoiser(schedule, std=std)
+    gain = samplers.generate(
+        samplers.make_sampler(name), predict, schedule, one, lambda *position: one
+    )  # none of them uses noise
+    return abs(gain.item() / analytic.flow_gain(schedule, std) - 1)
 
 
 # ---- schedules, and pictures going under
@@ -246,10 +257,10 @@ def schedule_curves() -> Figure:
     """The signal that is left, and the log signal-to-noise ratio, of the named schedules."""
     figure, (left, right) = canvas(8.6, 3.3, columns=2)
     for name, colour in list(RUNS.items())[:4]:
-        schedule = schedules.make(name, 1000)
+        schedule = schedules.make_schedule(name, 1000)
         left.plot(schedule.alphas_cumprod, color=colour, linewidth=1.6, label=label_of(name))
         right.plot(schedule.log_snr, color=colour, linewidth=1.6)
-    zero = schedules.zero_terminal_snr(schedules.make("scaled_linear", 1000))
+    zero = schedules.zero_terminal_snr(schedules.make_schedule("scaled_linear", 1000))
     left.plot(zero.alphas_cumprod, color=BLUE, linewidth=1.1, linestyle=(0, (3, 2)), label="…at zero terminal SNR")
     right.plot(zero.log_snr[:-1], color=BLUE, linewidth=1.1, linestyle=(0, (3, 2)))
     left.set(xlabel="t", title=r"$\bar\alpha_t$, the share of the picture in the variance of $x_t$")
@@ -271,13 +282,13 @@ def forward() -> Figure:
     """One picture at rising t under two schedules: the forward process."""
     rows = ("linear", "cosine")
     figure, axes = canvas(8.6, 1.95, columns=len(STRIP), rows=len(rows))
-    pixels = torch.frombuffer(bytearray(sample_set.image(404).tobytes()), dtype=torch.uint8)
+    pixels = torch.frombuffer(bytearray(sample_set.sample_image(404).tobytes()), dtype=torch.uint8)
     picture = pixels.reshape(64, 64, 3).permute(2, 0, 1).float() / 127.5 - 1
-    eps = seeds.normal((3, 64, 64), "forward")
+    eps = rng.normal((3, 64, 64), "forward")
     for place, cell in enumerate(axes):
         row, column = divmod(place, len(STRIP))
         t = torch.tensor([STRIP[column]])
-        xt = process.add_noise(schedules.make(rows[row], 1000), picture[None], eps[None], t)[0]
+        xt = diffusion.add_noise(schedules.make_schedule(rows[row], 1000), picture[None], eps[None], t)[0]
         cell.imshow(((xt.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy(), interpolation="nearest")
         cell.set(xticks=[], yticks=[])
         cell.spines[:].set_visible(False)
@@ -299,17 +310,17 @@ def added_noise() -> Figure:
     """Points of a mixture: true, drawn by algorithm 2, drawn without its noise, and by DDIM."""
     figure, axes = canvas(8.6, 2.35, columns=4)
     centres = torch.tensor(CENTRES, dtype=F64).reshape(3, 2, 1, 1)
-    mixture = exact.Mixture(
+    mixture = analytic.Mixture(
         torch.tensor([0.5, 0.3, 0.2], dtype=F64), centres, torch.tensor([0.1, 0.2, 0.05], dtype=F64)
     )
-    part = torch.multinomial(mixture.weights, 1500, replacement=True, generator=seeds.generator("part"))
-    true = centres[part] + mixture.stds[part].reshape(-1, 1, 1, 1) * seeds.normal((1500, 2, 1, 1), "true").double()
+    part = torch.multinomial(mixture.weights, 1500, replacement=True, generator=rng.generator("part"))
+    true = centres[part] + mixture.stds[part].reshape(-1, 1, 1, 1) * rng.normal((1500, 2, 1, 1), "true").double()
     clouds = {"the data": true}
-    clouds["algorithm 2"] = mixture_points(mixture, samplers.make("fixed-small", count=250))
+    clouds["algorithm 2"] = mixture_points(mixture, samplers.make_sampler("fixed-small", count=250))
     clouds["the same, z = 0 throughout"] = mixture_points(
-        mixture, samplers.make("fixed-small", count=250, noise_scale=0.0)
+        mixture, samplers.make_sampler("fixed-small", count=250, noise_scale=0.0)
     )
-    clouds["DDIM, η = 0"] = mixture_points(mixture, samplers.make("ddim", count=250))
+    clouds["DDIM, η = 0"] = mixture_points(mixture, samplers.make_sampler("ddim", count=250))
     for cell, (title, points), colour in zip(axes, clouds.items(), (INK, BLUE, ORANGE, GREEN), strict=True):
         cell.scatter(*points.reshape(-1, 2).T, s=3.0, color=colour, alpha=0.5, linewidths=0)
         if points.std(0).max() < 0.01:
@@ -322,14 +333,14 @@ def added_noise() -> Figure:
     return figure
 
 
-def mixture_points(mixture: exact.Mixture, sampler: samplers.Sampler, count: int = 1500) -> Tensor:
+def mixture_points(mixture: analytic.Mixture, sampler: samplers.Sampler, count: int = 1500) -> Tensor:
     """(count, 2, 1, 1) points that the sampler draws with the mixture's exact denoiser."""
     schedule, noise = schedules.linear(1000), SeededNoise((0,), (count, 2, 1, 1), dtype=F64)
 
     def each(*position: int | str) -> Tensor:
         return noise(*position)[0]
 
-    return samplers.run(sampler, mixture.denoiser(schedule), schedule, each("start"), each)
+    return samplers.generate(sampler, mixture.denoiser(schedule), schedule, each("start"), each)
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {

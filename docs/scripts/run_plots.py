@@ -14,12 +14,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from PIL import Image, ImageDraw, ImageFont
 
+from data.atomic_io import atomic_file
 from data.errors import InputError
-from data.files import replaced_file
 from docs.scripts.plots import BLUE, FAINT, GREEN, INK, LIMIT, ORANGE, STYLE, canvas, save
-from train.ddpm.running.smoothing import centred_mean
-from train.report import read_metrics
-from train.report_page import known
+from train.ddpm.runs.report import centred_mean
+from train.metrics import read_metrics
+from train.report import without_missing
 
 COLOURS = (ORANGE, BLUE, GREEN)
 WIDTH = 900  # pixels; wider sheets of pictures are shrunk to it
@@ -112,7 +112,7 @@ def of_training(folder: Path, path: Path) -> Path:
     looks = [row for row in rows if "validation" in row]
     with rc_context(STYLE):
         figure, (left, right) = canvas(8.6, 3.0, columns=2)
-        losses = [known(row["loss"]) for row in steps]
+        losses = [without_missing(row["loss"]) for row in steps]
         left.plot([row["step"] for row in steps], losses, color=FAINT, linewidth=0.7)
         left.plot([row["step"] for row in steps], centred_mean(losses), color=INK, linewidth=1.3)
         left.set(xlabel="step", ylabel="training loss", yscale="log", title="Loss")
@@ -155,7 +155,7 @@ def kept(sheet: Path, path: Path) -> Path:
     if sheet.suffix == ".gif" or sheet.stat().st_size <= LIMIT // 4:
         if sheet.stat().st_size > LIMIT:
             raise InputError(f"{sheet.stat().st_size} bytes", where=sheet, allowed=f"{LIMIT} bytes")
-        with replaced_file(path) as beside:
+        with atomic_file(path) as beside:
             shutil.copyfile(sheet, beside)
         return path
     with Image.open(sheet) as picture:
@@ -176,5 +176,5 @@ def save_picture(picture: Image.Image, path: Path) -> None:
             break
     else:
         raise InputError(f"{content.tell()} bytes", where=path, allowed=f"{LIMIT} bytes")
-    with replaced_file(path) as beside:
+    with atomic_file(path) as beside:
         beside.write_bytes(content.getvalue())

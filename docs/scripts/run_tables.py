@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.atomic_io import write_atomic
 from data.errors import InputError
-from data.files import write_atomic
-from train.report import read_metrics
+from train.metrics import read_metrics
 
 LECTURE = Path(__file__).parents[2] / "data" / "metrics" / "lecture.csv"
 PARTS = 10  # of a training, for its table of losses

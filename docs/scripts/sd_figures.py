@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # docs is not installed
 
-from data.errors import choose, run_entry
+from data.errors import check_choice, run_entry
 
 NAMES = ("shapes", "parts", "vae", "text", "scheduler", "guidance")
 DOCS = Path(__file__).parents[1]
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=DOCS, help="the folder of the docs; default: docs")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps of drawn pictures; default: 50")
     asked = parser.parse_args()
-    names = [choose(name, NAMES, what="figure") for name in asked.names] or list(NAMES)
+    names = [check_choice(name, NAMES, what="figure") for name in asked.names] or list(NAMES)
     from docs.scripts import sd_plots
 
     for name in names:

@@ -14,17 +14,17 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
 from data import images, sample_set
-from data.files import write_atomic
+from data.atomic_io import write_atomic
 from docs.scripts import plots, sd_shapes
 from docs.scripts.sd_shapes import Anatomy
 from infer import pipeline, schedulers
 from infer.comparison import trajectory
-from infer.comparison.grid import ImageRequest
+from infer.comparison.grid import CellRequest
 from infer.comparison.image_cache import ImageCache, Machine
 from infer.comparison.layout import Sheet, render_sheet
 from infer.comparison.weights import Weights
-from infer.source import POCKET
-from train import base_model
+from infer.resolve_model import POCKET
+from train.model import load_model
 
 PAGE = "stable-diffusion.md"
 PROMPT, SEED = "a red car", 42
@@ -130,7 +130,7 @@ def text() -> Figure:
 @torch.no_grad()
 def phrase_cosines() -> np.ndarray:
     """(n, n) cosines of the last state of each phrase, where CLIP gathers the whole, less the phrases' mean."""
-    model = base_model.load(POCKET)
+    model = load_model(POCKET)
     tokens = model.tokenizer(list(PHRASES), padding="max_length", truncation=True, return_tensors="pt")
     pooled = model.text_encoder(tokens.input_ids).pooler_output.double()  # (n, D)
     rows = torch.nn.functional.normalize(pooled - pooled.mean(dim=0), dim=1)
@@ -145,9 +145,9 @@ PLOTS = {"parts": parts, "text": text}
 
 def vae(steps: int) -> Image.Image:
     """Pictures, the four channels of their latents, and what the decoder makes of these."""
-    model = base_model.load(POCKET)
+    model = load_model(POCKET)
     side = model.sample_size
-    rows = [sample_set.image(index, side) for index in CREATURES]
+    rows = [sample_set.sample_image(index, side) for index in CREATURES]
     cells: dict[tuple[int, int], Image.Image] = {}
     notes: dict[tuple[int, int], str] = {}
     for row, picture in enumerate(rows):
@@ -168,7 +168,7 @@ def there_and_back(model: Any, picture: Image.Image) -> tuple[torch.Tensor, Imag
     """The latents (C, h, w) of a picture, the mean of what the encoder says, and the picture decoded from them."""
     pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32)).permute(2, 0, 1) / 127.5 - 1
     mean = model.vae.encode(pixels[None]).latent_dist.mean
-    return mean[0], images.to_picture(model.vae.decode(mean, return_dict=False)[0][0].float())
+    return mean[0], images.tensor_to_image(model.vae.decode(mean, return_dict=False)[0][0].float())
 
 
 def channel_picture(plane: torch.Tensor, side: int) -> Image.Image:
@@ -191,23 +191,21 @@ def store() -> ImageCache:
 
 def scheduler(steps: int) -> Image.Image:
     """One picture on its way out of noise."""
-    kept, wish = store(), ImageRequest(Weights(POCKET), PROMPT, SEED, steps, 4.0)
+    kept, wish = store(), CellRequest(Weights(POCKET), PROMPT, SEED, steps, 4.0)
     with kept.pipe(wish.weights) as (pipe, _):
-        pipe.scheduler = schedulers.build(None, kept.model(wish.weights).scheduler_config)
+        pipe.scheduler = schedulers.build_scheduler(None, kept.model(wish.weights).scheduler_config)
         frames = trajectory.record_frames(pipe, wish.prompt, wish.seed, kept.settings(wish), MOMENTS)
     heads = [f"t = {frame.t}" for frame in frames[:-1]] + ["finished"]
     cells = {(column, 0): frame.noisy for column, frame in enumerate(frames)}
     cells |= {(column, 1): frame.denoised for column, frame in enumerate(frames)}
-    foot = (
-        f"{PROMPT}, seed {SEED}, {steps} steps, guidance 4, {schedulers.shown(pipe.scheduler, None)}, the embedded base"
-    )
+    foot = f"{PROMPT}, seed {SEED}, {steps} steps, guidance 4, {schedulers.a1111_name(pipe.scheduler, None)}, the embedded base"
     return render_sheet(Sheet(heads, ["as it is", "expected"], cells, footer=foot))
 
 
 def guidance(steps: int) -> Image.Image:
     """One prompt and seed at rising guidance."""
     kept = store()
-    wishes = {scale: ImageRequest(Weights(POCKET), PROMPT, SEED, steps, scale) for scale in GUIDANCE}
+    wishes = {scale: CellRequest(Weights(POCKET), PROMPT, SEED, steps, scale) for scale in GUIDANCE}
     found = kept.get(list(wishes.values()))
     cells = {(column, 0): found[wish].image for column, wish in enumerate(wishes.values())}
     recipe = next(iter(found.values())).recipe

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from train.base_model import POCKET, SD_V1
+from train.model import POCKET_FOLDER, SD_V1_CONFIGS
 
-MODELS = {"the embedded base": POCKET, "SD v1.4": SD_V1}
+MODELS = {"the embedded base": POCKET_FOLDER, "SD v1.4": SD_V1_CONFIGS}
 BEGIN, END = "<!-- {name} -->", "<!-- /{name} -->"  # around what a command writes into a page
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from data.errors import InputError, suggest
 from infer import schedulers
-from infer.config import HIGHEST_SEED, HIGHEST_WEIGHT
-from infer.templates import NAME
+from infer.config import MAX_SEED, MAX_WEIGHT
+from infer.templates import SLOT_NAME
 
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MAX_VALUES = 1000  # of one axis
@@ -68,12 +68,12 @@ def parse_checkpoint(text: str) -> str:
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     "model": str,
     "lora": str,
-    "lora-weight": in_range(float, -HIGHEST_WEIGHT, HIGHEST_WEIGHT, f"-{HIGHEST_WEIGHT:g} to {HIGHEST_WEIGHT:g}"),
+    "lora-weight": in_range(float, -MAX_WEIGHT, MAX_WEIGHT, f"-{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"),
     "checkpoint": parse_checkpoint,
-    "seed": in_range(int, 0, HIGHEST_SEED, f"0 to {HIGHEST_SEED}"),
+    "seed": in_range(int, 0, MAX_SEED, f"0 to {MAX_SEED}"),
     "steps": in_range(int, 1, math.inf, "a whole number, 1 or more"),
     "guidance-scale": in_range(float, 0, sys.float_info.max, "a number, 0 or more"),
-    "scheduler": schedulers.canonical,
+    "scheduler": schedulers.canonical_name,
     "prompt": str,
     "negative-prompt": str,
     "replace": str,
@@ -109,7 +109,7 @@ def parse_axis(text: str, flag: str, prompts: Sequence[str]) -> Axis | None:
     if not equals or not all(values_given):
         what = f"the axis {name!r} has {'an empty value' if any(values_given) else 'no values'}"
         raise InputError(what, where=flag, fix=f'Write it as {flag} "{name}=one,two".')
-    if not NAME.fullmatch(name):
+    if not SLOT_NAME.fullmatch(name):
         raise InputError(f"invalid name {name!r}", where=flag)
     values = tuple(value for each in values_given for value in parse_values(name, each, flag))
     twice = next((value for value in values if values.count(value) > 1), None)

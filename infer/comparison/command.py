@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from data.errors import INTERRUPTED, show
-from infer.comparison import figures, measures, output, studies
+from data.errors import EXIT_INTERRUPTED, printable
+from infer.comparison import figures, measures, results, studies
 from infer.comparison.config import CompareOptions
 from infer.comparison.grid import build_grid
 from infer.comparison.image_cache import ImageCache, Machine
@@ -25,7 +25,7 @@ def run(options: CompareOptions) -> int:
         return command(options, finder, cache)
     except KeyboardInterrupt:
         print("\nstopped: finished images are kept, and the same command continues from there", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def compare(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> int:
@@ -35,25 +35,25 @@ def compare(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -
     scorer = Scorer(options.scorer or measures.POCKET_SCORER)
     requests = list(grid.requests.values())
     cache.check(requests)
-    folder = output.output_folder(options.outdir)
+    folder = results.output_folder(options.outdir)
     images = cache.get(requests)
     placed = {at: images[request] for at, request in grid.requests.items()}
     report = studies.study_report(options, grid, placed, scorer) if options.study else Report()
-    output.write_comparison(folder, options, grid, placed, report)
+    results.write_comparison(folder, options, grid, placed, report)
     if options.study:
         print(report.verdict)
     new = len({cached.path for cached in images.values() if cached.is_new})
     count = len(grid.axes[2])
-    sheets = show(folder / output.sheet_name(0, count)) + (f" ... {count} sheets" if count > 1 else "")
-    print(f"{len(placed)} images, {new} newly generated: {show(folder / output.PAGE)} and {sheets}")
-    return output.exit_code(folder, list(placed.values()))
+    sheets = printable(folder / results.sheet_name(0, count)) + (f" ... {count} sheets" if count > 1 else "")
+    print(f"{len(placed)} images, {new} newly generated: {printable(folder / results.PAGE)} and {sheets}")
+    return results.exit_code(folder, list(placed.values()))
 
 
 def strips(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> int:
     rows = strip_requests(options, finder)
     cache.check([request for _, request in rows])
-    folder = output.output_folder(options.outdir)
+    folder = results.output_folder(options.outdir)
     for path in write_strips(folder, options, rows, cache):
-        print(show(path))
-    output.write_mark(folder, options)
+        print(printable(path))
+    results.write_mark(folder, options)
     return 0

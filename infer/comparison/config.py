@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from data.cli import Options, field_of
 from data.errors import InputError
-from data.options import Options, name_of
 from infer import config, schedulers
-from infer.config import BUILT_IN, HIGHEST_SEED
+from infer.config import DEFAULT_PROMPTS, MAX_SEED
 
 AXES = ("x", "y", "z")
 DESCRIPTION = """Images side by side: base and tuned, checkpoints, LoRA weights, seeds, steps and whatever else an axis
@@ -38,7 +38,7 @@ class CompareOptions(Options):
     """all panels of the source thesis as labeled sheets: figures 3.1 to 3.8"""
     wording: Literal["auto", "literal", "twin"] = "auto"
     """prompts of --figures: the thesis's own, or their twins with names of the sample set; auto: twins for pocket"""
-    prompt: tuple[str, ...] = BUILT_IN
+    prompt: tuple[str, ...] = DEFAULT_PROMPTS
     """prompt; may be repeated; <lora:NAME:WEIGHT> in it applies a LoRA to every model but `base`"""
     negative_prompt: str = ""
     """negative prompt"""
@@ -50,7 +50,7 @@ class CompareOptions(Options):
     """hub id or folder of the tokenizer, for a single file that does not include one"""
     lora: tuple[str, ...] = ()
     """a LoRA as FILE or FILE:WEIGHT, applied to every model but `base`; may be repeated"""
-    seed: int = Field(default=42, ge=0, le=HIGHEST_SEED)
+    seed: int = Field(default=42, ge=0, le=MAX_SEED)
     """seed of every image, unless an axis changes it; in a study the first one"""
     seeds: int | None = Field(default=None, ge=2, le=1000)
     """number of seeds of a study, for each prompt; default: 4, for the trigger 8"""
@@ -94,7 +94,7 @@ class CompareOptions(Options):
     @classmethod
     def check_scheduler(cls, name: str | None) -> str | None:
         try:
-            return None if name is None else schedulers.canonical(name)
+            return None if name is None else schedulers.canonical_name(name)
         except InputError as error:
             raise ValueError(str(error)) from None
 
@@ -102,11 +102,11 @@ class CompareOptions(Options):
     @classmethod
     def check_weights(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         for text in texts:
-            if not abs(config.split_weight(text).weight) <= config.HIGHEST_WEIGHT:
+            if not abs(config.parse_lora(text).weight) <= config.MAX_WEIGHT:
                 raise ValueError(f"the weight of {text!r} is not between -100 and 100")
         return texts
 
 
 # generate.py's other spellings of the flags that exist here too, and short names of the axes
-ALIASES = {name: flag for name, flag in config.ALIASES.items() if name_of(flag) in CompareOptions.model_fields}
+ALIASES = {name: flag for name, flag in config.ALIASES.items() if field_of(flag) in CompareOptions.model_fields}
 ALIASES |= {f"{dashes}{axis}": f"--{axis}-axis" for axis in AXES for dashes in ("-", "--")}

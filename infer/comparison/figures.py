@@ -10,10 +10,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from data.errors import InputError, show
-from data.files import write_atomic
-from infer import source
-from infer.comparison import measures, output
+from data.atomic_io import write_atomic
+from data.errors import InputError, printable
+from infer import resolve_model
+from infer.comparison import measures, results
 from infer.comparison.axes import Axis
 from infer.comparison.config import CompareOptions
 from infer.comparison.grid import build_request
@@ -78,7 +78,7 @@ def run(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> in
         print("nothing is tuned yet: every panel is the base's; finish a run with train/finetune.py for the style")
     wording = options.wording
     if wording == "auto":
-        wording = "twin" if finder.base().model == source.POCKET else "literal"
+        wording = "twin" if finder.base().model == resolve_model.POCKET else "literal"
     panels = [(figure, panel) for figure in load_figures() for panel in figure.panels]
     models = [panel.model if is_tuned else BASE for _, panel in panels]
     requests = [
@@ -88,7 +88,7 @@ def run(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> in
         for (_, panel), model in zip(panels, models, strict=True)
     ]
     cache.check(requests)
-    folder = output.output_folder(options.outdir)
+    folder = results.output_folder(options.outdir)
     images = cache.get(requests)
     finished: dict[str, tuple[Figure, list[FinishedPanel]]] = {}
     for (figure, panel), model, request in zip(panels, models, requests, strict=True):
@@ -97,18 +97,18 @@ def run(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> in
     write_figures(folder, options, list(finished.values()))
     new = sum(cached.is_new for cached in images.values())
     print(f"{len(panels)} panels of {len(finished)} figures, {new} images newly generated, {wording} prompts")
-    print(show(folder / output.PAGE))
-    return output.exit_code(folder, list(images.values()))
+    print(printable(folder / results.PAGE))
+    return results.exit_code(folder, list(images.values()))
 
 
 def write_figures(
     folder: Path, options: CompareOptions, figures: Sequence[tuple[Figure, Sequence[FinishedPanel]]]
 ) -> None:
     """A sheet for each figure, the panels with their recipes, and the page."""
-    output.write_mark(folder, options)
+    results.write_mark(folder, options)
     every = [(figure, each) for figure, panels in figures for each in panels]
-    names = output.copy_images(folder, [each.cached for _, each in every])
-    output.write_log(folder, [
+    names = results.copy_images(folder, [each.cached for _, each in every])
+    results.write_log(folder, [
         {"file": name, "figure": f"{figure.number}{each.panel.letter}", **each.cached.recipe.model_dump(mode="json")}
         for name, (figure, each) in zip(names, every, strict=True)
     ])  # fmt: skip
@@ -119,17 +119,17 @@ def write_figures(
         columns, rows = [""] * COLUMNS, [""] * -(-len(panels) // COLUMNS)
         images = {at: cached.image for at, cached in cells.items()}
         apart = measures.mean_distance(list(images.values()))
-        shared = output.shared_settings([each.cached.recipe for each in panels])
+        shared = results.shared_settings([each.cached.recipe for each in panels])
         footer = f"{shared}; RMS difference of the panels {apart:.3f}"
         sheet = Sheet(columns, rows, images, title, footer, notes)
-        output.save_png(render_sheet(sheet), folder / f"fig-{figure.number}.png")
+        results.save_png(render_sheet(sheet), folder / f"fig-{figure.number}.png")
         pages.append(PagePanel(title, columns, rows, cells, notes))
     numbers = tuple(figure.number for figure, _ in figures)
     none = Axis("", "", (None,), ("",))
     axes = (none, none, Axis("", "figure", numbers, numbers))
     subtitle = f"chapter 3, {len(figures)} figures, {len(every)} panels"
     html = render_page(Report("The source thesis's figures"), subtitle, pages, axes)
-    write_atomic(folder / output.PAGE, html)
+    write_atomic(folder / results.PAGE, html)
 
 
 def by_place(values: Sequence[Any]) -> Mapping[Place, Any]:

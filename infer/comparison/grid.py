@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data.errors import InputError, raise_all
-from infer import source, tags, templates
+from infer import prompts, resolve_model, templates
 from infer.comparison.axes import Axis, check_clashes, heading, parse_axis, slots_of
 from infer.comparison.config import AXES, CompareOptions
 from infer.comparison.weights import BASE, TUNED, Weights, WeightsFinder
@@ -23,7 +23,7 @@ Position = tuple[int, ...]  # index on each axis, x first
 
 
 @dataclass(frozen=True)
-class ImageRequest:
+class CellRequest:
     """Everything that decides an image, except what the model itself says (its size, its scheduler)."""
 
     weights: Weights
@@ -43,7 +43,7 @@ class Grid:
     """The axes, x first, and the request of every position, in reading order: z, y, x."""
 
     axes: tuple[Axis, ...]
-    requests: Mapping[Position, ImageRequest]
+    requests: Mapping[Position, CellRequest]
 
     def place(self, at: Position) -> dict[str, str]:
         """The heading on each axis at a position."""
@@ -58,7 +58,7 @@ def build_grid(options: CompareOptions, finder: WeightsFinder) -> Grid:
         sizes = " x ".join(f"{len(axis)} ({axis.name})" for axis in axes if axis.name)
         fix = f"Shorten an axis, or pass --max-cells {count}."
         raise InputError(f"{sizes} = {count:,} images", where="--max-cells", allowed=options.max_cells, fix=fix)
-    requests: dict[Position, ImageRequest] = {}
+    requests: dict[Position, CellRequest] = {}
     for reverse in itertools.product(*(range(len(axis)) for axis in reversed(axes))):
         at = reverse[::-1]
         values = {axis.name: axis.values[index] for axis, index in zip(axes, at, strict=True)}
@@ -119,15 +119,15 @@ def expand_checkpoints(axis: Axis, finder: WeightsFinder) -> Axis:
 
 def build_request(
     options: CompareOptions, finder: WeightsFinder, values: Mapping[str, Any], axes: Sequence[Axis] = ()
-) -> ImageRequest:
+) -> CellRequest:
     """The image at some values of the axes. `<lora:NAME:WEIGHT>` in a prompt applies to every model but `base`."""
     model, seed = values.get("model", ""), values.get("seed", options.seed)
     weights = finder.find(model, values.get("lora"), values.get("lora-weight"), values.get("checkpoint"))
     prompt, template = fill_prompt(options, values, axes, weights, seed)
-    prompt, loras = tags.parted(prompt)
+    prompt, loras = prompts.split_lora_tags(prompt)
     if model != BASE:
         weights = replace(weights, loras=(*weights.loras, *loras))
-    return ImageRequest(
+    return CellRequest(
         weights, prompt, seed,
         steps=values.get("steps", options.steps),
         guidance_scale=values.get("guidance-scale", options.guidance_scale),
@@ -150,7 +150,7 @@ def fill_prompt(
     if "trigger" in values:
         text = with_trigger(text, trigger_word(options, weights), values["trigger"])
     slots = {name: (value,) for name, value in values.items() if name in slots_of([text])}
-    prompts = templates.expand(text, slots, options.wildcards, seed)
+    prompts = templates.expand_template(text, slots, options.wildcards, seed)
     if len(prompts) != 1:
         what = f"{template!r} expands to {len(prompts)} prompts, but an image has one"
         raise InputError(what, where="--prompt", fix='Put the choices on an axis: --y "object=fridge,car".')
@@ -159,7 +159,7 @@ def fill_prompt(
 
 def trigger_word(options: CompareOptions, weights: Weights) -> str:
     """The style's trigger word: the sample set's for models tuned on pocket, else the thesis's."""
-    return options.trigger or (CREATURE if weights.model == source.POCKET else POKEMON)
+    return options.trigger or (CREATURE if weights.model == resolve_model.POCKET else POKEMON)
 
 
 def with_trigger(prompt: str, word: str, on: bool) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
 
-from infer import lettering
-from infer.sheets import FAINT, GAP, PAPER, READABLE, Block, tallest, wrap, write
+from infer import contact_sheet
+from infer.contact_sheet import FAINT, GAP, MIN_READABLE_SIDE, PAPER, TextBlock, draw_block, max_height, wrap_text
 
 SIDE_WIDTH = 190  # pixels of the row headings, at most
 TITLE_SIZE, HEAD_SIZE = 20, 15
@@ -46,8 +46,8 @@ def layout_of(sheet: Sheet) -> Layout:
     width = max(image.width for image in sheet.cells.values())
     height = max(image.height for image in sheet.cells.values())
     fits = (MAX_WIDTH - SIDE_WIDTH) // (len(sheet.columns) * max(width, height) or 1)
-    scale = max(1, min(math.ceil(READABLE / max(width, height)), fits))
-    longest = max((lettering.length(text, HEAD_SIZE) for text in sheet.rows), default=0)
+    scale = max(1, min(math.ceil(MIN_READABLE_SIDE / max(width, height)), fits))
+    longest = max((contact_sheet.text_width(text, HEAD_SIZE) for text in sheet.rows), default=0)
     side = min(SIDE_WIDTH, math.ceil(longest)) + GAP if longest else 0
     least = 96 if len(sheet.columns) > 1 else 220  # room for a heading
     return Layout(side, max(width * scale, least), height * scale)
@@ -56,31 +56,31 @@ def layout_of(sheet: Sheet) -> Layout:
 def render_sheet(sheet: Sheet) -> Image.Image:
     layout = layout_of(sheet)
     width = layout.left(len(sheet.columns))
-    title, footer = wrap(sheet.title, width - 2 * GAP, TITLE_SIZE), wrap(sheet.footer, width - 2 * GAP)
-    heads = [wrap(text, layout.width, HEAD_SIZE) for text in sheet.columns]
-    sides = [wrap(text, layout.side - GAP, HEAD_SIZE) if layout.side else Block(()) for text in sheet.rows]
-    notes = {at: wrap(text, layout.width) for at, text in sheet.notes.items()}
+    title, footer = wrap_text(sheet.title, width - 2 * GAP, TITLE_SIZE), wrap_text(sheet.footer, width - 2 * GAP)
+    heads = [wrap_text(text, layout.width, HEAD_SIZE) for text in sheet.columns]
+    sides = [wrap_text(text, layout.side - GAP, HEAD_SIZE) if layout.side else TextBlock(()) for text in sheet.rows]
+    notes = {at: wrap_text(text, layout.width) for at, text in sheet.notes.items()}
     heights = [
-        max(layout.height + tallest([note for at, note in notes.items() if at[1] == row]), side.height)
+        max(layout.height + max_height([note for at, note in notes.items() if at[1] == row]), side.height)
         for row, side in enumerate(sides)
     ]
     top = GAP + title.height + (GAP // 2 if title.lines else 0)
-    total = top + tallest(heads) + sum(heights) + GAP * len(heights) + footer.height + GAP // 2
+    total = top + max_height(heads) + sum(heights) + GAP * len(heights) + footer.height + GAP // 2
     canvas = Image.new("RGB", (width, total), PAPER)
     pen = ImageDraw.Draw(canvas)
-    write(pen, GAP, GAP, title)
+    draw_block(pen, GAP, GAP, title)
     for column, head in enumerate(heads):  # bottom-aligned
-        write(pen, layout.left(column), top + tallest(heads) - head.height, head)
-    top += tallest(heads)
+        draw_block(pen, layout.left(column), top + max_height(heads) - head.height, head)
+    top += max_height(heads)
     for row, height in enumerate(heights):
-        write(pen, GAP, top + max(0, min(height, layout.height) - sides[row].height) // 2, sides[row])
+        draw_block(pen, GAP, top + max(0, min(height, layout.height) - sides[row].height) // 2, sides[row])
         for column in range(len(sheet.columns)):
             at, left = (column, row), layout.left(column)
             if at in sheet.cells:
                 canvas.paste(fit_cell(sheet.cells[at], layout), (left, top))
-                write(pen, left, top + layout.height + GAP // 3, notes.get(at, Block(())), FAINT)
+                draw_block(pen, left, top + layout.height + GAP // 3, notes.get(at, TextBlock(())), FAINT)
         top += height + GAP
-    write(pen, GAP, top, footer, FAINT)
+    draw_block(pen, GAP, top, footer, FAINT)
     return canvas
 
 

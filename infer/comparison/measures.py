@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.encoders import Clip
-from data.features import features
-from data.metrics.intervals import student
-from data.metrics.significance import all_signs, random_signs
+from data.features import Clip, extract_features
+from data.metrics.statistics import all_signs, random_signs, student_interval
 
 POCKET_SCORER = Path(__file__).parents[2] / "data" / "pocket" / "scorer"
 SIDE = 64  # pixels; images are reduced to it before they are compared, so that grain is no difference
@@ -48,7 +46,7 @@ def interval(values: Values) -> SeedInterval:
     mean, n = float(array.mean()), len(array)
     if n < 2:
         return SeedInterval(mean, math.nan, math.nan, n)
-    found = student(mean, float(array.std(ddof=1)) / math.sqrt(n), n - 1)
+    found = student_interval(mean, float(array.std(ddof=1)) / math.sqrt(n), n - 1)
     return SeedInterval(mean, found.low, found.high, n)
 
 
@@ -84,7 +82,7 @@ class Scorer:
 
     def features(self, images: Sequence[Image.Image]) -> NDArray[np.floating]:
         """(n, d) unit rows, cached by content."""
-        return features(self.clip, images)
+        return extract_features(self.clip, images)
 
     def similarity(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> NDArray[np.float64]:
         """(n,) the cosine of each image with its own prompt."""

@@ -12,11 +12,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from data.page import Page
+from data.reports.page import Page
 from infer.comparison.axes import Axis
 from infer.comparison.grid import Grid, Position
 from infer.comparison.image_cache import CachedImage
-from infer.metadata import Recipe
+from infer.metadata import ImageMetadata
 
 HERE = Path(__file__).parent
 MAX_PNG = 120 << 10  # bytes; a larger image is shown as WebP, its PNG is in cells/
@@ -95,7 +95,7 @@ def data_url(path: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def settings(recipe: Recipe) -> Iterable[tuple[str, str]]:
+def settings(recipe: ImageMetadata) -> Iterable[tuple[str, str]]:
     """What decides an image, as names and texts."""
     loras = ", ".join(f"{lora.name} at {lora.weight:g} ({lora.share:.2%} of its layers)" for lora in recipe.loras)
     texts = {

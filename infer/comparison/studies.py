@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import InputError
-from data.page import Series
+from data.reports.charts import Series
 from infer.comparison import measures
 from infer.comparison.axes import parse_axis
 from infer.comparison.config import CompareOptions

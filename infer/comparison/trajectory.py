@@ -16,20 +16,19 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from data.atomic_io import atomic_file
 from data.errors import InputError
-from data.files import replaced_file
 from data.shapes import Latents
 from infer import pipeline, schedulers
 from infer.comparison.axes import parse_axis
 from infer.comparison.config import CompareOptions
-from infer.comparison.grid import FLAGS, ImageRequest, build_request
+from infer.comparison.grid import FLAGS, CellRequest, build_request
 from infer.comparison.image_cache import ImageCache
 from infer.comparison.layout import Sheet, render_sheet
-from infer.comparison.output import save_png
+from infer.comparison.results import save_png
 from infer.comparison.weights import BASE, TUNED, WeightsFinder
-from infer.decoding import Decoder
-from infer.pipeline import Settings
-from infer.prompts import Picture
+from infer.pipeline import ImageDecoder, SamplingSettings
+from infer.prompts import ImageRequest
 
 COLUMNS = 8  # of a strip
 MAX_FRAMES = 50  # of a GIF
@@ -92,13 +91,13 @@ def predict_x0(prediction_type: str, xt: Any, prediction: Any, alpha_bar: Any) -
 
 
 def record_frames(
-    pipe: StableDiffusionPipeline, prompt: str, seed: int, settings: Settings, most: int | None
+    pipe: StableDiffusionPipeline, prompt: str, seed: int, settings: SamplingSettings, most: int | None
 ) -> list[Frame]:
     """The images of every step, at most `most` of them evenly chosen with both ends; the finished image is last."""
     with recorded(pipe.scheduler) as steps:
-        (result,) = pipeline.draw(pipe, [Picture(0, prompt, seed)], replace(settings, micro_batch=1))
+        (result,) = pipeline.generate_images(pipe, [ImageRequest(0, prompt, seed)], replace(settings, micro_batch=1))
     chosen = steps if most is None else [steps[index] for index in evenly(len(steps), most - 1)]
-    decoder = Decoder(pipe.vae)
+    decoder = ImageDecoder(pipe.vae)
     with torch.no_grad():
         frames = [Frame(s.t, decoder(s.noisy).image, decoder(s.denoised).image) for s in chosen]
     return [*frames, Frame(0, result.image, result.image)]
@@ -114,7 +113,7 @@ def evenly(count: int, most: int) -> list[int]:
 # ---- the command
 
 
-def strip_requests(options: CompareOptions, finder: WeightsFinder) -> list[tuple[str, ImageRequest]]:
+def strip_requests(options: CompareOptions, finder: WeightsFinder) -> list[tuple[str, CellRequest]]:
     """Model and request of every row; a request's template is its prompt as given. Raises InputError."""
     texts = zip((options.x_axis, options.y_axis, options.z_axis), FLAGS, strict=True)
     axes = [axis for text, flag in texts if (axis := parse_axis(text, flag, options.prompt))]
@@ -130,13 +129,13 @@ def strip_requests(options: CompareOptions, finder: WeightsFinder) -> list[tuple
     ]
 
 
-def record_requests(cache: ImageCache, requests: Sequence[ImageRequest], most: int) -> dict[ImageRequest, list[Frame]]:
+def record_requests(cache: ImageCache, requests: Sequence[CellRequest], most: int) -> dict[CellRequest, list[Frame]]:
     """The frames of every request, model by model."""
-    frames: dict[ImageRequest, list[Frame]] = {}
+    frames: dict[CellRequest, list[Frame]] = {}
     for weights in dict.fromkeys(request.weights for request in requests):
         with cache.pipe(weights) as (pipe, _):
             for request in (request for request in requests if request.weights == weights):
-                pipe.scheduler = schedulers.build(request.scheduler, cache.model(weights).scheduler_config)
+                pipe.scheduler = schedulers.build_scheduler(request.scheduler, cache.model(weights).scheduler_config)
                 own = cache.settings(request)
                 frames[request] = record_frames(pipe, request.prompt, request.seed, own, most)
         cache.unload(weights.model)
@@ -144,7 +143,7 @@ def record_requests(cache: ImageCache, requests: Sequence[ImageRequest], most: i
 
 
 def write_strips(
-    folder: Path, options: CompareOptions, rows: Sequence[tuple[str, ImageRequest]], cache: ImageCache
+    folder: Path, options: CompareOptions, rows: Sequence[tuple[str, CellRequest]], cache: ImageCache
 ) -> list[Path]:
     """strip-00.png, and with --gif walk-00.gif, for each prompt."""
     most = MAX_FRAMES if options.gif else COLUMNS
@@ -187,6 +186,6 @@ def save_gif(images: Mapping[str, Sequence[Image.Image]], heads: Sequence[str], 
     height = max(page.height for page in pages)
     frames = [page.crop((0, 0, page.width, height)).quantize(128, dither=Image.Dither.NONE) for page in pages]
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    with replaced_file(path) as temporary:
+    with atomic_file(path) as temporary:
         frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0,
                        optimize=True)  # fmt: skip

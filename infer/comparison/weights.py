@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from data import kept
+from data import disk_cache
+from data.atomic_io import atomic_folder, cache_root, file_sha256
 from data.errors import InputError
-from data.files import cache_root, replaced_folder, sha256
-from infer import source
+from infer import resolve_model
 from infer.comparison.axes import NO_LORA
 from infer.comparison.config import CompareOptions
-from infer.config import GenerateOptions, LoraFile, split_weight
-from infer.source import Source
+from infer.config import GenerateOptions, LoraFile, parse_lora
+from infer.resolve_model import ResolvedModel
 from train import checkpoint as checkpoints
 from train import run_folder
-from train.exports import again
-from train.exports.options import Again
+from train.config import ReexportOptions
+from train.exporters import reexport
 from train.run_folder import Run
 
 BASE, TUNED = "base", "tuned"
@@ -42,17 +42,17 @@ class WeightsFinder:
     options: CompareOptions
 
     @cached_property
-    def chosen(self) -> Source:
+    def chosen(self) -> ResolvedModel:
         """What --model and --lora mean; without them the newest finished run, else the embedded base."""
         options = GenerateOptions(model=full_run_name(self.options.model), lora=self.options.lora)
-        chosen = source.choose(options, self.options.runs)
+        chosen = resolve_model.resolve(options, self.options.runs)
         return replace(chosen, tokenizer=self.options.tokenizer or chosen.tokenizer)
 
     def find(self, model: str, lora: str | None, weight: float | None, checkpoint: str | None) -> Weights:
         """The weights of one place of the grid; model: "" for what --model means. Raises InputError."""
         weights = self.of_model(model) if checkpoint is None else self.of_checkpoint(model, checkpoint)
         if lora is not None:
-            weights = replace(weights, loras=() if lora == NO_LORA else (split_weight(lora),))
+            weights = replace(weights, loras=() if lora == NO_LORA else (parse_lora(lora),))
         if weight is not None:
             weights = replace(weights, loras=self._reweight(weights.loras, weight))
         return weights
@@ -73,8 +73,8 @@ class WeightsFinder:
         if model in ("", TUNED):
             found = self.chosen
         else:
-            loras = tuple(split_weight(text) for text in self.options.lora)
-            found = source.named(full_run_name(model) or model, loras)
+            loras = tuple(parse_lora(text) for text in self.options.lora)
+            found = resolve_model.resolve_named(full_run_name(model) or model, loras)
         tokenizer = self.options.tokenizer or found.tokenizer
         return Weights(found.model, tokenizer, found.loras, found.zero_terminal_snr)
 
@@ -90,7 +90,7 @@ class WeightsFinder:
         if not named and newest is None:
             fix = "Name one with --model runs/0001-name."
             raise InputError(f"there is no finished run in {self.options.runs}/", where="checkpoint", fix=fix)
-        if not source.is_run(folder):
+        if not resolve_model.is_run(folder):
             fix = "Checkpoints belong to a folder that train/finetune.py made."
             raise InputError("not a run", where=f"checkpoint of {folder}", fix=fix)
         return folder
@@ -98,17 +98,17 @@ class WeightsFinder:
     def checkpoints(self, model: str) -> list[str]:
         """What `checkpoint=all` stands for: the base, every kept checkpoint, and the export of a finished run."""
         run = self._run_of(model)
-        steps = [str(int(path.name)) for path in checkpoints.steps(run / "checkpoints")]
+        steps = [str(int(path.name)) for path in checkpoints.list_checkpoints(run / "checkpoints")]
         return ["0", *steps, *([FINAL] if (run / "done").exists() else [])]
 
     def of_checkpoint(self, model: str, checkpoint: str) -> Weights:
         run = self._run_of(model)
-        base, tokenizer, rescaled = source.base_of(run)
+        base, tokenizer, rescaled = resolve_model.base_of_run(run)
         tokenizer = self.options.tokenizer or tokenizer
         if checkpoint == "0":
             return Weights(base, tokenizer)
         if checkpoint == FINAL:
-            found = source.of_run(run, ())
+            found = resolve_model.resolve_run(run, ())
             return Weights(found.model, found.tokenizer, found.loras, found.zero_terminal_snr)
         file = export_checkpoint(run, checkpoint)
         return Weights(str(file)) if file.is_dir() else Weights(base, tokenizer, (LoraFile(file),), rescaled)
@@ -128,13 +128,13 @@ def export_checkpoint(run: Path, checkpoint: str) -> Path:
 
     Exported by train/export.py's own code, which loads each file back and compares; cached by the checkpoint's content.
     """
-    step = again.checkpoint_of(Run(run), checkpoint).step  # raises for a damaged or missing one
+    step = reexport.choose_checkpoint(Run(run), checkpoint).step  # raises for a damaged or missing one
     state = run / "checkpoints" / f"{step:06d}" / "state.json"
-    key = kept.digest(run.resolve().name, sha256(state), sha256(run / "config.yaml"))
+    key = disk_cache.cache_key(run.resolve().name, file_sha256(state), file_sha256(run / "config.yaml"))
     folder, name = cache_root() / "checkpoints" / key, f"{run.resolve().name}-step-{step}"
     if not folder.is_dir():
-        with replaced_folder(folder) as temporary:
-            again.export(Again(run=run, checkpoint=str(step), output=temporary / "all"))
+        with atomic_folder(folder) as temporary:
+            reexport.reexport(ReexportOptions(run=run, checkpoint=str(step), output=temporary / "all"))
             model, lora = temporary / "all" / "model", temporary / "all" / "lora.safetensors"
             (model if model.is_dir() else lora).rename(temporary / (name if model.is_dir() else f"{name}.safetensors"))
     return folder / name if (folder / name).is_dir() else folder / f"{name}.safetensors"

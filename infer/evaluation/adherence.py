@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from data import seeds
-from data.metrics.adherence import CANDIDATES, first_of, text_likeness
-from data.metrics.checks import unit
-from data.metrics.intervals import Interval, mean_interval
-from data.metrics.significance import paired
+from data.metrics.adherence import CANDIDATES, clip_text_similarity, r_precision
+from data.metrics.distances import unit_rows
+from data.metrics.statistics import Interval, mean_interval, sign_flip_test
+from data.rng import seed_for
 from infer.evaluation.samples import Asked, Evidence, Seen
 from infer.evaluation.section import ALARM, Alarm, Number, Section, of, sided
 
@@ -42,18 +41,18 @@ def both(asked: Asked, of_what: str, seed: int) -> list[Number]:
         chance = 1 / min(CANDIDATES, len(asked.wordings)) if name == "R-precision" else None
         found += [
             of(f"{name}, {of_what}", mean_interval(tuned, asked.shown.prompts), base=float(base.mean()), floor=chance),
-            of(f"{name}, {of_what}, change", change, p=paired(tuned - base, asked.shown.prompts, seed=seed),
+            of(f"{name}, {of_what}, change", change, p=sign_flip_test(tuned - base, asked.shown.prompts, seed=seed),
                said=sided(change, "better than the base", "worse than the base")),
         ]  # fmt: skip
     return found
 
 
 def own_first(asked: Asked, seen: Seen, seed: int) -> np.ndarray:
-    return first_of(seen.joint, asked.texts, asked.own, seed=seed).astype(np.float64)
+    return r_precision(seen.joint, asked.texts, asked.own, seed=seed).astype(np.float64)
 
 
 def own_cosine(asked: Asked, seen: Seen, seed: int = 0) -> np.ndarray:
-    return text_likeness(seen.joint, asked.texts[asked.own])
+    return clip_text_similarity(seen.joint, asked.texts[asked.own])
 
 
 def kept(asked: Asked, seed: int) -> Interval:
@@ -69,9 +68,9 @@ def shuffled(asked: Asked, seen: Seen, seed: int) -> float:
     """
     own = asked.own
     used, place = np.unique(own, return_inverse=True)
-    cosines = unit(seen.joint) @ unit(asked.texts[used]).T
+    cosines = unit_rows(seen.joint) @ unit_rows(asked.texts[used]).T
     together = np.stack([cosines[place == row].mean(axis=0) for row in range(len(used))])  # (prompts, prompts)
-    rng = np.random.default_rng(seeds.seed_for(seed, "ignored"))
+    rng = np.random.default_rng(seed_for(seed, "ignored"))
     orders = [rng.permutation(len(used)) for _ in range(DRAWS)]
     by_chance = np.array([together[np.arange(len(used)), order].mean() for order in orders])
     return float((1 + (by_chance >= together.diagonal().mean() - 1e-12).sum()) / (1 + DRAWS))

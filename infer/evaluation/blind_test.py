@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from data import seeds
-from data.page import Page, escape
+from data import rng
+from data.reports.page import Page, escape
 from infer.evaluation.collect import BASE, TUNED, Gathered
 from infer.evaluation.prompts import Ask
 from infer.evaluation.report import small
@@ -14,7 +14,7 @@ from infer.evaluation.report import small
 QUESTIONS = ("Which one shows what the words say?", "Which one looks like the pictures above?")
 SHOWN = 8  # training pictures above
 STYLE = ".pair{display:flex;gap:1rem;align-items:center;margin:1rem 0}.pair fieldset{border:0}"
-# Wilson's interval, as data/metrics/intervals.py has it: the sheet works without Python
+# Wilson's interval, as data/metrics/statistics.py has it: the sheet works without Python
 SCRIPT = """
 const tuned = JSON.parse(document.getElementById('key').textContent);
 const said = document.getElementById('said');
@@ -41,7 +41,7 @@ document.getElementById('tell').addEventListener('click', () => {
 
 def sides(asks: Sequence[Ask], seed: int) -> list[str]:
     """Where the tuned picture of each pair stands."""
-    return ["left" if seeds.integer(2, seed, "blind", ask.text, ask.seed) else "right" for ask in asks]
+    return ["left" if rng.integer(2, seed, "blind", ask.text, ask.seed) else "right" for ask in asks]
 
 
 def page(found: Gathered) -> Page:

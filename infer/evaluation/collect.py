@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from data.duplicates import near_duplicates
-from data.metrics.adherence import direction
-from data.metrics.copying import nearest_of
+from data.metrics.adherence import directional_similarity
+from data.metrics.memorization import nearest_neighbours
 from data.schema import Sample
-from infer.comparison.grid import ImageRequest
+from infer.comparison.grid import CellRequest
 from infer.comparison.image_cache import CachedImage, ImageCache
 from infer.evaluation import denoising_loss, probes, prompts
 from infer.evaluation.config import Counts
@@ -51,7 +51,7 @@ def wanted(questions: Questions) -> list[Key]:
     return list(dict.fromkeys(keys))
 
 
-def wishes_of(subject: Subject, questions: Questions, counts: Counts, guidance_scale: float) -> dict[Key, ImageRequest]:
+def wishes_of(subject: Subject, questions: Questions, counts: Counts, guidance_scale: float) -> dict[Key, CellRequest]:
     weights = {BASE: subject.base, TUNED: subject.tuned}
     return {
         (side, ask): prompts.wish(ask, weights[side], counts, guidance_scale, subject.size)
@@ -59,7 +59,7 @@ def wishes_of(subject: Subject, questions: Questions, counts: Counts, guidance_s
     }
 
 
-def draw(store: ImageCache, wishes: Mapping[Key, ImageRequest]) -> Drawings:
+def draw(store: ImageCache, wishes: Mapping[Key, CellRequest]) -> Drawings:
     """What is not kept yet is drawn now."""
     cells = store.get(list(wishes.values()))
     return Drawings({key: cells[wish] for key, wish in wishes.items()})
@@ -108,7 +108,7 @@ class Gathered:
     @cached_property
     def nearest(self) -> dict[Key, tuple[int, float]]:
         """The training picture that each drawing is most like, and the cosine."""
-        cosines, places = nearest_of(self.drawn.content, self.train.content)
+        cosines, places = nearest_neighbours(self.drawn.content, self.train.content)
         return {key: (int(places[row]), float(cosines[row])) for key, row in self.seen.items()}
 
     def sample(self, place: int) -> Sample:
@@ -176,7 +176,7 @@ class Gathered:
         asks, anchors = self.questions.grid, self.questions.anchors
         after, before = self.look(side, asks), self.look(side, anchors)
         texts = [self.eyes.texts([ask.text for ask in side_asks]) for side_asks in (anchors, asks)]
-        turned = direction(before.joint, after.joint, texts[0], texts[1])
+        turned = directional_similarity(before.joint, after.joint, texts[0], texts[1])
         return Said(probe.says(after), probes.objects_said(after.joint, words, names), turned)
 
     def mixes(self) -> Mixes | None:

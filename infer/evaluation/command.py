@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from data.errors import INTERRUPTED, show
+from data.errors import EXIT_INTERRUPTED, printable
 from infer import pipeline
 from infer.comparison.image_cache import ImageCache, Machine
 from infer.evaluation import collect, features, output, sections, target_run
@@ -36,11 +36,11 @@ def run(asked: EvaluateOptions) -> int:
         drawings = collect.draw(store, wishes)
     except KeyboardInterrupt:
         print("\nstopped: every finished picture is kept, and the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     gathered = Gathered(found, wanted, drawings, eyes, count, store, asked.seed)
     worked_out = sections.work_out(gathered.evidence, asked.seed)
     page = output.write(gathered, worked_out, folder, facts(gathered, guidance, asked))
-    return told(worked_out, f"{len(drawings)} pictures, {drawings.fresh} newly drawn: {show(page)}")
+    return told(worked_out, f"{len(drawings)} pictures, {drawings.fresh} newly drawn: {printable(page)}")
 
 
 def plan(wanted: Questions, count: Counts, total: int) -> str:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.metrics.intervals import jackknife, mean_interval, wilson
-from data.metrics.significance import paired
+from data.metrics.statistics import jackknife_interval, mean_interval, sign_flip_test, wilson_interval
 from infer.evaluation.samples import Grid, Mixes, Probe, Said
 from infer.evaluation.section import Number, Section, Table, of, sided
 
@@ -40,7 +39,7 @@ def section(grid: Grid | None, mixes: Mixes | None = None, seed: int = 0) -> Sec
 
 
 def probe(found: Probe) -> Number:
-    share = wilson(found.right, found.trials)
+    share = wilson_interval(found.right, found.trials)
     return of(f"accuracy of the probe for {found.name}, held out", share, floor=1 / found.classes, ceiling=1.0)
 
 
@@ -61,7 +60,7 @@ def accuracies(grid: Grid, seed: int) -> list[Number]:
         found += [
             of(f"{name} right", mean_interval(tuned[name].astype(float), grid.objects), base=float(base[name].mean()),
                floor=chances[name], ceiling=1.0),
-            of(f"{name} right, change", change, p=paired(gap, grid.objects, seed=seed),
+            of(f"{name} right, change", change, p=sign_flip_test(gap, grid.objects, seed=seed),
                said=sided(change, "more than the base", "less than the base")),
         ]  # fmt: skip
     return found
@@ -72,7 +71,7 @@ def composed(grid: Grid, seed: int) -> list[Number]:
     found = []
     for name, said in (("tuned", grid.tuned), ("base", grid.base)):
         of_side = hits(grid, said)
-        excess = jackknife(lambda mask, of_side=of_side: beyond(of_side, mask), grid.objects)
+        excess = jackknife_interval(lambda mask, of_side=of_side: beyond(of_side, mask), grid.objects)
         product = float(of_side["type"].mean() * of_side["object"].mean())
         found.append(of(f"both right less the product of the margins ({product:.3f}), {name}", excess, floor=0.0,
                         said=sided(excess, "type and object go together", "one at the cost of the other")))  # fmt: skip
@@ -91,7 +90,7 @@ def directions(grid: Grid, seed: int) -> list[Number]:
         return []
     interval = mean_interval(tuned, grid.objects)
     return [of("directional similarity", interval, base=float(base.mean()), floor=0.0, ceiling=1.0,
-               p=paired(tuned - base, grid.objects, seed=seed),
+               p=sign_flip_test(tuned - base, grid.objects, seed=seed),
                said=sided(interval, "pictures change as words do", "pictures change against the words"))]  # fmt: skip
 
 
@@ -99,7 +98,7 @@ def mixed(mixes: Mixes) -> list[Number]:
     """Two names in one prompt: are both among the two nearest names, and how near is the farther one."""
     found = []
     both = {name: in_top_two(side, mixes.pairs) for name, side in (("tuned", mixes.tuned), ("base", mixes.base))}
-    share = wilson(int(both["tuned"].sum()), len(both["tuned"]))
+    share = wilson_interval(int(both["tuned"].sum()), len(both["tuned"]))
     names = mixes.tuned.shape[1]
     found.append(of("mixes with both names in the top two", share, base=float(both["base"].mean()),
                     floor=2 / (names * (names - 1))))  # fmt: skip

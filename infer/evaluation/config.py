@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from data import options
-from data.options import Options, positional
-from infer.config import ALIASES, HIGHEST_SEED
+from data import cli
+from data.cli import Options, positional
+from infer.config import ALIASES, MAX_SEED
 
 DESCRIPTION = """Is it the style, is it the prompt, is it a copy: one page on a finished run, with intervals, floors and
 ceilings. Pictures of base and tuned are drawn from the same seeds and kept by content: a killed command goes on."""
@@ -23,7 +23,7 @@ class EvaluateOptions(Options):
     """the run's folder, e.g. runs/0001-lora-r16; default: the newest finished run"""
     quick: bool = False
     """few pictures of few steps: minutes instead of hours on a CPU; the page says what so few cannot show"""
-    seed: int = Field(default=42, ge=0, le=HIGHEST_SEED)
+    seed: int = Field(default=42, ge=0, le=MAX_SEED)
     """of everything that is drawn or chosen"""
     steps: int | None = Field(default=None, ge=1)
     """denoising steps; default: 50, with --quick 10"""
@@ -87,5 +87,5 @@ def counts(asked: EvaluateOptions) -> Counts:
 
 def read(argv: list[str] | None = None) -> EvaluateOptions:
     """The command line of evaluate.py as options. Raises InputError."""
-    here = {name: flag for name, flag in ALIASES.items() if options.name_of(flag) in EvaluateOptions.model_fields}
-    return options.parse(EvaluateOptions, argv, prog="evaluate.py", description=DESCRIPTION, aliases=here)
+    here = {name: flag for name, flag in ALIASES.items() if cli.field_of(flag) in EvaluateOptions.model_fields}
+    return cli.parse(EvaluateOptions, argv, prog="evaluate.py", description=DESCRIPTION, aliases=here)

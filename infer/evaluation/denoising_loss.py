@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data import kept, seeds
-from data.buckets import assign
-from data.homes import InMemory, Record
+from data import disk_cache, rng
+from data.buckets import assign_bucket
+from data.latent_cache import EntryPaths, MemoryEntries
 from data.schema import Sample
 from infer.comparison.image_cache import ImageCache
 from infer.comparison.weights import Weights
 from infer.evaluation.config import Counts
 from infer.evaluation.samples import Losses
 from infer.evaluation.target_run import Subject
-from train import encoding
-from train.denoiser import Denoiser
+from train import encode
+from train.model import Denoiser
 from train.validation import HELD_OUT, TRAIN, Validator
 
 if TYPE_CHECKING:
-    from data.dataset import Entry
+    from data.dataset import EncodedImage
 
 
 def losses(subject: Subject, store: ImageCache, counts: Counts, seed: int) -> Losses:
@@ -34,7 +34,7 @@ def losses(subject: Subject, store: ImageCache, counts: Counts, seed: int) -> Lo
 
 
 def chosen(samples: Sequence[Sample], most: int, seed: int) -> list[Sample]:
-    order = sorted(samples, key=lambda sample: seeds.seed_for(seed, "evaluate", "losses", sample.sha256))
+    order = sorted(samples, key=lambda sample: rng.seed_for(seed, "evaluate", "losses", sample.sha256))
     return order[:most]
 
 
@@ -44,19 +44,19 @@ def measured(
     """The mean loss of each picture over timesteps, by side; worked out once for the same weights and pictures."""
     names = {side: [sample.sha256 for sample in samples] for side, samples in sides.items()}
     model = store.model(weights)
-    key = kept.digest("evaluate losses 1", model.fingerprint, store.machine.facts, names, counts.timesteps,
+    key = disk_cache.cache_key("evaluate losses 1", model.fingerprint, store.machine.facts, names, counts.timesteps,
                       subject.config.pictures.caption, subject.config.objective,
                       [(file.weight, store_hash(file.path)) for file in weights.loras])  # fmt: skip
-    found = kept.value("evaluate", key, lambda: work_out(subject, store, weights, sides, counts))
+    found = disk_cache.cached_value("evaluate", key, lambda: work_out(subject, store, weights, sides, counts))
     return {side: np.array(values) for side, values in found.items()}
 
 
 def store_hash(path: object) -> str:
     from pathlib import Path
 
-    from data.files import sha256
+    from data.atomic_io import file_sha256
 
-    return sha256(Path(str(path)))
+    return file_sha256(Path(str(path)))
 
 
 def work_out(
@@ -71,17 +71,17 @@ def work_out(
     return {side: each.per_picture.tolist() for side, each in found.items()}
 
 
-def encoded(subject: Subject, store: ImageCache, samples: Sequence[Sample]) -> Sequence[Entry]:
+def encoded(subject: Subject, store: ImageCache, samples: Sequence[Sample]) -> Sequence[EncodedImage]:
     """As they were for training, out of the cache if they are still there."""
     collection, model = subject.collection, store.model(subject.base)
     sizes = list(collection.buckets)
     by_bucket: dict = {bucket: [] for bucket in sizes}
     for sample in samples:
-        by_bucket[assign(sample.width, sample.height, sizes)].append(sample)
+        by_bucket[assign_bucket(sample.width, sample.height, sizes)].append(sample)
     names = [sample.annotation.file_name for sample in samples]
     some = replace(collection, buckets=by_bucket, held_out=[], prompts={n: collection.prompts[n] for n in names})
-    states, _ = encoding.encode_captions(model, some, store.machine.device)
-    moments, _ = encoding.encode_pictures(model, some, subject.config, store.machine.device)
-    return InMemory(store.machine.device).entries(
-        [Record(name, moments[name], tuple(states[text] for text in some.prompts[name])) for name in names]
+    states, _ = encode.encode_captions(model, some, store.machine.device)
+    moments, _ = encode.encode_pictures(model, some, subject.config, store.machine.device)
+    return MemoryEntries(store.machine.device).entries(
+        [EntryPaths(name, moments[name], tuple(states[text] for text in some.prompts[name])) for name in names]
     )

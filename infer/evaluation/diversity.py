@@ -7,12 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from data import seeds
-from data.metrics.checks import Matrix, unit
-from data.metrics.diversity import mean_distance, vendi
-from data.metrics.intervals import Interval, jackknife, mean_interval
-from data.metrics.manifold import Manifold, manifold
-from data.metrics.significance import paired
+from data import rng
+from data.metrics.coverage import PrecisionRecall, mean_pairwise_distance, precision_recall, vendi_score
+from data.metrics.distances import Matrix, unit_rows
+from data.metrics.statistics import Interval, jackknife_interval, mean_interval, sign_flip_test
 from infer.evaluation.samples import Evidence, Shown
 from infer.evaluation.section import Alarm, Number, Section, of, sided
 
@@ -28,11 +26,11 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
     ratio, change = between_seeds(evidence.variety)
     first = first_of_each(shown)
     real = real_vendi(evidence.train.content, len(first), seed)
-    counted = vendi(shown.tuned.content[first])
+    counted = vendi_score(shown.tuned.content[first])
     numbers = [
         ratio, change, *vendi_between_seeds(evidence.variety),
         Number(f"Vendi score of {len(first)} captions, one picture each", counted,
-               base=vendi(shown.base.content[first]), ceiling=real,
+               base=vendi_score(shown.base.content[first]), ceiling=real,
                said=f"{counted / real:.0%} of the training pictures'"),
         *manifolds(evidence, first, seed),
     ]  # fmt: skip
@@ -67,13 +65,13 @@ def between_seeds(shown: Shown) -> tuple[Number, Number]:
         of_each(shown, lambda rows: spread(rows - middle), seen.content) for seen in (shown.tuned, shown.base)
     )
     prompts = list(dict.fromkeys(shown.prompts.tolist()))
-    ratio = jackknife(lambda mask: float(tuned[mask].mean() / max(base[mask].mean(), 1e-12)), prompts)
+    ratio = jackknife_interval(lambda mask: float(tuned[mask].mean() / max(base[mask].mean(), 1e-12)), prompts)
     change = mean_interval(tuned - base, prompts)
     return (
         of("distance between seeds of a prompt, tuned over base", ratio, floor=0.0, ceiling=1.0,
            said=sided(ratio, "no less diverse", "less diverse", zero=1.0)),
         of("distance between seeds of a prompt, change", change, base=float(base.mean()),
-           p=paired(tuned - base, prompts),
+           p=sign_flip_test(tuned - base, prompts),
            said=sided(change, "more", "less")),
     )  # fmt: skip
 
@@ -84,8 +82,8 @@ def spread(rows: Matrix) -> float:
 
 
 def vendi_between_seeds(shown: Shown) -> list[Number]:
-    tuned, base = (of_each(shown, vendi, seen.content) for seen in (shown.tuned, shown.base))
-    apart = [of_each(shown, mean_distance, seen.content).mean() for seen in (shown.tuned, shown.base)]
+    tuned, base = (of_each(shown, vendi_score, seen.content) for seen in (shown.tuned, shown.base))
+    apart = [of_each(shown, mean_pairwise_distance, seen.content).mean() for seen in (shown.tuned, shown.base)]
     n = int(np.unique(shown.prompts, return_counts=True)[1].min())
     return [
         of(f"Vendi score of {n} seeds of a prompt", mean_interval(tuned, range(len(tuned))), base=float(base.mean()),
@@ -101,24 +99,24 @@ def first_of_each(shown: Shown) -> NDArray[np.int64]:
 
 def real_vendi(content: Matrix, n: int, seed: int) -> float:
     """Of n training pictures: the mean over DRAWS draws; of all there are, if they are fewer."""
-    orders = [seeds.permutation(len(content), seed, "vendi", draw)[:n] for draw in range(DRAWS)]
-    return float(np.mean([vendi(content[order]) for order in orders]))
+    orders = [rng.permutation(len(content), seed, "vendi", draw)[:n] for draw in range(DRAWS)]
+    return float(np.mean([vendi_score(content[order]) for order in orders]))
 
 
 def manifolds(evidence: Evidence, first: NDArray[np.int64], seed: int) -> list[Number]:
     """Precision, recall, density and coverage at M = N, of tuned, base, and training pictures among themselves."""
-    train, shown = unit(evidence.train.content), evidence.captions.shown
+    train, shown = unit_rows(evidence.train.content), evidence.captions.shown
     n = min(len(first), len(train) // 2)
     if n <= K:
         return []
-    order = seeds.permutation(len(train), seed, "manifold")
+    order = rng.permutation(len(train), seed, "manifold")
     real, others = train[order[:n]], train[order[n : 2 * n]]
     tuned, base, floor = (
-        manifold(real, rows, k=K)
-        for rows in (unit(shown.tuned.content[first[:n]]), unit(shown.base.content[first[:n]]), others)
+        precision_recall(real, rows, k=K)
+        for rows in (unit_rows(shown.tuned.content[first[:n]]), unit_rows(shown.base.content[first[:n]]), others)
     )
     return [Number(f"{name}, {n} against {n}", getattr(tuned, name), base=getattr(base, name),
-                   floor=getattr(floor, name)) for name in Manifold.__dataclass_fields__]  # fmt: skip
+                   floor=getattr(floor, name)) for name in PrecisionRecall.__dataclass_fields__]  # fmt: skip
 
 
 def alarms(ratio: Number, share: float) -> list[Alarm]:

@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import features
-from data.descriptors import Descriptors
-from data.encoders import Clip, Dinov2
 from data.errors import InputError
-from data.features import Extractor, Picture
+from data.features import Clip, Dinov2, Extractor, ImageSource, StyleDescriptors
 from infer.comparison.measures import POCKET_SCORER
 from infer.evaluation.config import EvaluateOptions
 from infer.evaluation.samples import Seen
@@ -40,10 +38,10 @@ class Eyes:
         """Names and versions: features of two versions never meet."""
         return {side: f"{each.name} {each.version}" for side, each in self.extractors.items()}
 
-    def seen(self, pictures: Sequence[Picture]) -> Seen:
+    def seen(self, pictures: Sequence[ImageSource]) -> Seen:
         """Of files or pictures, row for row."""
-        style, joint = features.features(self.style, pictures), features.features(self.joint, pictures)
-        content = joint if self.content is self.joint else features.features(self.content, pictures)
+        style, joint = features.extract_features(self.style, pictures), features.extract_features(self.joint, pictures)
+        content = joint if self.content is self.joint else features.extract_features(self.content, pictures)
         return Seen(*(side.reshape(len(pictures), -1) for side in (style, content, joint)))
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -70,7 +68,7 @@ def eyes(asked: EvaluateOptions, subject: Subject) -> Eyes:
     content = Dinov2(asked.encoder) if asked.encoder else joint
     for extractor in (joint, content):
         _ = extractor.version  # says what is wrong with the folder before anything is drawn
-    return Eyes(Descriptors(), content, joint)
+    return Eyes(StyleDescriptors(), content, joint)
 
 
 def conditions_sd(folder: Path) -> bool:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.metrics.checks import unit
-from data.metrics.intervals import Interval, jackknife, mean_interval, wilson
-from data.metrics.kernel import gaussian
-from data.metrics.significance import paired
+from data.metrics.distances import gaussian_kernel, unit_rows
+from data.metrics.statistics import Interval, jackknife_interval, mean_interval, sign_flip_test, wilson_interval
 from infer.evaluation.adherence import own_cosine, own_first
 from infer.evaluation.samples import Evidence
 from infer.evaluation.section import Number, Section, of, sided
@@ -26,7 +24,7 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
         tuned, base = (measure(asked, seen, seed) for seen in (shown.tuned, shown.base))
         lost = mean_interval(base - tuned, shown.prompts)
         numbers.append(of(f"{name} lost", lost, base=float(base.mean()), floor=0.0,
-                          p=paired(base - tuned, shown.prompts, seed=seed),
+                          p=sign_flip_test(base - tuned, shown.prompts, seed=seed),
                           said=sided(lost, "forgotten", "better than before")))  # fmt: skip
     numbers += [moved(evidence), *leaked(evidence)]
     return Section(
@@ -41,8 +39,8 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
 def moved(evidence: Evidence) -> Number:
     """CMMD of tuned to base."""
     shown = evidence.plain.shown
-    away = Distance(unit(shown.base.joint), unit(shown.tuned.joint), gaussian)
-    found = jackknife(away, shown.prompts)
+    away = Distance(unit_rows(shown.base.joint), unit_rows(shown.tuned.joint), gaussian_kernel)
+    found = jackknife_interval(away, shown.prompts)
     return of(
         "CMMD of base and tuned", Interval(*(1000 * end for end in (found.value, found.low, found.high))), floor=0.0
     )
@@ -54,5 +52,5 @@ def leaked(evidence: Evidence) -> list[Number]:
     _, along = leans(evidence.train, shown)
     tuned, base = (along(seen.style) > HALF for seen in (shown.tuned, shown.base))
     right = float(np.mean(along(evidence.held_out.style) > HALF))
-    return [of("style leakage", wilson(int(tuned.sum()), len(tuned)), base=float(base.mean()), ceiling=right,
+    return [of("style leakage", wilson_interval(int(tuned.sum()), len(tuned)), base=float(base.mean()), ceiling=right,
                said="ceiling: of held-out pictures")]  # fmt: skip

@@ -6,9 +6,17 @@ import math
 
 import numpy as np
 
-from data.metrics.copying import ALARM as SSCD_ALARM
-from data.metrics.copying import QUANTILE, Copies, authentic, copies, copying_score, membership, nearest_of
-from data.metrics.intervals import wilson
+from data.metrics.memorization import ALARM as SSCD_ALARM
+from data.metrics.memorization import (
+    QUANTILE,
+    CopyReport,
+    authenticity,
+    data_copying_score,
+    find_copies,
+    membership_inference,
+    nearest_neighbours,
+)
+from data.metrics.statistics import wilson_interval
 from infer.evaluation.diversity import first_of_each
 from infer.evaluation.samples import Evidence, Losses, Seen
 from infer.evaluation.section import Alarm, Number, Section, of
@@ -23,8 +31,8 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
     """Of training captions (the worst case) and of prompts without style (novel ones)."""
     train, held_out = evidence.train, evidence.held_out
     drawn = {"training captions": evidence.captions.shown, "novel prompts": evidence.plain.shown}
-    found = {name: copies(train.content, held_out.content, shown.tuned.content) for name, shown in drawn.items()}
-    before = {name: copies(train.content, held_out.content, shown.base.content) for name, shown in drawn.items()}
+    found = {name: find_copies(train.content, held_out.content, shown.tuned.content) for name, shown in drawn.items()}
+    before = {name: find_copies(train.content, held_out.content, shown.base.content) for name, shown in drawn.items()}
     worst, score = found["training captions"], score_of(evidence, evidence.captions.shown.tuned)
     by_chance = chance(evidence)
     numbers = [number for name in drawn for number in counted(name, found[name], before[name])]
@@ -34,9 +42,9 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
         background(train),
         Number("C_T, training captions", score, base=score_of(evidence, evidence.captions.shown.base), floor=0.0,
                said="nearer to training pictures than held-out ones are" if score < SCORE else "no nearer than chance"),
-        Number("authentic, %", authentic(train.content, evidence.captions.shown.tuned.content),
-               base=authentic(train.content, evidence.captions.shown.base.content),
-               floor=authentic(train.content, held_out.content), said="floor: of held-out pictures"),
+        Number("authentic, %", authenticity(train.content, evidence.captions.shown.tuned.content),
+               base=authenticity(train.content, evidence.captions.shown.base.content),
+               floor=authenticity(train.content, held_out.content), said="floor: of held-out pictures"),
         Number("aligned copies among the drawn", float(len(evidence.copied.drawn)), floor=0.0),
         Number("aligned copies between training and held-out", float(len(evidence.copied.held_out)), floor=0.0),
         *(told_by_loss(evidence.losses) if evidence.losses else ()),
@@ -58,12 +66,12 @@ def cannot(held_out: int) -> tuple[str, ...]:
 
 
 def score_of(evidence: Evidence, drawn: Seen) -> float:
-    return copying_score(evidence.train.content, evidence.held_out.content, drawn.content)
+    return data_copying_score(evidence.train.content, evidence.held_out.content, drawn.content)
 
 
-def counted(name: str, now: Copies, before: Copies) -> list[Number]:
+def counted(name: str, now: CopyReport, before: CopyReport) -> list[Number]:
     """Shares and percentiles of the likeness to training pictures."""
-    above = wilson(round(now.above * len(now.likeness)), len(now.likeness))
+    above = wilson_interval(round(now.above * len(now.likeness)), len(now.likeness))
     return [
         of(f"share above the threshold, {name}", above, base=before.above, floor=1 - QUANTILE,
            said="more than held-out pictures" if above.low > 1 - QUANTILE else "as held-out pictures, or not known"),
@@ -80,8 +88,8 @@ def chance(evidence: Evidence) -> float:
     n! (n + m - k)! / ((n - k)! (n + m)!).
     """
     shown, train = evidence.captions.shown, evidence.train.content
-    drawn = nearest_of(shown.tuned.content[first_of_each(shown)], train)[0]
-    held_out = nearest_of(evidence.held_out.content, train)[0]
+    drawn = nearest_neighbours(shown.tuned.content[first_of_each(shown)], train)[0]
+    held_out = nearest_neighbours(evidence.held_out.content, train)[0]
     n, m, k = len(drawn), len(held_out), int((drawn > held_out.max()).sum())
     return float(np.prod([(n - place) / (n + m - place) for place in range(k)]))
 
@@ -94,13 +102,13 @@ def background(train: Seen) -> Number:
 
 def nearest_other(train: Seen) -> np.ndarray:
     rows = np.arange(len(train))
-    return np.array([nearest_of(train.content[[row]], train.content[rows != row])[0][0] for row in rows])
+    return np.array([nearest_neighbours(train.content[[row]], train.content[rows != row])[0][0] for row in rows])
 
 
 def told_by_loss(losses: Losses) -> list[Number]:
     """Whether the denoising loss tells training pictures; the base has seen neither side."""
-    now = membership(losses.train, losses.held_out)
-    before = membership(losses.base_train, losses.base_held_out)
+    now = membership_inference(losses.train, losses.held_out)
+    before = membership_inference(losses.base_train, losses.base_held_out)
     p = auc_p(now.auc, len(losses.train), len(losses.held_out))
     said = "training pictures can be told" if p <= 0.05 else "not told from chance"
     found = [Number("AUC of training against held-out pictures by their loss", now.auc, base=before.auc, floor=0.5, p=p,
@@ -117,7 +125,7 @@ def auc_p(auc: float, n: int, m: int) -> float:
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def alarms(evidence: Evidence, worst: Copies, score: float, by_chance: float) -> list[Alarm]:
+def alarms(evidence: Evidence, worst: CopyReport, score: float, by_chance: float) -> list[Alarm]:
     """A leak between training and held-out pictures makes every other number of this section worthless."""
     found = []
     if evidence.copied.held_out:
@@ -132,7 +140,7 @@ def alarms(evidence: Evidence, worst: Copies, score: float, by_chance: float) ->
         found.append(Alarm("copies", f"{len(evidence.copied.drawn)} drawn pictures are training pictures but for "
                            f"cropping and light (the first: {drawn!r} is {train})."))  # fmt: skip
     if evidence.losses:
-        now = membership(evidence.losses.train, evidence.losses.held_out)
+        now = membership_inference(evidence.losses.train, evidence.losses.held_out)
         sides = len(evidence.losses.train), len(evidence.losses.held_out)
         if now.auc > TOLD and auc_p(now.auc, *sides) <= RARE:
             found.append(Alarm("told-by-loss", f"Training pictures can be told from held-out ones by their loss: AUC "

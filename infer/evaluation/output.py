@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.atomic_io import write_atomic
 from data.errors import InputError
-from data.files import write_atomic
 from infer.evaluation import blind_test, report
 from infer.evaluation.collect import Gathered
 from infer.evaluation.section import Number, Section

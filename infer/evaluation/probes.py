@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.captions import with_article
-from data.metrics.checks import Matrix, unit
+from data.metrics.distances import Matrix, unit_rows
 from infer.comparison.measures import POCKET_SCORER
 from infer.evaluation.samples import Probe, Seen, Words
 
@@ -29,7 +29,7 @@ class TypeProbe:
 
 
 def table(seen: Seen) -> Matrix:
-    return np.concatenate([unit(seen.content), seen.style], axis=1)
+    return np.concatenate([unit_rows(seen.content), seen.style], axis=1)
 
 
 def type_probe(train: Seen, types: Sequence[str | None]) -> TypeProbe | None:
@@ -58,7 +58,7 @@ def checked(probe: TypeProbe, held_out: Seen, types: Sequence[str | None]) -> Pr
 
 def objects_said(joint: Matrix, words: Matrix, names: Sequence[str]) -> Words:
     """The nearest of the names to each picture. words: (names, e) of "a fridge" and so on."""
-    return np.array(names)[(unit(joint) @ unit(words).T).argmax(axis=1)]
+    return np.array(names)[(unit_rows(joint) @ unit_rows(words).T).argmax(axis=1)]
 
 
 def objects_checked(words: Matrix, names: Sequence[str]) -> Probe | None:
@@ -82,7 +82,7 @@ def object_texts(names: Sequence[str]) -> list[str]:
 def name_likeness(seen: Seen, train: Seen, owners: Sequence[str | None]) -> tuple[NDArray[np.float64], list[str]]:
     """(n, names): the cosine of each picture to the mean of each name's training pictures; and the names."""
     names = sorted({name for name in owners if name})
-    content = unit(train.content)
+    content = unit_rows(train.content)
     middle = content.mean(axis=0)
     means = np.stack([content[[row for row, own in enumerate(owners) if own == name]].mean(axis=0) for name in names])
-    return unit(unit(seen.content) - middle) @ unit(means - middle).T, names
+    return unit_rows(unit_rows(seen.content) - middle) @ unit_rows(means - middle).T, names

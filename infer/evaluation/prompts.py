@@ -12,10 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from data import seeds
+from data import rng
 from data.captions import with_article
 from infer.comparison import figures, grid
-from infer.comparison.grid import ImageRequest
+from infer.comparison.grid import CellRequest
 from infer.comparison.weights import Weights
 from infer.evaluation.config import Counts
 from infer.evaluation.target_run import Subject
@@ -111,7 +111,7 @@ def worded(way: str, thing: str) -> str:
 def captions_of(subject: Subject, seed: int) -> list[str]:
     """The training pictures' first captions, each once, in an order of the seed's."""
     texts = list(dict.fromkeys(sorted(subject.caption(sample) for sample in subject.collection.train)))
-    return [texts[place] for place in seeds.permutation(len(texts), seed, "evaluate", "captions")]
+    return [texts[place] for place in rng.permutation(len(texts), seed, "evaluate", "captions")]
 
 
 def asks(texts: Sequence[str], count: int, seed: int) -> tuple[Ask, ...]:
@@ -120,7 +120,7 @@ def asks(texts: Sequence[str], count: int, seed: int) -> tuple[Ask, ...]:
 
 def seed_of(seed: int, text: str, turn: int) -> int:
     """A prompt's own noise, whichever question asks for it."""
-    return seeds.seed_for(seed, "evaluate", text, turn) % SEED_SPACE
+    return rng.seed_for(seed, "evaluate", text, turn) % SEED_SPACE
 
 
 def types_of(subject: Subject) -> list[str]:
@@ -149,7 +149,7 @@ def mixes_of(subject: Subject, counts: Counts, seed: int) -> tuple[Ask, ...]:
     known = sorted(name for name, count in found.items() if count >= FEWEST)
     if len(known) < 4:
         return ()
-    order = [known[place] for place in seeds.permutation(len(known), seed, "evaluate", "mixes")]
+    order = [known[place] for place in rng.permutation(len(known), seed, "evaluate", "mixes")]
     pairs = list(zip(order[::2], order[1::2], strict=False))[: counts.mixes]
     return tuple(
         Ask(text := f"a mix of {one} and {two}", seed_of(seed, text, turn), (one, two))
@@ -167,5 +167,5 @@ def figures_of(subject: Subject, seed: int) -> tuple[tuple[Ask, str], ...]:
     return tuple(found.items())
 
 
-def wish(ask: Ask, weights: Weights, counts: Counts, guidance_scale: float, size: int) -> ImageRequest:
-    return ImageRequest(weights, ask.prompt, ask.seed, counts.steps, guidance_scale, width=size, height=size)
+def wish(ask: Ask, weights: Weights, counts: Counts, guidance_scale: float, size: int) -> CellRequest:
+    return CellRequest(weights, ask.prompt, ask.seed, counts.steps, guidance_scale, width=size, height=size)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from PIL import Image
 
-from data.metrics.intervals import Interval
-from data.page import Page
+from data.metrics.statistics import Interval
+from data.reports.page import Page
 from infer.evaluation import memorization
 from infer.evaluation.collect import BASE, TUNED, Gathered
 from infer.evaluation.prompts import Ask

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
-from data.metrics.checks import Matrix, Vector, rows, same_width
+from data.metrics.distances import Matrix, Vector, check_features, check_same_width
 
 Rows = Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]
 Words = NDArray[np.str_]
@@ -31,7 +31,7 @@ class Seen:
 
     def __post_init__(self) -> None:
         for name, matrix in vars(self).items():
-            object.__setattr__(self, name, rows(matrix, name, least=0))
+            object.__setattr__(self, name, check_features(matrix, name, least=0))
         assert len({len(matrix) for matrix in vars(self).values()}) == 1, "one row a picture"
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class Shown:
     def __post_init__(self) -> None:
         assert len(self.prompts) == len(self.base) == len(self.tuned), "base and tuned are paired"
         for name in ("style", "content", "joint"):
-            same_width(getattr(self.base, name), getattr(self.tuned, name))
+            check_same_width(getattr(self.base, name), getattr(self.tuned, name))
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -154,4 +154,4 @@ class Evidence:
             if len(seen) < least:
                 raise InputError(f"{len(seen)} {what}", allowed=f"{least} or more to evaluate a run")
         for name in ("style", "content", "joint"):
-            same_width(*(getattr(seen, name) for seen in (self.train, self.held_out, self.captions.shown.tuned)))
+            check_same_width(*(getattr(seen, name) for seen in (self.train, self.held_out, self.captions.shown.tuned)))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from data.metrics.intervals import Interval
-from data.metrics.significance import holm
+from data.metrics.statistics import Interval, holm_correction
 
 LEVEL = 0.05
 ALARM = 0.01  # an alarm needs more than an ordinary p: a page raises several
@@ -62,7 +61,7 @@ class Section:
 def settled(section: Section) -> Section:
     """With Holm's p-values over the section."""
     raw = {str(place): number.p for place, number in enumerate(section.numbers) if number.p is not None}
-    adjusted = holm(raw)
+    adjusted = holm_correction(raw)
     numbers = [replace(number, p=adjusted.get(str(place))) for place, number in enumerate(section.numbers)]
     return replace(section, numbers=tuple(numbers))
 

@@ -1,6 +1,6 @@
 """1. How much of the style was learned: distances to the training pictures with floor and ceiling, and who is nearer.
 
-Style is told by the weight-free descriptors of data/descriptors.py, every one at mean 0 and deviation 1 over base and
+Style is told by the weight-free descriptors of data/features.py, every one at mean 0 and deviation 1 over base and
 training pictures together.
 """
 
@@ -13,14 +13,30 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from data import seeds
-from data.descriptors import NAMES, standardized
-from data.metrics import frechet
-from data.metrics.checks import Matrix, Vector, unit
-from data.metrics.copying import nearest_of
-from data.metrics.intervals import Interval, cluster_means, jackknife, mean_interval, wilson
-from data.metrics.kernel import Kernel, cmmd, gaussian, kernel
-from data.metrics.significance import equivalent, paired, same_distribution
+from data import rng
+from data.features import DESCRIPTOR_NAMES, standardized
+from data.metrics.distances import (
+    Kernel,
+    Matrix,
+    Vector,
+    cmmd,
+    frechet_bias,
+    gaussian_kernel,
+    kernel,
+    small_sample_frechet_distance,
+    unit_rows,
+)
+from data.metrics.memorization import nearest_neighbours
+from data.metrics.statistics import (
+    Interval,
+    cluster_means,
+    equivalence_test,
+    jackknife_interval,
+    kernel_two_sample_test,
+    mean_interval,
+    sign_flip_test,
+    wilson_interval,
+)
 from infer.evaluation.samples import Evidence, Seen, Shown
 from infer.evaluation.section import ALARM, LEVEL, Alarm, Number, Section, Table, of, sided
 
@@ -72,7 +88,7 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
     """Of the training captions, which base and tuned drew from the same seeds."""
     shown, train = evidence.captions.shown, evidence.train
     nearer, way = leans(train, shown)
-    p = paired(nearer, shown.prompts, seed=seed)
+    p = sign_flip_test(nearer, shown.prompts, seed=seed)
     moved = mean_interval(nearer, shown.prompts)
     numbers = [
         *distances(train, shown, seed),
@@ -80,7 +96,7 @@ def section(evidence: Evidence, seed: int = 0) -> Section:
            said=sided(moved, "towards the training pictures", "away from them")),
         *likeness(train, shown), wins(nearer, shown),
         Number("p that base and tuned draw alike", float("nan"),
-               p=same_distribution(shown.base.content, shown.tuned.content, seed=seed)),
+               p=kernel_two_sample_test(shown.base.content, shown.tuned.content, seed=seed)),
     ]  # fmt: skip
     numbers[-1] = told_alike(numbers[-1])
     if evidence.trigger:
@@ -132,17 +148,17 @@ def distances(train: Seen, shown: Shown, seed: int) -> list[Number]:
     for name, sides in (("descriptors", (base, tuned, real)), ("content", tuple(rows))):
         gap = Gap(Distance(sides[2], sides[0]), Distance(sides[2], sides[1]), floor_of(sides[2], kernel, seed))
         found.append(
-            Number(f"kernel distance of {name}", gap.tuned(every), jackknife(gap.tuned, shown.prompts),
+            Number(f"kernel distance of {name}", gap.tuned(every), jackknife_interval(gap.tuned, shown.prompts),
                    base=gap.base(every), floor=gap.floor, ceiling=gap.base(every))
         )  # fmt: skip
         found.append(closed(gap, name, shown))
-    joint = [unit(seen.joint) for seen in (shown.tuned, train)]
-    of_tuned = Distance(joint[1], joint[0], gaussian)
-    spread = jackknife(of_tuned, shown.prompts)
+    joint = [unit_rows(seen.joint) for seen in (shown.tuned, train)]
+    of_tuned = Distance(joint[1], joint[0], gaussian_kernel)
+    spread = jackknife_interval(of_tuned, shown.prompts)
     before = cmmd(train.joint, shown.base.joint)
     found.append(
         Number("CMMD", 1000 * spread.value, Interval(*(1000 * end for end in (spread.value, spread.low, spread.high))),
-               base=before, floor=1000 * floor_of(joint[1], gaussian, seed), ceiling=before)
+               base=before, floor=1000 * floor_of(joint[1], gaussian_kernel, seed), ceiling=before)
     )  # fmt: skip
     return [*found, fid(train, shown, seed)]
 
@@ -152,20 +168,20 @@ def closed(gap: Gap, name: str, shown: Shown) -> Number:
     title = f"style gap closed, {name}"
     if gap.base(np.ones(len(shown), bool)) <= gap.floor:
         return Number(title, float("nan"), said="there is no gap: the base draws like the training pictures")
-    share = jackknife(gap.closed, shown.prompts)
+    share = jackknife_interval(gap.closed, shown.prompts)
     return of(title, share, floor=0.0, ceiling=1.0, said=sided(share, "nearer than the base", "farther than the base"))
 
 
 def whole(content: Matrix) -> Matrix:
     """Rows of length sqrt(d), so that KID's kernel (x y / d + 1)^3 is (cosine + 1)^3 whatever the extractor."""
-    return unit(content) * np.sqrt(content.shape[1])
+    return unit_rows(content) * np.sqrt(content.shape[1])
 
 
 def floor_of(real: Matrix, kernel: Kernel, seed: int) -> float:
     """The mean distance of two halves of the real pictures."""
     half, found = len(real) // 2, []
     for draw in range(HALVES):
-        order = seeds.permutation(len(real), seed, "floor", draw)
+        order = rng.permutation(len(real), seed, "floor", draw)
         found.append(Distance(real[order[:half]], real[order[half : 2 * half]], kernel)(np.ones(half, bool)))
     return float(np.mean(found))
 
@@ -173,19 +189,19 @@ def floor_of(real: Matrix, kernel: Kernel, seed: int) -> float:
 def fid(train: Seen, shown: Shown, seed: int) -> Number:
     """For those who ask: at equal n, with its bias beside it."""
     n = min(len(train), len(shown))
-    rows = seeds.permutation(len(train), seed, "fd")[:n]
-    sides = [frechet.frechet_of_few(train.content[rows], seen.content[:n]) for seen in (shown.base, shown.tuned)]
-    floor = frechet.bias(train.content[rows], draws=HALVES, seed=seed)
+    rows = rng.permutation(len(train), seed, "fd")[:n]
+    sides = [small_sample_frechet_distance(train.content[rows], seen.content[:n]) for seen in (shown.base, shown.tuned)]
+    floor = frechet_bias(train.content[rows], draws=HALVES, seed=seed)
     return Number(f"Fréchet distance of content, {n} against {n}", sides[1], base=sides[0], floor=floor,
                   ceiling=sides[0], said="lower than the base's" if sides[1] < sides[0] else "not lower")  # fmt: skip
 
 
 def likeness(train: Seen, shown: Shown) -> list[Number]:
     """Cosines to the nearest training picture and to the mean of all, tuned minus base."""
-    middle = unit(train.content).mean(axis=0, keepdims=True)
+    middle = unit_rows(train.content).mean(axis=0, keepdims=True)
     found = []
     for name, among in (("nearest training picture", train.content), ("training pictures' mean", middle)):
-        tuned, base = (nearest_of(seen.content, among)[0] for seen in (shown.tuned, shown.base))
+        tuned, base = (nearest_neighbours(seen.content, among)[0] for seen in (shown.tuned, shown.base))
         change = mean_interval(tuned - base, shown.prompts)
         found.append(of(f"cosine to the {name}, change", change, base=float(base.mean()), ceiling=1.0,
                         said=sided(change, "nearer", "farther")))  # fmt: skip
@@ -195,7 +211,7 @@ def likeness(train: Seen, shown: Shown) -> list[Number]:
 def wins(nearer: Vector, shown: Shown) -> Number:
     """The share of prompts whose tuned pictures are farther along the way than the base's."""
     means = cluster_means(nearer, shown.prompts)
-    share = wilson(int((means > 0).sum()), len(means))
+    share = wilson_interval(int((means > 0).sum()), len(means))
     return of("prompts at which tuned is nearer in style", share, floor=0.5, ceiling=1.0,
               said=sided(share, "most", "few", zero=0.5))  # fmt: skip
 
@@ -210,7 +226,7 @@ def trigger(shown: Shown, along: Callable[[Matrix], Vector], seed: int) -> Numbe
     """What the trigger word adds, in ways; "without effect" needs a test of its own: not significant is not equal."""
     change = along(shown.tuned.style) - along(shown.base.style)
     interval = mean_interval(change, shown.prompts)
-    p, same = paired(change, shown.prompts, seed=seed), equivalent(change, shown.prompts, MARGIN)
+    p, same = sign_flip_test(change, shown.prompts, seed=seed), equivalence_test(change, shown.prompts, MARGIN)
     said = f"p of {MARGIN} of the way or more: {same:.2g}"
     if same <= LEVEL:
         said = f"without effect ({said})"
@@ -226,7 +242,7 @@ def descriptors(train: Seen, shown: Shown) -> Table:
     from scipy.stats import wasserstein_distance
 
     rows = []
-    for column, name in enumerate(NAMES[: train.style.shape[1]]):
+    for column, name in enumerate(DESCRIPTOR_NAMES[: train.style.shape[1]]):
         real, base, tuned = (seen.style[:, column] for seen in (train, shown.base, shown.tuned))
         apart = [float(wasserstein_distance(side, real)) / max(float(real.std()), 1e-3) for side in (base, tuned)]
         rows.append((name, float(real.mean()), float(base.mean()), float(tuned.mean()), *apart))

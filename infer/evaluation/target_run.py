@@ -8,18 +8,18 @@ from pathlib import Path
 from PIL import Image
 
 from data.errors import InputError
-from data.images import fit, open_picture
+from data.images import open_image, resize_and_crop
 from data.schema import Sample
-from infer import source
+from infer import resolve_model
 from infer.comparison.config import CompareOptions
 from infer.comparison.weights import TUNED, Weights, WeightsFinder, full_run_name
 from infer.evaluation.config import EvaluateOptions
-from train import base_model, curation, run_folder
-from train.base_model import BaseModel
+from train import run_folder, training_set
 from train.config import Config
-from train.curation import Collection
-from train.exports.again import config_of
+from train.exporters.reexport import load_run_config
+from train.model import BaseModel, load_model
 from train.run_folder import Run
+from train.training_set import TrainingSet
 
 LEAST_HELD_OUT = 5
 
@@ -34,11 +34,11 @@ class Subject:
     base: Weights
     tuned: Weights
     model: BaseModel
-    collection: Collection
+    collection: TrainingSet
 
     @property
     def is_pocket(self) -> bool:
-        return self.base.model == source.POCKET
+        return self.base.model == resolve_model.POCKET
 
     @property
     def size(self) -> int:
@@ -47,7 +47,7 @@ class Subject:
 
     def picture(self, sample: Sample) -> Image.Image:
         """As it was trained on, but for buckets: the centre square at the size that is drawn."""
-        return fit(open_picture(sample.path), self.size, self.size)
+        return resize_and_crop(open_image(sample.path), self.size, self.size)
 
     def caption(self, sample: Sample) -> str:
         return self.collection.prompts[sample.annotation.file_name][0]
@@ -58,10 +58,10 @@ def find(asked: EvaluateOptions) -> Subject:
     folder = folder_of(asked)
     finder = WeightsFinder(CompareOptions(model=str(folder), runs=asked.runs))
     found = Run(folder)
-    config = config_of(found)
+    config = load_run_config(found)
     base, tuned = finder.base(), finder.of_model(TUNED)
-    model = base_model.load(base.model, tokenizer=base.tokenizer)
-    collection = curation.collect(config, model)
+    model = load_model(base.model, tokenizer=base.tokenizer)
+    collection = training_set.load_training_set(config, model)
     refuse_others(found, collection)
     return Subject(found, config, finder.chosen.said, base, tuned, model, collection)
 
@@ -75,13 +75,13 @@ def folder_of(asked: EvaluateOptions) -> Path:
             raise InputError(f"there is no finished run in {asked.runs}/", where="RUN", fix=fix)
         return newest
     folder = Path(full_run_name(str(asked.run)) or "")
-    if not source.is_run(folder):
+    if not resolve_model.is_run(folder):
         fix = "Name a folder that train/finetune.py made, such as runs/0001-lora-r16."
         raise InputError("not a run's folder", where=folder, fix=fix)
     return folder
 
 
-def refuse_others(run: Run, collection: Collection) -> None:
+def refuse_others(run: Run, collection: TrainingSet) -> None:
     """Raise InputError where the folder holds other pictures than the run had, or too few were held out."""
     facts = run.facts("data.json")
     sides = {"train": collection.train, "held_out": collection.held_out}

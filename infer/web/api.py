@@ -20,8 +20,8 @@ from starlette.concurrency import run_in_threadpool
 
 from data.errors import InputError
 from infer import metadata, schedulers
-from infer.config import HIGHEST_SEED
-from infer.metadata import Recipe
+from infer.config import MAX_SEED
+from infer.metadata import ImageMetadata
 from infer.web.queue import Job
 from infer.web.service import StudioService
 from infer.web.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_PROMPT, MAX_STEPS
@@ -49,7 +49,7 @@ class TextToImage(Body):
     prompt: str = Field(default="", max_length=MAX_PROMPT)
     negative_prompt: str = Field(default="", max_length=MAX_PROMPT)
     styles: list[str] = []
-    seed: int = Field(default=-1, ge=-1, le=HIGHEST_SEED - MAX_IMAGES)
+    seed: int = Field(default=-1, ge=-1, le=MAX_SEED - MAX_IMAGES)
     sampler_name: str | None = None
     sampler_index: str | None = None
     scheduler: str | None = None
@@ -136,7 +136,7 @@ def add_lists(router: APIRouter, service: StudioService) -> None:
 
     @router.get("/samplers")
     def samplers() -> list[dict[str, Any]]:
-        return [{"name": named.shown, "aliases": [key], "options": {}} for key, named in schedulers.NAMES.items()]
+        return [{"name": named.shown, "aliases": [key], "options": {}} for key, named in schedulers.SCHEDULERS.items()]
 
     @router.get("/schedulers")
     def schedules() -> list[dict[str, Any]]:
@@ -175,7 +175,7 @@ def sampler_key(body: TextToImage) -> str | None:
         return None
     karras = (body.scheduler or "").lower() == "karras" and not name.endswith("Karras")
     try:
-        return schedulers.canonical(f"{name} Karras" if karras else name)
+        return schedulers.canonical_name(f"{name} Karras" if karras else name)
     except InputError as error:
         raise InputError(f"unknown sampler {name!r}", where=SAMPLER, allowed=error.allowed) from None
 
@@ -184,13 +184,13 @@ def txt2img_response(body: TextToImage, job: Job) -> dict[str, Any]:
     """The files exactly as in outputs/, and how they were made."""
     paths = [image.path for image in job.images if not image.is_base]
     images = [base64.b64encode(path.read_bytes()).decode() for path in paths] if body.send_images else []
-    info = job_info([metadata.read(path) for path in paths]) | {"state": job.state}
+    info = job_info([metadata.read_metadata(path) for path in paths]) | {"state": job.state}
     if paths:
         info["files"] = [path.as_posix() for path in paths]
     return {"images": images, "parameters": body.model_dump(), "info": json.dumps(info)}
 
 
-def job_info(recipes: list[Recipe]) -> dict[str, Any]:
+def job_info(recipes: list[ImageMetadata]) -> dict[str, Any]:
     """A1111's `info` of the finished images."""
     if not recipes:
         return {"all_prompts": [], "all_seeds": [], "infotexts": []}
@@ -207,7 +207,7 @@ def job_info(recipes: list[Recipe]) -> dict[str, Any]:
         "sd_model_hash": (first.model.file_hash or first.model.fingerprint)[: metadata.MODEL_HASH_LENGTH],
         "sd_vae_name": None, "sd_vae_hash": None, "seed_resize_from_w": -1, "seed_resize_from_h": -1,
         "denoising_strength": 0, "extra_generation_params": {}, "index_of_first_image": 0, "clip_skip": 1,
-        "infotexts": [metadata.parameters(recipe) for recipe in recipes],
+        "infotexts": [metadata.format_parameters(recipe) for recipe in recipes],
         "styles": [first.style] if first.style else [], "job_timestamp": "",
         "is_using_inpainting_conditioning": False, "version": first.versions.get("atelier", ""),
     }  # fmt: skip
@@ -246,7 +246,7 @@ def png_info(body: ImageBody) -> dict[str, Any]:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError(f"is not a PNG in base64 ({error})", where="image") from None
-    texts = metadata.texts(io.BytesIO(content), "image")
+    texts = metadata.read_png_texts(io.BytesIO(content), "image")
     info = texts.get(metadata.A1111_KEY, "")
     return {"info": info, "items": texts, "parameters": metadata.parse_parameters(info) if info else {}}
 

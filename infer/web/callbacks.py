@@ -15,10 +15,10 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from data.atomic_io import write_atomic
 from data.errors import InputError
-from data.files import write_atomic
-from infer.config import HIGHEST_SEED
-from infer.outputs import OUTPUTS
+from infer.config import MAX_SEED
+from infer.output import OUTPUTS
 from infer.web import components, controls
 from infer.web.controls import NAMES
 from infer.web.queue import Job
@@ -28,7 +28,7 @@ from infer.web.validation import MAX_IMAGES, page_message
 REFRESH = 0.15  # seconds between two updates of a job
 SCRIBBLES = OUTPUTS / ".scribbles"  # hidden, so they are not part of the gallery
 MAX_SCRIBBLE = 2048  # pixels a side
-MAX_SEED = HIGHEST_SEED - MAX_IMAGES
+MAX_SEED = MAX_SEED - MAX_IMAGES
 
 
 @dataclass(frozen=True)

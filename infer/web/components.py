@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from infer.web.queue import Job
 
 if TYPE_CHECKING:
-    from infer.galleries.search import Hit
+    from infer.galleries import SearchHit
 
 IDEAS = ("a water type fridge", "a blue cat", "a cactus with two red flowers", "a yellow guitar")
 FACTS = ("model", "lora", "sampler", "steps", "cfg", "seed")
@@ -68,7 +68,7 @@ def layout(count: int) -> str:
     return "one" if count == 1 else "few" if count <= 4 else "many"
 
 
-def gallery(hits: Sequence[Hit], query: str) -> str:
+def gallery(hits: Sequence[SearchHit], query: str) -> str:
     """A tile for each image, and the dialog that opens on a click."""
     if not hits:
         return empty("No image matches." if query.strip() else "The images that you generate appear here.")
@@ -76,7 +76,7 @@ def gallery(hits: Sequence[Hit], query: str) -> str:
     return MACROS.gallery([(each, json.dumps(each)) for each in tiles])
 
 
-def about(hit: Hit) -> dict[str, Any]:
+def about(hit: SearchHit) -> dict[str, Any]:
     """What the dialog shows of an image."""
     row: Any = hit.row
     facts = {name: row[name] for name in FACTS if row[name] not in (None, "")}

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from infer import schedulers
-from infer.config import HIGHEST_WEIGHT
-from infer.source import POCKET
+from infer.config import MAX_WEIGHT
+from infer.resolve_model import POCKET
 from infer.web import components
 from infer.web.config import SHAPES
 from infer.web.service import StudioService
@@ -67,7 +67,7 @@ def simple_controls(service: StudioService) -> Controls:
 
 def expert_controls(service: StudioService) -> Controls:
     models = [(f"{name} (embedded)" if name == POCKET else name, name) for name in service.models.models()]
-    samplers = [("the model's own", ""), *((named.shown, key) for key, named in schedulers.NAMES.items())]
+    samplers = [("the model's own", ""), *((named.shown, key) for key, named in schedulers.SCHEDULERS.items())]
     first = models[0][1]
     controls: Controls = {
         "negative": gr.Textbox(label="Negative prompt", info="What to avoid: blurry, text", elem_id="negative"),
@@ -77,7 +77,7 @@ def expert_controls(service: StudioService) -> Controls:
         loras = [("none", ""), *((name, name) for name in service.models.lora_files())]
         controls["lora"] = gr.Dropdown(loras, value="", label="LoRA", elem_id="lora")
         controls["weight"] = gr.Number(
-            1.0, minimum=-HIGHEST_WEIGHT, maximum=HIGHEST_WEIGHT, step=0.1, label="Weight", elem_id="weight"
+            1.0, minimum=-MAX_WEIGHT, maximum=MAX_WEIGHT, step=0.1, label="Weight", elem_id="weight"
         )
     controls["steps"] = gr.Slider(1, MAX_STEPS, STEPS, step=1, label="Steps", elem_id="steps", buttons=[])
     controls["guidance"] = gr.Slider(

@@ -9,19 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data.encoders import Clip
-from data.errors import InputError, show
-from infer import config, foreign, metadata, schedulers, sizes, templates
+from data.errors import InputError, printable
+from data.features import Clip
+from infer import conditioning_images, config, galleries, metadata, png_info, schedulers, templates
 from infer.comparison.measures import POCKET_SCORER
-from infer.galleries import query
-from infer.galleries.index import Index
-from infer.galleries.search import Hit, search
-from infer.metadata import Recipe
-from infer.outputs import OUTPUTS
+from infer.galleries import GalleryIndex, SearchHit, search_index
+from infer.metadata import ImageMetadata
+from infer.output import OUTPUTS
 from infer.web.config import SHAPES
 from infer.web.models import ModelList
 from infer.web.validation import check_limits
-from train import base_model
+from train.model import load_model
 
 MAX_HITS = 120  # images shown at once
 FIELDS = {"prompt", "negative_prompt", "seed", "steps", "guidance_scale", "scheduler", "width", "height"}
@@ -38,11 +36,11 @@ class Gallery:
     def judge(self) -> Clip:
         return Clip(self.folder)
 
-    def search(self, text: str) -> list[Hit]:
+    def search(self, text: str) -> list[SearchHit]:
         """The newest images, or those that match the text best. Raises InputError."""
-        query.parse(text)  # reports mistakes before anything is loaded
+        galleries.parse_query(text)  # reports mistakes before anything is loaded
         with self._index() as index:
-            return search(index, text, self.judge, MAX_HITS)
+            return search_index(index, text, self.judge, MAX_HITS)
 
     def star(self, path: Path, on: bool) -> None:
         """Mark an image as a favorite, or remove the mark."""
@@ -50,11 +48,11 @@ class Gallery:
             index.star(path, on)
 
     @contextmanager
-    def _index(self) -> Iterator[Index]:
+    def _index(self) -> Iterator[GalleryIndex]:
         """The updated index; one user at a time."""
         with self.lock:
             OUTPUTS.mkdir(exist_ok=True)
-            index = Index(OUTPUTS)
+            index = GalleryIndex(OUTPUTS)
             try:
                 index.update(self.judge)
                 yield index
@@ -66,19 +64,19 @@ class Gallery:
 
         All settings of our own images; of other programs' images those that exist here. Raises InputError.
         """
-        texts = foreign.texts_of(path)
+        texts = png_info.read_image_texts(path)
         if metadata.KEY in texts:
-            found = self._own_settings(metadata.parse(texts[metadata.KEY], show(path)))
+            found = self._own_settings(metadata.parse_metadata(texts[metadata.KEY], printable(path)))
         else:
-            theirs = foreign.read(texts, show(path))
+            theirs = png_info.read_foreign(texts, printable(path))
             if theirs is None:
                 raise InputError("this image has no generation settings")
             found = {name: value for name, value in theirs.values.items() if name in FIELDS and value is not None}
-            found["prompt"] = templates.literal(str(found.get("prompt", "")))
+            found["prompt"] = templates.escape_template(str(found.get("prompt", "")))
         check_limits(found)
         return found | {"shape": self._shape(found)}
 
-    def _own_settings(self, recipe: Recipe) -> dict[str, Any]:
+    def _own_settings(self, recipe: ImageMetadata) -> dict[str, Any]:
         """Raises InputError if the image was made with something that is no longer here."""
         if recipe.inputs:
             raise InputError("it was made from a scribble or image", fix="generate.py --params-from can repeat it.")
@@ -92,12 +90,12 @@ class Gallery:
             if name not in files:
                 raise InputError(f"it was made with the LoRA {name!r}, which is not here", fix="Put it into loras/.")
         try:
-            sampler = schedulers.canonical(recipe.sampler)
+            sampler = schedulers.canonical_name(recipe.sampler)
         except InputError:  # of a kind that the page does not offer
             sampler = None
         tags = "".join(f" <lora:{name}:{weight!r}>" for name, weight in loras[1:])  # the page has one LoRA field
         return {
-            "prompt": templates.literal(recipe.prompt) + tags, "negative_prompt": recipe.negative_prompt,
+            "prompt": templates.escape_template(recipe.prompt) + tags, "negative_prompt": recipe.negative_prompt,
             "seed": recipe.seed, "steps": recipe.steps, "guidance_scale": recipe.guidance_scale, "scheduler": sampler,
             "width": recipe.width, "height": recipe.height, "model": model,
             **({"lora": loras[0][0], "weight": loras[0][1]} if loras else {}),
@@ -107,9 +105,11 @@ class Gallery:
         """The aspect ratio that gives exactly this size with this model; "" if none does."""
         if "width" not in settings or "height" not in settings:
             return "1:1"
-        model = base_model.load(self.models.source(str(settings.get("model", ""))).model)
+        model = load_model(self.models.source(str(settings.get("model", ""))).model)
         for shape in SHAPES.values():
-            size = sizes.of_ratio(config.ratio(shape) or 1.0, model.sample_size**2, model.step)
+            size = conditioning_images.size_for_aspect(
+                config.parse_aspect(shape) or 1.0, model.sample_size**2, model.step
+            )
             if size == (settings["width"], settings["height"]):
                 return shape
         return ""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data import images, sample_set
 from data.shapes import Latents
-from infer.prompts import Picture
+from infer.prompts import ImageRequest
 from infer.web.queue import Job
 
 INTERVAL = 0.3  # seconds between two previews of one image
@@ -42,7 +42,7 @@ class DecodedPreview:
     @torch.no_grad()
     def __call__(self, latents: Latents) -> Image.Image:
         decoded = self.vae.decode(normalize(latents) / self.vae.config.scaling_factor, return_dict=False)[0]
-        return images.to_picture(decoded[0].float().nan_to_num().cpu())
+        return images.tensor_to_image(decoded[0].float().nan_to_num().cpu())
 
 
 class LinearPreview:
@@ -53,7 +53,7 @@ class LinearPreview:
 
     def __call__(self, latents: Latents) -> Image.Image:
         rows = normalize(latents).float().cpu()[0].permute(1, 2, 0)  # (h, w, C)
-        return images.to_picture((with_ones(rows) @ self.map).permute(2, 0, 1).nan_to_num())
+        return images.tensor_to_image((with_ones(rows) @ self.map).permute(2, 0, 1).nan_to_num())
 
 
 def normalize(latents: Latents) -> Latents:
@@ -73,7 +73,7 @@ def fit_colors(latents: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def fit_samples(pipe: StableDiffusionPipeline, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents (n, C) of some images and the mean colors (n, 3), in [-1, 1], of the pixels at each position."""
-    pixels = torch.stack([images.to_tensor(sample_set.image(index, side)) for index in range(FIT_IMAGES)])
+    pixels = torch.stack([images.image_to_tensor(sample_set.sample_image(index, side)) for index in range(FIT_IMAGES)])
     mean = pipe.vae.encode(pixels.to(pipe.device, pipe.vae.dtype)).latent_dist.mean.float().cpu()
     latents = mean * pipe.vae.config.scaling_factor
     small = torch.nn.functional.interpolate(pixels, size=latents.shape[2:], mode="area")
@@ -88,7 +88,7 @@ class ProgressCallback:
         self.lock = threading.Lock()
         self.last: dict[int, float] = {}
 
-    def __call__(self, batch: Sequence[Picture], latents: Latents) -> None:
+    def __call__(self, batch: Sequence[ImageRequest], latents: Latents) -> None:
         """latents: (B, C, h, w). Raises JobStopped."""
         self.job.raise_if_stopped()
         with self.lock:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from data.errors import InputError, choose
-from infer import source
+from data.errors import InputError, check_choice
+from infer import resolve_model
 from infer.config import GenerateOptions
-from infer.source import POCKET, RUNS
-from infer.tags import FOLDER, TAG
+from infer.prompts import LORA_TAG, LORAS
+from infer.resolve_model import POCKET, RUNS
 from train import run_folder
 
 KNOWN_BASES = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -23,7 +23,7 @@ class ModelList:
 
     extra: str | None = None
     runs: Path = RUNS
-    loras: Path = FOLDER
+    loras: Path = LORAS
 
     def models(self) -> dict[str, str]:
         """Name -> what --model takes; the default comes first."""
@@ -40,16 +40,18 @@ class ModelList:
     def model(self, name: str) -> str:
         """What --model takes for a name; the default for "". Raises InputError."""
         models = self.models()
-        return models[choose(name, models, what="model", where="--model")] if name else next(iter(models.values()))
+        return (
+            models[check_choice(name, models, what="model", where="--model")] if name else next(iter(models.values()))
+        )
 
     def lora(self, name: str, weight: float) -> str:
         """What --lora takes. Raises InputError."""
         files = self.lora_files()
-        return f"{files[choose(name, files, what='LoRA', where='--lora')]}:{weight!r}"
+        return f"{files[check_choice(name, files, what='LoRA', where='--lora')]}:{weight!r}"
 
     def source(self, name: str) -> source.Source:
         """The weights that a name stands for. Raises InputError."""
-        return source.choose(GenerateOptions(model=self.model(name)), self.runs)
+        return resolve_model.resolve(GenerateOptions(model=self.model(name)), self.runs)
 
 
 def _can_generate(run: Path) -> bool:
@@ -64,7 +66,7 @@ def _is_in_hub_cache(name: str) -> bool:
 
 def check_lora_tags(prompt: str) -> None:
     """Raise InputError for a tag that names a path: clients must not reach other files of this machine."""
-    for tag in TAG.finditer(prompt):
+    for tag in LORA_TAG.finditer(prompt):
         name = tag["name"].strip()
         if "/" in name or "\\" in name or name.startswith((".", "~")):
             raise InputError(f"{tag.group().strip()}: name a LoRA without its folder", where="--prompt")

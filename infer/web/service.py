@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InputError, choose
-from infer import styles
-from infer.outputs import OUTPUTS
-from infer.source import POCKET
+from data.errors import InputError, check_choice
+from infer import prompts
+from infer.output import OUTPUTS
+from infer.resolve_model import POCKET
 from infer.web.config import StudioOptions
 from infer.web.models import ModelList
 from infer.web.queue import Job, JobQueue
@@ -30,7 +30,7 @@ class StudioService:
     def __init__(self, options: StudioOptions, load_backend: Backend) -> None:
         self.options, self._load_backend = options, load_backend
         self.models = ModelList(options.model)
-        self.styles = styles.read(styles.SHIPPED)
+        self.styles = prompts.read_styles(prompts.STYLES_FILE)
         self.queue = JobQueue(lambda job: self.backend()[0].generate(job))
         self.default_model = ""  # the model that an API client switched to
         self._backend: tuple[Worker, Gallery] | None = None
@@ -60,7 +60,7 @@ class StudioService:
         model = self.models.model(fields.pop("model", None) or self.default_model)
         loras = tuple(self.models.lora(name, weight) for name, weight in fields.pop("loras", {}).items())
         if fields.get("style"):
-            choose(fields["style"], self.styles, what="style", where="--style")
+            check_choice(fields["style"], self.styles, what="style", where="--style")
         own = {name: getattr(self.options, name) for name in ("tokenizer", "dtype", "device")}
         return self.queue.submit(parse_request({**fields, **own, "model": model, "lora": loras}))
 

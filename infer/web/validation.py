@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data.cli import explain_error
 from data.errors import InputError, raise_all
-from data.options import explain
 from infer.config import GenerateOptions
 from infer.web.models import check_lora_tags
 
@@ -35,7 +35,7 @@ def parse_request(fields: Mapping[str, Any]) -> GenerateOptions:
     try:
         return GenerateOptions.model_validate(values)
     except ValidationError as error:
-        raise_all([explain(GenerateOptions, detail, set(), {}) for detail in error.errors()])
+        raise_all([explain_error(GenerateOptions, detail, set(), {}) for detail in error.errors()])
         raise
 
 

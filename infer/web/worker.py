@@ -11,19 +11,18 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from data.errors import InputError
-from infer import drawing, outputs, pipeline, planning, prompts, source
+from infer import generation, output, pipeline, prompts, resolve_model
 from infer.config import RANDOM_SEED, GenerateOptions, LoraFile
-from infer.drawing import Pass
-from infer.outputs import Finished
-from infer.processes import Processes
-from infer.prompts import Picture
+from infer.generation import GenerationPass, ProcessGroup
+from infer.output import SavedImage
+from infer.prompts import ImageRequest
 from infer.web.config import StudioOptions
 from infer.web.latent_preview import Preview, ProgressCallback, choose_preview
 from infer.web.models import ModelList
 from infer.web.queue import Job, JobImage
 from infer.web.validation import check_count, check_size
-from train import base_model
-from train.base_model import BaseModel
+from train import model
+from train.model import BaseModel, load_model
 
 MAX_MODELS = 2  # kept in memory: a tuned one and another
 
@@ -49,7 +48,7 @@ class Worker:
         options = job.options
         if options.seed == RANDOM_SEED:
             options = options.model_copy(update={"seed": prompts.random_seed()})
-        chosen = source.choose(options, self.runs)
+        chosen = resolve_model.resolve(options, self.runs)
         model = self._model(chosen.model, chosen.tokenizer, chosen.zero_terminal_snr)
         plan = self._plan(options, model, chosen.loras)
         job.notes, job.count = plan.notes, len(plan.pictures)
@@ -57,31 +56,31 @@ class Worker:
         base = None
         if options.compare_base:
             base = self._model(chosen.base or chosen.model, chosen.tokenizer, use="base")
-        pipe = pipeline.build(model, plan.scheduler, self.device)
+        pipe = pipeline.build_pipeline(model, plan.scheduler, self.device)
         job.total = plan.calls(pipe, plan.pictures) * (1 if base is None else 2)
         progress = ProgressCallback(job, self._preview(pipe, model))
         job.raise_if_stopped()
-        folder = outputs.folder_for(None, plan.identity(model, options.compare_base))
-        passes = drawing.passes_of(chosen, plan, folder, model, base)
+        folder = output.open_output_folder(None, plan.identity(model, options.compare_base))
+        passes = generation.make_passes(chosen, plan, folder, model, base)
 
-        def on_step(batch: Sequence[Picture], latents: torch.Tensor) -> None:
+        def on_step(batch: Sequence[ImageRequest], latents: torch.Tensor) -> None:
             progress(batch, latents)
             begun = [(each, done) for each in passes for done in list(each.begun.values())]
             job.images = [job_image(*one) for one in begun if one[1].path.exists()]
 
         try:
-            drawing.carry_out(plan, passes, folder, Processes(), None, on_step)
+            generation.run_passes(plan, passes, folder, ProcessGroup(), None, on_step)
         finally:
             job.images = [job_image(each, done) for each in passes for done in each.finished]
             if any(image.loras for image in plan.pictures):
                 pipe.unload_lora_weights()
 
-    def _plan(self, options: GenerateOptions, model: BaseModel, loras: Iterable[LoraFile]) -> planning.Job:
+    def _plan(self, options: GenerateOptions, model: BaseModel, loras: Iterable[LoraFile]) -> generation.GenerationJob:
         """generate.py's plan, within the limits of a job. Raises InputError."""
         check_size(options.width or 1, options.height or 1, model.sample_size)
-        expanded = planning.asked(options.model_copy(update={"num_images": 1}))
+        expanded = generation.requested_images(options.model_copy(update={"num_images": 1}))
         check_count(len(expanded) * options.num_images)  # before that many are prepared
-        plan = planning.plan(options, model, self.device, tuple(loras))
+        plan = generation.plan_job(options, model, self.device, tuple(loras))
         check_size(plan.settings.width, plan.settings.height, model.sample_size)
         return plan
 
@@ -95,7 +94,7 @@ class Worker:
             while len(self.models) >= MAX_MODELS:
                 self.models.popitem(last=False)
                 self.previews.clear()
-            model = base_model.load(name, tokenizer=tokenizer, dtype=self.dtype)
+            model = load_model(name, tokenizer=tokenizer, dtype=self.dtype)
             self.models[key] = replace(model, zero_terminal_snr=zero_terminal_snr)
         self.models.move_to_end(key)
         return self.models[key]
@@ -107,8 +106,8 @@ class Worker:
 
     def check_default_model(self) -> None:
         """Raise InputError if the model of the command line does not exist."""
-        chosen = source.choose(self.default, self.runs)
-        base_model.load(chosen.model, tokenizer=chosen.tokenizer)
+        chosen = resolve_model.resolve(self.default, self.runs)
+        model.load_model(chosen.model, tokenizer=chosen.tokenizer)
 
     def warm_up(self) -> None:
         """Load the default model before the first job needs it. Its problems are reported again by that job."""
@@ -116,17 +115,19 @@ class Worker:
             if self.models:
                 return
             try:
-                chosen = source.choose(self.default, self.runs)
+                chosen = resolve_model.resolve(self.default, self.runs)
                 model = self._model(chosen.model, chosen.tokenizer, chosen.zero_terminal_snr)
-                pipe = pipeline.build(model, None, self.device)
-                settings = pipeline.Settings(1, 2.0, model.sample_size, model.sample_size)
-                list(pipeline.draw(pipe, [Picture(0, "an image", 0)], settings))  # the first call is the slow one
+                pipe = pipeline.build_pipeline(model, None, self.device)
+                settings = pipeline.SamplingSettings(1, 2.0, model.sample_size, model.sample_size)
+                list(
+                    pipeline.generate_images(pipe, [ImageRequest(0, "an image", 0)], settings)
+                )  # the first call is the slow one
                 self._preview(pipe, model)
                 _ = model.fingerprint  # hashes the weights, once
             except InputError as error:
                 print(f"warning: {error}")
 
 
-def job_image(each: Pass, done: Finished) -> JobImage:
+def job_image(each: GenerationPass, done: SavedImage) -> JobImage:
     recipe = done.recipe
     return JobImage(done.path, recipe.unstyled or recipe.prompt, recipe.seed, each.name == "base", recipe.verdict)

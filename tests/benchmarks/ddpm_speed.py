@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from data.options import parse
-from data.sets.pictures import Pictures, unit
+from data.cli import parse
 from tests import annotated_unet
-from train.ddpm.networks.convnext import AnnotatedUNet
-from train.ddpm.running import job, loop
-from train.ddpm.running.config import CONFIGS, FitConfig
-from train.ddpm.running.state import Window
+from train.ddpm.image_sets import ImageSet, to_float
+from train.ddpm.runs import trainer
+from train.ddpm.runs.config import CONFIGS, FitConfig
+from train.ddpm.runs.trainer import MetricBuffer
+from train.ddpm.unets.convnext import AnnotatedUNet
 from train.run_folder import Run
 
 Step = Callable[[], None]
@@ -79,14 +79,14 @@ class Transformed(Dataset[Tensor]):
         return values * 2 - 1
 
 
-def pillow_batches(pictures: Pictures, size: int) -> Iterator[Tensor]:
+def pillow_batches(pictures: ImageSet, size: int) -> Iterator[Tensor]:
     loader = DataLoader(Transformed(pictures.images()), size, shuffle=True, drop_last=True)
     return (batch for _ in itertools.count() for batch in loader)
 
 
-def resident_batches(pictures: Pictures, size: int) -> Iterator[Tensor]:
+def resident_batches(pictures: ImageSet, size: int) -> Iterator[Tensor]:
     while True:
-        yield unit(pictures.pixels[torch.randint(0, len(pictures), (size,))])
+        yield to_float(pictures.pixels[torch.randint(0, len(pictures), (size,))])
 
 
 def extract(table: Tensor, t: Tensor, shape: torch.Size) -> Tensor:
@@ -101,7 +101,7 @@ def network_of(habits: Habits, width: int) -> nn.Module:
     return AnnotatedUNet(1, width=width, full_skip=False).to(memory_format=layout)  # type: ignore[call-overload]
 
 
-def plain_step(pictures: Pictures, habits: Habits, size: int, width: int) -> Step:
+def plain_step(pictures: ImageSet, habits: Habits, size: int, width: int) -> Step:
     """One step of the tutorial's loop, with some of its habits."""
     network = network_of(habits, width)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=habits.fused)
@@ -133,16 +133,16 @@ def plain_step(pictures: Pictures, habits: Habits, size: int, width: int) -> Ste
     return step
 
 
-def our_step(config: FitConfig, folder: Path) -> tuple[Step, Pictures]:
-    """One step of train/ddpm/running/loop.py on the job that fit.py would build, and the pictures it trains on."""
-    parts = job.prepare(config, config.seed)
-    made = job.build_model(parts)
-    state = job.build_state(parts, made)
-    task = job.task_of(parts, made, Run(folder))
-    window = Window()
+def our_step(config: FitConfig, folder: Path) -> tuple[Step, ImageSet]:
+    """One step of train/ddpm/runs/trainer.py on the job that fit.py would build, and the pictures it trains on."""
+    parts = trainer.prepare_job(config, config.seed)
+    made = trainer.build_model(parts)
+    state = trainer.build_state(parts, made)
+    task = trainer.build_context(parts, made, Run(folder))
+    window = MetricBuffer()
 
     def step() -> None:
-        loop.step(state, task, window)
+        trainer.train_step(state, task, window)
         if len(window.losses) == config.log_every:
             window.read()
             window.clear()

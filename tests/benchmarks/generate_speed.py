@@ -24,24 +24,25 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from infer import encoder, metadata, pipeline, recipes, replay
-from infer.pipeline import Settings
-from infer.prompts import Picture
-from train import base_model
-from train.base_model import BaseModel
+from infer import metadata, output, pipeline, png_info, text_encoding
+from infer.pipeline import SamplingSettings
+from infer.prompts import ImageRequest
+from train.model import BaseModel, load_model
 
 WORDS = ("a water type fridge", "a fire type car", "a grass type guitar", "an electric type lamp")
 Draw = Callable[[Path], None]
 
 
-def plain(model: BaseModel, pictures: Sequence[Picture], settings: Settings, dtype: torch.dtype, batch: int) -> Draw:
+def plain(
+    model: BaseModel, pictures: Sequence[ImageRequest], settings: SamplingSettings, dtype: torch.dtype, batch: int
+) -> Draw:
     """diffusers, as its own example calls it: from_pretrained, a list of prompts, a list of generators."""
     pipe: Any = StableDiffusionPipeline.from_pretrained(model.layout, torch_dtype=dtype, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     pipe.safety_checker = None
 
     def draw(folder: Path) -> None:
-        for together in pipeline.chunks(pictures, batch):
+        for together in pipeline.split_chunks(pictures, batch):
             result = pipe(
                 [picture.prompt for picture in together],
                 generator=[torch.Generator().manual_seed(picture.seed) for picture in together],
@@ -56,15 +57,19 @@ def plain(model: BaseModel, pictures: Sequence[Picture], settings: Settings, dty
     return draw
 
 
-def ours(model: BaseModel, pictures: Sequence[Picture], settings: Settings) -> Draw:
+def ours(model: BaseModel, pictures: Sequence[ImageRequest], settings: SamplingSettings) -> Draw:
     """What generate.py does between its checks and its sheet: metadata included."""
-    pipe = pipeline.build(model, None, torch.device("cpu"))
-    tokens = encoder.measure([*(picture.prompt for picture in pictures), ""], model.tokenizer, settings.weighting)
-    shared = recipes.shared(pipe, model, [], None)
+    pipe = pipeline.build_pipeline(model, None, torch.device("cpu"))
+    tokens = text_encoding.measure_prompts(
+        [*(picture.prompt for picture in pictures), ""], model.tokenizer, settings.weighting
+    )
+    shared = output.shared_metadata(pipe, model, [], None)
 
     def draw(folder: Path) -> None:
-        for drawn in pipeline.draw(pipe, pictures, settings):
-            metadata.write(folder / drawn.picture.file_name, drawn.image, recipes.of(shared, drawn, tokens))
+        for drawn in pipeline.generate_images(pipe, pictures, settings):
+            metadata.write_png(
+                folder / drawn.picture.file_name, drawn.image, output.build_metadata(shared, drawn, tokens)
+            )
 
     return draw
 
@@ -77,12 +82,12 @@ def seconds_of(draw: Draw, folder: Path) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - worked
 
 
-def distances(pictures: Sequence[Picture], one: Path, other: Path) -> list[float]:
+def distances(pictures: Sequence[ImageRequest], one: Path, other: Path) -> list[float]:
     """dB between the files of each picture."""
     found = []
     for picture in pictures:
         with Image.open(one / picture.file_name) as a, Image.open(other / picture.file_name) as b:
-            found.append(replay.psnr(np.asarray(a.convert("RGB"), float), np.asarray(b.convert("RGB"), float)))
+            found.append(png_info.psnr(np.asarray(a.convert("RGB"), float), np.asarray(b.convert("RGB"), float)))
     return found
 
 
@@ -101,10 +106,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     dtype = pipeline.DTYPES[options.dtype]
-    model = base_model.load(options.model, dtype=dtype)
+    model = load_model(options.model, dtype=dtype)
     side = model.sample_size
-    settings = Settings(options.steps, 7.5, side, side, micro_batch=options.batch, weighting="a1111")
-    pictures = [Picture(index, WORDS[index % len(WORDS)], 42 + index) for index in range(options.pictures)]
+    settings = SamplingSettings(options.steps, 7.5, side, side, micro_batch=options.batch, weighting="a1111")
+    pictures = [ImageRequest(index, WORDS[index % len(WORDS)], 42 + index) for index in range(options.pictures)]
     lines = {
         "diffusers": plain(model, pictures, settings, torch.float32, options.together or options.batch),
         f"ours, {options.dtype}": ours(model, pictures, settings),

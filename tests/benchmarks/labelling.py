@@ -36,8 +36,8 @@ def main() -> None:
 def measure(folder: Path, screenshot: Path | None) -> list[float]:
     """Accept 21 drafts by Tab, Ctrl+Enter; seconds from each Ctrl+Enter to the next focused box."""
     pictures = folder / "creatures"
-    sample_set.write(pictures, count=PAUSES + 1, size=SIZE)
-    shown = (sample_set.annotation(index) for index in range(PAUSES + 1))
+    sample_set.write_sample_folder(pictures, count=PAUSES + 1, size=SIZE)
+    shown = (sample_set.sample_annotation(index) for index in range(PAUSES + 1))
     captions = {each.file_name: each.text for each in shown}
     with (
         running_server(folder / ".server") as running,

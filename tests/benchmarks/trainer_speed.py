@@ -33,15 +33,14 @@ from torch import Tensor
 
 from data import images
 from data.schema import Sample
-from train import assembly, base_model, job, loop, machine
-from train.adapters import base as adapters
-from train.base_model import BaseModel
+from train import adapters, device, model, trainer
 from train.config import Config
-from train.curation import Collection, collect
-from train.encoding import encode
-from train.state import Task
+from train.device import describe_precision, device_name
+from train.encode import encode_training_set
+from train.model import BaseModel, load_model
+from train.trainer import MetricBuffer, TrainContext
+from train.training_set import TrainingSet, load_training_set
 from train.validation import Validator
-from train.window import Window
 
 Step = Callable[[], None]
 
@@ -75,11 +74,11 @@ class Bench:
     config: Config
     model: BaseModel
     accelerator: Accelerator
-    collection: Collection
+    collection: TrainingSet
 
     def network(self, *, contiguous: bool) -> Any:
         """The U-Net with its adapter, a new one each time."""
-        unet: Any = base_model.load(self.config.model).unet
+        unet: Any = load_model(self.config.model).unet
         self.config.adapter.attach(unet, self.config.seed)
         layout = torch.contiguous_format if contiguous else torch.channels_last
         return unet.to(self.accelerator.device, memory_format=layout).train()
@@ -89,7 +88,7 @@ def plain_step(bench: Bench, habits: Plain) -> Step:
     """One step of the example's loop, with some of its habits."""
     device, size = bench.accelerator.device, bench.config.batch_size
     unet = bench.network(contiguous=habits.contiguous)
-    trained = list(adapters.trainable(unet).values())
+    trained = list(adapters.trainable_parameters(unet).values())
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=habits.fused)
     unet, optimizer = bench.accelerator.prepare(unet, optimizer)
     rates = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
@@ -127,7 +126,7 @@ def shown(bench: Bench, device: torch.device) -> Callable[[Sample], Tensor]:
 
     def pixels(sample: Sample) -> Tensor:
         picture = images.decode(images.read_bytes(sample.path), sample.path)[0]
-        return images.to_tensor(images.fit(picture, side, side))[None].to(device)
+        return images.image_to_tensor(images.resize_and_crop(picture, side, side))[None].to(device)
 
     return pixels
 
@@ -163,20 +162,22 @@ def said(bench: Bench, device: torch.device) -> Callable[[list[str], bool], Tens
     return states
 
 
-def our_step(bench: Bench, steps: int) -> tuple[Step, Window]:
-    """One step of train/loop.py on the job that the trainer would build."""
-    parts = job.Job(bench.config, bench.accelerator, base_model.load(bench.config.model), bench.collection, "bench")
-    state = assembly.build(parts)
-    encoded = encode(parts.model, parts.collection, bench.config, bench.accelerator)
+def our_step(bench: Bench, steps: int) -> tuple[Step, MetricBuffer]:
+    """One step of train/trainer.py on the job that the trainer would build."""
+    parts = trainer.Job(
+        bench.config, bench.accelerator, model.load_model(bench.config.model), bench.collection, "bench"
+    )
+    state = trainer.build_state(parts)
+    encoded = encode_training_set(parts.model, parts.collection, bench.config, bench.accelerator)
     objective, schedule = bench.config.objective, bench.model.schedule.to(bench.accelerator.device)
-    batches = assembly.load_batches(parts, encoded, 0, steps)
+    batches = trainer.micro_batches(parts, encoded, 0, steps)
     validator = Validator({}, objective, schedule, bench.model.scaling_factor, 1)
-    task = Task(bench.config, parts.layout, objective, schedule, lambda *_: batches, validator, Path(), "bench")
-    window = Window()
-    return lambda: loop.step(state, task, batches, window), window
+    task = TrainContext(bench.config, parts.layout, objective, schedule, lambda *_: batches, validator, Path(), "bench")
+    window = MetricBuffer()
+    return lambda: trainer.train_step(state, task, batches, window), window
 
 
-def step_of(bench: Bench, name: str, steps: int) -> tuple[Step, Window | None]:
+def step_of(bench: Bench, name: str, steps: int) -> tuple[Step, MetricBuffer | None]:
     """Of a line: one step, and its window if it is ours."""
     plain = {habits.name: habits for habits in LINES}.get(name)
     if plain is not None:
@@ -209,9 +210,9 @@ class Options:
         os.environ["ACCELERATE_MIXED_PRECISION"] = self.precision
         adapter = {"kind": self.adapter}
         config = Config.model_validate({"model": self.model, "batch_size": self.batch_size, "adapter": adapter})
-        accelerator = machine.start(config)
-        model = base_model.load(config.model)
-        return Bench(config, model, accelerator, collect(config, model))
+        accelerator = device.start_accelerator(config)
+        model = load_model(config.model)
+        return Bench(config, model, accelerator, load_training_set(config, model))
 
 
 def serve(pipe: Connection, options: Options, name: str) -> None:
@@ -224,7 +225,7 @@ def serve(pipe: Connection, options: Options, name: str) -> None:
     seconds_of(step, options.steps)
     if window is not None:
         window.clear()
-    device, precision = machine.device_name(bench.accelerator.device), machine.precision(bench.accelerator)
+    device, precision = device_name(bench.accelerator.device), describe_precision(bench.accelerator)
     pipe.send(f"{device}, {precision}, {torch.get_num_threads()} threads")
     spent = 0.0
     while pipe.recv():

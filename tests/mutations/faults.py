@@ -23,7 +23,7 @@ class Fault:
     tests: tuple[str, ...]
 
 
-LOOP, SAVING, STATE, WINDOW = "train/loop.py", "train/saving.py", "train/state.py", "train/window.py"
+LOOP, SAVING, STATE, WINDOW = "train/trainer.py", "train/trainer.py", "train/trainer.py", "train/trainer.py"
 SHARE = "accelerator.backward(losses.sum() / (layout.batch_size * layout.accumulate))"
 
 FAULTS = (
@@ -145,7 +145,7 @@ FAULTS = (
     Fault(
         "LoRA is trained in the base's half precision",
         "diffusers #6363: in bf16 nine of ten weights never move at 1e-4",
-        "train/adapters/lora.py",
+        "train/lora.py",
         "parameter.data = parameter.data.float()",
         "parameter.data = parameter.data.to(unet.dtype)",
         (f"{UNIT}test_adapters.py::test_it_is_float32_on_a_half_precision_base",),
@@ -161,7 +161,7 @@ FAULTS = (
     Fault(
         "an export is compared with an answer that autocast rounded",
         "our own: full runs in fp16 and bf16 failed at their end",
-        "train/leaving.py",
+        "train/trainer.py",
         "state.unwrapped_unet()",
         "state.plain_unet()",
         ("tests/recipes/test_export.py::test_what_was_trained_in_mixed_precision",),
@@ -169,7 +169,7 @@ FAULTS = (
     Fault(
         "a run goes on with another number of processes",
         "our own: it then saw the same pictures again",
-        "train/assembly.py",
+        "train/trainer.py",
         '    machine.refuse_other_ways(found.facts("plan.json"), job.accelerator, found.path)\n',
         "",
         ("tests/recipes/test_going_on.py::test_other_processes_and_precisions_do_not_go_on_unnoticed",),
@@ -185,7 +185,7 @@ FAULTS = (
     Fault(
         "min-SNR for v lacks the + 1",
         "diffusers #5238, #6307",
-        "train/ddpm/weighting.py",
+        "train/ddpm/losses.py",
         "a.minimum(gamma * b),  # min(SNR, gamma) / (SNR + 1)",
         "(gamma * b / a).clamp(max=1.0),",
         (f"{UNIT}test_objectives_weighting.py",),
@@ -193,7 +193,7 @@ FAULTS = (
     Fault(
         "the cache does not look at the picture",
         "kohya sd-scripts #2269: latents are found by file name and shape",
-        "data/cache.py",
+        "data/latent_cache.py",
         'digest("latent", VERSION, encoder, self.sha256, self.width',
         'digest("latent", VERSION, encoder, self.path.name, self.width',
         (f"{UNIT}test_encoding.py::test_what_changes_is_a_miss_and_nothing_else",),
@@ -201,7 +201,7 @@ FAULTS = (
     Fault(
         "the cache does not look at the autoencoder",
         "kohya sd-scripts #2276: latents of another VAE",
-        "data/cache.py",
+        "data/latent_cache.py",
         'digest("latent", VERSION, encoder, self.sha256',
         'digest("latent", VERSION, self.sha256',
         (f"{UNIT}test_cache.py::test_any_other_input_is_a_miss",),
@@ -209,7 +209,7 @@ FAULTS = (
     Fault(
         "the cache does not look at the orientation",
         "AnimaLoraStudio #176: one coin flip is frozen",
-        *("data/cache.py", "self.width, self.height, self.flip)", "self.width, self.height)"),
+        *("data/latent_cache.py", "self.width, self.height, self.flip)", "self.width, self.height)"),
         (f"{UNIT}test_cache.py::test_any_other_input_is_a_miss",),
     ),
     Fault(
@@ -223,7 +223,7 @@ FAULTS = (
     Fault(
         "NaN latents are kept",
         "kohya sd-scripts replaces them by zeros and prints",
-        "data/cache.py",
+        "data/latent_cache.py",
         "        if not bool(torch.isfinite(moments).all()):",
         "        moments = torch.nan_to_num(moments)\n        if not bool(torch.isfinite(moments).all()):",
         (f"{UNIT}test_cache.py::test_nan_names_the_picture",),
@@ -243,19 +243,19 @@ FAULTS = (
     Fault(
         "cut captions are not counted",
         "diffusers text_to_image cuts at 77 tokens without a word",
-        *("train/curation.py", "        captions_cut=cut,\n", "        captions_cut=[],\n"),
+        *("train/training_set.py", "        captions_cut=cut,\n", "        captions_cut=[],\n"),
         ("tests/recipes/test_finetune.py::test_a_cut_caption_is_named_before_the_first_step",),
     ),
     Fault(
         "unknown keys of a preset are ignored",
         "ai-toolkit: kwargs.get turns a typo into the default",
-        *("data/options.py", 'ConfigDict(frozen=True, extra="forbid"', 'ConfigDict(frozen=True, extra="ignore"'),
+        *("data/cli.py", 'ConfigDict(frozen=True, extra="forbid"', 'ConfigDict(frozen=True, extra="ignore"'),
         (f"{UNIT}test_options.py::test_a_preset_is_blamed_by_line",),
     ),
     Fault(
         "a kohya file loses its alpha",
         "kohya_ss #458, diffusers #2326",
-        "train/exports/kohya.py",
+        "train/exporters/lora_files.py",
         'found[f"{key}.alpha"] = torch.tensor(alpha)',
         'found[f"{key}.alpha"] = torch.tensor(1.0)',
         (f"{UNIT}test_exports.py::test_every_file_of_a_lora_gives_the_same_prediction",),
@@ -295,7 +295,7 @@ FAULTS = (
     Fault(
         "the base is asked in another precision than the network that it holds",
         "our own: preserved prompts ended every run in bf16 on a CPU, and full fine-tuning asked a float32 base",
-        "train/preservation.py",
+        "train/prior_preservation.py",
         "        with self.autocast():\n",
         "        if True:\n",
         (f"{UNIT}test_preservation.py::test_the_base_is_asked_as_the_trained_network_is",),
@@ -303,7 +303,7 @@ FAULTS = (
     Fault(
         "min-SNR is no number at zero terminal SNR",
         "diffusers #9451",
-        "train/ddpm/weighting.py",
+        "train/ddpm/losses.py",
         "(gamma * b / a).clamp(max=1.0),",
         "(a / b).clamp(max=gamma) * b / a,",
         (f"{UNIT}test_objectives_weighting.py::test_zero_terminal_snr_has_its_limits",),
@@ -320,7 +320,7 @@ FAULTS = (
     Fault(
         "frozen parts are saved in half precision",
         "diffusers train_text_to_image.py",
-        "train/exports/models.py",
+        "train/exporters/full_model.py",
         "    if not as_it_is:\n        cast = files.in_precision(part_tensors(base, part), request.dtype, target)",
         "    if True:\n        cast = files.in_precision(part_tensors(base, part), torch.float16, target)",
         (f"{UNIT}test_adapters.py::test_full_exports_a_whole_model",),
@@ -344,19 +344,19 @@ FAULTS = (
     Fault(
         "previews leave the network in evaluation mode",
         "diffusers #13895: drawing changes the network that trains",
-        *("train/previews.py", "                module.training = was_training\n", "                pass\n"),
+        *("train/samples.py", "                module.training = was_training\n", "                pass\n"),
         (f"{UNIT}test_previews.py::test_the_training_feels_nothing",),
     ),
     Fault(
         "the cache does not look at the crop",
         "kohya sd-scripts #2269: resolutions are mixed",
-        *("data/cache.py", "self.sha256, self.width, self.height, self.flip)", "self.sha256, self.flip)"),
+        *("data/latent_cache.py", "self.sha256, self.width, self.height, self.flip)", "self.sha256, self.flip)"),
         (f"{UNIT}test_encoding.py::test_what_changes_is_a_miss_and_nothing_else",),
     ),
     Fault(
         "the cache does not look at the text encoder",
         "kohya sd-scripts #2276, for captions",
-        "train/encoding.py",
+        "train/encode.py",
         'return model.fingerprints["text_encoder"] + model.fingerprints["tokenizer"]',
         'return model.fingerprints["tokenizer"]',
         (f"{UNIT}test_encoding.py::test_what_changes_is_a_miss_and_nothing_else",),
@@ -364,7 +364,7 @@ FAULTS = (
     Fault(
         "two CPU processes are two runs",
         "accelerate without ACCELERATE_USE_CPU",
-        "train/machine.py",
+        "train/device.py",
         "Accelerator(cpu=True) if everywhere > 1 and not torch.cuda.is_available() else Accelerator()",
         "Accelerator()",
         ("tests/recipes/test_processes.py::test_two_processes_are_the_run_that_one_process_is",),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from docs.scripts import overview
 from infer import metadata
 from infer.comparison import command
@@ -56,7 +56,7 @@ def test_the_command_as_typed(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "0001"
     names = ["cells", "compare.json", "index.html", "run.jsonl", "sheet.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
-    assert metadata.read(folder / "cells" / "00001-2.png").seed == 2
+    assert metadata.read_metadata(folder / "cells" / "00001-2.png").seed == 2
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.options import parse
-from train import job, loop
+from data.cli import parse
+from train import trainer
 from train.config import ALIASES, CONFIGS, Config
-from train.report import read_metrics
+from train.metrics import read_metrics
 from train.run_folder import all_runs
 
 QUICK = [
@@ -25,7 +25,9 @@ QUICK = [
 
 
 def finetune(*flags: str) -> int:
-    return job.run(parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+    return trainer.run_training(
+        parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+    )
 
 
 def test_two_folders_from_memory_and_from_the_disk(
@@ -63,7 +65,7 @@ def test_two_folders_from_memory_and_from_the_disk(
 @pytest.mark.slow
 def test_a_step_waits_under_two_percent_for_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded base as shipped; a ratio within one run, so a busy machine does not matter."""
-    original: Callable[..., None] = loop.step
+    original: Callable[..., None] = trainer.train_step
     steps: list[tuple[float, float]] = []
 
     def timed(state: Any, task: Any, batches: Iterator[Any], window: Any) -> None:
@@ -71,7 +73,7 @@ def test_a_step_waits_under_two_percent_for_its_batch(tmp_path: Path, monkeypatc
         original(state, task, batches, window)
         steps.append((time.perf_counter() - start, window.waits[-1]))
 
-    monkeypatch.setattr(loop, "step", timed)
+    monkeypatch.setattr(trainer, "train_step", timed)
     assert finetune("--max-steps", "20", "--runs", str(tmp_path), "--validation.pictures", "2", "--threads", "1") == 0
     whole, waiting = (sum(column) for column in zip(*steps[1:], strict=True))
     assert waiting < 0.02 * whole, f"{waiting:.2f} s of {whole:.2f} s"

@@ -9,16 +9,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from train import checkpoint
 from train.ddpm import samplers
-from train.ddpm.running import comparing, drawing, job, model, sampling, scoring
-from train.ddpm.running.compare_options import CompareOptions
-from train.ddpm.running.config import ALIASES, CONFIGS, FitConfig
-from train.ddpm.running.sample_options import SampleOptions
-from train.ddpm.running.score_options import ScoreOptions
-from train.report import read_metrics
+from train.ddpm.runs import comparison, grids, model, sampling, scoring, trainer
+from train.ddpm.runs.config import ALIASES, CONFIGS, CompareOptions, FitConfig, SampleOptions, ScoreOptions
+from train.metrics import read_metrics
 from train.run_folder import Run, all_runs, newest_finished
 
 SMALL = ["--network.width", "8", "--network.multiples", "1", "--network.multiples", "2"]
@@ -34,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 def fit(*flags: str) -> int:
     network = [] if "--network.kind" in flags else SMALL
     config = parse(FitConfig, [*TINY, *network, *flags], prog="fit.py", preset=CONFIGS / "digits.yaml", aliases=ALIASES)
-    return job.run(config)
+    return trainer.fit(config)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -62,7 +59,7 @@ def test_a_run_explains_itself(home: Path) -> None:
         assert drawn.size == (6 * (3 * 10 - 2), 6 * 8)
     assert "0.02" not in (run.path / "README.md").read_text()
     assert newest_finished(home / "runs") is None  # generate.py must not take it for Stable Diffusion
-    assert model.newest_run(home / "runs") == run.path
+    assert model.newest_finished_run(home / "runs") == run.path
 
 
 def test_20_stopped_and_continued_gives_the_same_bits(
@@ -75,7 +72,7 @@ def test_20_stopped_and_continued_gives_the_same_bits(
     assert f"continuing {run.path} after step 4" in capsys.readouterr().out
     whole = all_runs(home / "runs")[0]
     assert all(torch.equal(weight, weights(whole)[name]) for name, weight in weights(run).items())
-    kept = [checkpoint.load(each.checkpoints / "000006", str(each.identity)) for each in (whole, run)]
+    kept = [checkpoint.load_checkpoint(each.checkpoints / "000006", str(each.identity)) for each in (whole, run)]
     assert kept[0].average is not None and kept[1].average is not None
     assert all(torch.equal(kept[0].average[name], value) for name, value in kept[1].average.items())
     losses = [[line["loss"] for line in read_metrics(each.metrics) if "loss" in line] for each in (whole, run)]
@@ -110,7 +107,7 @@ def test_20_a_paper_network_with_dropout_and_learned_variance_resumes_too(tmp_pa
     train("parts", 2)
     parts = train("parts", 3)
     assert all(torch.equal(weight, weights(whole)[name]) for name, weight in weights(parts).items())
-    assert model.load(parts.path).frame.answers == 2
+    assert model.load_model(parts.path).frame.answers == 2
 
 
 def test_20_timesteps_by_importance_resume_too(tmp_path: Path) -> None:
@@ -124,7 +121,7 @@ def test_20_timesteps_by_importance_resume_too(tmp_path: Path) -> None:
 
     whole, parts = train("whole", 5), train("parts", 3, 5)
     assert all(torch.equal(weight, weights(whole)[name]) for name, weight in weights(parts).items())
-    kept = [checkpoint.load(each.checkpoints / "000005", str(each.identity)) for each in (whole, parts)]
+    kept = [checkpoint.load_checkpoint(each.checkpoints / "000005", str(each.identity)) for each in (whole, parts)]
     assert kept[0].extra["timesteps"] == kept[1].extra["timesteps"]
     assert min(kept[0].extra["timesteps"]["counts"]) == 10  # full, so draws were no longer even
 
@@ -132,18 +129,18 @@ def test_20_timesteps_by_importance_resume_too(tmp_path: Path) -> None:
 def test_drawing_with_it(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--runs", str(home / "runs"), "--count", "3", "--steps", "4", "--threads", "1", "--frames", "3"]
     flags += ["--out", str(tmp_path), "--only", "7", "--guidance", "2", "--interpolate", "--inpaint", "left"]
-    assert sampling.run(parse(SampleOptions, flags, prog="sample.py")) == 0
+    assert sampling.sample(parse(SampleOptions, flags, prog="sample.py")) == 0
     said = capsys.readouterr().out
     names = ["grid", "trajectory", "progressive", "walk", "walk", "interpolation", "inpainting"]
     assert [Path(line.split()[-1]).stem for line in said.splitlines() if line.startswith("drawn")] == names
 
 
 def test_a_picture_is_a_function_of_its_own_seed(home: Path) -> None:
-    found = model.load(all_runs(home / "runs")[0].path)
-    sampler = samplers.make("fixed-large", count=4)
-    many = drawing.draw(found, sampler, 3, seed=5)
-    assert torch.allclose(drawing.draw(found, sampler, 1, seed=6), many[1:2], atol=1e-5)
-    assert torch.allclose(drawing.draw(found, sampler, 3, seed=5, batch=2), many, atol=1e-5)
+    found = model.load_model(all_runs(home / "runs")[0].path)
+    sampler = samplers.make_sampler("fixed-large", count=4)
+    many = grids.generate_images(found, sampler, 3, seed=5)
+    assert torch.allclose(grids.generate_images(found, sampler, 1, seed=6), many[1:2], atol=1e-5)
+    assert torch.allclose(grids.generate_images(found, sampler, 3, seed=5, batch=2), many, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -164,20 +161,20 @@ def test_a_picture_is_a_function_of_its_own_seed(home: Path) -> None:
 def test_drawing_refused(home: Path, flags: list[str], said: str) -> None:
     options = parse(SampleOptions, ["--runs", str(home / "runs"), "--threads", "1", *flags], prog="sample.py")
     with pytest.raises(InputError, match=said):
-        sampling.run(options)
+        sampling.sample(options)
 
 
 def test_scoring_it(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--runs", str(home / "runs"), "--threads", "1", "--steps", "2", "--bits", "2", "--out", str(tmp_path)]
     with pytest.raises(InputError, match=r"--count: a Frechet distance of 20 pictures in 44 features"):
-        scoring.run(parse(ScoreOptions, [*flags, "--count", "20", "--features", "descriptors"], prog="score.py"))
+        scoring.score(parse(ScoreOptions, [*flags, "--count", "20", "--features", "descriptors"], prog="score.py"))
     with pytest.raises(InputError, match="a Frechet distance of 20 pictures in 128 features"):
-        scoring.run(parse(ScoreOptions, [*flags, "--count", "20"], prog="score.py"))
+        scoring.score(parse(ScoreOptions, [*flags, "--count", "20"], prog="score.py"))
     for name, said in (("fixed-larg", "did you mean 'fixed-large'"), ("learned-range", "learned no variance")):
         with pytest.raises(InputError, match=rf"--variance: .*{said}"):
-            scoring.run(parse(ScoreOptions, [*flags, "--variance", name], prog="score.py"))
+            scoring.score(parse(ScoreOptions, [*flags, "--variance", name], prog="score.py"))
     enough = [*flags, "--count", "50", "--features", "descriptors"]
-    assert scoring.run(parse(ScoreOptions, enough, prog="score.py")) == 0
+    assert scoring.score(parse(ScoreOptions, enough, prog="score.py")) == 0
     said = capsys.readouterr().out
     assert "features:  descriptors 1" in said
     assert "classifier that learnt from 50 drawn pictures:" in said
@@ -197,14 +194,14 @@ def test_comparing_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture[
         *("--widths", "32", "--widths", "32", "--batch-size", "4", "--threads", "1", "--resamples", "100"),
         *("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")),
     ]
-    assert comparing.run(parse(CompareOptions, flags, prog="compare.py")) == 0
+    assert comparison.compare(parse(CompareOptions, flags, prog="compare.py")) == 0
     facts: dict[str, Any] = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert [row["network"] for row in facts["table"]] == list(comparing.NAMES.values())
+    assert [row["network"] for row in facts["table"]] == list(comparison.NAMES.values())
     assert {verdict["word"] for verdict in facts["verdicts"]} <= {"yes", "no", "cannot tell"}
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "Predictions at rising noise" in page and "UNet2DModel&#x27;s errors" in page
     assert len(all_runs(tmp_path / "runs")) == 3
-    assert comparing.run(parse(CompareOptions, flags, prog="compare.py")) == 0
+    assert comparison.compare(parse(CompareOptions, flags, prog="compare.py")) == 0
     assert "is finished" in capsys.readouterr().out  # nothing is trained twice, nor measured
     again: dict[str, Any] = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert again == facts
@@ -224,7 +221,7 @@ def test_comparing_three_networks(tmp_path: Path, capsys: pytest.CaptureFixture[
 )
 def test_comparing_refused(tmp_path: Path, flags: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        comparing.run(parse(CompareOptions, ["--runs", str(tmp_path), *flags], prog="compare.py"))
+        comparison.compare(parse(CompareOptions, ["--runs", str(tmp_path), *flags], prog="compare.py"))
 
 
 @pytest.mark.parametrize(

@@ -8,23 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from data import options
-from data.checkup import ALIASES as CHECKUP_ALIASES
-from data.checkup import Checkup
+from data import cli
+from data.validate import ALIASES as CHECKUP_ALIASES
+from data.validate import PrepareOptions
 from infer import config as infer_config
 from infer.comparison import config as comparison
-from infer.config import GenerateOptions
+from infer.config import GalleryOptions, GenerateOptions, SynthesizeOptions
 from infer.evaluation.config import EvaluateOptions
-from infer.galleries.options import GalleryOptions
-from infer.synthesize_options import SynthesizeOptions
 from infer.web.config import StudioOptions
 from train.config import ALIASES, Config
-from train.study.options import ClassifyOptions, StudyOptions
+from train.study.config import ClassifyOptions, StudyOptions
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ENTRIES = {
-    "data/prepare.py": (Checkup, CHECKUP_ALIASES),
+    "data/prepare.py": (PrepareOptions, CHECKUP_ALIASES),
     "train/finetune.py": (Config, ALIASES),
     "infer/generate.py": (GenerateOptions, infer_config.ALIASES),
     "infer/compare.py": (comparison.CompareOptions, comparison.ALIASES),
@@ -84,7 +82,7 @@ def test_the_readmes_commands_are_right(words: list[str], monkeypatch: pytest.Mo
     script = next(word for word in words if word in ENTRIES)
     assert (ROOT / script).is_file()
     model, aliases = ENTRIES[script]
-    options.parse(model, words[words.index(script) + 1 :], prog=script, aliases=aliases)
+    cli.parse(model, words[words.index(script) + 1 :], prog=script, aliases=aliases)
 
 
 @pytest.mark.parametrize("target", ["setup", "demo", "test", "test-all", "lint", "clean"])

@@ -31,7 +31,7 @@ FEW = replace(config.QUICK, steps=1, captions=10, prompts=4, prompt_seeds=1, typ
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
     place = tmp_path_factory.mktemp("evaluate")
-    sample_set.write(place / "sixty", count=60, size=32)
+    sample_set.write_sample_folder(place / "sixty", count=60, size=32)
     flags = ["--lr", "0.01", "--pictures.held-out", "0.25"]
     return finetune(place / "runs", tiny_model, place / "sixty", *flags)
 
@@ -70,7 +70,7 @@ def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
 def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C when so many pictures are written."""
 
-    write, seen = metadata.write, []
+    write, seen = metadata.write_png, []
 
     def counted(*args: object) -> None:
         if len(seen) == count:
@@ -78,7 +78,7 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(args)
         write(*args)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(metadata, "write", counted)
+    monkeypatch.setattr(metadata, "write_png", counted)
 
 
 def check(folder: Path, total: int) -> None:

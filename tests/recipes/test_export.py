@@ -10,13 +10,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from data.atomic_io import current_umask
+from data.cli import parse
 from data.errors import InputError
-from data.files import current_umask
-from data.options import parse
-from train import base_model, job
-from train.config import ALIASES, CONFIGS, Config
-from train.exports import again
-from train.exports.options import Again
+from train import model, trainer
+from train.config import ALIASES, CONFIGS, Config, ReexportOptions
+from train.exporters import reexport
 from train.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +30,10 @@ QUICK = [
 def finetune(folder: Path, model: Path, data: Path, *flags: str, steps: int = 2, batch: int = 4) -> Run:
     where = ["--model", str(model), "--data", str(data), "--runs", str(folder)]
     argv = [*where, "--max-steps", str(steps), "--batch-size", str(batch), *QUICK, *flags]
-    assert job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)) == 0
+    assert (
+        trainer.run_training(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+        == 0
+    )
     return Run(next(path for path in folder.iterdir() if path.name.startswith("0001")))
 
 
@@ -43,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: P
 
 
 def export(run: Run, *flags: str) -> None:
-    assert again.run(parse(Again, [str(run.path), *flags], prog="export.py")) == 0
+    assert reexport.run_reexport(parse(ReexportOptions, [str(run.path), *flags], prog="export.py")) == 0
 
 
 def test_a_run_leaves_what_was_asked_and_says_how_to_use_it(run: Run) -> None:
@@ -83,7 +85,7 @@ def test_what_was_trained_in_mixed_precision(
     targets = [] if "full" in flags else ["--adapter.targets", "attention"]
     run = finetune(tmp_path, tiny_model, tiny_data, *flags, *targets, "--export.single-file", "--lr", "0.001")
     assert "bf16 with float32 trained weights" in capsys.readouterr().out
-    exported = base_model.load(str(run.export / "model")).unet.state_dict()
+    exported = model.load_model(str(run.export / "model")).unet.state_dict()
     trained = load_file(run.checkpoints / "000002" / "weights.safetensors")
     if "full" in flags:
         assert all(torch.equal(exported[name], weight) for name, weight in trained.items())
@@ -116,7 +118,7 @@ def test_an_extended_run_can_be_made_again_from_its_own_settings(
     run = finetune(tmp_path, tiny_model, tiny_data, "--adapter.targets", "attention", steps=2)
     flags = ["--config", str(run.path / "config.yaml"), "--runs", str(tmp_path / "again")]
     config = parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-    assert config.max_steps == 2 and job.run(config) == 0
+    assert config.max_steps == 2 and trainer.run_training(config) == 0
     again = load_file(tmp_path / "again" / "0001-lora-r16" / "export" / "lora.safetensors")
     assert all(torch.equal(weight, again[key]) for key, weight in load_file(run.export / "lora.safetensors").items())
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
-from train import checkpoint, job, loop
+from train import checkpoint, trainer
 from train.config import ALIASES, CONFIGS, Config
-from train.report import read_metrics
+from train.metrics import read_metrics
 from train.run_folder import all_runs, newest_finished
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
     ) -> int:
         where = ["--model", str(tiny_model), "--data", str(data)]
         argv = [*where, "--max-steps", str(steps), *QUICK, *adapter, *flags]
-        return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / preset, aliases=ALIASES))
+        return trainer.run_training(parse(Config, argv, prog="finetune.py", preset=CONFIGS / preset, aliases=ALIASES))
 
     return run
 
@@ -139,15 +139,15 @@ def test_a_longer_run_with_a_decaying_rate_is_another_run(
 def test_ctrl_c_saves_and_the_same_command_goes_on(
     finetune: Finetune, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = loop.step
+    original = trainer.train_step
 
-    def interrupted(state: loop.State, *rest: object) -> None:
+    def interrupted(state: trainer.TrainState, *rest: object) -> None:
         original(state, *rest)  # type: ignore[arg-type]
         if state.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "step", interrupted)
+        patch.setattr(trainer, "train_step", interrupted)
         assert finetune() == 130
     assert "stopped after step 3 of 4; the same command continues it" in capsys.readouterr().out
     assert newest_finished(Path("runs")) is None
@@ -254,7 +254,7 @@ def test_sd14_says_that_it_is_not_here(finetune: Finetune) -> None:
 
 def test_two_trainers_cannot_share_a_run(finetune: Finetune, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(job, "fit", lambda *_: False)
+        patch.setattr(trainer, "fit", lambda *_: False)
         assert finetune() == 130
     (run,) = all_runs(Path("runs"))
     with run.lock(), pytest.raises(InputError, match="another process is training this run"):
@@ -310,7 +310,7 @@ def test_ctrl_c_with_nobody_reading_saves_too(tmp_path: Path, tiny_model: Path, 
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     lines = (folder.parent / "metrics.jsonl").read_text().splitlines()
-    assert checkpoint.steps(folder)[-1].name == f"{json.loads(lines[-1])['step']:06d}"
+    assert checkpoint.list_checkpoints(folder)[-1].name == f"{json.loads(lines[-1])['step']:06d}"
 
 
 def usual_interrupt() -> None:

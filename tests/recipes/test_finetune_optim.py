@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
-from train import job
+from train import trainer
 from train.config import ALIASES, CONFIGS, Config
 
 QUICK = [
@@ -28,7 +28,9 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
 
     def run(*flags: str) -> int:
         argv = ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, *flags]
-        return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+        return trainer.run_training(
+            parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+        )
 
     return run
 
@@ -57,7 +59,7 @@ def test_what_is_not_here_is_said_before_anything_is_made(
 ) -> None:
     with pytest.raises(InputError, match=r"^--memory.attention: xformers"):
         finetune("--memory.attention", "xformers")
-    monkeypatch.setattr("train.optim.installed", lambda library: False)
+    monkeypatch.setattr("train.optim.is_installed", lambda library: False)
     with pytest.raises(InputError, match=r"^--optim.kind: prodigy needs the library prodigyopt"):
         finetune("--optim.kind", "prodigy", "--learning-rate", "1")
     assert not Path("runs").exists()

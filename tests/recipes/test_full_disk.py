@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data import files
+from data import atomic_io
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
-from infer import config, drawing, metadata
+from infer import config, generation, metadata
 from infer.comparison import command as comparison
 from infer.comparison.config import ALIASES, CompareOptions
 
@@ -21,7 +21,7 @@ ROOM = (0, 1, 3, 5, 7, 9)  # files and folders that still fit; each command writ
 
 
 def generate(*argv: object) -> int:
-    return drawing.run(config.read([str(word) for word in argv]))
+    return generation.run_generation(config.read_options([str(word) for word in argv]))
 
 
 def compare(*argv: object) -> int:
@@ -35,7 +35,7 @@ def test_a_full_disk(
 ) -> None:
     shared = ["--model", tiny_model, "--prompt", "a fire", "--prompt", "a water", "--steps", 1]
     shared += ["--cells", tmp_path / "cells"] if command is compare else []
-    plain, failed = files.flush, 0
+    plain, failed = atomic_io.fsync_path, 0
     for room in ROOM:
         left = [room]
 
@@ -46,7 +46,7 @@ def test_a_full_disk(
             plain(path)
 
         out = tmp_path / f"out{room}"
-        monkeypatch.setattr(files, "flush", flush)
+        monkeypatch.setattr(atomic_io, "fsync_path", flush)
         said = mistake(command, *shared, "--outdir", out)
         failed += left[0] < 0
         assert (left[0] < 0) == ("No space left on device" in said) and "\n" not in said
@@ -54,7 +54,7 @@ def test_a_full_disk(
         assert not [path for path in there if ".part" in path.name]
         for path in there:
             whole(path)
-        monkeypatch.setattr(files, "flush", plain)
+        monkeypatch.setattr(atomic_io, "fsync_path", plain)
         if said:
             assert command(*shared, "--outdir", out) == 0
     assert failed >= 3
@@ -74,4 +74,4 @@ def whole(path: Path) -> None:
         with Image.open(path) as picture:
             picture.load()
     if path.name[0].isdigit() and path.suffix == ".png":
-        assert metadata.read(path).verdict == "ok"
+        assert metadata.read_metadata(path).verdict == "ok"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError
-from infer import config, drawing, metadata
+from infer import config, generation, metadata
 from tests.tiny import tiny_lora
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def typed(*argv: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 def run(*argv: object) -> int:
     """The same command in this process, which has imported torch already."""
-    return drawing.run(config.read([str(word) for word in argv]))
+    return generation.run_generation(config.read_options([str(word) for word in argv]))
 
 
 def pixels(path: Path) -> bytes:
@@ -67,7 +67,7 @@ def test_the_command_as_typed(tiny_model: Path, tmp_path: Path) -> None:
     assert "requires torchvision" not in result.stderr, "the libraries' chatter"
     folder = tmp_path / "outputs" / "0001"
     assert sorted(file.name for file in folder.iterdir()) == ["00000-42.png", "grid.png", "run.jsonl"]
-    recipe = metadata.read(folder / "00000-42.png")
+    recipe = metadata.read_metadata(folder / "00000-42.png")
     assert (recipe.prompt, recipe.seed, recipe.steps, recipe.scheduler) == ("a Pokémon, fridge", 42, 2, "PNDMScheduler")
     assert (recipe.micro_batch, recipe.dtype, recipe.verdict) == (1, "fp32", "ok")
     assert recipe.model.name == tiny_model.name, "no path of the person's machine"
@@ -99,9 +99,9 @@ def test_a_lora_beside_its_base(
         base = pixels(tmp_path / "both" / "base" / name)
         assert base == pixels(tmp_path / "base" / name), "the base beside a LoRA is the base without one"
         assert base != pixels(tmp_path / "both" / name)
-    used = metadata.read(tmp_path / "both" / "00000-42.png").loras[0]
+    used = metadata.read_metadata(tmp_path / "both" / "00000-42.png").loras[0]
     assert (used.name, used.weight, used.matched, len(used.sha256)) == ("style.safetensors", 0.5, 64, 64)
-    assert metadata.read(tmp_path / "both" / "base" / "00000-42.png").loras == ()
+    assert metadata.read_metadata(tmp_path / "both" / "base" / "00000-42.png").loras == ()
     with Image.open(tmp_path / "both" / "compare.png") as sheet:
         assert sheet.width == 2 * 256 + 3 * 12
         cells = [np.asarray(sheet.convert("RGB"))[100:200, left : left + 256] for left in (12, 12 + 256 + 12)]
@@ -121,7 +121,7 @@ def test_a_finished_run_is_the_default_and_is_compared_with_its_base(
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"model: runs/0001-style (a LoRA over {tiny_model}), the newest finished run"
     assert said[-1] == "base and tuned side by side: outputs/0001/compare.png"
-    assert metadata.read(Path("outputs/0001/00000-42.png")).loras[0].name == "0001-style.safetensors"
+    assert metadata.read_metadata(Path("outputs/0001/00000-42.png")).loras[0].name == "0001-style.safetensors"
 
 
 def test_a_long_prompt_is_drawn_and_said_and_strict_refuses_it(
@@ -130,12 +130,12 @@ def test_a_long_prompt_is_drawn_and_said_and_strict_refuses_it(
     words = ["--model", tiny_model, "--steps", 1, "--prompt", "water " * 75 + "lost words"]
     assert run(*words, "--strict", "--outdir", tmp_path / "long") == 0, "all of it is read"
     assert "84 tokens: read in 2 chunks of 75, nothing is cut" in capsys.readouterr().err
-    tokens = metadata.read(tmp_path / "long" / "00000-42.png").tokens
+    tokens = metadata.read_metadata(tmp_path / "long" / "00000-42.png").tokens
     assert (tokens.count, tokens.lost, tokens.chunks) == (84, "", 2)
     argv = [*words, "--weighting", "none", "--outdir", tmp_path / "a"]
     assert run(*argv) == 0
     assert "84 tokens, 75 are read; lost: 'lost words'" in capsys.readouterr().err
-    tokens = metadata.read(tmp_path / "a" / "00000-42.png").tokens
+    tokens = metadata.read_metadata(tmp_path / "a" / "00000-42.png").tokens
     assert (tokens.count, tokens.limit, tokens.lost) == (84, 75, "lost words")
     with pytest.raises(InputError, match="lost: 'lost words'"):
         run(*argv[:-1], tmp_path / "b", "--strict")
@@ -147,7 +147,7 @@ def test_a_grid_and_wildcards_are_drawn_and_both_texts_are_written_down(tiny_mod
     (tmp_path / "wild" / "object.txt").write_text("fire\n", encoding="utf-8")
     argv = ["--model", tiny_model, "--steps", 1, "--grid", "type=water,fire", "--wildcards", tmp_path / "wild"]
     assert run(*argv, "--prompt", "a {type} type __object__", "--outdir", tmp_path / "a") == 0
-    found = [metadata.read(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
+    found = [metadata.read_metadata(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
     assert [recipe.prompt for recipe in found] == ["a water type fire", "a fire type fire"]
     assert {recipe.template for recipe in found} == {"a {type} type __object__"}
     with pytest.raises(InputError, match="no wildcard __objekt__, did you mean 'object'"):
@@ -160,7 +160,7 @@ def test_a_prompt_file_with_settings_of_its_own(tiny_model: Path, tmp_path: Path
     (tmp_path / "prompts.txt").write_text("\n".join(lines), encoding="utf-8")
     argv = ["--model", tiny_model, "--steps", 1, "--from-file", tmp_path / "prompts.txt"]
     assert run(*argv, "--outdir", tmp_path / "a") == 0
-    found = [metadata.read(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
+    found = [metadata.read_metadata(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
     assert [(r.prompt, r.seed, r.steps, r.negative_prompt, r.width) for r in found] == [
         ("a fire", 7, 2, "grey", 64),
         ("a water type fridge", 42, 1, "", 64),
@@ -189,9 +189,9 @@ def test_broken_numbers_are_said(tiny_model: Path, tmp_path: Path, capsys: pytes
         "--outdir",
         tmp_path / "a",
     ]
-    assert run(*argv) == drawing.BROKEN
+    assert run(*argv) == generation.EXIT_NAN
     assert "no picture, the numbers broke down (NaN)" in capsys.readouterr().err
-    assert metadata.read(tmp_path / "a" / "00000-42.png").verdict == "nan"
+    assert metadata.read_metadata(tmp_path / "a" / "00000-42.png").verdict == "nan"
 
 
 def test_a_random_seed_is_printed_and_makes_the_same_picture(
@@ -261,7 +261,7 @@ def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tiny_model: Path, tmp_pat
     assert "Traceback" not in stderr
     logged = [json.loads(line)["file"] for line in (tmp_path / "a" / "run.jsonl").read_text().splitlines()]
     assert logged == pictures
-    assert all(metadata.read(tmp_path / "a" / name).verdict == "ok" for name in pictures)
+    assert all(metadata.read_metadata(tmp_path / "a" / name).verdict == "ok" for name in pictures)
 
 
 def test_a_picture_is_drawn_again_from_itself(

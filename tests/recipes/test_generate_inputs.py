@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data.errors import InputError
-from infer import config, drawing, metadata
+from infer import config, generation, metadata
 from tests.tiny import tiny_lora
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
 def run(*argv: object) -> int:
-    return drawing.run(config.read([str(word) for word in argv]))
+    return generation.run_generation(config.read_options([str(word) for word in argv]))
 
 
 def pixels(path: Path) -> bytes:
@@ -25,8 +25,8 @@ def pixels(path: Path) -> bytes:
         return picture.tobytes()
 
 
-def recipes(folder: Path) -> list[metadata.Recipe]:
-    return [metadata.read(path) for path in sorted(folder.glob("0*.png"))]
+def recipes(folder: Path) -> list[metadata.ImageMetadata]:
+    return [metadata.read_metadata(path) for path in sorted(folder.glob("0*.png"))]
 
 
 @pytest.fixture
@@ -127,8 +127,8 @@ def test_a_scribble_on_any_base(tiny_model: Path, shelf: Path) -> None:
 
 def test_fast_names_the_flags_that_it_stood_for() -> None:
     with pytest.raises(InputError) as error:
-        config.read(["--fast"])
-    assert error.value.where == "--fast" and config.FAST in str(error.value.fix)
+        config.read_options(["--fast"])
+    assert error.value.where == "--fast" and config.FAST_FLAGS in str(error.value.fix)
 
 
 def test_styles_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

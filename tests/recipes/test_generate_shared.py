@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from data.errors import InputError
-from infer import config, drawing, metadata, outputs
+from infer import config, generation, metadata, output
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
 def run(*argv: object) -> int:
-    return drawing.run(config.read([str(word) for word in argv]))
+    return generation.run_generation(config.read_options([str(word) for word in argv]))
 
 
 def pictures(folder: Path) -> dict[str, int]:
@@ -46,7 +46,7 @@ def test_two_processes_killed_and_started_again(tiny_model: Path, tmp_path: Path
     before = pictures(out)
     assert 3 <= len(before) < COUNT, "killed in the middle"
     for name in before:
-        metadata.read(out / name)  # whole
+        metadata.read_metadata(out / name)  # whole
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert second.returncode == 0, second.stderr[-2000:]
     said = second.stdout.splitlines()
@@ -69,7 +69,7 @@ def test_a_job_goes_on_where_it_stopped(
     """A full disk, say, at the third picture; the same command goes on, another one is refused."""
     monkeypatch.chdir(tmp_path)
     argv = ["--model", tiny_model, "--prompt", "a", "--steps", 1, "--num-images", 4]
-    write, written = metadata.write, []
+    write, written = metadata.write_png, []
 
     def failing(path: Path, *args: object) -> None:
         if len(written) == 2:
@@ -77,13 +77,13 @@ def test_a_job_goes_on_where_it_stopped(
         written.append(path.name)
         write(path, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(metadata, "write", failing)
+    monkeypatch.setattr(metadata, "write_png", failing)
     with pytest.raises(InputError, match="No space left on device"):
         run(*argv)
     folder = Path("outputs/0001")
     assert sorted(pictures(folder)) == ["00000-42.png", "00001-43.png"]
     assert len((folder / "run.jsonl").read_text().splitlines()) == 2
-    monkeypatch.setattr(metadata, "write", write)
+    monkeypatch.setattr(metadata, "write_png", write)
     before = pictures(folder)
     with pytest.raises(InputError, match="was begun by another command and is not finished"):
         run(*argv, "--steps", 2, "--outdir", folder)
@@ -95,6 +95,6 @@ def test_a_job_goes_on_where_it_stopped(
     after = pictures(folder)
     assert len(after) == 4
     assert {name: after[name] for name in before} == before
-    assert outputs.job_of(folder) is None
+    assert output.read_job_hash(folder) is None
     with pytest.raises(InputError, match="is not empty, and nothing is overwritten"):
         run(*argv, "--outdir", folder)

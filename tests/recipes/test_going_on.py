@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
-from train import job
+from train import trainer
 from train.config import ALIASES, CONFIGS, Config
-from train.report import read_metrics
+from train.metrics import read_metrics
 from train.run_folder import all_runs
-from train.window import Diverged
+from train.trainer import Diverged
 
 QUICK = [
     *("--preserve.share", "0", "--adapter.targets", "attention", "--logging.tensorboard", "false"),
@@ -35,7 +35,9 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
 
     def run(*flags: str, steps: int = 4, model: Path = tiny_model) -> int:
         argv = ["--model", str(model), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
-        return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+        return trainer.run_training(
+            parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+        )
 
     return run
 

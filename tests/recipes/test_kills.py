@@ -11,7 +11,7 @@ import torch
 from tests.recipes.test_finetune import QUICK, command
 from tests.recipes.test_processes import weights_of
 from train import checkpoint
-from train.report import read_metrics
+from train.metrics import read_metrics
 from train.run_folder import all_runs
 
 KILLS = 25
@@ -49,7 +49,7 @@ def test_twenty_five_kills_in_a_row(tiny_model: Path, tiny_data: Path, tmp_path:
     for _ in range(KILLS):
         lives([*typed, *ENDLESS, "--run-name", "killed"], tmp_path, draw.uniform(0.0, 1.5))
         (run,) = all_runs(tmp_path / "runs")
-        reached.append(max((int(path.name) for path in checkpoint.steps(run.checkpoints)), default=0))
+        reached.append(max((int(path.name) for path in checkpoint.list_checkpoints(run.checkpoints)), default=0))
         torn += half_written(run.checkpoints)
     print(f"steps reached {reached}, {torn} saves torn")
     assert reached == sorted(reached) and len(set(reached)) > KILLS // 2, "most lives got further"

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from infer import config as infer_config
-from infer import drawing, metadata, source
-from train import base_model, job, loop
+from infer import generation, metadata, resolve_model
+from train import model, trainer
 from train.config import ALIASES, CONFIGS, Config
 from train.ddpm import schedule as schedules
-from train.report import read_metrics
+from train.metrics import read_metrics
 
 QUICK = [
     *("--preserve.share", "0"),
@@ -42,7 +42,9 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
             file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": predicts}))
         few = () if "full" in flags else ("--adapter.targets", "attention")
         argv = ["--model", str(base), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *few, *flags]
-        return job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+        return trainer.run_training(
+            parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
+        )
 
     return run
 
@@ -65,13 +67,13 @@ def test_a_dropped_caption_is_the_encoders_own_nothing_cached_or_not(
     from transformers import CLIPTextModel, CLIPTokenizer
 
     seen: list[torch.Tensor] = []
-    original = loop.sample_losses
+    original = trainer.sample_losses
 
     def watching(denoiser: Any, task: Any, batch: Any, **others: Any) -> torch.Tensor:
         seen.extend(batch.text_states)
         return original(denoiser, task, batch, **others)
 
-    monkeypatch.setattr(loop, "sample_losses", watching)
+    monkeypatch.setattr(trainer, "sample_losses", watching)
     monkeypatch.setenv("ATELIER_CACHE", str(Path("cache").resolve()))
     for _ in ("encoded now", "out of the cache"):
         assert finetune("epsilon", "--pictures.caption-dropout", "1", "--new", steps=1) == 0
@@ -104,8 +106,8 @@ def test_a_whole_model_says_the_schedule_it_was_trained_at(
     assert isinstance(pipeline.scheduler, DDIMScheduler)
     assert pipeline.scheduler.config["timestep_spacing"] == "trailing"
     assert pipeline.scheduler.alphas_cumprod[-1] == 0.0
-    original = base_model.load("v_prediction")
-    final = base_model.load(str(exported))
+    original = model.load_model("v_prediction")
+    final = model.load_model(str(exported))
     assert torch.equal(final.schedule.betas, schedules.zero_terminal_snr(original.schedule).betas)
     assert final.prediction_type == "v_prediction"
     drawn: Any = pipeline("a", num_inference_steps=2, output_type="np", height=64, width=64)
@@ -116,16 +118,21 @@ def test_a_lora_is_drawn_with_the_schedule_of_its_run(finetune: Finetune, capsys
     """The file cannot say it: the run's card, the last lines and generate.py do."""
     assert finetune("v_prediction", *RESCALED) == 0
     assert "trained at zero terminal SNR" in capsys.readouterr().out
-    chosen = source.choose(infer_config.read([]), Path("runs"))
+    chosen = resolve_model.resolve(infer_config.read_options([]), Path("runs"))
     assert chosen.zero_terminal_snr and chosen.model == str(Path("v_prediction").resolve())
-    assert drawing.run(infer_config.read(["--prompt", "a", "--steps", "2", "--outdir", "drawn", "--seed", "42"])) == 0
-    recipe = metadata.read(Path("drawn/00000-42.png"))
+    assert (
+        generation.run_generation(
+            infer_config.read_options(["--prompt", "a", "--steps", "2", "--outdir", "drawn", "--seed", "42"])
+        )
+        == 0
+    )
+    recipe = metadata.read_metadata(Path("drawn/00000-42.png"))
     assert recipe.scheduler == "DDIMScheduler" and recipe.scheduler_config["rescale_betas_zero_snr"]
     file = Path("runs/0001-lora-r16/export/lora.safetensors")
-    assert source.choose(infer_config.read(["--lora", str(file)]), Path("runs")).zero_terminal_snr
+    assert resolve_model.resolve(infer_config.read_options(["--lora", str(file)]), Path("runs")).zero_terminal_snr
     assert finetune("v_prediction", *VELOCITY) == 0
     assert "trained at zero terminal SNR" not in capsys.readouterr().out
-    assert not source.choose(infer_config.read([]), Path("runs")).zero_terminal_snr
+    assert not resolve_model.resolve(infer_config.read_options([]), Path("runs")).zero_terminal_snr
     assert look("0001-lora-r16") != look("0002-lora-r16"), "validation asks at the run's own schedule"
 
 

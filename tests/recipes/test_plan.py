@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from data.options import parse
+from data.cli import parse
 from infer import previews
-from train import base_model, flops, forecast, job, loop, memory, sweep
+from train import estimate, sweep, trainer
 from train.config import ALIASES, CONFIGS, Config
-from train.report import read_metrics
+from train.metrics import read_metrics
+from train.model import load_model
 from train.run_folder import all_runs
 
 QUICK = [
@@ -42,7 +43,7 @@ def test_the_first_screen_and_plan_json_tell_what_it_takes(
     config_of: ConfigOf, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of("--price-per-hour", "1.29", "--max-steps", "2", "--accumulate", "2")
-    assert job.run(config) == 0
+    assert trainer.run_training(config) == 0
     out = capsys.readouterr().out
     for words in ("memory     about", "training: weights", "s a step after a 3-step probe", "GFLOP a picture"):
         assert words in out
@@ -72,12 +73,12 @@ def test_previews_are_in_the_time(config_of: ConfigOf, tiny_model: Path, guidanc
     """At steps 0, 2, 4 and 5, two pictures of three steps and a decoding, as fast as training's operations are."""
     asked = ["--previews.every", "2", "--previews.steps", "3", "--previews.guidance", guidance]
     config = config_of("--max-steps", "5", *asked)
-    assert job.run(config, draw=previews.draw) == 0
+    assert trainer.run_training(config, draw=previews.generate_previews) == 0
     (run,) = all_runs(Path("runs"))
     assert len(list(run.path.glob("previews/*/0*.png"))) == 4 * 2
     plan = run.facts("plan.json")
-    model = base_model.load(str(tiny_model))
-    decoding = flops.decode_flops(model.config("vae"), 32 // model.factor, 32 // model.factor)
+    model = load_model(str(tiny_model))
+    decoding = estimate.decode_flops(model.config("vae"), 32 // model.factor, 32 // model.factor)
     picture = 3 * rows * plan["flops"]["forward"] + decoding
     seconds = plan["duration"]["step"] / (4 * plan["flops"]["step"])
     assert plan["duration"]["previews"] == pytest.approx(4 * 2 * picture * seconds)
@@ -86,15 +87,15 @@ def test_previews_are_in_the_time(config_of: ConfigOf, tiny_model: Path, guidanc
 def test_captions_that_must_be_encoded_are_in_the_time(config_of: ConfigOf) -> None:
     template = ["--max-steps", "1", "--new", "--pictures.caption", "so many {text}"]
     for _ in range(2):
-        assert job.run(config_of(*template)) == 0
-    assert job.run(config_of(*template, "--pictures.size", "64")) == 0
+        assert trainer.run_training(config_of(*template)) == 0
+    assert trainer.run_training(config_of(*template, "--pictures.size", "64")) == 0
     captions, nothing, pictures = (run.facts("plan.json")["duration"]["encoding"] for run in all_runs(Path("runs")))
     assert captions > 0 and nothing == 0.0 and pictures > 0
 
 
 def test_the_plan_of_a_sweep_is_that_of_all_its_rounds(config_of: ConfigOf, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of("--sweep", "adapter.rank=2,4,8,16", "--sweep-steps", "3", "--dry-run", "--price-per-hour", "2")
-    assert sweep.run(config, []) == 0
+    assert sweep.run_sweep(config, []) == 0
     out = capsys.readouterr().out
     assert "rounds     4 to step 3, 2 to step 6" in out
     assert "length     18 steps in all" in out and "length     18 steps = " in out and "money      " in out
@@ -114,7 +115,7 @@ def test_the_probe_changes_nothing(config_of: ConfigOf) -> None:
 def weights_after(config: Config) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    assert job.run(config) == 0
+    assert trainer.run_training(config) == 0
     return load_file(all_runs(config.runs)[-1].export / "lora.safetensors")
 
 
@@ -122,23 +123,26 @@ def test_too_little_memory_is_said_with_what_would_help(
     config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = ["--dry-run", "--no-probe", "--adapter.kind", "full", "--batch-size", "8"]
-    monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**40)
+    monkeypatch.setattr(estimate, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(estimate, "free_bytes", lambda device: 2**40)
     seen: list[Any] = []
-    original = forecast.Forecast.fits
-    monkeypatch.setattr(forecast.Forecast, "fits", lambda self: seen.append(self) or original(self))
-    assert job.run(config_of(*full)) == 0
+    original = estimate.RunEstimate.fits
+    monkeypatch.setattr(estimate.RunEstimate, "fits", lambda self: seen.append(self) or original(self))
+    assert trainer.run_training(config_of(*full)) == 0
     assert "beware" not in (out := capsys.readouterr().out) and "not measured" in out
     needed = seen[0].memory.peak
-    monkeypatch.setattr(memory, "free_bytes", lambda device: int(0.9 * needed))
-    assert job.run(config_of(*full)) == 0
+    monkeypatch.setattr(estimate, "free_bytes", lambda device: int(0.9 * needed))
+    assert trainer.run_training(config_of(*full)) == 0
     out = capsys.readouterr().out
     assert "are probably too much for" in out and "--batch-size 4 --accumulate 2" in out
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_shipped_config_is_planned(config_of: ConfigOf, preset: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert job.run(config_of("--pictures.size", "32", "--dry-run", "--no-probe", preset=preset, quick=False)) == 0
+    assert (
+        trainer.run_training(config_of("--pictures.size", "32", "--dry-run", "--no-probe", preset=preset, quick=False))
+        == 0
+    )
     assert "memory     about" in capsys.readouterr().out
     assert not Path("runs").exists()
 
@@ -186,9 +190,9 @@ def test_a_sweep_halves_survives_a_kill_and_names_the_winner(
 ) -> None:
     """Four candidates, one of which bursts; stopped in the third; the same command goes on where it was."""
     taken: list[float] = []
-    original = loop.step
+    original = trainer.train_step
 
-    def counting(state: loop.State, task: loop.Task, *rest: Any) -> None:
+    def counting(state: trainer.TrainState, task: trainer.TrainContext, *rest: Any) -> None:
         if task.config.learning_rate == 1e-6 and patience:
             patience.pop()
             raise KeyboardInterrupt
@@ -196,12 +200,12 @@ def test_a_sweep_halves_survives_a_kill_and_names_the_winner(
         original(state, task, *rest)
 
     patience = [1]
-    monkeypatch.setattr(loop, "step", counting)
+    monkeypatch.setattr(trainer, "train_step", counting)
     config = config_of(*SWEEP)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(config, SWEEP)
+        sweep.run_sweep(config, SWEEP)
     assert taken == [1e-3] * 2 + [1e-2] * 2
-    assert sweep.run(config, SWEEP) == 0
+    assert sweep.run_sweep(config, SWEEP) == 0
     out = capsys.readouterr().out
     went_on = taken[4:]
     assert went_on.count(1e-6) in (2, 4) and went_on.count(1e-3) + went_on.count(1e-2) <= 4, (
@@ -217,5 +221,5 @@ def test_a_sweep_halves_survives_a_kill_and_names_the_winner(
     assert len([run for run in runs if run.export.is_dir()]) == 2, "those that went out keep no weights"
     assert all(json.loads((run.path / "data.json").read_text())["identity"] for run in runs)
     before = len(taken)
-    assert sweep.run(config, SWEEP) == 0
+    assert sweep.run_sweep(config, SWEEP) == 0
     assert all(rate == 1e30 for rate in taken[before:]), "a finished sweep is only told again"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import checkup, sample_set, store
-from data.checkup import ALIASES, Checkup
+from data import captioned_folder, sample_set, validate
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from data.schema import Annotation
+from data.validate import ALIASES, PrepareOptions
 from tests.tiny import tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,9 @@ def clean_set(folder: Path, count: int = 12) -> Path:
     colours = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     drawn = [Image.fromarray(picture).resize((64, 64), Image.Resampling.BICUBIC) for picture in colours]
     names = [f"creature {index}" for index in range(count)]
-    store.write(folder, [(p, row(file_name=f"{name}.png", text=name)) for p, name in zip(drawn, names, strict=True)])
+    captioned_folder.write_folder(
+        folder, [(p, row(file_name=f"{name}.png", text=name)) for p, name in zip(drawn, names, strict=True)]
+    )
     return folder
 
 
@@ -43,8 +45,8 @@ def prepare(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]
 
 def check(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     """The same in this process: exit code and what was printed."""
-    options = parse(Checkup, [str(argument) for argument in arguments], prog="prepare.py", aliases=ALIASES)
-    code = checkup.run(options)
+    options = parse(PrepareOptions, [str(argument) for argument in arguments], prog="prepare.py", aliases=ALIASES)
+    code = validate.validate_folder(options)
     return code, capsys.readouterr().out
 
 
@@ -112,7 +114,7 @@ def test_settings_that_are_refused(tmp_path: Path, arguments: list[str], expecte
     (folder / "export.json").write_text("[]")
     given = [argument.replace("FOLDER", str(folder)) for argument in arguments]
     with pytest.raises(InputError) as caught:
-        checkup.run(parse(Checkup, given, prog="prepare.py", aliases=ALIASES))
+        validate.validate_folder(parse(PrepareOptions, given, prog="prepare.py", aliases=ALIASES))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -254,7 +256,7 @@ def test_without_a_folder_the_sample_set_is_unpacked_once(
     assert "650 of 650 usable" in text
     folder = tmp_path / "cache" / "pocket" / f"sample-{sample_set.VERSION}-64"
     assert len(list(folder.iterdir())) == 651
-    monkeypatch.setattr(sample_set, "png", None)  # unpacking again would fail
+    monkeypatch.setattr(sample_set, "sample_png", None)  # unpacking again would fail
     assert sample_set.sample_folder(size=64) == folder
     monkeypatch.setattr(sample_set, "VERSION", "another")
     with pytest.raises(TypeError):

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.options import parse
+from data.cli import parse
 from tests.recipes.test_finetune import QUICK, command
-from train import checkpoint, job
+from train import checkpoint, trainer
 from train.config import ALIASES, CONFIGS, Config
-from train.report import read_metrics
+from train.metrics import read_metrics
 from train.run_folder import all_runs, newest_finished
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,10 @@ def test_two_processes_are_the_run_that_one_process_is(flags: list[str], tmp_pat
     flags = [*flags, "--runs", str(tmp_path / "runs"), "--ema.decay", "0.9"]
     steps = ["--max-steps", "4"]
     argv = [*flags, *steps, "--batch-size", "8", "--run-name", "one"]
-    assert job.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)) == 0
+    assert (
+        trainer.run_training(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+        == 0
+    )
     two = [*flags, "--batch-size", "4", "--run-name", "two"]
     out = run(sessions([*two, "--max-steps", "2"], [*two, *steps], [*two, *steps, "--new"]), ROOT)
     assert "4 x 1 accumulated x 2 processes = 8 pictures a step" in out
@@ -96,13 +99,13 @@ def test_two_processes_are_the_run_that_one_process_is(flags: list[str], tmp_pat
     assert all(len(line["samples"]) == 8 for line in ours)
     for key in ("loss", "gradient_norm", "learning_rate"):
         assert [line[key] for line in ours] == pytest.approx([line[key] for line in theirs], rel=1e-5)
-    for file in (*checkpoint.FILES, checkpoint.AVERAGE):
+    for file in (*checkpoint.CHECKPOINT_FILES, checkpoint.EMA_FILE):
         there, resumed, straight = (
             load_file(found.checkpoints / "000004" / file) for found in (one_run, two_run, whole_run)
         )
         assert resumed.keys() == straight.keys()
         assert all(torch.equal(resumed[name], straight[name]) for name in straight), file
-        if file != checkpoint.FILES[1]:
+        if file != checkpoint.CHECKPOINT_FILES[1]:
             assert max(float((there[name] - straight[name]).abs().max()) for name in there) < 1e-5
 
 

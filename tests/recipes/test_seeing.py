@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from infer import previews
-from train import job, leaving, loop, optim, trackers
+from train import metrics, optim, trainer
 from train.config import ALIASES, CONFIGS, Config
-from train.report import read_metrics
+from train.metrics import read_metrics
 from train.run_folder import all_runs
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
@@ -38,7 +38,7 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
     def run(*flags: str, steps: int = 4) -> int:
         argv = ["--model", str(tiny_model), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
         config = parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-        return job.run(config, draw=previews.draw)
+        return trainer.run_training(config, draw=previews.generate_previews)
 
     return run
 
@@ -88,16 +88,16 @@ def test_other_questions_on_a_continued_run(finetune: Finetune, capsys: pytest.C
 @pytest.fixture
 def harmed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third step makes the weights far too large, and more so each later one: those of step 2 stay the best."""
-    original = loop.step
+    original = trainer.train_step
 
-    def harming(state: loop.State, *rest: object) -> None:
+    def harming(state: trainer.TrainState, *rest: object) -> None:
         original(state, *rest)  # type: ignore[arg-type]
         if state.step > 2:
             with torch.no_grad():
-                for weight in optim.weights(state.optimizer):
+                for weight in optim.optimized_weights(state.optimizer):
                     weight.mul_(30 if state.step == 3 else 1.2)
 
-    monkeypatch.setattr(loop, "step", harming)
+    monkeypatch.setattr(trainer, "train_step", harming)
 
 
 @pytest.mark.usefixtures("harmed")
@@ -108,15 +108,15 @@ def test_it_stops_early_and_leaves_the_best(
 
     Then: it knows that it has finished, goes on with more patience, and exports the last weights when asked to.
     """
-    original = loop.step
+    original = trainer.train_step
 
-    def killed(state: loop.State, *rest: object) -> None:
+    def killed(state: trainer.TrainState, *rest: object) -> None:
         original(state, *rest)  # type: ignore[arg-type]
         if state.step == 5:
             raise SystemExit("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "step", killed)
+        patch.setattr(trainer, "train_step", killed)
         with pytest.raises(SystemExit):
             finetune(*IMPATIENT, "--previews.every", "0", steps=30)
     assert finetune(*IMPATIENT, "--previews.every", "0", steps=30) == 0
@@ -170,14 +170,14 @@ def test_a_best_checkpoint_that_is_gone_is_said(
 ) -> None:
     import shutil
 
-    original = leaving.choose_weights
+    original = trainer.load_best_weights
 
     def spoilt(*given: object) -> None:
         for path in Path("runs/0001-lora-r16/checkpoints").glob("[0-9]*"):
             shutil.rmtree(path)
         original(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(leaving, "choose_weights", spoilt)
+    monkeypatch.setattr(trainer, "load_best_weights", spoilt)
     assert finetune("--pictures.held-out", "0.4", "--previews.every", "0", steps=6) == 0
     assert "the best step's weights are gone, so the last ones are exported" in capsys.readouterr().out
     best = json.loads(Path("runs/0001-lora-r16/best.json").read_text())
@@ -185,21 +185,21 @@ def test_a_best_checkpoint_that_is_gone_is_said(
 
 
 def test_weights_and_biases_that_is_absent(finetune: Finetune, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"--logging.wandb: Weights & Biases is not installed. pip install wandb"):
         finetune("--logging.wandb")
     assert not Path("runs").exists()
 
 
 def test_the_report_can_be_read_while_it_trains(finetune: Finetune, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, pages = loop.step, {}
+    original, pages = trainer.train_step, {}
     report = Path("runs/0001-lora-r16/report.html")
 
-    def reading(state: loop.State, *rest: object) -> None:
+    def reading(state: trainer.TrainState, *rest: object) -> None:
         pages[state.step] = report.read_text()
         original(state, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "step", reading)
+    monkeypatch.setattr(trainer, "train_step", reading)
     assert finetune("--previews.every", "0") == 0
     assert "Nothing is trained yet. Still training: step 0 of 4" in pages[0]
     assert "Still training: step 2 of 4" in pages[3] and "best, step 2" in pages[3]

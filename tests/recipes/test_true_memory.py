@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(("kind", "side"), [("lora", 512), ("full", 256)])
 def test_the_estimate_is_within_20_percent_of_the_peak(tmp_path: Path, kind: str, side: int) -> None:
     """Plain AdamW would hold 14 GiB in full fine-tuning, so that one is with 8-bit AdamW and small pictures."""
-    sample_set.write(tmp_path / "pictures", count=2, size=side)
+    sample_set.write_sample_folder(tmp_path / "pictures", count=2, size=side)
     flags = ["--config", ROOT / f"train/configs/sd14-{kind}.yaml", "--model", full_size_model(), "--data", "pictures"]
     few = ["--validation.timesteps", 1, "--validation.pictures", 1, "--logging.tensorboard", "false", "--no-probe"]
     few += ["--previews.steps", 2]

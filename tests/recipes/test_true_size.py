@@ -12,11 +12,11 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
-from data import sample_set, seeds
-from infer import loras, metadata, pipeline
+from data import rng, sample_set
+from infer import lora_loading, metadata, pipeline
 from infer.config import LoraFile
 from tests.full_size import FILES, PARAMETERS, full_size_model
-from train import base_model
+from train import model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def measured(argv: list[object], folder: Path) -> tuple[str, int]:
 
 def test_one_step_of_lora_at_512_fits_in_12_gib_and_diffusers_loads_it(tmp_path: Path) -> None:
     """finetune.py as typed; its LoRA changes the network in diffusers' own pipeline as it does in ours."""
-    sample_set.write(tmp_path / "pictures", count=2, size=512)
+    sample_set.write_sample_folder(tmp_path / "pictures", count=2, size=512)
     flags = ["--config", ROOT / "train/configs/sd14-lora.yaml", "--model", full_size_model(), "--data", "pictures"]
     few = ["--validation.timesteps", 1, "--validation.pictures", 1, "--logging.tensorboard", "false"]
     steps = ["--batch-size", 1, "--max-steps", 1, "--optim.warmup", 0, "--learning-rate", 0.01]
@@ -65,8 +65,8 @@ def test_one_step_of_lora_at_512_fits_in_12_gib_and_diffusers_loads_it(tmp_path:
     theirs.load_lora_weights(str(lora.parent), weight_name=lora.name)
     change = predict(theirs) - before
     del theirs
-    ours = pipeline.build(base_model.load(str(full_size_model())), None, torch.device("cpu"))
-    loras.attach(ours, [LoraFile(path=lora)])
+    ours = pipeline.build_pipeline(model.load_model(str(full_size_model())), None, torch.device("cpu"))
+    lora_loading.load_loras(ours, [LoraFile(path=lora)])
     assert float(change.abs().max()) > 1e-2, "too small a change to tell anything"
     torch.testing.assert_close(predict(ours) - before, change, rtol=0, atol=1e-4)
 
@@ -74,7 +74,7 @@ def test_one_step_of_lora_at_512_fits_in_12_gib_and_diffusers_loads_it(tmp_path:
 @torch.no_grad()
 def predict(pipe: StableDiffusionPipeline) -> torch.Tensor:
     """The U-Net's answer to a fixed question at 256x256 pixels."""
-    noisy, states = seeds.normal((1, 4, 32, 32), "true size"), seeds.normal((1, 77, 768), "true size", "states")
+    noisy, states = rng.normal((1, 4, 32, 32), "true size"), rng.normal((1, 77, 768), "true size", "states")
     return pipe.unet(noisy, torch.tensor([500]), states, return_dict=False)[0]
 
 
@@ -83,7 +83,7 @@ def test_two_steps_at_512_fit_in_12_gib(tmp_path: Path) -> None:
     command = [ROOT / "infer" / "generate.py", *argv, "--device", "cpu"]
     _, peak = measured(command, ROOT)
     assert peak < MOST_MEMORY
-    recipe = metadata.read(tmp_path / "out" / "00000-42.png")
+    recipe = metadata.read_metadata(tmp_path / "out" / "00000-42.png")
     assert (recipe.width, recipe.height, recipe.verdict, recipe.dtype) == (512, 512, "ok", "fp32")
     with Image.open(tmp_path / "out" / "00000-42.png") as picture:
         assert picture.size == (512, 512)

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser
 from annotation import environment, project, server
 from annotation.client import Client, connect
 from data import sample_set
+from data.atomic_io import cache_root
 from data.errors import InputError
-from data.files import cache_root
 from tests.servers.browser import Web, browser
 from tests.servers.labelling import Labelling, give_login
 from tests.servers.projects import MakeProject, push_pictures, running_server
@@ -109,7 +109,7 @@ def labelling(web: Web, label_studio: server.Server) -> Labelling:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 24 small creatures."""
     folder = tmp_path_factory.mktemp("pictures") / "creatures"
-    sample_set.write(folder, count=24, size=128)
+    sample_set.write_sample_folder(folder, count=24, size=128)
     return folder
 
 

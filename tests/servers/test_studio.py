@@ -95,7 +95,7 @@ def test_a_picture_out_of_words(tab: Studio) -> None:
     wall, cpu = time.monotonic() - begun, browser_cpu() - before
     print(f"first preview after {wall:.2f} s, {cpu:.2f} s of processor time")
     tab.finished()
-    first, second = (metadata.read(path) for path in tab.running.pictures())
+    first, second = (metadata.read_metadata(path) for path in tab.running.pictures())
     assert (first.prompt, second.prompt) == ("a blue cat", "a yellow guitar")
     assert (first.guidance_scale, first.width, first.model.name) == (4.0, 64, "pocket")
     judge(wall, cpu, FIRST)
@@ -171,7 +171,7 @@ def test_a_scribble_with_undo_and_clear(tab: Studio) -> None:
     tab.page.wait_for_selector("#stop:visible")
     tab.page.wait_for_selector("#generate:visible")
     tab.finished()
-    recipe = metadata.read(tab.running.pictures()[-1])
+    recipe = metadata.read_metadata(tab.running.pictures()[-1])
     assert [used.role for used in recipe.inputs] == ["scribble"] and recipe.polarity == "dark-on-light"
     assert (recipe.prompt, recipe.strength) == ("a red fridge", 0.7)
 
@@ -191,8 +191,8 @@ def test_base_and_tuned_under_a_slider(tab: Studio) -> None:
     assert middle and moved and whole
     assert middle["x"] - moved["x"] == pytest.approx(0.2 * whole["width"], abs=2)
     tuned = tab.running.pictures()[-1]
-    base = metadata.read(tuned.parent / "base" / tuned.name)
-    assert [lora.name for lora in metadata.read(tuned).loras] == ["ink.safetensors"] and base.loras == ()
+    base = metadata.read_metadata(tuned.parent / "base" / tuned.name)
+    assert [lora.name for lora in metadata.read_metadata(tuned).loras] == ["ink.safetensors"] and base.loras == ()
     tab.choose("lora", "none")
     tab.go("Generate")
 
@@ -216,8 +216,8 @@ def test_the_gallery_finds_marks_and_reuses(tab: Studio) -> None:
     tab.page.click("dialog [data-act=use]")
     tab.page.wait_for_selector("#prompt textarea:visible")
     tab.page.wait_for_function("() => document.querySelector('#prompt textarea').value === 'a blue cat'")
-    was = next(path for path in tab.running.pictures() if metadata.read(path).prompt == "a blue cat")
-    assert tab.value("seed") == str(metadata.read(was).seed)
+    was = next(path for path in tab.running.pictures() if metadata.read_metadata(path).prompt == "a blue cat")
+    assert tab.value("seed") == str(metadata.read_metadata(was).seed)
     before = tab.running.pictures()
     tab.page.click("#generate")
     tab.page.wait_for_selector("#stop:visible")
@@ -289,7 +289,7 @@ def wave(studio: Running, numbers: range) -> None:
         vanish.set()
         assert [each.result() for each in asked] == [0 if leaves else 200 for leaves in leaving]
     wait_for(lambda: len(set(studio.pictures()) - before) == len(numbers))
-    drawn = [metadata.read(path) for path in set(studio.pictures()) - before]
+    drawn = [metadata.read_metadata(path) for path in set(studio.pictures()) - before]
     assert sorted(recipe.seed for recipe in drawn) == list(numbers)
 
 
@@ -311,4 +311,4 @@ def test_a_tab_that_is_closed_leaves_its_order(web: Web, tab: Studio) -> None:
     web.pages.remove(other.page)
     other.page.close()
     wait_for(lambda: len(tab.running.pictures()) > drawn)
-    assert metadata.read(tab.running.pictures()[-1]).prompt == "a picture of somebody who left"
+    assert metadata.read_metadata(tab.running.pictures()[-1]).prompt == "a picture of somebody who left"

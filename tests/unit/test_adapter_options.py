@@ -9,43 +9,41 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from data import seeds
+from data import rng
 from data.errors import InputError
-from train import base_model
-from train.adapters import dora, dropout
-from train.adapters.base import trainable
-from train.adapters.files import probe
-from train.adapters.full import Full
-from train.adapters.lora import Lora
-from train.base_model import BaseModel
+from train import model
+from train.adapters import FullOptions, trainable_parameters
+from train.exporters.verify import probe_output
+from train.lora import LoraOptions, PositionedDropout, adapted_layers, dora_magnitudes, set_sample_keys
+from train.model import BaseModel
 
 EVERYTHING = ["attention", "feed-forward", "convolutions"]
 
 
 @pytest.fixture
 def base(tiny_model: Path) -> BaseModel:
-    return base_model.load(str(tiny_model))
+    return model.load_model(str(tiny_model))
 
 
-def lora(**given: Any) -> Lora:
-    return Lora.model_validate({"rank": 4, "targets": EVERYTHING, **given})
+def lora(**given: Any) -> LoraOptions:
+    return LoraOptions.model_validate({"rank": 4, "targets": EVERYTHING, **given})
 
 
 def move(unet: nn.Module) -> None:
     with torch.no_grad():
-        for name, parameter in trainable(unet).items():
-            parameter += 0.3 * seeds.normal(tuple(parameter.shape), "moved", name)
+        for name, parameter in trainable_parameters(unet).items():
+            parameter += 0.3 * rng.normal(tuple(parameter.shape), "moved", name)
 
 
 def uniforms(*slots: int, step: int = 3) -> Tensor:
-    return torch.tensor([seeds.uniform("timestep", 0, step, slot) for slot in slots], dtype=torch.float64)
+    return torch.tensor([rng.uniform("timestep", 0, step, slot) for slot in slots], dtype=torch.float64)
 
 
 def ask(base: BaseModel, *slots: int, step: int = 3) -> Tensor:
     """The network's answers in training, about samples that are functions of their slots."""
-    noisy = torch.stack([seeds.normal((4, 8, 8), "noisy", slot) for slot in slots])
-    states = torch.stack([seeds.normal((5, 32), "states", slot) for slot in slots])
-    dropout.set_sample_keys(uniforms(*slots, step=step))
+    noisy = torch.stack([rng.normal((4, 8, 8), "noisy", slot) for slot in slots])
+    states = torch.stack([rng.normal((5, 32), "states", slot) for slot in slots])
+    set_sample_keys(uniforms(*slots, step=step))
     return base.unet(noisy, torch.full((len(slots),), 500), states, return_dict=False)[0]
 
 
@@ -64,15 +62,17 @@ def ask(base: BaseModel, *slots: int, step: int = 3) -> Tensor:
 def test_the_chosen_blocks_are_trained_in_float32_on_a_half_base(
     names: list[str], prefixes: tuple[str, ...], tiny_model: Path
 ) -> None:
-    half = base_model.load(str(tiny_model), dtype=torch.float16)
+    half = model.load_model(str(tiny_model), dtype=torch.float16)
     before = {name: tensor.clone() for name, tensor in half.unet.state_dict().items()}
-    Full(blocks=names).attach(half.unet, seed=1)
+    FullOptions(blocks=names).attach(half.unet, seed=1)
     half.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     half.unet.train()
     assert {parameter.dtype for parameter in half.unet.parameters()} == {torch.float32}
-    assert set(trainable(half.unet)) == {name for name in before if name.startswith(prefixes)}
+    assert set(trainable_parameters(half.unet)) == {name for name in before if name.startswith(prefixes)}
     ask(half, 0, 1).square().mean().backward()  # used to crash at a frozen block's edge, see train_norms_safely
-    assert {name for name, p in half.unet.named_parameters() if p.grad is not None} == set(trainable(half.unet))
+    assert {name for name, p in half.unet.named_parameters() if p.grad is not None} == set(
+        trainable_parameters(half.unet)
+    )
     move(half.unet)
     for name, tensor in half.unet.state_dict().items():
         assert torch.equal(tensor.half(), before[name]) == (not name.startswith(prefixes)), name
@@ -82,13 +82,13 @@ def test_the_chosen_blocks_are_trained_in_float32_on_a_half_base(
 def test_gradients_at_a_frozen_edge_are_those_of_training_everything(checkpointing: bool, tiny_model: Path) -> None:
     found: list[dict[str, torch.Tensor]] = []
     for names in (["last-layers"], ["all"]):
-        base = base_model.load(str(tiny_model))
-        Full(blocks=names).attach(base.unet, seed=1)
+        base = model.load_model(str(tiny_model))
+        FullOptions(blocks=names).attach(base.unet, seed=1)
         base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         base.unet.train()
         if checkpointing:
             base.unet.enable_gradient_checkpointing()
-        weights, loss = trainable(base.unet), ask(base, 0, 1).square().mean()
+        weights, loss = trainable_parameters(base.unet), ask(base, 0, 1).square().mean()
         loss.backward()
         gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
         found.append(dict(zip(weights, gradients, strict=True)))
@@ -110,23 +110,27 @@ def test_gradients_at_a_frozen_edge_are_those_of_training_everything(checkpointi
 )
 def test_unknown_blocks_are_refused(name: str, message: str, base: BaseModel) -> None:
     with pytest.raises(InputError) as caught:
-        Full(blocks=["conv_out", name]).attach(base.unet, seed=1)
+        FullOptions(blocks=["conv_out", name]).attach(base.unet, seed=1)
     assert message in str(caught.value)
 
 
 def test_labels_name_folders() -> None:
-    labels = [Full().label, Full(blocks=["mid_block", "conv_out"]).label, Full(blocks=list("abcd")).label]
+    labels = [
+        FullOptions().label,
+        FullOptions(blocks=["mid_block", "conv_out"]).label,
+        FullOptions(blocks=list("abcd")).label,
+    ]
     assert labels == ["full", "full-mid_block-conv_out", "full-4-blocks"]
     assert (lora().label, lora(use_dora=True).label) == ("lora-r4", "dora-r4")
     with pytest.raises(InputError, match=r"--adapter\.blocks: no blocks are chosen; allowed: all, last-layers"):
-        Full(blocks=[])
+        FullOptions(blocks=[])
 
 
 # ---- ranks and scales
 
 
 def layers(base: BaseModel) -> dict[str, Any]:
-    return dict(dora.layers(base.unet))
+    return dict(adapted_layers(base.unet))
 
 
 @pytest.mark.parametrize("alpha", [None, 2.0])
@@ -173,12 +177,12 @@ def test_ranks_of_blocks_that_are_not_adapted_are_refused(ranks: list[str], mess
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dora_starts_as_the_base_and_is_float32(dtype: torch.dtype, tiny_model: Path) -> None:
-    base = base_model.load(str(tiny_model), dtype=dtype)
-    before = probe(base.unet, base)
+    base = model.load_model(str(tiny_model), dtype=dtype)
+    before = probe_output(base.unet, base)
     lora(use_dora=True).attach(base.unet, seed=1)
-    assert {parameter.dtype for parameter in trainable(base.unet).values()} == {torch.float32}
-    assert torch.equal(probe(base.unet, base), before)
-    assert any("lora_magnitude_vector" in name for name in trainable(base.unet))
+    assert {parameter.dtype for parameter in trainable_parameters(base.unet).values()} == {torch.float32}
+    assert torch.equal(probe_output(base.unet, base), before)
+    assert any("lora_magnitude_vector" in name for name in trainable_parameters(base.unet))
 
 
 def test_dora_is_the_papers_formula(base: BaseModel) -> None:
@@ -193,11 +197,11 @@ def test_dora_is_the_papers_formula(base: BaseModel) -> None:
         weight = weights[name]
         assert isinstance(weight, Tensor) and isinstance(down, Tensor) and isinstance(up, Tensor)
         changed = weight + 0.5 * (up.flatten(1) @ down.flatten(1)).view(weight.shape)
-        magnitude = dora.magnitudes(layer)
+        magnitude = dora_magnitudes(layer)
         assert magnitude is not None
         rows = (magnitude / changed.flatten(1).norm(dim=1)).view(-1, *[1] * (weight.ndim - 1))
         inner = layer.get_base_layer()
-        x = seeds.normal((2, weight.shape[1], *[6] * (weight.ndim - 2)), "x", name)
+        x = rng.normal((2, weight.shape[1], *[6] * (weight.ndim - 2)), "x", name)
         expected = (
             nn.functional.conv2d(x, rows * changed, inner.bias, padding=1)  # type: ignore[arg-type]
             if weight.ndim == 4
@@ -219,8 +223,8 @@ def test_counted_is_splitmix64() -> None:
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         return z ^ (z >> 31)
 
-    keys, salt = [5, -7, 2**62 + 11], seeds.seed_for("salt")
-    found = seeds.counted(torch.tensor(keys), salt, 4)
+    keys, salt = [5, -7, 2**62 + 11], rng.seed_for("salt")
+    found = rng.counter_bits(torch.tensor(keys), salt, 4)
     for row, key in enumerate(keys):
         start = mixed(mixed(key & mask) ^ salt)
         expected = [mixed((start + n * 0x9E3779B97F4A7C15) & mask) >> 40 for n in range(1, 5)]
@@ -229,9 +233,9 @@ def test_counted_is_splitmix64() -> None:
 
 
 def test_a_share_is_dropped_and_the_rest_scaled() -> None:
-    layer = dropout.PositionedDropout(0.25, "a layer")
+    layer = PositionedDropout(0.25, "a layer")
     x = torch.ones(4, 50, 50)
-    dropout.set_sample_keys(uniforms(0, 1, 2, 3))
+    set_sample_keys(uniforms(0, 1, 2, 3))
     dropped = (layer(x) == 0).double().mean((1, 2))
     assert (dropped - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / 2500)
     assert set(layer(x).unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
@@ -261,10 +265,10 @@ def test_masks_follow_from_positions_and_leave_the_global_generator_alone(use_do
 
 def test_without_dropout_peft_is_left_as_it_is(base: BaseModel) -> None:
     lora().attach(base.unet, seed=1)
-    assert not any(isinstance(module, dropout.PositionedDropout) for module in base.unet.modules())
+    assert not any(isinstance(module, PositionedDropout) for module in base.unet.modules())
 
 
 def test_samples_that_were_not_placed_are_our_own_mistake() -> None:
-    dropout.set_sample_keys(uniforms(0, 1))
+    set_sample_keys(uniforms(0, 1))
     with pytest.raises(AssertionError, match="set_sample_keys"):
-        dropout.PositionedDropout(0.5, "x")(torch.ones(3, 2))
+        PositionedDropout(0.5, "x")(torch.ones(3, 2))

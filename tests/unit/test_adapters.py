@@ -12,50 +12,54 @@ from pydantic import Field, TypeAdapter
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from data import seeds
+from data import rng
+from data.atomic_io import file_sha256
+from data.cli import Options
 from data.errors import InputError
-from data.files import sha256
-from data.options import Options
-from train import base_model
-from train.adapters.base import Adapter, load_state, state, trainable
-from train.adapters.files import probe
-from train.adapters.full import Full
-from train.adapters.kinds import AnyAdapter
-from train.adapters.lora import TARGETS, Lora
-from train.base_model import BaseModel
-from train.exports import loras, models
-from train.exports.request import Request
+from train import model
+from train.adapters import (
+    Adapter,
+    AdapterOptions,
+    FullOptions,
+    load_trainable_state,
+    trainable_parameters,
+    trainable_state,
+)
+from train.exporters import full_model, lora_files
+from train.exporters.verify import ExportRequest, probe_output
+from train.lora import TARGETS, LoraOptions
+from train.model import BaseModel
 
 
 @pytest.fixture
 def base(tiny_model: Path) -> BaseModel:
-    return base_model.load(str(tiny_model))
+    return model.load_model(str(tiny_model))
 
 
-def lora(**given: object) -> Lora:
-    return Lora.model_validate(given)
+def lora(**given: object) -> LoraOptions:
+    return LoraOptions.model_validate(given)
 
 
 def train(unet: nn.Module, strength: float = 0.3) -> None:
     """Stands for training: every trainable weight moves a little, each its own way."""
     with torch.no_grad():
-        for name, parameter in trainable(unet).items():
-            parameter += strength * seeds.normal(tuple(parameter.shape), "moved", name)
+        for name, parameter in trainable_parameters(unet).items():
+            parameter += strength * rng.normal(tuple(parameter.shape), "moved", name)
 
 
 def test_a_lora_starts_as_the_base_bit_for_bit(base: BaseModel) -> None:
-    before = probe(base.unet, base)
+    before = probe_output(base.unet, base)
     lora().attach(base.unet, seed=1)
-    assert torch.equal(probe(base.unet, base), before)
+    assert torch.equal(probe_output(base.unet, base), before)
     train(base.unet)
-    assert (probe(base.unet, base) - before).abs().max() > 1e-3
+    assert (probe_output(base.unet, base) - before).abs().max() > 1e-3
 
 
 def test_its_weights_are_a_function_of_the_seed(tiny_model: Path) -> None:
     def attached(seed: int) -> dict[str, Tensor]:
-        unet = base_model.load(str(tiny_model)).unet
+        unet = model.load_model(str(tiny_model)).unet
         lora(rank=4, targets=["attention", "convolutions"]).attach(unet, seed)
-        return state(unet)
+        return trainable_state(unet)
 
     torch.manual_seed(0)
     one = attached(7)
@@ -81,23 +85,23 @@ def test_the_global_generator_is_not_touched(base: BaseModel) -> None:
 
 
 def test_it_is_float32_on_a_half_precision_base(tiny_model: Path) -> None:
-    base = base_model.load(str(tiny_model), dtype=torch.bfloat16)
-    before = probe(base.unet, base)
+    base = model.load_model(str(tiny_model), dtype=torch.bfloat16)
+    before = probe_output(base.unet, base)
     lora(rank=2).attach(base.unet, seed=1)
-    assert {parameter.dtype for parameter in trainable(base.unet).values()} == {torch.float32}
+    assert {parameter.dtype for parameter in trainable_parameters(base.unet).values()} == {torch.float32}
     frozen = {parameter.dtype for parameter in base.unet.parameters() if not parameter.requires_grad}
     assert frozen == {torch.bfloat16}
-    assert torch.equal(probe(base.unet, base), before)
+    assert torch.equal(probe_output(base.unet, base), before)
 
 
 def test_only_the_adapter_is_trained(base: BaseModel) -> None:
     lora().attach(base.unet, seed=1)
     base.unet.train()
-    noisy, states = seeds.normal((1, 4, 8, 8), "noisy"), seeds.normal((1, 5, 32), "states")
+    noisy, states = rng.normal((1, 4, 8, 8), "noisy"), rng.normal((1, 5, 32), "states")
     (answer,) = base.unet(noisy, torch.tensor([5]), encoder_hidden_states=states, return_dict=False)
     answer.square().mean().backward()
     with_gradient = {name for name, parameter in base.unet.named_parameters() if parameter.grad is not None}
-    assert with_gradient == set(trainable(base.unet))
+    assert with_gradient == set(trainable_parameters(base.unet))
     assert all(".lora_A." in name or ".lora_B." in name for name in with_gradient)
 
 
@@ -115,7 +119,7 @@ def test_rank_and_targets_are_what_was_asked(targets: list[str], base: BaseModel
     want = sum(3 * (module.weight[0].numel() + module.weight.shape[0]) for module in chosen.values())
     adapter = lora(rank=3, targets=targets)
     adapter.attach(base.unet, seed=1)
-    found = trainable(base.unet)
+    found = trainable_parameters(base.unet)
     assert {name.partition(".lora_")[0] for name in found} == chosen.keys()
     assert sum(parameter.numel() for parameter in found.values()) == want
 
@@ -132,11 +136,11 @@ def test_alpha_over_rank_scales_the_update(alpha: float | None, scale: float, ba
     adapter = lora(rank=4, alpha=alpha, targets=["mid_block.attentions.0.transformer_blocks.0.attn1.to_q"])
     layer = base.unet.get_submodule(adapter.targets[0])
     assert isinstance(layer, nn.Linear)
-    x = seeds.normal((2, layer.in_features), "x")
+    x = rng.normal((2, layer.in_features), "x")
     before = layer(x)
     adapter.attach(base.unet, seed=1)
     train(base.unet)
-    down, up = trainable(base.unet).values()
+    down, up = trainable_parameters(base.unet).values()
     with torch.no_grad():
         changed = base.unet.get_submodule(adapter.targets[0])(x)
         assert (changed - before - scale * x @ down.T @ up.T).abs().max() < 1e-6
@@ -179,13 +183,13 @@ def test_diffusers_own_pipeline_does_what_the_trained_network_does(
     adapter.attach(base.unet, seed=1)
     base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the trainer has it
     train(base.unet)
-    trained = probe(base.unet, base)
+    trained = probe_output(base.unet, base)
     names = ["lora.safetensors", "lora-kohya.safetensors"]
     assert adapter.export(base.unet, base, tmp_path / "export") == [tmp_path / "export" / name for name in names]
     fresh = StableDiffusionPipeline.from_pretrained(tiny_model, local_files_only=True)
-    before = probe(fresh.unet, base)
+    before = probe_output(fresh.unet, base)
     fresh.load_lora_weights(str(tmp_path / "export"), weight_name="lora.safetensors")
-    assert (probe(fresh.unet, base) - trained).abs().max() < 1e-5
+    assert (probe_output(fresh.unet, base) - trained).abs().max() < 1e-5
     assert (before - trained).abs().max() > 1e-2
 
 
@@ -194,14 +198,14 @@ def test_an_export_says_rank_and_alpha_and_leaves_the_network_as_it_was(base: Ba
     adapter.attach(base.unet, seed=1)
     base.unet.train()
     train(base.unet)
-    trained = probe(base.unet, base)
+    trained = probe_output(base.unet, base)
     file, other = adapter.export(base.unet, base, tmp_path)
     assert set(tmp_path.iterdir()) == {file, other}
     with safe_open(file, framework="pt") as opened:
         header = json.loads(opened.metadata()["lora_adapter_metadata"])
         assert {opened.get_tensor(key).dtype for key in opened.keys()} == {torch.float32}  # noqa: SIM118
     assert (header["unet.r"], header["unet.lora_alpha"]) == (4, 2.0)
-    assert torch.equal(probe(base.unet, base), trained)
+    assert torch.equal(probe_output(base.unet, base), trained)
     assert base.unet.training
 
 
@@ -221,38 +225,38 @@ def test_a_file_that_does_something_else_is_refused(
 ) -> None:
     lora(alpha=2.0).attach(base.unet, seed=1)
     train(base.unet)
-    write = loras.write_diffusers
+    write = lora_files.write_diffusers
 
-    def without_alpha(unet: UNet2DConditionModel, file: Path, request: Request) -> None:
+    def without_alpha(unet: UNet2DConditionModel, file: Path, request: ExportRequest) -> None:
         unet.peft_config["default"].lora_alpha = 16
         write(unet, file, request)
 
-    monkeypatch.setattr(loras, "write_diffusers", without_alpha)
+    monkeypatch.setattr(lora_files, "write_diffusers", without_alpha)
     with pytest.raises(InputError, match="the exported file does not reproduce the trained network"):
         lora(alpha=2.0).export(base.unet, base, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_full_trains_everything_in_float32(tiny_model: Path) -> None:
-    base = base_model.load(str(tiny_model), dtype=torch.bfloat16)
-    Full().attach(base.unet, seed=1)
-    assert trainable(base.unet).keys() == dict(base.unet.named_parameters()).keys()
+    base = model.load_model(str(tiny_model), dtype=torch.bfloat16)
+    FullOptions().attach(base.unet, seed=1)
+    assert trainable_parameters(base.unet).keys() == dict(base.unet.named_parameters()).keys()
     assert {parameter.dtype for parameter in base.unet.parameters()} == {torch.float32}
-    assert (Full().trains_base, lora().trains_base) == (True, False)
+    assert (FullOptions().trains_base, lora().trains_base) == (True, False)
 
 
 def test_full_exports_a_whole_model(tiny_model: Path, base: BaseModel, tmp_path: Path) -> None:
-    Full().attach(base.unet, seed=1)
+    FullOptions().attach(base.unet, seed=1)
     base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train(base.unet, 0.01)
-    assert Full().export(base.unet, base, tmp_path) == [tmp_path / "model"]
+    assert FullOptions().export(base.unet, base, tmp_path) == [tmp_path / "model"]
     loaded = UNet2DConditionModel.from_pretrained(tmp_path / "model", subfolder="unet", use_safetensors=True)
     assert all(torch.equal(tensor, base.unet.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     assert loaded.state_dict().keys() == base.unet.state_dict().keys()
-    for part in models.FROZEN:
-        theirs = {path.name: sha256(path) for path in (tiny_model / part).iterdir()}
-        assert {path.name: sha256(path) for path in (tmp_path / "model" / part).iterdir()} == theirs
-    again = base_model.load(str(tmp_path / "model"))
+    for part in full_model.FROZEN_PARTS:
+        theirs = {path.name: file_sha256(path) for path in (tiny_model / part).iterdir()}
+        assert {path.name: file_sha256(path) for path in (tmp_path / "model" / part).iterdir()} == theirs
+    again = model.load_model(str(tmp_path / "model"))
     assert again.fingerprints["unet"] != base.fingerprints["unet"]
     assert again.fingerprints["vae"] == base.fingerprints["vae"]
     StableDiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
@@ -261,15 +265,15 @@ def test_full_exports_a_whole_model(tiny_model: Path, base: BaseModel, tmp_path:
 def test_a_full_export_that_differs_is_refused(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Full().attach(base.unet, seed=1)
-    save = models.save_file
+    FullOptions().attach(base.unet, seed=1)
+    save = full_model.save_file
 
     def spoiled(tensors: dict[str, Tensor], *rest: object) -> None:
         save({name: tensor + 1e-6 for name, tensor in tensors.items()}, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(models, "save_file", spoiled)
+    monkeypatch.setattr(full_model, "save_file", spoiled)
     with pytest.raises(InputError, match=r"the exported U-Net differs from the trained one in \d+ tensors"):
-        Full().export(base.unet, base, tmp_path)
+        FullOptions().export(base.unet, base, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -284,11 +288,11 @@ class Layers(nn.Module):
 
 def test_a_state_is_a_copy_and_is_put_back() -> None:
     module = Layers()
-    saved = state(module)
+    saved = trainable_state(module)
     assert list(saved) == ["one.weight", "two.weight"]
     train(module)
     assert not torch.equal(module.one.weight, saved["one.weight"])
-    load_state(module, saved, "here")
+    load_trainable_state(module, saved, "here")
     assert torch.equal(module.one.weight, saved["one.weight"])
     assert module.one.weight.requires_grad
 
@@ -305,12 +309,12 @@ def test_a_state_is_a_copy_and_is_put_back() -> None:
 )
 def test_other_names_and_shapes_are_refused(change: dict[str, Tensor | None], message: str) -> None:
     module = Layers()
-    saved = {name: tensor for name, tensor in {**state(module), **change}.items() if tensor is not None}
-    before = state(module)
+    saved = {name: tensor for name, tensor in {**trainable_state(module), **change}.items() if tensor is not None}
+    before = trainable_state(module)
     with pytest.raises(InputError) as caught:
-        load_state(module, saved, "checkpoints/000004")
+        load_trainable_state(module, saved, "checkpoints/000004")
     assert message in str(caught.value)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in state(module).items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainable_state(module).items())
 
 
 class Biases(Options):
@@ -331,23 +335,23 @@ class Biases(Options):
             parameter.requires_grad_(name.endswith(".bias"))
 
     def export(
-        self, unet: UNet2DConditionModel, base: BaseModel, folder: Path, request: Request | None = None
+        self, unet: UNet2DConditionModel, base: BaseModel, folder: Path, request: ExportRequest | None = None
     ) -> list[Path]:
-        return Full().export(unet, base, folder, request)
+        return FullOptions().export(unet, base, folder, request)
 
 
 def test_another_kind_needs_only_the_protocol(tiny_model: Path, base: BaseModel, tmp_path: Path) -> None:
-    kinds = TypeAdapter(Annotated[AnyAdapter | Biases, Field(discriminator="kind")])
+    kinds = TypeAdapter(Annotated[AdapterOptions | Biases, Field(discriminator="kind")])
     adapter: Adapter = kinds.validate_python({"kind": "biases"})
     assert isinstance(adapter, Biases)
     adapter.attach(base.unet, seed=1)
     train(base.unet)
-    trained, saved = probe(base.unet, base), state(base.unet)
+    trained, saved = probe_output(base.unet, base), trainable_state(base.unet)
     assert saved.keys() == {name for name, _ in base.unet.named_parameters() if name.endswith(".bias")}
-    fresh = base_model.load(str(tiny_model))
+    fresh = model.load_model(str(tiny_model))
     adapter.attach(fresh.unet, seed=1)
-    load_state(fresh.unet, saved, "here")
-    assert torch.equal(probe(fresh.unet, fresh), trained)
+    load_trainable_state(fresh.unet, saved, "here")
+    assert torch.equal(probe_output(fresh.unet, fresh), trained)
     (exported,) = adapter.export(base.unet, base, tmp_path)
-    loaded = base_model.load(str(exported))
-    assert torch.equal(probe(loaded.unet, loaded), trained)
+    loaded = model.load_model(str(exported))
+    assert torch.equal(probe_output(loaded.unet, loaded), trained)

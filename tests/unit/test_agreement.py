@@ -7,7 +7,7 @@ import pytest
 from annotation.agreement import common_subsequence, measure_agreement, rank, rouge_l, side_by_side, token_f1, words
 from annotation.history import Answer
 from annotation.vocabulary import edit_distance
-from data import seeds
+from data import rng
 from tests.answers import record
 
 
@@ -40,8 +40,8 @@ def test_the_longest_common_subsequence(a: str, b: str, length: int) -> None:
 
 def test_the_subsequence_of_random_words_agrees_with_the_full_table() -> None:
     for case in range(40):
-        a = [seeds.integer(4, "a", case, place) for place in range(seeds.integer(12, "n", case))]
-        b = [seeds.integer(4, "b", case, place) for place in range(seeds.integer(12, "m", case))]
+        a = [rng.integer(4, "a", case, place) for place in range(rng.integer(12, "n", case))]
+        b = [rng.integer(4, "b", case, place) for place in range(rng.integer(12, "m", case))]
         table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
         for i, x in enumerate(a):
             for j, y in enumerate(b):

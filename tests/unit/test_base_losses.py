@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from tests.small_runs import TABLES, Toy, config_of, entries, small_run
-from train import base_losses, loop
-from train.base_losses import Found, remembered
+from train import trainer, validation
 from train.ddpm import schedule
-from train.denoiser import Denoiser
-from train.objectives import Epsilon, Velocity
-from train.report import Silent
-from train.validation import Validator
+from train.losses import Epsilon, Velocity
+from train.metrics import SilentLogger
+from train.model import Denoiser
+from train.validation import LossesBySplit, Validator, measure_cached
 
 CPU = torch.device("cpu")
 PICTURES = entries(4)
@@ -32,8 +31,8 @@ def validator(**changes: object) -> Validator:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def counting(asked: Validator, network: Toy, times: list[int]) -> Callable[[], Found]:
-    def measure() -> Found:
+def counting(asked: Validator, network: Toy, times: list[int]) -> Callable[[], LossesBySplit]:
+    def measure() -> LossesBySplit:
         times.append(1)
         return asked.measure(Denoiser(network), CPU)
 
@@ -43,7 +42,7 @@ def counting(asked: Validator, network: Toy, times: list[int]) -> Callable[[], F
 def test_measured_once_and_equal_bit_for_bit() -> None:
     times: list[int] = []
     measure = counting(validator(), Toy(), times)
-    first, second = (remembered(validator(), NETWORK, CPU)(measure) for _ in range(2))
+    first, second = (measure_cached(validator(), NETWORK, CPU)(measure) for _ in range(2))
     assert len(times) == 1
     plain = measure()
     for found in (first, second):
@@ -77,29 +76,29 @@ OTHERS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("other", OTHERS)
 def test_other_questions_are_a_miss(other: str) -> None:
     times: list[int] = []
-    remembered(validator(), NETWORK, CPU)(counting(validator(), Toy(), times))
+    measure_cached(validator(), NETWORK, CPU)(counting(validator(), Toy(), times))
     asked = validator(**OTHERS[other])
-    remembered(asked, NETWORK, CPU)(counting(asked, Toy(), times))
+    measure_cached(asked, NETWORK, CPU)(counting(asked, Toy(), times))
     assert len(times) == 2
 
 
 def test_a_picture_that_was_renamed_is_none() -> None:
     times: list[int] = []
-    remembered(validator(), NETWORK, CPU)(counting(validator(), Toy(), times))
+    measure_cached(validator(), NETWORK, CPU)(counting(validator(), Toy(), times))
     renamed = {"held-out": [replace(PICTURES[0], sample_id="x"), PICTURES[1]], "train": PICTURES[2:]}
-    remembered(validator(sides=renamed), NETWORK, CPU)(counting(validator(), Toy(), times))
+    measure_cached(validator(sides=renamed), NETWORK, CPU)(counting(validator(), Toy(), times))
     assert len(times) == 1
 
 
 def test_another_network_or_machine_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     times: list[int] = []
     measure = counting(validator(), Toy(), times)
-    remembered(validator(), NETWORK, CPU)(measure)
-    remembered(validator(), ("another U-Net", "its adapter"), CPU)(measure)
+    measure_cached(validator(), NETWORK, CPU)(measure)
+    measure_cached(validator(), ("another U-Net", "its adapter"), CPU)(measure)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    remembered(validator(), NETWORK, CPU)(measure)
+    measure_cached(validator(), NETWORK, CPU)(measure)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
-    remembered(validator(), NETWORK, CPU)(measure)
+    measure_cached(validator(), NETWORK, CPU)(measure)
     assert len(times) == 4
 
 
@@ -108,16 +107,16 @@ def test_only_the_first_look_is_the_bases(tmp_path: Path) -> None:
     state, task = small_run(tmp_path, Toy())
     asked: list[int] = []
 
-    def noting(measure: Callable[[], Found]) -> Found:
+    def noting(measure: Callable[[], LossesBySplit]) -> LossesBySplit:
         asked.append(state.step)
         return measure()
 
-    loop.fit(state, replace(task, measure_base=noting), Silent())
+    trainer.fit(state, replace(task, measure_base=noting), SilentLogger())
     assert asked == [0] and state.step == config_of().max_steps
 
 
 def test_without_a_memory_it_is_measured() -> None:
     times: list[int] = []
     for _ in range(2):
-        base_losses.measured(counting(validator(), Toy(), times))
+        validation.measure_uncached(counting(validator(), Toy(), times))
     assert len(times) == 2

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data import seeds
+from data import rng
 from data.errors import InputError
 from tests.original_layout import original_layout, weights_of
-from train import base_model, content
-from train.adapters.files import probe
-from train.base_model import BaseModel, load
+from train import model
+from train.exporters.verify import probe_output
+from train.model import BaseModel, load_model
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refusal(model: object, tokenizer: str | None = None) -> str:
     with pytest.raises(InputError) as caught:
-        load(str(model), tokenizer=tokenizer)
+        load_model(str(model), tokenizer=tokenizer)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_facts_come_from_the_model(tiny_model: Path) -> None:
-    model = load(str(tiny_model))
+    model = load_model(str(tiny_model))
     assert (model.factor, model.step, model.sample_size) == (4, 8, 64)
     assert (model.latent_channels, model.scaling_factor, model.prediction_type) == (4, 0.18215, "epsilon")
     assert model.schedule.steps == 1000
@@ -52,7 +52,7 @@ def test_facts_come_from_the_model(tiny_model: Path) -> None:
 
 
 def test_parts_load_when_they_are_used_and_can_be_forgotten(tiny_model: Path) -> None:
-    model = load(str(tiny_model))
+    model = load_model(str(tiny_model))
     unet = model.unet
     assert model.unet is unet
     assert {"vae", "text_encoder", "tokenizer"} & vars(model).keys() == set()
@@ -64,7 +64,7 @@ def test_parts_load_when_they_are_used_and_can_be_forgotten(tiny_model: Path) ->
 
 
 def test_parts_are_frozen_and_of_the_precision_asked_for(tiny_model: Path) -> None:
-    model = load(str(tiny_model), dtype=torch.float16)
+    model = load_model(str(tiny_model), dtype=torch.float16)
     for part in (model.unet, model.vae, model.text_encoder):
         assert not part.training
         assert not any(parameter.requires_grad for parameter in part.parameters())
@@ -73,7 +73,7 @@ def test_parts_are_frozen_and_of_the_precision_asked_for(tiny_model: Path) -> No
 
 def test_loading_draws_nothing(tiny_model: Path) -> None:
     before = torch.get_rng_state()
-    model = load(str(tiny_model))
+    model = load_model(str(tiny_model))
     _ = model.unet, model.vae, model.text_encoder, model.tokenizer
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_that_can_run_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such/folder", "./nothing", "~/nothing", "sd/v1.safetensors", "sd14", "/tmp/none"])
 def test_a_wrong_path(name: str) -> None:
-    assert refusal(name) == f"--model {name}: no such file or folder; allowed: {base_model.ALLOWED}"
+    assert refusal(name) == f"--model {name}: no such file or folder; allowed: {model.ALLOWED_MODELS}"
 
 
 def test_a_slip_of_the_finger() -> None:
@@ -133,9 +133,9 @@ def put_in_hub(hub: Path, model: Path, name: str = "someone/tiny") -> Path:
 
 def test_a_hub_model_that_is_here(empty_hub: Path, tiny_model: Path) -> None:
     put_in_hub(empty_hub, tiny_model)
-    model = load("someone/tiny")
+    model = load_model("someone/tiny")
     assert model.name == "someone/tiny"
-    assert torch.equal(probe(model.unet, model), probe(load(str(tiny_model)).unet, model))
+    assert torch.equal(probe_output(model.unet, model), probe_output(load_model(str(tiny_model)).unet, model))
 
 
 def test_half_a_hub_model_says_how_to_get_the_rest(empty_hub: Path, tiny_model: Path) -> None:
@@ -147,8 +147,8 @@ def test_a_folder_without_a_tokenizer(copied: Path, tiny_model: Path) -> None:
     shutil.rmtree(copied / "tokenizer")
     assert refusal(copied).startswith(f"--model {copied}: holds no tokenizer. Name one with --tokenizer FOLDER")
     for named in (tiny_model, tiny_model / "tokenizer"):
-        found = load(str(copied), tokenizer=str(named)).tokenizer
-        assert found("a water type").input_ids == load(str(tiny_model)).tokenizer("a water type").input_ids
+        found = load_model(str(copied), tokenizer=str(named)).tokenizer
+        assert found("a water type").input_ids == load_model(str(tiny_model)).tokenizer("a water type").input_ids
 
 
 def test_a_tokenizer_folder_without_one(tiny_model: Path, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_weights_that_are_missing_are_not_made_up(part: str, copied: Path) -> No
     gone = min(tensors)
     del tensors[gone]
     save_file(tensors, weights_of(copied, part), {"format": "pt"})
-    found = part_refusal(load(str(copied)), part)
+    found = part_refusal(load_model(str(copied)), part)
     assert f"the {part} could not be loaded (1 weights are missing, such as " in found
 
 
@@ -180,14 +180,14 @@ def test_weights_of_another_shape(part: str, copied: Path) -> None:
     name = min(tensors)
     tensors[name] = torch.zeros(*tensors[name].shape, 2)
     save_file(tensors, weights_of(copied, part), {"format": "pt"})
-    assert f"the {part} could not be loaded (" in part_refusal(load(str(copied)), part)
+    assert f"the {part} could not be loaded (" in part_refusal(load_model(str(copied)), part)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_weights_cut_short(part: str, copied: Path) -> None:
     file = weights_of(copied, part)
     file.write_bytes(file.read_bytes()[:-1000])
-    assert f"the {part} could not be loaded (" in part_refusal(load(str(copied)), part)
+    assert f"the {part} could not be loaded (" in part_refusal(load_model(str(copied)), part)
 
 
 CHANGES = {
@@ -200,7 +200,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("part", CHANGES)
 def test_one_byte_changes_the_fingerprint_of_its_part_alone(part: str, copied: Path) -> None:
-    before = load(str(copied))
+    before = load_model(str(copied))
     assert before.fingerprints.keys() == CHANGES.keys()
     assert len(set(before.fingerprints.values())) == 4
     with (copied / CHANGES[part]).open("r+b") as file:  # at once and in place: same size, same inode
@@ -208,31 +208,31 @@ def test_one_byte_changes_the_fingerprint_of_its_part_alone(part: str, copied: P
         last = file.read(1)
         file.seek(-1, 2)
         file.write(bytes([last[0] ^ 1]))
-    after = load(str(copied))
+    after = load_model(str(copied))
     assert [name for name in CHANGES if after.fingerprints[name] != before.fingerprints[name]] == [part]
     assert after.fingerprint != before.fingerprint
 
 
 def test_the_fingerprint_is_of_the_content(copied: Path, tiny_model: Path) -> None:
-    assert load(str(copied)).fingerprint == load(str(tiny_model)).fingerprint
+    assert load_model(str(copied)).fingerprint == load_model(str(tiny_model)).fingerprint
 
 
 def test_large_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
     hashed: list[Path] = []
-    real = content.sha256
-    monkeypatch.setattr(content, "sha256", lambda file: hashed.append(file) or real(file))
+    real = model.file_sha256
+    monkeypatch.setattr(model, "file_sha256", lambda file: hashed.append(file) or real(file))
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"one")
-    first = content.file_hash(file)
-    assert content.file_hash(file) == first
+    first = model.file_hash(file)
+    assert model.file_hash(file) == first
     assert len(hashed) == 2, "a file written a moment ago may still change"
     minute_ago = time.time() - 60
     os.utime(file, (minute_ago, minute_ago))
-    assert [content.file_hash(file) for _ in range(3)] == [first] * 3
+    assert [model.file_hash(file) for _ in range(3)] == [first] * 3
     assert len(hashed) == 3
     (tmp_path / "cache" / "hashes.json").write_text('{"torn')
-    assert content.file_hash(file) == first
+    assert model.file_hash(file) == first
     assert len(hashed) == 4
 
 
@@ -247,7 +247,7 @@ def single_file(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         target = layout / config.relative_to(tiny_model)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(config, target)
-    monkeypatch.setattr(base_model, "SD_V1", layout)
+    monkeypatch.setattr(model, "SD_V1_CONFIGS", layout)
 
     def write(change: Callable[[dict[str, Tensor]], object] = len, dtype: torch.dtype = torch.float32) -> Path:
         tensors = original_layout(tiny_model)
@@ -260,10 +260,10 @@ def single_file(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_single_file_is_the_same_model(single_file: Callable[..., Path], tiny_model: Path) -> None:
-    folder, single = load(str(tiny_model)), load(str(single_file()), tokenizer=str(tiny_model))
-    assert (probe(single.unet, single) - probe(folder.unet, folder)).abs().max() < 1e-5
-    pixels = seeds.normal((1, 3, 32, 32), "pixels")
-    latents = seeds.normal((1, 4, 8, 8), "latents")
+    folder, single = load_model(str(tiny_model)), load_model(str(single_file()), tokenizer=str(tiny_model))
+    assert (probe_output(single.unet, single) - probe_output(folder.unet, folder)).abs().max() < 1e-5
+    pixels = rng.normal((1, 3, 32, 32), "pixels")
+    latents = rng.normal((1, 4, 8, 8), "latents")
     tokens = folder.tokenizer("a water type", padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         moments = [model.vae.encode(pixels, return_dict=False)[0].parameters for model in (single, folder)]
@@ -280,7 +280,7 @@ def test_a_single_file_is_the_same_model(single_file: Callable[..., Path], tiny_
 
 def test_every_tensor_of_a_single_file_has_its_place(single_file: Callable[..., Path], tiny_model: Path) -> None:
     """Equal predictions could hide a weight that the small question does not reach."""
-    folder, single = load(str(tiny_model)), load(str(single_file()), tokenizer=str(tiny_model))
+    folder, single = load_model(str(tiny_model)), load_model(str(single_file()), tokenizer=str(tiny_model))
     for part in ("unet", "vae", "text_encoder"):
         mine, theirs = getattr(single, part).state_dict(), getattr(folder, part).state_dict()
         assert mine.keys() == theirs.keys()
@@ -292,7 +292,7 @@ def test_a_half_precision_file_is_read_in_the_precision_asked_for(
 ) -> None:
     file = single_file(dtype=torch.float16)
     for dtype in (torch.float32, torch.bfloat16):
-        model = load(str(file), tokenizer=str(tiny_model), dtype=dtype)
+        model = load_model(str(file), tokenizer=str(tiny_model), dtype=dtype)
         for part in (model.unet, model.vae, model.text_encoder):
             assert {parameter.dtype for parameter in part.parameters()} == {dtype}
 
@@ -305,8 +305,8 @@ def test_a_single_file_needs_a_tokenizer(single_file: Callable[..., Path]) -> No
 def test_stable_diffusions_own_tokenizer_is_found_in_the_hub_cache(
     single_file: Callable[..., Path], empty_hub: Path, tiny_model: Path
 ) -> None:
-    there = put_in_hub(empty_hub, tiny_model, base_model.SD_V1_NAMES[1])
-    assert load(str(single_file())).tokenizer_source == there / "tokenizer"
+    there = put_in_hub(empty_hub, tiny_model, model.SD_V1_NAMES[1])
+    assert load_model(str(single_file())).tokenizer_source == there / "tokenizer"
 
 
 def test_towers_that_other_tools_wrote(single_file: Callable[..., Path], tiny_model: Path) -> None:
@@ -318,8 +318,8 @@ def test_towers_that_other_tools_wrote(single_file: Callable[..., Path], tiny_mo
             tensors[name.replace("text_model.", "")] = tensors.pop(name)
         tensors[f"{prefix}text_projection.weight"] = torch.zeros(32, 32)
 
-    found = load(str(single_file(change)), tokenizer=str(tiny_model)).text_encoder.state_dict()
-    want = load(str(tiny_model)).text_encoder.state_dict()
+    found = load_model(str(single_file(change)), tokenizer=str(tiny_model)).text_encoder.state_dict()
+    want = load_model(str(tiny_model)).text_encoder.state_dict()
     assert all(torch.equal(found[name], want[name]) for name in want)
 
 
@@ -366,7 +366,7 @@ def test_a_single_file_of_another_architecture(
     part: str, change: object, reason: str, single_file: Callable[..., Path], tiny_model: Path
 ) -> None:
     file = single_file(change)
-    text = part_refusal(load(str(file), tokenizer=str(tiny_model)), part)
+    text = part_refusal(load_model(str(file), tokenizer=str(tiny_model)), part)
     assert text.startswith(f"{file}: the {part} could not be loaded (")
     assert reason in text
 
@@ -375,23 +375,23 @@ def test_a_single_file_of_another_architecture(
 def test_a_single_file_cut_short(part: str, single_file: Callable[..., Path], tiny_model: Path) -> None:
     file = single_file()
     file.write_bytes(file.read_bytes()[:-1000])
-    text = part_refusal(load(str(file), tokenizer=str(tiny_model)), part)
+    text = part_refusal(load_model(str(file), tokenizer=str(tiny_model)), part)
     assert text.startswith(f"{file}: the {part} could not be loaded (")
 
 
 def test_one_byte_of_a_single_file_changes_all_its_parts(single_file: Callable[..., Path], tiny_model: Path) -> None:
     file = single_file()
-    before = load(str(file), tokenizer=str(tiny_model)).fingerprints
+    before = load_model(str(file), tokenizer=str(tiny_model)).fingerprints
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    after = load(str(file), tokenizer=str(tiny_model)).fingerprints
+    after = load_model(str(file), tokenizer=str(tiny_model)).fingerprints
     assert [name for name in before if before[name] != after[name]] == ["unet", "vae", "text_encoder"]
 
 
 def test_the_shipped_architecture_is_stable_diffusion_v1() -> None:
     """Number for number what the published configs say; the weights' total is checked in the slow tier."""
-    configs = {part: json.loads((base_model.SD_V1 / part / "config.json").read_text()) for part in base_model.PARTS}
+    configs = {part: json.loads((model.SD_V1_CONFIGS / part / "config.json").read_text()) for part in model.PARTS}
     assert configs["unet"]["block_out_channels"] == [320, 640, 1280, 1280]
     assert (configs["unet"]["cross_attention_dim"], configs["unet"]["attention_head_dim"]) == (768, 8)
     assert configs["vae"]["block_out_channels"] == [128, 256, 512, 512]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from data.buckets import Bucket
-from data.dataset import Layout, StepSampler
+from data.dataset import BatchLayout, StepSampler
 from data.schema import Annotation, Sample
-from train.bucket_use import bucket_uses, folder_uses, use_lines
-from train.curation import Collection, Share
+from train.estimate import bucket_uses, folder_uses, use_lines
+from train.training_set import FolderShare, TrainingSet
 
 
 def sample(name: str, width: int, height: int) -> Sample:
@@ -17,12 +17,12 @@ def sample(name: str, width: int, height: int) -> Sample:
 
 
 @pytest.fixture
-def collection() -> Collection:
+def collection() -> TrainingSet:
     square = [sample(f"square {i}", 64, 64) for i in range(9)] + [sample("small", 32, 48)]
     wide = [sample("wide", 192, 64), sample("heavy", 128, 64)]
     found = {Bucket(64, 64): square, Bucket(96, 48): wide}
     names = [item.annotation.file_name for item in (*square, *wide)]
-    return Collection(
+    return TrainingSet(
         found=12,
         train=[*square, *wide],
         held_out=[],
@@ -30,7 +30,7 @@ def collection() -> Collection:
         square=Bucket(64, 64),
         prompts={name: ["a"] for name in names},
         weights={name: 9.0 if name == "heavy" else 1.0 for name in names},
-        shares=[Share("cats", 1, 11, 1), Share("dogs", 9, 1, 0)],
+        shares=[FolderShare("cats", 1, 11, 1), FolderShare("dogs", 9, 1, 0)],
         left_out=[],
         warnings=[],
         captions_cut=[],
@@ -40,7 +40,7 @@ def collection() -> Collection:
     )
 
 
-def test_buckets(collection: Collection) -> None:
+def test_buckets(collection: TrainingSet) -> None:
     uses = bucket_uses(collection, global_batch=4, steps=40)
     square, wide = uses["64x64"], uses["96x48"]
     assert (square.pictures, square.enlarged, square.batches) == (10, 1, 2.5)
@@ -48,19 +48,19 @@ def test_buckets(collection: Collection) -> None:
     assert (wide.pictures, wide.enlarged, wide.batches) == (2, 0, 0.5)
     assert wide.mean_cropped == pytest.approx((1 - 2 / 3) / 2)
     weights = [[collection.weights[s.annotation.file_name] for s in held] for held in collection.buckets.values()]
-    sampler = StepSampler([10, 2], Layout(4), seed=0, start=0, stop=40, weights=weights)
+    sampler = StepSampler([10, 2], BatchLayout(4), seed=0, start=0, stop=40, weights=weights)
     turns = Counter(batch[0].bucket for batch in sampler)
     assert [turns[0], turns[1]] == [square.steps, wide.steps] == [20, 20]
 
 
-def test_folders_are_seen_as_often_as_their_weights_say(collection: Collection) -> None:
+def test_folders_are_seen_as_often_as_their_weights_say(collection: TrainingSet) -> None:
     cats, dogs = folder_uses(collection.shares, global_batch=4, steps=40)
     assert cats.times == pytest.approx(8.0) and dogs.times == pytest.approx(72.0)
     assert cats.times * 11 + dogs.times * 1 == pytest.approx(160)
     assert folder_uses(collection.shares[:1], 4, 40) == []
 
 
-def test_the_lines_of_the_plan(collection: Collection) -> None:
+def test_the_lines_of_the_plan(collection: TrainingSet) -> None:
     lines = use_lines(bucket_uses(collection, 4, 40), folder_uses(collection.shares, 4, 40), global_batch=4)
     assert lines == [
         "folder     cats: 11 to train on, 1 held out; weight 1, each picture seen 8.0 times",

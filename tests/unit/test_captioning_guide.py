@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from annotation.cli import COMMANDS
-from data.options import field_types, flag_of
+from data.cli import field_types, flag_of
 
 ROOT = Path(__file__).parents[2]
 USE = re.compile(r"annotate\.py ([a-z]+)((?: +(?:--[a-z-]+|[A-Z_]+|[a-z0-9_,]+))*)")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
-from data import seeds
-from data.captions import count_tokens, dropped, known_fields, render
+from data import rng
+from data.captions import count_tokens, is_dropped, known_fields, render_prompts
 from data.errors import InputError
 from data.schema import Annotation, Sample
 
@@ -37,7 +37,7 @@ FULL = annotation(
     ],
 )
 def test_template(template: str, prompts: list[str]) -> None:
-    assert render(FULL, template) == prompts
+    assert render_prompts(FULL, template) == prompts
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_template(template: str, prompts: list[str]) -> None:
     ],
 )
 def test_a_missing_field_leaves_no_double_space_or_orphan_comma(template: str, prompt: str) -> None:
-    assert render(annotation(text="a  cat ,\n black"), template) == [prompt]
+    assert render_prompts(annotation(text="a  cat ,\n black"), template) == [prompt]
 
 
 def test_a_picture_without_caption_has_no_prompt_unless_the_template_gives_it_words() -> None:
-    assert render(annotation()) == []
-    assert render(annotation(type="fire"), "{text} {type}") == ["fire"]
+    assert render_prompts(annotation()) == []
+    assert render_prompts(annotation(type="fire"), "{text} {type}") == ["fire"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_picture_without_caption_has_no_prompt_unless_the_template_gives_it_wo
 )
 def test_anything_but_a_known_plain_field_is_refused(template: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        render(FULL, template)
+        render_prompts(FULL, template)
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"template {template!r}: ")
 
@@ -85,22 +85,22 @@ def test_anything_but_a_known_plain_field_is_refused(template: str, message: str
 def test_a_key_that_other_pictures_have_is_empty_here() -> None:
     fields = known_fields([FULL, annotation(text="x")])
     assert {"mood", "level", "tags", "file_name", "quality"} <= fields
-    assert render(annotation(text="x"), "{text} {mood}", fields=fields) == ["x"]
+    assert render_prompts(annotation(text="x"), "{text} {mood}", fields=fields) == ["x"]
     with pytest.raises(InputError, match="did you mean 'mood'"):
-        render(annotation(text="x"), "{text} {moot}", fields=fields)
+        render_prompts(annotation(text="x"), "{text} {moot}", fields=fields)
 
 
 def test_a_field_that_holds_no_text_is_refused() -> None:
     with pytest.raises(InputError, match=r"a\.png: field 'box' holds a dict, not text"):
-        render(annotation(text="x", box={"x": 1}), "{text} {box}")
+        render_prompts(annotation(text="x", box={"x": 1}), "{text} {box}")
 
 
 def test_dropout_has_its_probability_and_is_independent_of_the_caption() -> None:
-    drops = [dropped(0.25, 0, step) for step in range(4000)]
+    drops = [is_dropped(0.25, 0, step) for step in range(4000)]
     assert abs(sum(drops) - 1000) < 4 * 27.4
-    assert not any(dropped(0.0, step) for step in range(100))
-    assert all(dropped(1.0, step) for step in range(100))
-    firsts = [seeds.integer(2, "caption", 0, step) == 0 for step in range(4000)]
+    assert not any(is_dropped(0.0, step) for step in range(100))
+    assert all(is_dropped(1.0, step) for step in range(100))
+    firsts = [rng.integer(2, "caption", 0, step) == 0 for step in range(4000)]
     assert abs(sum(drop for drop, first in zip(drops, firsts, strict=True) if first) - 500) < 4 * 20
 
 

@@ -14,8 +14,16 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from train import checkpoint, optim
-from train.checkpoint import Checkpoint, found_by, load, newest, prune, save, steps
-from train.optim import OptimConfig
+from train.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    prune_checkpoints,
+    resume_checkpoint,
+    save_checkpoint,
+)
+from train.optim import OptimOptions
 
 KINDS = sorted(optim.BUILDERS)
 RUN = "the identity of this run"
@@ -31,8 +39,8 @@ class Trainee:
         with torch.no_grad():
             for index, parameter in enumerate(self.layer.parameters()):
                 parameter.copy_(draw(parameter, 1000 + index))
-        config = OptimConfig.model_validate({"kind": kind})
-        self.optimizer = optim.build(self.layer.parameters(), config)
+        config = OptimOptions.model_validate({"kind": kind})
+        self.optimizer = optim.build_optimizer(self.layer.parameters(), config)
 
     def train(self, *steps: int) -> "Trainee":
         for step in steps:
@@ -72,7 +80,7 @@ def equal(one: Any, two: Any) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_read_is_what_was_saved(kind: str, tmp_path: Path) -> None:
     kept = Trainee(kind).train(0, 1, 2).kept(3)
-    found = load(save(tmp_path, kept, RUN), RUN)
+    found = load_checkpoint(save_checkpoint(tmp_path, kept, RUN), RUN)
     assert found.step == 3
     assert found.extra == kept.extra
     assert equal(dict(found.weights), dict(kept.weights))
@@ -84,9 +92,9 @@ def test_what_is_read_is_what_was_saved(kind: str, tmp_path: Path) -> None:
 def test_a_resumed_run_has_the_bits_of_one_that_went_on(kind: str, tmp_path: Path) -> None:
     """Also for channels-last convolutions, whose moments a file holds in another order."""
     through = Trainee(kind).train(0, 1)
-    path = save(tmp_path, through.kept(2), RUN)
+    path = save_checkpoint(tmp_path, through.kept(2), RUN)
     through.train(2, 3)
-    resumed = Trainee(kind).restore(load(path, RUN)).train(2, 3)
+    resumed = Trainee(kind).restore(load_checkpoint(path, RUN)).train(2, 3)
     assert equal(dict(resumed.kept(4).weights), dict(through.kept(4).weights))
     assert equal(resumed.optimizer.state_dict(), through.optimizer.state_dict())
 
@@ -101,7 +109,7 @@ def test_without_the_moments_it_would_differ(tmp_path: Path) -> None:
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
-    path = save(tmp_path, Trainee("adamw-8bit").train(0).kept(1), RUN)
+    path = save_checkpoint(tmp_path, Trainee("adamw-8bit").train(0).kept(1), RUN)
     files = {file.name for file in path.iterdir()}
     assert files == {"weights.safetensors", "optimizer.safetensors", "state.json"}
     json.loads((path / "state.json").read_text())
@@ -109,8 +117,8 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint_yet(tmp_path: Path) -> None:
-    assert newest(tmp_path, RUN) == (None, [])
-    assert newest(tmp_path / "missing", RUN) == (None, [])
+    assert newest_checkpoint(tmp_path, RUN) == (None, [])
+    assert newest_checkpoint(tmp_path / "missing", RUN) == (None, [])
 
 
 def spoil_missing(path: Path) -> None:
@@ -167,9 +175,9 @@ SPOILED = [
 
 @pytest.mark.parametrize(("spoil", "message"), SPOILED, ids=[spoil.__name__ for spoil, _ in SPOILED])
 def test_a_torn_one_is_named_and_skipped(spoil: Any, message: str, tmp_path: Path) -> None:
-    save(tmp_path, small(5), RUN)
-    spoil(save(tmp_path, small(7), RUN))
-    found, skipped = newest(tmp_path, RUN)
+    save_checkpoint(tmp_path, small(5), RUN)
+    spoil(save_checkpoint(tmp_path, small(7), RUN))
+    found, skipped = newest_checkpoint(tmp_path, RUN)
     assert found is not None
     assert found.step == 5
     (error,) = skipped
@@ -180,9 +188,9 @@ def test_a_torn_one_is_named_and_skipped(spoil: Any, message: str, tmp_path: Pat
 
 
 def test_another_runs_is_named_and_skipped(tmp_path: Path) -> None:
-    save(tmp_path, small(5), RUN)
-    save(tmp_path, small(7), "another run")
-    found, skipped = newest(tmp_path, RUN)
+    save_checkpoint(tmp_path, small(5), RUN)
+    save_checkpoint(tmp_path, small(7), "another run")
+    found, skipped = newest_checkpoint(tmp_path, RUN)
     assert found is not None
     assert found.step == 5
     assert [str(error) for error in skipped] == [
@@ -193,71 +201,73 @@ def test_another_runs_is_named_and_skipped(tmp_path: Path) -> None:
 def test_another_runs_is_moved_aside_and_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Somebody copied it there, to go on from it: older, newer, and one that cannot be read, which is nobody's."""
     for step, run in ((2, OTHER), (5, RUN), (7, OTHER)):
-        save(tmp_path, small(step), run)
+        save_checkpoint(tmp_path, small(step), run)
     (tmp_path / "000009").mkdir()
     here = Accelerator(cpu=True)
-    found = found_by(here, tmp_path, RUN)
+    found = resume_checkpoint(here, tmp_path, RUN)
     assert found is not None and found.step == 5
     said = capsys.readouterr().out.splitlines()
     assert said[1] == f"skipped: {tmp_path / '000007'}: checkpoint of another run (its settings differ)"
     assert [line.partition(":")[0] for line in said[2:]] == [
         f"moved to {tmp_path / 'of-another-run' / name}" for name in ("000002-7e57ab1e", "000007-7e57ab1e")
     ]
-    save(tmp_path, small(6), RUN)
-    prune(tmp_path, 1)
-    assert [path.name for path in steps(tmp_path)] == ["000006"]
+    save_checkpoint(tmp_path, small(6), RUN)
+    prune_checkpoints(tmp_path, 1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["000006"]
     for step in (2, 7):
-        assert load(tmp_path / "of-another-run" / f"{step:06d}-7e57ab1e", OTHER).step == step
-    assert newest(tmp_path, RUN)[1] == []
+        assert load_checkpoint(tmp_path / "of-another-run" / f"{step:06d}-7e57ab1e", OTHER).step == step
+    assert newest_checkpoint(tmp_path, RUN)[1] == []
 
 
 def test_half_written_folders_do_not_count(tmp_path: Path) -> None:
-    whole = save(tmp_path, small(5), RUN)
+    whole = save_checkpoint(tmp_path, small(5), RUN)
     whole.rename(tmp_path / ".000009.x7f.part")
     (tmp_path / "notes").mkdir()
     (tmp_path / "12").write_text("a file")
-    assert newest(tmp_path, RUN) == (None, [])
+    assert newest_checkpoint(tmp_path, RUN) == (None, [])
 
 
 def test_the_newest_is_the_one_of_most_steps(tmp_path: Path) -> None:
     """Names have six digits; a million steps have seven."""
     for step in (999_999, 1_000_000):
-        save(tmp_path, small(step), RUN)
-    found, skipped = newest(tmp_path, RUN)
+        save_checkpoint(tmp_path, small(step), RUN)
+    found, skipped = newest_checkpoint(tmp_path, RUN)
     assert found is not None
     assert (found.step, skipped) == (1_000_000, [])
 
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     for step in (2, 10, 999_999, 1_000_000):
-        save(tmp_path, small(step), RUN)
-    save(tmp_path, small(30), RUN).rename(tmp_path / ".000030.x7f.part")  # a process was killed while it saved
+        save_checkpoint(tmp_path, small(step), RUN)
+    save_checkpoint(tmp_path, small(30), RUN).rename(
+        tmp_path / ".000030.x7f.part"
+    )  # a process was killed while it saved
     for step in (999_999, 1_000_000):
-        save(tmp_path, small(step), RUN)
-    prune(tmp_path, 2)
+        save_checkpoint(tmp_path, small(step), RUN)
+    prune_checkpoints(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1000000", "999999"]
 
 
 def test_a_damaged_later_one_never_outlives_a_whole_one(tmp_path: Path) -> None:
     """A run that fell back to step 5 saves step 6: pruning by number alone would keep the damaged 7."""
-    save(tmp_path, small(5), RUN)
-    spoil_byte(save(tmp_path, small(7), RUN))
-    save(tmp_path, small(6), RUN)
-    prune(tmp_path, 1)
-    found, skipped = newest(tmp_path, RUN)
+    save_checkpoint(tmp_path, small(5), RUN)
+    spoil_byte(save_checkpoint(tmp_path, small(7), RUN))
+    save_checkpoint(tmp_path, small(6), RUN)
+    prune_checkpoints(tmp_path, 1)
+    found, skipped = newest_checkpoint(tmp_path, RUN)
     assert found is not None
     assert (found.step, skipped) == (6, [])
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
-    save(tmp_path, small(4), "another run")
-    save(tmp_path, small(4), RUN)
+    save_checkpoint(tmp_path, small(4), "another run")
+    save_checkpoint(tmp_path, small(4), RUN)
     assert [path.name for path in tmp_path.iterdir()] == ["000004"]
-    assert load(tmp_path / "000004", RUN).step == 4
+    assert load_checkpoint(tmp_path / "000004", RUN).step == 4
 
 
 def test_a_full_disk_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, small(4), RUN)
+    save_checkpoint(tmp_path, small(4), RUN)
 
     def full(tensors: dict[str, Tensor], path: Path) -> None:
         path.write_bytes(b"half")
@@ -265,9 +275,9 @@ def test_a_full_disk_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(InputError, match=r"000008: cannot be written \(No space left on device\)"):
-        save(tmp_path, small(8), RUN)
+        save_checkpoint(tmp_path, small(8), RUN)
     assert [path.name for path in tmp_path.iterdir()] == ["000004"]
-    assert load(tmp_path / "000004", RUN).step == 4
+    assert load_checkpoint(tmp_path / "000004", RUN).step == 4
 
 
 @pytest.fixture
@@ -281,15 +291,15 @@ def files_of_64_kib() -> Iterator[None]:
 
 @pytest.mark.usefixtures("files_of_64_kib")
 def test_a_write_that_fails_inside_the_library(tmp_path: Path) -> None:
-    save(tmp_path, small(4), RUN)
+    save_checkpoint(tmp_path, small(4), RUN)
     large = Checkpoint(8, {"w": torch.zeros(1 << 15)}, {"state": {}, "param_groups": []}, {})
     with pytest.raises(InputError, match="000008: cannot be written"):
-        save(tmp_path, large, RUN)
+        save_checkpoint(tmp_path, large, RUN)
     assert [path.name for path in tmp_path.iterdir()] == ["000004"]
 
 
 def test_prune_spares_the_best(tmp_path: Path) -> None:
     for step in (2, 4, 6, 8):
-        save(tmp_path, small(step), RUN)
-    prune(tmp_path, 1, spare=[4, 99])
+        save_checkpoint(tmp_path, small(step), RUN)
+    prune_checkpoints(tmp_path, 1, spare=[4, 99])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000004", "000008"]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from infer.comparison import figures
 from infer.comparison.axes import parse_axis
 from infer.comparison.config import ALIASES, CompareOptions

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
-from infer import config, drawing, metadata, pipeline, schedulers
-from infer.comparison import command, output, trajectory
+from infer import config, generation, metadata, pipeline, schedulers
+from infer.comparison import command, results, trajectory
 from infer.comparison.config import ALIASES, CompareOptions
-from infer.comparison.grid import ImageRequest
+from infer.comparison.grid import CellRequest
 from infer.comparison.image_cache import ImageCache, Machine
 from infer.comparison.weights import Weights
 from tests.tiny import tiny_lora
-from train.base_model import BaseModel
+from train.model import BaseModel
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The prompts that are really drawn from now on."""
     seen: list[str] = []
-    plain = pipeline.draw
+    plain = pipeline.generate_images
 
     def draw(pipe, pictures, *rest, **more):
         for each in plain(pipe, pictures, *rest, **more):
             seen.append(each.picture.prompt)
             yield each
 
-    monkeypatch.setattr(pipeline, "draw", draw)
+    monkeypatch.setattr(pipeline, "generate_images", draw)
     return seen
 
 
@@ -48,7 +48,7 @@ def compare(*argv: object) -> int:
 
 
 def generate(*argv: object) -> int:
-    return drawing.run(config.read([str(word) for word in argv]))
+    return generation.run_generation(config.read_options([str(word) for word in argv]))
 
 
 def log(folder: Path) -> list[dict]:
@@ -60,7 +60,7 @@ def test_a_lora_tag_gives_the_image_of_generate(tiny_model: Path, lora: Path, tm
     assert compare(*shared, "--x", "seed=3,4", "--cells", tmp_path / "kept", "--outdir", tmp_path / "a") == 0
     assert generate(*shared, "--seed", 3, "--outdir", tmp_path / "b") == 0
     assert (tmp_path / "a/cells/00000-3.png").read_bytes() == (tmp_path / "b/00000-3.png").read_bytes()
-    assert metadata.read(tmp_path / "b/00000-3.png").prompt == "a fire"
+    assert metadata.read_metadata(tmp_path / "b/00000-3.png").prompt == "a fire"
 
 
 def test_images_are_the_files_that_generate_writes(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_ctrl_c_keeps_finished_images_and_the_same_command_continues(
 ) -> None:
     argv = ["--model", tiny_model, "--steps", 1, "--cells", tmp_path / "kept", "--outdir", tmp_path / "a"]
     argv += ["--prompt", "a", "--x", "seed=1..4"]
-    plain, count = metadata.write, []
+    plain, count = metadata.write_png, []
 
     def write(*what):
         if len(count) == 2:
@@ -112,10 +112,10 @@ def test_ctrl_c_keeps_finished_images_and_the_same_command_continues(
         count.append(what)
         plain(*what)
 
-    monkeypatch.setattr(metadata, "write", write)
+    monkeypatch.setattr(metadata, "write_png", write)
     assert compare(*argv) == 130
     assert len(list((tmp_path / "kept").rglob("*.png"))) == 2
-    monkeypatch.setattr(metadata, "write", plain)
+    monkeypatch.setattr(metadata, "write_png", plain)
     assert compare(*argv) == 0
     assert "4 images, 2 newly generated" in capsys.readouterr().out
 
@@ -175,17 +175,17 @@ def test_sheets_and_page_show_every_image(tiny_model: Path, tmp_path: Path) -> N
     assert "a &lt;b&gt; &amp; c" in page and "<b>" not in page
     assert not re.search(r"https?://|src=\"(?!data:)", page), "nothing from elsewhere"
     assert "script-src 'sha256-" in page
-    marked = json.loads((tmp_path / "a" / output.MARK).read_text())
+    marked = json.loads((tmp_path / "a" / results.MARK).read_text())
     assert marked["asked"]["x_axis"] == "seed=1,2"
 
 
 @pytest.mark.parametrize("scheduler", [None, "ddim", "euler"])
 def test_recording_does_not_change_the_image(tiny_model: Path, tmp_path: Path, scheduler: str | None) -> None:
     cache = ImageCache(Machine.choose("cpu", "fp32"), tmp_path)
-    request = ImageRequest(Weights(str(tiny_model)), "a fire", 5, 4, 7.5, scheduler)
+    request = CellRequest(Weights(str(tiny_model)), "a fire", 5, 4, 7.5, scheduler)
     (cached,) = cache.get([request]).values()
     with cache.pipe(request.weights) as (pipe, _):
-        pipe.scheduler = schedulers.build(scheduler, cache.model(request.weights).scheduler_config)
+        pipe.scheduler = schedulers.build_scheduler(scheduler, cache.model(request.weights).scheduler_config)
         frames = trajectory.record_frames(pipe, request.prompt, request.seed, cache.settings(request), 3)
         assert type(pipe.scheduler).__module__.startswith("diffusers"), "the scheduler is as it was"
     assert frames[-1].noisy.tobytes() == cached.image.tobytes()

@@ -2,10 +2,10 @@
 
 from PIL import Image, ImageChops, ImageDraw
 
-from infer import sheets
+from infer import contact_sheet
 from infer.comparison import figures
 from infer.comparison.layout import Sheet, layout_of, render_sheet
-from infer.sheets import GAP
+from infer.contact_sheet import GAP
 
 COLOURS = {(0, 0): (200, 0, 0), (1, 0): (0, 200, 0), (0, 1): (0, 0, 200)}
 
@@ -49,5 +49,5 @@ def test_every_letter_of_the_prompts_has_a_shape() -> None:
 def shape(letter: str) -> bytes:
     """A letter as it is printed."""
     paper = Image.new("L", (40, 40))
-    ImageDraw.Draw(paper).text((5, 5), letter, fill=255, font=sheets.font(20))
+    ImageDraw.Draw(paper).text((5, 5), letter, fill=255, font=contact_sheet.load_font(20))
     return paper.tobytes()

@@ -114,11 +114,11 @@ def test_a_ruler_and_a_pen_agree() -> None:
 
 def test_the_archives_hold_what_the_code_draws() -> None:
     for index in (0, 41, 649):
-        drawing, shipped = creatures.draw(index, 64), sample_set.image(index)
+        drawing, shipped = creatures.draw(index, 64), sample_set.sample_image(index)
         assert drawing.tobytes() == shipped.tobytes()
-        assert archive.encoded(drawing, ".png") == sample_set.png(index)
-        assert creatures.draw(index, 512).tobytes() == sample_set.image(index, 512).tobytes()
-    assert [sample_set.annotation(index) for index in range(sample_set.COUNT)] == captioned()
+        assert archive.encoded(drawing, ".png") == sample_set.sample_png(index)
+        assert creatures.draw(index, 512).tobytes() == sample_set.sample_image(index, 512).tobytes()
+    assert [sample_set.sample_annotation(index) for index in range(sample_set.COUNT)] == captioned()
     assert sample_set.TYPES == creatures.TYPES
     assert sum(path.stat().st_size for path in sample_set.POCKET.glob("*.zip")) <= 12 << 20
 
@@ -131,7 +131,7 @@ def test_packing_is_reproducible(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [32, 64, 512, 600])
 def test_a_written_folder_is_a_captioned_folder(tmp_path: Path, size: int) -> None:
-    sample_set.write(tmp_path / "set", count=3, size=size)
+    sample_set.write_sample_folder(tmp_path / "set", count=3, size=size)
     lines = (tmp_path / "set" / "metadata.jsonl").read_text().splitlines()
     rows = [Annotation.model_validate(json.loads(line)) for line in lines]
     assert rows == captioned()[:3]

@@ -9,15 +9,14 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError
-from train import base_model
-from train.base_model import BaseModel
 from train.config import Config
-from train.curation import Collection, collect
+from train.model import BaseModel, load_model
+from train.training_set import TrainingSet, load_training_set
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> BaseModel:
-    return base_model.load(str(tiny_model))
+    return load_model(str(tiny_model))
 
 
 @pytest.fixture
@@ -35,8 +34,8 @@ def folders(tiny_data: Path, tmp_path: Path) -> tuple[Path, Path]:
     return made
 
 
-def read(model: BaseModel, *data: Any, **changes: Any) -> Collection:
-    return collect(Config.model_validate({"data": [str(item) for item in data], **changes}), model)
+def read(model: BaseModel, *data: Any, **changes: Any) -> TrainingSet:
+    return load_training_set(Config.model_validate({"data": [str(item) for item in data], **changes}), model)
 
 
 def ids(samples: list[Any]) -> list[str]:

@@ -7,10 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data.dataset import EncodedPictures, Entry, Item, Layout, Position, StepSampler, collate, posterior, sample_latents
+from data.dataset import (
+    BatchLayout,
+    EncodedDataset,
+    EncodedImage,
+    Position,
+    StepSampler,
+    TrainingSample,
+    collate,
+    moments_to_posterior,
+    sample_latents,
+)
 
 
-def positions(sizes: Sequence[int], layout: Layout, start: int = 0, stop: int = 10) -> list[Position]:
+def positions(sizes: Sequence[int], layout: BatchLayout, start: int = 0, stop: int = 10) -> list[Position]:
     return [p for batch in StepSampler(sizes, layout, seed=3, start=start, stop=stop) for p in batch]
 
 
@@ -21,21 +31,21 @@ def by_slot(found: list[Position]) -> dict[tuple[int, int], Position]:
 
 
 def test_accumulation_and_processes_see_the_same_samples() -> None:
-    whole = by_slot(positions([7, 5], Layout(batch_size=8)))
-    assert by_slot(positions([7, 5], Layout(batch_size=2, accumulate=4))) == whole
-    ranks = [positions([7, 5], Layout(batch_size=2, accumulate=2, processes=2, rank=rank)) for rank in range(2)]
+    whole = by_slot(positions([7, 5], BatchLayout(batch_size=8)))
+    assert by_slot(positions([7, 5], BatchLayout(batch_size=2, accumulate=4))) == whole
+    ranks = [positions([7, 5], BatchLayout(batch_size=2, accumulate=2, processes=2, rank=rank)) for rank in range(2)]
     assert by_slot(ranks[0] + ranks[1]) == whole
 
 
 def test_resume_goes_on_where_it_was() -> None:
-    layout = Layout(batch_size=3, accumulate=2)
+    layout = BatchLayout(batch_size=3, accumulate=2)
     whole = positions([10, 4], layout, stop=12)
     for start in (1, 5, 11):
         assert positions([10, 4], layout, start=start, stop=12) == [p for p in whole if p.step >= start]
 
 
 def test_every_picture_once_before_any_twice() -> None:
-    seen = [p.index for p in positions([10], Layout(batch_size=5), stop=6)]
+    seen = [p.index for p in positions([10], BatchLayout(batch_size=5), stop=6)]
     for round_ in range(3):
         assert sorted(seen[round_ * 10 : (round_ + 1) * 10]) == list(range(10))
     assert seen[:10] != seen[10:20], "each round has an order of its own"
@@ -43,14 +53,14 @@ def test_every_picture_once_before_any_twice() -> None:
 
 def test_buckets_take_turns_in_proportion() -> None:
     sizes = [60, 30, 6]
-    found = positions(sizes, Layout(batch_size=2), stop=480)  # ten times through 96 pictures
+    found = positions(sizes, BatchLayout(batch_size=2), stop=480)  # ten times through 96 pictures
     assert all(len({p.bucket for p in found if p.step == step}) == 1 for step in range(480))
     uses = Counter((p.bucket, p.index) for p in found)
     assert len(uses) == 96
     assert max(uses.values()) - min(uses.values()) <= 1
 
 
-def weighted(weights: Sequence[Sequence[float]], layout: Layout, start: int = 0, stop: int = 10) -> list[Position]:
+def weighted(weights: Sequence[Sequence[float]], layout: BatchLayout, start: int = 0, stop: int = 10) -> list[Position]:
     sizes = [len(bucket) for bucket in weights]
     sampler = StepSampler(sizes, layout, seed=3, start=start, stop=stop, weights=weights)
     return [p for batch in sampler for p in batch]
@@ -85,41 +95,41 @@ def test_every_picture_comes_as_often_as_its_weight_says(weights: list[list[floa
 
 
 def weighted_step(weights: list[list[float]], batch: int, step: int) -> list[Position]:
-    return weighted(weights, Layout(batch), start=step, stop=step + 1)
+    return weighted(weights, BatchLayout(batch), start=step, stop=step + 1)
 
 
 def test_weights_are_a_function_of_the_step() -> None:
     """Resumed, accumulated or shared among processes: the same pictures in the same slots."""
     weights = [[2.0] * 5 + [0.7] * 6, [1.0] * 4]
-    whole = weighted(weights, Layout(batch_size=8), stop=20)
-    assert weighted(weights, Layout(batch_size=8), start=13, stop=20) == [p for p in whole if p.step >= 13]
-    parts = weighted(weights, Layout(batch_size=2, accumulate=4), stop=20)
+    whole = weighted(weights, BatchLayout(batch_size=8), stop=20)
+    assert weighted(weights, BatchLayout(batch_size=8), start=13, stop=20) == [p for p in whole if p.step >= 13]
+    parts = weighted(weights, BatchLayout(batch_size=2, accumulate=4), stop=20)
     assert by_slot(parts) == by_slot(whole)
-    ranks = [weighted(weights, Layout(2, 2, processes=2, rank=rank), stop=20) for rank in range(2)]
+    ranks = [weighted(weights, BatchLayout(2, 2, processes=2, rank=rank), stop=20) for rank in range(2)]
     assert by_slot(ranks[0] + ranks[1]) == by_slot(whole)
 
 
 def test_equal_weights_are_no_weights() -> None:
-    plain = positions([7, 5], Layout(batch_size=4), stop=20)
+    plain = positions([7, 5], BatchLayout(batch_size=4), stop=20)
     for weight in (1.0, 2.0, 0.3):
-        assert weighted([[weight] * 7, [weight] * 5], Layout(batch_size=4), stop=20) == plain
+        assert weighted([[weight] * 7, [weight] * 5], BatchLayout(batch_size=4), stop=20) == plain
 
 
 @pytest.fixture
-def pictures() -> EncodedPictures:
+def pictures() -> EncodedDataset:
     generator = torch.Generator().manual_seed(0)
     entries = [
-        Entry(
+        EncodedImage(
             f"{i}.png",
             tuple(torch.randn(8, 4, 4, generator=generator) for _ in range(2)),
             tuple(torch.full((5, 6), float(10 * i + c)) for c in range(3)),
         )
         for i in range(4)
     ]
-    return EncodedPictures([entries], torch.full((5, 6), -1.0), seed=1, scaling_factor=0.5, dropout=0.25)
+    return EncodedDataset([entries], torch.full((5, 6), -1.0), seed=1, scaling_factor=0.5, dropout=0.25)
 
 
-def test_an_item_is_a_function_of_its_position(pictures: EncodedPictures) -> None:
+def test_an_item_is_a_function_of_its_position(pictures: EncodedDataset) -> None:
     one, again = (pictures[Position(2, 3, 0, 1)] for _ in range(2))
     other = pictures[Position(2, 4, 0, 1)]
     assert torch.equal(one.noise, again.noise) and torch.equal(one.latents, again.latents)
@@ -127,7 +137,7 @@ def test_an_item_is_a_function_of_its_position(pictures: EncodedPictures) -> Non
     assert not torch.equal(one.noise, other.noise)
 
 
-def test_captions_orientation_and_dropout_have_their_rates(pictures: EncodedPictures) -> None:
+def test_captions_orientation_and_dropout_have_their_rates(pictures: EncodedDataset) -> None:
     items = [pictures[Position(step, slot, 0, 1)] for step in range(100) for slot in range(20)]
     captions = Counter(float(item.text_states[0, 0]) for item in items)
     assert abs(captions[-1.0] / 2000 - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
@@ -140,22 +150,22 @@ def test_captions_orientation_and_dropout_have_their_rates(pictures: EncodedPict
     assert abs(float(uniforms.mean()) - 0.5) < 4 * (1 / 12 / 2000) ** 0.5
 
 
-def still(pictures: EncodedPictures) -> list[Item]:
+def still(pictures: EncodedDataset) -> list[TrainingSample]:
     """As many items of the same picture from posteriors without spread: the latents tell the orientation."""
     entry = pictures.buckets[0][1]
     sharp = replace(entry, moments=tuple(torch.cat([m[:4], torch.zeros(4, 4, 4)]) for m in entry.moments))
-    plain = EncodedPictures([[sharp]], pictures.empty, seed=1, scaling_factor=0.5, dropout=0.25)
+    plain = EncodedDataset([[sharp]], pictures.empty, seed=1, scaling_factor=0.5, dropout=0.25)
     return [plain[Position(step, slot, 0, 0)] for step in range(100) for slot in range(20)]
 
 
 def test_latents_have_the_posteriors_mean_and_variance() -> None:
-    moments = posterior(torch.cat([torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), 0.81).log()]))
+    moments = moments_to_posterior(torch.cat([torch.full((1, 2, 2), 3.0), torch.full((1, 2, 2), 0.81).log()]))
     draws = torch.stack([sample_latents(moments, "latent", step) for step in range(4000)])
     assert abs(float(draws.mean()) - 3.0) < 4 * 0.9 / 16000**0.5
     assert abs(float(draws.var()) - 0.81) < 4 * 0.81 * (2 / 16000) ** 0.5
 
 
-def test_collate_stacks(pictures: EncodedPictures) -> None:
+def test_collate_stacks(pictures: EncodedDataset) -> None:
     batch = collate([pictures[Position(0, slot, 0, slot)] for slot in range(3)])
     assert batch.latents.shape == batch.noise.shape == (3, 4, 4, 4)
     assert batch.text_states.shape == (3, 5, 6)

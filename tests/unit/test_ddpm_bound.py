@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import seeds
+from data import rng
 from data.errors import InputError
 from tests.gaussian_data import DATA, NOISE, best_variance, column, data, divergence, entropy, quadrature_noise
-from train.ddpm import bound, decoders, exact, importance, prediction, process, respacing, variance, weighting
+from train.ddpm import analytic, diffusion, elbo, losses, prediction, samplers
 from train.ddpm import schedule as schedules
+from train.ddpm.losses import empty_history
+from train.ddpm.prediction import Variance
 from train.ddpm.schedule import Schedule
-from train.ddpm.variance import Variance
 
 EVERY = sorted(set(schedules.SCHEDULES) - {"quadratic"})
 LINEAR = schedules.linear(1000)
@@ -29,12 +30,10 @@ def close(found: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0
 
 def expected_bits(
     schedule: Schedule, sigma: Variance, mean: float = 0.0, std: float = 1.0, **chain: Any
-) -> bound.Terms:
+) -> elbo.ElboTerms:
     """The bound's terms for the four rows whose average is the expectation over N(mean, std^2), exact denoiser."""
-    predict, x0 = exact.gaussian(schedule, mean, std), data(mean, std)
-    return bound.bits_per_dim(
-        predict, schedule, x0, quadrature_noise, sigma=sigma, decoder=decoders.continuous, **chain
-    )
+    predict, x0 = analytic.gaussian_denoiser(schedule, mean, std), data(mean, std)
+    return elbo.bits_per_dim(predict, schedule, x0, quadrature_noise, sigma=sigma, decoder=elbo.continuous, **chain)
 
 
 # ---------------------------------------------------------------- test 4: loss weights
@@ -42,30 +41,30 @@ def expected_bits(
 
 @pytest.mark.parametrize("name", EVERY)
 def test_04_loss_weights_agree_in_every_form(name: str) -> None:
-    s = schedules.make(name, 1000)
+    s = schedules.make_schedule(name, 1000)
     A, c1 = s.alphas_cumprod, s.posterior_mean_coef_x0
-    for kind in variance.FIXED:
-        w = bound.weights(s, variance.named(kind))
+    for kind in prediction.FIXED_VARIANCES:
+        w = elbo.elbo_weights(s, prediction.get_variance(kind))
         # |x0 error|^2 = (1 - A) / A |eps error|^2
         close(w["eps"], c1**2 * (1 - A) / A * w["mean"], rtol=1e-11)
         close(w["x0"] * (1 - A) / A, w["eps"], rtol=1e-11)
         close(w["v"], w["x0"] * (1 - A), rtol=1e-12)
-    small = bound.weights(s, variance.named("fixed-small"))
+    small = elbo.elbo_weights(s, prediction.get_variance("fixed-small"))
     close(small["x0"][1:], (s.snr[:-1] - s.snr[1:]) / 2, rtol=1e-11)
 
 
-@pytest.mark.parametrize("kind", variance.FIXED)
+@pytest.mark.parametrize("kind", prediction.FIXED_VARIANCES)
 @pytest.mark.parametrize("t", [1, 2, 30, 500, 999])
 def test_04_the_generic_divergence_is_weight_times_error(kind: str, t: int) -> None:
-    sigma, steps = variance.named(kind), torch.tensor([t, t])
-    x0, eps, wrong = (seeds.normal((2, 3, 4, 4), "weights", part).double() for part in ("x0", "eps", "wrong"))
-    xt = process.add_noise(LINEAR, x0, eps, steps)
+    sigma, steps = prediction.get_variance(kind), torch.tensor([t, t])
+    x0, eps, wrong = (rng.normal((2, 3, 4, 4), "weights", part).double() for part in ("x0", "eps", "wrong"))
+    xt = diffusion.add_noise(LINEAR, x0, eps, steps)
     seen = prediction.eps.predict(LINEAR, xt, eps + 0.1 * wrong, steps)
-    found = bound.step_term(seen, LINEAR, steps, x0, sigma, decoder=None) * math.log(2)
+    found = elbo.step_term(seen, LINEAR, steps, x0, sigma, decoder=None) * math.log(2)
     error = (0.1 * wrong).square().mean(dim=(1, 2, 3))
     ratio = LINEAR.posterior_variance[t] / sigma.low(LINEAR)[t].exp()
     constant = (ratio - 1 - ratio.log()) / 2  # of the two variances; 0 for fixed-small
-    close(found, bound.weights(LINEAR, sigma)["eps"][t] * error + constant, rtol=1e-9)
+    close(found, elbo.elbo_weights(LINEAR, sigma)["eps"][t] * error + constant, rtol=1e-9)
     assert (constant.item() == pytest.approx(0, abs=1e-15)) == (kind == "fixed-small")
 
 
@@ -74,18 +73,20 @@ def test_04_the_generic_divergence_is_weight_times_error(kind: str, t: int) -> N
 
 @pytest.mark.parametrize("name", EVERY)
 def test_05_large_is_exact_for_standard_normal_data(name: str) -> None:
-    s = schedules.make(name, 1000)
+    s = schedules.make_schedule(name, 1000)
     close(best_variance(s, 1.0), s.betas, atol=1e-14)
-    terms = expected_bits(schedules.make(name, 50), variance.named("beta"))
+    terms = expected_bits(schedules.make_schedule(name, 50), prediction.get_variance("beta"))
     # E KL(q(x_{t-1} | x_t, x_0) || q(x_{t-1} | x_t)) is the information that x_0 still adds: log(b / B) / 2
-    s = schedules.make(name, 50)
+    s = schedules.make_schedule(name, 50)
     information = (s.betas[1:] / s.posterior_variance[1:]).log2() / 2
     close(terms.steps[:, 1:].mean(0), information, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_05_small_is_exact_for_a_point(name: str) -> None:
-    terms = expected_bits(schedules.make(name, 100), variance.named("fixed-small"), mean=-0.4, std=0.0)
+    terms = expected_bits(
+        schedules.make_schedule(name, 100), prediction.get_variance("fixed-small"), mean=-0.4, std=0.0
+    )
     close(terms.steps[:, 1:], torch.zeros(4, 99, dtype=F64), atol=1e-13)
 
 
@@ -96,16 +97,16 @@ def test_05_small_is_exact_for_a_point(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_06_the_bound_is_the_entropy(name: str, T: int) -> None:
     # the sum telescopes: any wrong factor, index or base breaks it
-    terms = expected_bits(schedules.make(name, T), variance.named("beta"))
+    terms = expected_bits(schedules.make_schedule(name, T), prediction.get_variance("beta"))
     assert terms.total.mean().item() == pytest.approx(HALF_LOG2_2_PI_E, abs=1e-12)
     assert terms.steps.shape == (4, T)
 
 
-@pytest.mark.parametrize("spacing", respacing.SPACINGS)
+@pytest.mark.parametrize("spacing", samplers.SPACINGS)
 @pytest.mark.parametrize("count", [7, 53])
 def test_06_the_identity_survives_respacing(spacing: str, count: int) -> None:
     # leading spacing starts below T, and L_T with it
-    terms = expected_bits(schedules.linear(400), variance.named("beta"), count=count, spacing=spacing)
+    terms = expected_bits(schedules.linear(400), prediction.get_variance("beta"), count=count, spacing=spacing)
     assert terms.total.mean().item() == pytest.approx(HALF_LOG2_2_PI_E, abs=1e-12)
 
 
@@ -115,7 +116,7 @@ def test_06_the_identity_survives_respacing(spacing: str, count: int) -> None:
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (0.7, 0.1), (-2.0, 1.5)])
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_07_with_the_right_variance_nothing_is_lost(name: str, mean: float, std: float) -> None:
-    schedule = schedules.make(name, 300)
+    schedule = schedules.make_schedule(name, 300)
     right = Variance(lambda s: best_variance(s, std).log())
     found = expected_bits(schedule, right, mean, std).total.mean().item()
     assert found == pytest.approx(entropy(std) + divergence(schedule, mean, std), abs=1e-9)
@@ -125,7 +126,8 @@ def test_07_what_the_fixed_variances_cost() -> None:
     # sigma_1^2 = beta_1 costs a hundredth of what beta~_2 does on continuous data; fixed-small costs most
     floor = entropy(0.5) + divergence(LINEAR, 0.0, 0.5)
     excess = {
-        name: expected_bits(LINEAR, variance.named(name), std=0.5).total.mean() - floor for name in variance.FIXED
+        name: expected_bits(LINEAR, prediction.get_variance(name), std=0.5).total.mean() - floor
+        for name in prediction.FIXED_VARIANCES
     }
     assert excess["beta"].item() == pytest.approx(0.0016, abs=5e-5)
     assert excess["fixed-large"].item() == pytest.approx(0.1654, abs=5e-5)
@@ -133,15 +135,15 @@ def test_07_what_the_fixed_variances_cost() -> None:
 
 
 def test_terms_by_name_and_the_rate_distortion_curve() -> None:
-    terms = expected_bits(schedules.linear(200), variance.named("beta"), std=0.5)
+    terms = expected_bits(schedules.linear(200), prediction.get_variance("beta"), std=0.5)
     close(terms.rate + terms.decoder, terms.total, atol=1e-13)
     schedule = schedules.linear(200)
     A = schedule.alphas_cumprod
     floor = 0.25 * (1 - A) / (A * 0.25 + 1 - A)  # Var[x_0 | x_t]
     close(terms.x0_mse.mean(0), floor, rtol=1e-11)
     close(terms.eps_mse.mean(0), floor * A / (1 - A), rtol=1e-11)
-    assert bound.rate_distortion(expected_bits(schedules.linear(1), variance.named("beta"))).rate.shape == (1,)
-    curve = bound.rate_distortion(terms)
+    assert elbo.rate_distortion(expected_bits(schedules.linear(1), prediction.get_variance("beta"))).rate.shape == (1,)
+    curve = elbo.rate_distortion(terms)
     assert curve.rate[0] == terms.prior.mean()
     assert curve.rate[-1].item() == pytest.approx(terms.rate.mean().item(), abs=1e-12)
     assert (curve.rate.diff() > 0).all()
@@ -153,13 +155,13 @@ def test_terms_by_name_and_the_rate_distortion_curve() -> None:
 def test_single_precision_and_a_batch_of_pictures() -> None:
     # what a network gives: float32 and many pixels; close to float64, and each picture by itself
     schedule, shape = schedules.linear(100), (3, 2, 4, 4)
-    x0 = ((seeds.normal(shape, "x0").clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    x0 = ((rng.normal(shape, "x0").clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
-    def terms(pictures: slice, dtype: torch.dtype) -> bound.Terms:
+    def terms(pictures: slice, dtype: torch.dtype) -> elbo.ElboTerms:
         def noise(*position: int | str) -> Tensor:
-            return seeds.normal(shape, "noise", *position)[pictures].to(dtype)
+            return rng.normal(shape, "noise", *position)[pictures].to(dtype)
 
-        return bound.bits_per_dim(exact.gaussian(schedule, std=0.6), schedule, x0[pictures].to(dtype), noise)
+        return elbo.bits_per_dim(analytic.gaussian_denoiser(schedule, std=0.6), schedule, x0[pictures].to(dtype), noise)
 
     wide, narrow, alone = terms(slice(3), F64), terms(slice(3), torch.float32), terms(slice(1, 2), F64)
     close(narrow.total, wide.total, atol=1e-4)
@@ -168,9 +170,9 @@ def test_single_precision_and_a_batch_of_pictures() -> None:
 
 def test_the_prior_term_is_that_of_the_note() -> None:
     # linear, E x_0^2 = 1/4: 7.3e-6 bits per dimension
-    assert bound.prior_term(LINEAR, data(std=0.5)).mean().item() == pytest.approx(7.3e-6, rel=0.01)
+    assert elbo.prior_term(LINEAR, data(std=0.5)).mean().item() == pytest.approx(7.3e-6, rel=0.01)
     zero = schedules.zero_terminal_snr(LINEAR)
-    assert bound.prior_term(zero, data(std=0.5)).eq(0).all()
+    assert elbo.prior_term(zero, data(std=0.5)).eq(0).all()
 
 
 # ---------------------------------------------------------------- test 14: the discretised decoder
@@ -181,7 +183,7 @@ LEVELS = torch.arange(256, dtype=F64) / 127.5 - 1
 @pytest.mark.parametrize("scale", [1e-4, 1e-3, 4e-3, 0.05, 1.0, 30.0])
 @pytest.mark.parametrize("mean", [0.0, 0.3337, -1.0, 1.0, 1.7, -25.0])
 def test_14_the_bins_sum_to_one(mean: float, scale: float) -> None:
-    log_p = decoders.log_bin(LEVELS, torch.full_like(LEVELS, mean), torch.full_like(LEVELS, 2 * math.log(scale)))
+    log_p = elbo.log_bin(LEVELS, torch.full_like(LEVELS, mean), torch.full_like(LEVELS, 2 * math.log(scale)))
     assert log_p.isfinite().all()
     assert log_p.exp().sum().item() == pytest.approx(1.0, abs=1e-12)
 
@@ -191,25 +193,25 @@ def test_14_one_pixel_by_hand() -> None:
     x0, mean, log_variance = column(140 / 127.5 - 1), column(0.1), column(2 * math.log(0.01))
     upper, lower = ((140 / 127.5 - 1 + side / 255 - 0.1) / 0.01 for side in (1, -1))
     phi = [(1 + math.erf(z / math.sqrt(2))) / 2 for z in (upper, lower)]
-    assert decoders.log_bin(x0, mean, log_variance).item() == pytest.approx(math.log(phi[0] - phi[1]), abs=1e-13)
+    assert elbo.log_bin(x0, mean, log_variance).item() == pytest.approx(math.log(phi[0] - phi[1]), abs=1e-13)
     seen = prediction.x0.predict(LINEAR, column(0.2), mean, torch.tensor([0]))
     narrow = Variance(lambda s: torch.full_like(s.betas, 2 * math.log(0.01)))
-    bits = bound.step_term(seen, LINEAR, torch.tensor([0]), x0, narrow, decoders.discretised)
+    bits = elbo.step_term(seen, LINEAR, torch.tensor([0]), x0, narrow, elbo.discretised)
     assert bits.item() == pytest.approx(-math.log2(phi[0] - phi[1]), abs=1e-12)
 
 
 def test_14_bits_are_averaged_over_dimensions() -> None:
     x0 = LEVELS[[0, 100, 255, 30]].reshape(1, 1, 2, 2)
     seen = prediction.x0.predict(LINEAR, x0, x0 + 0.003, torch.tensor([0]))
-    each = decoders.log_bin(x0, x0 + 0.003, LINEAR.posterior_log_variance[0])
-    bits = bound.step_term(seen, LINEAR, torch.tensor([0]), x0, variance.named("fixed-small"), decoders.discretised)
+    each = elbo.log_bin(x0, x0 + 0.003, LINEAR.posterior_log_variance[0])
+    bits = elbo.step_term(seen, LINEAR, torch.tensor([0]), x0, prediction.get_variance("fixed-small"), elbo.discretised)
     assert bits.item() == pytest.approx(-each.sum().item() / 4 / math.log(2), rel=1e-10)
 
 
 def test_14_edges_are_open() -> None:
-    far = decoders.log_bin(column(1.0, -1.0), column(9.0, -9.0), column(-2.0, -2.0))
+    far = elbo.log_bin(column(1.0, -1.0), column(9.0, -9.0), column(-2.0, -2.0))
     assert far.abs().max().item() < 1e-100  # everything beyond belongs to the last level
-    inner = decoders.log_bin(column(253 / 127.5 - 1), column(9.0), column(-2.0))
+    inner = elbo.log_bin(column(253 / 127.5 - 1), column(9.0), column(-2.0))
     assert inner.item() < -100
 
 
@@ -223,7 +225,7 @@ def test_14_the_tanh_approximation_is_near_but_not_it() -> None:
 def test_14_far_from_the_mean_it_is_finite_with_a_gradient() -> None:
     mean = column(-1.0, 1.0, 0.5).requires_grad_()
     log_variance = torch.full_like(mean, 2 * math.log(1e-4)).requires_grad_()
-    log_p = decoders.log_bin(column(1.0, -1.0, 128 / 127.5 - 1), mean, log_variance)
+    log_p = elbo.log_bin(column(1.0, -1.0, 128 / 127.5 - 1), mean, log_variance)
     assert log_p.isfinite().all()
     gradients = torch.autograd.grad(log_p.sum(), (mean, log_variance))
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -235,20 +237,20 @@ def test_14_far_from_the_mean_it_is_finite_with_a_gradient() -> None:
 
 def test_19_min_snr_is_one_objective_in_three_forms() -> None:
     steps = torch.tensor([0, 100, 500, 999])
-    table = weighting.min_snr(LINEAR, 5.0)
-    x0, eps = (seeds.normal((4, 1, 2, 2), part).double() for part in ("x0", "eps"))
-    xt = process.add_noise(LINEAR, x0, eps, steps)
-    seen = prediction.x0.predict(LINEAR, xt, x0 + 0.1 * seeds.normal((4, 1, 2, 2), "error").double(), steps)
+    table = losses.min_snr(LINEAR, 5.0)
+    x0, eps = (rng.normal((4, 1, 2, 2), part).double() for part in ("x0", "eps"))
+    xt = diffusion.add_noise(LINEAR, x0, eps, steps)
+    seen = prediction.x0.predict(LINEAR, xt, x0 + 0.1 * rng.normal((4, 1, 2, 2), "error").double(), steps)
     pairs = {"sample": (seen.x0, x0), "epsilon": (seen.eps, eps)}
-    pairs["v_prediction"] = (seen.v, process.velocity(LINEAR, x0, eps, steps))
+    pairs["v_prediction"] = (seen.v, diffusion.velocity(LINEAR, x0, eps, steps))
     snr = LINEAR.snr[steps]
     by_hand = snr.clamp(max=5.0) * (seen.x0 - x0).square().mean(dim=(1, 2, 3))
     for form, (found, right) in pairs.items():
         close(table[form][steps] * (found - right).square().mean(dim=(1, 2, 3)), by_hand, rtol=1e-10)
 
 
-def seen_everywhere(losses: Tensor) -> importance.History:
-    history = importance.empty(len(losses), remembered=3)
+def seen_everywhere(losses: Tensor) -> losses.LossHistory:
+    history = empty_history(len(losses), remembered=3)
     for scale in (0.5, 1.0, 1.5):
         history = history.seen(torch.arange(len(losses)), scale * losses)
     return history
@@ -270,13 +272,13 @@ def test_19_importance_sampling_is_unbiased() -> None:
 
 
 def test_19_draws_are_even_until_every_timestep_was_seen() -> None:
-    history = importance.empty(4, remembered=2).seen(torch.tensor([0, 1, 1, 2]), torch.tensor([9.0, 1.0, 2.0, 3.0]))
+    history = losses.empty_history(4, remembered=2).seen(torch.tensor([0, 1, 1, 2]), torch.tensor([9.0, 1.0, 2.0, 3.0]))
     assert not history.complete
     assert history.probabilities().tolist() == [0.25] * 4
     t, weights = history.draw(torch.tensor([0.0, 0.3, 0.6, 0.999999]))
     assert (t.tolist(), weights.tolist()) == ([0, 1, 2, 3], [1.0] * 4)
     assert history.losses[1].tolist() == [1.0, 2.0], "newest last"
-    assert importance.empty(4, 2).counts.eq(0).all(), "a history is a value"
+    assert losses.empty_history(4, 2).counts.eq(0).all(), "a history is a value"
 
 
 class TwoHeads(torch.nn.Module):
@@ -295,14 +297,14 @@ class TwoHeads(torch.nn.Module):
 def test_19_the_bound_does_not_reach_the_mean_in_hybrid(t: int) -> None:
     network, steps = TwoHeads(), torch.full((4,), t)
     x0 = LEVELS[[10, 100, 200, 255]].reshape(4, 1, 1, 1)
-    xt = process.add_noise(LINEAR, x0, NOISE, steps)
+    xt = diffusion.add_noise(LINEAR, x0, NOISE, steps)
     seen = prediction.eps.with_learned_range()(network, LINEAR)(xt, steps)
     simple = (seen.eps - NOISE).square().mean(dim=(1, 2, 3))
-    total = bound.hybrid(simple, seen, x0)
+    total = elbo.hybrid_loss(simple, seen, x0)
     found = torch.autograd.grad(total.sum(), [network.mean, network.spread], retain_graph=True)
     alone = torch.autograd.grad(simple.sum(), network.mean, retain_graph=True)[0]
     assert found[0] == alone, "L_simple alone moves the mean"
-    vlb = bound.variational(seen, x0, variance.named("learned-range"))
+    vlb = elbo.variational_term(seen, x0, prediction.get_variance("learned-range"))
     of_bound = torch.autograd.grad(vlb.sum(), [network.mean, network.spread])
     assert of_bound[0] != 0
     # lambda is 0.001 on the whole bound, which is T times a term; lambda on one term would be 1,000 times weaker
@@ -313,26 +315,26 @@ def test_19_the_bound_does_not_reach_the_mean_in_hybrid(t: int) -> None:
 
 
 def test_variational_terms_of_a_mixed_batch_are_those_of_the_bound() -> None:
-    schedule, sigma = schedules.linear(20), variance.named("fixed-large")
+    schedule, sigma = schedules.linear(20), prediction.get_variance("fixed-large")
     x0 = LEVELS[[10, 100, 200, 255]].reshape(4, 1, 1, 1)
-    predict = exact.gaussian(schedule, std=0.5)
-    terms = bound.bits_per_dim(predict, schedule, x0, quadrature_noise, sigma=sigma)
+    predict = analytic.gaussian_denoiser(schedule, std=0.5)
+    terms = elbo.bits_per_dim(predict, schedule, x0, quadrature_noise, sigma=sigma)
     t = torch.tensor([0, 3, 0, 19])
-    xt = process.add_noise(schedule, x0, NOISE, t)
-    close(bound.variational(predict(xt, t), x0, sigma), terms.steps[range(4), t], atol=1e-12)
+    xt = diffusion.add_noise(schedule, x0, NOISE, t)
+    close(elbo.variational_term(predict(xt, t), x0, sigma), terms.steps[range(4), t], atol=1e-12)
 
 
 @pytest.mark.parametrize("together", [1, 7, 64])
 def test_steps_side_by_side_have_the_same_sum(together: int) -> None:
-    schedule, sigma = schedules.linear(20), variance.named("fixed-large")
+    schedule, sigma = schedules.linear(20), prediction.get_variance("fixed-large")
     x0 = LEVELS[[10, 100, 200, 255]].reshape(4, 1, 1, 1)
 
     def noise(*position: int | str) -> Tensor:
-        return seeds.normal((4, 1, 1, 1), "side by side", *position).double()
+        return rng.normal((4, 1, 1, 1), "side by side", *position).double()
 
-    predict = exact.gaussian(schedule, std=0.5)
-    terms = bound.bits_per_dim(predict, schedule, x0, noise, sigma=sigma)
-    close(bound.total_bits(predict, schedule, x0, noise, sigma=sigma, together=together), terms.total, atol=1e-10)
+    predict = analytic.gaussian_denoiser(schedule, std=0.5)
+    terms = elbo.bits_per_dim(predict, schedule, x0, noise, sigma=sigma)
+    close(elbo.total_bits(predict, schedule, x0, noise, sigma=sigma, together=together), terms.total, atol=1e-10)
 
 
 # ---------------------------------------------------------------- mistakes
@@ -341,7 +343,7 @@ def test_steps_side_by_side_have_the_same_sum(together: int) -> None:
 def test_pictures_of_other_levels_are_refused() -> None:
     for x0, words in ((DATA * 0.1234, "grey level off"), (DATA * 3, "values from -3 to 3")):
         with pytest.raises(InputError, match=words) as caught:
-            bound.bits_per_dim(exact.gaussian(LINEAR), LINEAR, x0, quadrature_noise)
+            elbo.bits_per_dim(analytic.gaussian_denoiser(LINEAR), LINEAR, x0, quadrature_noise)
         assert "allowed: 8-bit pictures, level / 127.5 - 1" in str(caught.value)
     with pytest.raises(InputError, match="unknown variance 'larg'"):
-        variance.named("larg")
+        prediction.get_variance("larg")

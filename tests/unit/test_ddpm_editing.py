@@ -9,21 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import seeds
+from data import rng
 from data.errors import InputError
 from tests.gaussian_data import moments
-from train.ddpm import exact, guidance, inversion, mix, prediction, samplers
+from train.ddpm import analytic, diffusion, editing, guidance, prediction, samplers
 from train.ddpm import schedule as schedules
-from train.ddpm.inpainting import Inpainting
-from train.ddpm.inversion import Inversion
-from train.ddpm.noise import SeededNoise
-from train.ddpm.walk import FINISHED, last
+from train.ddpm.editing import Inpainting, Inversion
+from train.ddpm.samplers import FINISHED, SeededNoise, final_images
 
 F64 = torch.float64
 LINEAR = schedules.linear(200, 5e-4, 0.1)  # as much noise at its end as 1000 steps have
 SHAPE = (2, 4, 4)
 NOISE = SeededNoise((11, 12), SHAPE, dtype=F64)
-PICTURES = torch.stack([seeds.normal(SHAPE, "picture", i).double().tanh() for i in range(2)])
+PICTURES = torch.stack([rng.normal(SHAPE, "picture", i).double().tanh() for i in range(2)])
 
 
 def close(found: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> None:
@@ -46,17 +44,17 @@ def test_21_guidance_is_linear_in_its_scale() -> None:
     classes, t, xt = torch.tensor([0, 1]), torch.tensor([5, 150]), NOISE("x")
     with_class, without = asked(xt, t, classes), asked(xt, t, torch.tensor([2, 2]))
     for scale in (0.0, 0.5, 1.0, 3.0, -1.0):
-        found = guidance.guided(asked, classes, nothing=2, scale=scale)(xt, t)
+        found = guidance.guide(asked, classes, nothing=2, scale=scale)(xt, t)
         close(found, without + scale * (with_class - without), atol=1e-14)
-    assert torch.equal(guidance.guided(asked, classes, 2, 0.0)(xt, t), without)
-    close(guidance.guided(asked, classes, 2, 1.0)(xt, t), guidance.conditioned(asked, classes)(xt, t), atol=1e-14)
+    assert torch.equal(guidance.guide(asked, classes, 2, 0.0)(xt, t), without)
+    close(guidance.guide(asked, classes, 2, 1.0)(xt, t), guidance.condition(asked, classes)(xt, t), atol=1e-14)
 
 
 def test_21_guided_pictures_move_along_the_class() -> None:
     means = {}
     for scale in (0.0, 1.0, 2.0):
-        predict = prediction.eps(guidance.guided(asked, torch.ones(202, dtype=torch.int64), 2, scale), LINEAR)
-        means[scale] = moments(samplers.make("ddim"), predict, LINEAR)[0]
+        predict = prediction.eps(guidance.guide(asked, torch.ones(202, dtype=torch.int64), 2, scale), LINEAR)
+        means[scale] = moments(samplers.make_sampler("ddim"), predict, LINEAR)[0]
     assert means[0.0] == pytest.approx(0, abs=1e-12)
     assert means[1.0] == pytest.approx(0.5, abs=0.05)
     assert means[2.0] == pytest.approx(2 * means[1.0], rel=1e-9)
@@ -66,14 +64,14 @@ def test_21_guidance_leaves_a_learned_variance_to_the_class() -> None:
     def two_heads(xt: Tensor, t: Tensor, classes: Tensor) -> Tensor:
         return torch.cat([asked(xt, t, classes), classes.reshape(-1, 1, 1, 1).expand_as(xt).to(xt.dtype)], dim=1)
 
-    found = guidance.guided(two_heads, torch.tensor([0, 1]), 2, 3.0)(NOISE("x"), torch.tensor([5, 5]))
+    found = guidance.guide(two_heads, torch.tensor([0, 1]), 2, 3.0)(NOISE("x"), torch.tensor([5, 5]))
     assert found.shape == (2, 4, 4, 4)
     assert found[:, 2:].flatten(1).unique(dim=1).flatten().tolist() == [0.0, 1.0]
 
 
 def test_classes_are_hidden_at_their_rate() -> None:
     classes = torch.arange(1000) % 10
-    found = guidance.hidden(classes, (torch.arange(1000) + 0.5) / 1000, rate=0.1, nothing=10)
+    found = guidance.drop_classes(classes, (torch.arange(1000) + 0.5) / 1000, rate=0.1, nothing=10)
     assert (found == 10).sum() == 100
     assert torch.equal(found[100:], classes[100:])
 
@@ -84,16 +82,18 @@ def test_classes_are_hidden_at_their_rate() -> None:
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("name", ["fixed-large", "ddim", "heun", "dpm++"])
 def test_21_a_full_mask_returns_the_picture(name: str, repeats: int) -> None:
-    inpainting = Inpainting(samplers.make(name, count=20), PICTURES, torch.ones_like(PICTURES), repeats)
-    found = samplers.run(inpainting, exact.gaussian(LINEAR, std=0.5), LINEAR, NOISE.start(), NOISE)
+    inpainting = Inpainting(samplers.make_sampler(name, count=20), PICTURES, torch.ones_like(PICTURES), repeats)
+    found = samplers.generate(inpainting, analytic.gaussian_denoiser(LINEAR, std=0.5), LINEAR, NOISE.start(), NOISE)
     assert torch.equal(found, PICTURES)
 
 
 @pytest.mark.parametrize("name", ["fixed-large", "ddim", "heun", "dpm++"])
 def test_21_an_empty_mask_is_drawing_without_one(name: str) -> None:
-    sampler, predict = samplers.make(name, count=20), exact.gaussian(LINEAR, std=0.5)
-    found = samplers.run(Inpainting(sampler, PICTURES, torch.zeros(1, 1, 4, 4)), predict, LINEAR, NOISE.start(), NOISE)
-    assert torch.equal(found, samplers.run(sampler, predict, LINEAR, NOISE.start(), NOISE))
+    sampler, predict = samplers.make_sampler(name, count=20), analytic.gaussian_denoiser(LINEAR, std=0.5)
+    found = samplers.generate(
+        Inpainting(sampler, PICTURES, torch.zeros(1, 1, 4, 4)), predict, LINEAR, NOISE.start(), NOISE
+    )
+    assert torch.equal(found, samplers.generate(sampler, predict, LINEAR, NOISE.start(), NOISE))
 
 
 def test_21_the_drawn_half_follows_the_known_half_when_steps_are_repeated() -> None:
@@ -108,8 +108,8 @@ def test_21_the_drawn_half_follows_the_known_half_when_steps_are_repeated() -> N
 
     means = {}
     for repeats in (1, 10):
-        inpainting = Inpainting(samplers.make("fixed-small", count=40), picture, mask, repeats)
-        found = samplers.run(inpainting, tied.denoiser, LINEAR, of_shape("start"), of_shape)
+        inpainting = Inpainting(samplers.make_sampler("fixed-small", count=40), picture, mask, repeats)
+        found = samplers.generate(inpainting, tied.denoiser, LINEAR, of_shape("start"), of_shape)
         assert torch.equal(found[..., 0], picture[..., 0])
         means[repeats] = found[..., 1].mean().item()
     assert abs(means[10] - 0.8) < abs(means[1] - 0.8)
@@ -133,32 +133,35 @@ class Pair:
 
 
 def test_inversion_and_back_improves_with_steps_and_is_exact_when_refined() -> None:
-    predict, errors = exact.gaussian(LINEAR, 0.2, 0.5), {}
+    predict, errors = analytic.gaussian_denoiser(LINEAR, 0.2, 0.5), {}
     for count, refinements in ((50, 0), (200, 0), (50, 60)):
-        ddim = samplers.make("ddim", count=count)
+        ddim = samplers.make_sampler("ddim", count=count)
         up = Inversion(count=count, refinements=refinements)
-        x_T = last(up.steps(predict, LINEAR, PICTURES))
-        back = samplers.run(ddim, predict, LINEAR, x_T, NOISE)
+        x_T = final_images(up.steps(predict, LINEAR, PICTURES))
+        back = samplers.generate(ddim, predict, LINEAR, x_T, NOISE)
         errors[count, refinements] = (back - PICTURES).abs().max().item()
     assert errors[200, 0] < errors[50, 0] / 3
     assert errors[50, 60] < 1e-9
 
 
 def test_inversion_shows_every_state_and_ends_in_noise() -> None:
-    predict = exact.gaussian(LINEAR, 0.2, 0.5)
+    predict = analytic.gaussian_denoiser(LINEAR, 0.2, 0.5)
     states = list(Inversion(count=100).steps(predict, LINEAR, PICTURES))
-    assert [state.t for state in states] == [FINISHED, *samplers.make("ddim", count=100).chain(LINEAR).timesteps]
+    assert [state.t for state in states] == [
+        FINISHED,
+        *samplers.make_sampler("ddim", count=100).chain(LINEAR).timesteps,
+    ]
     assert states[0].xt is PICTURES
     assert states[0].x0 is PICTURES
     # a linear flow: the gain of the way up is one over that of the way down, to the error of the steps
     gain = (states[-1].xt[0] - states[-1].xt[1]) / (PICTURES[0] - PICTURES[1])
-    assert gain.mean().item() == pytest.approx(1 / exact.flow_gain(LINEAR, 0.5), rel=0.1)
+    assert gain.mean().item() == pytest.approx(1 / analytic.flow_gain(LINEAR, 0.5), rel=0.1)
     assert gain.std() < 1e-9
 
 
 def test_inversion_at_zero_terminal_snr_is_finite() -> None:
     schedule = schedules.zero_terminal_snr(LINEAR)
-    x_T = last(Inversion(count=100).steps(exact.gaussian(schedule, std=0.5), schedule, PICTURES))
+    x_T = final_images(Inversion(count=100).steps(analytic.gaussian_denoiser(schedule, std=0.5), schedule, PICTURES))
     assert x_T.isfinite().all()
 
 
@@ -167,61 +170,64 @@ def test_inversion_at_zero_terminal_snr_is_finite() -> None:
 
 @pytest.mark.parametrize("name", ["fixed-small", "ddim"])
 def test_21_interpolation_ends_in_the_two_reconstructions(name: str) -> None:
-    sampler, predict = samplers.make(name, count=50), exact.gaussian(LINEAR, std=0.5)
+    sampler, predict = samplers.make_sampler(name, count=50), analytic.gaussian_denoiser(LINEAR, std=0.5)
     one_seed = SeededNoise((4, 4, 4), SHAPE, dtype=F64)
     pair = (PICTURES[0], PICTURES[1])
     share = torch.tensor([0.0, 0.5, 1.0])
-    found = inversion.interpolated(sampler, predict, LINEAR, pair, share, 25, one_seed)
+    found = editing.interpolate(sampler, predict, LINEAR, pair, share, 25, one_seed)
     for row, picture in ((0, 0), (2, 1)):
         alone = (PICTURES[picture], PICTURES[picture])  # noised and drawn again, without a second picture
-        again = inversion.interpolated(sampler, predict, LINEAR, alone, torch.zeros(3), 25, one_seed)
+        again = editing.interpolate(sampler, predict, LINEAR, alone, torch.zeros(3), 25, one_seed)
         close(found[row], again[row], atol=1e-14)
     close(found[1], (found[0] + found[2]) / 2, atol=1e-12)  # a linear denoiser, the same noise
-    near = inversion.interpolated(sampler, predict, LINEAR, pair, share, 0, one_seed)
+    near = editing.interpolate(sampler, predict, LINEAR, pair, share, 0, one_seed)
     assert (near[0] - PICTURES[0]).abs().max() < 0.1, "little noise, little lost"
 
 
 def test_spherical_interpolation_keeps_the_size_of_noise() -> None:
     first, second = NOISE.start()
-    found = inversion.spherical(first, second, torch.tensor([0.0, 0.3, 1.0]))
+    found = editing.slerp(first, second, torch.tensor([0.0, 0.3, 1.0]))
     close(found[0], first, atol=1e-14)
     close(found[2], second, atol=1e-14)
     a, b = (first / first.norm()).flatten(), (second / second.norm()).flatten()
-    middle = inversion.spherical(first / first.norm(), second / second.norm(), torch.tensor([0.3]))[0]
+    middle = editing.slerp(first / first.norm(), second / second.norm(), torch.tensor([0.3]))[0]
     assert middle.norm().item() == pytest.approx(1, abs=1e-7)
     turned = math.acos(float(middle.flatten() @ a)) / math.acos(float(a @ b))
     assert turned == pytest.approx(0.3, abs=1e-6)
-    close(inversion.spherical(first, first, torch.tensor([0.5]))[0], first, atol=1e-12)
+    close(editing.slerp(first, first, torch.tensor([0.5]))[0], first, atol=1e-12)
 
 
 def interpolate(start: int) -> Tensor:
     pair = (PICTURES[0], PICTURES[1])
-    ddim = samplers.make("ddim", count=10)
-    return inversion.interpolated(ddim, exact.gaussian(LINEAR), LINEAR, pair, torch.zeros(2), start, NOISE)
+    ddim = samplers.make_sampler("ddim", count=10)
+    return editing.interpolate(ddim, analytic.gaussian_denoiser(LINEAR), LINEAR, pair, torch.zeros(2), start, NOISE)
 
 
 WRONG: dict[str, tuple[Any, str]] = {
     "a scale that is none": (
-        lambda: guidance.guided(asked, torch.tensor([0]), 2, math.nan),
+        lambda: guidance.guide(asked, torch.tensor([0]), 2, math.nan),
         "guidance scale nan; allowed: a number",
     ),
-    "no repeats": (lambda: Inpainting(samplers.make("ddim"), PICTURES, PICTURES, 0), "0 repeats of each inpainting"),
+    "no repeats": (
+        lambda: Inpainting(samplers.make_sampler("ddim"), PICTURES, PICTURES, 0),
+        "0 repeats of each inpainting",
+    ),
     "a mask of another size": (
-        lambda: Inpainting(samplers.make("ddim"), PICTURES, torch.ones(2, 2, 4, 3)),
+        lambda: Inpainting(samplers.make_sampler("ddim"), PICTURES, torch.ones(2, 2, 4, 3)),
         "a mask of shape (2, 2, 4, 3) for pictures of (2, 2, 4, 4); allowed",
     ),
     "a mask without channels": (
-        lambda: Inpainting(samplers.make("ddim"), PICTURES, torch.ones(4, 4)),
+        lambda: Inpainting(samplers.make_sampler("ddim"), PICTURES, torch.ones(4, 4)),
         "a mask of shape (4, 4) for pictures of (2, 2, 4, 4); allowed",
     ),
     "inpainting a mix": (
-        lambda: Inpainting(samplers.make("naive"), PICTURES, PICTURES),
+        lambda: Inpainting(samplers.make_sampler("naive"), PICTURES, PICTURES),
         "inpainting with a sampler of the linear mix; allowed: a sampler of the Gaussian process",
     ),
     "refinements": (lambda: Inversion(refinements=-1), "-1 refinements; allowed: 0 or more"),
     "a start beyond": (lambda: interpolate(10), "interpolation at step 10; allowed: 0 to 9"),
     "opposite noises": (
-        lambda: inversion.spherical(PICTURES[0], -PICTURES[0], torch.tensor([0.5])),
+        lambda: editing.slerp(PICTURES[0], -PICTURES[0], torch.tensor([0.5])),
         "an arc between two opposite noises; allowed: noises of different seeds",
     ),
 }
@@ -237,4 +243,4 @@ def test_mistakes_are_said_in_one_line(case: str) -> None:
 
 def test_a_mix_is_of_one_shape() -> None:
     with pytest.raises(AssertionError, match="one shape"):
-        mix.corrupt(PICTURES, PICTURES[:1], torch.zeros(2))
+        diffusion.linear_mix(PICTURES, PICTURES[:1], torch.zeros(2))

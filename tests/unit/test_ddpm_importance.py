@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from train.ddpm.running.timesteps import ByImportance, Evenly
+from train.ddpm.runs.objective import ImportanceTimesteps, UniformTimesteps
 
 
-def seen_by(draws: ByImportance, rank: int, processes: int, steps: int) -> list[Tensor]:
+def seen_by(draws: ImportanceTimesteps, rank: int, processes: int, steps: int) -> list[Tensor]:
     """The timesteps that a process draws; the loss at t is t + 1."""
     drawn = []
     for step in range(steps):
@@ -36,10 +36,10 @@ def test_19_every_process_has_the_history_of_all() -> None:
         meeting.wait(20)
         return joined
 
-    alone = ByImportance(4, gather=lambda mine: mine)
+    alone = ImportanceTimesteps(4, gather=lambda mine: mine)
     expected = seen_by(alone, 0, 1, 12)
     assert alone.history.complete
-    both = [ByImportance(4, gather=partial(gather, rank)) for rank in range(2)]
+    both = [ImportanceTimesteps(4, gather=partial(gather, rank)) for rank in range(2)]
     with ThreadPoolExecutor(2) as pool:
         halves = list(pool.map(lambda rank: seen_by(both[rank], rank, 2, 12), range(2)))
     for one in both:
@@ -51,15 +51,15 @@ def test_19_every_process_has_the_history_of_all() -> None:
 
 
 def test_19_a_history_survives_a_checkpoint() -> None:
-    first = ByImportance(4, gather=lambda mine: mine)
+    first = ImportanceTimesteps(4, gather=lambda mine: mine)
     seen_by(first, 0, 1, 9)
-    second = ByImportance(4, gather=lambda mine: mine)
+    second = ImportanceTimesteps(4, gather=lambda mine: mine)
     second.load_state(first.state())
     assert torch.equal(second.history.losses, first.history.losses)
     assert [t.tolist() for t in seen_by(second, 0, 1, 3)] == [t.tolist() for t in seen_by(first, 0, 1, 3)]
-    assert Evenly(4).state() == {}
+    assert UniformTimesteps(4).state() == {}
 
 
 def test_even_draws_weigh_one() -> None:
-    t, weights = Evenly(4).draw(torch.tensor([0.0, 0.26, 0.999999, 0.5]))
+    t, weights = UniformTimesteps(4).draw(torch.tensor([0.0, 0.26, 0.999999, 0.5]))
     assert (t.tolist(), weights.tolist()) == ([0, 1, 3, 2], [1.0] * 4)

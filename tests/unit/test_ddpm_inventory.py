@@ -14,10 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from train.ddpm import figures  # an entry, by its names
-from train.ddpm.running.compare_options import CompareOptions
-from train.ddpm.running.config import FitConfig
-from train.ddpm.running.sample_options import SampleOptions
-from train.ddpm.running.score_options import ScoreOptions
+from train.ddpm.runs.config import CompareOptions, FitConfig, SampleOptions, ScoreOptions
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "ddpm.md").read_text(encoding="utf-8")

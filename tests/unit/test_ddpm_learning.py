@@ -8,20 +8,19 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from data.dataset import Layout
-from data.sets import digits
-from data.sets.pictures import unit
-from train.config import Averaging
-from train.ddpm import noise, prediction, process, samplers, schedule
-from train.ddpm.networks.convnext import AnnotatedUNet, ResnetBlock
-from train.ddpm.networks.paper import PaperUNet
-from train.ddpm.running.batches import Batch, Stream
-from train.ddpm.running.config import ObjectiveOptions
-from train.ddpm.running.objective import Question, loss_of
+from data.dataset import BatchLayout
+from train.config import EmaOptions
+from train.ddpm import diffusion, image_sets, prediction, samplers, schedule
+from train.ddpm.image_sets import to_float
+from train.ddpm.runs.batches import Batch, BatchStream
+from train.ddpm.runs.config import ObjectiveOptions
+from train.ddpm.runs.objective import NoisedBatch, build_loss
+from train.ddpm.unets.convnext import AnnotatedUNet, ResnetBlock
+from train.ddpm.unets.paper import PaperUNet
 from train.ema import Ema
 
 SCHEDULE = schedule.linear(50, beta_end=0.3)  # steep enough that little signal is left after 50 steps
-COST = loss_of(ObjectiveOptions(predicts="v"), SCHEDULE)
+COST = build_loss(ObjectiveOptions(predicts="v"), SCHEDULE)
 
 
 def network() -> AnnotatedUNet:
@@ -30,13 +29,13 @@ def network() -> AnnotatedUNet:
 
 
 def cost(asked: Callable[..., torch.Tensor], batch: Batch) -> torch.Tensor:
-    xt = process.add_noise(SCHEDULE, batch.x0, batch.eps, batch.t)
-    return COST(Question(batch.x0, batch.eps, xt, batch.t), asked(xt, batch.t).float()).mean()
+    xt = diffusion.add_noise(SCHEDULE, batch.x0, batch.eps, batch.t)
+    return COST(NoisedBatch(batch.x0, batch.eps, xt, batch.t), asked(xt, batch.t).float()).mean()
 
 
 def test_24_one_picture_is_learnt_by_heart_and_drawn() -> None:
-    one = digits.load().taken([7])
-    stream = Stream(one, Layout(8), seed=0, steps=50)
+    one = image_sets.load_digit_images().taken([7])
+    stream = BatchStream(one, BatchLayout(8), seed=0, steps=50)
     learner = network()
     optimizer = torch.optim.Adam(learner.parameters(), 5e-3)
     for step in range(130):
@@ -44,14 +43,14 @@ def test_24_one_picture_is_learnt_by_heart_and_drawn() -> None:
         cost(learner, stream.batch(step)).backward()
         optimizer.step()
     predict = prediction.clipped(prediction.v(learner.eval(), SCHEDULE))
-    own = noise.seeded(3, 2, (1, 8, 8))
-    drawn = samplers.run(samplers.make("ddim", count=10), predict, SCHEDULE, own.start(), own)
-    error = (drawn - unit(one.pixels)).square().mean((1, 2, 3))
+    own = samplers.seeded_noise(3, 2, (1, 8, 8))
+    drawn = samplers.generate(samplers.make_sampler("ddim", count=10), predict, SCHEDULE, own.start(), own)
+    error = (drawn - to_float(one.pixels)).square().mean((1, 2, 3))
     assert error.max() < 0.1  # the picture's own variance is 0.6, and two noises are as far apart as 2
 
 
 def test_24_one_batch_is_learnt() -> None:
-    batch = Stream(digits.load().taken(range(8)), Layout(8), seed=0, steps=50).batch(0)
+    batch = BatchStream(image_sets.load_digit_images().taken(range(8)), BatchLayout(8), seed=0, steps=50).batch(0)
     learner = network()
     optimizer = torch.optim.Adam(learner.parameters(), 5e-3)
     first = cost(learner, batch).item()
@@ -63,7 +62,7 @@ def test_24_one_batch_is_learnt() -> None:
 
 
 def test_24_bfloat16_costs_what_float32_costs() -> None:
-    batch = Stream(digits.load().taken(range(64)), Layout(64), seed=0, steps=50).batch(0)
+    batch = BatchStream(image_sets.load_digit_images().taken(range(64)), BatchLayout(64), seed=0, steps=50).batch(0)
     for asked in (network(), PaperUNet(1, widths=(32, 64), blocks=1, dropout=0.0)):
         with torch.no_grad():
             exact = cost(asked, batch)
@@ -76,7 +75,7 @@ def test_24_bfloat16_costs_what_float32_costs() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_24_compiled_is_eager(backend: str) -> None:
     """Answers and gradients to 1e-4; the fast tier leaves the code generator out, which takes minutes."""
-    batch = Stream(digits.load().taken(range(4)), Layout(4), seed=0, steps=50).batch(0)
+    batch = BatchStream(image_sets.load_digit_images().taken(range(4)), BatchLayout(4), seed=0, steps=50).batch(0)
     plain = network()
     compiled = torch.compile(plain, dynamic=False, backend=backend)
     weights = list(plain.parameters())
@@ -93,7 +92,7 @@ def test_20_the_average_in_closed_form(warmup: bool) -> None:
     """Weights that jump from w_0 to w once: after n updates the average is w + d_0 ... d_{n-1} (w_0 - w)."""
     weight = torch.nn.Parameter(torch.randn(3, 5))
     start, end = weight.detach().clone(), torch.randn(3, 5)
-    average = Ema({"layer.weight": weight}, Averaging(decay=0.95, warmup=warmup))
+    average = Ema({"layer.weight": weight}, EmaOptions(decay=0.95, warmup=warmup))
     with torch.no_grad():
         weight.copy_(end)
     for updates in range(1, 401):

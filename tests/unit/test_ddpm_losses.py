@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data import seeds
+from data import rng
 from data.errors import InputError
 from train.ddpm import losses
 
@@ -22,11 +22,11 @@ TARGET = torch.tensor([[1.0, 1.0, 2.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
     ],
 )
 def test_values_by_hand(name: str, expected: float) -> None:
-    assert losses.named(name)(PREDICTION, TARGET).tolist() == [expected, 0.0]
+    assert losses.get_loss(name)(PREDICTION, TARGET).tolist() == [expected, 0.0]
 
 
 def test_huber_lies_between_its_two_limits() -> None:
-    a, b = seeds.normal((4, 50), "a").double(), seeds.normal((4, 50), "b").double()
+    a, b = rng.normal((4, 50), "a").double(), rng.normal((4, 50), "b").double()
     torch.testing.assert_close(losses.huber(a, b, delta=1e3), losses.mse(a, b) / 2, rtol=1e-12, atol=0)
     narrow = losses.huber(a, b, delta=1e-9) / 1e-9  # delta (|e| - delta / 2)
     torch.testing.assert_close(narrow, losses.l1(a, b), rtol=1e-8, atol=0)
@@ -37,7 +37,8 @@ def test_huber_lies_between_its_two_limits() -> None:
 def test_gradients_in_closed_form() -> None:
     prediction = PREDICTION.clone().requires_grad_()
     gradient = {
-        name: torch.autograd.grad(losses.named(name)(prediction, TARGET).sum(), prediction)[0] for name in losses.LOSSES
+        name: torch.autograd.grad(losses.get_loss(name)(prediction, TARGET).sum(), prediction)[0]
+        for name in losses.LOSSES
     }
     assert gradient["mse"][0].tolist() == [0.0, 0.5, -1.5, 0.25]  # 2 e / n
     assert gradient["l1"][0].tolist() == [0.0, 0.25, -0.25, 0.25]  # sign(e) / n
@@ -47,10 +48,10 @@ def test_gradients_in_closed_form() -> None:
 @pytest.mark.parametrize("name", losses.LOSSES)
 @pytest.mark.parametrize("shape", [(2, 3), (2, 4, 8, 8), (3, 4, 2, 5, 5), (1, 1)])
 def test_one_number_a_sample_and_each_its_own(name: str, shape: tuple[int, ...]) -> None:
-    a, b = seeds.normal(shape, "a"), seeds.normal(shape, "b")
-    together = losses.named(name)(a, b)
+    a, b = rng.normal(shape, "a"), rng.normal(shape, "b")
+    together = losses.get_loss(name)(a, b)
     assert together.shape == shape[:1]
-    alone = torch.cat([losses.named(name)(a[i : i + 1], b[i : i + 1]) for i in range(len(a))])
+    alone = torch.cat([losses.get_loss(name)(a[i : i + 1], b[i : i + 1]) for i in range(len(a))])
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=0)
 
 
@@ -58,19 +59,19 @@ def test_one_number_a_sample_and_each_its_own(name: str, shape: tuple[int, ...])
 def test_half_precision_is_summed_in_single(name: str) -> None:
     # 300^2 overflows float16, and 4,096 times 0.1 added up in bfloat16 would stop at 32
     large = torch.full((1, 4), 300.0, dtype=torch.float16)
-    assert losses.named(name)(large, -large).isfinite().all()
+    assert losses.get_loss(name)(large, -large).isfinite().all()
     many = torch.full((1, 4096), 0.1, dtype=torch.bfloat16)
-    found = losses.named(name)(many, torch.zeros_like(many))
-    expected = losses.named(name)(many.double(), torch.zeros_like(many).double())
+    found = losses.get_loss(name)(many, torch.zeros_like(many))
+    expected = losses.get_loss(name)(many.double(), torch.zeros_like(many).double())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
-    assert losses.named(name)(many, torch.zeros(1, 4096)).dtype == torch.float32
+    assert losses.get_loss(name)(many, torch.zeros(1, 4096)).dtype == torch.float32
     assert expected.dtype == torch.float64
 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="unknown loss 'hubert', did you mean 'huber'\\?; allowed: mse, l2, l1, huber"):
-        losses.named("hubert")
+        losses.get_loss("hubert")
     with pytest.raises(AssertionError, match=r"prediction \(2, 4\), target \(2, 1\)"):
         losses.mse(PREDICTION, TARGET[:, :1])
     with pytest.raises(AssertionError, match="a batch of samples"):

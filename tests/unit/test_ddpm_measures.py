@@ -5,12 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data.sets import digits
-from data.sets.pictures import unit
-from train.ddpm.running import classifier, drawing, scoring
-from train.ddpm.running.classifier import Accuracy, ClassifierFeatures
-from train.ddpm.running.verdicts import band, bootstrap, judge, smaller
-from train.ddpm.walk import FINISHED, State
+from train.ddpm import image_sets
+from train.ddpm.image_sets import to_float
+from train.ddpm.runs import scoring
+from train.ddpm.runs.comparison import bootstrap, compare_smaller, course_verdicts, interval_band
+from train.ddpm.runs.grids import image_grid, pick_states, state_frames, write_gif, write_mp4
+from train.ddpm.runs.scoring import Accuracy, ClassifierFeatures
+from train.ddpm.samplers import FINISHED, SamplerState
 
 
 def grids(unet2d: float, basic: float, plain: float, *, noise: float = 0.01) -> dict[str, np.ndarray]:
@@ -23,14 +24,14 @@ def grids(unet2d: float, basic: float, plain: float, *, noise: float = 0.01) -> 
 
 def test_paired_differences_are_seen_through_hard_pictures() -> None:
     """Pictures differ by 1, networks by 0.1: only pairing can tell."""
-    better, skips, less = judge(grids(1.0, 1.1, 1.12), resamples=300, seed=0)
+    better, skips, less = course_verdicts(grids(1.0, 1.1, 1.12), resamples=300, seed=0)
     assert (better.word, skips.word, less.word) == ("yes", "yes", "yes")
     assert better.difference.mean == pytest.approx(-0.1, abs=0.01)
     assert less.difference.mean == pytest.approx(0.02 - 0.1, abs=0.01)
     assert better.difference.low < better.difference.mean < better.difference.high
-    worse, _, more = judge(grids(1.1, 1.0, 1.3), resamples=300, seed=0)
+    worse, _, more = course_verdicts(grids(1.1, 1.0, 1.3), resamples=300, seed=0)
     assert (worse.word, more.word) == ("no", "no")
-    unknown, *_ = judge(grids(1.0, 1.0, 1.0, noise=0.5), resamples=300, seed=0)
+    unknown, *_ = course_verdicts(grids(1.0, 1.0, 1.0, noise=0.5), resamples=300, seed=0)
     assert unknown.word == "cannot tell"
     assert "cannot tell" in str(unknown)
 
@@ -39,10 +40,10 @@ def test_bits_are_compared_in_pairs() -> None:
     random = np.random.default_rng(0)
     hard = random.normal(0, 5, 8)
     one, other = (mean + hard + 0.05 * random.normal(size=(5, 8)) for mean in (3.0, 3.4))
-    found = smaller("Fewer bits:", one, other, resamples=300, seed=0)
+    found = compare_smaller("Fewer bits:", one, other, resamples=300, seed=0)
     assert (found.word, found.difference.mean) == ("yes", pytest.approx(-0.4, abs=0.05))
-    assert smaller("Fewer bits:", other, one, resamples=300, seed=0).word == "no"
-    assert smaller("Fewer bits:", one, one, resamples=300, seed=0).word == "cannot tell"
+    assert compare_smaller("Fewer bits:", other, one, resamples=300, seed=0).word == "no"
+    assert compare_smaller("Fewer bits:", one, one, resamples=300, seed=0).word == "cannot tell"
 
 
 def test_the_bootstrap_interval_is_as_wide_as_theory_says() -> None:
@@ -59,10 +60,10 @@ def test_the_bootstrap_interval_is_as_wide_as_theory_says() -> None:
 def test_bands_know_that_all_seeds_saw_the_same_pictures() -> None:
     """Pictures that differ by 1, seeds by nothing: as wide as of one seed, not sqrt(5) times narrower."""
     hard = np.random.default_rng(2).normal(size=(1, 200, 2))
-    low, high = band(np.repeat(hard, 5, axis=0), resamples=800, seed=0)
+    low, high = interval_band(np.repeat(hard, 5, axis=0), resamples=800, seed=0)
     assert (high - low) / 2 == pytest.approx(1.96 * hard.std(axis=(0, 1)) / 200**0.5, rel=0.1)
     interval = bootstrap(lambda r, c: float(hard[np.ix_(r, c)][..., 0].mean()), (1, 200), resamples=800, seed=0)
-    assert band(hard, resamples=800, seed=0)[0][0] == pytest.approx(interval.low)
+    assert interval_band(hard, resamples=800, seed=0)[0][0] == pytest.approx(interval.low)
 
 
 def test_a_share_has_wilsons_interval() -> None:
@@ -74,18 +75,18 @@ def test_a_share_has_wilsons_interval() -> None:
 
 
 def test_the_classifier_learns_and_is_the_same_again() -> None:
-    found = digits.load(8).only(["0", "1"])
+    found = image_sets.load_digit_images(8).only(["0", "1"])
     assert found.labels is not None
     train, test = found.taken(range(0, 120)), found.taken(range(200, 300))
-    first, again = (classifier.trained_on(train, seed=1) for _ in range(2))
+    first, again = (scoring.train_on(train, seed=1) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert test.labels is not None
-    assert classifier.accuracy(first, unit(test.pixels), test.labels).share > 0.9
+    assert scoring.measure_accuracy(first, to_float(test.pixels), test.labels).share > 0.9
 
 
 def test_classifier_features_are_named_by_their_weights() -> None:
-    found = digits.load(8).taken(range(12))
-    one, other = (ClassifierFeatures(classifier.SmallNet(1, 2).eval(), 1) for _ in range(2))
+    found = image_sets.load_digit_images(8).taken(range(12))
+    one, other = (ClassifierFeatures(scoring.SmallNet(1, 2).eval(), 1) for _ in range(2))
     assert one.version != other.version
     scaled = one.scaled_to(found)
     assert scaled.version != one.version
@@ -99,22 +100,22 @@ def test_classifier_features_are_named_by_their_weights() -> None:
 
 def test_a_grid_has_its_pictures_where_they_belong() -> None:
     pixels = torch.arange(1, 6, dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 4, 4) * 10
-    found = drawing.grid(pixels, 3, scale=1)
+    found = image_grid(pixels, 3, scale=1)
     assert found.size == (3 * 4 + 2 * 2, 2 * 4 + 2)
     shades = [[found.getpixel((6 * column, 6 * row)) for column in range(3)] for row in range(2)]
     assert shades == [[10, 20, 30], [40, 50, 255]]
-    assert drawing.grid(pixels, 9).size == (12 * (5 * 6 - 2), 12 * 4)
+    assert image_grid(pixels, 9).size == (12 * (5 * 6 - 2), 12 * 4)
 
 
 def test_a_walk_becomes_a_gif_and_a_video(tmp_path) -> None:  # type: ignore[no-untyped-def]
     import av
 
-    states = [State(t, torch.full((2, 1, 5, 5), -1 + t / 5), torch.zeros(2, 1, 5, 5)) for t in range(9, -1, -1)]
-    states.append(State(FINISHED, torch.ones(2, 1, 5, 5), torch.ones(2, 1, 5, 5)))
-    some = drawing.chosen(states, len(states), 4)
+    states = [SamplerState(t, torch.full((2, 1, 5, 5), -1 + t / 5), torch.zeros(2, 1, 5, 5)) for t in range(9, -1, -1)]
+    states.append(SamplerState(FINISHED, torch.ones(2, 1, 5, 5), torch.ones(2, 1, 5, 5)))
+    some = pick_states(states, len(states), 4)
     assert [state.t for state in some] == [9, 6, 2, FINISHED]
-    frames = list(drawing.frames(some, 2))
-    with Image.open(drawing.gif(frames, tmp_path / "walk.gif", seconds=0.4, rest=0.2)) as moving:
+    frames = list(state_frames(some, 2))
+    with Image.open(write_gif(frames, tmp_path / "walk.gif", seconds=0.4, rest=0.2)) as moving:
         assert moving.n_frames == 4  # type: ignore[attr-defined]
         durations = []
         for number in range(4):
@@ -122,7 +123,7 @@ def test_a_walk_becomes_a_gif_and_a_video(tmp_path) -> None:  # type: ignore[no-
             durations.append(moving.info["duration"])
         assert durations == [100, 100, 100, 300]
         assert moving.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-    with av.open(str(drawing.mp4(frames, tmp_path / "walk.mp4"))) as video:
+    with av.open(str(write_mp4(frames, tmp_path / "walk.mp4"))) as video:
         shown = [frame.to_ndarray(format="gray") for frame in video.decode(video=0)]
     assert len(shown) == 4
     assert shown[0].shape[0] % 2 == 0 and shown[0].shape[1] % 2 == 0
@@ -130,7 +131,7 @@ def test_a_walk_becomes_a_gif_and_a_video(tmp_path) -> None:  # type: ignore[no-
 
 
 def test_the_lecture_table_ships() -> None:
-    head, rows = scoring.lecture()
+    head, rows = scoring.published_table()
     assert head == ["set", "model", "FID", "sFID", "precision", "recall"]
     assert len(rows) == 32
     assert ["LSUN bedrooms 256", "DDPM", "4.89", "9.07", "0.60", "0.45"] in rows

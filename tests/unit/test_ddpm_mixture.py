@@ -8,24 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import seeds
+from data import rng
 from tests.gaussian_data import DATA, NOISE
-from train.ddpm import bound, decoders, exact, losses, prediction, process, samplers, variance
+from train.ddpm import analytic, diffusion, elbo, losses, prediction, samplers
 from train.ddpm import schedule as schedules
-from train.ddpm.noise import SeededNoise
+from train.ddpm.samplers import SeededNoise
 from train.ddpm.schedule import Schedule
 
 F64 = torch.float64
 WEIGHTS, STDS = torch.tensor([0.5, 0.3, 0.2], dtype=F64), torch.tensor([0.1, 0.2, 0.05], dtype=F64)
 MEANS = torch.tensor([[-0.8, 0.0], [0.6, 0.7], [0.5, -0.6]], dtype=F64)
-MIXTURE = exact.Mixture(WEIGHTS, MEANS.reshape(3, 2, 1, 1), STDS)
+MIXTURE = analytic.Mixture(WEIGHTS, MEANS.reshape(3, 2, 1, 1), STDS)
 LINEAR = schedules.linear(1000)
 
 
 def drawn(count: int) -> Tensor:
     """(count, 2, 1, 1) points of the mixture."""
-    part = torch.multinomial(WEIGHTS, count, replacement=True, generator=seeds.generator("part"))
-    noise = seeds.normal((count, 2, 1, 1), "points").double()
+    part = torch.multinomial(WEIGHTS, count, replacement=True, generator=rng.generator("part"))
+    noise = rng.normal((count, 2, 1, 1), "points").double()
     return MIXTURE.means[part] + STDS[part].reshape(-1, 1, 1, 1) * noise
 
 
@@ -33,7 +33,7 @@ def test_12_the_exact_denoiser_is_the_score() -> None:
     # E[eps | x_t] = -sqrt(1 - abar) grad log q(x_t), by automatic differentiation of the density of x_t
     for t in (0, 10, 300, 999):
         steps, abar = torch.full((50,), t), LINEAR.alphas_cumprod[t]
-        xt = process.add_noise(LINEAR, drawn(50), seeds.normal((50, 2, 1, 1), "eps").double(), steps).requires_grad_()
+        xt = diffusion.add_noise(LINEAR, drawn(50), rng.normal((50, 2, 1, 1), "eps").double(), steps).requires_grad_()
         one = torch.ones(50, dtype=F64)
         log_q = MIXTURE.log_parts(xt, abar.sqrt() * one, (1 - abar) * one).logsumexp(1)
         (score,) = torch.autograd.grad(log_q.sum(), xt)
@@ -54,8 +54,8 @@ def test_12_samples_have_the_modes_of_the_mixture(name: str) -> None:
     def position_noise(*position: int | str) -> Tensor:
         return noise(*position).reshape(n, 2, 1, 1)
 
-    sampler = samplers.make(name, count=count)
-    found = samplers.run(sampler, MIXTURE.denoiser(LINEAR), LINEAR, position_noise("start"), position_noise)
+    sampler = samplers.make_sampler(name, count=count)
+    found = samplers.generate(sampler, MIXTURE.denoiser(LINEAR), LINEAR, position_noise("start"), position_noise)
     points = found.reshape(n, 2)
     nearest = torch.cdist(points, MEANS).argmin(1)
     for k, (weight, mean, std) in enumerate(zip(WEIGHTS.tolist(), MEANS, STDS.tolist(), strict=True)):
@@ -72,12 +72,17 @@ def test_12_the_bound_is_above_the_exact_likelihood() -> None:
     exact_bits = -MIXTURE.log_density(x0) / math.log(2) / 2
 
     def noise(*position: int | str) -> Tensor:
-        return seeds.normal((400, 2, 1, 1), "bound", *position).double()
+        return rng.normal((400, 2, 1, 1), "bound", *position).double()
 
     schedule, gaps = schedules.linear(500, 2e-4, 0.04), {}
     for name in ("beta", "fixed-small"):
-        terms = bound.bits_per_dim(
-            MIXTURE.denoiser(schedule), schedule, x0, noise, sigma=variance.named(name), decoder=decoders.continuous
+        terms = elbo.bits_per_dim(
+            MIXTURE.denoiser(schedule),
+            schedule,
+            x0,
+            noise,
+            sigma=prediction.get_variance(name),
+            decoder=elbo.continuous,
         )
         gaps[name] = terms.total - exact_bits
     error = gaps["beta"].std().item() / 20  # of a mean over 400
@@ -94,7 +99,7 @@ def l_simple(schedule: Schedule, gains: Tensor, std: float) -> Tensor:
     T = schedule.steps
     t = torch.arange(T).repeat_interleave(4)
     x0, eps = (std * DATA).repeat(T, 1, 1, 1), NOISE.repeat(T, 1, 1, 1)
-    xt = process.add_noise(schedule, x0, eps, t)
+    xt = diffusion.add_noise(schedule, x0, eps, t)
     answer = prediction.eps(lambda xt, t: gains[t].reshape(-1, 1, 1, 1) * xt, schedule)(xt, t)
     return losses.mse(answer.eps, eps).mean()
 
@@ -104,7 +109,7 @@ FLOORS = {"linear": 0.2755, "scaled_linear": 0.4227, "sigmoid": 0.4285, "cosine_
 
 @pytest.mark.parametrize("name", FLOORS)
 def test_13_the_floor_of_l_simple_is_the_mean_of_abar(name: str) -> None:
-    schedule = schedules.make(name, 1000)
+    schedule = schedules.make_schedule(name, 1000)
     A = schedule.alphas_cumprod
     for std in (0.3, 1.0):
         best = (1 - A).sqrt() / (A * std**2 + 1 - A)

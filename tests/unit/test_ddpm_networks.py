@@ -10,23 +10,32 @@ from torch import nn
 
 from data.errors import InputError
 from tests import annotated_unet
-from train.ddpm import mix, schedule
-from train.ddpm.guidance import conditioned
-from train.ddpm.networks import paper
-from train.ddpm.networks.basic import BasicUNet, Mixed
-from train.ddpm.networks.conditioning import doubled, sinusoidal
-from train.ddpm.networks.convnext import AnnotatedUNet
-from train.ddpm.networks.kinds import NETWORKS, Basic, ConvNext, Frame, NetworkOptions, Paper, Plain, Unet2d
+from train.ddpm import diffusion, schedule
+from train.ddpm.guidance import condition
+from train.ddpm.unets import paper
+from train.ddpm.unets.basic import BasicUNet, MixInput
+from train.ddpm.unets.config import (
+    NETWORKS,
+    BasicUNetOptions,
+    ConvNextOptions,
+    NetworkOptions,
+    NetworkShape,
+    PaperOptions,
+    PlainUNetOptions,
+    UNet2DOptions,
+)
+from train.ddpm.unets.convnext import AnnotatedUNet
+from train.ddpm.unets.layers import sinusoidal_embedding, upsample_nearest
 
 SCHEDULE = schedule.linear(20)
 SMALL = {"widths": (32, 64), "blocks": 1, "dropout": 0.0}
 NARROW: dict[str, NetworkOptions] = {
-    "basic": Basic(),
-    "plain": Plain(),
-    "convnext": ConvNext(width=8, multiples=(1, 2)),
-    "resnet": ConvNext(width=12, multiples=(1, 2), block="resnet", scale_shift=True),
-    "paper": Paper(widths=(32, 64), blocks=1),
-    "unet2d": Unet2d(widths=(32, 64), blocks=1),
+    "basic": BasicUNetOptions(),
+    "plain": PlainUNetOptions(),
+    "convnext": ConvNextOptions(width=8, multiples=(1, 2)),
+    "resnet": ConvNextOptions(width=12, multiples=(1, 2), block="resnet", scale_shift=True),
+    "paper": PaperOptions(widths=(32, 64), blocks=1),
+    "unet2d": UNet2DOptions(widths=(32, 64), blocks=1),
 }
 
 
@@ -46,20 +55,20 @@ def shaken(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("options", "channels", "size", "parameters"),
     [
-        (Basic(), 1, 28, 309_057),
-        (Basic(final_activation=True), 3, 32, 312_259),
-        (Plain(), 1, 28, 309_057),
-        (ConvNext(full_skip=False), 1, 28, 2_996_315),
-        (ConvNext(), 1, 28, 3_013_479),
-        (Paper(), 3, 32, 35_746_307),
-        (Unet2d(), 1, 28, 1_707_009),
+        (BasicUNetOptions(), 1, 28, 309_057),
+        (BasicUNetOptions(final_activation=True), 3, 32, 312_259),
+        (PlainUNetOptions(), 1, 28, 309_057),
+        (ConvNextOptions(full_skip=False), 1, 28, 2_996_315),
+        (ConvNextOptions(), 1, 28, 3_013_479),
+        (PaperOptions(), 3, 32, 35_746_307),
+        (UNet2DOptions(), 1, 28, 1_707_009),
     ],
 )
 def test_18_as_many_parameters_as_the_source(
     options: NetworkOptions, channels: int, size: int, parameters: int
 ) -> None:
     with torch.device("meta"):
-        frame = Frame(channels, size)
+        frame = NetworkShape(channels, size)
         assert count(options.build(frame)) == parameters
 
 
@@ -108,11 +117,11 @@ def test_the_mix_is_x_t_at_another_scale() -> None:
     x0, eps, t = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4), torch.tensor([0, 9, 19])
     tables = (SCHEDULE.sqrt_alphas_cumprod, SCHEDULE.sqrt_one_minus_alphas_cumprod)
     s, n = (table[t].float().reshape(-1, 1, 1, 1) for table in tables)
-    Mixed(Spy(), SCHEDULE)(s * x0 + n * eps, t)
+    MixInput(Spy(), SCHEDULE)(s * x0 + n * eps, t)
     amount = (n / (s + n)).flatten()
-    torch.testing.assert_close(seen[0], mix.corrupt(x0, eps, amount))
-    nearest = (mix.amount(torch.arange(20), 20)[None] - amount[:, None]).abs().amin(1)
-    torch.testing.assert_close((mix.amount(places[0], 20) - amount).abs(), nearest)
+    torch.testing.assert_close(seen[0], diffusion.linear_mix(x0, eps, amount))
+    nearest = (diffusion.mix_amount(torch.arange(20), 20)[None] - amount[:, None]).abs().amin(1)
+    torch.testing.assert_close((diffusion.mix_amount(places[0], 20) - amount).abs(), nearest)
 
 
 # ---- annotated diffusion's
@@ -144,7 +153,7 @@ def test_the_full_size_skip_is_used() -> None:
 
 def test_groups_divide_every_width() -> None:
     """ResNet blocks at width 28 crashed: eight groups do not divide 28."""
-    network = ConvNext(block="resnet").build(Frame(1, 28))
+    network = ConvNextOptions(block="resnet").build(NetworkShape(1, 28))
     assert network(torch.zeros(1, 1, 28, 28), torch.tensor([5])).shape == (1, 1, 28, 28)
     assert {m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)} == {1, 4, 8}
 
@@ -152,7 +161,7 @@ def test_groups_divide_every_width() -> None:
 def test_without_time_the_answer_does_not_depend_on_it() -> None:
     x, early, late = torch.randn(1, 1, 8, 8), torch.tensor([0]), torch.tensor([9])
     for time in (True, False):
-        network = ConvNext(width=8, multiples=(1, 2), time=time).build(Frame(1, 8))
+        network = ConvNextOptions(width=8, multiples=(1, 2), time=time).build(NetworkShape(1, 8))
         assert torch.equal(network(x, early), network(x, late)) is not time
 
 
@@ -233,19 +242,19 @@ def test_18_an_untrained_paper_network_answers_zero() -> None:
 
 def test_18_sines_are_the_papers() -> None:
     """Row t holds sin(t w_i), then cos(t w_i), w from 1 to 1/10000; diffusers' embedding with both ends included."""
-    table = sinusoidal(torch.tensor([0, 3]), 6)
+    table = sinusoidal_embedding(torch.tensor([0, 3]), 6)
     w = torch.tensor([1.0, 1e-2, 1e-4])
     torch.testing.assert_close(table[0], torch.tensor([0.0, 0, 0, 1, 1, 1]))
     torch.testing.assert_close(table[1], torch.cat([(3 * w).sin(), (3 * w).cos()]))
     t = torch.arange(1000)
     theirs = get_timestep_embedding(t, 128, flip_sin_to_cos=False, downscale_freq_shift=1)
-    torch.testing.assert_close(sinusoidal(t, 128), theirs, atol=1e-4, rtol=0)  # float32 angles of up to 999
+    torch.testing.assert_close(sinusoidal_embedding(t, 128), theirs, atol=1e-4, rtol=0)  # float32 angles of up to 999
 
 
 @pytest.mark.parametrize("name", ["convnext", "paper"])
 def test_18_every_skip_is_consumed(name: str) -> None:
     """A change at each size on the way down is seen in the answer although the middle is silenced."""
-    network = shaken(NARROW[name].build(Frame(3, 8)))
+    network = shaken(NARROW[name].build(NetworkShape(3, 8)))
     middle = [part for part_name, part in network.named_children() if part_name.startswith("middle")]
     for part in [each for child in middle for each in (child if isinstance(child, nn.ModuleList) else [child])]:
         part.register_forward_hook(lambda *a: a[2].detach())
@@ -262,7 +271,7 @@ def test_18_every_skip_is_consumed(name: str) -> None:
 @pytest.mark.parametrize("name", NARROW)
 @pytest.mark.parametrize("answers", [1, 2])
 def test_every_network_keeps_the_frame(name: str, answers: int) -> None:
-    frame = Frame(3, 8, answers=answers)
+    frame = NetworkShape(3, 8, answers=answers)
     if answers == 2 and name in ("basic", "plain"):
         with pytest.raises(InputError, match="no second answer"):
             NARROW[name].build(frame)
@@ -275,7 +284,7 @@ def test_every_network_keeps_the_frame(name: str, answers: int) -> None:
 
 @pytest.mark.parametrize("name", NARROW)
 def test_classes_are_told_or_refused(name: str) -> None:
-    frame = Frame(1, 8, classes=3)
+    frame = NetworkShape(1, 8, classes=3)
     if name in ("basic", "plain"):
         with pytest.raises(InputError, match="neither time nor class"):
             NARROW[name].build(frame)
@@ -283,7 +292,7 @@ def test_classes_are_told_or_refused(name: str) -> None:
     network = shaken(NARROW[name].build(frame))
     x, t = torch.randn(1, 1, 8, 8).expand(3, 1, 8, 8), torch.full((3,), 7)
     with torch.no_grad():
-        told = conditioned(network, torch.tensor([0, 2, 3]))(x, t)
+        told = condition(network, torch.tensor([0, 2, 3]))(x, t)
         nothing = network(x, t)
     assert not torch.allclose(told[0], told[1])
     torch.testing.assert_close(told[2], nothing[2])  # label 3 of 3 classes is "no class"
@@ -291,20 +300,20 @@ def test_classes_are_told_or_refused(name: str) -> None:
 
 def test_doubling_is_the_same_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.arange(8.0).reshape(1, 2, 2, 2)
-    eager = doubled(x)
+    eager = upsample_nearest(x)
     assert eager[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert torch.equal(doubled(x), eager)
+    assert torch.equal(upsample_nearest(x), eager)
 
 
 @pytest.mark.parametrize("name", NARROW)
 def test_a_size_that_cannot_be_halved_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"--data.size: network .* halves the size .* 9 pixels"):
-        NARROW[name].build(Frame(1, 9))
+        NARROW[name].build(NetworkShape(1, 9))
 
 
 def test_groups_that_do_not_divide_are_refused() -> None:
     with pytest.raises(InputError, match="32 groups do not divide 40 channels"):
-        Paper(widths=(40, 64)).build(Frame(1, 8))
+        PaperOptions(widths=(40, 64)).build(NetworkShape(1, 8))
     with pytest.raises(InputError, match="32 groups do not divide 40 channels"):
-        Unet2d(widths=(40, 64)).build(Frame(1, 8))
+        UNet2DOptions(widths=(40, 64)).build(NetworkShape(1, 8))

@@ -13,16 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from docs.scripts import ddpm_figures as figures
 from docs.scripts import plots
-from train.ddpm import exact, respacing, variance
+from train.ddpm import analytic, prediction, samplers
 from train.ddpm import schedule as schedules
-from train.ddpm.running.compare_options import CompareOptions
-from train.ddpm.running.config import ALIASES, CONFIGS, FitConfig
-from train.ddpm.running.sample_options import SampleOptions
-from train.ddpm.running.score_options import ScoreOptions
+from train.ddpm.runs.config import ALIASES, CONFIGS, CompareOptions, FitConfig, SampleOptions, ScoreOptions
 
 ROOT = Path(__file__).parents[2]
 PAGES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("ddpm.md", "ddpm-runs.md")}
@@ -225,5 +222,5 @@ def test_the_numbers_of_the_figures() -> None:
     assert rate.tolist() == pytest.approx(information.tolist(), abs=1e-12)  # I(x_0; x_t)
     for name, (_, order, _) in plots.SOLVERS.items():
         assert plots.flow_error(name, 64) / plots.flow_error(name, 128) == pytest.approx(2**order, rel=0.15)
-    chain = respacing.chain(linear, 10)
-    assert exact.ancestral_std(chain, 0.1, variance.named("fixed-small")) == pytest.approx(0.027, abs=5e-4)
+    chain = samplers.respace(linear, 10)
+    assert analytic.ancestral_std(chain, 0.1, prediction.get_variance("fixed-small")) == pytest.approx(0.027, abs=5e-4)

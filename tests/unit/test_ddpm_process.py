@@ -8,9 +8,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
-from data import seeds
+from data import rng
 from data.errors import InputError
-from train.ddpm import process
+from train.ddpm import diffusion
 from train.ddpm import schedule as schedules
 from train.ddpm.schedule import Schedule
 
@@ -20,7 +20,7 @@ STEPS = torch.tensor([0, 1, 9, 250, 750, 999])
 
 
 def sample(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
-    return seeds.normal(SHAPE, "process tests", name).to(dtype)
+    return rng.normal(SHAPE, "process tests", name).to(dtype)
 
 
 def close(found: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> None:
@@ -32,7 +32,7 @@ def close(found: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0
 
 def test_noise_is_added_as_equation_4_says() -> None:
     schedule, x0, eps = schedules.linear(1000), sample("x0"), sample("eps")
-    xt = process.add_noise(schedule, x0, eps, STEPS)
+    xt = diffusion.add_noise(schedule, x0, eps, STEPS)
     for row, t in enumerate(STEPS.tolist()):
         abar = math.prod(1 - (1e-4 + (0.02 - 1e-4) * step / 999) for step in range(t + 1))
         close(xt[row], math.sqrt(abar) * x0[row] + math.sqrt(1 - abar) * eps[row], atol=1e-12)
@@ -40,25 +40,25 @@ def test_noise_is_added_as_equation_4_says() -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_03_round_trips_between_eps_x0_and_v(name: str) -> None:
-    schedule, x0, eps = schedules.make(name, 1000), sample("x0"), sample("eps")
-    xt = process.add_noise(schedule, x0, eps, STEPS)
-    v = process.velocity(schedule, x0, eps, STEPS)
-    close(process.eps_from_x0(schedule, xt, x0, STEPS), eps, atol=1e-11)
-    close(process.x0_from_v(schedule, xt, v, STEPS), x0, atol=1e-12)
-    close(process.eps_from_v(schedule, xt, v, STEPS), eps, atol=1e-12)
+    schedule, x0, eps = schedules.make_schedule(name, 1000), sample("x0"), sample("eps")
+    xt = diffusion.add_noise(schedule, x0, eps, STEPS)
+    v = diffusion.velocity(schedule, x0, eps, STEPS)
+    close(diffusion.eps_from_x0(schedule, xt, x0, STEPS), eps, atol=1e-11)
+    close(diffusion.x0_from_v(schedule, xt, v, STEPS), x0, atol=1e-12)
+    close(diffusion.eps_from_v(schedule, xt, v, STEPS), eps, atol=1e-12)
     # dividing by sqrt(abar_T) enlarges the rounding of x_t, 1.5e-5 times itself for the cosine
-    signal = process.gather(schedule.sqrt_alphas_cumprod, STEPS, x0)
-    close(signal * process.x0_from_eps(schedule, xt, eps, STEPS), signal * x0, atol=1e-12)
+    signal = diffusion.gather(schedule.sqrt_alphas_cumprod, STEPS, x0)
+    close(signal * diffusion.x0_from_eps(schedule, xt, eps, STEPS), signal * x0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_03_posterior_mean_by_three_routes(name: str) -> None:
-    schedule, x0, eps = schedules.make(name, 1000), sample("x0"), sample("eps")
+    schedule, x0, eps = schedules.make_schedule(name, 1000), sample("x0"), sample("eps")
     t = STEPS.clamp(min=1)  # the first step has no precision to weigh by
-    xt = process.add_noise(schedule, x0, eps, t)
-    mean, variance = process.posterior(schedule, x0, xt, t)
-    table = {name: process.gather(getattr(schedule, name), t, x0) for name in ("alphas", "betas")}
-    abar, before = (process.gather(row, t, x0) for row in (schedule.alphas_cumprod, schedule.alphas_cumprod_prev))
+    xt = diffusion.add_noise(schedule, x0, eps, t)
+    mean, variance = diffusion.posterior(schedule, x0, xt, t)
+    table = {name: diffusion.gather(getattr(schedule, name), t, x0) for name in ("alphas", "betas")}
+    abar, before = (diffusion.gather(row, t, x0) for row in (schedule.alphas_cumprod, schedule.alphas_cumprod_prev))
     # eq. 11: mu = 1 / sqrt(alpha_t) (x_t - beta_t / sqrt(1 - abar_t) eps)
     by_eps = (xt - table["betas"] / (1 - abar).sqrt() * eps) / table["alphas"].sqrt()
     close(table["alphas"].sqrt() * mean, table["alphas"].sqrt() * by_eps, atol=1e-11)
@@ -71,7 +71,7 @@ def test_03_posterior_mean_by_three_routes(name: str) -> None:
 
 def test_the_first_step_back_returns_the_picture() -> None:
     schedule, x0, xt = schedules.linear(1000), sample("x0"), sample("xt")
-    mean, variance = process.posterior(schedule, x0, xt, torch.zeros(6, dtype=torch.int64))
+    mean, variance = diffusion.posterior(schedule, x0, xt, torch.zeros(6, dtype=torch.int64))
     close(mean, x0, atol=1e-11)
     assert variance.eq(0).all()
 
@@ -80,7 +80,7 @@ def test_drawn_noise_has_the_moments_of_the_process() -> None:
     # a check without algebra: 40,000 draws from x_0 = 2, their mean and variance within 5 standard errors
     schedule, n = schedules.linear(1000), 40_000
     t = torch.full((n,), 300)
-    drawn = process.add_noise(schedule, torch.full((n, 1), 2.0), seeds.normal((n, 1), "moments"), t)
+    drawn = diffusion.add_noise(schedule, torch.full((n, 1), 2.0), rng.normal((n, 1), "moments"), t)
     abar = schedule.alphas_cumprod[300].item()
     assert drawn.mean().item() == pytest.approx(2 * math.sqrt(abar), abs=5 * math.sqrt((1 - abar) / n))
     assert drawn.var().item() == pytest.approx(1 - abar, rel=5 * math.sqrt(2 / n))
@@ -88,7 +88,7 @@ def test_drawn_noise_has_the_moments_of_the_process() -> None:
 
 def test_signal_to_noise_ratio_of_each_sample() -> None:
     schedule = schedules.linear(1000)
-    found = process.snr(schedule, STEPS)
+    found = diffusion.snr_at(schedule, STEPS)
     assert (found.shape, found.dtype) == ((6,), torch.float32)
     close(found.double(), schedule.snr[STEPS], rtol=1e-7)
 
@@ -111,10 +111,10 @@ STEP_TOLERANCE = {1: 5e-4, 5: 5e-4, 10: 5e-4, 50: 1e-5, 500: 1e-5, 999: 1e-5}
 def test_16_one_ancestral_step_is_that_of_diffusers(t: int) -> None:
     scheduler, schedule = theirs(DDPMScheduler), schedules.from_diffusers(SD)
     x0, eps, steps = sample("x0"), sample("eps"), torch.full((6,), t)
-    xt = process.add_noise(schedule, x0, eps, steps)
-    mean, variance = process.posterior(schedule, process.x0_from_eps(schedule, xt, eps, steps), xt, steps)
-    ours = mean + variance.sqrt() * torch.randn(SHAPE, generator=seeds.generator(t), dtype=torch.float64)
-    stepped = scheduler.step(eps, t, xt, generator=seeds.generator(t)).prev_sample
+    xt = diffusion.add_noise(schedule, x0, eps, steps)
+    mean, variance = diffusion.posterior(schedule, diffusion.x0_from_eps(schedule, xt, eps, steps), xt, steps)
+    ours = mean + variance.sqrt() * torch.randn(SHAPE, generator=rng.generator(t), dtype=torch.float64)
+    stepped = scheduler.step(eps, t, xt, generator=rng.generator(t)).prev_sample
     close(ours, stepped, atol=STEP_TOLERANCE[t])
 
 
@@ -124,16 +124,16 @@ def test_16_one_deterministic_step_is_that_of_diffusers(t: int) -> None:
     scheduler, schedule = theirs(DDIMScheduler, set_alpha_to_one=False), schedules.from_diffusers(SD)
     scheduler.set_timesteps(1000)
     x0, eps, steps = sample("x0"), sample("eps"), torch.full((6,), t)
-    xt = process.add_noise(schedule, x0, eps, steps)
-    ours = process.add_noise(schedule, process.x0_from_eps(schedule, xt, eps, steps), eps, steps - 1)
+    xt = diffusion.add_noise(schedule, x0, eps, steps)
+    ours = diffusion.add_noise(schedule, diffusion.x0_from_eps(schedule, xt, eps, steps), eps, steps - 1)
     close(ours, scheduler.step(eps, t, xt).prev_sample, atol=STEP_TOLERANCE[t])
 
 
 def test_noising_and_velocity_are_those_of_diffusers() -> None:
     scheduler, schedule = theirs(DDPMScheduler), schedules.from_diffusers(SD)
     x0, eps = sample("x0", torch.float32), sample("eps", torch.float32)
-    close(process.add_noise(schedule, x0, eps, STEPS), scheduler.add_noise(x0, eps, STEPS), atol=1e-5)
-    close(process.velocity(schedule, x0, eps, STEPS), scheduler.get_velocity(x0, eps, STEPS), atol=1e-5)
+    close(diffusion.add_noise(schedule, x0, eps, STEPS), scheduler.add_noise(x0, eps, STEPS), atol=1e-5)
+    close(diffusion.velocity(schedule, x0, eps, STEPS), scheduler.get_velocity(x0, eps, STEPS), atol=1e-5)
 
 
 # ---------------------------------------------------------------- zero terminal SNR
@@ -146,21 +146,21 @@ def without_signal() -> Schedule:
 
 def test_17_noise_prediction_is_refused_without_signal(without_signal: Schedule) -> None:
     with pytest.raises(InputError, match=r"zero terminal SNR.*; allowed: v or x0 prediction"):
-        process.x0_from_eps(without_signal, sample("xt"), sample("eps"), STEPS)
+        diffusion.x0_from_eps(without_signal, sample("xt"), sample("eps"), STEPS)
     with pytest.raises(InputError, match="zero terminal SNR"):
-        process.refuse_without_signal(without_signal.to("cpu"))
-    process.refuse_without_signal(schedules.linear(10))
+        diffusion.check_signal(without_signal.to("cpu"))
+    diffusion.check_signal(schedules.linear(10))
 
 
 def test_17_the_last_step_forgets_the_picture_but_v_finds_it(without_signal: Schedule) -> None:
     x0, eps, last = sample("x0"), sample("eps"), torch.full((6,), 999)
-    xt = process.add_noise(without_signal, x0, eps, last)
+    xt = diffusion.add_noise(without_signal, x0, eps, last)
     assert torch.equal(xt, eps)  # independent of x_0
-    v = process.velocity(without_signal, x0, eps, last)
+    v = diffusion.velocity(without_signal, x0, eps, last)
     assert torch.equal(v, -x0)
-    assert torch.equal(process.x0_from_v(without_signal, xt, v, last), x0)
-    assert torch.equal(process.eps_from_v(without_signal, xt, v, last), eps)
-    assert process.snr(without_signal, last).eq(0).all()
+    assert torch.equal(diffusion.x0_from_v(without_signal, xt, v, last), x0)
+    assert torch.equal(diffusion.eps_from_v(without_signal, xt, v, last), eps)
+    assert diffusion.snr_at(without_signal, last).eq(0).all()
 
 
 # ---------------------------------------------------------------- shapes, precision, mistakes
@@ -169,22 +169,28 @@ def test_17_the_last_step_forgets_the_picture_but_v_finds_it(without_signal: Sch
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtype_is_kept_and_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
     schedule, x0, eps = schedules.linear(1000), sample("x0", dtype), sample("eps", dtype)
-    xt = process.add_noise(schedule, x0, eps, STEPS)
-    exact = process.add_noise(schedule, x0.double(), eps.double(), STEPS)
+    xt = diffusion.add_noise(schedule, x0, eps, STEPS)
+    exact = diffusion.add_noise(schedule, x0.double(), eps.double(), STEPS)
     half = dtype in (torch.float16, torch.bfloat16)
     # half precision: one rounding of the exact result and no other
     expected = exact.to(dtype)
     close(xt, expected, rtol=torch.finfo(dtype).eps if half else 1e-5, atol=1e-6)
-    for convert in (process.x0_from_eps, process.eps_from_x0, process.x0_from_v, process.eps_from_v, process.velocity):
+    for convert in (
+        diffusion.x0_from_eps,
+        diffusion.eps_from_x0,
+        diffusion.x0_from_v,
+        diffusion.eps_from_v,
+        diffusion.velocity,
+    ):
         assert convert(schedule, x0, eps, STEPS).dtype == dtype
-    mean, variance = process.posterior(schedule, x0, xt, STEPS)
+    mean, variance = diffusion.posterior(schedule, x0, xt, STEPS)
     assert (mean.dtype, variance.dtype) == (dtype, torch.float32 if half else dtype)
 
 
 def test_the_noise_level_at_the_first_step_survives_half_precision() -> None:
     # 1 - abar_1 = 1e-4; sqrt(1 - abar_1) taken in bfloat16 would be 0
     schedule, one = schedules.linear(1000), torch.ones(1, 1, dtype=torch.bfloat16)
-    noised = process.add_noise(schedule, one * 0, one, torch.tensor([0]))
+    noised = diffusion.add_noise(schedule, one * 0, one, torch.tensor([0]))
     assert noised.item() == pytest.approx(0.01, rel=1 / 256)
 
 
@@ -192,42 +198,42 @@ def test_the_noise_level_at_the_first_step_survives_half_precision() -> None:
 def test_any_sample_shape(shape: tuple[int, ...]) -> None:
     schedule, t = schedules.linear(10), torch.tensor([2, 7])
     ones = torch.ones(shape)
-    assert process.gather(schedule.betas, t, ones).shape == (2,) + (1,) * (len(shape) - 1)
-    xt = process.add_noise(schedule, ones, ones * 0, t)
+    assert diffusion.gather(schedule.betas, t, ones).shape == (2,) + (1,) * (len(shape) - 1)
+    xt = diffusion.add_noise(schedule, ones, ones * 0, t)
     close(xt[1].flatten()[0].double(), schedule.sqrt_alphas_cumprod[7], rtol=1e-7)
     assert xt.shape == shape
 
 
 def test_small_integer_timesteps_are_taken() -> None:
     schedule = schedules.linear(10)
-    found = process.snr(schedule, torch.tensor([3, 9], dtype=torch.int32))
+    found = diffusion.snr_at(schedule, torch.tensor([3, 9], dtype=torch.int32))
     close(found.double(), schedule.snr[[3, 9]], rtol=1e-7)
 
 
 @pytest.mark.parametrize("t", [-1, 10])
 def test_a_timestep_outside_the_schedule_is_an_error(t: int) -> None:
     with pytest.raises(RuntimeError, match="out of bounds"):
-        process.snr(schedules.linear(10), torch.tensor([0, t]))
+        diffusion.snr_at(schedules.linear(10), torch.tensor([0, t]))
 
 
 def test_our_own_mistakes_are_named() -> None:
     schedule, x, t = schedules.linear(10), torch.ones(2, 3), torch.tensor([0, 1])
     with pytest.raises(AssertionError, match="one shape"):
-        process.add_noise(schedule, x, torch.ones(2, 1), t)
+        diffusion.add_noise(schedule, x, torch.ones(2, 1), t)
     with pytest.raises(AssertionError, match="one timestep a sample"):
-        process.add_noise(schedule, x, x, torch.tensor([1]))
+        diffusion.add_noise(schedule, x, x, torch.tensor([1]))
     with pytest.raises(AssertionError, match="one timestep a sample"):
-        process.add_noise(schedule, x, x, torch.tensor(1))
+        diffusion.add_noise(schedule, x, x, torch.tensor(1))
     with pytest.raises(AssertionError, match=r"call schedule.to\(device\) once"):
-        process.add_noise(schedule.to("meta"), x, x, t)
+        diffusion.add_noise(schedule.to("meta"), x, x, t)
 
 
 def test_gradients_flow_and_compilation_finds_one_graph() -> None:
     schedule = schedules.linear(1000).to("cpu")
 
     def there_and_back(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        xt = process.add_noise(schedule, x0, eps, t)
-        return process.x0_from_v(schedule, xt, process.velocity(schedule, x0, eps, t), t)
+        xt = diffusion.add_noise(schedule, x0, eps, t)
+        return diffusion.x0_from_v(schedule, xt, diffusion.velocity(schedule, x0, eps, t), t)
 
     x0, eps = sample("x0", torch.float32).requires_grad_(), sample("eps", torch.float32)
     compiled = torch.compile(there_and_back, backend="eager", fullgraph=True)  # a read of the device would break it

@@ -11,7 +11,7 @@ from PIL import Image
 from data.errors import InputError
 from docs.scripts import ddpm_figures as figures  # figures is an entry, by its main()
 from docs.scripts import plots, run_plots, run_tables
-from train.ddpm.running.smoothing import centred_mean
+from train.ddpm.runs.report import centred_mean
 
 NAMES = {"unet2d": "UNet2DModel", "basic": "BasicUNet", "plain": "BasicUNet without skips"}
 

@@ -23,7 +23,7 @@ def close(found: torch.Tensor, expected: torch.Tensor, *, rtol: float = 0.0, ato
 @pytest.mark.parametrize("name", EVERY)
 def test_01_the_chain_of_single_steps_is_the_closed_form(name: str, T: int) -> None:
     # eq. 2 iterated on a Gaussian: mean m <- sqrt(alpha) m, variance v <- alpha v + beta, from a point mass at 1
-    schedule = schedules.make(name, T)
+    schedule = schedules.make_schedule(name, T)
     mean, variance = 1.0, 0.0
     for t in range(T):
         mean = math.sqrt(1.0 - schedule.betas[t].item()) * mean
@@ -36,7 +36,7 @@ def test_01_the_chain_of_single_steps_is_the_closed_form(name: str, T: int) -> N
 @pytest.mark.parametrize("name", EVERY)
 def test_02_posterior_weights_are_consistent(name: str) -> None:
     # x_{t-1} = c1 x_0 + c2 x_t + sqrt(B) z must have the mean and variance of q(x_{t-1} | x_0)
-    s = schedules.make(name, 1000)
+    s = schedules.make_schedule(name, 1000)
     c1, c2, B, A, P = weights(s)
     close(c1 + c2 * A.sqrt(), P.sqrt(), atol=1e-12)
     close(c2**2 * (1 - A) + B, 1 - P, atol=1e-12)
@@ -53,7 +53,7 @@ def test_the_first_step_back_is_certain() -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_signal_to_noise_ratio_falls_and_its_logarithm_agrees(name: str) -> None:
-    s = schedules.make(name, 1000)
+    s = schedules.make_schedule(name, 1000)
     assert bool((s.snr[1:] < s.snr[:-1]).all())
     close(s.log_snr, s.snr.log(), atol=1e-12)
     close(torch.sigmoid(s.log_snr), s.alphas_cumprod, atol=1e-14)
@@ -107,7 +107,7 @@ def test_cosine_keeps_its_promise_about_the_cumulative_product() -> None:
 
 
 def test_terminal_signal_of_the_named_schedules() -> None:
-    left = {name: schedules.make(name, 1000).alphas_cumprod[-1].item() for name in EVERY}
+    left = {name: schedules.make_schedule(name, 1000).alphas_cumprod[-1].item() for name in EVERY}
     assert left["linear"] == pytest.approx(4.04e-5, rel=2e-3)
     assert left["scaled_linear"] == pytest.approx(7.33e-4, rel=2e-3)
     assert left["sigmoid"] == pytest.approx(3.97e-5, rel=2e-3)
@@ -117,7 +117,7 @@ def test_terminal_signal_of_the_named_schedules() -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_17_zero_terminal_snr(name: str) -> None:
-    before = schedules.make(name, 1000)
+    before = schedules.make_schedule(name, 1000)
     after = schedules.zero_terminal_snr(before)
     assert after.alphas_cumprod[-1].item() == 0.0
     assert after.betas[-1].item() == 1.0
@@ -143,9 +143,9 @@ def test_17_zero_terminal_snr_is_that_of_diffusers() -> None:
 
 def test_15_quadratic_is_another_name_and_options_pass_through() -> None:
     assert schedules.SCHEDULES["quadratic"] is schedules.SCHEDULES["scaled_linear"]
-    narrow, wide = schedules.make("sigmoid", 50, span=3.0), schedules.make("sigmoid", 50)
+    narrow, wide = schedules.make_schedule("sigmoid", 50, span=3.0), schedules.make_schedule("sigmoid", 50)
     assert narrow.betas[0] > wide.betas[0]
-    assert schedules.make("linear", 5, beta_end=0.5).betas[-1].item() == 0.5
+    assert schedules.make_schedule("linear", 5, beta_end=0.5).betas[-1].item() == 0.5
 
 
 def test_moved_tables_are_the_same_and_all_there() -> None:
@@ -182,15 +182,15 @@ def from_betas(*betas: object) -> Schedule:
 
 WRONG = {
     "an unknown name": (
-        lambda: schedules.make("liner", 10),
+        lambda: schedules.make_schedule("liner", 10),
         "unknown noise schedule 'liner', did you mean 'linear'?; allowed: linear, scaled_linear",
     ),
     "an unknown option": (
-        lambda: schedules.make("linear", 10, beta_stop=0.1),
+        lambda: schedules.make_schedule("linear", 10, beta_stop=0.1),
         "unknown option 'beta_stop' of noise schedule 'linear', did you mean 'beta_start'?; allowed: beta_start",
     ),
     "no steps": (lambda: schedules.linear(0), "a noise schedule of 0 steps; allowed: a whole number of 1 or more"),
-    "half a step": (lambda: schedules.make("cosine", 2.5), "a noise schedule of 2.5 steps"),  # pyright: ignore
+    "half a step": (lambda: schedules.make_schedule("cosine", 2.5), "a noise schedule of 2.5 steps"),  # pyright: ignore
     "beta zero": (
         lambda: schedules.linear(10, 0.0),
         f"beta at step 0 {STEP} 0; allowed: 0 < beta < 1, and 1",

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data import sample_set
-from data.descriptors import HUES, NAMES, Descriptors
+from data.features import DESCRIPTOR_NAMES, HUES, StyleDescriptors
 
 
 def of(picture: Image.Image) -> dict[str, float]:
-    (row,) = Descriptors().encode([picture])
-    return dict(zip(NAMES, row.tolist(), strict=True))
+    (row,) = StyleDescriptors().encode([picture])
+    return dict(zip(DESCRIPTOR_NAMES, row.tolist(), strict=True))
 
 
 def halves(left: str, right: str) -> Image.Image:
@@ -31,7 +31,7 @@ def test_one_colour() -> None:
     assert red["palette entropy"] == red["colours of 90%"] == red["border white"] == red["edges"] == 0
     white = of(Image.new("RGB", (50, 50), "white"))
     assert white["border white"] == white["white"] == white["lightness 8/8"] == white["saturation 1/8"] == 1
-    assert all(white[name] == 0 for name in NAMES if name.startswith("hue"))
+    assert all(white[name] == 0 for name in DESCRIPTOR_NAMES if name.startswith("hue"))
 
 
 @pytest.mark.parametrize("index", range(HUES))
@@ -77,9 +77,9 @@ def test_colourfulness_is_hasler_and_suesstrunks() -> None:
 
 
 def test_drawings_differ_from_noise_and_little_from_themselves_at_another_size() -> None:
-    large = sample_set.image(0, 256)
+    large = sample_set.sample_image(0, 256)
     small, row, grain = of(large.resize((140, 140), Image.Resampling.LANCZOS)), of(large), of(noise(256))
-    assert max(abs(row[name] - small[name]) for name in NAMES) < 0.1
+    assert max(abs(row[name] - small[name]) for name in DESCRIPTOR_NAMES) < 0.1
     assert row["flat"] > 0.4 > 0.1 > grain["flat"]
     assert row["palette entropy"] < 0.5 < 0.6 < grain["palette entropy"]
     assert row["border white"] > 0.9
@@ -88,7 +88,7 @@ def test_drawings_differ_from_noise_and_little_from_themselves_at_another_size()
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (16, 700)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
 def test_odd_pictures_give_finite_numbers(size: tuple[int, int], mode: str) -> None:
-    row = Descriptors().encode([Image.new(mode, size)])
-    assert row.shape == (1, len(NAMES))
+    row = StyleDescriptors().encode([Image.new(mode, size)])
+    assert row.shape == (1, len(DESCRIPTOR_NAMES))
     assert row.dtype == np.float32
     assert np.isfinite(row).all()

@@ -27,7 +27,7 @@ from annotation.history import write_history
 from annotation.images import ImageFile, images_by_sha256
 from annotation.import_captions import find_caption
 from data.errors import InputError
-from data.features import Pixels
+from data.features import PixelFeatures
 from tests.answers import project, record, shown
 from tests.blip import tiny_blip
 
@@ -77,7 +77,7 @@ def colours(tmp_path: Path) -> dict[str, ImageFile]:
 def test_the_draft_is_the_consensus_of_the_nearest(colours: dict[str, ImageFile]) -> None:
     captions = {"0": "a red fox", "1": "two cats", "2": "a red fox sits", "9": "a blue whale"}
     captioned = [(colours[key], text) for key, text in captions.items()]
-    low, high = from_neighbours(captioned, Pixels(), count=3).suggest([colours["3"], colours["8"]])
+    low, high = from_neighbours(captioned, PixelFeatures(), count=3).suggest([colours["3"], colours["8"]])
     assert low is not None and high is not None
     assert low[0] in ("a red fox", "a red fox sits")  # the one that agrees, though `two cats` is nearer than `fox`
     assert high[0] == "a blue whale" and 0.5 < high[1] <= 1
@@ -86,9 +86,13 @@ def test_the_draft_is_the_consensus_of_the_nearest(colours: dict[str, ImageFile]
 def test_an_image_without_neighbours_has_no_draft(colours: dict[str, ImageFile]) -> None:
     red = [(colours["0"], "a red fox")]
     wanted = [colours["1"], colours["9"], colours["0"]]
-    assert texts(from_neighbours(red, Pixels(), threshold=0.5), wanted) == ["a red fox", None, None]  # not of itself
-    assert texts(from_neighbours([], Pixels()), wanted) == [None] * 3
-    assert texts(from_neighbours(red, Pixels()), []) == []
+    assert texts(from_neighbours(red, PixelFeatures(), threshold=0.5), wanted) == [
+        "a red fox",
+        None,
+        None,
+    ]  # not of itself
+    assert texts(from_neighbours([], PixelFeatures()), wanted) == [None] * 3
+    assert texts(from_neighbours(red, PixelFeatures()), []) == []
 
 
 def test_drafts_improve_with_more_captions(tmp_path: Path) -> None:
@@ -103,7 +107,7 @@ def test_drafts_improve_with_more_captions(tmp_path: Path) -> None:
 
     def correct(count: int) -> int:
         known = [(files[f"{word}0.png"], word) for word in list(tones)[:count]]
-        found = texts(from_neighbours(known, Pixels(), threshold=-1, count=1), wanted)
+        found = texts(from_neighbours(known, PixelFeatures(), threshold=-1, count=1), wanted)
         return sum(text == word for text, word in zip(found, tones, strict=True))
 
     assert [correct(count) for count in (1, 3, 4)] == [1, 3, 4]

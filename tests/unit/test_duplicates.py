@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from data import sample_set
-from data.duplicates import Pair, Split, groups, near_duplicates, split
+from data.duplicates import Pair, Split, duplicate_groups, near_duplicates, split_held_out
 from data.errors import InputError
 from data.schema import Annotation, Sample
 
@@ -52,12 +52,12 @@ COPIES: dict[str, Edit] = {
 def drawn() -> list[Image.Image]:
     """Four poses each of four species: picture i shows species i % 4."""
     count = 100  # species
-    return [sample_set.image(kin * 7 + pose * count, 160) for pose in range(POSES) for kin in range(SPECIES)]
+    return [sample_set.sample_image(kin * 7 + pose * count, 160) for pose in range(POSES) for kin in range(SPECIES)]
 
 
 def test_poses_of_one_species_are_different_pictures(drawn: list[Image.Image]) -> None:
     assert near_duplicates(drawn, cache=False) == []
-    assert groups(drawn, cache=False) == list(range(SPECIES * POSES))
+    assert duplicate_groups(drawn, cache=False) == list(range(SPECIES * POSES))
 
 
 @pytest.mark.parametrize("kind", COPIES)
@@ -90,17 +90,17 @@ def test_flat_pictures_are_compared_by_colour() -> None:
     flat = [
         Image.new("RGB", size, colour) for size, colour in (((9, 9), "white"), ((50, 20), "white"), ((9, 9), "red"))
     ]
-    assert groups([*flat, Image.new("RGB", (1, 1), (254, 254, 254))], cache=False) == [0, 0, 1, 0]
+    assert duplicate_groups([*flat, Image.new("RGB", (1, 1), (254, 254, 254))], cache=False) == [0, 0, 1, 0]
 
 
 def test_groups_are_joined_through_a_third_picture(drawn: list[Image.Image]) -> None:
     left, right = crop(drawn[0], 0.09, 0, 0, 0), crop(drawn[0], 0, 0, 0.09, 0)
-    assert groups([left, drawn[1], right, drawn[0]], cache=False) == [0, 1, 0, 0]
+    assert duplicate_groups([left, drawn[1], right, drawn[0]], cache=False) == [0, 1, 0, 0]
 
 
 def test_nothing_and_one_picture(drawn: list[Image.Image]) -> None:
-    assert groups([], cache=False) == []
-    assert groups(drawn[:1], cache=False) == [0]
+    assert duplicate_groups([], cache=False) == []
+    assert duplicate_groups(drawn[:1], cache=False) == [0]
 
 
 def test_equal_bytes_need_no_look(tmp_path: Path, drawn: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,38 +124,41 @@ ALONE = list(range(1000))
 
 
 def test_split_holds_out_its_share_and_covers_all() -> None:
-    parts = split(SAMPLES, ALONE, share=0.1, seed=0)
+    parts = split_held_out(SAMPLES, ALONE, share=0.1, seed=0)
     assert abs(len(parts.held_out) - 100) < 4 * 9.5  # binomial sd 9.5
     assert sorted(parts.train + parts.held_out) == ALONE
-    assert parts == split(SAMPLES, ALONE, share=0.1, seed=0)
-    assert parts != split(SAMPLES, ALONE, share=0.1, seed=1)
+    assert parts == split_held_out(SAMPLES, ALONE, share=0.1, seed=0)
+    assert parts != split_held_out(SAMPLES, ALONE, share=0.1, seed=1)
 
 
 def test_more_pictures_move_nobody() -> None:
-    few, many = split(SAMPLES[:400], ALONE[:400], share=0.1, seed=3), split(SAMPLES, ALONE, share=0.1, seed=3)
+    few, many = (
+        split_held_out(SAMPLES[:400], ALONE[:400], share=0.1, seed=3),
+        split_held_out(SAMPLES, ALONE, share=0.1, seed=3),
+    )
     assert few.held_out == [index for index in many.held_out if index < 400]
     shuffled = SAMPLES[::-1]
-    held = {shuffled[index].path for index in split(shuffled, ALONE, share=0.1, seed=3).held_out}
+    held = {shuffled[index].path for index in split_held_out(shuffled, ALONE, share=0.1, seed=3).held_out}
     assert held == {SAMPLES[index].path for index in many.held_out}
 
 
 def test_groups_stay_whole() -> None:
     by_seven = [index // 7 for index in ALONE]
-    parts = split(SAMPLES, by_seven, share=0.3, seed=0)
+    parts = split_held_out(SAMPLES, by_seven, share=0.3, seed=0)
     assert not {by_seven[index] for index in parts.train} & {by_seven[index] for index in parts.held_out}
 
 
 @pytest.mark.parametrize("share", [1e-9, 0.5, 1 - 1e-9])
 def test_neither_side_is_empty_from_two_groups_on(share: float) -> None:
     for seed in range(20):
-        parts = split(SAMPLES[:3], [0, 0, 1], share=share, seed=seed)
+        parts = split_held_out(SAMPLES[:3], [0, 0, 1], share=share, seed=seed)
         assert parts.train
         assert parts.held_out
-    assert split(SAMPLES[:2], [0, 0], share=share, seed=0) == Split([0, 1], [])
+    assert split_held_out(SAMPLES[:2], [0, 0], share=share, seed=0) == Split([0, 1], [])
 
 
 def test_a_share_of_zero_holds_nothing_out_and_a_whole_is_refused() -> None:
-    assert split(SAMPLES, ALONE, share=0, seed=0).held_out == []
+    assert split_held_out(SAMPLES, ALONE, share=0, seed=0).held_out == []
     for share in (-0.1, 1.0, 2.0):
         with pytest.raises(InputError, match=f"held-out share {share:g}; allowed: 0"):
-            split(SAMPLES, ALONE, share=share, seed=0)
+            split_held_out(SAMPLES, ALONE, share=share, seed=0)

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from tests.small_runs import Toy, advance, config_of, equal, small_run, trained
-from train import ema, loop
-from train.config import Averaging, identity
-from train.denoiser import Denoiser
+from train import ema, trainer
+from train.config import EmaOptions, run_identity
 from train.ema import Ema
-from train.report import Silent
+from train.metrics import SilentLogger
+from train.model import Denoiser
 
 FINITE = torch.tensor(1.0)
 
 
-def averaging(**given: object) -> Averaging:
-    return Averaging.model_validate({"decay": 0.9, **given})
+def averaging(**given: object) -> EmaOptions:
+    return EmaOptions.model_validate({"decay": 0.9, **given})
 
 
-def walk(steps: int, config: Averaging) -> tuple[Ema, nn.Parameter, list[Tensor]]:
+def walk(steps: int, config: EmaOptions) -> tuple[Ema, nn.Parameter, list[Tensor]]:
     """A weight that takes the values of a random walk; its average, the weight and all the values."""
     draw = torch.Generator().manual_seed(3)
     values = list(torch.randn(steps + 1, 5, 7, generator=draw).cumsum(0))
@@ -126,7 +126,7 @@ def small_average() -> dict[str, Tensor] | None:
 # ---- in the loop
 
 
-def manual(state: loop.State, task: loop.Task, steps: int, decay: float) -> dict[str, Tensor]:
+def manual(state: trainer.TrainState, task: trainer.TrainContext, steps: int, decay: float) -> dict[str, Tensor]:
     """The average of the weights after each of some steps, added up by hand."""
     values = [trained(state)]
     for _ in range(steps):
@@ -141,7 +141,7 @@ def test_the_loop_steps_it_and_validates_it(kind: str, tmp_path: Path) -> None:
     state, task = small_run(tmp_path, Toy(), ema={"decay": 0.95}, optim={"kind": kind}, accumulate=2)
     expected = manual(state, task, 5, 0.95)
     own = trained(state)
-    with loop.evaluated(state):
+    with trainer.evaluation_weights(state):
         inside = trained(state)
     for name, value in expected.items():
         torch.testing.assert_close(inside[name].double(), value, rtol=0, atol=1e-6)
@@ -159,12 +159,12 @@ def test_what_is_looked_at_is_the_average(tmp_path: Path) -> None:
     averaged.load_state_dict({name: value for name, value in kept.items() if name != Ema.COUNT})
     expected = task.validator.measure(Denoiser(averaged), state.accelerator.device)["held-out"].mean
     report = Said()
-    loop.look(state, task, report, on_grid=True)
+    trainer.validate(state, task, report, on_grid=True)
     assert report.lines[-1]["validation"]["held-out"] == pytest.approx(expected, rel=1e-6)
     assert abs(expected - own) > 1e-3
 
 
-class Said(Silent):
+class Said(SilentLogger):
     """Remembers what was reported."""
 
     def __init__(self) -> None:
@@ -201,7 +201,7 @@ def test_off_by_default(tmp_path: Path) -> None:
     assert state.ema.state() is None
     advance(state, task, 1)
     own = trained(state)
-    with loop.evaluated(state):
+    with trainer.evaluation_weights(state):
         assert equal(trained(state), own)
 
 
@@ -214,12 +214,12 @@ def test_an_average_of_other_weights_is_refused() -> None:
     with pytest.raises(InputError, match="here: the checkpoint holds no average of the weights"):
         average.load_state(None, "here")
     with pytest.raises(InputError, match="here: the checkpoint holds an average of the weights"):
-        Ema({}, Averaging()).load_state(good, "here")
+        Ema({}, EmaOptions()).load_state(good, "here")
 
 
 def test_where_it_lies_does_not_make_another_run() -> None:
     def of(**given: Any) -> str:
-        return identity(config_of(**given), "data", "model")
+        return run_identity(config_of(**given), "data", "model")
 
     assert of(ema={"decay": 0.9}) == of(ema={"decay": 0.9, "device": "cpu"})
     assert len({of(), of(ema={"decay": 0.9}), of(ema={"decay": 0.8}), of(ema={"decay": 0.9, "warmup": False})}) == 4

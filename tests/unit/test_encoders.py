@@ -21,9 +21,8 @@ from transformers import (
     Dinov2Model,
 )
 
-from data.encoders import Clip, Dinov2
 from data.errors import InputError
-from data.features import EXTRACTORS, features, make
+from data.features import EXTRACTORS, Clip, Dinov2, extract_features, make_extractor
 from tests.tiny import tiny_tokenizer
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -109,13 +108,13 @@ def test_a_changed_weight_or_setting_is_another_version(file: str, clip: Path, t
 
 def test_other_weights_never_answer_from_the_cache(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
-    before = features(Clip(clip), PICTURES)
+    before = extract_features(Clip(clip), PICTURES)
     copy = Path(shutil.copytree(clip, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
     weights["visual_projection.weight"] *= -1
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    assert np.allclose(features(Clip(copy), PICTURES), -before, atol=1e-6)
-    assert np.array_equal(features(Clip(clip), PICTURES), before)
+    assert np.allclose(extract_features(Clip(copy), PICTURES), -before, atol=1e-6)
+    assert np.array_equal(extract_features(Clip(clip), PICTURES), before)
 
 
 @pytest.mark.parametrize("kind", [Clip, Dinov2])
@@ -157,13 +156,13 @@ def test_damaged_weights_are_one_line(clip: Path, tmp_path: Path) -> None:
 
 def test_every_extractor_is_made_by_its_name(clip: Path, dinov2: Path) -> None:
     for name in EXTRACTORS:
-        extractor = make(name, {"clip": clip, "dinov2": dinov2}.get(name))
+        extractor = make_extractor(name, {"clip": clip, "dinov2": dinov2}.get(name))
         assert extractor.name == name
         assert extractor.encode(PICTURES).shape[0] == 3
     with pytest.raises(InputError, match="unknown extractor 'clap', did you mean 'clip'"):
-        make("clap")
+        make_extractor("clap")
     with pytest.raises(InputError, match="extractor 'clip' needs a model"):
-        make("clip")
+        make_extractor("clip")
 
 
 def test_the_settings_of_the_model_are_followed(clip: Path, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from data import cache
-from data.dataset import EncodedPictures, Layout, Position, StepSampler
+from data import latent_cache
+from data.dataset import BatchLayout, EncodedDataset, Position, StepSampler
 from data.errors import InputError
-from train import base_model, encoding
+from train import encode
 from train.config import Config
-from train.curation import collect
-from train.encoding import Encoded, exact_float32
+from train.encode import Encoded, exact_float32
+from train.model import load_model
+from train.training_set import load_training_set
 
 ROOT = Path(__file__).parents[2]
 Encode = Callable[..., Encoded]
@@ -48,14 +49,14 @@ def model_folder(tiny_model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def encode_all(data: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encode:
-    """As train/job.py does it, with a cache of this test's own."""
+    """As train/trainer.py does it, with a cache of this test's own."""
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
 
     def run(folder: Path = data, **pictures: Any) -> Encoded:
         settings = {"size": 32, "held_out": 0, **pictures}
         config = Config.model_validate({"data": str(folder), "model": str(model_folder), "pictures": settings})
-        model = base_model.load(str(model_folder))
-        return encoding.encode(model, collect(config, model), config, Accelerator(cpu=True))
+        model = load_model(str(model_folder))
+        return encode.encode_training_set(model, load_training_set(config, model), config, Accelerator(cpu=True))
 
     return run
 
@@ -63,7 +64,7 @@ def encode_all(data: Path, model_folder: Path, tmp_path: Path, monkeypatch: pyte
 def entries() -> dict[str, set[str]]:
     """What lies in the cache: kind -> keys."""
     return {
-        kind: {path.stem for path in (cache.cache_root() / kind).rglob("*.safetensors")}
+        kind: {path.stem for path in (latent_cache.cache_root() / kind).rglob("*.safetensors")}
         for kind in ("latents", "texts")
     }
 
@@ -144,7 +145,7 @@ def test_a_damaged_entry_is_made_again_and_said(
 ) -> None:
     """Cut short, overwritten at the end, empty, all zeros: what a power cut leaves."""
     first = encode_all()
-    places = [next((cache.cache_root() / kind).rglob("*.safetensors")) for kind in ("latents", "texts")]
+    places = [next((latent_cache.cache_root() / kind).rglob("*.safetensors")) for kind in ("latents", "texts")]
     whole = [path.read_bytes() for path in places]
     for path in places:
         path.write_bytes(damage(path.read_bytes()))
@@ -186,7 +187,7 @@ def test_nan_in_the_text_encoder_names_the_caption(encode_all: Encode, model_fol
 
 
 def test_an_interrupted_encoding_goes_on(encode_all: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = encoding.encode_picture, Counter[str]()
+    original, calls = encode.encode_picture, Counter[str]()
 
     def counted(*arguments: Any) -> torch.Tensor:
         calls["all"] += 1
@@ -194,25 +195,25 @@ def test_an_interrupted_encoding_goes_on(encode_all: Encode, monkeypatch: pytest
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(encoding, "encode_picture", counted)
+    monkeypatch.setattr(encode, "encode_picture", counted)
     with pytest.raises(KeyboardInterrupt):
         encode_all()
     assert len(entries()["latents"]) == 2
     encode_all()
     assert calls["all"] == 3 + 3, "two were kept, three are left"
-    assert not list(cache.cache_root().rglob("*.part"))
+    assert not list(latent_cache.cache_root().rglob("*.part"))
 
 
 def test_a_picture_that_changes_while_it_is_read_is_not_kept(
     encode_all: Encode, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = encoding.encode_captions
+    original = encode.encode_captions
 
     def then_change(*arguments: Any) -> Any:
         change_byte(data / "wide.png")
         return original(*arguments)
 
-    monkeypatch.setattr(encoding, "encode_captions", then_change)
+    monkeypatch.setattr(encode, "encode_captions", then_change)
     with pytest.raises(InputError, match=r"wide\.png: changed while it was being read"):
         encode_all()
 
@@ -250,22 +251,24 @@ def test_two_processes_at_once(data: Path, tmp_path: Path, monkeypatch: pytest.M
     ends = [process.communicate(timeout=120) for process in both]
     assert [out for out, _ in ends] == ["110 0\n"] * 2, [error for _, error in ends]
     assert len(entries()["latents"]) == 110
-    assert not list(cache.cache_root().rglob("*.part"))
+    assert not list(latent_cache.cache_root().rglob("*.part"))
 
 
-def pictures_of(encoded: Encoded, dropout: float = 0.0, scaling: float = 1.0) -> EncodedPictures:
-    return EncodedPictures(encoded.buckets, encoded.empty, seed=5, scaling_factor=scaling, dropout=dropout)
+def pictures_of(encoded: Encoded, dropout: float = 0.0, scaling: float = 1.0) -> EncodedDataset:
+    return EncodedDataset(encoded.buckets, encoded.empty, seed=5, scaling_factor=scaling, dropout=dropout)
 
 
 def test_latents_are_distributed_as_if_encoded_afresh(encode_all: Encode, data: Path, model_folder: Path) -> None:
     """Mean and variance of what the loop sees, position by position, against diffusers' own posterior drawn afresh."""
     encoded = encode_all(buckets=False)
-    model = base_model.load(str(model_folder))
+    model = load_model(str(model_folder))
     count, draws = 1500, torch.Generator().manual_seed(0)
     names = [entry.sample_id for entry in encoded.buckets[0]]
     index = names.index("wide.png")
     found = torch.stack([pictures_of(encoded, scaling=0.18215)[Position(s, 0, 0, index)].latents for s in range(count)])
-    frame = cache.Frame(data / "wide.png", cache.hashlib.sha256((data / "wide.png").read_bytes()).hexdigest(), 32, 32)
+    frame = latent_cache.ImageCrop(
+        data / "wide.png", latent_cache.hashlib.sha256((data / "wide.png").read_bytes()).hexdigest(), 32, 32
+    )
     with torch.no_grad():
         posterior = model.vae.encode(frame.pixels()).latent_dist  # type: ignore[union-attr]
         fresh = torch.cat([posterior.sample(draws) for _ in range(count)]) * model.scaling_factor
@@ -306,7 +309,7 @@ def test_memory_and_disk_from_the_same_cache(encode_all: Encode, capsys: pytest.
     assert [encoded.home for encoded in found.values()] == ["memory", "memory", "memory", "disk"]
     assert "kept in main memory" in out and "kept on the disk, read again for every batch" in out
     sizes = [len(bucket) for bucket in found["memory"].buckets]
-    for positions in StepSampler(sizes, Layout(3), seed=5, start=0, stop=8, weights=found["disk"].weights):
+    for positions in StepSampler(sizes, BatchLayout(3), seed=5, start=0, stop=8, weights=found["disk"].weights):
         for position in positions:
             one, other = (pictures_of(found[keep], dropout=0.3)[position] for keep in ("memory", "disk"))
             assert one.sample_id == other.sample_id

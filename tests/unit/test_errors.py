@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data.errors import InputError, InputErrors, choose, raise_all, run_entry, show, suggest
+from data.errors import InputError, InputErrors, check_choice, printable, raise_all, run_entry, suggest
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_several_errors_name_at_least_one() -> None:
 
 
 def test_choose_returns_what_is_allowed_and_suggests_what_is_near() -> None:
-    assert choose("lora", (kind for kind in ["full", "lora"]), what="adapter") == "lora"
+    assert check_choice("lora", (kind for kind in ["full", "lora"]), what="adapter") == "lora"
     with pytest.raises(InputError) as caught:
-        choose("loar", ["full", "lora"], what="adapter", where="--adapter.kind")
+        check_choice("loar", ["full", "lora"], what="adapter", where="--adapter.kind")
     assert str(caught.value) == "--adapter.kind: unknown adapter 'loar', did you mean 'lora'?; allowed: full, lora"
     with pytest.raises(InputError, match=r"^unknown adapter 'zzz'; allowed: full, lora$"):
-        choose("zzz", ["full", "lora"], what="adapter")
+        check_choice("zzz", ["full", "lora"], what="adapter")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_suggestions(given: str, words: list[str], suggestion: str) -> None:
     ],
 )
 def test_a_name_stays_on_its_line(name: str, shown: str) -> None:
-    assert show(name) == shown
+    assert printable(name) == shown
     assert str(InputError("x", where=name)).splitlines() == [f"{shown}: x"]
     assert shown.encode()
 

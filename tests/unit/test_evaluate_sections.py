@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
-from data.metrics.intervals import Interval
-from data.metrics.kernel import gaussian, unbiased
+from data.metrics.distances import gaussian_kernel, unbiased_mmd
+from data.metrics.statistics import Interval
 from infer.evaluation import adherence, composition, diversity, forgetting, memorization, probes, section, style
 from infer.evaluation.samples import Asked, Copied, Evidence, Grid, Losses, Mixes, Probe, Said, Seen, Shown
 from infer.evaluation.section import Number, Section
@@ -45,12 +45,12 @@ def by_name(found: Section) -> dict[str, Number]:
 # ---- style
 
 
-@pytest.mark.parametrize("kernel", [style.kernel, gaussian])
+@pytest.mark.parametrize("kernel", [style.kernel, gaussian_kernel])
 def test_a_distance_of_some_rows_is_the_distance_of_these_rows(rng: np.random.Generator, kernel: style.Kernel) -> None:
     real, drawn = rng.normal(size=(30, 5)), rng.normal(0.5, 1.0, (20, 5))
     away = style.Distance(real, drawn, kernel)
     for mask in (np.ones(20, bool), np.arange(20) % 3 > 0):
-        assert away(mask) == pytest.approx(unbiased(real, drawn[mask], kernel), rel=1e-9)
+        assert away(mask) == pytest.approx(unbiased_mmd(real, drawn[mask], kernel), rel=1e-9)
 
 
 def test_half_of_the_way(rng: np.random.Generator) -> None:
@@ -181,7 +181,7 @@ def test_a_probe_learns_types_and_says_how_well(rng: np.random.Generator) -> Non
 
 def test_the_scorer_tells_the_twenty_objects_apart() -> None:
     """On real pictures that nothing was trained on: the ceiling of every object accuracy."""
-    from data.encoders import Clip
+    from data.features import Clip
     from infer.evaluation.prompts import shipped
     from tools.pocket.scorer import SCORER
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data import files
+from data import atomic_io
 from data.errors import InputError
 
 OLD, NEW = b"old " * 1000, b"new " * 3000
@@ -51,19 +51,19 @@ def fill(folder: Path, text: str) -> None:
 
 def test_a_file_is_made_with_its_folders_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "f.bin"
-    files.write_atomic(path, OLD)
+    atomic_io.write_atomic(path, OLD)
     assert path.read_bytes() == OLD
-    files.write_atomic(path, "água\r\n")
+    atomic_io.write_atomic(path, "água\r\n")
     assert path.read_bytes() == "água\r\n".encode()  # no line ending is translated
     assert os.listdir(path.parent) == ["f.bin"]
 
 
 def test_a_failing_block_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "f.bin"
-    files.write_atomic(path, OLD)
+    atomic_io.write_atomic(path, OLD)
 
     def write() -> None:
-        with files.replaced_file(path) as beside:
+        with atomic_io.atomic_file(path) as beside:
             beside.write_bytes(NEW[:100])
             assert path.read_bytes() == OLD
             raise ZeroDivisionError
@@ -76,21 +76,21 @@ def test_a_failing_block_leaves_the_old_file_and_nothing_beside_it(tmp_path: Pat
 @pytest.mark.parametrize(("mask", "allowed"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0, 0o666)])
 def test_files_and_folders_follow_the_umask(tmp_path: Path, mask: int, allowed: int) -> None:
     with umask(mask):
-        files.write_atomic(tmp_path / "f", OLD)
-        with files.replaced_folder(tmp_path / "d") as beside:
+        atomic_io.write_atomic(tmp_path / "f", OLD)
+        with atomic_io.atomic_folder(tmp_path / "d") as beside:
             fill(beside, "x")
             (beside / "inner").mkdir()
             save_file({"x": torch.ones(1)}, beside / "inner" / "weights.safetensors")
-        assert files.current_umask() == mask
-        assert files.current_umask() == mask  # asking does not change it
+        assert atomic_io.current_umask() == mask
+        assert atomic_io.current_umask() == mask  # asking does not change it
     assert mode(tmp_path / "f") == mode(tmp_path / "d" / "inner" / "weights.safetensors") == allowed
     assert mode(tmp_path / "d") == allowed | (allowed & 0o444) >> 2  # may be entered where it may be read
 
 
 def test_two_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "f.bin"
-    files.write_atomic(path, OLD)
-    writers = [threading.Thread(target=files.write_atomic, args=(path, bytes([i]) * 50_000)) for i in range(8)]
+    atomic_io.write_atomic(path, OLD)
+    writers = [threading.Thread(target=atomic_io.write_atomic, args=(path, bytes([i]) * 50_000)) for i in range(8)]
     for writer in writers:
         writer.start()
     seen = {path.read_bytes() for _ in range(200)}
@@ -106,11 +106,11 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
 
 def test_a_folder_is_swapped_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "set"
-    with files.replaced_folder(path) as beside:
+    with atomic_io.atomic_folder(path) as beside:
         fill(beside, "old")
         (beside / "only-old.txt").touch()
         assert not path.exists()
-    with files.replaced_folder(path) as beside:
+    with atomic_io.atomic_folder(path) as beside:
         fill(beside, "new")
         assert (path / "a.txt").read_text() == "old"
     assert content(path) == {"a.txt": b"new", "sub/b.txt": b"new"}
@@ -119,11 +119,11 @@ def test_a_folder_is_swapped_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_failing_block_leaves_the_old_folder(tmp_path: Path) -> None:
     path = tmp_path / "set"
-    with files.replaced_folder(path) as beside:
+    with atomic_io.atomic_folder(path) as beside:
         fill(beside, "old")
 
     def write() -> None:
-        with files.replaced_folder(path) as beside:
+        with atomic_io.atomic_folder(path) as beside:
             fill(beside, "new")
             raise KeyboardInterrupt
 
@@ -138,8 +138,8 @@ def test_a_failing_block_leaves_the_old_folder(tmp_path: Path) -> None:
 
 def test_a_disk_that_fills_up_while_flushing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, folder = tmp_path / "f.bin", tmp_path / "set"
-    files.write_atomic(path, OLD)
-    with files.replaced_folder(folder) as beside:
+    atomic_io.write_atomic(path, OLD)
+    with atomic_io.atomic_folder(folder) as beside:
         fill(beside, "old")
 
     def full(_: int) -> None:
@@ -147,10 +147,10 @@ def test_a_disk_that_fills_up_while_flushing(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError) as caught:
-        files.write_atomic(path, NEW)
+        atomic_io.write_atomic(path, NEW)
     left = "cannot be written (No space left on device). The old state was left as it was."
     assert str(caught.value) == f"{path}: {left}"
-    with pytest.raises(InputError) as caught, files.replaced_folder(folder) as beside:
+    with pytest.raises(InputError) as caught, atomic_io.atomic_folder(folder) as beside:
         fill(beside, "new")
     assert str(caught.value) == f"{folder}: {left}"
     assert content(tmp_path) == {"f.bin": OLD, "set/a.txt": b"old", "set/sub/b.txt": b"old"}
@@ -159,10 +159,10 @@ def test_a_disk_that_fills_up_while_flushing(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a Linux device")
 def test_a_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
     path = tmp_path / "f.bin"
-    files.write_atomic(path, OLD)
+    atomic_io.write_atomic(path, OLD)
 
     def write() -> None:
-        with files.replaced_file(path) as beside:
+        with atomic_io.atomic_file(path) as beside:
             beside.write_bytes(NEW[:100])
             Path("/dev/full").write_bytes(NEW)
 
@@ -186,17 +186,17 @@ def test_everything_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(os, "replace", noted_replace)
-    with files.replaced_file(tmp_path / "f") as beside:
+    with atomic_io.atomic_file(tmp_path / "f") as beside:
         beside.write_bytes(NEW)
     assert events == [beside.name, "rename to f", tmp_path.name]
     events.clear()
-    with files.replaced_folder(tmp_path / "d") as beside:
+    with atomic_io.atomic_folder(tmp_path / "d") as beside:
         fill(beside, "x")
     *flushed, last = events[: events.index("rename to d")]
     assert (sorted(flushed), last) == (["a.txt", "b.txt", "sub"], beside.name)
     assert events[-2:] == ["rename to d", tmp_path.name]
     events.clear()
-    with files.replaced_file(tmp_path / "f", durable=False) as beside:
+    with atomic_io.atomic_file(tmp_path / "f", durable=False) as beside:
         beside.write_bytes(NEW)
     assert events == ["rename to f"]
 
@@ -217,8 +217,8 @@ with files.replaced_folder(path) as beside:
 
 @pytest.mark.parametrize(("name", "script"), [("f.bin", WRITE_FILE), ("set", WRITE_FOLDER)], ids=["file", "folder"])
 def test_kill_9_in_the_middle_leaves_the_last_good_state(tmp_path: Path, name: str, script: str) -> None:
-    files.write_atomic(tmp_path / "f.bin", OLD)
-    with files.replaced_folder(tmp_path / "set") as beside:
+    atomic_io.write_atomic(tmp_path / "f.bin", OLD)
+    with atomic_io.atomic_folder(tmp_path / "set") as beside:
         fill(beside, "old")
     before = {"f.bin": OLD, "set/a.txt": b"old", "set/sub/b.txt": b"old"}
     head = "import sys, time; from pathlib import Path; from data import files; path = Path(sys.argv[1])\n"
@@ -234,10 +234,10 @@ def test_kill_9_in_the_middle_leaves_the_last_good_state(tmp_path: Path, name: s
     # what the killed writer left is hidden and named as unfinished, and the next writer is not in its way
     assert any(key.startswith(f".{name}.") for key in set(found) - set(before))
     if name == "f.bin":
-        files.write_atomic(tmp_path / name, NEW)
+        atomic_io.write_atomic(tmp_path / name, NEW)
         assert (tmp_path / name).read_bytes() == NEW
     else:
-        with files.replaced_folder(tmp_path / name) as beside:
+        with atomic_io.atomic_folder(tmp_path / name) as beside:
             (beside / "a.txt").write_text("next")
         assert content(tmp_path / name) == {"a.txt": b"next"}
 
@@ -245,18 +245,18 @@ def test_kill_9_in_the_middle_leaves_the_last_good_state(tmp_path: Path, name: s
 # ---------------------------------------------------------------- the rest
 
 
-@pytest.mark.parametrize("size", [0, 1, files.BLOCK, files.BLOCK + 1])
+@pytest.mark.parametrize("size", [0, 1, atomic_io.BLOCK, atomic_io.BLOCK + 1])
 def test_the_hash_is_that_of_the_bytes(tmp_path: Path, size: int) -> None:
     data = bytes(i % 251 for i in range(size))
     (tmp_path / "f").write_bytes(data)
-    assert files.sha256(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+    assert atomic_io.file_sha256(tmp_path / "f") == hashlib.sha256(data).hexdigest()
 
 
 def test_where_caches_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "elsewhere"))
-    assert files.cache_root() == tmp_path / "elsewhere"
+    assert atomic_io.cache_root() == tmp_path / "elsewhere"
     monkeypatch.setenv("ATELIER_CACHE", "")
-    assert files.cache_root() == tmp_path / ".cache" / "atelier"
+    assert atomic_io.cache_root() == tmp_path / ".cache" / "atelier"
     monkeypatch.delenv("ATELIER_CACHE")
-    assert files.cache_root() == tmp_path / ".cache" / "atelier"
+    assert atomic_io.cache_root() == tmp_path / ".cache" / "atelier"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from infer import config as infer_config
 from train.config import ALIASES, CONFIGS, Config
 
@@ -86,7 +86,7 @@ def test_underscores_are_dashes_and_equals_signs_are_spaces() -> None:
 
 def test_a_prompt_is_not_cut_at_its_commas() -> None:
     prompts = ("a cat, black, [old]", "two, three")
-    assert infer_config.read(["--prompt", prompts[0], "-p", prompts[1]]).prompt == prompts
+    assert infer_config.read_options(["--prompt", prompts[0], "-p", prompts[1]]).prompt == prompts
 
 
 def test_all_errors_are_reported_at_once() -> None:

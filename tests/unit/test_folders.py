@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
-from train.config import ALIASES, CONFIGS, Config, identity
-from train.folders import Folder, labels
+from train.config import ALIASES, CONFIGS, Config, Folder, folder_labels, run_identity
 
 
 def read(*flags: str, preset: Path = CONFIGS / "pocket.yaml") -> Config:
@@ -89,15 +88,19 @@ def test_nonsense_in_a_preset_is_refused_with_its_line(tmp_path: Path, text: str
 
 
 def test_labels_are_short_and_different() -> None:
-    assert labels([Folder("/x/cats")]) == [""]
-    assert labels([Folder("/x/cats"), Folder("/x/dogs"), Folder("pocket")]) == ["cats", "dogs", "pocket"]
-    assert labels([Folder("/x/a/cats"), Folder("/x/b/cats"), Folder("/x/b/dogs")]) == ["a/cats", "b/cats", "b/dogs"]
-    several = labels([Folder("/cats"), Folder("/x/cats")])
+    assert folder_labels([Folder("/x/cats")]) == [""]
+    assert folder_labels([Folder("/x/cats"), Folder("/x/dogs"), Folder("pocket")]) == ["cats", "dogs", "pocket"]
+    assert folder_labels([Folder("/x/a/cats"), Folder("/x/b/cats"), Folder("/x/b/dogs")]) == [
+        "a/cats",
+        "b/cats",
+        "b/dogs",
+    ]
+    several = folder_labels([Folder("/cats"), Folder("/x/cats")])
     assert len(set(several)) == 2
 
 
 def test_where_pictures_are_kept_makes_no_other_run() -> None:
     plain, disk = read(), read("--pictures.keep", "disk")
-    assert identity(plain, "data", "model") == identity(disk, "data", "model")
-    assert identity(plain, "data", "model") == identity(read("--strict"), "data", "model")
-    assert identity(plain, "data", "model") != identity(read("--pictures.flip"), "data", "model")
+    assert run_identity(plain, "data", "model") == run_identity(disk, "data", "model")
+    assert run_identity(plain, "data", "model") == run_identity(read("--strict"), "data", "model")
+    assert run_identity(plain, "data", "model") != run_identity(read("--pictures.flip"), "data", "model")

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from train.forecast import Forecast, times
-from train.plan import Disk, Duration, Fits, clock, operations, size
+from train.estimate import Disk, Duration, Fits, RunEstimate, count_due, format_bytes, format_flops, format_seconds
 from train.run_folder import Run
 
 GIB = 2**30
@@ -20,7 +19,7 @@ GIB = 2**30
 def test_how_often_something_is_due(stop: int, every: int) -> None:
     for done in range(stop + 1):
         due = [step for step in range(done + 1, stop + 1) if step % every == 0 or step == stop]
-        assert times(done, stop, every) == len(due)
+        assert count_due(done, stop, every) == len(due)
 
 
 def test_durations_disk_and_room_in_words() -> None:
@@ -36,9 +35,9 @@ def test_durations_disk_and_room_in_words() -> None:
     (line,) = Fits(2 * GIB, GIB, ["--batch-size 1", "--optim.kind adamw-8bit"]).warning()
     assert "2.00 GiB are probably too much for 1.00 GiB" in line
     assert line.endswith("would fit with --batch-size 1 or with --optim.kind adamw-8bit")
-    assert [clock(s) for s in (3, 89, 91, 7200)] == ["3 s", "89 s", "1.5 min", "2.0 h"]
-    assert [size(b) for b in (2**20, GIB)] == ["1.0 MiB", "1.00 GiB"]
-    assert [operations(c) for c in (1.62e9, 2.407e12)] == ["1.62 G", "2.41 T"]
+    assert [format_seconds(s) for s in (3, 89, 91, 7200)] == ["3 s", "89 s", "1.5 min", "2.0 h"]
+    assert [format_bytes(b) for b in (2**20, GIB)] == ["1.0 MiB", "1.00 GiB"]
+    assert [format_flops(c) for c in (1.62e9, 2.407e12)] == ["1.62 G", "2.41 T"]
 
 
 @pytest.mark.parametrize(("free", "spare", "helps"), [(3, 1, "--checkpoints.keep 1, or with "), (3, 0, ""), (2, 1, "")])
@@ -66,7 +65,7 @@ def test_what_is_free_is_asked_where_the_run_will_be(
     monkeypatch.setattr("shutil.disk_usage", usage)
     job: Any = SimpleNamespace(config=SimpleNamespace(runs=tmp_path / "runs" / "of" / "mine"))
     state: Any = None
-    assert Forecast(job, state, Run(run) if earlier else None).room() == (1100 if earlier else 1000)
+    assert RunEstimate(job, state, Run(run) if earlier else None).room() == (1100 if earlier else 1000)
     assert asked == [run if earlier else tmp_path]
 
 
@@ -78,7 +77,7 @@ def test_a_resumed_run_tells_its_speed_from_its_own_steps(tmp_path: Path) -> Non
     accelerator = SimpleNamespace(device=torch.device("cpu"))
     job: Any = SimpleNamespace(accelerator=accelerator, layout=SimpleNamespace(global_batch=16))
     state: Any = None
-    assert Forecast(job, state, Run(tmp_path)).timing == (2.0, "as in the steps before")
+    assert RunEstimate(job, state, Run(tmp_path)).timing == (2.0, "as in the steps before")
     (tmp_path / "plan.json").write_text(json.dumps({"device": "NVIDIA A10"}))
-    assert Forecast(job, state, Run(tmp_path)).seconds_before() is None
-    assert Forecast(job, state, None).seconds_before() is None
+    assert RunEstimate(job, state, Run(tmp_path)).seconds_before() is None
+    assert RunEstimate(job, state, None).seconds_before() is None

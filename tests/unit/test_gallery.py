@@ -10,10 +10,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from data.errors import InputError
-from infer.galleries import job, page, query
-from infer.galleries.index import Index, pictures_in
-from infer.galleries.options import GalleryOptions
-from infer.galleries.search import search
+from infer import galleries
+from infer.config import GalleryOptions
+from infer.galleries import GalleryIndex, image_files, search_index
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 
@@ -67,19 +66,19 @@ def judge() -> Judge:
 
 
 @pytest.fixture
-def index(folder: Path, judge: Judge, tmp_path: Path) -> Index:
-    found = Index(folder, tmp_path / "index.sqlite")
+def index(folder: Path, judge: Judge, tmp_path: Path) -> GalleryIndex:
+    found = GalleryIndex(folder, tmp_path / "index.sqlite")
     changes = found.update(judge)  # pyright: ignore[reportArgumentType]
     assert (changes.new, changes.gone, len(changes.unreadable)) == (4, 0, 1)
     assert "broken.png" in changes.unreadable[0]
     return found
 
 
-def names(index: Index, text: str, judge: Judge) -> list[str]:
-    return [hit.places[0] for hit in search(index, text, judge)]  # pyright: ignore[reportArgumentType]
+def names(index: GalleryIndex, text: str, judge: Judge) -> list[str]:
+    return [hit.places[0] for hit in search_index(index, text, judge)]  # pyright: ignore[reportArgumentType]
 
 
-def test_words_order_and_fields_narrow(index: Index, judge: Judge) -> None:
+def test_words_order_and_fields_narrow(index: GalleryIndex, judge: Judge) -> None:
     assert names(index, "green", judge)[0] == "0001/00000.png"
     assert len(names(index, "green", judge)) == 4
     assert names(index, "green steps:>15", judge) == ["0001/00000.png", "0002/00000.png"]
@@ -96,7 +95,7 @@ def test_words_order_and_fields_narrow(index: Index, judge: Judge) -> None:
         ("prompt:'; drop table pictures; --", 0),
     ],
 )  # fmt: skip
-def test_fields(text: str, found: int, index: Index, judge: Judge) -> None:
+def test_fields(text: str, found: int, index: GalleryIndex, judge: Judge) -> None:
     assert len(names(index, text, judge)) == found
 
 
@@ -111,11 +110,13 @@ def test_fields(text: str, found: int, index: Index, judge: Judge) -> None:
 )
 def test_queries_that_make_no_sense(text: str, told: str) -> None:
     with pytest.raises(InputError) as caught:
-        query.parse(text)
+        galleries.parse_query(text)
     assert told in str(caught.value)
 
 
-def test_a_moved_picture_keeps_its_star_and_is_not_looked_at_again(index: Index, judge: Judge, folder: Path) -> None:
+def test_a_moved_picture_keeps_its_star_and_is_not_looked_at_again(
+    index: GalleryIndex, judge: Judge, folder: Path
+) -> None:
     index.star(folder / "0001" / "00000.png", True)
     shutil.move(folder / "0001" / "00000.png", folder / "best.png")
     seen = judge.seen
@@ -125,16 +126,16 @@ def test_a_moved_picture_keeps_its_star_and_is_not_looked_at_again(index: Index,
     assert names(index, "star:", judge) == ["best.png"]
 
 
-def test_copies_are_one_picture(index: Index, judge: Judge, folder: Path) -> None:
+def test_copies_are_one_picture(index: GalleryIndex, judge: Judge, folder: Path) -> None:
     shutil.copy(folder / "plain.png", folder / "again.png")
     index.update(judge)  # pyright: ignore[reportArgumentType]
-    (hit,) = search(index, "file:again", judge)  # pyright: ignore[reportArgumentType]
+    (hit,) = search_index(index, "file:again", judge)  # pyright: ignore[reportArgumentType]
     assert (hit.row["copies"], len(index.rows())) == (1, 4)
     found = next(row for row in index.rows() if row["width"] == 20)
     assert set(found["places"].split("\n")) == {"again.png", "plain.png"}
 
 
-def test_a_deleted_picture_goes_and_comes_back_with_its_star(index: Index, judge: Judge, folder: Path) -> None:
+def test_a_deleted_picture_goes_and_comes_back_with_its_star(index: GalleryIndex, judge: Judge, folder: Path) -> None:
     index.star(folder / "plain.png", True)
     kept = (folder / "plain.png").read_bytes()
     (folder / "plain.png").unlink()
@@ -145,7 +146,7 @@ def test_a_deleted_picture_goes_and_comes_back_with_its_star(index: Index, judge
     assert names(index, "star:", judge) == ["back.png"]
 
 
-def test_a_picture_that_was_painted_over_is_another(index: Index, judge: Judge, folder: Path) -> None:
+def test_a_picture_that_was_painted_over_is_another(index: GalleryIndex, judge: Judge, folder: Path) -> None:
     paint(folder / "plain.png", "blue", "a new prompt\nSteps: 5, Sampler: Euler, Seed: 1, Size: 33x33", side=33)
     assert index.update(judge).new == 1  # pyright: ignore[reportArgumentType]
     assert names(index, "width:33", judge) == ["plain.png"]
@@ -153,7 +154,7 @@ def test_a_picture_that_was_painted_over_is_another(index: Index, judge: Judge, 
 
 
 def test_a_killed_run_goes_on(folder: Path, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infer.galleries.index.BATCH", 1)
+    monkeypatch.setattr("infer.galleries.INDEX_BATCH", 1)
     encode, calls = judge.encode, []
 
     def dies(pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -163,16 +164,16 @@ def test_a_killed_run_goes_on(folder: Path, judge: Judge, tmp_path: Path, monkey
         return encode(pictures)
 
     monkeypatch.setattr(judge, "encode", dies)
-    index = Index(folder, tmp_path / "i.sqlite")
+    index = GalleryIndex(folder, tmp_path / "i.sqlite")
     with pytest.raises(KeyboardInterrupt):
         index.update(judge)  # pyright: ignore[reportArgumentType]
     index.close()
-    again = Index(folder, tmp_path / "i.sqlite")
+    again = GalleryIndex(folder, tmp_path / "i.sqlite")
     assert len(again.rows()) == 2
     assert again.update(judge).new == 2  # pyright: ignore[reportArgumentType]
 
 
-def test_another_judge_encodes_again(index: Index, judge: Judge) -> None:
+def test_another_judge_encodes_again(index: GalleryIndex, judge: Judge) -> None:
     other = Judge()
     other.version = "2"
     assert index.update(other).new == 0  # pyright: ignore[reportArgumentType]
@@ -184,7 +185,7 @@ def test_links_out_of_the_folder_are_not_followed(folder: Path, judge: Judge, tm
     outside = paint(tmp_path / "secret" / "x.png", "blue", side=31)
     (folder / "link.png").symlink_to(outside)
     (folder / "way").symlink_to(outside.parent)
-    index = Index(folder, tmp_path / "i.sqlite")
+    index = GalleryIndex(folder, tmp_path / "i.sqlite")
     index.update(judge)  # pyright: ignore[reportArgumentType]
     assert names(index, "width:31", judge) == []
 
@@ -194,33 +195,33 @@ def test_sheets_of_a_drawing_are_left_out_and_other_files_of_their_names_are_not
     for place in ("0001", "0002"):
         paint(folder / place / "grid.png", "blue", side=40)
         paint(folder / place / "compare.png", "red", side=41)
-    found = {path.relative_to(folder).as_posix() for path in pictures_in(folder)}
+    found = {path.relative_to(folder).as_posix() for path in image_files(folder)}
     assert {"0002/grid.png", "0002/compare.png", "0001/00000.png"} <= found
     assert not found & {"0001/grid.png", "0001/compare.png"}
 
 
-def test_the_page_shows_and_escapes(index: Index, judge: Judge, folder: Path, tmp_path: Path) -> None:
+def test_the_page_shows_and_escapes(index: GalleryIndex, judge: Judge, folder: Path, tmp_path: Path) -> None:
     paint(folder / "evil.png", "red", "<script>alert(1)</script>\nSteps: 5, Sampler: Euler, Seed: 1, Size: 9x9", side=9)
     index.update(judge)  # pyright: ignore[reportArgumentType]
-    written = page.write(search(index, "red", judge), index.folder, "red", tmp_path / "g.html")  # pyright: ignore
+    written = galleries.write_gallery_page(search_index(index, "red", judge), index.folder, "red", tmp_path / "g.html")  # pyright: ignore
     text = written.read_text()
     assert "<script>alert" not in text and "&lt;script&gt;" in text
     assert text.count("data:image/") == 5 and "http://" not in text.replace("http://www.w3.org", "")
 
 
-def test_wrong_folders_and_files(index: Index, folder: Path, tmp_path: Path) -> None:
+def test_wrong_folders_and_files(index: GalleryIndex, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--folder .*: no such folder"):
-        Index(tmp_path / "nothing")
+        GalleryIndex(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"--star: .*is not in the gallery"):
         index.star(tmp_path / "x.png", True)
     (tmp_path / "bad.sqlite").write_bytes(b"no database at all, just words" * 50)
     with pytest.raises(InputError, match="is no index"):
-        Index(folder, tmp_path / "bad.sqlite")
+        GalleryIndex(folder, tmp_path / "bad.sqlite")
 
 
 def test_the_command_with_the_real_judge(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = GalleryOptions(folder=folder, search="a green fridge", page=tmp_path / "g.html", index=tmp_path / "i.db")
-    assert job.run(options) == 0
+    assert galleries.run_gallery(options) == 0
     said = capsys.readouterr().out
     assert "4 pictures (4 new" in said and "no picture: broken.png" in said and "page: " in said
     with sqlite3.connect(tmp_path / "i.db") as base:

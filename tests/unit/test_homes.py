@@ -6,40 +6,40 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import cache, homes
-from data.dataset import EncodedPictures, Layout, StepSampler, collate, to_device
+from data import latent_cache
+from data.dataset import BatchLayout, EncodedDataset, StepSampler, collate, to_device
 from data.errors import InputError
-from data.homes import InMemory, OnDisk, Record
+from data.latent_cache import DiskEntries, EntryPaths, MemoryEntries
 from data.schema import Batch
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> list[Record]:
+def records(tmp_path: Path) -> list[EntryPaths]:
     """Eight encoded pictures of two orientations; each has a caption of its own and one that all share."""
     draw = torch.Generator().manual_seed(0)
 
     def kept(name: str, *shape: int) -> Path:
-        cache.keep(tmp_path / name, torch.randn(shape, generator=draw))
+        latent_cache.save_entry(tmp_path / name, torch.randn(shape, generator=draw))
         return tmp_path / name
 
     shared = kept("shared", 7, 5)
     return [
-        Record(
+        EntryPaths(
             f"{i}.png", (kept(f"{i} plain", 8, 6, 4), kept(f"{i} mirrored", 8, 6, 4)), (kept(f"{i} text", 7, 5), shared)
         )
         for i in range(8)
     ]
 
 
-def batches(home: str, records: list[Record], device: torch.device = CPU) -> list[Batch]:
-    """As train/encoding.py and train/assembly.py put the parts together."""
-    memory = InMemory(CPU)
-    bucket = OnDisk(records) if home == "disk" else memory.entries(records)
+def batches(home: str, records: list[EntryPaths], device: torch.device = CPU) -> list[Batch]:
+    """As train/encode.py and train/trainer.py put the parts together."""
+    memory = MemoryEntries(CPU)
+    bucket = DiskEntries(records) if home == "disk" else memory.entries(records)
     empty = torch.zeros(7, 5, device=memory.device)
-    pictures = EncodedPictures([bucket], empty, seed=2, scaling_factor=0.18215, dropout=0.3)
-    sampler = StepSampler([len(bucket)], Layout(4), seed=2, start=0, stop=10)
+    pictures = EncodedDataset([bucket], empty, seed=2, scaling_factor=0.18215, dropout=0.3)
+    sampler = StepSampler([len(bucket)], BatchLayout(4), seed=2, start=0, stop=10)
     return [to_device(collate([pictures[p] for p in positions]), device) for positions in sampler]
 
 
@@ -50,14 +50,14 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
             assert torch.equal(getattr(one, name).cpu(), getattr(other, name).cpu()), name
 
 
-def test_memory_and_disk_give_the_same_batches(records: list[Record]) -> None:
+def test_memory_and_disk_give_the_same_batches(records: list[EntryPaths]) -> None:
     in_memory = batches("memory", records)
     assert_equal(batches("disk", records), in_memory)
     assert len({ids for batch in in_memory for ids in batch.sample_ids}) == 8
 
 
 @pytest.mark.gpu
-def test_pinned_memory_and_disk_give_the_same_batches(records: list[Record]) -> None:
+def test_pinned_memory_and_disk_give_the_same_batches(records: list[EntryPaths]) -> None:
     cuda, expected = torch.device("cuda", 0), batches("memory", records)
     for home in ("memory", "disk"):
         found = batches(home, records, cuda)
@@ -66,11 +66,11 @@ def test_pinned_memory_and_disk_give_the_same_batches(records: list[Record]) -> 
 
 
 @pytest.mark.gpu
-def test_a_batch_on_the_device_is_not_overwritten_while_it_is_used(records: list[Record]) -> None:
+def test_a_batch_on_the_device_is_not_overwritten_while_it_is_used(records: list[EntryPaths]) -> None:
     """Pinned memory is not given out again before the device has read it."""
     cuda = torch.device("cuda", 0)
-    pictures = EncodedPictures([OnDisk(records)], torch.zeros(7, 5), seed=2, scaling_factor=1.0, dropout=0.3)
-    sampler = StepSampler([len(records)], Layout(4), seed=2, start=0, stop=50)
+    pictures = EncodedDataset([DiskEntries(records)], torch.zeros(7, 5), seed=2, scaling_factor=1.0, dropout=0.3)
+    sampler = StepSampler([len(records)], BatchLayout(4), seed=2, start=0, stop=50)
     sums = []
     for positions in sampler:
         batch = to_device(collate([pictures[p] for p in positions]), cuda)
@@ -80,14 +80,16 @@ def test_a_batch_on_the_device_is_not_overwritten_while_it_is_used(records: list
     torch.testing.assert_close(torch.stack(sums).cpu(), torch.stack(expected))
 
 
-def test_captions_that_pictures_share_are_held_once(records: list[Record]) -> None:
-    entries = InMemory(CPU).entries(records)
+def test_captions_that_pictures_share_are_held_once(records: list[EntryPaths]) -> None:
+    entries = MemoryEntries(CPU).entries(records)
     assert all(entry.text_states[1] is entries[0].text_states[1] for entry in entries)
-    assert homes.size_of(records) == sum(path.stat().st_size for path in records[0].moments[0].parent.iterdir())
+    assert latent_cache.total_bytes(records) == sum(
+        path.stat().st_size for path in records[0].moments[0].parent.iterdir()
+    )
 
 
-def test_an_entry_that_goes_while_training_is_named(records: list[Record]) -> None:
-    shelf = OnDisk(records)
+def test_an_entry_that_goes_while_training_is_named(records: list[EntryPaths]) -> None:
+    shelf = DiskEntries(records)
     assert shelf[3].sample_id == "3.png"
     records[3].moments[1].unlink()
     with pytest.raises(
@@ -107,15 +109,15 @@ def test_an_entry_that_goes_while_training_is_named(records: list[Record]) -> No
     ],
 )
 def test_storage_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch, keep: str, size: int, expected: str) -> None:
-    monkeypatch.setattr(homes, "free_in_memory", lambda: 200 * homes.GIB)
-    assert homes.choose(keep, size * homes.GIB) == expected
+    monkeypatch.setattr(latent_cache, "free_memory", lambda: 200 * latent_cache.GIB)
+    assert latent_cache.choose_storage(keep, size * latent_cache.GIB) == expected
 
 
 @pytest.mark.parametrize("keep", ["device", "memory"])
 def test_too_little_memory_is_an_error(monkeypatch: pytest.MonkeyPatch, keep: str) -> None:
-    monkeypatch.setattr(homes, "free_in_memory", lambda: homes.GIB)
+    monkeypatch.setattr(latent_cache, "free_memory", lambda: latent_cache.GIB)
     with pytest.raises(InputError) as refused:
-        homes.choose(keep, 2 * homes.GIB)
+        latent_cache.choose_storage(keep, 2 * latent_cache.GIB)
     assert refused.value.where == f"--pictures.keep {keep}"
     assert "--pictures.keep disk" in (refused.value.fix or "")
 
@@ -124,17 +126,17 @@ def test_the_control_groups_limit_and_the_other_processes_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(homes, "MEMORY_LIMITS", ((limit, used),))
+    monkeypatch.setattr(latent_cache, "MEMORY_LIMITS", ((limit, used),))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     used.write_text("1000\n")
     for text, expected in (("5000\n", 2000), ("500\n", 0)):
         limit.write_text(text)
-        assert homes.free_in_memory() == expected
+        assert latent_cache.free_memory() == expected
     limit.write_text("max\n")
-    assert homes.free_in_memory() > 2000
+    assert latent_cache.free_memory() > 2000
 
 
-def test_shelves_are_sequences(records: list[Record]) -> None:
-    shelf = OnDisk(records)
+def test_shelves_are_sequences(records: list[EntryPaths]) -> None:
+    shelf = DiskEntries(records)
     assert len(shelf) == 8
     assert [entry.sample_id for entry in itertools.islice(shelf, 2)] == ["0.png", "1.png"]

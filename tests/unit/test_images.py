@@ -43,9 +43,9 @@ def pixels(picture: Image.Image) -> np.ndarray:
 def verdict(path: Path) -> str:
     """What a person reads about a picture that cannot be used: one line that names the file once."""
     with pytest.raises(InputError) as inspected:
-        images.inspect(path)
+        images.inspect_image(path)
     with pytest.raises(InputError) as opened:
-        images.open_picture(path)
+        images.open_image(path)
     text = str(inspected.value)
     assert text == str(opened.value)
     assert "\n" not in text
@@ -66,7 +66,7 @@ def verdict(path: Path) -> str:
 )
 def test_every_format_gives_its_pixels(tmp_path: Path, kind: str, suffix: str, options: dict, tolerance: int) -> None:
     path = saved(tmp_path / f"a{suffix}", scene(), kind, **options)
-    info, picture = images.inspect(path), images.open_picture(path)
+    info, picture = images.inspect_image(path), images.open_image(path)
     assert (info.width, info.height, info.format, info.mode, info.frames) == (*SIZE, kind, "RGB", 1)
     assert info.notes == () and info.warnings == ()
     assert picture.mode == "RGB"
@@ -78,12 +78,12 @@ def test_a_cut_file_is_refused_or_whole_at_every_length(tmp_path: Path, kind: st
     content = encoded(scene(), kind)
     path = tmp_path / f"a{images.FORMATS[kind][0]}"
     path.write_bytes(content)
-    whole = pixels(images.open_picture(path))
+    whole = pixels(images.open_image(path))
     refused = 0
     for length in range(0, len(content), max(1, len(content) // 150)):
         path.write_bytes(content[:length])
         try:
-            picture = images.open_picture(path)
+            picture = images.open_image(path)
         except InputError:
             refused += 1
             continue
@@ -141,27 +141,27 @@ def test_only_listed_decoders_run(tmp_path: Path) -> None:
 
 def test_a_wrong_suffix_is_used_and_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", scene(), "JPEG", quality=95)
-    info = images.inspect(path)
+    info = images.inspect_image(path)
     assert info.format == "JPEG"
     assert info.warnings == ("is a JPEG file by its content, and used as such. Rename it to end in .jpg.",)
-    assert images.inspect(saved(tmp_path / "B.JPG", scene(), "JPEG")).warnings == ()
+    assert images.inspect_image(saved(tmp_path / "B.JPG", scene(), "JPEG")).warnings == ()
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", scene().convert("CMYK"), "TIFF")
-    assert images.inspect(path).notes == ("CMYK is converted to RGB",)
-    assert abs(pixels(images.open_picture(path)) - pixels(scene())).max() <= 1
+    assert images.inspect_image(path).notes == ("CMYK is converted to RGB",)
+    assert abs(pixels(images.open_image(path)) - pixels(scene())).max() <= 1
     jpeg = saved(tmp_path / "a.jpg", scene().convert("CMYK"), "JPEG", quality=98)
-    assert abs(pixels(images.open_picture(jpeg)) - pixels(scene())).max() <= 12
+    assert abs(pixels(images.open_image(jpeg)) - pixels(scene())).max() <= 12
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("PNG", ".png"), ("TIFF", ".tif")])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, kind: str, suffix: str) -> None:
     values = np.linspace(0, 65535, SIZE[0] * SIZE[1]).round().astype(np.uint16).reshape(SIZE[1], SIZE[0])
     path = saved(tmp_path / f"a{suffix}", Image.fromarray(values), kind)
-    info = images.inspect(path)
+    info = images.inspect_image(path)
     assert (info.mode, info.notes) == ("I;16", ("16-bit grey is scaled to 8 bits",))
-    grey = pixels(images.open_picture(path))
+    grey = pixels(images.open_image(path))
     assert (grey == np.round(values / 257).astype(int)[:, :, None]).all()
     assert (grey.min(), grey.max()) == (0, 255)
 
@@ -176,18 +176,18 @@ def test_alpha_is_laid_on_white(tmp_path: Path) -> None:
     picture = scene()
     picture.putalpha(alpha)
     path = saved(tmp_path / "a.png", picture, "PNG")
-    assert images.inspect(path).notes == ("transparency is shown on white",)
+    assert images.inspect_image(path).notes == ("transparency is shown on white",)
     share = pixels(alpha)[:, :, None] / 255
     expected = pixels(scene()) * share + 255 * (1 - share)
-    assert abs(pixels(images.open_picture(path)) - expected).max() <= 1
+    assert abs(pixels(images.open_image(path)) - expected).max() <= 1
 
 
 def test_alpha_that_hides_nothing_is_not_mentioned(tmp_path: Path) -> None:
     picture = scene()
     picture.putalpha(255)
     path = saved(tmp_path / "a.png", picture, "PNG")
-    assert images.inspect(path).notes == ()
-    assert (pixels(images.open_picture(path)) == pixels(scene())).all()
+    assert images.inspect_image(path).notes == ()
+    assert (pixels(images.open_image(path)) == pixels(scene())).all()
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB", "1"])
@@ -202,7 +202,7 @@ def test_a_transparent_colour_becomes_white(tmp_path: Path, mode: str) -> None:
         left_black = left_black.convert(mode)
         options = {"transparency": (0, 0, 0) if mode == "RGB" else 0}
     path = saved(tmp_path / "a.png", left_black, "PNG", **options)
-    picture = images.open_picture(path)
+    picture = images.open_image(path)
     assert picture.getpixel((4, 4)) == (255, 255, 255)
     assert picture.getpixel((28, 4)) == ((255,) * 3 if mode == "1" else (128,) * 3)
 
@@ -216,9 +216,9 @@ def test_exif_orientation_is_followed(tmp_path: Path, kind: str, orientation: in
     path = saved(tmp_path / f"a{images.FORMATS[kind][0]}", scene(), kind, exif=exif, **options)
     with Image.open(path) as stored:
         expected = ImageOps.exif_transpose(stored).convert("RGB")
-    info = images.inspect(path)
+    info = images.inspect_image(path)
     assert (info.width, info.height) == expected.size == (SIZE if orientation < 5 else SIZE[::-1])
-    assert abs(pixels(images.open_picture(path)) - pixels(expected)).max() == 0
+    assert abs(pixels(images.open_image(path)) - pixels(expected)).max() == 0
 
 
 def test_nonsense_in_exif_turns_nothing(tmp_path: Path) -> None:
@@ -228,10 +228,10 @@ def test_nonsense_in_exif_turns_nothing(tmp_path: Path) -> None:
         b"Exif\0\0II*\0\xff\xff\xff\x7f",
     ):
         path = saved(tmp_path / "a.jpg", scene(), "JPEG", exif=block)
-        assert images.open_picture(path).size == SIZE
+        assert images.open_image(path).size == SIZE
     exif = Image.Exif()
     exif[0x0112] = 99
-    assert images.inspect(saved(tmp_path / "a.png", scene(), "PNG", exif=exif)).notes == ()
+    assert images.inspect_image(saved(tmp_path / "a.png", scene(), "PNG", exif=exif)).notes == ()
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("GIF", ".gif"), ("WEBP", ".webp"), ("PNG", ".png"), ("TIFF", ".tif")])
@@ -239,15 +239,15 @@ def test_the_first_frame_of_an_animation_is_used_and_said(tmp_path: Path, kind: 
     colours = [Image.new("RGB", (32, 32), name) for name in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     path = saved(tmp_path / f"a{suffix}", colours[0], kind, save_all=True, append_images=colours[1:], **options)
-    info = images.inspect(path)
+    info = images.inspect_image(path)
     assert info.frames == 3
     assert info.warnings == ("has 3 frames: only the first is used. Save the one you mean as PNG.",)
-    assert images.open_picture(path).getpixel((5, 5)) == (255, 0, 0)
+    assert images.open_image(path).getpixel((5, 5)) == (255, 0, 0)
 
 
 def test_a_telephones_second_picture_is_not_mentioned(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg", scene(), "MPO", save_all=True, append_images=[scene((24, 16))])
-    info = images.inspect(path)
+    info = images.inspect_image(path)
     assert (info.format, info.frames, info.warnings) == ("MPO", 2, ())
 
 
@@ -265,10 +265,10 @@ def test_shapes_that_are_refused(tmp_path: Path, size: tuple[int, int], expected
 
 def test_a_long_picture_is_used_with_a_warning(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.new("RGB", (81, 20)), "PNG")
-    assert images.inspect(path).warnings == (
+    assert images.inspect_image(path).warnings == (
         "is long and thin (81 x 20): over half of it will be cropped away. Crop it around what matters.",
     )
-    assert images.inspect(saved(tmp_path / "b.png", Image.new("RGB", (80, 20)), "PNG")).warnings == ()
+    assert images.inspect_image(saved(tmp_path / "b.png", Image.new("RGB", (80, 20)), "PNG")).warnings == ()
 
 
 def bomb_png(width: int, height: int) -> bytes:
@@ -358,23 +358,23 @@ def test_a_name_with_a_line_break_stays_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a\nerror: all is lost.png"
     path.write_bytes(b"")
     with pytest.raises(InputError) as caught:
-        images.inspect(path)
+        images.inspect_image(path)
     assert "\n" not in str(caught.value)
     assert "a\\nerror: all is lost.png: is empty" in str(caught.value)
 
 
 def test_pillows_warnings_do_not_reach_the_screen(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     path = saved(tmp_path / "a.tif", scene(), "TIFF", tiffinfo={282: 72.0, 296: 2})
-    images.open_picture(path)
+    images.open_image(path)
     path.write_bytes(bomb_png(9500, 9500))  # 90 million: Pillow itself only warns
     with pytest.raises(InputError):
-        images.open_picture(path)
+        images.open_image(path)
     assert not recwarn.list
 
 
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (48, 16), (16, 48), (100, 90), (48, 32)])
 def test_fit_covers_and_keeps_the_centre(width: int, height: int) -> None:
-    target = images.fit(scene(), width, height)
+    target = images.resize_and_crop(scene(), width, height)
     assert target.size == (width, height)
     assert target.mode == "RGB"
     middle = pixels(target).mean(axis=(0, 1))
@@ -385,31 +385,31 @@ def test_fit_covers_and_keeps_the_centre(width: int, height: int) -> None:
 
 def test_fit_does_not_alias() -> None:
     stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (256, 128))).convert("RGB")
-    assert abs(pixels(images.fit(stripes, 32, 32)) - 127.5).max() < 12
+    assert abs(pixels(images.resize_and_crop(stripes, 32, 32)) - 127.5).max() < 12
 
 
 def test_tensor_and_back_is_exact_for_every_value() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     picture = Image.fromarray(np.stack([values, values[::-1], values.T], axis=2))
-    tensor = images.to_tensor(picture)
+    tensor = images.image_to_tensor(picture)
     assert tensor.shape == (3, 16, 16)
     assert tensor.dtype == torch.float32
     assert tensor.is_contiguous()
     expected = torch.from_numpy(np.asarray(picture).astype(np.float64) / 127.5 - 1).permute(2, 0, 1)
     assert (tensor - expected).abs().max() < 1e-6
     assert (tensor.min(), tensor.max()) == (-1, 1)
-    assert (pixels(images.to_picture(tensor)) == pixels(picture)).all()
+    assert (pixels(images.tensor_to_image(tensor)) == pixels(picture)).all()
 
 
 def test_to_picture_rounds_and_clips() -> None:
     level = torch.tensor([-3.0, -1.0, (100.4 / 127.5) - 1, (100.6 / 127.5) - 1, 1.0, 3.0])
-    assert pixels(images.to_picture(level.expand(3, 1, 6)))[0, :, 0].tolist() == [0, 0, 100, 101, 255, 255]
-    assert images.to_picture(torch.zeros(3, 2, 2, dtype=torch.bfloat16)).getpixel((0, 0)) == (128, 128, 128)
+    assert pixels(images.tensor_to_image(level.expand(3, 1, 6)))[0, :, 0].tolist() == [0, 0, 100, 101, 255, 255]
+    assert images.tensor_to_image(torch.zeros(3, 2, 2, dtype=torch.bfloat16)).getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_to_picture_refuses_nan() -> None:
     with pytest.raises(InputError, match=r"the decoded picture holds NaN or infinity\. Decode in fp32\."):
-        images.to_picture(torch.full((3, 2, 2), float("nan")))
+        images.tensor_to_image(torch.full((3, 2, 2), float("nan")))
 
 
 def profile_with_swapped_primaries() -> bytes:
@@ -422,14 +422,14 @@ def profile_with_swapped_primaries() -> bytes:
 
 def test_colours_of_another_space_are_converted(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=profile_with_swapped_primaries())
-    assert images.inspect(path).notes == ("colours are converted from Swap built-in to sRGB",)
-    assert abs(pixels(images.open_picture(path)) - pixels(scene())[:, :, [1, 0, 2]]).max() <= 2
+    assert images.inspect_image(path).notes == ("colours are converted from Swap built-in to sRGB",)
+    assert abs(pixels(images.open_image(path)) - pixels(scene())[:, :, [1, 0, 2]]).max() <= 2
 
 
 def test_srgb_is_left_alone_and_a_broken_profile_is_said(tmp_path: Path) -> None:
     content = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=content)
-    assert images.inspect(path).notes == ()
+    assert images.inspect_image(path).notes == ()
     path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=content[:60] + b"rubbish")
-    assert images.inspect(path).notes == ("its colour profile cannot be read",)
-    assert (pixels(images.open_picture(path)) == pixels(scene())).all()
+    assert images.inspect_image(path).notes == ("its colour profile cannot be read",)
+    assert (pixels(images.open_image(path)) == pixels(scene())).all()

@@ -10,9 +10,8 @@ from annotation.config import ImportOptions
 from annotation.drafts import read_drafts
 from annotation.images import images_by_sha256
 from annotation.import_captions import add_short_names, from_files, read_captions
-from data.errors import InputError
-from data.files import sha256
-from data.problems import Problem
+from data.atomic_io import file_sha256
+from data.errors import InputError, Problem
 from tests.answers import project
 
 
@@ -62,7 +61,7 @@ def test_kohyas_json(work: Path, tmp_path: Path) -> None:
 
 
 def test_tables(work: Path, tmp_path: Path) -> None:
-    digest = sha256(tmp_path / "pictures" / "002.png")
+    digest = file_sha256(tmp_path / "pictures" / "002.png")
     (tmp_path / "t.csv").write_text(f"file_name,text,sha256\nelsewhere.png,by content,{digest}\n001.png,by name,\n")
     assert drafted(work, tmp_path / "t.csv") == {"002.png": "by content", "001.png": "by name"}
     (tmp_path / "only a table").mkdir()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data import store
+from data import captioned_folder
 from data.errors import InputError
-from data.importers import bring_in
+from data.importers import import_folder
 
 
 def encoded(colour: str, kind: str = "PNG", size: int = 32) -> bytes:
@@ -44,8 +44,8 @@ def test_a_dataset_keeps_bytes_captions_and_columns(tmp_path: Path) -> None:
     pictures = [encoded("red"), encoded("blue", "JPEG"), encoded("lime", "WEBP")]
     columns = {"image": pictures, "text": ["red", "blue", "lime"], "type": ["fire", None, "plant"], "n": [1, 2, 3]}
     dataset(columns).save_to_disk(str(tmp_path / "saved"))
-    assert bring_in(tmp_path / "saved", tmp_path / "new") == []
-    listing = store.read(tmp_path / "new")
+    assert import_folder(tmp_path / "saved", tmp_path / "new") == []
+    listing = captioned_folder.read_folder(tmp_path / "new")
     assert listing.problems == []
     assert [sample.path.read_bytes() for sample in listing.samples] == pictures
     assert rows(tmp_path / "new") == [
@@ -63,7 +63,7 @@ def test_splits_and_several_captions_and_other_names(tmp_path: Path) -> None:
         for name in ("red", "blue")
     }
     datasets.DatasetDict(halves).save_to_disk(str(tmp_path / "saved"))
-    assert bring_in(tmp_path / "saved", tmp_path / "new") == []
+    assert import_folder(tmp_path / "saved", tmp_path / "new") == []
     assert rows(tmp_path / "new")[1] == {
         "split": "blue",
         "file_name": "blue/000000.png",
@@ -77,7 +77,7 @@ def test_rows_of_a_dataset_that_cannot_be_used_are_named(tmp_path: Path) -> None
     texts = ["fine", "cut", "none", " ", "tiny", "wrong quality"]
     columns = {"image": pictures, "text": texts, "quality": ["good"] * 5 + ["superb"]}
     dataset(columns).save_to_disk(str(tmp_path / "saved"))
-    problems = bring_in(tmp_path / "saved", tmp_path / "new")
+    problems = import_folder(tmp_path / "saved", tmp_path / "new")
     assert [row["text"] for row in rows(tmp_path / "new")] == ["fine"]
     said = [str(problem).removeprefix(f"{tmp_path}/saved: ") for problem in problems]
     assert said == [
@@ -94,23 +94,23 @@ def test_a_dataset_without_pictures_or_captions(tmp_path: Path) -> None:
 
     datasets.Dataset.from_dict({"text": ["x"], "n": [1]}).save_to_disk(str(tmp_path / "words"))
     with pytest.raises(InputError, match="has columns text, n: none is a picture; allowed: a column of pictures"):
-        bring_in(tmp_path / "words", tmp_path / "new")
+        import_folder(tmp_path / "words", tmp_path / "new")
     dataset({"image": [encoded("red")], "n": [1]}).save_to_disk(str(tmp_path / "mute"))
     with pytest.raises(InputError, match="none is a text"):
-        bring_in(tmp_path / "mute", tmp_path / "new")
+        import_folder(tmp_path / "mute", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_reading_a_dataset_directly_says_how_to_import_it(tmp_path: Path) -> None:
     dataset({"image": [encoded("red")], "text": ["x"]}).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(InputError, match=r"is a Hugging Face dataset.*data/prepare\.py .*saved --into NEW_FOLDER"):
-        store.read(tmp_path / "saved")
+        captioned_folder.read_folder(tmp_path / "saved")
 
 
 def test_a_broken_dataset(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(InputError, match="cannot be read as a Hugging Face dataset"):
-        bring_in(tmp_path, tmp_path / "new")
+        import_folder(tmp_path, tmp_path / "new")
 
 
 # ---- Label Studio
@@ -143,7 +143,7 @@ def test_an_export_becomes_a_folder(tmp_path: Path) -> None:
         task(3, {"image": "/data/upload/1/0a1b2c3d-d.png"}, caption("dee"), choice("tags", "x", "y")),
         task(4, {"image": "https://example.org/e.png?x=1"}, caption("eel"), choice("quality", "good")),
     )
-    assert bring_in(tasks, tmp_path / "new", pictures=tmp_path / "pictures") == []
+    assert import_folder(tasks, tmp_path / "new", pictures=tmp_path / "pictures") == []
     same = {"source": "label-studio", "annotator": "7"}
     assert [row | same for row in rows(tmp_path / "new")] == rows(tmp_path / "new")
     assert [{key: row[key] for key in row if key not in same} for row in rows(tmp_path / "new")] == [
@@ -152,7 +152,7 @@ def test_an_export_becomes_a_folder(tmp_path: Path) -> None:
         {"file_name": "d.png", "text": "dee", "tags": ["x", "y"]},
         {"file_name": "e.png", "text": "eel", "quality": "good"},
     ]
-    assert store.read(tmp_path / "new").problems == []
+    assert captioned_folder.read_folder(tmp_path / "new").problems == []
 
 
 def test_the_newest_annotation_counts_and_the_rest_is_named(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_newest_annotation_counts_and_the_rest_is_named(tmp_path: Path) -> N
         task(5, {"image": "gone.png"}, caption("x")),
         task(6, {"image": "a.png"}, caption("again")),
     )
-    problems = bring_in(tasks, tmp_path / "new")
+    problems = import_folder(tasks, tmp_path / "new")
     assert rows(tmp_path / "new") == [
         {"file_name": "a.png", "text": "new", "annotator": "x@y.z", "source": "label-studio"},
     ]
@@ -193,7 +193,7 @@ def test_a_picture_outside_the_folder_is_not_taken(tmp_path: Path) -> None:
     for name in ("../secret.png", str(tmp_path / "secret.png"), "/data/local-files/?d=../secret.png"):
         tasks = export(tmp_path / "export.json", task(1, {"image": name, "file_name": name}, caption("x")))
         with pytest.raises(InputError, match=r"holds no captioned picture that can be used; first: .*no picture"):
-            bring_in(tasks, tmp_path / "new", pictures=tmp_path / "pictures")
+            import_folder(tasks, tmp_path / "new", pictures=tmp_path / "pictures")
     assert not (tmp_path / "new").exists()
 
 
@@ -211,7 +211,7 @@ def test_what_is_no_export(tmp_path: Path, content: str, expected: str) -> None:
     draw(tmp_path, "a.png")
     (tmp_path / "export.json").write_text(content)
     with pytest.raises(InputError, match=expected):
-        bring_in(tmp_path / "export.json", tmp_path / "new")
+        import_folder(tmp_path / "export.json", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -221,17 +221,17 @@ def test_what_is_no_export(tmp_path: Path, content: str, expected: str) -> None:
 def test_a_folder_is_copied_without_what_cannot_be_used(tmp_path: Path) -> None:
     draw(tmp_path / "old", "a.png", "b.png")
     (tmp_path / "old" / "a.txt").write_text("one\ntwo")
-    problems = bring_in(tmp_path / "old", tmp_path / "new")
+    problems = import_folder(tmp_path / "old", tmp_path / "new")
     assert [problem.what for problem in problems] == ["has no caption"]
     assert rows(tmp_path / "new") == [{"file_name": "a.png", "text": "one", "texts": ["two"]}]
-    assert store.read(tmp_path / "new").problems == []
+    assert captioned_folder.read_folder(tmp_path / "new").problems == []
 
 
 def test_pictures_with_a_reason_to_skip_stay_behind(tmp_path: Path) -> None:
     draw(tmp_path / "old", "a.png", "b.png")
     table = [{"file_name": "a.png", "text": "one"}, {"file_name": "b.png", "skip_reason": "blurred"}]
     (tmp_path / "old" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
-    (problem,) = bring_in(tmp_path / "old", tmp_path / "new")
+    (problem,) = import_folder(tmp_path / "old", tmp_path / "new")
     assert "1 picture is left out, as a 'skip_reason' is given (1 blurred; first 'b.png')" in str(problem)
     assert rows(tmp_path / "new") == table[:1]
 
@@ -241,5 +241,5 @@ def test_an_import_never_replaces_a_folder(tmp_path: Path) -> None:
     (tmp_path / "old" / "a.txt").write_text("one")
     draw(tmp_path / "new", "mine.png")
     with pytest.raises(InputError, match="exists and is not empty"):
-        bring_in(tmp_path / "old", tmp_path / "new")
+        import_folder(tmp_path / "old", tmp_path / "new")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine.png"]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from data.errors import InputError
-from infer import compiled, config, drawing, loras, metadata, pipeline, planning, replay
-from infer.planning import Job
+from infer import config, generation, lora_loading, metadata, pipeline, png_info
+from infer.generation import GenerationJob
 from tests.tiny import tiny_lora
-from train import base_model
+from train.model import load_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),  # inductor's imports
@@ -43,20 +43,20 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, compiled_call: Callable[..., Any])
     monkeypatch.setattr(torch, "compile", lambda call, **how: partial(compiled_call, call))
 
 
-def job_of(model: Path, *argv: object, device: torch.device = CPU) -> tuple[Any, Job]:
-    options = config.read([str(word) for word in ("--model", model, "--steps", 3, "--compile", *argv)])
+def job_of(model: Path, *argv: object, device: torch.device = CPU) -> tuple[Any, GenerationJob]:
+    options = config.read_options([str(word) for word in ("--model", model, "--steps", 3, "--compile", *argv)])
     dtype = pipeline.choose_dtype(options.dtype, device)
-    loaded = base_model.load(str(model), dtype=dtype)
-    job = planning.plan(options, loaded, device, options.loras)
-    return pipeline.build(loaded, None, device), job
+    loaded = load_model(str(model), dtype=dtype)
+    job = generation.plan_job(options, loaded, device, options.loras)
+    return pipeline.build_pipeline(loaded, None, device), job
 
 
-def images(pipe: Any, job: Job, wear: Any = lambda worn: None) -> list[Any]:
-    return [drawn.image for drawn in pipeline.draw(pipe, job.pictures, job.settings, wear=wear)]
+def images(pipe: Any, job: GenerationJob, wear: Any = lambda worn: None) -> list[Any]:
+    return [drawn.image for drawn in pipeline.generate_images(pipe, job.pictures, job.settings, wear=wear)]
 
 
 def psnr(one: Any, two: Any) -> float:
-    return replay.psnr(np.asarray(one, dtype=float), np.asarray(two, dtype=float))
+    return png_info.psnr(np.asarray(one, dtype=float), np.asarray(two, dtype=float))
 
 
 def test_pictures_are_the_same_and_nothing_is_compiled_once_they_are_begun(
@@ -69,10 +69,10 @@ def test_pictures_are_the_same_and_nothing_is_compiled_once_they_are_begun(
     (tmp_path / "prompts.txt").write_text(f"a water <lora:{lora}:0.5>\na fire", encoding="utf-8")
     pipe, job = job_of(tiny_model, "--from-file", tmp_path / "prompts.txt", "--num-images", 2)
     files = list(dict.fromkeys(file for picture in job.pictures for file in picture.loras))
-    loras.attach(pipe, files)
-    wear = partial(loras.wear, pipe, files)
+    lora_loading.load_loras(pipe, files)
+    wear = partial(lora_loading.activate_loras, pipe, files)
     eager = images(pipe, job, wear=wear)
-    line = compiled.prepare(pipe, job, job.pictures, wear)
+    line = generation.compile_unet(pipe, job, job.pictures, wear)
     graphs = dynamo["stats"]["unique_graphs"]
     assert graphs == 2
     assert line.startswith("compile: 2 graphs in ")
@@ -88,12 +88,12 @@ def test_every_shape_is_compiled_before_the_first_image(tiny_model: Path, tmp_pa
     lines = ["a fire", "a water", f"a <lora:{lora}:1>", "a --w 32", "a --l 1", "fire " * 90, "a fire --s 2"]
     (tmp_path / "prompts.txt").write_text("\n".join(lines), encoding="utf-8")
     pipe, job = job_of(tiny_model, "--from-file", tmp_path / "prompts.txt", "--guidance-stop", 0.5)
-    shapes = [compiled.shape_of(job, picture) for picture in job.pictures]
+    shapes = [generation.shape_of(job, picture) for picture in job.pictures]
     assert shapes[0] == shapes[1] == shapes[6]
     assert len(set(shapes)) == 5
-    guided, plain = compiled.first_predictions(pipe, job, job.pictures[0], lambda worn: None)
+    guided, plain = generation.first_predictions(pipe, job, job.pictures[0], lambda worn: None)
     assert guided.shape == plain.shape == (1, 4, 16, 16)
-    assert len(compiled.first_predictions(pipe, job, job.pictures[4], lambda worn: None)) == 1, "guidance 1 is none"
+    assert len(generation.first_predictions(pipe, job, job.pictures[4], lambda worn: None)) == 1, "guidance 1 is none"
 
 
 def test_the_command_writes_it_down_and_repeats_it(
@@ -101,20 +101,23 @@ def test_the_command_writes_it_down_and_repeats_it(
 ) -> None:
     stand_in(monkeypatch, lambda call, *inputs, **more: call(*inputs, **more))
     argv = ["--model", "pocket", "--steps", "2", "--prompt", "a fire", "--outdir"]
-    assert drawing.run(config.read([*argv, str(tmp_path / "a"), "--compile"])) == 0
+    assert generation.run_generation(config.read_options([*argv, str(tmp_path / "a"), "--compile"])) == 0
     assert "compile: 1 graphs in " in capsys.readouterr().out
     drawn = tmp_path / "a" / "00000-42.png"
-    assert metadata.read(drawn).compiled
-    assert drawing.run(config.read(["--params-from", str(drawn), "--outdir", str(tmp_path / "b")])) == 0
+    assert metadata.read_metadata(drawn).compiled
+    assert (
+        generation.run_generation(config.read_options(["--params-from", str(drawn), "--outdir", str(tmp_path / "b")]))
+        == 0
+    )
     said = capsys.readouterr().out
     assert "compile: 1 graphs" in said and "the same picture, bit for bit" in said
-    assert drawing.run(config.read([*argv, str(tmp_path / "c")])) == 0
-    assert not metadata.read(tmp_path / "c" / "00000-42.png").compiled
+    assert generation.run_generation(config.read_options([*argv, str(tmp_path / "c")])) == 0
+    assert not metadata.read_metadata(tmp_path / "c" / "00000-42.png").compiled
 
 
 def test_a_folder_begun_without_it_is_not_gone_on_with(tiny_model: Path) -> None:
     (_, one), (_, other) = job_of(tiny_model), job_of(tiny_model, "--no-compile")
-    model = base_model.load(str(tiny_model))
+    model = load_model(str(tiny_model))
     assert one.compile and not other.compile
     assert one.identity(model) != other.identity(model)
 
@@ -135,7 +138,7 @@ def test_a_compiler_that_fails_or_computes_otherwise_is_one_line(
     for broken, said in ((fails, "No space left on device"), (strays, "1.00%"), (breaks, "inf%")):
         stand_in(monkeypatch, broken)
         with pytest.raises(InputError) as caught:
-            compiled.prepare(pipe, job, job.pictures, lambda worn: None)
+            generation.compile_unet(pipe, job, job.pictures, lambda worn: None)
         assert caught.value.where == "--compile" and caught.value.fix
         assert said in caught.value.what and "\n" not in str(caught.value)
         pipe.unet._compiled_call_impl = None
@@ -146,13 +149,13 @@ def test_a_second_compilation_is_cached(tiny_model: Path, dynamo: Any, capsys: p
     """With the C++. The second time everything comes out of the cache; the pictures' distance is printed."""
     pipe, job = job_of(tiny_model, "--prompt", "a fire")
     eager = images(pipe, job)
-    print(compiled.prepare(pipe, job, job.pictures, lambda worn: None))
+    print(generation.compile_unet(pipe, job, job.pictures, lambda worn: None))
     assert dynamo["inductor"]["fxgraph_cache_miss"] == 1
     drawn = images(pipe, job)
     torch.compiler.reset()
     dynamo.clear()
     again, job = job_of(tiny_model, "--prompt", "a fire")
-    print(compiled.prepare(again, job, job.pictures, lambda worn: None))
+    print(generation.compile_unet(again, job, job.pictures, lambda worn: None))
     assert dynamo["inductor"]["fxgraph_cache_miss"] == 0 and dynamo["inductor"]["fxgraph_cache_hit"] >= 1
     assert [one.tobytes() for one in images(again, job)] == [one.tobytes() for one in drawn]
     apart = psnr(eager[0], drawn[0])
@@ -167,7 +170,7 @@ def test_cuda_graphs_draw_the_same_pictures(tiny_model: Path, dynamo: Any) -> No
     device = torch.device("cuda")
     pipe, job = job_of(tiny_model, "--num-images", 8, "--guidance-stop", 0.5, device=device)
     eager = images(pipe, job)
-    compiled.prepare(pipe, job, job.pictures, lambda worn: None)
+    generation.compile_unet(pipe, job, job.pictures, lambda worn: None)
     again = images(pipe, job)
     assert dynamo["inductor"]["cudagraph_skips"] == 0
     assert dynamo["stats"]["unique_graphs"] == 2

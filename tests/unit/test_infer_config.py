@@ -6,28 +6,30 @@ import pytest
 
 from data.errors import InputError
 from infer import config
-from infer.config import LoraFile, split_weight
+from infer.config import LoraFile, parse_lora
 
 
 def test_without_flags_there_is_something_to_draw() -> None:
-    options = config.read([])
-    assert options.prompt == config.BUILT_IN
+    options = config.read_options([])
+    assert options.prompt == config.DEFAULT_PROMPTS
     assert (options.seed, options.steps, options.guidance_scale) == (42, 50, 7.5)
 
 
 def test_a_grid_that_cannot_be_read_is_one_line() -> None:
     with pytest.raises(InputError, match=r"--grid.*'type' is not a name with its values"):
-        config.read(["--grid", "type"])
+        config.read_options(["--grid", "type"])
 
 
 def test_prompts_repeat_and_fingers_find_their_flags() -> None:
     argv = ["--prompt", "a, b", "-p", "c", "-n", "blurry", "--cfg", "5", "-H", "64", "--sampler", "Euler a"]
-    options = config.read([*argv, "--num_images", "3", "--lora", "x.safetensors:0.5", "--lora", "y.safetensors"])
+    options = config.read_options(
+        [*argv, "--num_images", "3", "--lora", "x.safetensors:0.5", "--lora", "y.safetensors"]
+    )
     assert options.prompt == ("a, b", "c")
     assert (options.negative_prompt, options.guidance_scale, options.height) == ("blurry", 5.0, 64)
     assert (options.scheduler, options.num_images) == ("euler_a", 3)
     others = ["--ddim_steps", "9", "--n_samples", "2", "--n", "grey", "--precision", "bf16", "--batch_size", "8"]
-    theirs = config.read(others)
+    theirs = config.read_options(others)
     assert (theirs.steps, theirs.num_images) == (9, 2)
     assert (theirs.negative_prompt, theirs.dtype, theirs.batch_size) == ("grey", "bf16", 8)
     assert options.loras == (LoraFile(Path("x.safetensors"), 0.5), LoraFile(Path("y.safetensors")))
@@ -37,7 +39,7 @@ def test_prompts_repeat_and_fingers_find_their_flags() -> None:
     "prompt", ["a Pokémon", "日本の猫", 'say "hi"', "back\\slash", "a, b", "[x]", "{a|b}", "12", "null"]
 )
 def test_a_prompt_arrives_as_it_was_typed(prompt: str) -> None:
-    assert config.read(["--prompt", prompt]).prompt == (prompt,)
+    assert config.read_options(["--prompt", prompt]).prompt == (prompt,)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_a_prompt_arrives_as_it_was_typed(prompt: str) -> None:
     ],
 )
 def test_only_a_number_after_the_last_colon_is_a_weight(text: str, path: str, weight: float) -> None:
-    assert split_weight(text) == LoraFile(Path(path), weight)
+    assert parse_lora(text) == LoraFile(Path(path), weight)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,6 @@ def test_only_a_number_after_the_last_colon_is_a_weight(text: str, path: str, we
 )
 def test_a_wrong_flag_is_one_line(argv: list[str], said: str) -> None:
     with pytest.raises(InputError) as caught:
-        config.read(argv)
+        config.read_options(argv)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -10,15 +10,15 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from data.errors import InputError
-from infer import config, decoding, pipeline
-from infer.decoding import Checker, Decoder
-from train import base_model
+from infer import config, pipeline
+from infer.pipeline import ImageDecoder, SafetyChecker
+from train.model import load_model
 
 CPU = torch.device("cpu")
 
 
 def vae_of(model: Path, dtype: torch.dtype) -> Any:
-    return pipeline.build(base_model.load(str(model), dtype=dtype), None, CPU).vae
+    return pipeline.build_pipeline(load_model(str(model), dtype=dtype), None, CPU).vae
 
 
 def latents(dtype: torch.dtype, size: float = 1.0) -> torch.Tensor:
@@ -34,15 +34,17 @@ def test_numbers_that_break_down_in_half_precision_are_decoded_again(tiny_model:
         vae.decoder.conv_out.weight.mul_(0.1)
     plain = vae.decode(latents(torch.float16) / vae.config.scaling_factor, return_dict=False)[0]
     assert not torch.isfinite(plain).all(), "the case at hand"
-    decoded = Decoder(vae)(latents(torch.float16))
+    decoded = ImageDecoder(vae)(latents(torch.float16))
     assert (decoded.verdict, decoded.again) == ("ok", True)
-    exact = Decoder(vae.float())(latents(torch.float32).half().float())
+    exact = ImageDecoder(vae.float())(latents(torch.float32).half().float())
     assert decoded.image.tobytes() == exact.image.tobytes()
     assert not exact.again
 
 
 def test_latents_that_are_broken_already_are_no_picture(tiny_model: Path) -> None:
-    decoded = Decoder(vae_of(tiny_model, torch.bfloat16))(torch.full((1, 4, 16, 16), torch.nan, dtype=torch.bfloat16))
+    decoded = ImageDecoder(vae_of(tiny_model, torch.bfloat16))(
+        torch.full((1, 4, 16, 16), torch.nan, dtype=torch.bfloat16)
+    )
     assert (decoded.verdict, decoded.again) == ("nan", False)
 
 
@@ -60,29 +62,29 @@ def checker(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def loaded(folder: Path, *argv: str) -> Checker:
-    return decoding.load_checker(config.read(["--safety-checker", str(folder), *argv]), CPU)
+def loaded(folder: Path, *argv: str) -> SafetyChecker:
+    return pipeline.load_safety_checker(config.read_options(["--safety-checker", str(folder), *argv]), CPU)
 
 
 def test_a_checkers_verdict_is_that_of_diffusers(checker: Path, tiny_model: Path) -> None:
     found = loaded(checker)
     vae, given = vae_of(tiny_model, torch.float32), latents(torch.float32)
-    plain = Decoder(vae)(given)
-    assert Decoder(vae, found)(given).verdict == "ok"
+    plain = ImageDecoder(vae)(given)
+    assert ImageDecoder(vae, found)(given).verdict == "ok"
     pixels = found.prepare(images=plain.image, return_tensors="pt").pixel_values
-    similar = decoding.over(
+    similar = pipeline.excess_similarity(
         torch.nn.functional.normalize(found.network.visual_projection(found.network.vision_model(pixels)[1])),
         found.network.concept_embeds,
         torch.zeros(17),
     )
     found.network.concept_embeds_weights[3] = similar[3] - 0.5
-    flagged = Decoder(vae, found)(given)
+    flagged = ImageDecoder(vae, found)(given)
     assert (flagged.verdict, flagged.concepts) == ("flagged", ("concept 3 by 0.5",))
     assert flagged.image.tobytes() == plain.image.tobytes(), "kept, not painted black"
     theirs = found.network(images=[torch.ones(1)], clip_input=pixels)[1]
     assert theirs == [True]
     found.network.special_care_embeds_weights.fill_(-2.0)
-    assert Decoder(vae, found)(given).concepts == ("concept 3 by 0.51",)
+    assert ImageDecoder(vae, found)(given).concepts == ("concept 3 by 0.51",)
 
 
 def test_a_flagged_picture_is_hidden_only_on_request(checker: Path) -> None:

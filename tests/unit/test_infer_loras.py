@@ -10,25 +10,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.errors import InputError
-from infer import effects, loras, pipeline
+from infer import lora_loading, pipeline
 from infer.config import LoraFile
-from infer.encoder import Encoder
-from infer.pipeline import Settings
-from infer.prompts import Picture
+from infer.pipeline import SamplingSettings
+from infer.prompts import ImageRequest
+from infer.text_encoding import PromptEncoder
 from tests.tiny import tiny_lora, tiny_pipeline
-from train import base_model
+from train.model import load_model
 
-SETTINGS = Settings(steps=2, guidance_scale=7.5, width=64, height=64)
+SETTINGS = SamplingSettings(steps=2, guidance_scale=7.5, width=64, height=64)
 CPU = torch.device("cpu")
 
 
 def build(model: Path) -> StableDiffusionPipeline:
-    return pipeline.build(base_model.load(str(model)), None, CPU)
+    return pipeline.build_pipeline(load_model(str(model)), None, CPU)
 
 
 def latents(pipe: StableDiffusionPipeline) -> Tensor:
-    states = Encoder(pipe).pair(["a water type fridge"], "")
-    return pipeline.latents_of(pipe, [Picture(0, "a water type fridge", 1)], SETTINGS, states, lambda *_: None)
+    states = PromptEncoder(pipe).pair(["a water type fridge"], "")
+    return pipeline.sample_micro_batch(
+        pipe, [ImageRequest(0, "a water type fridge", 1)], SETTINGS, states, lambda *_: None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def change_of(state: dict[str, Tensor], scaling: float) -> float:
 def test_it_draws_what_diffusers_draws_with_the_same_file(tiny_model: Path, lora: Path) -> None:
     pipe, plain = build(tiny_model), build(tiny_model)
     base = latents(plain)
-    (proof,) = loras.attach(pipe, [LoraFile(lora, 0.5)])
+    (proof,) = lora_loading.load_loras(pipe, [LoraFile(lora, 0.5)])
     plain.load_lora_weights(str(lora), adapter_name="style")
     plain.set_adapters(["style"], [0.5])
     assert torch.equal(latents(pipe), latents(plain))
@@ -55,11 +57,11 @@ def test_it_draws_what_diffusers_draws_with_the_same_file(tiny_model: Path, lora
 
 def test_the_change_is_measured_exactly(tiny_model: Path, lora: Path) -> None:
     pipe = build(tiny_model)
-    weights = loras.layer_sizes(pipe)
+    weights = lora_loading.layer_sizes(pipe)
     state = load_file(lora)
-    touched = {loras.layer_of(key) for key in state}
+    touched = {lora_loading.layer_of(key) for key in state}
     norm = sum(pipe.unet.get_parameter(f"{layer[5:]}.weight").square().sum().item() for layer in touched) ** 0.5
-    (proof,) = loras.attach(pipe, [LoraFile(lora, 0.25)])
+    (proof,) = lora_loading.load_loras(pipe, [LoraFile(lora, 0.25)])
     assert touched < set(weights)
     assert proof.change == pytest.approx(change_of(state, scaling=2.0 * 0.25), rel=1e-5)  # alpha / rank is 2
     assert proof.share == pytest.approx(proof.change / norm, rel=1e-5)
@@ -69,7 +71,7 @@ def test_the_change_is_measured_exactly(tiny_model: Path, lora: Path) -> None:
 def test_several_add_up_at_their_weights(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     other = tiny_lora(tiny_model, tmp_path / "other.safetensors", seed=1)
     pipe = build(tiny_model)
-    loras.attach(pipe, [LoraFile(lora, 0.5), LoraFile(other, -2.0)])
+    lora_loading.load_loras(pipe, [LoraFile(lora, 0.5), LoraFile(other, -2.0)])
     layer = pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
     key = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     wanted = torch.zeros(layer.weight.shape)
@@ -83,14 +85,14 @@ def test_several_add_up_at_their_weights(tiny_model: Path, lora: Path, tmp_path:
 def test_kohyas_names_mean_the_same(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     kohya: dict[str, Tensor] = {}
     for key, tensor in load_file(lora).items():
-        layer = loras.layer_of(key).removeprefix("unet.").replace(".", "_")
+        layer = lora_loading.layer_of(key).removeprefix("unet.").replace(".", "_")
         end = "lora_down" if "lora_A" in key else "lora_up"
         kohya[f"lora_unet_{layer}.{end}.weight"] = tensor
         kohya[f"lora_unet_{layer}.alpha"] = torch.tensor(8.0)  # rank 4: scaling 2, as in the diffusers file
     save_file(kohya, tmp_path / "kohya.safetensors")
     ours, theirs = build(tiny_model), build(tiny_model)
-    loras.attach(ours, [LoraFile(lora)])
-    (proof,) = loras.attach(theirs, [LoraFile(tmp_path / "kohya.safetensors")])
+    lora_loading.load_loras(ours, [LoraFile(lora)])
+    (proof,) = lora_loading.load_loras(theirs, [LoraFile(tmp_path / "kohya.safetensors")])
     assert proof.unused == ()
     assert torch.equal(latents(ours), latents(theirs))
 
@@ -106,10 +108,10 @@ def test_a_lora_of_the_text_encoder_is_applied_too(tiny_model: Path, tmp_path: P
     }
     save_file(state, tmp_path / "words.safetensors")
     pipe = build(tiny_model)
-    before = pipeline.Encoder(pipe)(["a fire"])
-    (proof,) = loras.attach(pipe, [LoraFile(tmp_path / "words.safetensors")])
+    before = pipeline.PromptEncoder(pipe)(["a fire"])
+    (proof,) = lora_loading.load_loras(pipe, [LoraFile(tmp_path / "words.safetensors")])
     assert (proof.matched, proof.unused) == (len(state), ())
-    assert not torch.allclose(pipeline.Encoder(pipe)(["a fire"]), before)
+    assert not torch.allclose(pipeline.PromptEncoder(pipe)(["a fire"]), before)
 
 
 def test_keys_that_find_no_layer_are_named_and_strict_refuses_them(
@@ -118,17 +120,17 @@ def test_keys_that_find_no_layer_are_named_and_strict_refuses_them(
     state = load_file(lora)
     strange = {f"unet.attic.{n}.to_q.lora_A.weight": torch.ones(4, 32) for n in range(7)}
     save_file(state | strange, tmp_path / "more.safetensors")
-    (proof,) = loras.attach(build(tiny_model), [LoraFile(tmp_path / "more.safetensors")])
+    (proof,) = lora_loading.load_loras(build(tiny_model), [LoraFile(tmp_path / "more.safetensors")])
     assert set(proof.unused) == set(strange)
     assert proof.matched == len(state)
-    assert loras.named(proof.unused).endswith(" and 2 more")
+    assert lora_loading.join_keys(proof.unused).endswith(" and 2 more")
     with pytest.raises(InputError, match=r"7 tensors find no layer: unet\.attic\.0"):
-        loras.attach(build(tiny_model), [LoraFile(tmp_path / "more.safetensors")], strict=True)
+        lora_loading.load_loras(build(tiny_model), [LoraFile(tmp_path / "more.safetensors")], strict=True)
 
 
 def refused(model: Path, file: Path, weight: float = 1.0) -> str:
     with pytest.raises(InputError) as caught:
-        loras.attach(build(model), [LoraFile(file, weight)])
+        lora_loading.load_loras(build(model), [LoraFile(file, weight)])
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -175,7 +177,7 @@ def test_a_wider_model_is_no_problem_for_its_own_lora(tmp_path: Path) -> None:
     """The x8 autoencoder of SD v1 beside the x4 of the embedded base: sizes come from the model."""
     model = tiny_pipeline(tmp_path / "x8", factor=8)
     file = tiny_lora(model, tmp_path / "a.safetensors", rank=2)
-    (proof,) = loras.attach(build(model), [LoraFile(file)])
+    (proof,) = lora_loading.load_loras(build(model), [LoraFile(file)])
     assert proof.change == pytest.approx(change_of(load_file(file), scaling=2.0), rel=1e-5)
 
 
@@ -185,38 +187,38 @@ def test_laid_down_again_the_base_is_what_it_was_bit_for_bit(tiny_model: Path, l
     base = latents(pipe)
     other = LoraFile(tiny_lora(tiny_model, tmp_path / "other.safetensors", seed=1), 0.5)
     files = [LoraFile(lora), other]
-    loras.attach(pipe, files)
+    lora_loading.load_loras(pipe, files)
     both = latents(pipe)
-    loras.wear(pipe, files, [other])
+    lora_loading.activate_loras(pipe, files, [other])
     alone = build(tiny_model)
-    loras.attach(alone, [other])
+    lora_loading.load_loras(alone, [other])
     assert torch.equal(latents(pipe), latents(alone))
-    loras.wear(pipe, files, [])
+    lora_loading.activate_loras(pipe, files, [])
     assert torch.equal(latents(pipe), base)
-    loras.wear(pipe, files, files)
+    lora_loading.activate_loras(pipe, files, files)
     assert torch.equal(latents(pipe), both)
 
 
 def test_the_change_is_shown_block_by_block_and_in_the_prediction(tiny_model: Path, lora: Path) -> None:
     pipe = build(tiny_model)
-    probe = effects.Probe(pipe)
+    probe = lora_loading.UnetProbe(pipe)
     base = probe()
-    (proof,) = loras.attach(pipe, [LoraFile(lora)])
+    (proof,) = lora_loading.load_loras(pipe, [LoraFile(lora)])
     assert list(proof.blocks) == ["down 0", "up 1", "middle"]
     squared = sum(share**2 for share in proof.blocks.values())
     assert proof.share**2 < squared, "blocks' shares are of their own weights"
     assert proof.prediction == pytest.approx(((probe() - base).norm() / base.norm()).item())
-    (weaker,) = loras.attach(build(tiny_model), [LoraFile(lora, 0.01)])
+    (weaker,) = lora_loading.load_loras(build(tiny_model), [LoraFile(lora, 0.01)])
     assert 0 < weaker.prediction < proof.prediction / 5
 
 
 def test_one_that_predicts_the_same_is_refused(tiny_model: Path, lora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a change that half precision rounds away."""
-    monkeypatch.setattr(effects, "share", lambda changed, base: 0.0)
+    monkeypatch.setattr(lora_loading, "relative_change", lambda changed, base: 0.0)
     assert "changes weights, but nothing that the model predicts" in refused(tiny_model, lora)
 
 
 def test_blocks_by_their_layers_names() -> None:
     names = ["unet.down_blocks.2.attentions.0.x", "unet.mid_block.y", "unet.up_blocks.1.z", "unet.conv_in"]
-    found = [effects.block_of(name) for name in [*names, "text_encoder.encoder.layers.0.q_proj"]]
+    found = [lora_loading.block_of(name) for name in [*names, "text_encoder.encoder.layers.0.q_proj"]]
     assert found == ["down 2", "middle", "up 1", "other", "text"]

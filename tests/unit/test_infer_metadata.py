@@ -10,13 +10,13 @@ from PIL import Image
 
 from data.errors import InputError
 from infer import metadata
-from infer.metadata import LoraUsed, ModelUsed, Recipe, TokensUsed
+from infer.metadata import ImageMetadata, LoraUsed, ModelUsed, TokensUsed
 
 PICTURE = Image.new("RGB", (8, 8), "#336699")
 
 
-def recipe(**changes: object) -> Recipe:
-    plain = Recipe(
+def recipe(**changes: object) -> ImageMetadata:
+    plain = ImageMetadata(
         prompt="a water type fridge",
         negative_prompt="blurry",
         seed=965400086,
@@ -81,7 +81,7 @@ def pairs(line: str) -> dict[str, str]:
 
 
 def test_the_a1111_text_is_exact() -> None:
-    assert metadata.parameters(recipe()) == (
+    assert metadata.format_parameters(recipe()) == (
         "a water type fridge\n"
         "Negative prompt: blurry\n"
         "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 965400086, Size: 512x768, "
@@ -90,7 +90,7 @@ def test_the_a1111_text_is_exact() -> None:
 
 
 def test_an_empty_negative_prompt_has_no_line_and_other_samplers_no_schedule() -> None:
-    prompt, settings = metadata.parameters(recipe(negative_prompt="", sampler="PLMS")).split("\n")
+    prompt, settings = metadata.format_parameters(recipe(negative_prompt="", sampler="PLMS")).split("\n")
     assert prompt == "a water type fridge"
     assert settings.startswith("Steps: 20, Sampler: PLMS, CFG scale: 7, Seed:")
 
@@ -101,7 +101,7 @@ def test_an_independent_reader_finds_every_setting(tmp_path: Path) -> None:
         LoraUsed(name="b.safetensors", sha256="b" * 64, weight=1.0, matched=2, change=1.0, share=0.1),
     )
     model = ModelUsed(name="models/odd, name: v1.safetensors", fingerprint="f" * 64, file_hash="e" * 64)
-    metadata.write(tmp_path / "a.png", PICTURE, recipe(loras=loras, model=model, prompt="one\ntwo, (three:1.2)"))
+    metadata.write_png(tmp_path / "a.png", PICTURE, recipe(loras=loras, model=model, prompt="one\ntwo, (three:1.2)"))
     kind, text = text_chunks((tmp_path / "a.png").read_bytes())["parameters"]
     assert kind == "tEXt"
     *prompt, negative, settings = text.split("\n")
@@ -117,7 +117,7 @@ def test_an_independent_reader_finds_every_setting(tmp_path: Path) -> None:
     ("prompt", "kind"), [("a toucan", "tEXt"), ("A Pokémon calculator", "iTXt"), ("日本の猫", "iTXt")]
 )
 def test_what_is_not_ascii_is_written_as_utf8(tmp_path: Path, prompt: str, kind: str) -> None:
-    metadata.write(tmp_path / "a.png", PICTURE, recipe(prompt=prompt))
+    metadata.write_png(tmp_path / "a.png", PICTURE, recipe(prompt=prompt))
     found = text_chunks((tmp_path / "a.png").read_bytes())
     assert found["parameters"][0] == kind
     assert found["parameters"][1].startswith(f"{prompt}\n")
@@ -127,14 +127,14 @@ def test_what_is_not_ascii_is_written_as_utf8(tmp_path: Path, prompt: str, kind:
 
 def test_a_recipe_is_read_back_whole_and_pixels_are_kept(tmp_path: Path) -> None:
     written = recipe(verdict="nan", tokens=TokensUsed(count=90, limit=75, lost="the end"))
-    metadata.write(tmp_path / "a.png", PICTURE, written)
-    assert metadata.read(tmp_path / "a.png") == written
+    metadata.write_png(tmp_path / "a.png", PICTURE, written)
+    assert metadata.read_metadata(tmp_path / "a.png") == written
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.tobytes() == PICTURE.tobytes()
 
 
 def test_the_same_recipe_is_the_same_file() -> None:
-    assert metadata.png(PICTURE, recipe()) == metadata.png(PICTURE, recipe())
+    assert metadata.encode_png(PICTURE, recipe()) == metadata.encode_png(PICTURE, recipe())
 
 
 def test_a1111s_own_texts_are_read() -> None:
@@ -150,13 +150,13 @@ def test_files_without_a_recipe_are_refused(tmp_path: Path) -> None:
     bare, text, damaged = tmp_path / "bare.png", tmp_path / "text.png", tmp_path / "damaged.png"
     PICTURE.save(bare)
     text.write_text("no picture")
-    damaged.write_bytes(metadata.png(PICTURE, recipe()).replace(b'"steps": 20', b'"steps": "x"'))
+    damaged.write_bytes(metadata.encode_png(PICTURE, recipe()).replace(b'"steps": 20', b'"steps": "x"'))
     with pytest.raises(InputError, match="holds no recipe"):
-        metadata.read(bare)
+        metadata.read_metadata(bare)
     assert metadata.read_parameters(bare) == {}
     with pytest.raises(InputError, match="not a readable PNG"):
-        metadata.read(text)
+        metadata.read_metadata(text)
     with pytest.raises(InputError, match="not a readable PNG"):
-        metadata.read(tmp_path / "missing.png")
+        metadata.read_metadata(tmp_path / "missing.png")
     with pytest.raises(InputError):
-        metadata.read(damaged)
+        metadata.read_metadata(damaged)

@@ -9,13 +9,13 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from data.errors import InputError
-from infer import denoising, pipeline, prompts, schedulers
-from infer.pipeline import Settings
-from infer.prompts import Picture
-from train import base_model
+from infer import pipeline, prompts, sampling_loop, schedulers
+from infer.pipeline import SamplingSettings
+from infer.prompts import ImageRequest
+from train import model
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(steps=3, guidance_scale=7.5, width=64, height=64, negative_prompt="grey")
+SETTINGS = SamplingSettings(steps=3, guidance_scale=7.5, width=64, height=64, negative_prompt="grey")
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
@@ -23,17 +23,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 def build(
     tiny_model: Path, scheduler: str | None = None, dtype: torch.dtype = torch.float32
 ) -> StableDiffusionPipeline:
-    return pipeline.build(base_model.load(str(tiny_model), dtype=dtype), scheduler, CPU)
+    return pipeline.build_pipeline(model.load_model(str(tiny_model), dtype=dtype), scheduler, CPU)
 
 
-def drawn(pipe: StableDiffusionPipeline, pictures: list[Picture], settings: Settings = SETTINGS) -> list[bytes]:
-    return [each.image.tobytes() for each in pipeline.draw(pipe, pictures, settings)]
+def drawn(
+    pipe: StableDiffusionPipeline, pictures: list[ImageRequest], settings: SamplingSettings = SETTINGS
+) -> list[bytes]:
+    return [each.image.tobytes() for each in pipeline.generate_images(pipe, pictures, settings)]
 
 
 @pytest.mark.parametrize("scheduler", [None, "ddim", "euler_a"])
 def test_it_is_the_picture_that_diffusers_draws(tiny_model: Path, scheduler: str | None) -> None:
     pipe = build(tiny_model, scheduler)
-    (ours,) = pipeline.draw(pipe, [Picture(0, "a water type fridge", 45)], SETTINGS)
+    (ours,) = pipeline.generate_images(pipe, [ImageRequest(0, "a water type fridge", 45)], SETTINGS)
     plain = StableDiffusionPipeline.from_pretrained(tiny_model, use_safetensors=True)
     plain.scheduler = type(pipe.scheduler).from_config(
         plain.scheduler.config, **({"clip_sample": False} if scheduler == "ddim" else {})
@@ -54,19 +56,19 @@ def test_it_is_the_picture_that_diffusers_draws(tiny_model: Path, scheduler: str
 def test_a_picture_is_the_same_alone_or_among_many(tiny_model: Path, scheduler: str | None, micro_batch: int) -> None:
     """euler_a draws noise at every step: with a generator shared by the batch, picture 3 would change."""
     pipe, settings = build(tiny_model, scheduler), replace(SETTINGS, steps=2, micro_batch=micro_batch)
-    many = prompts.plan(["a water type fridge", "a fire"], 42, 3)[:5]
+    many = prompts.expand_prompts(["a water type fridge", "a fire"], 42, 3)[:5]
     together = drawn(pipe, many, settings)
-    assert drawn(pipe, [Picture(0, "a fire", 43)], settings) == [together[4]]
+    assert drawn(pipe, [ImageRequest(0, "a fire", 43)], settings) == [together[4]]
     assert drawn(pipe, many[::-1], settings) == together[::-1]
     assert len(set(together)) == 5
 
 
-@pytest.mark.parametrize("scheduler", [name for name in schedulers.NAMES if "karras" not in name])
+@pytest.mark.parametrize("scheduler", [name for name in schedulers.SCHEDULERS if "karras" not in name])
 def test_every_scheduler_draws_and_draws_each_picture_by_its_own_seed(tiny_model: Path, scheduler: str) -> None:
     """Among two in one call, and alone beside its own padding: also where noise is drawn at each step."""
     pipe, settings = build(tiny_model, scheduler), replace(SETTINGS, steps=4, micro_batch=2, width=32, height=32)
-    pictures = [Picture(index, "a fire", seed) for index, seed in enumerate((1, 2))]
-    together = list(pipeline.draw(pipe, pictures, settings))
+    pictures = [ImageRequest(index, "a fire", seed) for index, seed in enumerate((1, 2))]
+    together = list(pipeline.generate_images(pipe, pictures, settings))
     assert [each.verdict for each in together] == ["ok", "ok"]
     assert drawn(pipe, pictures[1:], settings) == [together[1].image.tobytes()]
     assert together[0].image.tobytes() != together[1].image.tobytes()
@@ -74,7 +76,7 @@ def test_every_scheduler_draws_and_draws_each_picture_by_its_own_seed(tiny_model
 
 def test_the_prompt_the_seed_and_the_negative_prompt_each_change_it(tiny_model: Path) -> None:
     pipe = build(tiny_model)
-    plain = Picture(0, "a water", 1)
+    plain = ImageRequest(0, "a water", 1)
     pictures = [plain, replace(plain, seed=2), replace(plain, prompt="a fire")]
     others = drawn(pipe, [plain], replace(SETTINGS, negative_prompt="")) + drawn(
         pipe, [plain], replace(SETTINGS, guidance_scale=1.0)
@@ -83,7 +85,9 @@ def test_the_prompt_the_seed_and_the_negative_prompt_each_change_it(tiny_model: 
 
 
 def test_sizes_need_not_be_square(tiny_model: Path) -> None:
-    (picture,) = pipeline.draw(build(tiny_model), [Picture(0, "a", 1)], replace(SETTINGS, width=96, height=40))
+    (picture,) = pipeline.generate_images(
+        build(tiny_model), [ImageRequest(0, "a", 1)], replace(SETTINGS, width=96, height=40)
+    )
     assert picture.image.size == (96, 40)
 
 
@@ -91,15 +95,15 @@ def test_start_noise_is_the_same_numbers_in_every_precision(tiny_model: Path) ->
     noise = []
     for dtype in (torch.float32, torch.bfloat16):
         pipe = build(tiny_model, dtype=dtype)
-        parts = denoising.Parts(pipe.unet, pipe.vae, pipe.scheduler, pipe.device)
-        noise.append(denoising.noise_of(parts, SETTINGS, [torch.Generator().manual_seed(7)]))
+        parts = sampling_loop.Networks(pipe.unet, pipe.vae, pipe.scheduler, pipe.device)
+        noise.append(sampling_loop.initial_noise(parts, SETTINGS, [torch.Generator().manual_seed(7)]))
     assert torch.equal(noise[0].bfloat16(), noise[1])
     assert torch.equal(noise[0], torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(7)))
 
 
 def test_bf16_is_near_fp32(tiny_model: Path) -> None:
     pictures = [
-        np.frombuffer(drawn(build(tiny_model, dtype=dtype), [Picture(0, "a", 1)])[0], np.uint8).astype(float)
+        np.frombuffer(drawn(build(tiny_model, dtype=dtype), [ImageRequest(0, "a", 1)])[0], np.uint8).astype(float)
         for dtype in (torch.float32, torch.bfloat16)
     ]
     psnr = 10 * np.log10(255**2 / np.mean((pictures[0] - pictures[1]) ** 2))
@@ -108,11 +112,11 @@ def test_bf16_is_near_fp32(tiny_model: Path) -> None:
 
 def test_broken_numbers_are_a_verdict_and_not_a_black_picture(tiny_model: Path) -> None:
     pipe = build(tiny_model)
-    (good,) = pipeline.draw(pipe, [Picture(0, "a", 1)], SETTINGS)
+    (good,) = pipeline.generate_images(pipe, [ImageRequest(0, "a", 1)], SETTINGS)
     assert good.verdict == "ok"
     with torch.no_grad():
         pipe.vae.decoder.conv_out.bias.fill_(torch.nan)  # pyright: ignore[reportOptionalMemberAccess]
-    (broken,) = pipeline.draw(pipe, [Picture(0, "a", 1)], SETTINGS)
+    (broken,) = pipeline.generate_images(pipe, [ImageRequest(0, "a", 1)], SETTINGS)
     assert broken.verdict == "nan"
     assert broken.image.size == (64, 64)
     assert broken.image.getextrema() != ((0, 0),) * 3
@@ -123,8 +127,12 @@ def test_broken_numbers_are_a_verdict_and_not_a_black_picture(tiny_model: Path) 
 )
 def test_progress_counts_every_call_of_the_network(tiny_model: Path, scheduler: str | None, calls: int) -> None:
     pipe, seen = build(tiny_model, scheduler), []
-    assert pipeline.calls_of(pipe, 10) == calls
-    list(pipeline.draw(pipe, prompts.plan(["a"], 1, 3), replace(SETTINGS, steps=10, micro_batch=2), seen.append))
+    assert pipeline.count_unet_calls(pipe, 10) == calls
+    list(
+        pipeline.generate_images(
+            pipe, prompts.expand_prompts(["a"], 1, 3), replace(SETTINGS, steps=10, micro_batch=2), seen.append
+        )
+    )
     assert sum(seen) == 3 * calls
 
 
@@ -132,7 +140,7 @@ def test_steps_that_a_scheduler_cannot_make_are_refused(tiny_model: Path) -> Non
     with pytest.raises(
         InputError, match="--steps: 1001 steps are more than the model was trained with; allowed: 1 to 1000"
     ):
-        pipeline.calls_of(build(tiny_model, "ddim"), 1001)
+        pipeline.count_unet_calls(build(tiny_model, "ddim"), 1001)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "cuda:x", "meta"])

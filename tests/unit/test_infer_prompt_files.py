@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError, InputErrors
-from infer import prompt_files
-from infer.prompt_files import Line
+from infer import prompts
+from infer.prompts import PromptLine
 
 
 def written(folder: Path, name: str, text: str) -> Path:
@@ -17,28 +17,30 @@ def written(folder: Path, name: str, text: str) -> Path:
 def test_a_prompt_a_line_with_options_as_kohya_has_them(tmp_path: Path) -> None:
     options = "--n blurry, grey --s 30 --l 5.5 --d 7 --w 64 --h 32"
     text = f"\ufeffa water type fridge\n\n# comment\n a fire {options}\nwell--known a -- b\n"
-    assert prompt_files.read(written(tmp_path, "p.txt", text)) == [
-        Line(prompt="a water type fridge"),
-        Line(
+    assert prompts.read_prompt_file(written(tmp_path, "p.txt", text)) == [
+        PromptLine(prompt="a water type fridge"),
+        PromptLine(
             prompt="a fire", negative_prompt="blurry, grey", steps=30, guidance_scale=5.5, seed=7, width=64, height=32
         ),
-        Line(prompt="well--known a -- b"),
+        PromptLine(prompt="well--known a -- b"),
     ]
 
 
 def test_a_line_as_a1111_has_it(tmp_path: Path) -> None:
     text = '--prompt "a fire, big" --negative_prompt "grey" --steps 30 --cfg_scale 7 --seed 3 --n_iter 2\n'
-    (line,) = prompt_files.read(written(tmp_path, "p.txt", text))
-    assert line == Line(prompt="a fire, big", negative_prompt="grey", steps=30, guidance_scale=7, seed=3, num_images=2)
+    (line,) = prompts.read_prompt_file(written(tmp_path, "p.txt", text))
+    assert line == PromptLine(
+        prompt="a fire, big", negative_prompt="grey", steps=30, guidance_scale=7, seed=3, num_images=2
+    )
     assert line.settings == {"negative_prompt": "grey", "steps": 30, "guidance_scale": 7.0}
 
 
 def test_a_table_and_objects(tmp_path: Path) -> None:
     table = 'prompt,steps,Negative-Prompt\n"a fire, big",30,\na water,,grey\n'
-    expected = [Line(prompt="a fire, big", steps=30), Line(prompt="a water", negative_prompt="grey")]
-    assert prompt_files.read(written(tmp_path, "p.csv", table)) == expected
+    expected = [PromptLine(prompt="a fire, big", steps=30), PromptLine(prompt="a water", negative_prompt="grey")]
+    assert prompts.read_prompt_file(written(tmp_path, "p.csv", table)) == expected
     objects = '{"text": "a fire, big", "num_inference_steps": 30}\n\n{"prompt": "a water", "n": "grey"}\n"a 水"\n'
-    assert prompt_files.read(written(tmp_path, "p.jsonl", objects)) == [*expected, Line(prompt="a 水")]
+    assert prompts.read_prompt_file(written(tmp_path, "p.jsonl", objects)) == [*expected, PromptLine(prompt="a 水")]
 
 
 @pytest.mark.parametrize(
@@ -64,17 +66,17 @@ def test_a_table_and_objects(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_read_is_named_with_its_line(tmp_path: Path, name: str, text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        prompt_files.read(written(tmp_path, name, text))
+        prompts.read_prompt_file(written(tmp_path, name, text))
 
 
 def test_all_problems_of_a_file_come_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputErrors, match=r"(?s)p\.txt:1: .*p\.txt:3: "):
-        prompt_files.read(written(tmp_path, "p.txt", "a --s x\nb\nc --q 1\n"))
+        prompts.read_prompt_file(written(tmp_path, "p.txt", "a --s x\nb\nc --q 1\n"))
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read \\(No such file"):
-        prompt_files.read(tmp_path / "none.txt")
+        prompts.read_prompt_file(tmp_path / "none.txt")
     (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8"):
-        prompt_files.read(tmp_path / "p.txt")
+        prompts.read_prompt_file(tmp_path / "p.txt")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
+from data.atomic_io import file_sha256
 from data.errors import InputError
-from data.files import sha256
-from infer import config, foreign, metadata, replay
+from infer import config, metadata, png_info
 from infer.config import GenerateOptions
 from infer.metadata import LoraUsed, ModelUsed
 from tests.unit.test_infer_metadata import PICTURE, recipe
@@ -22,7 +22,7 @@ A1111 = (
 
 
 def ours(folder: Path, **changes: Any) -> Path:
-    metadata.write(folder / "a.png", PICTURE, recipe(**changes))
+    metadata.write_png(folder / "a.png", PICTURE, recipe(**changes))
     return folder / "a.png"
 
 
@@ -35,7 +35,7 @@ def texts(folder: Path, **found: str) -> Path:
 
 
 def replayed(path: Path, *argv: str) -> GenerateOptions:
-    return replay.over(config.read(["--params-from", str(path), *argv]))[0]
+    return png_info.options_from_image(config.read_options(["--params-from", str(path), *argv]))[0]
 
 
 def test_our_own_settings_come_back_and_typed_flags_go_before(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_our_own_settings_come_back_and_typed_flags_go_before(tmp_path: Path) ->
 
 def test_a1111s_text_is_taken_over_and_what_is_not_repeated_is_said(tmp_path: Path) -> None:
     path = texts(tmp_path, parameters=A1111)
-    options, found = replay.over(config.read(["--params-from", str(path)]))
+    options, found = png_info.options_from_image(config.read_options(["--params-from", str(path)]))
     assert options.prompt == ("a (water:1.2) \\{fridge\\}",)
     assert (options.scheduler, options.guidance_scale, options.seed) == ("dpmpp_2m_karras", 6.5, 7)
     assert (options.width, options.height, options.model) == (64, 32, None)
@@ -63,7 +63,7 @@ def test_a1111s_text_is_taken_over_and_what_is_not_repeated_is_said(tmp_path: Pa
     assert "Clip skip 2 is not repeated" in said
     assert "not repeated: Hires upscale: 2" in said
     assert "its weights were rescaled to the mean" in said
-    assert not replay.read(texts(tmp_path, parameters="a\nSteps: 2, Seed: 1, RNG: CPU"), set()).said
+    assert not png_info.read_image_settings(texts(tmp_path, parameters="a\nSteps: 2, Seed: 1, RNG: CPU"), set()).said
 
 
 def test_a1111s_jpegs_and_webps_hold_it_in_exif(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a1111s_jpegs_and_webps_hold_it_in_exif(tmp_path: Path) -> None:
 def test_other_programs_settings(tmp_path: Path) -> None:
     invoke = {"positive_prompt": "a++ cat", "negative_prompt": None, "width": 64, "height": 32, "seed": 3}
     invoke |= {"cfg_scale": 5, "steps": 9, "scheduler": "dpmpp_2m_k", "model": {"name": "m"}, "loras": [{"model": "l"}]}
-    found = replay.read(texts(tmp_path, invokeai_metadata=json.dumps(invoke)), set())
+    found = png_info.read_image_settings(texts(tmp_path, invokeai_metadata=json.dumps(invoke)), set())
     assert found.program == "InvokeAI"
     assert "its LoRA is not loaded: l" in found.said
     assert replayed(tmp_path / "b.png").scheduler == "dpmpp_2m_karras"
@@ -138,7 +138,7 @@ def test_weights_are_found_by_name_and_content_or_asked_for(tmp_path: Path, monk
     (export.parent / "config.yaml").write_text("model: base\n")
 
     def used(name: str, file: Path | None) -> LoraUsed:
-        digest = sha256(file) if file else "0" * 64
+        digest = file_sha256(file) if file else "0" * 64
         return LoraUsed(name=name, sha256=digest, weight=0.5, matched=1, change=1.0, share=1.0)
 
     in_folder = used("s.safetensors", tmp_path / "loras" / "s.safetensors")
@@ -156,10 +156,10 @@ def test_weights_are_found_by_name_and_content_or_asked_for(tmp_path: Path, monk
 
 def test_other_versions_are_said(tmp_path: Path) -> None:
     path = ours(tmp_path, versions={"torch": "1.0"})
-    (line,) = replay.read(path, set()).said
+    (line,) = png_info.read_image_settings(path, set()).said
     assert line.startswith("it was drawn with torch 1.0, this is ")
 
 
 def test_exif_without_text_is_no_text(tmp_path: Path) -> None:
     PICTURE.save(tmp_path / "a.jpg")
-    assert foreign.texts_of(tmp_path / "a.jpg") == {}
+    assert png_info.read_image_texts(tmp_path / "a.jpg") == {}

@@ -13,10 +13,10 @@ CONFIG = {key: value for key, value in sd_scheduler().config.items() if not key.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_each_has_the_models_noise_schedule_and_takes_steps(name: str) -> None:
-    scheduler = schedulers.build(name, CONFIG)
-    assert type(scheduler).__name__ == schedulers.NAMES[name].kind
+    scheduler = schedulers.build_scheduler(name, CONFIG)
+    assert type(scheduler).__name__ == schedulers.SCHEDULERS[name].kind
     assert torch.equal(scheduler.alphas_cumprod, sd_scheduler().alphas_cumprod)
     assert not scheduler.config.get("clip_sample", False)
     scheduler.set_timesteps(20)
@@ -24,10 +24,10 @@ def test_each_has_the_models_noise_schedule_and_takes_steps(name: str) -> None:
 
 
 def test_the_models_own_is_the_default() -> None:
-    own = schedulers.build(None, CONFIG)
+    own = schedulers.build_scheduler(None, CONFIG)
     assert isinstance(own, diffusers.PNDMScheduler)
     assert {k: v for k, v in own.config.items() if k in CONFIG} == CONFIG
-    assert schedulers.shown(own, None) == "PLMS"
+    assert schedulers.a1111_name(own, None) == "PLMS"
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_the_models_own_is_the_default() -> None:
     ],
 )
 def test_the_names_of_other_tools_are_understood(typed: str, name: str) -> None:
-    assert schedulers.canonical(typed) == name
+    assert schedulers.canonical_name(typed) == name
 
 
 def test_an_unknown_one_is_refused() -> None:
     with pytest.raises(InputError, match="unknown scheduler 'dpmpp_2n', did you mean 'dpmpp_2"):
-        schedulers.canonical("dpmpp_2n")
+        schedulers.canonical_name("dpmpp_2n")
     with pytest.raises(InputError, match="the model names an unknown scheduler 'NoScheduler'"):
-        schedulers.build(None, {"_class_name": "NoScheduler"})
+        schedulers.build_scheduler(None, {"_class_name": "NoScheduler"})

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from infer import config, source
+from infer import config, resolve_model
 from infer.config import LoraFile
-from infer.source import Source
+from infer.resolve_model import ResolvedModel
 
 
 def a_run(runs: Path, name: str, *, kind: str = "lora", done: bool = True, config: str = "model: base\n") -> Path:
@@ -24,8 +24,8 @@ def a_run(runs: Path, name: str, *, kind: str = "lora", done: bool = True, confi
     return folder
 
 
-def chosen(runs: Path, *argv: str) -> Source:
-    return source.choose(config.read(list(argv)), runs)
+def chosen(runs: Path, *argv: str) -> ResolvedModel:
+    return resolve_model.resolve(config.read_options(list(argv)), runs)
 
 
 def test_without_runs_it_is_the_embedded_base(tmp_path: Path) -> None:

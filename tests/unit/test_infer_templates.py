@@ -24,7 +24,7 @@ def wildcards(tmp_path: Path) -> Path:
 
 
 def one(template: str, seed: int = 0, wildcards: Path = Path("wildcards")) -> str:
-    (found,) = templates.expand(template, NONE, wildcards, seed)
+    (found,) = templates.expand_template(template, NONE, wildcards, seed)
     return found
 
 
@@ -71,7 +71,7 @@ def test_nothing_is_an_option() -> None:
 
 
 def test_each_option_in_turn() -> None:
-    assert templates.expand("{e$$a|b} and {e$$c|d}", NONE, Path("wildcards"), 0) == [
+    assert templates.expand_template("{e$$a|b} and {e$$c|d}", NONE, Path("wildcards"), 0) == [
         "a and c",
         "a and d",
         "b and c",
@@ -87,28 +87,28 @@ def test_a_wildcard_is_a_line_of_its_file(wildcards: Path) -> None:
 
 
 def test_the_grid_is_every_combination(wildcards: Path) -> None:
-    axes = templates.grid("type = water, fire ; object=fridge,car")
+    axes = templates.parse_grid("type = water, fire ; object=fridge,car")
     assert axes == {"type": ("water", "fire"), "object": ("fridge", "car")}
-    found = templates.expand("a {type} type {object}", axes, wildcards, 0)
+    found = templates.expand_template("a {type} type {object}", axes, wildcards, 0)
     assert found == ["a water type fridge", "a water type car", "a fire type fridge", "a fire type car"]
-    assert templates.expand("a {object}, {object}", axes, wildcards, 0) == ["a fridge, fridge", "a car, car"]
-    assert templates.expand("no axis", axes, wildcards, 0) == ["no axis"]
+    assert templates.expand_template("a {object}, {object}", axes, wildcards, 0) == ["a fridge, fridge", "a car, car"]
+    assert templates.expand_template("no axis", axes, wildcards, 0) == ["no axis"]
 
 
 def test_values_may_have_commas() -> None:
-    assert templates.grid("look=red, big||small") == {"look": ("red, big", "small")}
+    assert templates.parse_grid("look=red, big||small") == {"look": ("red, big", "small")}
 
 
 @pytest.mark.parametrize("text", ["type", "type=", "=a,b", "ty pe=a", "type=a,,b"])
 def test_a_grid_that_is_none_is_named(text: str) -> None:
     with pytest.raises(InputError, match=r"--grid: .* is not a name with its values"):
-        templates.grid(text)
+        templates.parse_grid(text)
 
 
 @pytest.mark.parametrize("text", ["a=1;a=2", "a=1,1"])
 def test_nothing_is_on_the_grid_twice(text: str) -> None:
     with pytest.raises(InputError, match="twice"):
-        templates.grid(text)
+        templates.parse_grid(text)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_nothing_is_on_the_grid_twice(text: str) -> None:
 def test_a_template_that_cannot_be_read_is_named(wildcards: Path, template: str, words: str) -> None:
     (wildcards.parent / "secret.txt").write_text("the password", encoding="utf-8")
     with pytest.raises(InputError, match=words):
-        templates.expand(template, {"type": ("water",)}, wildcards, 0)
+        templates.expand_template(template, {"type": ("water",)}, wildcards, 0)
 
 
 def test_a_wildcard_file_that_is_no_text_is_named(wildcards: Path) -> None:

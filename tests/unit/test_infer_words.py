@@ -7,11 +7,10 @@ from typing import Any, cast
 import pytest
 
 from data.errors import InputError, InputErrors
-from infer import config, planning, sizes, styles, tags
+from infer import conditioning_images, config, generation, prompts
 from infer.config import LoraFile
-from infer.prompts import Picture
-from infer.styles import Style
-from train.base_model import BaseModel
+from infer.prompts import ImageRequest, Style, apply_lora_tags
+from train.model import BaseModel
 
 
 def model_of(side: int, step: int) -> BaseModel:
@@ -23,24 +22,24 @@ def model_of(side: int, step: int) -> BaseModel:
     [(1.0, 64, 8, (64, 64)), (1.5, 512, 64, (576, 384)), (16 / 9, 512, 8, (680, 384)), (0.5, 64, 16, (48, 96))],
 )
 def test_sides_of_a_ratio_have_the_models_area(ratio: float, side: int, step: int, expected: tuple[int, int]) -> None:
-    width, height = sizes.of_ratio(ratio, side**2, step)
+    width, height = conditioning_images.size_for_aspect(ratio, side**2, step)
     assert (width, height) == expected
     assert 0.75 < width * height / side**2 < 1.35
 
 
 def test_what_is_typed_comes_first_then_the_ratio_then_the_picture_given() -> None:
     model = model_of(64, 8)
-    assert sizes.chosen(config.read(["--width", "32"]), model, (100, 50)) == (32, 64)
-    assert sizes.chosen(config.read(["--aspect", "2:1"]), model, (100, 300)) == (96, 48)
-    assert sizes.chosen(config.read([]), model, (300, 150)) == (96, 48)
-    assert sizes.chosen(config.read([]), model, None) == (64, 64)
+    assert conditioning_images.choose_size(config.read_options(["--width", "32"]), model, (100, 50)) == (32, 64)
+    assert conditioning_images.choose_size(config.read_options(["--aspect", "2:1"]), model, (100, 300)) == (96, 48)
+    assert conditioning_images.choose_size(config.read_options([]), model, (300, 150)) == (96, 48)
+    assert conditioning_images.choose_size(config.read_options([]), model, None) == (64, 64)
 
 
 @pytest.mark.parametrize(
     ("text", "value"), [("3:2", 1.5), ("3x2", 1.5), ("1.5", 1.5), ("16/9", 16 / 9), ("2 : 3", 2 / 3)]
 )
 def test_ratios_as_people_write_them(text: str, value: float) -> None:
-    assert config.read(["--aspect", text]).ratio == pytest.approx(value)
+    assert config.read_options(["--aspect", text]).ratio == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -65,36 +64,36 @@ def test_ratios_as_people_write_them(text: str, value: float) -> None:
 )
 def test_flags_that_do_not_go_together_are_one_line(argv: list[str], said: str) -> None:
     with pytest.raises(InputError) as caught:
-        config.read(argv)
+        config.read_options(argv)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_named_seeds_draw_each_prompt_with_each() -> None:
-    pictures = planning.asked(config.read(["--prompt", "a", "--prompt", "b", "--seeds", "7,3"]))
+    pictures = generation.requested_images(config.read_options(["--prompt", "a", "--prompt", "b", "--seeds", "7,3"]))
     assert [(picture.prompt, picture.seed) for picture in pictures] == [("a", 7), ("a", 3), ("b", 7), ("b", 3)]
 
 
 def test_every_shipped_style_has_a_place_for_the_prompt() -> None:
-    shipped = styles.read(styles.SHIPPED)
+    shipped = prompts.read_styles(prompts.STYLES_FILE)
     assert len(shipped) >= 17
     assert all(each.around("a {fridge}").count("a {fridge}") == 1 for each in shipped.values())
-    assert "origami" in styles.listed(None)
+    assert "origami" in prompts.list_styles(None)
 
 
 def test_a_style_is_laid_around_words_and_put_behind_what_is_not_wanted(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text('ink: "{prompt}, in ink"\nwet:\n  prompt: "wet {prompt}"\n  negative: dry\n', encoding="utf-8")
-    wet = styles.chosen("wet", file)
+    wet = prompts.choose_style("wet", file)
     assert wet == Style("wet", "wet {prompt}", "dry")
     assert (wet.behind(""), wet.behind("grey")) == ("dry", "grey, dry")
-    own = Picture(0, "a car", 1, own={"negative_prompt": "blurry", "steps": 3})
-    (styled,) = planning.styled([own], wet)
+    own = ImageRequest(0, "a car", 1, own={"negative_prompt": "blurry", "steps": 3})
+    (styled,) = generation.apply_style([own], wet)
     assert (styled.prompt, styled.unstyled) == ("wet a car", "a car")
     assert dict(styled.own) == {"negative_prompt": "blurry, dry", "steps": 3}
-    assert planning.styled([own], styles.chosen(None, None)) == [own]
+    assert generation.apply_style([own], prompts.choose_style(None, None)) == [own]
     with pytest.raises(InputError, match="unknown style 'wett', did you mean 'wet'"):
-        styles.chosen("wett", file)
+        prompts.choose_style("wett", file)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +108,9 @@ def test_a_style_is_laid_around_words_and_put_behind_what_is_not_wanted(tmp_path
 def test_a_style_file_that_is_none_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=said):
-        styles.read(tmp_path / "s.yaml")
+        prompts.read_styles(tmp_path / "s.yaml")
     with pytest.raises(InputError, match="cannot be read"):
-        styles.read(tmp_path / "missing.yaml")
+        prompts.read_styles(tmp_path / "missing.yaml")
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def shelves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_tags_are_taken_out_of_the_words(shelves: Path) -> None:
     everywhere = (LoraFile(Path("x.safetensors")),)
     prompts = ["a <lora:ink:0.5> car<lora:0003-style>", "<lora:own.safetensors:-1:1>, b", "c  d", "<lora:3:2> e"]
-    dressed = tags.dressed([Picture(index, text, 1) for index, text in enumerate(prompts)], everywhere)
+    dressed = apply_lora_tags([ImageRequest(index, text, 1) for index, text in enumerate(prompts)], everywhere)
     ink, run = LoraFile(Path("loras/ink.safetensors"), 0.5), Path("runs/0003-style/export/lora.safetensors")
     assert [each.prompt for each in dressed] == ["a car", ", b", "c  d", "e"]
     assert [each.loras for each in dressed] == [
@@ -140,7 +139,7 @@ def test_tags_are_taken_out_of_the_words(shelves: Path) -> None:
 def test_tags_that_name_nothing_are_all_named_at_once(shelves: Path) -> None:
     text = "<lora:inc> <lora:ink:much> <lora:ink:1000>"
     with pytest.raises(InputErrors) as caught:
-        tags.dressed([Picture(0, text, 1)], ())
+        prompts.apply_lora_tags([ImageRequest(0, text, 1)], ())
     lines = str(caught.value).splitlines()
     assert lines[0] == "<lora:inc>: there is no LoRA 'inc', did you mean 'ink'?; allowed: ink, 0003-style"
     assert "its weight 'much' is no number" in lines[1]
@@ -148,6 +147,6 @@ def test_tags_that_name_nothing_are_all_named_at_once(shelves: Path) -> None:
 
 
 def test_an_unknown_weight_in_a_prompt_is_refused_for_every_prompt() -> None:
-    found: list[Any] = planning.unreadable(["(a:1000)", "b", "(a:1000)"], "a1111")
+    found: list[Any] = generation.check_grammar(["(a:1000)", "b", "(a:1000)"], "a1111")
     assert [str(error) for error in found] == ["--prompt: a weight in '(a:1000)'; allowed: -100 to 100"]
-    assert planning.unreadable(["(a:1000)"], "none") == []
+    assert generation.check_grammar(["(a:1000)"], "none") == []

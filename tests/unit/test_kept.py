@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from data import kept
-from data.files import cache_root
+from data import disk_cache
+from data.atomic_io import cache_root
 
 
 @pytest.fixture(autouse=True)
@@ -29,21 +29,21 @@ class Counted:
 
 def test_a_value_is_worked_out_once_and_comes_back_bit_for_bit() -> None:
     answer = Counted({"a": [0.1 + 0.2, 5e-324, -0.0, 1e308], "b": "words"})
-    first, second = (kept.value("numbers", "ab12", answer) for _ in range(2))
+    first, second = (disk_cache.cached_value("numbers", "ab12", answer) for _ in range(2))
     assert first == second == answer.answer and answer.times == 1
     assert math.copysign(1, second["a"][2]) == -1
-    assert kept.value("numbers", "ab13", Counted(3)) == 3, "another key"
-    assert kept.value("words", "ab12", Counted(4)) == 4, "another kind"
+    assert disk_cache.cached_value("numbers", "ab13", Counted(3)) == 3, "another key"
+    assert disk_cache.cached_value("words", "ab12", Counted(4)) == 4, "another kind"
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"a": [0.3', b"\0" * 40, b"\xff\xfe"])
 def test_a_damaged_value_is_worked_out_again(damage: bytes) -> None:
     answer = Counted([1.5])
-    kept.value("numbers", "ab12", answer)
+    disk_cache.cached_value("numbers", "ab12", answer)
     (file,) = cache_root().rglob("*.json")
     file.write_bytes(damage)
-    assert kept.value("numbers", "ab12", answer) == [1.5] and answer.times == 2
-    assert kept.value("numbers", "ab12", answer) == [1.5] and answer.times == 2
+    assert disk_cache.cached_value("numbers", "ab12", answer) == [1.5] and answer.times == 2
+    assert disk_cache.cached_value("numbers", "ab12", answer) == [1.5] and answer.times == 2
 
 
 def test_files_are_made_once_and_copied_without_the_manifest(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_files_are_made_once_and_copied_without_the_manifest(tmp_path: Path) -> 
 
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        assert kept.files("drawn", "ab12", tmp_path / name, make) == ["said"]
+        assert disk_cache.cached_files("drawn", "ab12", tmp_path / name, make) == ["said"]
         assert {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} == {
             "one.png": b"picture",
             "two.txt": b"words",
@@ -70,16 +70,16 @@ def test_damaged_files_are_made_again(tmp_path: Path, damage: str) -> None:
     def make(folder: Path) -> None:
         (folder / "one.png").write_bytes(b"picture")
 
-    kept.files("drawn", "ab12", tmp_path, make)
+    disk_cache.cached_files("drawn", "ab12", tmp_path, make)
     (file,) = cache_root().rglob("one.png")
     if damage == "changed":
         file.write_bytes(b"pictur\0")
     elif damage == "gone":
         file.unlink()
     else:
-        (file.parent / kept.MANIFEST).unlink()
+        (file.parent / disk_cache.MANIFEST).unlink()
     (tmp_path / "one.png").unlink()
-    kept.files("drawn", "ab12", tmp_path, make)
+    disk_cache.cached_files("drawn", "ab12", tmp_path, make)
     assert (tmp_path / "one.png").read_bytes() == file.read_bytes() == b"picture"
 
 
@@ -90,6 +90,6 @@ def test_what_failed_leaves_nothing(tmp_path: Path) -> None:
 
     (tmp_path / "into").mkdir()
     with pytest.raises(RuntimeError):
-        kept.files("drawn", "ab12", tmp_path / "into", fail)
+        disk_cache.cached_files("drawn", "ab12", tmp_path / "into", fail)
     assert not list(cache_root().rglob("one.png")) and not list((tmp_path / "into").iterdir())
     shutil.rmtree(cache_root())

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from annotation import labeling_config as config
 from data.errors import InputError, InputErrors
-from data.schema import Annotation, Text, ask
+from data.schema import Annotation, Text, annotator_field
 
 TYPES = ["water", "fire", "grass"]
 
@@ -16,8 +16,10 @@ TYPES = ["water", "fire", "grass"]
 class Extended(Annotation):
     """A schema with a field of each kind added, one line each."""
 
-    mood: Literal["calm", "fierce"] | None = Field(None, json_schema_extra=ask("choice", "how does it feel?"))
-    place: Text | None = Field(None, json_schema_extra=ask("text", 'where "it" is <seen> & when'))
+    mood: Literal["calm", "fierce"] | None = Field(
+        None, json_schema_extra=annotator_field("choice", "how does it feel?")
+    )
+    place: Text | None = Field(None, json_schema_extra=annotator_field("text", 'where "it" is <seen> & when'))
 
 
 SCHEMAS = pytest.mark.parametrize("schema", [Annotation, Extended])
@@ -127,10 +129,10 @@ def test_all_invalid_types_are_reported_at_once() -> None:
 
 def test_a_schema_that_cannot_be_shown_is_a_bug() -> None:
     class Free(Annotation):
-        mood: str | None = Field(None, json_schema_extra=ask("choice", "how does it feel?"))
+        mood: str | None = Field(None, json_schema_extra=annotator_field("choice", "how does it feel?"))
 
     class Hiding(Annotation):
-        image: str | None = Field(None, json_schema_extra=ask("text", "which one?"))
+        image: str | None = Field(None, json_schema_extra=annotator_field("text", "which one?"))
 
     for schema in (Free, Hiding):
         with pytest.raises(AssertionError):

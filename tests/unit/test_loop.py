@@ -12,17 +12,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.dataset import EncodedPictures, Entry, Layout, StepSampler, collate
+from data.dataset import BatchLayout, EncodedDataset, EncodedImage, StepSampler, collate
 from data.errors import InputError
 from data.schema import Batch
-from train import checkpoint, loop, optim
+from train import checkpoint, optim, trainer
 from train.config import Config
 from train.ddpm import schedule
 from train.ema import Ema
-from train.loop import State, Task, Window, fit
-from train.objectives import Epsilon
-from train.report import Silent, Written, read_metrics
-from train.saving import restore
+from train.losses import Epsilon
+from train.metrics import RunLogger, SilentLogger, read_metrics
+from train.trainer import MetricBuffer, TrainContext, TrainState, fit, restore_state
 from train.validation import Validator
 
 
@@ -42,10 +41,12 @@ class Toy(nn.Module):
         return (self.conv(x) * (1 + t / 1000)[:, None, None, None] + said,)
 
 
-def entries(count: int) -> list[Entry]:
+def entries(count: int) -> list[EncodedImage]:
     generator = torch.Generator().manual_seed(1)
     return [
-        Entry(f"{i}.png", (torch.randn(8, 4, 4, generator=generator),), (torch.randn(5, 6, generator=generator),))
+        EncodedImage(
+            f"{i}.png", (torch.randn(8, 4, 4, generator=generator),), (torch.randn(5, 6, generator=generator),)
+        )
         for i in range(count)
     ]
 
@@ -57,11 +58,11 @@ def config_of(**changes: Any) -> Config:
 
 def prepare(
     folder: Path, change: Callable[[Accelerator], None] = lambda accelerator: None, **changes: Any
-) -> tuple[State, Task]:
-    """A run of the toy, as train/assembly.py sets up one of a U-Net."""
+) -> tuple[TrainState, TrainContext]:
+    """A run of the toy, as train/trainer.py sets up one of a U-Net."""
     config = config_of(**changes)
-    layout = Layout(config.batch_size, config.accumulate)
-    pictures = EncodedPictures([entries(7)], torch.zeros(5, 6), seed=config.seed, scaling_factor=0.5, dropout=0.1)
+    layout = BatchLayout(config.batch_size, config.accumulate)
+    pictures = EncodedDataset([entries(7)], torch.zeros(5, 6), seed=config.seed, scaling_factor=0.5, dropout=0.1)
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
         sampler = StepSampler([7], layout, seed=config.seed, start=start, stop=stop)
@@ -75,18 +76,18 @@ def prepare(
     accelerator.native_amp = accelerator.scaler is not None  # only now: the toy itself stays in float32
     tables = schedule.scaled_linear(1000, 0.00085, 0.012)
     validator = Validator({"held-out": entries(3)}, Epsilon(), tables, 0.5, timesteps=2)
-    task = Task(config, layout, Epsilon(), tables, batches, validator, folder / "checkpoints", "this run")
-    return State(0, prepared, optimizer, accelerator, Ema({}, config.ema)), task
+    task = TrainContext(config, layout, Epsilon(), tables, batches, validator, folder / "checkpoints", "this run")
+    return TrainState(0, prepared, optimizer, accelerator, Ema({}, config.ema)), task
 
 
-def weights(state: State) -> list[Tensor]:
+def weights(state: TrainState) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in state.plain_unet().parameters()]
 
 
-def run(state: State, task: Task, steps: int) -> Window:
-    window, batches = Window(), task.batches(state.step, state.step + steps)
+def run(state: TrainState, task: TrainContext, steps: int) -> MetricBuffer:
+    window, batches = MetricBuffer(), task.batches(state.step, state.step + steps)
     for _ in range(steps):
-        loop.step(state, task, batches, window)
+        trainer.train_step(state, task, batches, window)
     return window
 
 
@@ -167,12 +168,12 @@ def test_a_step_that_overflows_is_left_out_and_counted(tmp_path: Path) -> None:
     assert state.accelerator.scaler is not None
     assert state.accelerator.scaler.get_scale() == pytest.approx(1.5e38)
     report = Said()
-    loop.write_down(state, task, window, report)
+    trainer.flush_metrics(state, task, window, report)
     assert report.lines[0]["gradient_norm"] is None
     assert "1 of the last 1 steps overflowed in fp16" in report.words[0]
 
 
-class Said(Silent):
+class Said(SilentLogger):
     """Remembers what was reported."""
 
     def __init__(self) -> None:
@@ -196,7 +197,7 @@ def test_fit_writes_looks_and_saves_when_it_is_due(tmp_path: Path) -> None:
     assert looks[0]["change"] == {} and looks[2]["change"]["held-out"]["mean"] == pytest.approx(
         looks[2]["validation"]["held-out"] - looks[0]["validation"]["held-out"]
     )
-    assert [path.name for path in checkpoint.steps(task.checkpoints)] == ["000004", "000006"]
+    assert [path.name for path in checkpoint.list_checkpoints(task.checkpoints)] == ["000004", "000006"]
 
 
 @pytest.mark.parametrize("stops", [(3,), (1, 2), (2, 4, 5)])
@@ -206,29 +207,29 @@ def test_a_stopped_run_ends_in_the_same_weights(
     """Stopped after any steps and continued: weights, losses and sample ids are bit for bit those of one session."""
     ids: dict[str, Any] = {"logging": {"sample_ids": True, "every": 1}}
     whole, task = prepare(tmp_path / "whole", batch_size=2, accumulate=2, **ids)
-    report = Written(tmp_path, start=0, stop=6, tensorboard=False)
+    report = RunLogger(tmp_path, start=0, stop=6, tensorboard=False)
     assert fit(whole, task, report)
     report.close()
     expected = read_metrics(tmp_path / "metrics.jsonl")
     (tmp_path / "metrics.jsonl").unlink()
 
-    original = loop.step
+    original = trainer.train_step
 
-    def stopping(state: State, task: Task, batches: Iterator[Batch], window: Window) -> None:
+    def stopping(state: TrainState, task: TrainContext, batches: Iterator[Batch], window: MetricBuffer) -> None:
         original(state, task, batches, window)
         if state.step in stops:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop, "step", stopping)
+    monkeypatch.setattr(trainer, "train_step", stopping)
     finished, session = False, 0
     state = whole
     while not finished:
         state, task = prepare(tmp_path / "parts", batch_size=2, accumulate=2, **ids)
-        kept, skipped = checkpoint.newest(task.checkpoints, task.identity)
+        kept, skipped = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
         assert not skipped and (kept is None) == (session == 0)
         if kept is not None:
-            restore(state, kept, task.checkpoints)
-        report = Written(tmp_path, start=state.step, stop=6, tensorboard=False)
+            restore_state(state, kept, task.checkpoints)
+        report = RunLogger(tmp_path, start=state.step, stop=6, tensorboard=False)
         finished = fit(state, task, report)
         report.close()
         assert finished or state.step == stops[session]
@@ -248,25 +249,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Pat
     words = r"training: the loss became nan at step 1, on \d.png.*No checkpoint had been written yet"
     with pytest.raises(InputError, match=words):
         fit(state, task, Said())
-    assert checkpoint.steps(task.checkpoints) == []
+    assert checkpoint.list_checkpoints(task.checkpoints) == []
 
 
 def test_a_run_that_bursts_later_names_its_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, task = prepare(tmp_path)
-    original = loop.step
+    original = trainer.train_step
 
-    def bursting(state: State, *rest: Any) -> None:
+    def bursting(state: TrainState, *rest: Any) -> None:
         if state.step == 3:
             with torch.no_grad():
                 next(state.plain_unet().parameters()).fill_(float("nan"))
         original(state, *rest)
 
-    monkeypatch.setattr(loop, "step", bursting)
+    monkeypatch.setattr(trainer, "train_step", bursting)
     with pytest.raises(InputError, match=r"the loss became nan at step 4.*last good checkpoint is \S+/000003\."):
         fit(state, task, Said())
-    assert [path.name for path in checkpoint.steps(task.checkpoints)] == ["000002", "000003"]
+    assert [path.name for path in checkpoint.list_checkpoints(task.checkpoints)] == ["000002", "000003"]
 
 
 def test_the_global_generator_is_not_touched(tmp_path: Path) -> None:
@@ -282,15 +283,15 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(
 ) -> None:
     """Its loss is a number still; only that of the next step would not be, after the save."""
     state, task = prepare(tmp_path)
-    losses = loop.sample_losses
+    losses = trainer.sample_losses
 
-    def steep(denoiser: Any, task: Task, batch: Batch, **others: Any) -> Tensor:
+    def steep(denoiser: Any, task: TrainContext, batch: Batch, **others: Any) -> Tensor:
         found = losses(denoiser, task, batch)
         if state.step == 1:  # saved after step 2
             found.register_hook(lambda gradient: gradient * float("inf"))
         return found
 
-    monkeypatch.setattr(loop, "sample_losses", steep)
+    monkeypatch.setattr(trainer, "sample_losses", steep)
     with pytest.raises(InputError, match=r"training: the gradient's norm became (nan|inf) at step 2, on \d.png"):
         fit(state, task, Said())
-    assert checkpoint.steps(task.checkpoints) == []
+    assert checkpoint.list_checkpoints(task.checkpoints) == []

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from tests.unit.test_loop import Said, prepare, weights
-from train import checkpoint, loop
-from train.loop import State, Task, fit
-from train.previews import Easel
-from train.saving import restore
+from train import checkpoint, trainer
+from train.samples import PreviewSampler
+from train.trainer import TrainContext, TrainState, fit, restore_state
 from train.validation import Losses, Validator
 
 SPREAD = np.linspace(0.5, 1.5, 12)
@@ -23,7 +22,7 @@ FALLS_THEN_RISES = [1.0, 0.8, 0.6, 0.7, 0.75, 0.9, 1.0, 1.1]
 class Scripted:
     """A validator whose losses are written down beforehand, by look."""
 
-    state: State
+    state: TrainState
     every: int
     means: list[float]
     questions: str = "the same"
@@ -33,14 +32,14 @@ class Scripted:
         return {"held-out": Losses((SPREAD * mean)[:, None])}
 
 
-def scripted(folder: Path, means: list[float], **changes: Any) -> tuple[State, Task]:
+def scripted(folder: Path, means: list[float], **changes: Any) -> tuple[TrainState, TrainContext]:
     settings = {"max_steps": 14, "validation": {"every": 2, "patience": 2}, "checkpoints": {"every": 3, "keep": 1}}
     state, task = prepare(folder, **{**settings, **changes})
     return state, replace(task, validator=cast(Validator, Scripted(state, 2, means)))
 
 
-def kept_steps(task: Task) -> list[int]:
-    return [int(path.name) for path in checkpoint.steps(task.checkpoints)]
+def kept_steps(task: TrainContext) -> list[int]:
+    return [int(path.name) for path in checkpoint.list_checkpoints(task.checkpoints)]
 
 
 def test_it_stops_when_it_stops_learning(tmp_path: Path) -> None:
@@ -74,20 +73,20 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_weights(
     """Killed in the middle of these steps, nothing but the disk left each time."""
     whole, task = scripted(tmp_path / "whole", FALLS_THEN_RISES)
     assert fit(whole, task, Said())
-    original = loop.step
-    state: State | None = None
+    original = trainer.train_step
+    state: TrainState | None = None
     for kill in (*kills, None):
         state, task = scripted(tmp_path / "parts", FALLS_THEN_RISES)
-        kept, _ = checkpoint.newest(task.checkpoints, task.identity)
+        kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
         if kept is not None:
-            restore(state, kept, task.checkpoints)
+            restore_state(state, kept, task.checkpoints)
 
-        def killed(state: State, *rest: Any, kill: int | None = kill) -> None:
+        def killed(state: TrainState, *rest: Any, kill: int | None = kill) -> None:
             original(state, *rest)
             if state.step == kill:
                 raise Killed
 
-        monkeypatch.setattr(loop, "step", killed)
+        monkeypatch.setattr(trainer, "train_step", killed)
         if kill is None:
             assert fit(state, task, Said())
         else:
@@ -97,7 +96,10 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_weights(
     assert state.step == whole.step == 8
     assert state.progress == whole.progress
     assert kept_steps(task) == [4, 8]
-    best = [checkpoint.load(tmp_path / name / "checkpoints" / "000004", task.identity) for name in ("whole", "parts")]
+    best = [
+        checkpoint.load_checkpoint(tmp_path / name / "checkpoints" / "000004", task.identity)
+        for name in ("whole", "parts")
+    ]
     assert all(torch.equal(best[0].weights[name], best[1].weights[name]) for name in best[0].weights)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(state), strict=True))
 
@@ -106,9 +108,9 @@ def test_a_run_killed_after_its_last_checkpoint_has_nothing_left_to_do(tmp_path:
     state, task = scripted(tmp_path, FALLS_THEN_RISES)
     fit(state, task, Said())
     again, task = scripted(tmp_path, FALLS_THEN_RISES)
-    kept, _ = checkpoint.newest(task.checkpoints, task.identity)
+    kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
-    restore(again, kept, task.checkpoints)
+    restore_state(again, kept, task.checkpoints)
     report = Said()
     assert fit(again, task, report)
     assert again.step == 8 and report.lines == []
@@ -118,9 +120,9 @@ def test_more_patience_goes_on(tmp_path: Path) -> None:
     state, task = scripted(tmp_path, FALLS_THEN_RISES)
     fit(state, task, Said())
     again, task = scripted(tmp_path, FALLS_THEN_RISES, validation={"every": 2, "patience": 4})
-    kept, _ = checkpoint.newest(task.checkpoints, task.identity)
+    kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
-    restore(again, kept, task.checkpoints)
+    restore_state(again, kept, task.checkpoints)
     assert fit(again, task, Said())
     assert again.step == 12
 
@@ -130,9 +132,9 @@ def test_other_pictures_to_look_at_start_anew_and_say_so(tmp_path: Path) -> None
     fit(state, task, Said())
     again, task = scripted(tmp_path, FALLS_THEN_RISES)
     task = replace(task, validator=cast(Validator, Scripted(again, 2, FALLS_THEN_RISES, questions="others")))
-    kept, _ = checkpoint.newest(task.checkpoints, task.identity)
+    kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
-    restore(again, kept, task.checkpoints)
+    restore_state(again, kept, task.checkpoints)
     report = Said()
     assert fit(again, task, report)
     assert "validation asks for other pictures" in report.words[0]
@@ -145,9 +147,9 @@ def test_a_longer_run_forgets_the_look_after_its_last_step(tmp_path: Path) -> No
     fit(state, task, Said())
     assert state.progress.final is not None and state.progress.final.step == 5
     again, task = scripted(tmp_path, FALLS_THEN_RISES)
-    kept, _ = checkpoint.newest(task.checkpoints, task.identity)
+    kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
-    restore(again, kept, task.checkpoints)
+    restore_state(again, kept, task.checkpoints)
     fit(again, task, Said())
     whole, other = scripted(tmp_path / "whole", FALLS_THEN_RISES)
     fit(whole, other, Said())
@@ -170,9 +172,9 @@ def test_the_verdict_and_the_window_are_written(tmp_path: Path) -> None:
 def test_bands_average_to_the_loss(tmp_path: Path) -> None:
     """Weighted by how many samples fell into each, the bands' means are the mean loss of the window's steps."""
     state, task = prepare(tmp_path)
-    window, batches = loop.Window(), task.batches(0, 3)
+    window, batches = trainer.MetricBuffer(), task.batches(0, 3)
     for _ in range(3):
-        loop.step(state, task, batches, window)
+        trainer.train_step(state, task, batches, window)
     sums, counts = torch.stack(window.bands).sum(0)
     assert float(counts.sum()) == 12
     assert float(sums.sum() / counts.sum()) == pytest.approx(float(torch.stack(window.losses).mean()), rel=1e-6)
@@ -190,14 +192,14 @@ class Sketched:
         return step % self.every == 0 or last
 
     def take(self, unet: object, step: int, report: object) -> None:
-        self.asked.append((step, [path.name for path in checkpoint.steps(self.folder)]))
+        self.asked.append((step, [path.name for path in checkpoint.list_checkpoints(self.folder)]))
 
 
 def test_previews_come_after_saving(tmp_path: Path) -> None:
     state, task = prepare(tmp_path, max_steps=5)
     sketched = Sketched(task.checkpoints, 2, [])
     published: list[int] = []
-    task = replace(task, easel=cast(Easel, sketched), publish=lambda: published.append(state.step))
+    task = replace(task, easel=cast(PreviewSampler, sketched), publish=lambda: published.append(state.step))
     fit(state, task, Said())
     assert [step for step, _ in sketched.asked] == [0, 2, 4, 5]
     assert [saved[-1] for step, saved in sketched.asked if step] == ["000002", "000004", "000005"]

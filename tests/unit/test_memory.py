@@ -11,23 +11,22 @@ from torch.profiler import ProfilerActivity, profile
 
 from infer import pipeline
 from tests.tiny import tiny_unet
-from train import forecast, memory
-from train.adapters.full import Full
-from train.adapters.lora import Lora
-from train.denoiser import Denoiser
-from train.memory import Live, Setting, counted, step_bytes
-from train.skeleton import Question
+from train import estimate
+from train.adapters import FullOptions
+from train.estimate import LiveBytes, Setting, UnetInput, count_allocations, step_bytes
+from train.lora import LoraOptions
+from train.model import Denoiser
 
 
-def tiny(adapter: Full | Lora | None = None) -> Any:
+def tiny(adapter: FullOptions | LoraOptions | None = None) -> Any:
     network: Any = tiny_unet(16)
-    (adapter or Full()).attach(network, seed=0)
+    (adapter or FullOptions()).attach(network, seed=0)
     return network.to(memory_format=torch.channels_last).train()
 
 
 def test_live_counts_what_is_alive() -> None:
     kept = torch.empty(100, device="meta")
-    with Live(iter([kept])) as live:
+    with LiveBytes(iter([kept])) as live:
         view = kept[:50]
         assert live.now == 0, "a view of what was there before takes nothing"
         first = view * 2
@@ -44,7 +43,7 @@ def test_live_counts_what_is_alive() -> None:
 def test_two_layers_by_hand() -> None:
     """x -> 8 wide -> 4 wide -> mean: after the forward pass the input, both outputs and the loss are there."""
     network = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 4, bias=False)).to("meta")
-    with counted(network, Setting()) as (live, _):
+    with count_allocations(network, Setting()) as (live, _):
         x = torch.empty(10, 4, device="meta")
         loss = network(x).sum()
         assert live.now == 4 * (40 + 80 + 1), "the second output is not needed for a sum's gradient"
@@ -54,7 +53,7 @@ def test_two_layers_by_hand() -> None:
 
 def test_autocast_halves_activations_and_copies_weights_once() -> None:
     network = nn.Linear(64, 64, bias=False).to("meta")
-    with counted(network, Setting(half=torch.bfloat16)) as (live, precision):
+    with count_allocations(network, Setting(half=torch.bfloat16)) as (live, precision):
         x = torch.empty(8, 64, device="meta")
         y = network(network(x))
         assert y.dtype == torch.bfloat16
@@ -70,7 +69,7 @@ def test_autocast_halves_activations_and_copies_weights_once() -> None:
     ],
 )
 def test_norms_as_the_device_computes_them(setting: Setting, dtype: torch.dtype) -> None:
-    with counted(nn.Identity(), setting):
+    with count_allocations(nn.Identity(), setting):
         halves = torch.empty(2, 8, device="meta", dtype=torch.bfloat16)
         assert torch.nn.functional.layer_norm(halves, (8,)).dtype == dtype
 
@@ -90,59 +89,59 @@ def allocated(network: Any, batch: int, side: int) -> int:
     return peak + x.nbytes + states.nbytes
 
 
-@pytest.mark.parametrize("adapter", [Full(), Lora(rank=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("adapter", [FullOptions(), LoraOptions(rank=4)], ids=["full", "lora"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_estimate_is_what_a_real_step_allocates(adapter: Full | Lora, checkpointing: bool) -> None:
+def test_the_estimate_is_what_a_real_step_allocates(adapter: FullOptions | LoraOptions, checkpointing: bool) -> None:
     """Within 10 %; kernels' own workspaces are the rest."""
     network = tiny(adapter)
     if checkpointing:
         network.enable_gradient_checkpointing()
     real = allocated(network, batch=8, side=32)
-    assert step_bytes(network, Question(8, 32, 32), Setting()) == pytest.approx(real, rel=0.1)
+    assert step_bytes(network, UnetInput(8, 32, 32), Setting()) == pytest.approx(real, rel=0.1)
 
 
 def test_what_saves_memory_saves_memory() -> None:
-    network, question = tiny(), Question(8, 32, 32)
+    network, question = tiny(), UnetInput(8, 32, 32)
     plain = step_bytes(network, question, Setting())
     assert step_bytes(network, question, Setting(), checkpointing=True) < 0.7 * plain
-    assert step_bytes(network, Question(4, 32, 32), Setting()) < 0.6 * plain
+    assert step_bytes(network, UnetInput(4, 32, 32), Setting()) < 0.6 * plain
     assert step_bytes(network, question, Setting("cuda", torch.bfloat16)) < 0.8 * plain
     gradients = sum(weight.nbytes for weight in network.parameters())
     assert plain < step_bytes(network, question, Setting(accumulate=True)) <= plain + gradients
-    assert memory.look_bytes(network, question, Setting()) < 0.5 * plain
+    assert estimate.forward_bytes(network, question, Setting()) < 0.5 * plain
 
 
-@pytest.mark.parametrize("count", [memory.encode_bytes, memory.decode_bytes])
+@pytest.mark.parametrize("count", [estimate.encode_bytes, estimate.decode_bytes])
 def test_encoding_and_decoding_a_picture(tiny_model: Any, count: Any) -> None:
-    from train import base_model
+    from train import model
 
-    config = base_model.load(str(tiny_model)).config("vae")
+    config = model.load_model(str(tiny_model)).config("vae")
     small, large = (count(config, side, side) for side in (32, 64))
-    weights = sum(weight.nbytes for weight in base_model.load(str(tiny_model)).vae.parameters())
+    weights = sum(weight.nbytes for weight in model.load_model(str(tiny_model)).vae.parameters())
     assert weights < small < large
     assert large - weights == pytest.approx(4 * (small - weights), rel=0.1)
 
 
 def test_previews_are_counted_as_many_at_once_as_they_are_drawn() -> None:
-    assert forecast.DRAWN_AT_ONCE == pipeline.GPU_MICRO_BATCH
+    assert estimate.DRAWN_AT_ONCE == pipeline.GPU_MICRO_BATCH
 
 
 def test_the_text_encoder(tiny_model: Any) -> None:
-    from train import base_model
+    from train.model import load_model
 
-    model = base_model.load(str(tiny_model))
+    model = load_model(str(tiny_model))
     weights = sum(weight.nbytes for weight in model.text_encoder.parameters())
-    assert memory.text_encoder_bytes(model.config("text_encoder")) == weights
+    assert estimate.text_encoder_bytes(model.config("text_encoder")) == weights
 
 
 def test_what_is_free() -> None:
-    free = memory.free_bytes(torch.device("cpu"))
-    assert free is not None and memory.resident_bytes() < free
+    free = estimate.free_bytes(torch.device("cpu"))
+    assert free is not None and estimate.resident_bytes() < free
 
 
 def test_attention_keeps_no_attention_matrix() -> None:
     question = torch.empty(1, 8, 4096, 40, device="meta", requires_grad=True)
-    with counted(nn.Identity(), Setting()) as (live, _):
+    with count_allocations(nn.Identity(), Setting()) as (live, _):
         answer: Tensor = torch.nn.functional.scaled_dot_product_attention(question, question, question)
         assert answer.shape == question.shape
         assert live.peak < 2 * question.nbytes

@@ -7,7 +7,7 @@ import torch
 
 from data.errors import InputError
 from train.ddpm import schedule
-from train.objectives import Epsilon, Objective, Sample, Velocity, check, evenly_spread
+from train.losses import Epsilon, Objective, Sample, Velocity, check_prediction_type, uniform_timesteps
 
 OBJECTIVES: list[Objective] = [Epsilon(), Velocity(), Sample()]
 TABLE = schedule.linear(10, 0.01, 0.3)
@@ -16,25 +16,25 @@ TABLE = schedule.linear(10, 0.01, 0.3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_timestep_has_the_same_share(dtype: torch.dtype) -> None:
     uniforms = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
-    t = evenly_spread(uniforms.to(dtype), TABLE)
+    t = uniform_timesteps(uniforms.to(dtype), TABLE)
     assert t.dtype == torch.int64
     assert torch.bincount(t, minlength=10).tolist() == [400] * 10
 
 
 def test_the_borders_belong_to_the_step_above() -> None:
     uniforms = torch.arange(10, dtype=torch.float64) / 10
-    assert evenly_spread(uniforms + 1e-12, TABLE).tolist() == list(range(10))
-    assert evenly_spread(uniforms[1:] - 1e-12, TABLE).tolist() == list(range(9))
+    assert uniform_timesteps(uniforms + 1e-12, TABLE).tolist() == list(range(10))
+    assert uniform_timesteps(uniforms[1:] - 1e-12, TABLE).tolist() == list(range(9))
 
 
 def test_the_last_number_below_one_stays_in_the_table() -> None:
     """As float32 a number a hair below 1 is 1, or its product with T is T."""
     hair = math.nextafter(1.0, 0.0)
     below = torch.tensor([hair], dtype=torch.float64)
-    assert evenly_spread(below, TABLE).tolist() == [9]
+    assert uniform_timesteps(below, TABLE).tolist() == [9]
     assert below.float().item() == 1.0
-    assert evenly_spread(below.float(), TABLE).tolist() == [9]
-    assert evenly_spread(torch.tensor([0.0]), TABLE).tolist() == [0]
+    assert uniform_timesteps(below.float(), TABLE).tolist() == [9]
+    assert uniform_timesteps(torch.tensor([0.0]), TABLE).tolist() == [0]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.predicts)
@@ -78,9 +78,9 @@ def test_losses_are_one_mean_square_a_sample(objective: Objective) -> None:
 
 
 def test_a_model_goes_on_predicting_what_it_learnt() -> None:
-    check(Epsilon(), "epsilon")
-    check(Velocity(), "v_prediction")
-    check(Sample(), "sample")
+    check_prediction_type(Epsilon(), "epsilon")
+    check_prediction_type(Velocity(), "v_prediction")
+    check_prediction_type(Sample(), "sample")
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_a_model_goes_on_predicting_what_it_learnt() -> None:
 )
 def test_another_prediction_is_refused(objective: Objective, prediction_type: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        check(objective, prediction_type)
+        check_prediction_type(objective, prediction_type)
     assert str(caught.value) == message

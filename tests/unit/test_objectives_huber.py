@@ -8,16 +8,16 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from data import seeds
+from data import rng
 from data.errors import InputError
-from train.ddpm import criteria, losses
+from train.ddpm import losses
 from train.ddpm import schedule as schedules
-from train.ddpm.criteria import Criterion, Plain, Scheduled, Weighted
-from train.objectives import Epsilon, Velocity
+from train.ddpm.losses import Criterion, Plain, Scheduled, Weighted
+from train.losses import Epsilon, Velocity
 
 TABLE = schedules.scaled_linear(1000, 0.00085, 0.012)
 RESCALED = schedules.zero_terminal_snr(TABLE)
-A, B = (seeds.normal((6, 4, 3), "huber", name).double() for name in "ab")
+A, B = (rng.normal((6, 4, 3), "huber", name).double() for name in "ab")
 C = torch.tensor([1e-3, 0.01, 0.1, 0.5, 1.0, 100.0], dtype=torch.float64)
 
 
@@ -64,7 +64,7 @@ def test_half_precision_is_computed_in_single() -> None:
 @pytest.mark.parametrize("schedule", [TABLE, RESCALED], ids=["plain", "rescaled"])
 def test_widths_in_plain_numbers(schedule: schedules.Schedule, c: float) -> None:
     """As kohya's sd-scripts computes them, at every timestep; finite where no signal is left."""
-    found = {name: criteria.widths(name, schedule, c).tolist() for name in criteria.WIDTHS}
+    found = {name: losses.huber_deltas(name, schedule, c).tolist() for name in losses.HUBER_SCHEDULES}
     rate = -math.log(c) / 1000
     for t, abar in enumerate(schedule.alphas_cumprod.tolist()):
         sigma = math.sqrt((1 - abar) / abar) if abar else math.inf
@@ -77,7 +77,7 @@ def test_widths_in_plain_numbers(schedule: schedules.Schedule, c: float) -> None
 
 def test_widths_by_name() -> None:
     with pytest.raises(InputError, match="unknown Huber schedule 'sn'"):
-        criteria.widths("sn", TABLE, 0.1)
+        losses.huber_deltas("sn", TABLE, 0.1)
 
 
 def test_each_sample_has_the_width_and_the_weight_of_its_own_timestep() -> None:
@@ -113,7 +113,7 @@ def test_the_defaults_are_kohyas() -> None:
 def test_loss_and_gradient_are_finite_everywhere(loss: str, weighting: str, schedule: schedules.Schedule) -> None:
     objective = Velocity.model_validate({"loss": loss, "weighting": weighting})
     t = torch.arange(1000)
-    prediction = seeds.normal((1000, 4), "finite").requires_grad_()
+    prediction = rng.normal((1000, 4), "finite").requires_grad_()
     criterion = objective.criterion(schedule.to("cpu"))
     found = criterion(prediction, torch.zeros(1000, 4), t)
     (gradient,) = torch.autograd.grad(found.sum(), prediction)

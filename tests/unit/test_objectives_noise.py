@@ -7,10 +7,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from data import seeds
-from data.dataset import EncodedPictures, Entry, Position, collate
-from data.noise import PLAIN, Noise
-from train.ddpm import process
+from data import rng
+from data.dataset import PLAIN_NOISE, EncodedDataset, EncodedImage, Position, TrainingNoise, collate
+from train.ddpm import diffusion
 from train.ddpm import schedule as schedules
 
 SHAPE = (4, 5, 6)
@@ -18,7 +17,7 @@ COUNT = 3000
 POSITIONS = [(7, 3, 1), (8, 3, 1), (7, 4, 1), (7, 3, 2), (7, 1, 3)]  # run seed, step, slot
 
 
-def draws(noise: Noise) -> tuple[Tensor, Tensor]:
+def draws(noise: TrainingNoise) -> tuple[Tensor, Tensor]:
     """(COUNT, 4, 5, 6) twice: eps and the input's noise in the slots of ten steps."""
     pairs = [noise.draw(SHAPE, 7, slot % 10, slot // 10) for slot in range(COUNT)]
     return torch.stack([eps for eps, _ in pairs]), torch.stack([seen for _, seen in pairs])
@@ -32,15 +31,15 @@ def near(found: Tensor, expected: float, deviation: float) -> bool:
 def test_without_them_noise_is_what_it_was() -> None:
     """Bit for bit the stream that runs had before there was a choice."""
     for step in range(5):
-        eps, seen = PLAIN.draw(SHAPE, 3, step, 1)
+        eps, seen = PLAIN_NOISE.draw(SHAPE, 3, step, 1)
         assert seen is eps
-        assert torch.equal(eps, seeds.normal(SHAPE, "noise", 3, step, 1))
+        assert torch.equal(eps, rng.normal(SHAPE, "noise", 3, step, 1))
 
 
 def test_the_offset_is_one_number_a_channel_of_its_variance() -> None:
-    eps, seen = draws(Noise(offset=0.5))
+    eps, seen = draws(TrainingNoise(offset=0.5))
     assert torch.equal(eps, seen), "the network sees what it is asked for"
-    plain, _ = draws(PLAIN)
+    plain, _ = draws(PLAIN_NOISE)
     added = eps - plain
     spread = (added - added.mean(dim=(2, 3), keepdim=True)).abs().max()
     assert spread < 2e-6, "constant within a channel"
@@ -57,8 +56,8 @@ def test_the_offset_is_one_number_a_channel_of_its_variance() -> None:
 
 
 def test_the_perturbation_is_seen_and_not_asked_for() -> None:
-    eps, seen = draws(Noise(perturbation=0.3))
-    plain, _ = draws(PLAIN)
+    eps, seen = draws(TrainingNoise(perturbation=0.3))
+    plain, _ = draws(PLAIN_NOISE)
     assert torch.equal(eps, plain), "the target stays what it was"
     n = eps.numel()
     xi = (seen - eps) / 0.3
@@ -70,8 +69,8 @@ def test_the_perturbation_is_seen_and_not_asked_for() -> None:
 def test_the_perturbed_inputs_marginal() -> None:
     """q(x_t | x_0) = N(sqrt(abar) x_0, (1 - abar) (1 + gamma^2)), as Ning et al. 2023 make it."""
     schedule, t = schedules.scaled_linear(1000, 0.00085, 0.012), torch.full((COUNT,), 600)
-    _, seen = draws(Noise(perturbation=0.3))
-    noisy = process.add_noise(schedule, torch.full_like(seen, 2.0), seen, t)
+    _, seen = draws(TrainingNoise(perturbation=0.3))
+    noisy = diffusion.add_noise(schedule, torch.full_like(seen, 2.0), seen, t)
     abar, n = schedule.alphas_cumprod[600].item(), seen.numel()
     variance = (1 - abar) * 1.09
     assert near(noisy.mean(), 2 * abar**0.5, (variance / n) ** 0.5)
@@ -80,42 +79,48 @@ def test_the_perturbed_inputs_marginal() -> None:
 
 def test_both_at_once() -> None:
     """The target has the offset; the input has that, and the same perturbation as without it."""
-    both, (offset, _), perturbed = draws(Noise(0.1, 0.2)), draws(Noise(offset=0.1)), draws(Noise(perturbation=0.2))
+    both, (offset, _), perturbed = (
+        draws(TrainingNoise(0.1, 0.2)),
+        draws(TrainingNoise(offset=0.1)),
+        draws(TrainingNoise(perturbation=0.2)),
+    )
     assert torch.equal(both[0], offset)
     torch.testing.assert_close(both[1] - both[0], perturbed[1] - perturbed[0], rtol=0, atol=1e-6)
 
 
 def test_they_follow_from_the_position_alone() -> None:
-    noise = Noise(0.1, 0.1)
+    noise = TrainingNoise(0.1, 0.1)
     state = torch.get_rng_state()
     first, again = noise.draw(SHAPE, 7, 3, 1), noise.draw(SHAPE, 7, 3, 1)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
     others = [noise.draw(SHAPE, *here) for here in POSITIONS]
-    offsets = [eps - seeds.normal(SHAPE, "noise", *h) for (eps, _), h in zip(others, POSITIONS, strict=True)]
+    offsets = [eps - rng.normal(SHAPE, "noise", *h) for (eps, _), h in zip(others, POSITIONS, strict=True)]
     assert all(not torch.allclose(a, b) for a, b in pairwise(offsets))
 
 
-def pictures(dropout: float, noise: Noise = PLAIN) -> EncodedPictures:
+def pictures(dropout: float, noise: TrainingNoise = PLAIN_NOISE) -> EncodedDataset:
     generator = torch.Generator().manual_seed(0)
     entries = [
-        Entry(f"{i}.png", (torch.randn(8, 5, 6, generator=generator),), (torch.full((5, 6), float(i)),))
+        EncodedImage(f"{i}.png", (torch.randn(8, 5, 6, generator=generator),), (torch.full((5, 6), float(i)),))
         for i in range(4)
     ]
-    return EncodedPictures([entries], EMPTY, seed=1, scaling_factor=0.5, dropout=dropout, noise=noise)
+    return EncodedDataset([entries], EMPTY, seed=1, scaling_factor=0.5, dropout=dropout, noise=noise)
 
 
-EMPTY = seeds.normal((5, 6), "the encoder's states of nothing")
+EMPTY = rng.normal((5, 6), "the encoder's states of nothing")
 
 
 def test_a_batch_carries_both() -> None:
     positions = [Position(2, slot, 0, slot) for slot in range(3)]
-    plain, noised = (collate([pictures(0.1, noise)[p] for p in positions]) for noise in (PLAIN, Noise(0.1, 0.2)))
+    plain, noised = (
+        collate([pictures(0.1, noise)[p] for p in positions]) for noise in (PLAIN_NOISE, TrainingNoise(0.1, 0.2))
+    )
     assert torch.equal(plain.noise, plain.input_noise)
     assert torch.equal(noised.latents, plain.latents) and torch.equal(noised.text_states, plain.text_states)
     assert torch.equal(noised.timestep_uniforms, plain.timestep_uniforms)
     for slot in range(3):
-        eps, seen = Noise(0.1, 0.2).draw(SHAPE, 1, 2, slot)
+        eps, seen = TrainingNoise(0.1, 0.2).draw(SHAPE, 1, 2, slot)
         assert torch.equal(noised.noise[slot], eps) and torch.equal(noised.input_noise[slot], seen)
 
 

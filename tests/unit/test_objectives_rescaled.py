@@ -11,11 +11,11 @@ import torch
 from data.errors import InputError
 from infer import schedulers
 from tests.tiny import sd_scheduler
-from train import rescaled
+from train import model
 from train.ddpm import schedule as schedules
 
 CONFIG: dict[str, Any] = {**json.loads(sd_scheduler().to_json_string()), "prediction_type": "v_prediction"}
-KINDS = sorted({named.kind for named in schedulers.NAMES.values()})
+KINDS = sorted({named.kind for named in schedulers.SCHEDULERS.values()})
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_list_of_those_that_honour_it_is_diffusers_own(kind: str) -> None:
     taken = inspect.signature(getattr(diffusers, kind).__init__).parameters
-    assert (kind in rescaled.HONOURED_BY) == (rescaled.SETTINGS.keys() <= taken.keys())
+    assert (kind in model.ZERO_SNR_SCHEDULERS) == (model.ZERO_SNR_SETTINGS.keys() <= taken.keys())
 
 
 def test_pndm_becomes_ddim_with_the_training_schedule_from_the_last_timestep() -> None:
-    config = rescaled.scheduler_config(CONFIG)
+    config = model.zero_snr_scheduler_config(CONFIG)
     assert CONFIG["_class_name"] == "PNDMScheduler", "the original is left as it was"
-    scheduler = schedulers.build(None, config)
+    scheduler = schedulers.build_scheduler(None, config)
     assert isinstance(scheduler, diffusers.DDIMScheduler)
     found: Any = scheduler.config
     assert (found.prediction_type, found.timestep_spacing, found.clip_sample) == ("v_prediction", "trailing", False)
@@ -52,18 +52,18 @@ def test_rescaling_is_that_of_diffusers() -> None:
 
 
 def test_no_signal_can_be_lost_twice() -> None:
-    once = rescaled.scheduler_config(CONFIG)
-    assert rescaled.scheduler_config(once) == once
+    once = model.zero_snr_scheduler_config(CONFIG)
+    assert model.zero_snr_scheduler_config(once) == once
     again = schedules.zero_terminal_snr(schedules.from_diffusers(once))
     torch.testing.assert_close(again.betas, schedules.from_diffusers(once).betas, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", sorted(rescaled.HONOURED_BY))
+@pytest.mark.parametrize("kind", sorted(model.ZERO_SNR_SCHEDULERS))
 def test_a_scheduler_that_honours_it_stays(kind: str) -> None:
     given = {"_class_name": kind, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    found = rescaled.scheduler_config({**given, "prediction_type": "v_prediction", "own": 1})
+    found = model.zero_snr_scheduler_config({**given, "prediction_type": "v_prediction", "own": 1})
     assert (found["_class_name"], found["own"]) == (kind, 1)
-    scheduler = schedulers.build(None, found)
+    scheduler = schedulers.build_scheduler(None, found)
     scheduler.set_timesteps(10)
     assert float(scheduler.timesteps[0]) == 999
     assert scheduler.alphas_cumprod[-1] < 1e-7  # Euler and others keep 2^-24, so as not to divide by nothing
@@ -71,19 +71,17 @@ def test_a_scheduler_that_honours_it_stays(kind: str) -> None:
 
 def test_model_index_names_it() -> None:
     index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "PNDMScheduler"], "unet": [1, 2]}
-    found = rescaled.model_index(index, rescaled.scheduler_config(CONFIG))
+    found = model.zero_snr_model_index(index, model.zero_snr_scheduler_config(CONFIG))
     assert found == index | {"scheduler": ["diffusers", "DDIMScheduler"]}
 
 
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_drawing_with_another_schedule_than_the_models_is_refused(name: str) -> None:
-    config = rescaled.scheduler_config(CONFIG)
-    if schedulers.NAMES[name].kind in rescaled.HONOURED_BY:
-        assert schedulers.build(name, config).alphas_cumprod[-1] < 1e-7
+    config = model.zero_snr_scheduler_config(CONFIG)
+    if schedulers.SCHEDULERS[name].kind in model.ZERO_SNR_SCHEDULERS:
+        assert schedulers.build_scheduler(name, config).alphas_cumprod[-1] < 1e-7
         return
     with pytest.raises(InputError) as caught:
-        schedulers.build(name, config)
-    line = (
-        f"--scheduler: {schedulers.NAMES[name].shown} cannot draw with a model trained at zero terminal SNR; allowed: "
-    )
+        schedulers.build_scheduler(name, config)
+    line = f"--scheduler: {schedulers.SCHEDULERS[name].shown} cannot draw with a model trained at zero terminal SNR; allowed: "
     assert str(caught.value).startswith(f"{line}ddim, ddpm, euler")

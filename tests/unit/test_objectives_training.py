@@ -10,20 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data import seeds
-from data.dataset import EncodedPictures, Entry, Layout, Position, collate, mean_latents
+from data import rng
+from data.cli import parse
+from data.dataset import BatchLayout, EncodedDataset, EncodedImage, Position, TrainingNoise, collate, mean_latents
 from data.errors import InputError
-from data.noise import Noise
-from data.options import parse
 from data.schema import Batch
-from train import loop, objectives
+from train import losses, trainer
 from train.config import Config
-from train.ddpm import process
+from train.ddpm import diffusion
 from train.ddpm import schedule as schedules
 from train.ddpm.schedule import Schedule
-from train.denoiser import Denoiser
-from train.objectives import Epsilon, Objective, Sample, Velocity
-from train.validation import Validator, content_of
+from train.losses import Epsilon, Objective, Sample, Velocity
+from train.model import Denoiser
+from train.validation import Validator, entry_hash
 
 TABLE = schedules.scaled_linear(1000, 0.00085, 0.012)
 RESCALED = schedules.zero_terminal_snr(TABLE)
@@ -43,58 +42,58 @@ class Answers(nn.Module):
         return (torch.zeros_like(noisy) + self.weight,)
 
 
-def entry(name: str) -> Entry:
-    return Entry(name, (seeds.normal((8, 4, 4), name, "moments"),), (seeds.normal((5, 6), name, "states"),))
+def entry(name: str) -> EncodedImage:
+    return EncodedImage(name, (rng.normal((8, 4, 4), name, "moments"),), (rng.normal((5, 6), name, "states"),))
 
 
-def batch_of(noise: Noise) -> Batch:
-    pictures = EncodedPictures(
+def batch_of(noise: TrainingNoise) -> Batch:
+    pictures = EncodedDataset(
         [[entry(f"{i}.png") for i in range(4)]], torch.zeros(5, 6), seed=2, scaling_factor=0.5, dropout=0.0, noise=noise
     )
     return collate([pictures[Position(0, slot, 0, slot)] for slot in range(4)])
 
 
-def task_of(objective: Objective, schedule: Schedule = TABLE) -> loop.Task:
+def task_of(objective: Objective, schedule: Schedule = TABLE) -> trainer.TrainContext:
     def none(start: int, stop: int) -> Iterator[Batch]:
         return iter(())
 
     validator = Validator({"held-out": [entry("0.png")]}, objective, schedule, 0.5, 8)
-    return loop.Task(Config(), Layout(4), objective, schedule, none, validator, Path(), "")
+    return trainer.TrainContext(Config(), BatchLayout(4), objective, schedule, none, validator, Path(), "")
 
 
 def test_the_network_sees_the_perturbed_noise_and_is_asked_for_the_plain_one() -> None:
-    plain, batch = batch_of(Noise()), batch_of(Noise(perturbation=0.3))
+    plain, batch = batch_of(TrainingNoise()), batch_of(TrainingNoise(perturbation=0.3))
     network = Answers()
-    found = loop.sample_losses(Denoiser(network), task_of(Epsilon()), batch)
+    found = trainer.sample_losses(Denoiser(network), task_of(Epsilon()), batch)
     t = (batch.timestep_uniforms * 1000).long()
-    assert torch.equal(network.shown[0], process.add_noise(TABLE, batch.latents, batch.input_noise, t))
-    assert not torch.equal(network.shown[0], process.add_noise(TABLE, batch.latents, batch.noise, t))
+    assert torch.equal(network.shown[0], diffusion.add_noise(TABLE, batch.latents, batch.input_noise, t))
+    assert not torch.equal(network.shown[0], diffusion.add_noise(TABLE, batch.latents, batch.noise, t))
     torch.testing.assert_close(found, (0.25 - plain.noise).square().mean(dim=(1, 2, 3)))
 
 
 def test_the_offset_is_seen_and_asked_for() -> None:
-    batch = batch_of(Noise(offset=0.5))
+    batch = batch_of(TrainingNoise(offset=0.5))
     network = Answers()
-    found = loop.sample_losses(Denoiser(network), task_of(Epsilon()), batch)
+    found = trainer.sample_losses(Denoiser(network), task_of(Epsilon()), batch)
     t = (batch.timestep_uniforms * 1000).long()
-    assert torch.equal(network.shown[0], process.add_noise(TABLE, batch.latents, batch.noise, t))
+    assert torch.equal(network.shown[0], diffusion.add_noise(TABLE, batch.latents, batch.noise, t))
     torch.testing.assert_close(found, (0.25 - batch.noise).square().mean(dim=(1, 2, 3)))
-    assert not torch.equal(batch.noise, batch_of(Noise()).noise)
+    assert not torch.equal(batch.noise, batch_of(TrainingNoise()).noise)
 
 
 @pytest.mark.parametrize("objective", [Epsilon(), Velocity(), Sample()], ids=lambda o: o.kind)
 def test_a_network_that_knows_has_no_loss_in_any_space(objective: Objective) -> None:
-    batch = batch_of(Noise())
+    batch = batch_of(TrainingNoise())
 
     @dataclass(frozen=True)
     class Knows:
         def __call__(self, noisy: Tensor, t: Tensor, states: Tensor) -> Tensor:
-            eps = process.eps_from_x0(TABLE, noisy, batch.latents, t)
+            eps = diffusion.eps_from_x0(TABLE, noisy, batch.latents, t)
             spaces = {"epsilon": eps, "sample": batch.latents}
-            return spaces.get(objective.predicts, process.velocity(TABLE, batch.latents, eps, t))
+            return spaces.get(objective.predicts, diffusion.velocity(TABLE, batch.latents, eps, t))
 
     knows: Any = Knows()
-    assert loop.sample_losses(knows, task_of(objective), batch).max() < 1e-6
+    assert trainer.sample_losses(knows, task_of(objective), batch).max() < 1e-6
 
 
 def test_the_criterion_is_put_up_once_from_the_schedule_of_the_run() -> None:
@@ -122,7 +121,7 @@ def test_validation_is_the_same_whatever_the_training_loss(kind: type[Objective]
     plain = task_of(kind()).validator.measure(Denoiser(Answers()), CPU)["held-out"].values
     assert np.array_equal(found, plain)
     x0 = mean_latents(entry("0.png").moments[0], 0.5).expand(8, 4, 4, 4)
-    eps = seeds.normal((8, 4, 4, 4), "validation", content_of(entry("0.png")))
+    eps = rng.normal((8, 4, 4, 4), "validation", entry_hash(entry("0.png")))
     t = torch.arange(8) * 125 + 62
     target = kind().target(TABLE, x0, eps, t)
     assert plain[0].tolist() == pytest.approx((0.25 - target).square().mean(dim=(1, 2, 3)).tolist(), rel=1e-6)
@@ -221,19 +220,19 @@ class Doubled(Objective):
 def test_another_objective_needs_only_its_target() -> None:
     """It trains, is validated, and has every loss and weighting."""
     objective = Doubled(loss="huber", weighting="min-snr")
-    batch = batch_of(Noise())
-    plain = loop.sample_losses(Denoiser(Answers()), task_of(Doubled()), batch)
+    batch = batch_of(TrainingNoise())
+    plain = trainer.sample_losses(Denoiser(Answers()), task_of(Doubled()), batch)
     torch.testing.assert_close(plain, (0.25 - 2 * batch.noise).square().mean(dim=(1, 2, 3)))
-    assert loop.sample_losses(Denoiser(Answers()), task_of(objective), batch).shape == (4,)
+    assert trainer.sample_losses(Denoiser(Answers()), task_of(objective), batch).shape == (4,)
     assert task_of(objective).validator.measure(Denoiser(Answers()), CPU)["held-out"].values.shape == (1, 8)
-    objectives.check(objective, "epsilon")
+    losses.check_prediction_type(objective, "epsilon")
 
 
 def test_the_schedule_of_a_rescaled_base_is_that_of_what_it_exports(tmp_path: Path) -> None:
     from tests.tiny import tiny_pipeline
-    from train import base_model
+    from train.model import load_model
 
-    model = base_model.load(str(tiny_pipeline(tmp_path / "tiny")))
+    model = load_model(str(tiny_pipeline(tmp_path / "tiny")))
     final = replace(model, zero_terminal_snr=True)
     assert torch.equal(final.schedule.betas, RESCALED.betas)
     assert torch.equal(schedules.from_diffusers(final.scheduler_config).betas, final.schedule.betas)

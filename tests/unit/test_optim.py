@@ -8,16 +8,16 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from train import optim
-from train.optim import OptimConfig, learning_rate, set_learning_rate
+from train.optim import OptimOptions, learning_rate, set_learning_rate
 
 PEAK = 3e-4
 
 
-def settings(**given: object) -> OptimConfig:
-    return OptimConfig.model_validate(given)
+def settings(**given: object) -> OptimOptions:
+    return OptimOptions.model_validate(given)
 
 
-def rates(config: OptimConfig, max_steps: int) -> list[float]:
+def rates(config: OptimOptions, max_steps: int) -> list[float]:
     return [learning_rate(step, config, PEAK, max_steps) for step in range(max_steps + 1)]
 
 
@@ -64,7 +64,7 @@ def test_every_group_gets_the_rate() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
-def closed_form(weight: Tensor, gradients: list[Tensor], rate: float, config: OptimConfig) -> Tensor:
+def closed_form(weight: Tensor, gradients: list[Tensor], rate: float, config: OptimOptions) -> Tensor:
     """AdamW in float64. Source: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2."""
     weight = weight.double()
     mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
@@ -78,7 +78,7 @@ def closed_form(weight: Tensor, gradients: list[Tensor], rate: float, config: Op
     return weight
 
 
-def train(weight: nn.Parameter, gradients: list[Tensor], rate: float, config: OptimConfig) -> torch.optim.Optimizer:
+def train(weight: nn.Parameter, gradients: list[Tensor], rate: float, config: OptimOptions) -> torch.optim.Optimizer:
     optimizer = optim.BUILDERS[config.kind]([weight], config)
     set_learning_rate(optimizer, rate)
     for gradient in gradients:
@@ -126,7 +126,7 @@ def test_8_bit_adamw_follows_the_formula() -> None:
 @pytest.mark.parametrize("bad", [{"warmup": -1}, {"beta2": 1.0}, {"epsilon": 0.0}, {"clip_norm": 0.0}, {"kind": "sgd"}])
 def test_values_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(bad))):
-        OptimConfig.model_validate(bad)
+        OptimOptions.model_validate(bad)
 
 
 def test_8_bit_state_lies_in_memory_as_its_weight_does() -> None:

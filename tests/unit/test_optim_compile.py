@@ -11,9 +11,8 @@ import torch
 
 from data.errors import InputError
 from tests.small_runs import Toy, advance, equal, gradients, seeded_unet, small_run, trained, unet_run
-from train import checkpoint, compiled, loop
-from train.job import check_compiled
-from train.saving import restore
+from train import checkpoint, torch_compile, trainer
+from train.trainer import check_compiled, restore_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
 
@@ -46,17 +45,17 @@ def test_compiled_once_for_each_bucket_and_use(tmp_path: Path, dynamo: Any, monk
     state, task = small_run(tmp_path, Toy(), compile=True, **changes)
     check_compiled(state, task)
     found = advance(state, task, 4).losses
-    with loop.evaluated(state):
+    with trainer.evaluation_weights(state):
         (looked,) = task.validator.measure(state.denoiser, state.accelerator.device).values()
     assert math.isfinite(looked.mean) and state.unet.training
     found += advance(state, task, 4).losses
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-4, atol=0)
     assert dynamo["unique_graphs"] == 4
-    loop.save(state, task)
-    kept, _ = checkpoint.newest(task.checkpoints, task.identity)
+    trainer.save_state(state, task)
+    kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None and kept.average is not None
     assert kept.weights.keys() == trained(eager).keys() == kept.average.keys() - {"updates"}
-    restore(eager, kept, tmp_path)
+    restore_state(eager, kept, tmp_path)
     assert equal(trained(eager), trained(state))
 
 
@@ -65,7 +64,10 @@ def test_upsampling_in_the_compilers_way_is_upsampling() -> None:
     weight = torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(1))
     given = small.contiguous(memory_format=torch.channels_last).requires_grad_(True)
     other = given.detach().clone().requires_grad_(True)
-    ours, theirs = compiled.doubled(given), torch.nn.functional.interpolate(other, scale_factor=2.0, mode="nearest")
+    ours, theirs = (
+        torch_compile.double_size(given),
+        torch.nn.functional.interpolate(other, scale_factor=2.0, mode="nearest"),
+    )
     assert torch.equal(ours, theirs) and ours.is_contiguous(memory_format=torch.channels_last)
     (ours * weight).sum().backward()
     (theirs * weight).sum().backward()
@@ -81,7 +83,7 @@ def test_the_network_to_compile_answers_as_before(tmp_path: Path) -> None:
         noisy = torch.randn(1, 4, *sides, generator=torch.Generator().manual_seed(2))
         asked = noisy, torch.tensor([500]), torch.zeros(1, 5, 32)
         with torch.no_grad():
-            found, expected = (loop.Denoiser(unet)(*asked) for unet in (state.plain_unet(), seeded_unet()))
+            found, expected = (trainer.Denoiser(unet)(*asked) for unet in (state.plain_unet(), seeded_unet()))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -119,9 +121,9 @@ def test_wrong_gradients_are_refused_before_the_first_step(factor: float, refuse
 def test_there_is_room_for_every_bucket(dynamo: Any) -> None:
     from torch._dynamo import config
 
-    compiled.compiled(Toy(), 40)
+    torch_compile.compile_network(Toy(), 40)
     assert config.recompile_limit >= 2 * 40 and config.accumulated_recompile_limit >= config.recompile_limit
-    compiled.compiled(Toy(), 1)
+    torch_compile.compile_network(Toy(), 1)
     assert config.recompile_limit >= 2 * 40, "a limit that was larger is left"
 
 
@@ -137,7 +139,7 @@ def test_a_compiled_unet_loses_nothing(adapter: str, tmp_path: Path, dynamo: Any
     state, task = unet_run(tmp_path, adapter, compile=True)
     same, _ = unet_run(tmp_path, adapter)
     found, wanted = (list(gradients(run, task).values()) for run in (state, same))
-    assert max(compiled.relative_errors(found, wanted)) < 1e-3
+    assert max(torch_compile.relative_errors(found, wanted)) < 1e-3
     state.optimizer.zero_grad()
     torch.testing.assert_close(torch.stack(advance(state, task, 4).losses), torch.stack(expected), rtol=1e-4, atol=0)
     assert dynamo["unique_graphs"] == 1

@@ -8,20 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from tests.small_runs import Toy, advance, config_of, equal, small_run, trained
-from train import loop, optim
+from train import optim, trainer
 from train.config import ALIASES, CONFIGS, Config
-from train.optim import OptimConfig, learning_rate
-from train.plan import optimizer_line
-from train.state_bytes import optimizer_bytes
+from train.estimate import optimizer_bytes, optimizer_line
+from train.optim import OptimOptions, learning_rate
 
 SHAPES = [(6, 5), (8,), (4, 3, 3, 3)]
 
 
-def settings(kind: str, **given: object) -> OptimConfig:
-    return OptimConfig.model_validate({"kind": kind, "weight_decay": 0.1, **given})
+def settings(kind: str, **given: object) -> OptimOptions:
+    return OptimOptions.model_validate({"kind": kind, "weight_decay": 0.1, **given})
 
 
 def draws(count: int, *shape: int, seed: int = 7) -> list[Tensor]:
@@ -29,9 +28,9 @@ def draws(count: int, *shape: int, seed: int = 7) -> list[Tensor]:
     return [torch.randn(*shape, generator=generator) for _ in range(count)]
 
 
-def moved(start: Tensor, gradients: list[Tensor], rates: list[float], config: OptimConfig) -> tuple[nn.Parameter, Any]:
+def moved(start: Tensor, gradients: list[Tensor], rates: list[float], config: OptimOptions) -> tuple[nn.Parameter, Any]:
     weight = nn.Parameter(start.clone())
-    optimizer = optim.build([weight], config)
+    optimizer = optim.build_optimizer([weight], config)
     for gradient, rate in zip(gradients, rates, strict=True):
         optim.set_learning_rate(optimizer, rate)
         weight.grad = gradient.clone()
@@ -86,7 +85,7 @@ def test_adafactors_rate_is_ours_where_a_weight_is_zero() -> None:
 
 
 def prodigy_by_hand(
-    start: Tensor, gradients: list[Tensor], rates: list[float], config: OptimConfig
+    start: Tensor, gradients: list[Tensor], rates: list[float], config: OptimOptions
 ) -> tuple[Tensor, float]:
     """Mishchenko & Defazio 2023, algorithm 4, with Adam's bias correction in the step. Also returns the step size d."""
     weight, first, d = start.double(), start.double(), 1e-6
@@ -125,7 +124,7 @@ def test_prodigy_finds_its_step_size() -> None:
     """A quadratic with its minimum 3 away, whatever the scale of its gradients."""
     for scale in (1e-3, 1.0, 1e3):
         weight = nn.Parameter(torch.zeros(20))
-        optimizer = optim.build([weight], settings("prodigy", weight_decay=0.0))
+        optimizer = optim.build_optimizer([weight], settings("prodigy", weight_decay=0.0))
         for _ in range(300):
             optim.set_learning_rate(optimizer, 1.0)
             weight.grad = scale * (weight.detach() - 3)
@@ -134,7 +133,7 @@ def test_prodigy_finds_its_step_size() -> None:
 
 
 def test_prodigy_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    optim.build([nn.Parameter(torch.zeros(1))], settings("prodigy"))
+    optim.build_optimizer([nn.Parameter(torch.zeros(1))], settings("prodigy"))
     assert capsys.readouterr().out == ""
 
 
@@ -142,7 +141,7 @@ def test_prodigy_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def schedule_free_by_hand(
-    start: Tensor, gradients: list[Tensor], rates: list[float], config: OptimConfig
+    start: Tensor, gradients: list[Tensor], rates: list[float], config: OptimOptions
 ) -> tuple[Tensor, Tensor]:
     """Defazio et al. 2024, algorithm 1: (x, the average; y, where gradients are taken)."""
     x = z = y = start.double()
@@ -167,7 +166,7 @@ def test_schedule_free_is_the_papers(warmup: int) -> None:
     x, y = schedule_free_by_hand(start, gradients, rates, config)
     torch.testing.assert_close(weight.detach().double(), y, rtol=0, atol=1e-6)
     kept = weight.detach().clone()
-    with optim.own_average(optimizer):
+    with optim.averaged_weights(optimizer):
         torch.testing.assert_close(weight.detach().double(), x, rtol=0, atol=1e-6)
     assert torch.equal(weight.detach(), kept) and (x - y).abs().max() > 1e-3
 
@@ -194,7 +193,7 @@ def test_the_average_is_what_is_looked_at_and_training_goes_on_as_if_it_had_not_
     state, task = small_run(tmp_path, Toy(), **changes)
     for _ in range(6):
         own = trained(state)
-        with loop.evaluated(state):
+        with trainer.evaluation_weights(state):
             inside = trained(state)
         assert equal(trained(state), own)
         assert state.step < 2 or all(not torch.equal(inside[name], own[name]) for name in own)
@@ -207,7 +206,7 @@ def test_an_error_while_looking_leaves_the_training_weights(tmp_path: Any) -> No
     state, task = small_run(tmp_path, Toy(), optim={"kind": "schedule-free"}, ema={"decay": 0.9})
     advance(state, task, 3)
     own, average = trained(state), state.ema.state()
-    with pytest.raises(RuntimeError), loop.evaluated(state):
+    with pytest.raises(RuntimeError), trainer.evaluation_weights(state):
         raise RuntimeError
     assert equal(trained(state), own) and equal(state.ema.state(), average)
     advance(state, task, 1)
@@ -220,7 +219,7 @@ def test_an_error_while_looking_leaves_the_training_weights(tmp_path: Any) -> No
 def test_a_missing_library_is_one_line(kind: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError) as caught:
-        optim.build([nn.Parameter(torch.zeros(1))], settings(kind))
+        optim.build_optimizer([nn.Parameter(torch.zeros(1))], settings(kind))
     expected = f"{kind} needs the library {library}, which is not installed. Get it with: pip install {library}"
     assert str(caught.value) == f"--optim.kind: {expected}"
 
@@ -267,7 +266,7 @@ def test_the_plan_says_which_weights_come_out() -> None:
 def test_the_planned_bytes_are_those_of_the_state(kind: str) -> None:
     shapes = [(64, 32, 3, 3), (64, 64), (64,), (300, 200), (40, 40, 1, 1)]
     weights = [nn.Parameter(draws(1, *shape)[0]) for shape in shapes]
-    optimizer = optim.build(weights, settings(kind))
+    optimizer = optim.build_optimizer(weights, settings(kind))
     optim.set_learning_rate(optimizer, 1e-3)
     for weight in weights:
         weight.grad = torch.ones_like(weight)

@@ -9,9 +9,8 @@ from accelerate import Accelerator
 
 from data.errors import InputError
 from tests.small_runs import Toy, advance, equal, seeded_unet, small_run, trained
-from train import checkpoint, loop, optim
-from train.loop import State, Task
-from train.saving import restore
+from train import checkpoint, optim, trainer
+from train.trainer import TrainContext, TrainState, restore_state
 
 KINDS = sorted(optim.BUILDERS)
 EMA = {"decay": 0.9}
@@ -22,16 +21,16 @@ def settings(kind: str, **more: Any) -> dict[str, Any]:
     return {"learning_rate": rate, "optim": {"kind": kind, "warmup": 3, "weight_decay": 0.1}, "ema": EMA, **more}
 
 
-def reopened(folder: Path, network: Any, **changes: Any) -> tuple[State, Task]:
+def reopened(folder: Path, network: Any, **changes: Any) -> tuple[TrainState, TrainContext]:
     """The run as another process would find it."""
     state, task = small_run(folder, network, **changes)
-    kept, skipped = checkpoint.newest(task.checkpoints, task.identity)
+    kept, skipped = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None and not skipped
-    restore(state, kept, task.checkpoints)
+    restore_state(state, kept, task.checkpoints)
     return state, task
 
 
-def everything(state: State) -> dict[str, Any]:
+def everything(state: TrainState) -> dict[str, Any]:
     return {"weights": trained(state), "optimizer": state.optimizer.state_dict(), "ema": state.ema.state()}
 
 
@@ -46,7 +45,7 @@ def test_twice_resumed_toy(kind: str, tmp_path: Path) -> None:
         if session:
             parts, task = reopened(tmp_path, Toy(), **settings(kind), accumulate=2)
         losses += advance(parts, task, steps).losses
-        loop.save(parts, task)
+        trainer.save_state(parts, task)
     assert torch.equal(torch.stack(losses), torch.stack(expected.losses))
     assert equal(everything(parts), everything(whole))
     start = dict(Toy().named_parameters())
@@ -62,16 +61,16 @@ def test_resumed_unet(adapter: str, kind: str, tmp_path: Path) -> None:
     whole, task = small_run(tmp_path / "whole", seeded_unet(), **changes)
     expected = advance(whole, task, 4)
     parts, task = small_run(tmp_path, seeded_unet(), **changes)
-    window = loop.Window()
+    window = trainer.MetricBuffer()
     for session in range(2):
         if session:
             parts, task = reopened(tmp_path, seeded_unet(), **changes)
         batches = task.batches(parts.step, 4)
         for _ in range(2):
-            with loop.evaluated(parts):
+            with trainer.evaluation_weights(parts):
                 task.validator.measure(parts.denoiser, parts.accelerator.device)
-            loop.step(parts, task, batches, window)
-        loop.save(parts, task)
+            trainer.train_step(parts, task, batches, window)
+        trainer.save_state(parts, task)
     assert torch.equal(torch.stack(window.losses), torch.stack(expected.losses))
     assert equal(everything(parts), everything(whole))
 
@@ -83,7 +82,7 @@ def test_resumed_in_half_precision(adapter: str, tmp_path: Path, bf16_on_cpu: Ac
     expected = advance(whole, task, 4)
     parts, task = small_run(tmp_path, seeded_unet(), **changes)
     losses = advance(parts, task, 2).losses
-    loop.save(parts, task)
+    trainer.save_state(parts, task)
     parts, task = reopened(tmp_path, seeded_unet(), **changes)
     losses += advance(parts, task, 2).losses
     assert torch.equal(torch.stack(losses), torch.stack(expected.losses))
@@ -95,13 +94,13 @@ def test_it_would_be_seen(forget: str, tmp_path: Path) -> None:
     """The tests above can fail: without the optimiser's state, or the average's, the end is another."""
     whole, task = small_run(tmp_path, Toy(), **settings("schedule-free"))
     advance(whole, task, 2)
-    loop.save(whole, task)
+    trainer.save_state(whole, task)
     advance(whole, task, 2)
     parts, task = small_run(tmp_path, Toy(), **settings("schedule-free"))
-    kept, _ = checkpoint.newest(task.checkpoints, task.identity)
+    kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
     before = everything(parts)
-    restore(parts, kept, task.checkpoints)
+    restore_state(parts, kept, task.checkpoints)
     if forget == "optimizer":
         parts.optimizer.load_state_dict(before["optimizer"])
     else:
@@ -115,26 +114,26 @@ def test_a_checkpoint_of_before_there_were_averages(tmp_path: Path) -> None:
     """It has no ema.safetensors: it loads into a run without one, and is refused by name by a run with one."""
     plain, task = small_run(tmp_path, Toy())
     advance(plain, task, 1)
-    loop.save(plain, task)
-    (folder,) = checkpoint.steps(task.checkpoints)
+    trainer.save_state(plain, task)
+    (folder,) = checkpoint.list_checkpoints(task.checkpoints)
     assert not (folder / "ema.safetensors").exists()
     again, _ = reopened(tmp_path, Toy())
     assert equal(everything(again), everything(plain))
     averaged, _ = small_run(tmp_path, Toy(), ema=EMA)
     with pytest.raises(InputError, match=r"checkpoints: the checkpoint holds no average of the weights"):
-        restore(averaged, checkpoint.load(folder, task.identity), task.checkpoints)
+        restore_state(averaged, checkpoint.load_checkpoint(folder, task.identity), task.checkpoints)
 
 
 def test_the_average_is_sealed_like_the_rest(tmp_path: Path) -> None:
     state, task = small_run(tmp_path, Toy(), ema=EMA)
     advance(state, task, 1)
-    loop.save(state, task)
-    (folder,) = checkpoint.steps(task.checkpoints)
+    trainer.save_state(state, task)
+    (folder,) = checkpoint.list_checkpoints(task.checkpoints)
     content = bytearray((folder / "ema.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "ema.safetensors").write_bytes(content)
     with pytest.raises(InputError, match=r"damaged checkpoint \(ema.safetensors changed since it was written\)"):
-        checkpoint.load(folder, task.identity)
+        checkpoint.load_checkpoint(folder, task.identity)
     (folder / "ema.safetensors").unlink()
     with pytest.raises(InputError, match=r"torn checkpoint \(No such file or directory\)"):
-        checkpoint.load(folder, task.identity)
+        checkpoint.load_checkpoint(folder, task.identity)

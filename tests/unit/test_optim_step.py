@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from data.schema import Batch
 from tests.small_runs import Toy, advance, seeded_unet, small_run, trained
-from train import loop, optim
-from train.denoiser import Denoiser
-from train.loop import State, Task
-from train.optim import OptimConfig
+from train import optim, trainer
+from train.model import Denoiser
+from train.optim import OptimOptions
+from train.trainer import TrainContext, TrainState
 
 
 def rates(folder: Path, schedule: str, accumulate: int, processes: int) -> list[float]:
@@ -31,7 +31,7 @@ def rates(folder: Path, schedule: str, accumulate: int, processes: int) -> list[
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_the_rate_follows_the_optimiser_step_alone(schedule: str, tmp_path: Path) -> None:
     """Schedulers of others run as many times faster as there are processes, or slower by the accumulation."""
-    config = OptimConfig.model_validate({"warmup": 4, "schedule": schedule})
+    config = OptimOptions.model_validate({"warmup": 4, "schedule": schedule})
     expected = [optim.learning_rate(step, config, 1e-3, 12) for step in range(12)]
     assert expected[3] == 1e-3 and (schedule == "constant") == (expected[-1] == 1e-3)
     for processes in (1, 2, 4):
@@ -59,18 +59,18 @@ class Constant(nn.Module):
 def linear(slope: float) -> Any:
     """In place of the objective: `slope` times the mean of the answer, whose gradient is the slope for each sample."""
 
-    def losses(denoiser: Denoiser, task: Task, batch: Batch, **others: Any) -> Tensor:
+    def losses(denoiser: Denoiser, task: TrainContext, batch: Batch, **others: Any) -> Tensor:
         return slope * denoiser(batch.latents, batch.timestep_uniforms, batch.text_states).flatten(1).mean(1)
 
     return losses
 
 
-def clipped_norms(state: State) -> list[float]:
+def clipped_norms(state: TrainState) -> list[float]:
     """A list that gets the global norm of the gradients at each step of the optimiser, as it is given them."""
     norms: list[float] = []
 
     def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        gradients = [w.grad.double().flatten() for w in optim.weights(optimizer) if w.grad is not None]
+        gradients = [w.grad.double().flatten() for w in optim.optimized_weights(optimizer) if w.grad is not None]
         norms.append(float(torch.cat(gradients).norm()))
 
     state.optimizer.optimizer.register_step_pre_hook(note)
@@ -84,7 +84,7 @@ def test_every_update_has_weight_one(
     """Gradients of 1 average to 1 at every step. Seven pictures: windows end in the middle of an epoch, and none is
     cut short at its end, which would weigh it less.
     """
-    monkeypatch.setattr(loop, "sample_losses", linear(1.0))
+    monkeypatch.setattr(trainer, "sample_losses", linear(1.0))
     changes: dict[str, Any] = {"batch_size": batch, "accumulate": accumulate, "max_steps": 9, "optim": {"clip_norm": 9}}
     state, task = small_run(tmp_path, Constant(), **changes)
     norms = clipped_norms(state)
@@ -110,7 +110,7 @@ def first_gradients(folder: Path, adapter: str, batch: int, accumulate: int) -> 
     found: list[Tensor] = []
 
     def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        found.extend(w.grad.clone() for w in optim.weights(optimizer) if w.grad is not None)
+        found.extend(w.grad.clone() for w in optim.optimized_weights(optimizer) if w.grad is not None)
 
     state.optimizer.optimizer.register_step_pre_hook(note)
     advance(state, task, 1)
@@ -120,18 +120,18 @@ def first_gradients(folder: Path, adapter: str, batch: int, accumulate: int) -> 
 # ---- clipping
 
 
-def steep(denoiser: Denoiser, task: Task, batch: Batch, **others: Any) -> Tensor:
+def steep(denoiser: Denoiser, task: TrainContext, batch: Batch, **others: Any) -> Tensor:
     """The objective with gradients a million times too large."""
     return 1e6 * ordinary(denoiser, task, batch, **others)
 
 
-ordinary = loop.sample_losses
+ordinary = trainer.sample_losses
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_huge_gradients_are_clipped(adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every step, not only at the first; the directions stay: all are scaled by one factor."""
-    monkeypatch.setattr(loop, "sample_losses", steep)
+    monkeypatch.setattr(trainer, "sample_losses", steep)
     changes: dict[str, Any] = {"adapter": {"kind": adapter}, "shapes": [(4, 4, 4)], "learning_rate": 1e-4}
     state, task = small_run(tmp_path, seeded_unet(), optim={"clip_norm": 0.5}, **changes)
     norms = clipped_norms(state)
@@ -141,7 +141,7 @@ def test_huge_gradients_are_clipped(adapter: str, tmp_path: Path, monkeypatch: p
 
 
 def test_small_gradients_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "sample_losses", linear(0.01))
+    monkeypatch.setattr(trainer, "sample_losses", linear(0.01))
     state, task = small_run(tmp_path, Constant(), optim={"clip_norm": 0.5})
     norms = clipped_norms(state)
     advance(state, task, 2)
@@ -155,7 +155,7 @@ def test_huge_scaled_gradients_are_clipped(kind: str, tmp_path: Path, monkeypatc
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=1000)  # type: ignore[assignment]
     before = accelerator.state._mixed_precision
     accelerator.state._mixed_precision = "fp16"
-    monkeypatch.setattr(loop, "sample_losses", steep)
+    monkeypatch.setattr(trainer, "sample_losses", steep)
     changes: dict[str, Any] = {"optim": {"clip_norm": 0.5, "kind": kind}, "learning_rate": 1.0}
     try:
         state, task = small_run(tmp_path, Toy(), accelerator=accelerator, **changes)
@@ -176,7 +176,7 @@ def test_only_what_is_too_large_is_scaled(scale: float) -> None:
     for weight in weights[:2]:
         weight.grad = torch.full_like(weight, 7**-0.5 * scale)
     before = [weight.grad.clone() for weight in weights if weight.grad is not None]
-    norm = optim.clip(Accelerator(cpu=True), torch.optim.SGD(weights, lr=1.0), 1.0)
+    norm = optim.clip_gradients(Accelerator(cpu=True), torch.optim.SGD(weights, lr=1.0), 1.0)
     assert float(norm) == pytest.approx(scale, rel=1e-6, nan_ok=True)
     after = [weight.grad for weight in weights if weight.grad is not None]
     if scale < 1:

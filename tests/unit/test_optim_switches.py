@@ -14,8 +14,8 @@ from torch.utils import checkpoint as checkpointing
 
 from data.errors import InputError
 from tests.small_runs import advance, config_of, equal, gradients, trained, unet_run
-from train import machine
-from train.config import Config, Memory
+from train import device
+from train.config import Config, MemoryOptions
 
 ROOT = Path(__file__).parents[2]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -50,19 +50,19 @@ def test_gradient_checkpointing_gives_the_same_bits(
 def test_torchs_fused_attention_is_the_default(tmp_path: Path) -> None:
     state, _ = unet_run(tmp_path, "lora")
     assert all(isinstance(found, AttnProcessor2_0) for found in state.plain_unet().attn_processors.values())
-    assert machine.switches(config_of(), CPU) == "sdpa attention, channels-last"
+    assert device.describe_memory_options(config_of(), CPU) == "sdpa attention, channels-last"
 
 
 def test_xformers_is_refused_where_it_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Memory.model_validate({"attention": "xformers"})
-    monkeypatch.setattr(machine, "installed", lambda library: False)
+    asked = MemoryOptions.model_validate({"attention": "xformers"})
+    monkeypatch.setattr(device, "is_installed", lambda library: False)
     with pytest.raises(InputError, match=r"^--memory.attention: xformers is not installed. Get it with: pip install"):
-        machine.check(asked, GPU)
-    machine.check(Memory(), CPU)
-    monkeypatch.setattr(machine, "installed", lambda library: library == "xformers")
+        device.check_memory_options(asked, GPU)
+    device.check_memory_options(MemoryOptions(), CPU)
+    monkeypatch.setattr(device, "is_installed", lambda library: library == "xformers")
     with pytest.raises(InputError, match=r"^--memory.attention: xformers is for GPUs, this is a CPU; allowed: sdpa"):
-        machine.check(asked, CPU)
-    machine.check(asked, GPU)
+        device.check_memory_options(asked, CPU)
+    device.check_memory_options(asked, GPU)
 
 
 @pytest.mark.gpu
@@ -87,13 +87,13 @@ def test_xformers_gives_the_same_gradients(adapter: str, tmp_path: Path) -> None
 def test_tf32_is_a_switch(on: bool) -> None:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
-        machine.set_tf32(on)
+        device.set_tf32(on)
         assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (on, on)
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
     config = config_of(memory={"tf32": on})
-    assert ("TF32" in machine.switches(config, GPU)) is on
-    assert "TF32" not in machine.switches(config, CPU)
+    assert ("TF32" in device.describe_memory_options(config, GPU)) is on
+    assert "TF32" not in device.describe_memory_options(config, CPU)
 
 
 # ---- precision
@@ -131,7 +131,7 @@ def test_bf16_keeps_float32_masters_that_move(
 def test_a_network_spread_over_gpus_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
     monkeypatch.setenv(variable, "true")
     with pytest.raises(InputError, match=rf"{name} spreads one network.*gpus\.yaml"):
-        machine.start(Config())
+        device.start_accelerator(Config())
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def asked_for_fp16(fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 @pytest.mark.usefixtures("asked_for_fp16")
 def test_a_cpu_trains_in_fp32_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert machine.start(Config()).mixed_precision == "no"
+    assert device.start_accelerator(Config()).mixed_precision == "no"
     assert "no GPU here: fp16 is for GPUs, training in fp32 on the CPU" in capsys.readouterr().out
 
 
@@ -153,25 +153,25 @@ def test_a_precision_in_capitals_is_that_precision(
 ) -> None:
     """accelerate takes the name and computes in fp32."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", given)
-    assert machine.begin(None).mixed_precision == found
+    assert device.create_accelerator(None).mixed_precision == found
 
 
 @pytest.mark.parametrize("given", ["fp8", "fp-16"])
 def test_an_unknown_precision_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", given)
     with pytest.raises(InputError, match=rf"^--mixed_precision of the launcher.*'{given}'.*allowed: no, fp16, bf16"):
-        machine.begin(None)
+        device.create_accelerator(None)
 
 
 def test_a_compiler_past_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     with pytest.raises(InputError, match=r"config file: dynamo_backend INDUCTOR would compile .*'no'\. Use --compile"):
-        machine.start(Config())
+        device.start_accelerator(Config())
 
 
 def test_only_accumulate_divides_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    assert machine.start(Config()).gradient_accumulation_steps == 1
+    assert device.start_accelerator(Config()).gradient_accumulation_steps == 1
 
 
 def test_the_example_for_several_gpus_is_one_that_accelerate_reads() -> None:

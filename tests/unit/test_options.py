@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
+from data.cli import Options, parse, positional
 from data.errors import InputError, InputErrors
-from data.options import Options, parse, positional
 
 
 class Full(Options):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.chart import Series, bar_chart, decimate, line_chart, short_number
-from data.page import Page, column_texts
 from data.reports import render
+from data.reports.charts import Series, bar_chart, decimate, line_chart, short_number
+from data.reports.page import Page, column_texts
 
 EVIL = "<script>alert('x')</script> & \"quoted\" $\\frac$"
 VOID = {"meta", "img", "br", "link"}

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.dataset import Layout
+from data.dataset import BatchLayout
 from data.errors import InputError
 from data.schema import Batch
 from tests.unit.test_loop import prepare, weights
-from train import checkpoint, loop, pieces
-from train.loop import fit
-from train.report import Silent
-from train.saving import restore
+from train import checkpoint, oom, trainer
+from train.metrics import SilentLogger
+from train.trainer import fit, restore_state
 
 
 def batch_of(size: int) -> Batch:
@@ -25,7 +24,7 @@ def batch_of(size: int) -> Batch:
 
 @pytest.mark.parametrize(("size", "count", "sizes"), [(4, 1, [4]), (4, 2, [2, 2]), (5, 2, [3, 2]), (3, 4, [1, 1, 1])])
 def test_pieces_are_the_batch_in_order(size: int, count: int, sizes: list[int]) -> None:
-    parts = pieces.of(batch_of(size), count)
+    parts = oom.split_batch(batch_of(size), count)
     assert [len(part.sample_ids) for part in parts] == sizes
     assert torch.cat([part.latents for part in parts]).flatten().tolist() == list(range(size))
     assert torch.cat([part.timestep_uniforms for part in parts]).tolist() == list(range(size))
@@ -35,9 +34,9 @@ def test_pieces_are_the_batch_in_order(size: int, count: int, sizes: list[int]) 
 def injected(monkeypatch: pytest.MonkeyPatch, *, fits: int, from_step: int) -> list[int]:
     """Batches of more than `fits` samples run out of memory after their backward pass has begun."""
     tried: list[int] = []
-    backward = loop.sample_losses
+    backward = trainer.sample_losses
 
-    def limited(denoiser: object, task: loop.Task, batch: Batch, **others: Any) -> Tensor:
+    def limited(denoiser: object, task: trainer.TrainContext, batch: Batch, **others: Any) -> Tensor:
         tried.append(len(batch.sample_ids))
         losses = backward(denoiser, task, batch, **others)  # type: ignore[arg-type]
         if len(tried) > from_step and len(batch.sample_ids) > fits:
@@ -45,7 +44,7 @@ def injected(monkeypatch: pytest.MonkeyPatch, *, fits: int, from_step: int) -> l
             raise torch.OutOfMemoryError("injected")
         return losses
 
-    monkeypatch.setattr(loop, "sample_losses", limited)
+    monkeypatch.setattr(trainer, "sample_losses", limited)
     return tried
 
 
@@ -60,10 +59,10 @@ def test_out_of_memory_ends_in_the_same_weights(
 ) -> None:
     """Pieces of unequal sizes among them, which must not count alike."""
     whole, whole_task = prepare(tmp_path / "whole", batch_size=batch, accumulate=accumulate)
-    assert fit(whole, whole_task, Silent())
+    assert fit(whole, whole_task, SilentLogger())
     tried = injected(monkeypatch, fits=fits, from_step=3)
     cut, task = prepare(tmp_path / "cut", batch_size=batch, accumulate=accumulate)
-    assert fit(cut, task, Silent())
+    assert fit(cut, task, SilentLogger())
     assert tried[-1] == 1 and cut.pieces == 4 // fits
     for ours, theirs in zip(weights(cut), weights(whole), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -73,11 +72,11 @@ def test_out_of_memory_ends_in_the_same_weights(
 def test_a_resumed_run_keeps_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     injected(monkeypatch, fits=2, from_step=0)
     state, task = prepare(tmp_path, max_steps=2)
-    assert fit(state, task, Silent())
+    assert fit(state, task, SilentLogger())
     resumed, task = prepare(tmp_path)
-    kept, _ = checkpoint.newest(task.checkpoints, "this run")
+    kept, _ = checkpoint.newest_checkpoint(task.checkpoints, "this run")
     assert kept is not None
-    restore(resumed, kept, task.checkpoints)
+    restore_state(resumed, kept, task.checkpoints)
     assert resumed.pieces == 2
 
 
@@ -85,12 +84,12 @@ def test_what_does_not_fit_at_all_is_an_error(tmp_path: Path, monkeypatch: pytes
     injected(monkeypatch, fits=0, from_step=0)
     state, task = prepare(tmp_path)
     with pytest.raises(InputError, match="a single picture does not fit"):
-        fit(state, task, Silent())
+        fit(state, task, SilentLogger())
 
 
 def test_several_processes_are_told_which_batch_is_the_same() -> None:
     with pytest.raises(InputError, match="--batch-size 4 --accumulate 6: the same batch"):
-        pieces.more(1, Layout(8, 3, processes=2))
+        oom.split_further(1, BatchLayout(8, 3, processes=2))
 
 
 def test_no_room_for_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,4 +100,4 @@ def test_no_room_for_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(state.optimizer, "step", full)
     with pytest.raises(InputError, match="the optimiser's state does not fit"):
-        fit(state, task, Silent())
+        fit(state, task, SilentLogger())

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from data.atomic_io import write_atomic
 from data.captions import with_article
 from data.errors import InputError
-from data.files import write_atomic
 from tools.pocket import autoencoder, latents, nouns, pictures, training
 from tools.pocket.glyphs import have_fonts
 from tools.pocket.muon import Muon, orthogonal

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tools.pocket.world import ELEMENTS, HELD_OUT, SIZE, sample
+from tools.pocket.attributes import ELEMENTS, SIZE
+from tools.pocket.world import HELD_OUT, sample
 
 pytest.importorskip("torch")
 from tools.pocket import base_training, figures

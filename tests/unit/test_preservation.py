@@ -14,19 +14,18 @@ from PIL import Image
 from torch import Tensor
 
 from data.captions import count_tokens, with_article
-from data.dataset import EncodedPictures, Layout, Position, StepSampler, collate
+from data.dataset import BatchLayout, EncodedDataset, Position, StepSampler, collate
 from data.errors import InputError
 from data.schema import Batch
 from tests.small_runs import Toy, advance, entries, equal, seeded_unet, small_run, trained
 from tests.tiny import TEXT_WIDTH
 from tools.pocket.tuned import unseen_nouns
-from train import assembly, loop, machine
-from train.base_model import load
-from train.config import Config, Preservation, identity
-from train.curation import collect
-from train.denoiser import Denoiser
-from train.job import Job
-from train.preservation import ADRIFT, NOUNS, Anchored, anchor, prompts_of
+from train import device, trainer
+from train.config import Config, PreservationOptions, run_identity
+from train.model import Denoiser, load_model
+from train.prior_preservation import DEFAULT_PROMPTS, NO_TEACHER, FrozenTeacher, freeze_teacher, read_preserved_prompts
+from train.trainer import Job
+from train.training_set import load_training_set
 
 EMPTY = torch.full((5, TEXT_WIDTH), -1.0)
 WORDS = tuple(torch.full((5, TEXT_WIDTH), float(value)) for value in (1, 2, 3))
@@ -48,8 +47,8 @@ class Spotted(Toy):
         return (self.conv(x) * (1 + t / 1000)[:, None, None, None] + said * (SPOT + self.tone),)
 
 
-def pictures(share: float, kept: Sequence[torch.Tensor] = WORDS) -> EncodedPictures:
-    return EncodedPictures([entries(7)], EMPTY, seed=0, scaling_factor=0.5, dropout=0.1, kept=kept, share=share)
+def pictures(share: float, kept: Sequence[torch.Tensor] = WORDS) -> EncodedDataset:
+    return EncodedDataset([entries(7)], EMPTY, seed=0, scaling_factor=0.5, dropout=0.1, kept=kept, share=share)
 
 
 def batch_of(share: float, size: int = 8) -> Batch:
@@ -64,7 +63,7 @@ def test_the_target_moves_by_what_the_base_says_of_the_prompt(strength: float) -
     network, batch = Spotted(tone=0.5), batch_of(0.5)
     assert 0 < sum(batch.preserved) < 8
     target, t = torch.randn(8, 4, 8, 8), torch.arange(8) * 100
-    moved = anchor(network, EMPTY, Accelerator(cpu=True), strength).moved(target, batch.latents, t, batch)
+    moved = freeze_teacher(network, EMPTY, Accelerator(cpu=True), strength).moved(target, batch.latents, t, batch)
     said = strength * (network.words(batch.text_states.mean(1)) - network.words(EMPTY.mean(0)))
     for row, preserved in enumerate(batch.preserved):
         if preserved:
@@ -76,10 +75,10 @@ def test_the_target_moves_by_what_the_base_says_of_the_prompt(strength: float) -
 
 def test_nothing_preserved_nothing_moves() -> None:
     batch, target = batch_of(0.0), torch.randn(8, 4, 8, 8)
-    held = anchor(Toy(), EMPTY, Accelerator(cpu=True))
-    for anything in (held, ADRIFT):
+    held = freeze_teacher(Toy(), EMPTY, Accelerator(cpu=True))
+    for anything in (held, NO_TEACHER):
         assert anything.moved(target, batch.latents, torch.zeros(8, dtype=torch.long), batch) is target
-    assert anchor(Toy(), None, Accelerator(cpu=True)) is ADRIFT
+    assert freeze_teacher(Toy(), None, Accelerator(cpu=True)) is NO_TEACHER
 
 
 def test_which_samples_are_preserved_follows_from_their_position() -> None:
@@ -98,17 +97,17 @@ def test_which_samples_are_preserved_follows_from_their_position() -> None:
 
 
 def test_several_processes_and_accumulation_preserve_the_same_samples() -> None:
-    def found(layouts: list[Layout]) -> dict[str, bool]:
+    def found(layouts: list[BatchLayout]) -> dict[str, bool]:
         source = pictures(0.5)
         parts = [iter(StepSampler([7], layout, seed=0, start=3, stop=4)) for layout in layouts]
         items = [source[place] for part in parts for places in part for place in places]
         return {f"{item.sample_id} {item.timestep_uniform}": item.preserved for item in items}
 
-    whole = found([Layout(8)])
-    assert whole == found([Layout(2, 2, 2, 0), Layout(2, 2, 2, 1)]) and 0 < sum(whole.values()) < 8
+    whole = found([BatchLayout(8)])
+    assert whole == found([BatchLayout(2, 2, 2, 0), BatchLayout(2, 2, 2, 1)]) and 0 < sum(whole.values()) < 8
 
 
-def anchored_run(folder: Path, **changes: Any) -> tuple[loop.State, loop.Task]:
+def anchored_run(folder: Path, **changes: Any) -> tuple[trainer.TrainState, trainer.TrainContext]:
     """A run of a toy whose batches hold preserved prompts."""
     state, task = small_run(folder, Toy(), **changes)
     source = pictures(0.5)
@@ -117,7 +116,7 @@ def anchored_run(folder: Path, **changes: Any) -> tuple[loop.State, loop.Task]:
         sampler = StepSampler([7], task.layout, seed=0, start=start, stop=stop)
         return iter([collate([source[place] for place in places]) for places in sampler])
 
-    state.anchor = anchor(Spotted(), EMPTY, Accelerator(cpu=True))
+    state.anchor = freeze_teacher(Spotted(), EMPTY, Accelerator(cpu=True))
     object.__setattr__(task, "batches", batches)
     return state, task
 
@@ -125,14 +124,14 @@ def anchored_run(folder: Path, **changes: Any) -> tuple[loop.State, loop.Task]:
 def test_training_leaves_the_base_as_it_was_and_accumulation_is_one_batch(tmp_path: Path) -> None:
     state, task = anchored_run(tmp_path, batch_size=8)
     advance(state, task, 3)
-    assert isinstance(state.anchor, Anchored)
+    assert isinstance(state.anchor, FrozenTeacher)
     assert equal(state.anchor.base.unet.state_dict(), Toy().state_dict())
     parts, other = anchored_run(tmp_path, batch_size=2, accumulate=4)
     advance(parts, other, 3)
     for name, weight in trained(parts).items():
         torch.testing.assert_close(weight, trained(state)[name], atol=1e-6, rtol=1e-5)
     unheld, last = anchored_run(tmp_path, batch_size=8)
-    unheld.anchor = ADRIFT
+    unheld.anchor = NO_TEACHER
     advance(unheld, last, 3)
     assert not equal(trained(unheld), trained(state))
 
@@ -142,19 +141,19 @@ def test_a_base_that_is_the_network_keeps_the_direction_and_learns_the_rest() ->
     network, batch = Spotted(), batch_of(0.5)
     t = torch.arange(8) * 100
     empty = Denoiser(network)(batch.latents, t, EMPTY.expand(8, -1, -1)).detach()  # the look: whatever it says
-    wanted = anchor(network, EMPTY, Accelerator(cpu=True)).moved(empty, batch.latents, t, batch)
+    wanted = freeze_teacher(network, EMPTY, Accelerator(cpu=True)).moved(empty, batch.latents, t, batch)
     said = Denoiser(network)(batch.latents, t, batch.text_states)
     rows = torch.tensor(batch.preserved)
     torch.testing.assert_close(said[rows], wanted[rows], atol=1e-5, rtol=1e-5)
 
 
 def test_the_shipped_list_holds_no_word_that_the_base_is_judged_by() -> None:
-    prompts = prompts_of(Preservation(share=0.5))
+    prompts = read_preserved_prompts(PreservationOptions(share=0.5))
     assert len(prompts) > 100 and len(set(prompts)) == len(prompts)
     shown = ["fridge", "car", "guitar", "house"]
     assert not set(prompts) & {with_article(noun) for noun in [*unseen_nouns(), *shown]}
-    report = count_tokens(prompts, load("pocket").tokenizer)
-    assert not report.cut and NOUNS.is_file()
+    report = count_tokens(prompts, load_model("pocket").tokenizer)
+    assert not report.cut and DEFAULT_PROMPTS.is_file()
 
 
 @pytest.mark.parametrize(
@@ -170,9 +169,9 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes | None
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=message) as raised:
-        prompts_of(Preservation(share=0.5, prompts=path))
+        read_preserved_prompts(PreservationOptions(share=0.5, prompts=path))
     assert "--preserve.prompts" in str(raised.value) and str(path) in str(raised.value)
-    assert prompts_of(Preservation(prompts=path)) == []  # nobody asks for it
+    assert read_preserved_prompts(PreservationOptions(prompts=path)) == []  # nobody asks for it
 
 
 def write_set(folder: Path) -> str:
@@ -193,15 +192,15 @@ def test_the_base_is_asked_as_the_trained_network_is(bf16_on_cpu: Accelerator) -
     t, preserved = torch.tensor([100, 900]), torch.ones(2, dtype=torch.bool)
     batch = cast(Batch, SimpleNamespace(text_states=said, preserved=preserved))
     zero = torch.zeros_like(x)
-    exact = Anchored(Denoiser(copy.deepcopy(unet)), EMPTY).moved(zero, x, t, batch)
+    exact = FrozenTeacher(Denoiser(copy.deepcopy(unet)), EMPTY).moved(zero, x, t, batch)
     unet.to(torch.bfloat16)
     seen: set[tuple[torch.dtype, torch.dtype]] = set()
 
     def note(layer: Any, given: Any, answer: Tensor) -> None:
         seen.add((layer.weight.dtype, answer.dtype))
 
-    held = anchor(unet, EMPTY, bf16_on_cpu)
-    assert isinstance(held, Anchored)
+    held = freeze_teacher(unet, EMPTY, bf16_on_cpu)
+    assert isinstance(held, FrozenTeacher)
     for name in ("norm1", "conv1"):
         held.base.unet.get_submodule(f"down_blocks.0.resnets.0.{name}").register_forward_hook(note)
     found = held.moved(zero, x, t, batch)
@@ -211,21 +210,23 @@ def test_the_base_is_asked_as_the_trained_network_is(bf16_on_cpu: Accelerator) -
 
 def test_a_run_is_held_as_strongly_as_its_settings_say(tmp_path: Path) -> None:
     settings = {"data": [write_set(tmp_path / "set")], "preserve": {"share": 0.5, "strength": 0.6}}
-    config, model = Config.model_validate(settings), load("pocket")
-    built = assembly.build(Job(config, machine.start(config), model, collect(config, model), "run"))
-    assert isinstance(built.anchor, Anchored) and built.anchor.strength == 0.6
+    config, model = Config.model_validate(settings), load_model("pocket")
+    built = trainer.build_state(
+        Job(config, device.start_accelerator(config), model, load_training_set(config, model), "run")
+    )
+    assert isinstance(built.anchor, FrozenTeacher) and built.anchor.strength == 0.6
 
 
 def test_prompts_count_by_their_words_not_by_their_file(tmp_path: Path) -> None:
     """The run's identity and the collection's fingerprint; a prompt that is too long is named."""
-    model, found = load("pocket"), {}
+    model, found = load_model("pocket"), {}
     captioned = write_set(tmp_path / "set")
     for name, text in (("one", "a cat\n"), ("two", "a cat\n"), ("three", "a dog\n"), ("long", "a cat " * 60)):
         (tmp_path / name).write_text(text)
         config = Config.model_validate({"data": [captioned], "preserve": {"share": 0.5, "prompts": tmp_path / name}})
-        collection = collect(config, model)
-        found[name] = identity(config, collection.fingerprint, "model")
+        collection = load_training_set(config, model)
+        found[name] = run_identity(config, collection.fingerprint, "model")
         assert any("preserved prompt" in cut for cut in collection.captions_cut) == (name == "long")
     plain = Config.model_validate({"data": [captioned]})
-    found["none"] = identity(plain, collect(plain, model).fingerprint, "model")
+    found["none"] = run_identity(plain, load_training_set(plain, model).fingerprint, "model")
     assert found["one"] == found["two"] and len(set(found.values())) == 4

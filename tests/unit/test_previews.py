@@ -16,12 +16,12 @@ from torch import nn
 from data.errors import InputError
 from infer import metadata
 from infer import previews as drawing
-from train import base_model
-from train.adapters import base as adapters
-from train.adapters.lora import Lora
-from train.config import Previews
-from train.previews import Asked, Easel, Question, questions_of
-from train.report import Silent
+from train import adapters, model
+from train.config import PreviewOptions
+from train.lora import LoraOptions
+from train.metrics import SilentLogger
+from train.model import load_model
+from train.samples import PreviewImage, PreviewRequest, PreviewSampler, preview_images
 
 CPU = torch.device("cpu")
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
@@ -34,7 +34,7 @@ def own_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
 
 
-class Said(Silent):
+class Said(SilentLogger):
     def __init__(self) -> None:
         self.words: list[str] = []
         self.pictures: list[tuple[str, int, Path]] = []
@@ -47,7 +47,7 @@ class Said(Silent):
         self.pictures.append((name, step, file))
 
 
-def blank(asked: Asked) -> list[str]:
+def blank(asked: PreviewRequest) -> list[str]:
     """Draws nothing much, quickly."""
     for index, question in enumerate(asked.questions):
         Image.new("RGB", (4, 4)).save(asked.folder / f"{index:05d}-{question.seed}.png")
@@ -55,24 +55,24 @@ def blank(asked: Asked) -> list[str]:
     return []
 
 
-def easel(folder: Path, draw: Callable[[Asked], list[str]] | None = blank, **options: Any) -> Easel:
-    settings = Previews.model_validate({"steps": 2, "prompts": ["a water type fridge", "a fire"], **options})
-    questions = questions_of([], settings)
+def easel(folder: Path, draw: Callable[[PreviewRequest], list[str]] | None = blank, **options: Any) -> PreviewSampler:
+    settings = PreviewOptions.model_validate({"steps": 2, "prompts": ["a water type fridge", "a fire"], **options})
+    questions = preview_images([], settings)
     model: Any = None
-    return Easel(settings, 4, questions, folder / "previews", model, 64, "this run", "fp32", CPU, draw)
+    return PreviewSampler(settings, 4, questions, folder / "previews", model, 64, "this run", "fp32", CPU, draw)
 
 
-def real_easel(folder: Path, tiny_model: Path, **options: Any) -> Easel:
-    return replace(easel(folder, drawing.draw, **options), model=base_model.load(str(tiny_model)))
+def real_easel(folder: Path, tiny_model: Path, **options: Any) -> PreviewSampler:
+    return replace(easel(folder, drawing.generate_previews, **options), model=model.load_model(str(tiny_model)))
 
 
-def trained_unet(model: base_model.BaseModel, seed: int = 0) -> Any:
+def trained_unet(model: model.BaseModel, seed: int = 0) -> Any:
     """A U-Net with a LoRA that changes something, as in the middle of a training."""
     unet: Any = model.unet
-    Lora().attach(unet, seed)
+    LoraOptions().attach(unet, seed)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, weight in adapters.trainable(unet).items():
+        for name, weight in adapters.trainable_parameters(unet).items():
             if "lora_B" in name:
                 weight.copy_(torch.randn(weight.shape, generator=draw) * 0.1)
     return unet.train()
@@ -101,21 +101,21 @@ def test_without_prompts_there_are_none(tmp_path: Path) -> None:
 
 
 def test_each_prompt_has_the_same_seeds() -> None:
-    options = Previews(count=2, seed=7)
-    assert questions_of(["a", "b", "a"], options) == [
-        Question("a", 7),
-        Question("a", 8),
-        Question("b", 7),
-        Question("b", 8),
+    options = PreviewOptions(count=2, seed=7)
+    assert preview_images(["a", "b", "a"], options) == [
+        PreviewImage("a", 7),
+        PreviewImage("a", 8),
+        PreviewImage("b", 7),
+        PreviewImage("b", 8),
     ]
-    assert questions_of(["a"], Previews(prompts=["mine"])) == [Question("mine", 42)]
+    assert preview_images(["a"], PreviewOptions(prompts=["mine"])) == [PreviewImage("mine", 42)]
 
 
 def test_a_picture_depends_on_its_prompt_and_seed_alone(tmp_path: Path, tiny_model: Path) -> None:
     """More prompts, another order: no other picture changes. And it is the picture that generate.py would draw."""
     few = real_easel(tmp_path / "few", tiny_model, prompts=["a fire"])
     many = real_easel(tmp_path / "many", tiny_model, prompts=["a water type fridge", "a fire", "grass"], count=2)
-    unet = trained_unet(base_model.load(str(tiny_model)))
+    unet = trained_unet(model.load_model(str(tiny_model)))
     for each in (few, many):
         each.take(unet, 0, Said())
         each.take(unet, 4, Said())
@@ -126,11 +126,11 @@ def test_a_picture_depends_on_its_prompt_and_seed_alone(tmp_path: Path, tiny_mod
 
 def test_a_picture_says_how_it_was_made(tmp_path: Path, tiny_model: Path) -> None:
     board = real_easel(tmp_path, tiny_model, prompts=["a fire"])
-    unet = trained_unet(base_model.load(str(tiny_model)))
+    unet = trained_unet(model.load_model(str(tiny_model)))
     report = Said()
     board.take(unet, 0, report)
     board.take(unet, 4, report)
-    base, tuned = (metadata.read(board.place(step) / "00000-42.png") for step in (0, 4))
+    base, tuned = (metadata.read_metadata(board.place(step) / "00000-42.png") for step in (0, 4))
     assert (tuned.prompt, tuned.seed, tuned.steps, tuned.guidance_scale) == ("a fire", 42, 2, 5.0)
     assert tuned.model.name == f"{base.model.name}, step 4"
     assert tuned.model.fingerprint != base.model.fingerprint == board.model.fingerprint
@@ -145,10 +145,10 @@ def test_a_picture_says_how_it_was_made(tmp_path: Path, tiny_model: Path) -> Non
 def test_the_training_feels_nothing(tmp_path: Path, tiny_model: Path) -> None:
     """Weights, gradients, dtypes, modes, memory formats and every generator are as they were; so is the base model."""
     board = real_easel(tmp_path, tiny_model)
-    unet = trained_unet(base_model.load(str(tiny_model)))
+    unet = trained_unet(model.load_model(str(tiny_model)))
     unet.to(memory_format=torch.channels_last)
     unet.down_blocks[0].eval()  # a part that is frozen in its own way
-    for parameter in adapters.trainable(unet).values():
+    for parameter in adapters.trainable_parameters(unet).values():
         parameter.grad = torch.ones_like(parameter)
 
     def state() -> list[Any]:
@@ -164,12 +164,12 @@ def test_the_training_feels_nothing(tmp_path: Path, tiny_model: Path) -> None:
     assert board.is_there(4)
     assert state() == before
     assert all(torch.equal(a, b) for a, b in zip(weights, unet.parameters(), strict=True))
-    assert all(bool((p.grad == 1).all()) for p in adapters.trainable(unet).values() if p.grad is not None)
+    assert all(bool((p.grad == 1).all()) for p in adapters.trainable_parameters(unet).values() if p.grad is not None)
     assert not {"vae", "text_encoder", "unet"} & vars(board.model).keys(), "loaded parts stayed in memory"
     unet.zero_grad()
     noisy, states = torch.zeros(1, 4, 16, 16), torch.zeros(1, 77, 32)
     unet(noisy, torch.tensor([1]), states, return_dict=False)[0].sum().backward()
-    assert all(p.grad is not None for p in adapters.trainable(unet).values()), "it can go on training"
+    assert all(p.grad is not None for p in adapters.trainable_parameters(unet).values()), "it can go on training"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_the_training_feels_nothing(tmp_path: Path, tiny_model: Path) -> None:
     ],
 )
 def test_a_failure_is_said_and_leaves_nothing(tmp_path: Path, error: Exception, words: str) -> None:
-    def fail(asked: Asked) -> list[str]:
+    def fail(asked: PreviewRequest) -> list[str]:
         (asked.folder / "00000-42.png").write_bytes(b"half a picture")
         raise error
 
@@ -200,7 +200,7 @@ def test_a_failure_is_said_and_leaves_nothing(tmp_path: Path, error: Exception, 
 
 
 def test_a_stop_asked_for_twice_is_obeyed(tmp_path: Path) -> None:
-    def interrupted(asked: Asked) -> list[str]:
+    def interrupted(asked: PreviewRequest) -> list[str]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -210,19 +210,19 @@ def test_a_stop_asked_for_twice_is_obeyed(tmp_path: Path) -> None:
 
 def test_a_nan_picture_is_said(tmp_path: Path, tiny_model: Path) -> None:
     board = real_easel(tmp_path, tiny_model)
-    unet = trained_unet(base_model.load(str(tiny_model)))
+    unet = trained_unet(model.load_model(str(tiny_model)))
     with torch.no_grad():
-        next(iter(adapters.trainable(unet).values())).fill_(float("nan"))
+        next(iter(adapters.trainable_parameters(unet).values())).fill_(float("nan"))
     report = Said()
     board.take(unet, 4, report)
     assert report.words == ["step 4: previews: 2 of 2 are no pictures, the numbers broke down (NaN)"]
-    verdicts = [metadata.read(board.place(step) / "00000-42.png").verdict for step in (0, 4)]
+    verdicts = [metadata.read_metadata(board.place(step) / "00000-42.png").verdict for step in (0, 4)]
     assert verdicts == ["ok", "nan"], "the base draws as ever"
 
 
 def test_a_prompt_that_is_too_long_is_said(tmp_path: Path, tiny_model: Path) -> None:
     board, report = real_easel(tmp_path, tiny_model, prompts=["fire " * 80]), Said()
-    unet = trained_unet(base_model.load(str(tiny_model)))
+    unet = trained_unet(model.load_model(str(tiny_model)))
     board.take(unet, 0, report)
     board.take(unet, 4, report)
     assert len(report.words) == 1, "once is enough"
@@ -241,7 +241,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
 def test_the_base_is_drawn_once_and_again_for_other_prompts(tmp_path: Path) -> None:
     drawn: list[tuple[bool, int, bool]] = []
 
-    def noting(asked: Asked) -> list[str]:
+    def noting(asked: PreviewRequest) -> list[str]:
         drawn.append((asked.unet is None, len(asked.questions), asked.beside is not None))
         return blank(asked)
 
@@ -262,12 +262,12 @@ def test_the_bases_own_network_draws_what_step_0_drew(
 ) -> None:
     """A LoRA starts as nothing: whether the base was drawn at step 0 or afterwards is the same."""
     first = real_easel(tmp_path / "a", tiny_model)
-    model = base_model.load(str(tiny_model))
-    Lora().attach(model.unet, 0)
+    model = load_model(str(tiny_model))
+    LoraOptions().attach(model.unet, 0)
     first.take(model.unet, 0, Said())
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "nothing drawn yet"))
     later = real_easel(tmp_path / "b", tiny_model)
-    later.take(trained_unet(base_model.load(str(tiny_model))), 4, Said())
+    later.take(trained_unet(load_model(str(tiny_model))), 4, Said())
     assert pixels(first.place(0)) == pixels(later.place(0)) != pixels(later.place(4))
 
 

@@ -7,27 +7,27 @@ import torch
 from accelerate import Accelerator
 
 from tests.tiny import tiny_unet
-from train import optim, probe
-from train.adapters.lora import Lora
+from train import estimate, optim
 from train.config import Config
-from train.optim import OptimConfig
-from train.skeleton import Question
+from train.estimate import UnetInput
+from train.lora import LoraOptions
+from train.optim import OptimOptions
 
 
 def adamw(weights: Any) -> torch.optim.Optimizer:
-    return optim.adamw(weights, OptimConfig())
+    return optim.adamw(weights, OptimOptions())
 
 
 def test_it_leaves_weights_gradients_generators_and_optimiser_as_they_were() -> None:
     unet: Any = tiny_unet(16)
-    Lora(rank=2).attach(unet, seed=0)
+    LoraOptions(rank=2).attach(unet, seed=0)
     unet.train()
     trained = [weight for weight in unet.parameters() if weight.requires_grad]
     optimizer, accelerator = adamw(trained), Accelerator(cpu=True)
     before = {name: weight.clone() for name, weight in unet.state_dict().items()}
     generator = torch.get_rng_state()
-    timing = probe.probe(unet, Question(2, 16, 16), accelerator, adamw)
-    assert timing.steps == probe.STEPS
+    timing = estimate.probe_steps(unet, UnetInput(2, 16, 16), accelerator, adamw)
+    assert timing.steps == estimate.PROBE_STEPS
     assert timing.micro > 0 and timing.update > 0
     assert all(torch.equal(weight, before[name]) for name, weight in unet.state_dict().items())
     assert all(weight.grad is None for weight in unet.parameters())
@@ -37,20 +37,20 @@ def test_it_leaves_weights_gradients_generators_and_optimiser_as_they_were() -> 
 
 def test_a_long_step_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 20.0])
-    monkeypatch.setattr(probe.time, "perf_counter", lambda: next(clock))
-    assert probe.timed(lambda: None, torch.device("cpu")) == [20.0]
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(clock))
+    assert estimate.timed(lambda: None, torch.device("cpu")) == [20.0]
 
 
 def test_gradients_go_even_if_the_probe_fails() -> None:
     unet: Any = tiny_unet(16)
-    Lora(rank=2).attach(unet, seed=0)
+    LoraOptions(rank=2).attach(unet, seed=0)
 
     def broken(weights: Any) -> torch.optim.Optimizer:
         raise torch.OutOfMemoryError("no room")
 
     accelerator = Accelerator(cpu=True)
     with pytest.raises(torch.OutOfMemoryError):
-        probe.probe(unet, Question(1, 8, 8), accelerator, broken)
+        estimate.probe_steps(unet, UnetInput(1, 8, 8), accelerator, broken)
     assert all(weight.grad is None for weight in unet.parameters())
 
 

@@ -103,7 +103,7 @@ def test_a_work_folder_need_not_have_been_pushed(tmp_path: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six creatures, a copy, a mirror image, a larger copy, and three files that are not images."""
     folder = tmp_path_factory.mktemp("selection") / "images"
-    sample_set.write(folder, count=6, size=64)
+    sample_set.write_sample_folder(folder, count=6, size=64)
     first = Image.open(folder / "00000.png")
     (folder / "copy.png").write_bytes((folder / "00000.png").read_bytes())
     first.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "mirrored.png")

@@ -17,9 +17,9 @@ from annotation.images import ImageFile
 from annotation.import_captions import from_files
 from annotation.release import Joined, Row, check_names, join
 from annotation.release_notes import FIELDS, describe_changes, read_lock, read_release
-from data import store
+from data import captioned_folder
+from data.atomic_io import file_sha256
 from data.errors import InputError, InputErrors
-from data.files import sha256
 from data.schema import Annotation
 from tests.answers import project, record, shown
 
@@ -80,7 +80,7 @@ def test_a_release_contains_answers_and_provenance(work: Path, capsys: pytest.Ca
     assert table["000.png"] == {
         "file_name": "000.png", "text": "a red fox", "type": "water", "name": "Bulino", "quality": "good",
         "annotator": "annotator 1", "source": "label-studio", "seconds": 12.5, "corrected": False,
-        "origin": "prediction-changed", "draft_source": "blip-1", "sha256": sha256(out / "000.png"), "release": name,
+        "origin": "prediction-changed", "draft_source": "blip-1", "sha256": file_sha256(out / "000.png"), "release": name,
     }  # fmt: skip
     assert (table["001.png"]["text"], table["001.png"]["type"]) == ("a grey cat", "fire")  # newest; majority
     assert table["005.png"]["texts"] == ["some dog, \u202eرأس"]
@@ -98,7 +98,7 @@ def test_a_release_contains_answers_and_provenance(work: Path, capsys: pytest.Ca
 
 
 def test_the_readers_of_the_project_read_a_release(work: Path) -> None:
-    listing = store.read(export("out"))
+    listing = captioned_folder.read_folder(export("out"))
     assert [sample.annotation.text for sample in listing.samples] == ["a red fox", "a grey cat", "a <b>dog</b>"]
     assert [problem for problem in listing.problems if problem.refused] == []
 
@@ -194,7 +194,7 @@ def test_card_and_lock_describe_the_release(work: Path) -> None:
         "types": {"": 1, "ice": 1, "water": 1}, "qualities": {"": 1, "good": 2},
     }  # fmt: skip
     assert lock["settings"]["forms"] == {"sidecars": True, "csv": True, "parquet": True}
-    assert lock["files"]["captions.parquet"] == sha256(out / "captions.parquet")
+    assert lock["files"]["captions.parquet"] == file_sha256(out / "captions.parquet")
     assert "| water | 1 |" in card and "| not given | 1 |" in card
     assert all(f"`{field}`" in card for field in FIELDS)
 
@@ -308,6 +308,6 @@ def test_what_is_not_a_release(tmp_path: Path, work: Path) -> None:
 
 def test_a_release_can_be_imported_as_drafts(work: Path) -> None:
     out = export("out")
-    image = ImageFile(sha256(out / "001.png"), "any name", out / "001.png")
+    image = ImageFile(file_sha256(out / "001.png"), "any name", out / "001.png")
     for source in (out, out / "metadata.jsonl", out / "captions.csv", out / "captions.parquet"):
         assert from_files(source, []).suggest([image]) == [("a grey cat", 1.0)], source

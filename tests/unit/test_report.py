@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from train.report import Silent, Written, keep_until, numbers, read_metrics
+from train.metrics import RunLogger, SilentLogger, keep_until, numbers, read_metrics
 
 
 def write_lines(path: Path, *lines: str) -> Path:
@@ -52,9 +52,9 @@ def test_numbers_get_slashed_names() -> None:
 
 
 def test_a_resumed_report_goes_on_where_the_checkpoint_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = Written(tmp_path, start=0, stop=4, tensorboard=False)
+    first = RunLogger(tmp_path, start=0, stop=4, tensorboard=False)
     first.write([{"step": step, "loss": 1.0} for step in (1, 2, 3)])  # no close: the process is killed here
-    second = Written(tmp_path, start=2, stop=4, tensorboard=False)
+    second = RunLogger(tmp_path, start=2, stop=4, tensorboard=False)
     second.write([{"step": 3, "loss": 2.0}])
     second.advance(1, loss="2.0000")
     second.say("a word")
@@ -70,7 +70,7 @@ def test_a_resumed_report_goes_on_where_the_checkpoint_was(tmp_path: Path, capsy
 
 
 def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
-    report = Written(tmp_path, start=0, stop=4, tensorboard=False)
+    report = RunLogger(tmp_path, start=0, stop=4, tensorboard=False)
     report.write([{"step": 1, "loss": 1.0}])
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     report.close()
@@ -78,7 +78,7 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     """The system's own limit on the size of files: what still fits is written, the rest is an error."""
-    report = Written(tmp_path, start=0, stop=1, tensorboard=False)
+    report = RunLogger(tmp_path, start=0, stop=1, tensorboard=False)
     report.write([{"step": 1, "loss": 0.5}])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (report.metrics.stat().st_size + 5, before[1]))
@@ -94,7 +94,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 def test_infinities_become_null(tmp_path: Path) -> None:
     """JSON has none; other readers than Python's refuse the whole file."""
-    report = Written(tmp_path, start=0, stop=4, tensorboard=False)
+    report = RunLogger(tmp_path, start=0, stop=4, tensorboard=False)
     report.write([{"step": 1, "loss": float("nan"), "change": {"low": float("-inf"), "all": [float("inf"), 1.0]}}])
     report.close()
 
@@ -108,7 +108,7 @@ def test_infinities_become_null(tmp_path: Path) -> None:
 def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    report = Written(tmp_path, start=0, stop=2, tensorboard=True)
+    report = RunLogger(tmp_path, start=0, stop=2, tensorboard=True)
     report.write([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "validation": {"train": 0.125}}])
     report.close()
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -120,7 +120,7 @@ def test_tensorboard_forgets_the_steps_done_again(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for start, value in ((0, 1.0), (2, 2.0)):
-        report = Written(tmp_path, start=start, stop=4, tensorboard=True)
+        report = RunLogger(tmp_path, start=start, stop=4, tensorboard=True)
         report.write([{"step": step, "loss": value} for step in (start + 1, start + 2)])
         if start == 0:
             report.write([{"step": 3, "loss": -1.0}])
@@ -130,7 +130,7 @@ def test_tensorboard_forgets_the_steps_done_again(tmp_path: Path) -> None:
 
 
 def test_other_processes_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    silent = Silent()
+    silent = SilentLogger()
     silent.write([{"step": 1}])
     silent.advance(1, loss="1")
     silent.say("a word")

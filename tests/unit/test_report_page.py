@@ -7,11 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from train.bucket_use import BucketUse
-from train.flops import Flops
-from train.memory import Memory
-from train.plan import Disk, Fits, Plan
-from train.report_page import MOST_SHOWN, best_step, comparable_looks, page_of, shown_steps
+from train.estimate import BucketUse, Disk, Fits, Flops, MemoryEstimate, Plan
+from train.report import MOST_SHOWN, best_step, comparable_looks, render_report, shown_steps
 from train.run_folder import Run
 
 NUMBERS = {"trainable": 10, "parameters": 100, "threads": 1, "done": 0}
@@ -19,7 +16,7 @@ COUNTS = {"pictures": 20, "training": 16, "held_out": 4, "near_duplicates": 0, "
 WORDS = {"model": "pocket", "data": "pocket", "adapter": "lora-r4", "tokens": "", "precision": "fp32", "device": "CPU"}
 FOUND: dict[str, Any] = {
     **{"optimizer": "adamw", "switches": "", "folders": [], "fits": Fits(1, None, []), "disk": Disk(1, 2, 3, 4, 1)},
-    **{"memory": Memory({"weights": 1}, {"training": 1}, None), "flops": Flops(1.0, 3.0), "duration": None},
+    **{"memory": MemoryEstimate({"weights": 1}, {"training": 1}, None), "flops": Flops(1.0, 3.0), "duration": None},
 }
 LISTS: dict[str, Any] = {
     "left_out": [],
@@ -53,7 +50,7 @@ def training(*steps: int) -> list[dict[str, Any]]:
 
 
 def html(tmp_path: Path, lines: list[dict[str, Any]], ended: str = "", best: int | None = None) -> str:
-    return page_of(Run(tmp_path), PLAN, lines, ended=ended, best=best).html()
+    return render_report(Run(tmp_path), PLAN, lines, ended=ended, best=best).html()
 
 
 def test_before_the_first_step(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from data.errors import InputError
 from train import run_folder
-from train.run_folder import Run, all_runs, create, find, newest_finished, versions
+from train.run_folder import Run, all_runs, create_run, find_run, library_versions, newest_finished
 
 
 def new(runs: Path, identity: str, name: str = "lora-r16") -> Run:
-    return create(runs, name, {"config.yaml": "seed: 1\n", "data.json": json.dumps({"identity": identity})})
+    return create_run(runs, name, {"config.yaml": "seed: 1\n", "data.json": json.dumps({"identity": identity})})
 
 
 def test_numbers_go_up_and_a_gap_is_not_filled(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_other_folders_are_no_runs(tmp_path: Path) -> None:
 
 
 def test_a_new_folder_has_its_files_and_leaves_nothing_beside(tmp_path: Path) -> None:
-    run = create(tmp_path, "lora", {"config.yaml": "caption: pokémon\n", "data.json": "{}"})
+    run = create_run(tmp_path, "lora", {"config.yaml": "caption: pokémon\n", "data.json": "{}"})
     assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "data.json"]
     assert (run.path / "config.yaml").read_text("utf-8") == "caption: pokémon\n"
     assert {path.name for path in tmp_path.iterdir()} == {"0001-lora", ".lock"}
@@ -49,9 +49,9 @@ def test_a_run_is_found_by_its_identity(tmp_path: Path) -> None:
     first, _, third = new(tmp_path, "a"), new(tmp_path, "b"), new(tmp_path, "a")
     (tmp_path / "0009-torn").mkdir()
     (tmp_path / "0009-torn" / "data.json").write_text('{"identity": "a')
-    assert find(tmp_path, "a") == third
-    assert find(tmp_path, "c") is None
-    assert find(tmp_path / "missing", "a") is None
+    assert find_run(tmp_path, "a") == third
+    assert find_run(tmp_path, "c") is None
+    assert find_run(tmp_path / "missing", "a") is None
     assert first.identity == "a"
     assert Run(tmp_path / "0009-torn").identity is None
 
@@ -148,6 +148,6 @@ def test_a_killed_trainer_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_versions_name_what_results_depend_on() -> None:
-    found = versions()
+    found = library_versions()
     assert {"atelier", "python", "machine", *run_folder.LIBRARIES} == found.keys()
     assert found["torch"][0].isdigit()

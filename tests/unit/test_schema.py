@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from data.schema import Annotation, Sample, ask
+from data.schema import Annotation, Sample, annotator_field
 
 
 def made(**fields: Any) -> Annotation:
@@ -99,7 +99,9 @@ def test_what_is_asked_of_people_and_in_which_order() -> None:
 
 def test_a_field_added_in_one_line_is_asked_checked_and_written() -> None:
     class Extended(Annotation):
-        mood: Literal["calm", "fierce"] | None = Field(None, json_schema_extra=ask("choice", "how does it feel?"))
+        mood: Literal["calm", "fierce"] | None = Field(
+            None, json_schema_extra=annotator_field("choice", "how does it feel?")
+        )
 
     assert Extended.asked()["mood"] == {"ask": "choice", "help": "how does it feel?"}
     assert list(Extended.asked())[:-1] == list(Annotation.asked())

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from train import launched, signals
-from train.launched import go_with_it, launcher
-from train.signals import Asked, stop_signal
+from train import signals
+from train.signals import StopRequest, launcher_pid, stop_requests, stop_with_launcher
 
 
 def interrupt() -> None:
@@ -19,13 +18,13 @@ def interrupt() -> None:
 
 
 def test_nobody_asked() -> None:
-    with stop_signal() as asked:
+    with stop_requests() as asked:
         assert not asked
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_asks_and_says_so(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
-    with stop_signal() as asked:
+    with stop_requests() as asked:
         os.kill(os.getpid(), number)
         assert asked
     assert capfd.readouterr().out.count("stopping after this step; once more stops at once") == 1
@@ -33,15 +32,15 @@ def test_a_signal_asks_and_says_so(number: signal.Signals, capfd: pytest.Capture
 
 def test_behind_a_launcher_the_second_signal_needs_an_address(capfd: pytest.CaptureFixture[str]) -> None:
     """accelerate's launcher ends at the terminal's first Ctrl-C, so the second one would reach nobody."""
-    with stop_signal(os.getppid()) as asked:
+    with stop_requests(os.getppid()) as asked:
         interrupt()
         assert asked
     assert f"stopping after this step; kill {os.getpid()} stops at once" in capfd.readouterr().out
 
 
 def test_a_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "ECHO", 0.0)
-    with stop_signal() as asked:
+    monkeypatch.setattr(signals, "ECHO_SECONDS", 0.0)
+    with stop_requests() as asked:
         interrupt()
         assert asked
         with pytest.raises(KeyboardInterrupt):
@@ -50,7 +49,7 @@ def test_a_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_launchers_echo_of_the_terminals_signal_is_no_second_one(capfd: pytest.CaptureFixture[str]) -> None:
     """torchrun sends SIGTERM to its children when the terminal has sent SIGINT to all."""
-    with stop_signal() as asked:
+    with stop_requests() as asked:
         interrupt()
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked
@@ -59,7 +58,7 @@ def test_the_launchers_echo_of_the_terminals_signal_is_no_second_one(capfd: pyte
 
 def test_signals_are_given_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with stop_signal():
+    with stop_requests():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -86,18 +85,18 @@ def test_a_dead_launcher_asks_too() -> None:
 
 def test_only_a_launchers_child_watches_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Started by hand it may outlive its shell: nohup python train/finetune.py &"""
-    for name in launched.LAUNCHERS:
+    for name in signals.LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert launcher() is None
-    assert not Asked(None)
-    monkeypatch.setattr(launched, "PARENT", 1)
-    go_with_it()
+    assert launcher_pid() is None
+    assert not StopRequest(None)
+    monkeypatch.setattr(signals, "PARENT_PID", 1)
+    stop_with_launcher()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert launcher() == 1
+    assert launcher_pid() == 1
     with pytest.raises(KeyboardInterrupt):
-        go_with_it()
-    monkeypatch.setattr(launched, "PARENT", os.getppid())
-    go_with_it()
+        stop_with_launcher()
+    monkeypatch.setattr(signals, "PARENT_PID", os.getppid())
+    stop_with_launcher()
 
 
 CHILD = """
@@ -127,7 +126,7 @@ def test_processes_that_accelerate_did_not_start_are_missed(
     """`accelerate launch --cpu --num_processes 2` starts one process, which would train a batch of half the size."""
     start = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], env=os.environ | "
     start += f"{launchers!r}, check=True)"
-    known = ("MASTER_ADDR", "WORLD_SIZE", *launched.LAUNCHERS)
+    known = ("MASTER_ADDR", "WORLD_SIZE", *signals.LAUNCHER_VARIABLES)
     plain = {name: value for name, value in os.environ.items() if name not in known}
     argv = [sys.executable, "-c", start, CHILD]
     done = subprocess.run(
@@ -141,7 +140,7 @@ def test_processes_that_accelerate_did_not_start_are_missed(
 def test_a_closed_terminal_asks_too_but_not_with_nohup(handler: signal.Handlers) -> None:
     before = signal.signal(signal.SIGHUP, handler)
     try:
-        with stop_signal() as asked:
+        with stop_requests() as asked:
             os.kill(os.getpid(), signal.SIGHUP)
             assert bool(asked) == (handler is signal.SIG_DFL)
         assert signal.getsignal(signal.SIGHUP) is handler
@@ -185,5 +184,5 @@ def test_a_reader_that_goes_ends_nothing(number: int, tmp_path: Path) -> None:
 def test_a_launchers_flag_behind_the_script_is_named(token: str, start: str) -> None:
     words = rf"^{token.partition('=')[0]}: this is a flag of {start}\. Put it before the script: {start} {token} "
     with pytest.raises(InputError, match=words):
-        launched.refuse_launchers_flags(["--lr", "1e-4", token, "2"])
-    launched.refuse_launchers_flags(["--export.precision", "bf16"])
+        signals.check_launcher_flags(["--lr", "1e-4", token, "2"])
+    signals.check_launcher_flags(["--export.precision", "bf16"])

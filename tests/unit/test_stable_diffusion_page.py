@@ -13,14 +13,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
 from docs.scripts import plots, sd_plots, sd_shapes
 from docs.scripts import sd_figures as figures
 from docs.scripts.sd_shapes import Anatomy
 from infer.comparison.axes import parse_axis
 from infer.comparison.config import ALIASES, CompareOptions
-from train.base_model import POCKET, SD_V1
+from train.model import POCKET_FOLDER, SD_V1_CONFIGS
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -34,7 +34,7 @@ def test_the_table_is_what_the_configs_say() -> None:
 
 def test_shapes_and_counts_of_sd_v14() -> None:
     """The published parameter counts, and the thesis' ratio put right."""
-    found = Anatomy(SD_V1)
+    found = Anatomy(SD_V1_CONFIGS)
     assert found.parameters == {"vae": 83_653_863, "text_encoder": 123_060_480, "unet": 859_520_964}
     assert (found.picture, found.latents, found.ratio, found.factor) == ((3, 512, 512), (4, 64, 64), 48, 8)
     assert "**(4, 64, 64)**" in PAGE and "**48 times fewer**" in PAGE
@@ -43,8 +43,8 @@ def test_shapes_and_counts_of_sd_v14() -> None:
 
 def test_levels_are_those_that_the_network_walks() -> None:
     """The embedded base's U-Net, called once: what leaves each down block's last layers."""
-    found = Anatomy(POCKET)
-    unet = UNet2DConditionModel.from_pretrained(POCKET, subfolder="unet", use_safetensors=True)
+    found = Anatomy(POCKET_FOLDER)
+    unet = UNet2DConditionModel.from_pretrained(POCKET_FOLDER, subfolder="unet", use_safetensors=True)
     assert isinstance(unet, UNet2DConditionModel)
     seen: list[tuple[int, ...]] = []
     for block in unet.down_blocks:

@@ -5,19 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from train.stopping import FEWEST_TO_TEST, Look, Progress, explain_stop
+from train.validation import MIN_FOR_T_TEST, EarlyStopping, ValidationResult, explain_stop
 
 SPREAD = np.random.default_rng(3).normal(1.0, 0.5, 16)  # pictures differ a hundred times more than networks do
 
 
-def look(step: int, change: float, noise: float = 0.001, side: str = "held-out", count: int = 16) -> Look:
+def look(step: int, change: float, noise: float = 0.001, side: str = "held-out", count: int = 16) -> ValidationResult:
     """Every picture's loss moved by `change`, a little more or less."""
     jitter = np.random.default_rng(step).normal(0.0, noise, count)
-    return Look(step, {side: (SPREAD[:count] + change + jitter - jitter.mean()).tolist()})
+    return ValidationResult(step, {side: (SPREAD[:count] + change + jitter - jitter.mean()).tolist()})
 
 
-def told(*looks: Look) -> Progress:
-    progress = Progress("these")
+def told(*looks: ValidationResult) -> EarlyStopping:
+    progress = EarlyStopping("these")
     for each in looks:
         progress = progress.after(each, on_grid=True)
     return progress
@@ -71,7 +71,7 @@ def test_never_better_than_the_base() -> None:
 def test_no_patience_never_ends() -> None:
     progress = told(look(0, 0.0), *(look(step, 0.1) for step in range(1, 50)))
     assert not progress.out_of_patience(0)
-    assert not Progress().out_of_patience(1)
+    assert not EarlyStopping().out_of_patience(1)
 
 
 def test_training_pictures_alone_stop_nothing() -> None:
@@ -80,7 +80,7 @@ def test_training_pictures_alone_stop_nothing() -> None:
     assert progress.best is not None and progress.best.judged_by == "train"
 
 
-@pytest.mark.parametrize(("count", "waited"), [(FEWEST_TO_TEST - 1, 0), (FEWEST_TO_TEST, 1), (1, 0)])
+@pytest.mark.parametrize(("count", "waited"), [(MIN_FOR_T_TEST - 1, 0), (MIN_FOR_T_TEST, 1), (1, 0)])
 def test_too_few_pictures_for_a_test_compare_means(count: int, waited: int) -> None:
     assert told(look(0, 0.0, noise=0.2, count=count), look(10, -0.01, noise=0.2, count=count)).waited == waited
 
@@ -98,10 +98,15 @@ def test_the_look_after_the_last_step_counts_for_the_choice_alone() -> None:
 
 def test_the_earlier_of_equals_and_no_nan_is_best() -> None:
     same = look(10, -0.1)
-    progress = told(look(0, 0.0), same, Look(20, same.per_picture), Look(30, {"held-out": [float("nan")] * 16}))
+    progress = told(
+        look(0, 0.0),
+        same,
+        ValidationResult(20, same.per_picture),
+        ValidationResult(30, {"held-out": [float("nan")] * 16}),
+    )
     assert progress.best == same
     assert progress.waited == 2
-    assert told(look(0, 0.0), Look(10, {"held-out": [float("nan")] * 16})).best is None
+    assert told(look(0, 0.0), ValidationResult(10, {"held-out": [float("nan")] * 16})).best is None
 
 
 def test_changes_since_the_base_and_the_best() -> None:
@@ -111,17 +116,17 @@ def test_changes_since_the_base_and_the_best() -> None:
     since_best = progress.since_best(now)
     assert since_best is not None and since_best.mean == pytest.approx(0.05) and since_best.low > 0
     assert progress.since_best(look(10, -0.1)) is None
-    assert Progress().since_base(now) == {}
+    assert EarlyStopping().since_base(now) == {}
 
 
 def test_json_keeps_every_bit() -> None:
     progress = told(look(0, 0.1), look(10, -1 / 3), look(20, 0.3)).after(look(25, 0.7), on_grid=False)
-    assert Progress.from_json(json.loads(json.dumps(progress.to_json(), sort_keys=True))) == progress
-    assert Progress.from_json(json.loads(json.dumps(Progress().to_json()))) == Progress()
-    assert Progress.from_json(None) == Progress(), "a checkpoint from before there was any"
+    assert EarlyStopping.from_json(json.loads(json.dumps(progress.to_json(), sort_keys=True))) == progress
+    assert EarlyStopping.from_json(json.loads(json.dumps(EarlyStopping().to_json()))) == EarlyStopping()
+    assert EarlyStopping.from_json(None) == EarlyStopping(), "a checkpoint from before there was any"
 
 
 def test_other_questions_are_not_compared() -> None:
     progress = told(look(0, 0.0), look(10, -0.1))
     assert progress.about("these") is progress
-    assert progress.about("others") == Progress("others")
+    assert progress.about("others") == EarlyStopping("others")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data import images, store
-from data.errors import InputError
+from data import captioned_folder, images
+from data.captioned_folder import CaptionedFolder
+from data.errors import InputError, Problem
 from data.schema import Annotation
-from data.store import Listing, Problem
 
 COMPOSED, APART = "caf\u00e9", "cafe\u0301"  # NFC and NFD of the same word
 
@@ -45,10 +45,10 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes | str, int]]:
     return found
 
 
-def read(folder: Path) -> Listing:
+def read(folder: Path) -> CaptionedFolder:
     """store.read, with the promises that hold for every folder."""
     before = snapshot(folder)
-    listing = store.read(folder)
+    listing = captioned_folder.read_folder(folder)
     assert snapshot(folder) == before
     assert "".join(str(problem) for problem in listing.problems).isprintable()
     for sample in listing.samples:
@@ -57,19 +57,19 @@ def read(folder: Path) -> Listing:
     return listing
 
 
-def said(listing: Listing, folder: Path) -> list[str]:
+def said(listing: CaptionedFolder, folder: Path) -> list[str]:
     """The problems as a person reads them, without the folder's name."""
     return [str(problem).replace(f"{folder}/", "").replace(f"{folder}", "FOLDER") for problem in listing.problems]
 
 
-def only(listing: Listing, folder: Path) -> str:
+def only(listing: CaptionedFolder, folder: Path) -> str:
     """The one problem there is."""
     lines = said(listing, folder)
     assert len(lines) == 1, lines
     return lines[0]
 
 
-def names(listing: Listing) -> list[str]:
+def names(listing: CaptionedFolder) -> list[str]:
     return [sample.annotation.file_name for sample in listing.samples]
 
 
@@ -428,7 +428,7 @@ def test_a_caption_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest
         return honest(path, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", guarded)
-    listing = store.read(tmp_path)
+    listing = captioned_folder.read_folder(tmp_path)
     assert names(listing) == ["b.png"]
     assert only(listing, tmp_path).startswith("a.txt: refused: cannot be read (Permission denied).")
 
@@ -503,7 +503,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a")
     shutil.copy(tmp_path / "a.png", tmp_path / os.fsdecode(b"b\xff.png"))
-    listing = store.read(tmp_path)
+    listing = captioned_folder.read_folder(tmp_path)
     assert names(listing) == ["a.png"]
     assert only(listing, tmp_path) == "b\\udcff.png: refused: its name is not UTF-8. Rename it."
 
@@ -583,7 +583,7 @@ def test_a_folder_reached_through_a_link_is_fine(tmp_path: Path) -> None:
     draw(tmp_path / "real" / "a.png")
     (tmp_path / "real" / "a.txt").write_text("a")
     (tmp_path / "link").symlink_to("real")
-    assert names(store.read(tmp_path / "link")) == ["a.png"]
+    assert names(captioned_folder.read_folder(tmp_path / "link")) == ["a.png"]
 
 
 def test_odd_entries(tmp_path: Path) -> None:
@@ -593,7 +593,7 @@ def test_odd_entries(tmp_path: Path) -> None:
     (tmp_path / "folder.png" / "b.txt").write_text("b")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "pipe.txt").write_text("p")
-    listing = store.read(tmp_path)
+    listing = captioned_folder.read_folder(tmp_path)
     assert names(listing) == ["a.png", "folder.png/b.png"]
     assert only(listing, tmp_path) == "pipe.png: refused: is not a file. Remove it, or rename it."
 
@@ -620,7 +620,7 @@ def test_a_sub_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.
         return honest(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    listing = store.read(tmp_path)
+    listing = captioned_folder.read_folder(tmp_path)
     assert names(listing) == ["a.png"]
     assert only(listing, tmp_path) == "locked: refused: cannot be listed (Permission denied). Check its permissions."
 
@@ -637,7 +637,7 @@ def test_a_folder_of_no_use(tmp_path: Path, make: object, expected: str) -> None
     path = tmp_path / "set"
     make(path)  # type: ignore[operator]
     with pytest.raises(InputError) as caught:
-        store.read(path)
+        captioned_folder.read_folder(path)
     assert str(caught.value).startswith(f"{path}: {expected}")
 
 
@@ -692,14 +692,14 @@ def test_what_was_read_is_written_back_whole(tmp_path: Path) -> None:
         draw(source / str(row["file_name"]), colour="red")
     table(source, *rows)
     listing = read(source)
-    store.write(copy, ((sample.path, sample.annotation) for sample in listing.samples))
+    captioned_folder.write_folder(copy, ((sample.path, sample.annotation) for sample in listing.samples))
     written = (copy / "metadata.jsonl").read_bytes()
     assert [json.loads(line) for line in written.split(b"\n") if line] == rows
     assert len(written.decode().splitlines()) == 2
     second = read(copy)
     assert [sample.annotation for sample in second.samples] == [sample.annotation for sample in listing.samples]
     assert [sample.sha256 for sample in second.samples] == [sample.sha256 for sample in listing.samples]
-    store.write(again, ((sample.path, sample.annotation) for sample in second.samples))
+    captioned_folder.write_folder(again, ((sample.path, sample.annotation) for sample in second.samples))
     assert (again / "metadata.jsonl").read_bytes() == written
     assert (again / "sub" / "b c.png").read_bytes() == (source / "sub" / "b c.png").read_bytes()
 
@@ -708,10 +708,10 @@ def test_pictures_in_memory_and_captions_beside(tmp_path: Path) -> None:
     picture = Image.linear_gradient("L").convert("RGB")
     annotation = row(file_name="a.png", text="one\ntwo", texts=["three"])
     for name in ("first", "second"):
-        store.write(tmp_path / name, [(picture, annotation)], captions_beside=True)
+        captioned_folder.write_folder(tmp_path / name, [(picture, annotation)], captions_beside=True)
     assert (tmp_path / "first" / "a.txt").read_text() == "one two\nthree\n"
     assert (tmp_path / "first" / "a.png").read_bytes() == (tmp_path / "second" / "a.png").read_bytes()
-    assert images.open_picture(tmp_path / "first" / "a.png").tobytes() == picture.tobytes()
+    assert images.open_image(tmp_path / "first" / "a.png").tobytes() == picture.tobytes()
     listing = read(tmp_path / "first")
     assert listing.samples[0].captions == ["one\ntwo", "three"]
 
@@ -732,7 +732,7 @@ def test_names_that_cannot_be_written_leave_nothing_behind(
 ) -> None:
     rows = [(Image.new("RGB", (32, 32)), row(file_name=name, text="x")) for name in file_names]
     with pytest.raises(InputError) as caught:
-        store.write(tmp_path / "set", rows)
+        captioned_folder.write_folder(tmp_path / "set", rows)
     assert str(caught.value).startswith(expected)
     assert list(tmp_path.iterdir()) == []
 
@@ -740,7 +740,7 @@ def test_names_that_cannot_be_written_leave_nothing_behind(
 def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(InputError, match=r"exists and is not empty\. Give the name of a new folder"):
-        store.write(tmp_path, [])
+        captioned_folder.write_folder(tmp_path, [])
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
@@ -750,7 +750,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
         (tmp_path / "gone.png", row(file_name="b.png")),
     ]
     with pytest.raises(InputError, match="cannot be written"):
-        store.write(tmp_path / "set", rows)
+        captioned_folder.write_folder(tmp_path / "set", rows)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -758,8 +758,8 @@ def test_reading_from_several_threads_at_once(tmp_path: Path) -> None:
     for index in range(12):
         draw(tmp_path / f"{index:02}.png")
         (tmp_path / f"{index:02}.txt").write_text(str(index))
-    found: list[Listing] = []
-    threads = [threading.Thread(target=lambda: found.append(store.read(tmp_path))) for _ in range(4)]
+    found: list[CaptionedFolder] = []
+    threads = [threading.Thread(target=lambda: found.append(captioned_folder.read_folder(tmp_path))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

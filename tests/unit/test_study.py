@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from data.errors import InputError
-from train.study import classifying, conclusions, measures, networks, report, running, studying
+from train.study import commands, conclusions, experiment, measures, report, training
 from train.study.arms import ARMS
-from train.study.options import ClassifyOptions, StudyOptions
-from train.study.running import NEEDS_NONE, Answer
+from train.study.config import ClassifyOptions, StudyOptions
+from train.study.experiment import NEEDS_NONE, Answer
 
 COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200))
 FEW = ("real", "artificial", "mixed")
@@ -40,7 +40,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyOptions, Pat
         artificial=(write_domain(place / "drawn", 24, wrong=0.67, seed=1),),
         arms=FEW, repeats=5, size=16, steps=25, batch_size=16, threads=1, outdir=place / "out", device="cpu",
     )  # fmt: skip
-    studying.run(options, refuse_to_draw)
+    commands.run_study(options, refuse_to_draw)
     return options, place / "out"
 
 
@@ -50,12 +50,12 @@ def refuse_to_draw(options: StudyOptions) -> Path:
 
 def answers_of(options: StudyOptions) -> list[Answer]:
     assert options.outdir
-    return running.run_all(options, answers_material(options), options.outdir)
+    return experiment.train_all(options, answers_material(options), options.outdir)
 
 
 def test_the_planted_gap_is_found(studied: tuple[StudyOptions, Path]) -> None:
     options, out = studied
-    table = {row.arm: row for row in conclusions.rows(answers_of(options))}
+    table = {row.arm: row for row in conclusions.arm_rows(answers_of(options))}
     assert table["real"].accuracy.value > 0.9
     assert table["artificial"].accuracy.value < 0.7
     told = json.loads((out / "report.json").read_text())
@@ -112,16 +112,18 @@ def test_another_study_in_the_same_folder(studied: tuple[StudyOptions, Path]) ->
 
 def test_real_pictures_without_artificial_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--artificial: no artificial pictures .* infer/synthesize.py"):
-        studying.run(StudyOptions(real=tmp_path), refuse_to_draw)
+        commands.run_study(StudyOptions(real=tmp_path), refuse_to_draw)
 
 
 def test_as_many_real_pictures_as_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no folders at all both sides have --drawn-per-class: "artificial" is not "fewer" as well."""
     place = write_domain(tmp_path / "real", 20, wrong=0.0, seed=0)
-    monkeypatch.setattr(studying, "sample_folder", lambda size: place)
+    monkeypatch.setattr(commands, "sample_folder", lambda size: place)
     few = {"arms": FEW, "repeats": 2, "size": 16, "steps": 1, "batch_size": 4, "threads": 1, "device": "cpu"}
     options = StudyOptions.model_validate({**few, "drawn_per_class": 6, "outdir": tmp_path / "out"})
-    studying.run(options, lambda asked: write_domain(tmp_path / "drawn", asked.drawn_per_class, wrong=0.5, seed=1))
+    commands.run_study(
+        options, lambda asked: write_domain(tmp_path / "drawn", asked.drawn_per_class, wrong=0.5, seed=1)
+    )
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [set(counts.values()) for counts in told["sets"].values()] == [{6}, {6}]
     trained = {row["arm"]: row["pictures"] for row in told["arms"]}
@@ -135,13 +137,13 @@ def test_a_theme_is_ten_classifiers(studied: tuple[StudyOptions, Path]) -> None:
     material = answers_material(options)
     four = tuple(replace(material.artificial[0], name=f"generator {number}") for number in range(4))
     asked = options.model_copy(update={"arms": ("real", "half", "artificial", "mixed"), "repeats": 3})
-    found = running.tasks(asked, replace(material, artificial=four))
+    found = experiment.list_tasks(asked, replace(material, artificial=four))
     assert len(found) == 3 * 10 and len({(task.arm, task.generator) for task in found}) == 10
 
 
-def answers_material(options: StudyOptions) -> running.Material:
+def answers_material(options: StudyOptions) -> experiment.Material:
     assert options.real
-    return running.gather(options, options.artificial, options.real)
+    return experiment.load_material(options, options.artificial, options.real)
 
 
 def test_an_unknown_arm(studied: tuple[StudyOptions, Path]) -> None:
@@ -180,18 +182,18 @@ def test_measures_are_by_hand() -> None:
 
 
 def test_the_nets() -> None:
-    count = {name: sum(p.numel() for p in networks.make(name, 10, 0).parameters()) for name in networks.NETS}
+    count = {name: sum(p.numel() for p in training.make_network(name, 10, 0).parameters()) for name in training.NETS}
     assert count["resnet34"] == 21_289_802
     assert count["tiny"] == pytest.approx(60_000, rel=0.05)
     before = torch.get_rng_state()
-    one, two = (networks.make("tiny", 4, seed=3) for _ in range(2))
+    one, two = (training.make_network("tiny", 4, seed=3) for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    assert networks.make("resnet34", 5, 0)(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    assert training.make_network("resnet34", 5, 0)(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
 def test_the_thesis_numbers() -> None:
-    cells = report.published()
+    cells = report.published_table()
     assert len(cells) == 2 * (2 + 2 * 4)
     mean = np.mean([float(c["accuracy"]) for c in cells if c["theme"] == "animals" and c["arm"] == "artificial"])
     assert mean == pytest.approx(0.264, abs=1e-3), "figure 3.2"
@@ -202,14 +204,14 @@ def test_the_thesis_numbers() -> None:
 def test_one_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_domain(tmp_path / "set", 12, wrong=0.0, seed=3)
     options = ClassifyOptions(train=folder, size=16, steps=20, batch_size=8, threads=1, outdir=tmp_path / "out")
-    assert classifying.run(options) == 0
+    assert commands.classify(options) == 0
     said = capsys.readouterr().out
     assert "accuracy" in said and "class2" in said
     lines = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
     assert lines[0] == "file,class,said" and len(lines) > 5
     assert (tmp_path / "out" / "model.safetensors").is_file()
     with pytest.raises(InputError, match="36 of 36 test pictures are in --train as well"):
-        classifying.run(options.model_copy(update={"test": folder}))
+        commands.classify(options.model_copy(update={"test": folder}))
 
 
 def test_all_arms_are_explained() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data import store
+from data import captioned_folder
 from data.errors import InputError
-from data.images import inspect
-from infer import generators, synthesizing
-from infer.synthesize_options import SynthesizeOptions
-from infer.synthesizing import theme_of
+from data.images import inspect_image
+from infer import synthesis
+from infer.config import SynthesizeOptions
+from infer.synthesis import load_theme
 
 
 class Painter:
@@ -36,7 +36,7 @@ class Painter:
 @pytest.fixture
 def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
     found = Painter()
-    monkeypatch.setattr(generators, "make", lambda name, options: found)
+    monkeypatch.setattr(synthesis, "make_generator", lambda name, options: found)
     return found
 
 
@@ -45,9 +45,9 @@ def options(folder: Path, **given: object) -> SynthesizeOptions:
 
 
 def test_the_thesis_prompts() -> None:
-    animals = theme_of(SynthesizeOptions(theme="animals"))
+    animals = load_theme(SynthesizeOptions(theme="animals"))
     assert (len(animals.classes), animals.distinct) == (10, 18)
-    assert theme_of(SynthesizeOptions(theme="fruits")).distinct == 8
+    assert load_theme(SynthesizeOptions(theme="fruits")).distinct == 8
     said = {animals.prompt("dog", number, 0) for number in range(200)}
     assert len(said) == 18
     assert "A close-up picture of a dog, looking from slightly above" not in said
@@ -57,29 +57,29 @@ def test_the_thesis_prompts() -> None:
 def test_creatures_are_the_sample_sets_types() -> None:
     from data import sample_set
 
-    assert theme_of(SynthesizeOptions()).classes == sample_set.TYPES
+    assert load_theme(SynthesizeOptions()).classes == sample_set.TYPES
 
 
 def test_a_set_is_balanced_and_read_back(tmp_path: Path, painter: Painter, capsys: pytest.CaptureFixture[str]) -> None:
-    assert synthesizing.run(options(tmp_path)) == 0
+    assert synthesis.run_synthesis(options(tmp_path)) == 0
     folder = tmp_path / "fruits" / "painter"
-    samples = store.read(folder).samples
+    samples = captioned_folder.read_folder(folder).samples
     assert len(samples) == 12
     types = [sample.annotation.type for sample in samples]
     assert {types.count(kind) for kind in set(types)} == {2, 3} and len(set(types)) == 5
     assert all(sample.path.parent.name == sample.annotation.type for sample in samples)
     assert "12 pictures in" in capsys.readouterr().out
-    assert synthesizing.facts_of(samples[0].path)["model"] == "painter"
+    assert synthesis.read_image_facts(samples[0].path)["model"] == "painter"
 
 
 def test_no_picture_is_drawn_twice_or_over_another(tmp_path: Path, painter: Painter) -> None:
-    synthesizing.run(options(tmp_path, count=7))
+    synthesis.run_synthesis(options(tmp_path, count=7))
     before = {file: file.read_bytes() for file in (tmp_path / "fruits").rglob("*.png")}
-    synthesizing.run(options(tmp_path, count=12))
+    synthesis.run_synthesis(options(tmp_path, count=12))
     assert len(painter.calls) == 12, "a longer plan goes on"
     assert {file: file.read_bytes() for file in before} == before
     (next(iter(before))).unlink()
-    synthesizing.run(options(tmp_path, count=12))
+    synthesis.run_synthesis(options(tmp_path, count=12))
     assert len(painter.calls) == 13
     assert {file: file.read_bytes() for file in before} == before, "the lost one is the same again"
 
@@ -89,15 +89,15 @@ def test_black_pictures_are_drawn_again_and_the_end_is_said(
 ) -> None:
     painter.black = 2
     one = {"classes": ("apple", "banana"), "count": 2}
-    synthesizing.run(options(tmp_path / "a", **one, redraws=2))
+    synthesis.run_synthesis(options(tmp_path / "a", **one, redraws=2))
     assert len(painter.calls) == 6 and len({seed for _, seed in painter.calls}) == 6, "other noise each time"
     assert "redrawn 4 times, left out 0" in capsys.readouterr().out
     painter.black = 99
-    synthesizing.run(options(tmp_path / "b", **one, redraws=2))
+    synthesis.run_synthesis(options(tmp_path / "b", **one, redraws=2))
     assert "0 pictures" in capsys.readouterr().out
     assert len(list((tmp_path / "b").rglob("*.left-out"))) == 2
     calls = len(painter.calls)
-    synthesizing.run(options(tmp_path / "b", **one, redraws=2))
+    synthesis.run_synthesis(options(tmp_path / "b", **one, redraws=2))
     assert len(painter.calls) == calls, "not tried for ever"
 
 
@@ -105,15 +105,15 @@ def test_two_processes_share_the_plan(tmp_path: Path, painter: Painter, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
-        synthesizing.run(options(tmp_path))
+        synthesis.run_synthesis(options(tmp_path))
     assert len(painter.calls) == 12
     assert len((tmp_path / "fruits" / "painter" / "metadata.jsonl").read_text().splitlines()) == 12
 
 
 def test_another_plan_in_the_same_folder(tmp_path: Path, painter: Painter) -> None:
-    synthesizing.run(options(tmp_path))
+    synthesis.run_synthesis(options(tmp_path))
     with pytest.raises(InputError, match="holds a set of other settings"):
-        synthesizing.run(options(tmp_path, steps=3))
+        synthesis.run_synthesis(options(tmp_path, steps=3))
 
 
 def test_stopped(tmp_path: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch,
@@ -124,14 +124,14 @@ def test_stopped(tmp_path: Path, painter: Painter, monkeypatch: pytest.MonkeyPat
         return Painter.paint(painter, prompt, seed)
 
     monkeypatch.setattr(painter, "paint", stop)
-    assert synthesizing.run(options(tmp_path)) == 130
+    assert synthesis.run_synthesis(options(tmp_path)) == 130
     assert "stopped: 5 of 12 pictures are kept" in capsys.readouterr().out
 
 
 def test_a_theme_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "tools.yaml"
     file.write_text("classes: [saw, axe]\ntemplates: ['a {colour} {class}']\nslots: {colour: [red, blue]}\n")
-    theme = theme_of(SynthesizeOptions(theme=str(file)))
+    theme = load_theme(SynthesizeOptions(theme=str(file)))
     assert (theme.name, theme.distinct) == ("tools", 2)
     assert {theme.prompt("saw", n, 0) for n in range(20)} == {"a red saw", "a blue saw"}
 
@@ -149,7 +149,7 @@ def test_a_theme_of_ones_own(tmp_path: Path) -> None:
 def test_themes_that_are_none(content: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(content)
     with pytest.raises(InputError) as caught:
-        theme_of(SynthesizeOptions(theme=str(tmp_path / "t.yaml")))
+        load_theme(SynthesizeOptions(theme=str(tmp_path / "t.yaml")))
     assert text in str(caught.value)
 
 
@@ -163,7 +163,7 @@ def test_themes_that_are_none(content: str, text: str, tmp_path: Path) -> None:
 )
 def test_wrong_options(given: dict[str, object], text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        synthesizing.run(options(tmp_path, **given))
+        synthesis.run_synthesis(options(tmp_path, **given))
     assert text in str(caught.value)
 
 
@@ -171,13 +171,13 @@ def test_a_model_that_is_not_here(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"--model: stabilityai/stable-diffusion-2-1 is not on this machine. Fetch it: hf down"
     ):
-        synthesizing.run(options(tmp_path, model=("sd21",)))
+        synthesis.run_synthesis(options(tmp_path, model=("sd21",)))
 
 
 def test_a_real_model_draws(tiny_model: Path, tmp_path: Path) -> None:
     given = options(tmp_path, model=(str(tiny_model),), classes=("a", "b"), count=2, steps=2)
-    synthesizing.run(given)
+    synthesis.run_synthesis(given)
     files = sorted(tmp_path.rglob("*.png"))
-    assert [inspect(file).width for file in files] == [64, 64]
+    assert [inspect_image(file).width for file in files] == [64, 64]
     settings = json.loads(next(tmp_path.rglob("synthesis.json")).read_text())
     assert len(settings["weights"]) == 64

@@ -10,9 +10,8 @@ from accelerate import Accelerator
 from PIL import Image
 
 from data.errors import InputError
-from train import trackers
-from train.report import Silent, Written
-from train.trackers import WeightsAndBiases, refuse_absent_wandb
+from train import metrics
+from train.metrics import RunLogger, SilentLogger, WeightsAndBiases, check_wandb_installed
 
 STAND_IN = """
 import json, os
@@ -52,9 +51,9 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_run_is_told_everything(wandb: Path, tmp_path: Path) -> None:
     Accelerator(cpu=True)  # whose state accelerate's trackers ask for before they log a word
-    refuse_absent_wandb()
+    check_wandb_installed()
     board = WeightsAndBiases("my project", "0007-lora", "0123456789abcdef", {"seed": 1}, tmp_path)
-    report = Written(tmp_path, start=0, stop=2, tensorboard=False, trackers=[board])
+    report = RunLogger(tmp_path, start=0, stop=2, tensorboard=False, trackers=[board])
     report.write([{"step": 1, "loss": 0.5, "gap": {"mean": 0.25}, "verdict": {"word": "learns"}}])
     Image.new("RGB", (3, 2)).save(tmp_path / "strip.png")
     report.picture("previews", 1, tmp_path / "strip.png")
@@ -70,9 +69,9 @@ def test_the_run_is_told_everything(wandb: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
-        refuse_absent_wandb()
+        check_wandb_installed()
     assert str(caught.value) == "--logging.wandb: Weights & Biases is not installed. pip install wandb"
 
 
@@ -80,7 +79,7 @@ def test_tensorboard_shows_pictures(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     Image.new("RGB", (3, 2), "red").save(tmp_path / "strip.png")
-    report = Written(tmp_path, start=0, stop=2, tensorboard=True)
+    report = RunLogger(tmp_path, start=0, stop=2, tensorboard=True)
     report.picture("previews", 2, tmp_path / "strip.png")
     report.close()
     (event,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("previews")
@@ -88,4 +87,4 @@ def test_tensorboard_shows_pictures(tmp_path: Path) -> None:
 
 
 def test_other_processes_show_nothing(tmp_path: Path) -> None:
-    Silent().picture("previews", 0, tmp_path / "none.png")
+    SilentLogger().picture("previews", 0, tmp_path / "none.png")

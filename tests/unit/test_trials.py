@@ -8,12 +8,11 @@ import pytest
 import torch
 from accelerate import PartialState
 
+from data.cli import parse
 from data.errors import InputError
-from data.options import parse
-from train import machine, outcome, sweep, trials
+from train import device, sweep
 from train.config import ALIASES, CONFIGS, Config
-from train.outcome import Row
-from train.trials import read_spec
+from train.sweep import CandidateResult, read_spec
 from train.validation import Losses
 
 
@@ -55,18 +54,18 @@ def test_mistakes_are_one_clear_line(text: str, expected: str) -> None:
 
 def test_a_value_is_checked_as_a_flag_is() -> None:
     config = parse(Config, [], prog="finetune.py", preset=CONFIGS / "pocket.yaml")
-    changed = trials.with_value(config, "adapter.rank", "4")
+    changed = sweep.with_value(config, "adapter.rank", "4")
     assert changed.adapter.label == "lora-r4"
     assert changed.model_dump(exclude={"adapter"}) == config.model_dump(exclude={"adapter"})
-    assert trials.with_value(config, "optim.warmup", "7").optim.schedule == config.optim.schedule
-    whole = trials.with_value(config, "adapter.kind", "full")
-    assert (whole.adapter.label, trials.with_value(config, "adapter.kind", "lora").adapter) == ("full", config.adapter)
+    assert sweep.with_value(config, "optim.warmup", "7").optim.schedule == config.optim.schedule
+    whole = sweep.with_value(config, "adapter.kind", "full")
+    assert (whole.adapter.label, sweep.with_value(config, "adapter.kind", "lora").adapter) == ("full", config.adapter)
     for field, value, expected in (
         ("learning_rate", "-1", "--sweep: learning-rate=-1: '-1' is not allowed; allowed: greater than 0"),
         ("adapter.rank", "many", "adapter.rank=many: 'many' is not allowed"),
     ):
         with pytest.raises(InputError, match=expected):
-            trials.with_value(config, field, value)
+            sweep.with_value(config, field, value)
 
 
 def test_a_sweep_says_things_without_deciding_how_many_processes_there_are(
@@ -76,67 +75,67 @@ def test_a_sweep_says_things_without_deciding_how_many_processes_there_are(
     PartialState._reset_state()
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        sweep.say([f"rank {rank}"])
+        sweep.print_lines([f"rank {rank}"])
     assert capsys.readouterr().out == "rank 0\n" and not PartialState._shared_state
 
 
 def test_a_sweep_is_not_new() -> None:
     config = parse(Config, ["--new", "--sweep", "adapter.rank=4,8"], prog="finetune.py", preset=CONFIGS / "pocket.yaml")
     with pytest.raises(InputError, match=r"--new: a sweep goes on where it was\. Give another --runs"):
-        sweep.run(config, [])
+        sweep.run_sweep(config, [])
 
 
 def test_each_round_keeps_the_better_half_and_doubles_the_length() -> None:
-    assert trials.rounds(8) == [8, 4, 2]
-    assert trials.rounds(5) == [5, 3, 2]
-    assert trials.rounds(2) == [2]
-    assert trials.total_steps([8, 4, 2], 10) == 8 * 10 + 4 * 10 + 2 * 20
-    first = trials.first_round([8, 4, 2], 1600)
-    assert first == 100 and trials.total_steps([8, 4, 2], first) == 1600
+    assert sweep.rounds(8) == [8, 4, 2]
+    assert sweep.rounds(5) == [5, 3, 2]
+    assert sweep.rounds(2) == [2]
+    assert sweep.total_steps([8, 4, 2], 10) == 8 * 10 + 4 * 10 + 2 * 20
+    first = sweep.first_round([8, 4, 2], 1600)
+    assert first == 100 and sweep.total_steps([8, 4, 2], first) == 1600
     losses = {"a": 0.3, "b": float("nan"), "c": 0.1, "d": float("inf"), "e": 0.2}
-    assert trials.better_half(losses, 2) == ["c", "e"]
-    assert trials.better_half(losses, 4) == ["c", "e", "a"], "NaN is out"
+    assert sweep.better_half(losses, 2) == ["c", "e"]
+    assert sweep.better_half(losses, 4) == ["c", "e", "a"], "NaN is out"
 
 
-def row(value: str, shift: float, steps: tuple[int, ...], noise: float = 0.0) -> Row:
+def row(value: str, shift: float, steps: tuple[int, ...], noise: float = 0.0) -> CandidateResult:
     draw = np.random.default_rng(int(float(value) * 1e6))
     base = np.linspace(0.1, 0.3, 40)[:, None]
     looks = {0: Losses(base)} | {s: Losses(base + shift + noise * draw.normal(size=base.shape)) for s in steps}
-    return Row(value, looks)
+    return CandidateResult(value, looks)
 
 
 def test_a_clear_winner_and_what_may_be_said() -> None:
     spec = read_spec("learning-rate=1,2,4,8", 8)
-    rows = outcome.order([
+    rows = sweep.rank_candidates([
         row("1", -0.01, (10,), 1e-3), row("2", -0.05, (10, 20), 1e-3), row("4", -0.03, (10, 20), 1e-3),
-        Row("8", {}, "the loss became nan at step 3"),
+        CandidateResult("8", {}, "the loss became nan at step 3"),
     ])  # fmt: skip
     assert [r.value for r in rows] == ["2", "4", "1", "8"]
-    assert outcome.tied(rows) == []
+    assert sweep.tied(rows) == []
     assert rows[2].against(rows[0]).mean == pytest.approx(0.04, abs=1e-3), "after as many steps as both did"
-    (said,) = outcome.conclusions(spec, rows)
+    (said,) = sweep.conclusions(spec, rows)
     assert said.startswith("--learning-rate 2 is best: -0.05")
-    text = "\n".join(outcome.text_table(spec, rows))
+    text = "\n".join(sweep.text_table(spec, rows))
     assert "the loss became nan at step 3" in text and "against the winner" in text
 
 
 def test_a_tie_an_edge_and_nothing_learnt_are_said() -> None:
     spec = read_spec("learning-rate=1,2", 8)
-    rows = outcome.order([row("1", -0.010, (10,), 0.02), row("2", -0.011, (10,), 0.02)])
-    assert len(outcome.tied(rows)) == 1
-    said = " ".join(outcome.conclusions(spec, rows))
+    rows = sweep.rank_candidates([row("1", -0.010, (10,), 0.02), row("2", -0.011, (10,), 0.02)])
+    assert len(sweep.tied(rows)) == 1
+    said = " ".join(sweep.conclusions(spec, rows))
     assert "not distinguishable from" in said and "edge of what was tried" in said
-    upper = outcome.at_edge(read_spec("learning-rate=1e-5..1e-3", 3), "0.001")
+    upper = sweep.at_edge(read_spec("learning-rate=1e-5..1e-3", 3), "0.001")
     assert upper == ["It lies at the upper edge of what was tried: look further with --sweep learning-rate=0.001..0.1."]
-    assert outcome.at_edge(read_spec("learning-rate=1e-5..1e-3", 3), "0.0001") == []
-    assert outcome.at_edge(read_spec("optim.kind=adamw,adamw-8bit", 3), "adamw") == []
-    worse = outcome.order([row("1", +0.02, (10,)), row("2", +0.03, (10,))])
-    assert "not distinguishable from the base" in " ".join(outcome.conclusions(spec, worse))
+    assert sweep.at_edge(read_spec("learning-rate=1e-5..1e-3", 3), "0.0001") == []
+    assert sweep.at_edge(read_spec("optim.kind=adamw,adamw-8bit", 3), "adamw") == []
+    worse = sweep.rank_candidates([row("1", +0.02, (10,)), row("2", +0.03, (10,))])
+    assert "not distinguishable from the base" in " ".join(sweep.conclusions(spec, worse))
 
 
 def test_all_failed_is_an_error() -> None:
     with pytest.raises(InputError, match="every candidate failed"):
-        outcome.order([Row("1", {}, "burst"), Row("2", {}, "burst")])
+        sweep.rank_candidates([CandidateResult("1", {}, "burst"), CandidateResult("2", {}, "burst")])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 stays fp16 on a GPU")
@@ -151,7 +150,7 @@ def test_the_command_trains_in_the_sweeps_precision(
     if here is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", here)
     plain = "accelerate launch --quiet --config_file accelerate_config.yaml"
-    assert machine.launch() == f"{plain}{flag} train/finetune.py"
+    assert device.launch_command() == f"{plain}{flag} train/finetune.py"
 
 
 def test_the_command_with_the_winner_is_the_one_typed(tmp_path: Path) -> None:
@@ -165,11 +164,11 @@ def test_the_command_with_the_winner_is_the_one_typed(tmp_path: Path) -> None:
         "--sweep-candidates=5",
         "--strict",
     ]
-    line = outcome.command(spec, "0.0001", typed)
-    flags = shlex.split(line.removeprefix(machine.launch()))
+    line = sweep.winner_command(spec, "0.0001", typed)
+    flags = shlex.split(line.removeprefix(device.launch_command()))
     assert flags == ["--data", "my pictures", "--strict", "--learning-rate", "0.0001"]
     config = parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
     assert (config.learning_rate, config.sweep) == (1e-4, None)
-    rows = outcome.order([row("1e-05", -0.01, (10,), 1e-3), row("0.0001", -0.05, (10, 20), 1e-3)])
-    page = outcome.write_page(spec, rows, tmp_path, line).read_text()
+    rows = sweep.rank_candidates([row("1e-05", -0.01, (10,), 1e-3), row("0.0001", -0.05, (10, 20), 1e-3)])
+    page = sweep.write_page(spec, rows, tmp_path, line).read_text()
     assert "<svg" in page and "log10 of learning-rate" in page and "--learning-rate 0.0001" in page

@@ -9,13 +9,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from data import seeds
-from data.dataset import Entry, mean_latents
+from data import rng
+from data.dataset import EncodedImage, mean_latents
 from data.errors import InputError
-from train.ddpm import process, schedule
-from train.denoiser import Denoiser
-from train.objectives import Epsilon, Objective, Velocity
-from train.validation import Losses, Validator, content_of, paired_difference
+from train.ddpm import diffusion, schedule
+from train.losses import Epsilon, Objective, Velocity
+from train.model import Denoiser
+from train.validation import Losses, Validator, entry_hash, paired_difference
 
 CPU = torch.device("cpu")
 TABLE = schedule.linear(1000)
@@ -36,17 +36,17 @@ class TinyUnet(nn.Module):
         return (self.dropout(noisy * self.scale[:2].reshape(2, 1, 1)) + shift.reshape(-1, 1, 1, 1),)
 
 
-def entry(name: str) -> Entry:
-    moments, states = (seeds.normal(shape, "test", name, index) for index, shape in enumerate([(4, 3, 5), (7, 6)]))
-    other = seeds.normal((7, 6), "test", name, "another caption")
-    return Entry(name, (moments, moments.flip(-1)), (states, other))
+def entry(name: str) -> EncodedImage:
+    moments, states = (rng.normal(shape, "test", name, index) for index, shape in enumerate([(4, 3, 5), (7, 6)]))
+    other = rng.normal((7, 6), "test", name, "another caption")
+    return EncodedImage(name, (moments, moments.flip(-1)), (states, other))
 
 
 PICTURES = [entry(f"{number}.png") for number in range(4)]
 
 
 def validator(
-    held_out: list[Entry], train: list[Entry], objective: Objective | None = None, count: int = 8
+    held_out: list[EncodedImage], train: list[EncodedImage], objective: Objective | None = None, count: int = 8
 ) -> Validator:
     return Validator({"held-out": held_out, "train": train}, objective or Epsilon(), TABLE, SCALING, count)
 
@@ -59,11 +59,11 @@ def unet() -> TinyUnet:
 def test_it_is_the_mean_square_of_what_the_network_gets_wrong(unet: TinyUnet) -> None:
     found = validator(PICTURES[:1], []).measure(Denoiser(unet), CPU)["held-out"]
     moments, states = PICTURES[0].moments[0], PICTURES[0].text_states[0]
-    eps = seeds.normal((8, 2, 3, 5), "validation", content_of(PICTURES[0]))
+    eps = rng.normal((8, 2, 3, 5), "validation", entry_hash(PICTURES[0]))
     unet.eval().requires_grad_(False)
     for index in range(8):
         t = torch.tensor([1000 * (2 * index + 1) // 16])
-        noisy = process.add_noise(TABLE, moments[None, :2] * SCALING, eps[index][None], t)
+        noisy = diffusion.add_noise(TABLE, moments[None, :2] * SCALING, eps[index][None], t)
         (answer,) = unet(noisy, t, encoder_hidden_states=states[None], return_dict=False)
         assert found.values[0, index] == pytest.approx(float((answer - eps[index]).square().mean()), rel=1e-5)
 
@@ -158,7 +158,7 @@ def test_a_perfect_network_has_no_loss() -> None:
 
         def forward(self, noisy: Tensor, t: Tensor, **given: Any) -> tuple[Tensor]:
             known = x0.expand_as(noisy)
-            return (process.velocity(TABLE, known, process.eps_from_x0(TABLE, noisy, known, t), t),)
+            return (diffusion.velocity(TABLE, known, diffusion.eps_from_x0(TABLE, noisy, known, t), t),)
 
     found = validator(PICTURES[:1], [], Velocity()).measure(Denoiser(Oracle()), CPU)["held-out"]
     assert found.values.max() < 1e-6

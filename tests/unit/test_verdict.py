@@ -4,25 +4,31 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from train.stopping import Look, Progress
-from train.validation import Interval, welch_difference
-from train.verdict import gap_of, judge, numbers_of
+from train.validation import (
+    EarlyStopping,
+    Interval,
+    ValidationResult,
+    diagnose,
+    diagnosis_metrics,
+    generalization_gap,
+    welch_difference,
+)
 
 DRAW = np.random.default_rng(0)
 BASE = {"held-out": DRAW.normal(1.0, 0.3, 20), "train": DRAW.normal(1.0, 0.3, 30)}
 
 
-def look(step: int, held_out: float, train: float, noise: float = 0.005) -> Look:
+def look(step: int, held_out: float, train: float, noise: float = 0.005) -> ValidationResult:
     """Losses that changed by so much on each side since the base."""
     draw = np.random.default_rng(step + 1)
     moved = {"held-out": held_out, "train": train} if step else {"held-out": 0.0, "train": 0.0}
     jitter = noise if step else 0.0
     noises = {side: draw.normal(0, jitter, len(BASE[side])) for side in BASE}
-    return Look(step, {s: (BASE[s] + moved[s] + noises[s] - noises[s].mean()).tolist() for s in BASE})
+    return ValidationResult(step, {s: (BASE[s] + moved[s] + noises[s] - noises[s].mean()).tolist() for s in BASE})
 
 
-def progress(*looks: Look) -> Progress:
-    found = Progress("q").after(look(0, 0, 0), on_grid=True)
+def progress(*looks: ValidationResult) -> EarlyStopping:
+    found = EarlyStopping("q").after(look(0, 0, 0), on_grid=True)
     for each in looks:
         found = found.after(each, on_grid=True)
     return found
@@ -49,17 +55,17 @@ def test_welch_without_spread_or_with_one_picture() -> None:
 
 def test_the_gap_is_the_difference_of_changes_not_of_losses() -> None:
     """Held-out pictures that are harder to begin with are no sign of memorising."""
-    harder = Look(0, {"held-out": [5.0, 6.0, 7.0], "train": [1.0, 2.0, 3.0]})
-    now = Look(9, {"held-out": [4.9, 5.9, 6.9], "train": [0.9, 1.9, 2.9]})
-    gap = gap_of(now, harder)
+    harder = ValidationResult(0, {"held-out": [5.0, 6.0, 7.0], "train": [1.0, 2.0, 3.0]})
+    now = ValidationResult(9, {"held-out": [4.9, 5.9, 6.9], "train": [0.9, 1.9, 2.9]})
+    gap = generalization_gap(now, harder)
     assert gap is not None and gap.mean == pytest.approx(0.0) and gap.high < 1e-9
-    assert gap_of(now, None) is None and gap_of(now, now) is None
-    assert gap_of(Look(9, {"train": [1.0]}), harder) is None
+    assert generalization_gap(now, None) is None and generalization_gap(now, now) is None
+    assert generalization_gap(ValidationResult(9, {"train": [1.0]}), harder) is None
 
 
 def test_it_learns() -> None:
     now = look(10, -0.1, -0.1)
-    verdict = judge(now, progress(now))
+    verdict = diagnose(now, progress(now))
     assert verdict.word == "learns"
     assert verdict.because.startswith("pictures it has never seen gain: -0.1000, 95 % interval -0.1")
     assert "training pictures gained" not in verdict.because
@@ -67,14 +73,14 @@ def test_it_learns() -> None:
 
 def test_it_learns_and_partly_by_heart() -> None:
     now = look(10, -0.1, -0.2)
-    verdict = judge(now, progress(now))
+    verdict = diagnose(now, progress(now))
     assert verdict.word == "learns"
     assert "training pictures gained 0.1" in verdict.because
 
 
 def test_it_memorises_from_the_start() -> None:
     now = look(10, 0.1, -0.2)
-    verdict = judge(now, progress(now))
+    verdict = diagnose(now, progress(now))
     assert verdict.word == "memorises"
     assert "held-out pictures lose against the base (+0.1" in verdict.because
 
@@ -82,33 +88,33 @@ def test_it_memorises_from_the_start() -> None:
 def test_it_memorises_since_its_best_step() -> None:
     """Still better than the base, but falling back while the training side goes on."""
     best, now = look(10, -0.2, -0.2), look(20, -0.1, -0.4)
-    verdict = judge(now, progress(best, now))
+    verdict = diagnose(now, progress(best, now))
     assert verdict.word == "memorises"
     assert "held-out pictures have lost since step 10 (+0.1" in verdict.because
 
 
 def test_a_loss_that_both_sides_share_is_no_memorising() -> None:
     best, now = look(10, -0.2, -0.2), look(20, -0.1, -0.1)
-    assert judge(now, progress(best, now)).word == "learns"
+    assert diagnose(now, progress(best, now)).word == "learns"
 
 
 def test_it_gets_worse() -> None:
     now = look(10, 0.1, 0.1)
-    assert judge(now, progress(now)).word == "gets worse"
-    assert "lower --learning-rate" in judge(now, progress(now)).because
+    assert diagnose(now, progress(now)).word == "gets worse"
+    assert "lower --learning-rate" in diagnose(now, progress(now)).because
 
 
 def test_it_cannot_tell_yet() -> None:
     now = look(10, -0.001, -0.001, noise=0.05)
-    assert judge(now, progress(now)).word == "cannot tell yet"
-    train_only = Look(10, {"train": BASE["train"].tolist()})
-    assert "no pictures are held out" in judge(train_only, Progress()).because
-    assert "the base model's losses are not known" in judge(now, Progress()).because
-    assert "this is the base itself" in judge(look(0, 0, 0), progress()).because
+    assert diagnose(now, progress(now)).word == "cannot tell yet"
+    train_only = ValidationResult(10, {"train": BASE["train"].tolist()})
+    assert "no pictures are held out" in diagnose(train_only, EarlyStopping()).because
+    assert "the base model's losses are not known" in diagnose(now, EarlyStopping()).because
+    assert "this is the base itself" in diagnose(look(0, 0, 0), progress()).because
 
 
 def test_what_is_written_of_a_look() -> None:
     now = look(10, -0.1, -0.2)
-    found = numbers_of(now, progress(now))
+    found = diagnosis_metrics(now, progress(now))
     assert found.keys() == {"change", "gap", "verdict"}
-    assert numbers_of(look(0, 0, 0), progress()) == {"change": {}}
+    assert diagnosis_metrics(look(0, 0, 0), progress()) == {"change": {}}

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image, PngImagePlugin
 
 from data.errors import InputError
-from infer import drawing, metadata, pipeline
+from infer import generation, metadata, pipeline
 from infer.config import GenerateOptions
 from infer.web import app, latent_preview
 from infer.web.callbacks import parse_seed
@@ -25,7 +25,7 @@ from infer.web.gallery import Gallery
 from infer.web.service import StudioService
 from infer.web.worker import Worker
 from tests.tiny import tiny_lora
-from train import base_model
+from train import model
 
 STEPS = 3
 # inside diffusers, with numpy 2
@@ -72,7 +72,7 @@ def by_generate(home: Path, model: Path, **options: Any) -> dict[str, bytes]:
     """The files that generate.py writes, by their way from its folder."""
     folder = home / f"by-generate-{len(list(home.iterdir()))}"
     asked = {"prompt": ("a fire type cat",), "steps": STEPS, "seed": 7, "guidance_scale": 7.0} | options
-    assert drawing.run(GenerateOptions(model=str(model), outdir=folder, **asked)) == 0
+    assert generation.run_generation(GenerateOptions(model=str(model), outdir=folder, **asked)) == 0
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("0*.png"))}
 
 
@@ -309,7 +309,7 @@ def test_settings_of_other_programs_and_what_cannot_be_repeated(service: StudioS
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", "a (red) cat\nSteps: 5, Sampler: Euler a, CFG scale: 6.5, Seed: 9, Size: 64x64")
     Image.new("RGB", (64, 64)).save(home / "outputs" / "theirs.png", pnginfo=info)
-    recipe = metadata.read(again(service, "theirs.png"))
+    recipe = metadata.read_metadata(again(service, "theirs.png"))
     assert (recipe.prompt, recipe.seed, recipe.steps, recipe.guidance_scale) == ("a (red) cat", 9, 5, 6.5)
     Image.new("RGB", (64, 64)).save(home / "outputs" / "silent.png")
     with pytest.raises(InputError, match="no generation settings"):
@@ -320,15 +320,15 @@ def test_settings_of_other_programs_and_what_cannot_be_repeated(service: StudioS
         "it was made from a scribble": {"inputs": ({"role": "init", "name": "x", "sha256": ""},)},
     }
     for told, change in changes.items():
-        other = metadata.Recipe.model_validate({**recipe.model_dump(), **change})
-        metadata.write(home / "outputs" / "other.png", Image.new("RGB", (64, 64)), other)
+        other = metadata.ImageMetadata.model_validate({**recipe.model_dump(), **change})
+        metadata.write_png(home / "outputs" / "other.png", Image.new("RGB", (64, 64)), other)
         with pytest.raises(InputError, match=told):
             image_settings(service, "other.png")
 
 
 def test_the_linear_guess_shows_a_picture(tiny_model: Path) -> None:
     """Of the size of the latents, and near the mean colours of what was encoded."""
-    pipe = pipeline.build(base_model.load(str(tiny_model)), None, torch.device("cpu"))
+    pipe = pipeline.build_pipeline(model.load_model(str(tiny_model)), None, torch.device("cpu"))
     assert isinstance(latent_preview.choose_preview(pipe, 64), latent_preview.DecodedPreview)
     guess = latent_preview.LinearPreview(pipe, 32)
     assert guess(torch.zeros(1, 4, 16, 24)).size == (24, 16)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from data.errors import InputError, InputErrors
 from infer.config import GenerateOptions
-from infer.galleries.search import Hit
-from infer.prompts import Picture
+from infer.galleries import SearchHit
+from infer.prompts import ImageRequest
 from infer.web import components, latent_preview, validation
 from infer.web.callbacks import Callbacks
 from infer.web.config import StudioOptions
@@ -126,7 +126,7 @@ def test_progress_is_counted_previewed_and_stopped(monkeypatch: pytest.MonkeyPat
         previewed.append(latents)
         return Image.new("RGB", (8, 8), "red")
 
-    callback, batch = ProgressCallback(running, preview), [Picture(0, "a", 0), Picture(1, "b", 1)]
+    callback, batch = ProgressCallback(running, preview), [ImageRequest(0, "a", 0), ImageRequest(1, "b", 1)]
     callback(batch, torch.zeros(2, 4, 2, 2))
     callback(batch, torch.zeros(2, 4, 2, 2))
     assert running.calls == 4 and sorted(running.previews) == [0, 1]
@@ -156,7 +156,7 @@ def test_prompts_are_escaped() -> None:
         assert "<script" not in text and '"onload="' not in text and "<b>" not in text
 
 
-def hit(**fields: Any) -> Hit:
+def hit(**fields: Any) -> SearchHit:
     database = sqlite3.connect(":memory:")
     database.row_factory = sqlite3.Row
     values = {"prompt": "a cat", "places": "0001/00000-1.png", "star": 0, "model": "pocket", "lora": "",
@@ -164,7 +164,7 @@ def hit(**fields: Any) -> Hit:
               "copies": 1} | fields  # fmt: skip
     row = database.execute(f"select {', '.join(f'? as {name}' for name in values)}", tuple(values.values())).fetchone()
     database.close()
-    return Hit(row, None)
+    return SearchHit(row, None)
 
 
 def test_a_tile_carries_what_the_dialog_shows() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from data.atomic_io import atomic_file, atomic_folder
 from data.errors import InputError
-from data.files import replaced_file, replaced_folder
 from tools.pocket.export import BASE
 from tools.pocket.latents import WEIGHTS
 from tools.pocket.training import state_folder
@@ -29,7 +29,7 @@ def adopt(base: Path = BASE) -> None:
     if (target / PLAN.name / "state.safetensors").exists():
         raise InputError("there is a state to go on from", where=target / PLAN.name, fix="Run without --adopt.")
     for place, part in PLACES.items():
-        with replaced_folder(target / place) as folder:
+        with atomic_folder(target / place) as folder:
             shutil.copytree(base / part, folder, dirs_exist_ok=True)
     adopt_unet(base / "unet" / WEIGHTS, target / PLAN.name)
 
@@ -44,5 +44,5 @@ def adopt_unet(file: Path, folder: Path) -> None:
         step = int((opened.metadata() or {}).get("steps", 0))
     weights = {name: value.float() for name, value in load_file(file).items()}
     state = {f"{kind}.{name}": value.clone() for name, value in weights.items() for kind in ("model", "average")}
-    with replaced_file(folder / "state.safetensors") as beside:
+    with atomic_file(folder / "state.safetensors") as beside:
         save_file(state | {"step": torch.tensor(step)}, beside)

@@ -14,16 +14,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools is not ins
 from PIL import Image
 from tqdm import tqdm
 
+from data.atomic_io import atomic_file
+from data.captioned_folder import to_json_line
 from data.errors import run_entry
-from data.files import replaced_file
 from data.sample_set import COUNT, LARGE, POCKET, SIZE
-from data.store import to_line
 from tools.pocket.drawing import creatures
 
 
 def main() -> int:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else POCKET
-    captions = "".join(to_line(creatures.annotation(index)) for index in range(COUNT)).encode()
+    captions = "".join(to_json_line(creatures.annotation(index)) for index in range(COUNT)).encode()
     pack(folder / f"creatures-{SIZE}.zip", {"metadata.jsonl": captions} | dict(images(SIZE, ".png")))
     pack(folder / f"creatures-{LARGE}.zip", dict(images(LARGE, ".webp")))
     return 0
@@ -43,7 +43,7 @@ def encoded(image: Image.Image, suffix: str) -> bytes:
 
 def pack(path: Path, files: dict[str, bytes]) -> None:
     """A zip without compression and without dates: what is in it is compressed already."""
-    with replaced_file(path) as beside, ZipFile(beside, "w") as archive:
+    with atomic_file(path) as beside, ZipFile(beside, "w") as archive:
         for name, content in files.items():
             archive.writestr(ZipInfo(name), content)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from data.seeds import generator, integer
+from data.rng import generator, integer
 from tools.pocket.creatures import creature_pixels, seen_creatures
 from tools.pocket.nouns import all_nouns
 from tools.pocket.pictures import SIZE, blobs, picture

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.files import cache_root, replaced_file, replaced_folder, sha256
-from data.seeds import generator, permutation, uniform
+from data.atomic_io import atomic_file, atomic_folder, cache_root, file_sha256
+from data.rng import generator, permutation, uniform
 from tools.pocket.export import BASE, INDEX, save_config, save_half
 from tools.pocket.parallel import is_first, part, process_count, run_shared
 from tools.pocket.tokenizer import LENGTH, save_tokenizer
@@ -72,7 +72,7 @@ def data_key() -> str:
     weights = (
         (state_folder() if (state_folder() / "vae").exists() else BASE) / "vae" / "diffusion_pytorch_model.safetensors"
     )
-    hashes = VERSION + sha256(weights) + sha256(BASE / "tokenizer" / "merges.txt")
+    hashes = VERSION + file_sha256(weights) + file_sha256(BASE / "tokenizer" / "merges.txt")
     return hashlib.sha256(hashes.encode()).hexdigest()[:12]
 
 
@@ -107,7 +107,7 @@ def shard(index: int) -> dict[str, torch.Tensor]:
             pixels = torch.from_numpy(as_array([row.picture for row in rows])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
             latents.append(encode(pixels))
             ids.append(token_ids([row.caption for row in rows]).to(torch.int16))
-        with replaced_file(path) as beside:
+        with atomic_file(path) as beside:
             save_file({"latents": torch.cat(latents).contiguous(), "ids": torch.cat(ids)}, beside)
     return load_file(path)
 
@@ -235,7 +235,7 @@ def prepare() -> None:
         from tools.pocket.binding import train_binding
 
         encoder = train_binding(tokenizer(), state_folder() / "binding")
-        with replaced_folder(folder) as beside:
+        with atomic_folder(folder) as beside:
             encoder.save_pretrained(beside)
 
 
@@ -263,7 +263,7 @@ def train_share(total: int) -> None:
 
     def save() -> None:
         about = {"samples": trainee.step * BATCH, "total": total, "data": data_key(), "world": VERSION}
-        with replaced_file(path) as beside:
+        with atomic_file(path) as beside:
             save_file(trainee.tensors(), beside, metadata={"about": json.dumps(about)})
 
     log = Log(plan, folder, trainee.step)
@@ -315,7 +315,7 @@ def export(trainee: Trainee, models: torch.nn.ModuleDict, total: int) -> None:
 
 def write_folder(models: torch.nn.ModuleDict, steps: int) -> None:
     """`export` in the state folder, as StableDiffusionPipeline.from_pretrained reads it, in fp16."""
-    with replaced_folder(state_folder() / "export") as folder:
+    with atomic_folder(state_folder() / "export") as folder:
         for name, model in {"vae": vae(), "unet": models["unet"]}.items():
             save_config(model, folder / name)
             save_half(
@@ -344,5 +344,5 @@ def draw_sheet(path: Path) -> None:
         x, y = index % 8 * 136, index // 8 * 150
         sheet.paste(picture.resize((132, 132), Image.Resampling.LANCZOS), (x, y))
         ImageDraw.Draw(sheet).text((x + 2, y + 134), prompt[:24], fill=(0, 0, 0))
-    with replaced_file(path) as beside:
+    with atomic_file(path) as beside:
         sheet.save(beside, format="PNG")

@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.seeds import seed_for
+from data.rng import seed_for
 from tools.pocket.export import BASE
 from tools.pocket.figures import COLOURS, nouns
 from tools.pocket.text import WIDTH, contrastive, image_tower, text_config, tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.files import write_atomic
+from data.atomic_io import write_atomic
 from tools.pocket.export import BASE
 from tools.pocket.scorer import SCORER
 

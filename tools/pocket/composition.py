@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools is not installed
 
+from data.atomic_io import atomic_file
 from data.captions import with_article
 from data.errors import run_entry
-from data.files import replaced_file
-from data.seeds import generator, seed_for
+from data.rng import generator, seed_for
 from tools.pocket import attributes
+from tools.pocket.attributes import SIZE
 from tools.pocket.figures import COLOURS, nouns
-from tools.pocket.world import HELD_OUT, SIZE, as_array, ground_of, pair_picture, subject_of
+from tools.pocket.world import HELD_OUT, as_array, ground_of, pair_picture, subject_of
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +133,7 @@ def trained_judge(path: Path) -> nn.Module:
         optimizer.step()
         if (step + 1) % 100 == 0:
             print("judge", step + 1, [round(float(loss.detach()), 3) for loss in losses], flush=True)
-            with replaced_file(path) as beside:
+            with atomic_file(path) as beside:
                 torch.save({"step": step + 1, "judge": judge.state_dict(), "optimizer": optimizer.state_dict()}, beside)
     return judge.eval()
 

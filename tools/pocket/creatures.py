@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from data import sample_set
-from data.seeds import integer
+from data.rng import integer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ def creature_pixels() -> np.ndarray:
     """The whole sample set at 64x64, uint8 (count, 64, 64, 3)."""
     import numpy as np
 
-    return np.stack([np.asarray(sample_set.image(index)) for index in range(sample_set.COUNT)])
+    return np.stack([np.asarray(sample_set.sample_image(index)) for index in range(sample_set.COUNT)])
 
 
 def is_held_out_creature(row: int) -> bool:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
-from data.seeds import seed_for
+from data.rng import seed_for
 
 SIZE = 512  # drawn large and scaled down, which anti-aliases the edges
 Colour = tuple[int, int, int]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.atomic_io import atomic_folder
 from data.errors import InputError
-from data.files import replaced_folder
 from data.sample_set import POCKET
 from tools.pocket.latents import load_autoencoder
 from tools.pocket.text import load_text_encoder
@@ -50,7 +50,7 @@ def save_config(model: nn.Module, folder: Path) -> None:
 def export_base(target: Path = BASE) -> None:
     """Write the base model of the last saved states, whole; files beside the parts (the card) are kept."""
     card = (target / "README.md").read_bytes() if (target / "README.md").exists() else None
-    with replaced_folder(target) as folder:
+    with atomic_folder(target) as folder:
         unet, steps = averaged_so_far()
         for name, part in {"vae": load_autoencoder(), "unet": unet}.items():
             save_config(part, folder / name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from data.files import replaced_file, sha256
+from data.atomic_io import atomic_file, file_sha256
 from tools.pocket.pool import Pool, load_pool
 from tools.pocket.text import text_states
 from tools.pocket.training import state_folder
@@ -75,7 +75,7 @@ def encode_pool(pool: Pool) -> dict[str, torch.Tensor]:
 def made_of() -> str:
     """A hash of the pool, the autoencoder and the text encoder: other ones give other latents."""
     kept = ("pool/words.json", "pool/pixels.npy", f"vae/model/{WEIGHTS}", "text/model/model.safetensors")
-    hashes = "".join(sha256(state_folder() / name) for name in kept)
+    hashes = "".join(file_sha256(state_folder() / name) for name in kept)
     return hashlib.sha256(hashes.encode()).hexdigest()
 
 
@@ -85,7 +85,7 @@ def load_latents() -> Latents:
 
     pool, path = load_pool(), state_folder() / "latents" / "pool.safetensors"
     if origin(path) != made_of():
-        with replaced_file(path) as beside:
+        with atomic_file(path) as beside:
             save_file(encode_pool(pool), beside, metadata={"made of": made_of()})
     return Latents(**load_file(path))
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from data.captions import with_article
-from data.seeds import seed_for
+from data.rng import seed_for
 from tools.pocket.glyphs import glyph, line_drawing
 from tools.pocket.nouns import all_nouns, spoken
 

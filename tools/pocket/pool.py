@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from data.files import replaced_file, write_atomic
+from data.atomic_io import atomic_file, write_atomic
 from tools.pocket.nouns import all_nouns
 from tools.pocket.pictures import SIZE, picture
 from tools.pocket.training import state_folder
@@ -62,6 +62,6 @@ def draw_pool() -> None:
         words["captions"].append(chosen.caption)
         words["nouns"].append(index % len(nouns))
         words["looks"].append(chosen.look)
-    with replaced_file(folder / "pixels.npy") as beside, beside.open("wb") as file:
+    with atomic_file(folder / "pixels.npy") as beside, beside.open("wb") as file:
         np.save(file, pixels)
     write_atomic(folder / "words.json", json.dumps(words))

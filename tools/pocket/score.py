@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from data.atomic_io import atomic_file, write_atomic
 from data.captions import with_article
-from data.files import replaced_file, write_atomic
 from tools.pocket.creatures import creature_pixels, is_held_out_creature
 from tools.pocket.export import BASE
 from tools.pocket.pictures import SIZE
@@ -150,7 +150,7 @@ def type_accuracy(scorer: Scorer) -> float:
     rows = [row for row in range(sample_set.COUNT) if is_held_out_creature(row)]
     shown = scorer.of_pictures([Image.fromarray(creature_pixels()[row]) for row in rows])
     words = scorer.of_texts([f"a {kind} type creature" for kind in sample_set.TYPES])
-    own = torch.tensor([sample_set.TYPES.index(sample_set.annotation(row).type or "") for row in rows])
+    own = torch.tensor([sample_set.TYPES.index(sample_set.sample_annotation(row).type or "") for row in rows])
     return float(((shown @ words.T).argmax(1) == own).float().mean())
 
 
@@ -166,7 +166,7 @@ def save_real_features(features: torch.Tensor, names: Sequence[str]) -> None:
     """What tests without the font need: the real pictures' features and the names, beside the scorer."""
     from safetensors.torch import save_file
 
-    with replaced_file(SCORER / "real.safetensors") as beside:
+    with atomic_file(SCORER / "real.safetensors") as beside:
         save_file({"features": features.half().contiguous()}, beside)
     write_atomic(SCORER / "names.txt", "\n".join(names) + "\n")
 
@@ -179,7 +179,7 @@ def save_grid(pictures: Sequence[Image.Image], path: Path = GRID, columns: int =
     sheet = Image.new("RGB", (columns * SIZE, rows * SIZE), (255, 255, 255))
     for index, picture in enumerate(pictures):
         sheet.paste(picture, (index % columns * SIZE, index // columns * SIZE))
-    with replaced_file(path) as beside:
+    with atomic_file(path) as beside:
         sheet.quantize(200, method=Image.Quantize.MEDIANCUT).save(beside, format="PNG", optimize=True)
 
 

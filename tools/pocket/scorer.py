@@ -13,10 +13,10 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.atomic_io import atomic_folder, write_atomic
 from data.captions import with_article
-from data.files import replaced_folder, write_atomic
+from data.rng import generator, integer, seed_for, uniform
 from data.sample_set import POCKET
-from data.seeds import generator, integer, seed_for, uniform
 from tools.pocket.creatures import creature_pixels, seen_creatures
 from tools.pocket.nouns import all_nouns
 from tools.pocket.pictures import SIZE
@@ -68,7 +68,7 @@ def creature_caption(row: int, step: int) -> str:
     """The annotator's words half the time, else a short phrase with the type."""
     from data import sample_set
 
-    note = sample_set.annotation(row)
+    note = sample_set.sample_annotation(row)
     kind = integer(8, "pocket", "scorer", "caption", step, row)
     return TYPED[kind].format(type=note.type, name=note.name) if kind in TYPED else note.text or ""
 
@@ -158,7 +158,7 @@ def export_scorer(model: CLIPModel, target: Path = SCORER) -> None:
     from tools.pocket.export import save_config, save_half
 
     kept = {name: (target / name).read_bytes() for name in ("README.md", "names.txt") if (target / name).exists()}
-    with replaced_folder(target) as folder:
+    with atomic_folder(target) as folder:
         save_config(model, folder / "model")
         (folder / "model" / "config.json").rename(folder / "config.json")
         (folder / "model").rmdir()

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.seeds import integer, seed_for
+from data.rng import integer, seed_for
 from tools.pocket.nouns import all_nouns
 from tools.pocket.pool import VARIANTS, Pool, load_pool
 from tools.pocket.tokenizer import LENGTH, load_tokenizer, type_phrase

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.captions import with_article
-from data.seeds import seed_for
+from data.rng import seed_for
 from tools.pocket.nouns import ALIASES, all_nouns, listed
 from tools.pocket.pictures import COLOURS, PLACES
 from tools.pocket.training import state_folder

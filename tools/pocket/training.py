@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from data.atomic_io import atomic_file, cache_root, write_atomic
 from data.errors import InputError
-from data.files import cache_root, replaced_file, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +131,7 @@ def save(trainee: Trainee, folder: Path, inputs: str) -> None:
     """Write the state whole, with a hash of what the stage learns from."""
     from safetensors.torch import save_file
 
-    with replaced_file(folder / "state.safetensors") as beside:
+    with atomic_file(folder / "state.safetensors") as beside:
         save_file(trainee.tensors(), beside, metadata={"inputs": inputs})
 
 

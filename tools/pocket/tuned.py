@@ -1,7 +1,7 @@
 """What fine-tuning on the creatures did to the base: how much of the style is there, are nouns still themselves.
 
 Twenty nouns that no creature is called by, drawn by the base and with the LoRA from the same seeds. Style is told by
-the weight-free descriptors of data/descriptors.py, nouns by the scorer.
+the weight-free descriptors of data/features.py, nouns by the scorer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.captions import with_article
-from data.descriptors import standardized
 from data.errors import InputError
-from data.metrics.kernel import unbiased
+from data.features import standardized
+from data.metrics.distances import unbiased_mmd
 from tools.pocket.score import Scorer, generate, load_pipeline
 from tools.pocket.scorer import SCORER
 
@@ -60,11 +60,11 @@ def lora_file(given: Path) -> Path:
 def gap_closed(base: Rows, tuned: Rows, creatures: Rows) -> float:
     """(D(base) - D(tuned)) / D(base): 0 is as the base, 1 as the creatures.
 
-    D is the unbiased squared maximum mean discrepancy to the creatures (data/metrics/kernel.py), 0 between like sets.
+    D is the unbiased squared maximum mean discrepancy to the creatures (data/metrics/distances.py), 0 between like sets.
     """
     base, tuned, creatures = standardized(base, tuned, creatures)
-    before = unbiased(base, creatures)
-    return (before - unbiased(tuned, creatures)) / before
+    before = unbiased_mmd(base, creatures)
+    return (before - unbiased_mmd(tuned, creatures)) / before
 
 
 def way_gone(base: Rows, tuned: Rows, creatures: Rows) -> float:
@@ -89,9 +89,9 @@ def half_interval(base: Rows, tuned: Rows, creatures: Rows, count: int = NOUNS) 
 
 
 def descriptors_of(pictures: Sequence[Image.Image]) -> Rows:
-    from data.descriptors import Descriptors
+    from data.features import StyleDescriptors
 
-    return Descriptors().encode(pictures).astype(np.float64)
+    return StyleDescriptors().encode(pictures).astype(np.float64)
 
 
 def creature_descriptors() -> Rows:

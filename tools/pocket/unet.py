@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from data.seeds import generator, uniform
+from data.rng import generator, uniform
 from tools.pocket.latents import Latents, load_latents, made_of
 from tools.pocket.pool import Pool, load_pool
 from tools.pocket.text import WIDTH

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data.captions import with_article
-from data.seeds import seed_for
+from data.rng import seed_for
 from tools.pocket.attributes import ACCESSORIES, CANVAS, ELEMENTS, KEEP_COLOUR, SIZE, Subject, blank, placed
 from tools.pocket.figures import COLOURS, bordered, figure, filled, flattened, line_drawing, nouns, shaded
 

@@ -3,16 +3,16 @@
 python train/ddpm/compare.py --seeds 5
 """
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
-from train.ddpm.running.compare_options import CompareOptions
+from train.ddpm.runs.config import CompareOptions
 
 
 def main() -> int:
     options = parse(CompareOptions, prog="compare.py", description=__doc__ or "")
-    from train.ddpm.running import comparing  # torch is loaded only once the flags are known to be right
+    from train.ddpm.runs import comparison  # torch is loaded only once the flags are known to be right
 
-    return comparing.run(options)
+    return comparison.compare(options)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,18 @@
 python train/ddpm/fit.py --config train/ddpm/configs/tutorial-digits.yaml
 """
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
-from train import launched  # noqa: F401 (it remembers who started this process, before torch is loaded)
-from train.ddpm.running.config import ALIASES, CONFIGS, FitConfig
+from train import signals  # noqa: F401 (it remembers who started this process, before torch is loaded)
+from train.ddpm.runs.config import ALIASES, CONFIGS, FitConfig
 
 
 def main() -> int:
     preset = CONFIGS / "digits.yaml"
     config = parse(FitConfig, prog="fit.py", description=__doc__ or "", preset=preset, aliases=ALIASES)
-    from train.ddpm.running import job  # torch is loaded only once the flags are known to be right
+    from train.ddpm.runs import trainer  # torch is loaded only once the flags are known to be right
 
-    return job.run(config)
+    return trainer.fit(config)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from train.ddpm.prediction import Network
 Conditional = Callable[[Images, Timesteps, Tensor], Tensor]  # (B, C, H, W), (B,) timesteps, (B,) int64 classes
 
 
-def conditioned(network: Conditional, classes: Tensor) -> Network:
+def condition(network: Conditional, classes: Tensor) -> Network:
     """The network for pictures of the (B,) classes, without guidance."""
 
     def answer(xt: Images, t: Timesteps) -> Tensor:
@@ -26,7 +26,7 @@ def conditioned(network: Conditional, classes: Tensor) -> Network:
     return answer
 
 
-def guided(network: Conditional, classes: Tensor, nothing: int, scale: float) -> Network:
+def guide(network: Conditional, classes: Tensor, nothing: int, scale: float) -> Network:
     """Towards the (B,) classes by `scale`: 0 is without a class, 1 the class as learned, more of it above 1.
 
     nothing: the class that the network learned for pictures whose class was hidden. Both questions go through the
@@ -47,6 +47,6 @@ def guided(network: Conditional, classes: Tensor, nothing: int, scale: float) ->
     return answer
 
 
-def hidden(classes: Tensor, uniforms: Tensor, rate: float, nothing: int) -> Tensor:
+def drop_classes(classes: Tensor, uniforms: Tensor, rate: float, nothing: int) -> Tensor:
     """(B,) classes for training, `rate` of them replaced by `nothing`. uniforms: (B,) numbers in [0, 1)."""
     return torch.where(uniforms < rate, torch.full_like(classes, nothing), classes)

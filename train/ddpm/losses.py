@@ -4,14 +4,21 @@ They are not averaged over the batch, so that a caller can weight timesteps firs
 float64 inputs), because a squared half-precision error overflows above 255.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data.errors import choose
-from data.shapes import PerSample
+from data.errors import check_choice
+from data.shapes import PerSample, Table, Timesteps
+from train.ddpm.diffusion import gather
+from train.ddpm.schedule import Schedule
 
 Loss = Callable[[Tensor, Tensor], PerSample]
 
@@ -63,9 +70,9 @@ def pseudo_smooth_l1(prediction: Tensor, target: Tensor, c: PerSample) -> PerSam
 LOSSES: dict[str, Loss] = {"mse": mse, "l2": mse, "l1": l1, "huber": huber}  # l2: another name for mse
 
 
-def named(name: str) -> Loss:
+def get_loss(name: str) -> Loss:
     """The loss `name` of LOSSES; InputError with a suggestion for an unknown one."""
-    return LOSSES[choose(name, LOSSES, what="loss")]
+    return LOSSES[check_choice(name, LOSSES, what="loss")]
 
 
 def difference(prediction: Tensor, target: Tensor) -> Tensor:
@@ -80,3 +87,162 @@ def per_sample(error: Tensor) -> PerSample:
     """The mean over every axis but the first."""
     assert error.ndim >= 2, f"a batch of samples, not {tuple(error.shape)}"
     return error.mean(dim=tuple(range(1, error.ndim)))
+
+
+class Criterion(Protocol):
+    """(B, ...) prediction and target, (B,) timesteps -> (B,) one number a sample."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, t: Timesteps) -> PerSample: ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The same distance at every timestep."""
+
+    distance: Loss
+
+    def __call__(self, prediction: Tensor, target: Tensor, t: Timesteps) -> PerSample:
+        return self.distance(prediction, target)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A distance that turns from squared to absolute at an error of widths[t]."""
+
+    distance: Callable[[Tensor, Tensor, PerSample], PerSample]
+    widths: Table
+
+    def __call__(self, prediction: Tensor, target: Tensor, t: Timesteps) -> PerSample:
+        return self.distance(prediction, target, gather(self.widths, t, like=prediction).flatten())
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A criterion times weights[t]."""
+
+    criterion: Criterion
+    weights: Table
+
+    def __call__(self, prediction: Tensor, target: Tensor, t: Timesteps) -> PerSample:
+        errors = self.criterion(prediction, target, t)
+        return gather(self.weights, t, like=errors) * errors
+
+
+# ---- widths of Huber losses, c(t): (T,) float64
+# Source: Khrapov et al. 2024, arXiv 2403.16728; the curves as kohya-ss/sd-scripts has them (pull request 1228).
+
+
+def constant_delta(schedule: Schedule, c: float) -> Table:
+    """c(t) = c."""
+    return torch.full_like(schedule.betas, c)
+
+
+def exponential_delta(schedule: Schedule, c: float) -> Table:
+    """c(t) = c^(t / T): 1 where there is no noise, about c where there is nothing else."""
+    t = torch.arange(schedule.steps, dtype=schedule.betas.dtype, device=schedule.betas.device)
+    return (t / schedule.steps * math.log(c)).exp()
+
+
+def snr_delta(schedule: Schedule, c: float) -> Table:
+    """c(t) = (1 - c) / (1 + sigma_t)^2 + c, sigma_t^2 = 1 / SNR(t): from 1 without noise to exactly c at zero SNR."""
+    sigma = ((1.0 - schedule.alphas_cumprod) / schedule.alphas_cumprod).sqrt()
+    return (1.0 - c) / (1.0 + sigma) ** 2 + c
+
+
+HUBER_SCHEDULES: dict[str, Callable[[Schedule, float], Table]] = {
+    "constant": constant_delta,
+    "exponential": exponential_delta,
+    "snr": snr_delta,
+}
+
+
+def huber_deltas(name: str, schedule: Schedule, c: float) -> Table:
+    """c(t) by the name of its curve; InputError with a suggestion for an unknown one."""
+    return HUBER_SCHEDULES[check_choice(name, HUBER_SCHEDULES, what="Huber schedule")](schedule, c)
+
+
+# a schedule and gamma > 0 -> a table for each of diffusers' prediction types
+Weighting = Callable[[Schedule, float], Mapping[str, Table]]
+
+
+def min_snr(schedule: Schedule, gamma: float) -> Mapping[str, Table]:
+    """w = min(SNR, gamma): timesteps with little noise count no more than gamma.
+
+    At zero SNR the forms for x_0 and v are 0: that step is not learnt. Source: arXiv 2303.09556, with gamma 5.
+    """
+    a, b = schedule.alphas_cumprod, 1.0 - schedule.alphas_cumprod
+    return {
+        "sample": (a / b).clamp(max=gamma),  # min(SNR, gamma)
+        "epsilon": (gamma * b / a).clamp(max=1.0),  # min(SNR, gamma) / SNR
+        "v_prediction": a.minimum(gamma * b),  # min(SNR, gamma) / (SNR + 1)
+    }
+
+
+def soft_min_snr(schedule: Schedule, gamma: float) -> Mapping[str, Table]:
+    """w = SNR gamma / (SNR + gamma), a smooth min_snr: half of it at SNR = gamma.
+
+    Source: Crowson et al. 2024, arXiv 2401.11605: 1 / (sigma^2 + 1 / gamma) with sigma^2 = 1 / SNR, gamma 4.
+    """
+    a, b = schedule.alphas_cumprod, 1.0 - schedule.alphas_cumprod
+    return {
+        "sample": a * gamma / (a + gamma * b),  # SNR gamma / (SNR + gamma)
+        "epsilon": gamma * b / (a + gamma * b),  # gamma / (SNR + gamma)
+        "v_prediction": gamma * a * b / (a + gamma * b),  # SNR gamma / (SNR + gamma) / (SNR + 1)
+    }
+
+
+WEIGHTINGS: dict[str, Weighting] = {"min-snr": min_snr, "soft-min-snr": soft_min_snr}
+
+
+def timestep_weights(name: str, schedule: Schedule, gamma: float, prediction_type: str) -> Table:
+    """(T,) the weight at each timestep of squared errors in the space that the network predicts in."""
+    forms = WEIGHTINGS[check_choice(name, WEIGHTINGS, what="weighting")](schedule, gamma)
+    return forms[check_choice(prediction_type, forms, what="prediction type")]
+
+
+HISTORY_LENGTH = 10  # losses of each timestep
+UNIFORM_SHARE = 1e-3  # part of the draws that stay even, so that no timestep is forgotten
+
+
+@dataclass(frozen=True, eq=False)
+class LossHistory:
+    """The last losses seen at each timestep. A value: `seen` makes the next one, and a checkpoint keeps both tensors.
+
+    losses: (T, n) float64, newest last. counts: (T,) int64, how many of them are there, up to n.
+    """
+
+    losses: Tensor
+    counts: Tensor
+
+    @property
+    def complete(self) -> bool:
+        """Every timestep has been seen n times. Until then draws are even."""
+        return bool((self.counts == self.losses.shape[1]).all())
+
+    def probabilities(self) -> Tensor:
+        """(T,) float64, p_t."""
+        T = len(self.counts)
+        if not self.complete:
+            return torch.full((T,), 1.0 / T, dtype=torch.float64)
+        # p_t ~ sqrt(E[L_t^2])                                                                                eq. 18
+        root = self.losses.square().mean(dim=1).sqrt()
+        return (1.0 - UNIFORM_SHARE) * root / root.sum() + UNIFORM_SHARE / T
+
+    def draw(self, uniforms: PerSample) -> tuple[Timesteps, PerSample]:
+        """(B,) numbers in [0, 1) -> (B,) timesteps, and (B,) float32 weights 1 / (T p_t) to multiply losses with."""
+        p = self.probabilities()
+        t = torch.searchsorted(p.cumsum(0), uniforms.double(), right=True).clamp(max=len(p) - 1)
+        return t, (1.0 / (len(p) * p[t])).float()
+
+    def seen(self, t: Timesteps, losses: PerSample) -> LossHistory:
+        """With the unweighted (B,) losses at (B,) timesteps added, in the order of the batch."""
+        kept, counts = self.losses.clone(), self.counts.clone()
+        for step, loss in zip(t.tolist(), losses.detach().double().tolist(), strict=True):
+            kept[step] = torch.cat([kept[step, 1:], kept.new_tensor([loss])])
+            counts[step] = min(counts[step] + 1, kept.shape[1])
+        return LossHistory(kept, counts)
+
+
+def empty_history(steps: int, remembered: int = HISTORY_LENGTH) -> LossHistory:
+    """Nothing seen yet."""
+    return LossHistory(torch.zeros(steps, remembered, dtype=torch.float64), torch.zeros(steps, dtype=torch.int64))

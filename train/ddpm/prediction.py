@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from data.errors import InputError, choose
-from data.shapes import Images, Timesteps
-from train.ddpm import process
+from data.errors import InputError, check_choice
+from data.shapes import Images, Table, Timesteps
+from train.ddpm import diffusion
+from train.ddpm.diffusion import gather, wide
 from train.ddpm.schedule import Schedule
 
 Network = Callable[[Images, Timesteps], Tensor]  # (B, C, H, W), (B,) -> (B, C, H, W), or (B, 2C, H, W)
@@ -47,12 +49,12 @@ class Prediction:
     @cached_property
     def v(self) -> Images:
         """The direction in which x_t turns from picture to noise. Source: arXiv 2202.00512, section 4."""
-        return process.velocity(self.schedule, self.x0, self.eps, self.t)
+        return diffusion.velocity(self.schedule, self.x0, self.eps, self.t)
 
     @cached_property
     def mean(self) -> Images:
         """mu_theta(x_t, t), the mean of x_{t-1}. Source: eq. 7 with the predicted x_0, equal to eq. 11."""
-        return process.posterior(self.schedule, self.x0, self.xt, self.t)[0]
+        return diffusion.posterior(self.schedule, self.x0, self.xt, self.t)[0]
 
     def clipped(self, low: float = -1.0, high: float = 1.0) -> Prediction:
         """x_0 kept within [low, high], and eps made to agree with it again.
@@ -62,7 +64,7 @@ class Prediction:
         its code clips in every sampler.
         """
         x0 = self.x0.clamp(low, high)
-        return replace(self, x0=x0, eps=process.eps_from_x0(self.schedule, self.xt, x0, self.t))
+        return replace(self, x0=x0, eps=diffusion.eps_from_x0(self.schedule, self.xt, x0, self.t))
 
     def detached(self) -> Prediction:
         """The same mean without its gradient; a learned variance keeps its own. Source: arXiv 2102.09672, 3.1."""
@@ -116,7 +118,7 @@ class Parametrization:
     def check(self, schedule: Schedule) -> None:
         """Raise InputError where this cannot be learnt. Ask before a run."""
         if self.needs_signal:
-            process.refuse_without_signal(schedule)
+            diffusion.check_signal(schedule)
 
     def with_learned_range(self) -> Parametrization:
         """The same for a network with 2C channels. Source: Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15."""
@@ -133,7 +135,7 @@ def eps_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Ima
 
 def read_eps(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
     """x_0 and eps of a network that answers with eps. Source: eq. 15."""
-    return process.x0_from_eps(schedule, xt, output, t), output
+    return diffusion.x0_from_eps(schedule, xt, output, t), output
 
 
 def x0_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
@@ -143,35 +145,35 @@ def x0_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Imag
 
 def read_x0(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
     """x_0 and eps of a network that answers with x_0. Source: eq. 4, solved for eps."""
-    return output, process.eps_from_x0(schedule, xt, output, t)
+    return output, diffusion.eps_from_x0(schedule, xt, output, t)
 
 
 def read_v(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
     """x_0 and eps of a network that answers with v. Source: arXiv 2202.00512, section 4."""
-    return process.x0_from_v(schedule, xt, output, t), process.eps_from_v(schedule, xt, output, t)
+    return diffusion.x0_from_v(schedule, xt, output, t), diffusion.eps_from_v(schedule, xt, output, t)
 
 
 def mean_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
     """mu~_t(x_t, x_0). Source: eq. 7; the regression of eq. 8."""
-    return process.posterior(schedule, x0, process.add_noise(schedule, x0, eps, t), t)[0]
+    return diffusion.posterior(schedule, x0, diffusion.add_noise(schedule, x0, eps, t), t)[0]
 
 
 def read_mean(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
     """x_0 and eps of a network that answers with the posterior mean. Source: eq. 7 and eq. 11, solved for them."""
-    return process.x0_from_mean(schedule, xt, output, t), process.eps_from_mean(schedule, xt, output, t)
+    return diffusion.x0_from_mean(schedule, xt, output, t), diffusion.eps_from_mean(schedule, xt, output, t)
 
 
 eps = Parametrization("eps", eps_target, read_eps, needs_signal=True)
 x0 = Parametrization("x0", x0_target, read_x0)
-v = Parametrization("v", process.velocity, read_v)
+v = Parametrization("v", diffusion.velocity, read_v)
 mean = Parametrization("mean", mean_target, read_mean)
 
 PARAMETRIZATIONS: dict[str, Parametrization] = {each.name: each for each in (eps, x0, v, mean)}
 
 
-def named(name: str, *, learned_range: bool = False) -> Parametrization:
+def get_parametrization(name: str, *, learned_range: bool = False) -> Parametrization:
     """The parametrization `name` of PARAMETRIZATIONS; InputError with a suggestion for an unknown one."""
-    found = PARAMETRIZATIONS[choose(name, PARAMETRIZATIONS, what="prediction")]
+    found = PARAMETRIZATIONS[check_choice(name, PARAMETRIZATIONS, what="prediction")]
     return found.with_learned_range() if learned_range else found
 
 
@@ -184,3 +186,65 @@ def clipped(predict: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser
         return predict(xt, t).clipped(low, high)
 
     return look
+
+
+LogTable = Callable[[Schedule], Table]  # a schedule of T steps -> (T,) natural logarithms
+
+
+@dataclass(frozen=True)
+class Variance:
+    """log sigma_t^2 at `low`, or where the network says between `low` and `high`."""
+
+    low: LogTable
+    high: LogTable | None = None
+
+    def of_step(self, seen: Prediction, schedule: Schedule, i: int) -> float | Tensor:
+        """log sigma^2 of step i for a whole batch, a number if it is fixed. The schedule is on the CPU."""
+        high = self.high(schedule)[i].item() if self.high else None
+        return interpolate_log_variance(seen, self.low(schedule)[i].item(), high)
+
+    def of_each(self, seen: Prediction, schedule: Schedule, i: Tensor) -> Tensor:
+        """log sigma^2 for (B,) steps of the schedule on their device: (B, 1, ...), if learned (B, C, H, W). float64."""
+        like = wide(seen.xt)  # a divergence is a small difference of these logarithms
+        high = gather(self.high(schedule), i, like) if self.high else None
+        return interpolate_log_variance(seen, gather(self.low(schedule), i, like), high)
+
+
+def interpolate_log_variance(seen: Prediction, low: Any, high: Any) -> Any:
+    """log Sigma = v log beta_t + (1 - v) log beta~_t. Source: Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15."""
+    if high is None:
+        return low
+    if seen.fraction is None:
+        what = "learned-range variance with a network that learned none"
+        raise InputError(
+            what, allowed=", ".join(FIXED_VARIANCES), fix="Or train one whose output has twice the channels."
+        )
+    return seen.fraction * high + (1.0 - seen.fraction) * low
+
+
+def log_variance_small(schedule: Schedule) -> Table:
+    """log beta~_t, with beta~_2 at the first step. Source: arXiv 2006.11239, eq. 7 and the released code."""
+    return schedule.posterior_log_variance
+
+
+def log_variance_large(schedule: Schedule) -> Table:
+    """log beta_t, with beta~_2 at the first step "for a better decoder log likelihood", as the released code has it."""
+    return torch.cat([schedule.posterior_log_variance[:1], schedule.betas[1:].log()])
+
+
+def log_variance_beta(schedule: Schedule) -> Table:
+    """log beta_t at every step, the first too: what the paper says. Exact for data ~ N(0, 1)."""
+    return schedule.betas.log()
+
+
+FIXED_VARIANCES = {
+    "fixed-large": Variance(log_variance_large),
+    "fixed-small": Variance(log_variance_small),
+    "beta": Variance(log_variance_beta),
+}
+VARIANCES = {**FIXED_VARIANCES, "learned-range": Variance(log_variance_small, log_variance_beta)}
+
+
+def get_variance(name: str) -> Variance:
+    """The variance `name` of NAMED; InputError with a suggestion for an unknown one."""
+    return VARIANCES[check_choice(name, VARIANCES, what="variance")]

@@ -5,21 +5,21 @@ python train/ddpm/sample.py --run runs/0001-ddpm-digits-convnext --only 3 --guid
 
 import sys
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
-from train.ddpm.running.sample_options import SampleOptions
+from train.ddpm.runs.config import SampleOptions
 
 
 def main() -> int:
     description = __doc__ or ""
     if {"-h", "--help"} & set(sys.argv):
-        from train.ddpm.samplers import NAMED
+        from train.ddpm.samplers import SAMPLERS
 
-        description += f"\nsamplers: {', '.join(NAMED)}"
+        description += f"\nsamplers: {', '.join(SAMPLERS)}"
     options = parse(SampleOptions, prog="sample.py", description=description, aliases={"-n": "--count"})
-    from train.ddpm.running import sampling  # torch is loaded only once the flags are known to be right
+    from train.ddpm.runs import sampling  # torch is loaded only once the flags are known to be right
 
-    return sampling.run(options)
+    return sampling.sample(options)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,224 @@
-"""Samplers: from noise to a picture with the network's help. NAMED is the table of them; to add one, add a row.
+"""Where a sampler's noise comes from: a position, never a generator that was used before.
 
-i counts the steps of the chain and 0 is the last one taken. A is abar at step i, P is abar at step i - 1, and 1 where
-that is the picture. Coefficients are Python numbers out of float64 tables. The tests run every row of NAMED on Gaussian
-data, where the exact answer is known.
+So a picture is a function of its own seed: the same alone, in any batch, and on any number of devices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from fractions import Fraction
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
-from data.errors import InputError, choose, suggest
-from data.shapes import Images
-from train.ddpm import variance as variances
-from train.ddpm.prediction import Prediction
-from train.ddpm.respacing import Chain
-from train.ddpm.walk import Sampler, State, Walk, run
-
-__all__ = ["NAMED", "Sampler", "State", "make", "run"]
+from data import rng
+from data.errors import InputError, check_choice, suggest
+from data.shapes import Images, Timesteps
+from train.ddpm import prediction as variances
+from train.ddpm.prediction import Denoiser, Prediction
+from train.ddpm.schedule import Schedule
 
 
-def shares(chain: Chain, i: int) -> tuple[float, float]:
+class Noise(Protocol):
+    """A position -> (B, C, H, W) standard normal noise; the same position gives the same noise."""
+
+    def __call__(self, *position: int | str) -> Images: ...
+
+
+@dataclass(frozen=True)
+class SeededNoise:
+    """Each picture of a batch has a seed, and noise of its own that follows from it.
+
+    seeds: one number a picture. shape: (C, H, W). The noise is drawn on the CPU, so that a GPU gets the same.
+    """
+
+    seeds: tuple[int, ...]
+    shape: tuple[int, ...]
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, *position: int | str) -> Images:
+        drawn = [rng.normal(self.shape, seed, "ddpm", *position) for seed in self.seeds]
+        return torch.stack(drawn).to(self.device, self.dtype)
+
+    def start(self) -> Images:
+        """x_T, the (B, C, H, W) noise that a picture is made from."""
+        return self("start")
+
+
+def seeded_noise(start: int, count: int, shape: Sequence[int], device: torch.device | str = "cpu") -> SeededNoise:
+    """Noise for `count` pictures with the seeds start, start + 1, ...: picture i of one run is picture 0 of another."""
+    return SeededNoise(tuple(range(start, start + count)), tuple(shape), device)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A schedule of n steps and the timestep that the network knows each of them by.
+
+    schedule: n steps, tables on the CPU; entry i belongs to step i of the chain.
+    timesteps: n increasing indices into the long schedule; step i of the chain is the network's timesteps[i].
+    """
+
+    schedule: Schedule
+    timesteps: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def t(self, i: int, like: Images) -> Timesteps:
+        """(B,) the network's timestep of step i, for the batch `like`."""
+        return torch.full((len(like),), self.timesteps[i], dtype=torch.int64, device=like.device)
+
+
+def respace(schedule: Schedule, count: int | None = None, spacing: str = "linspace") -> Chain:
+    """The chain through `count` timesteps of `schedule`, all of them if None; InputError for what cannot be.
+
+    A schedule with zero terminal SNR must keep its last step, where drawing starts (arXiv 2305.08891, section 3.3).
+    """
+    T = schedule.steps
+    kept = tuple(range(T)) if count is None else spaced_timesteps(T, count, spacing)
+    if kept[-1] != T - 1 and not schedule.has_signal_left:
+        raise InputError(
+            f"{spacing} spacing of {count} of {T} steps leaves out the last one, where a schedule with zero terminal "
+            "SNR starts",
+            allowed="linspace or trailing",
+        )
+    return Chain(respaced_schedule(schedule, kept), kept)
+
+
+def respaced_schedule(schedule: Schedule, kept: Sequence[int]) -> Schedule:
+    """The schedule whose abar_i is abar at timestep kept[i]; on the CPU. Source: arXiv 2102.09672, section 4."""
+    betas, abar = schedule.betas.cpu().double(), schedule.alphas_cumprod.cpu().double()
+    if len(kept) == schedule.steps:
+        return Schedule(betas)  # bit for bit, and not only to rounding
+    abar = abar[list(kept)]
+    before = torch.cat([torch.ones_like(abar[:1]), abar[:-1]])
+    # beta'_i = 1 - abar_{tau_i} / abar_{tau_{i-1}}
+    return Schedule(1.0 - abar / before)
+
+
+def spaced_timesteps(T: int, count: int, spacing: str) -> tuple[int, ...]:
+    """`count` increasing timesteps of [0, T), spaced as SPACINGS says; InputError for an unknown spacing or count."""
+    place = SPACINGS[check_choice(spacing, SPACINGS, what="spacing")]
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= T:
+        raise InputError(f"{count!r} sampling steps", allowed=f"a whole number from 1 to {T}")
+    return place(T, count)
+
+
+# ---- spacings, in fractions so that no rounding of floats decides (a half goes to the even number, as in numpy);
+# names as in Lin et al. 2023, arXiv 2305.08891, section 3.3
+
+
+def linspace(T: int, count: int) -> tuple[int, ...]:
+    """From 0 to T - 1, both included (for a single step, T - 1), evenly to rounding."""
+    if count == 1:
+        return (T - 1,)
+    # i (T - 1) / (n - 1)
+    return tuple(round(Fraction(i * (T - 1), count - 1)) for i in range(count))
+
+
+def leading(T: int, count: int) -> tuple[int, ...]:
+    """0, k, 2k ... with k = floor(T / count): the last timesteps are never visited."""
+    return tuple(i * (T // count) for i in range(count))
+
+
+def trailing(T: int, count: int) -> tuple[int, ...]:
+    """T - 1 and down from it by T / count, to rounding; the first kept one is about T / count - 1."""
+    # i T / n - 1 for i = 1..n
+    return tuple(round(Fraction(i * T, count)) - 1 for i in range(1, count + 1))
+
+
+SPACINGS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
+    "linspace": linspace,
+    "leading": leading,
+    "trailing": trailing,
+}
+
+
+FINISHED = -1  # the timestep of a finished picture: one before the first
+
+
+@dataclass(frozen=True, eq=False)
+class SamplerState:
+    """Where a walk stands: x_t, and what the network takes the finished picture to be.
+
+    t: the network's timestep of xt, falling to FINISHED. xt, x0: (B, C, H, W); both are the picture at FINISHED.
+    The x0 of all states are the progressive prediction of Ho et al. 2020, arXiv 2006.11239, figure 6.
+    """
+
+    t: int
+    xt: Images
+    x0: Images
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingContext:
+    """What every step of one walk needs."""
+
+    chain: Chain
+    predict: Denoiser
+    noise: Noise
+
+    def look(self, i: int, xt: Images) -> Prediction:
+        """What the network says about xt at step i of the chain."""
+        return self.predict(xt, self.chain.t(i, xt))
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """Parent of every sampler. count: how many steps, all of the schedule's if None. spacing: which, see respacing."""
+
+    corruption: ClassVar[str] = "gaussian"  # the process whose noise it removes: this, or "mix"
+
+    count: int | None = field(default=None, kw_only=True)
+    spacing: str = field(default="linspace", kw_only=True)
+
+    @abstractmethod
+    def step(self, walk: SamplingContext, i: int, now: Prediction, before: Prediction | None) -> Images:
+        """x at step i - 1 of the chain (at i = 0: the picture), from what is seen at step i and was seen at i + 1.
+
+        Noise of this step is walk.noise(i).
+        """
+
+    def chain(self, schedule: Schedule) -> Chain:
+        """The steps that this sampler takes; InputError for a count or spacing that cannot be."""
+        return respace(schedule, self.count, self.spacing)
+
+    def steps(self, predict: Denoiser, schedule: Schedule, x_T: Images, noise: Noise) -> Iterator[SamplerState]:
+        """Every state from x_T (B, C, H, W) down to the picture: n + 1 of them for n steps.
+
+        schedule: the one that the network was trained on. noise(i): the noise of step i of the chain, (B, C, H, W).
+        """
+        return self.walk(SamplingContext(self.chain(schedule), predict, noise), x_T)
+
+    @torch.no_grad()
+    def walk(self, walk: SamplingContext, xt: Images, start: int | None = None) -> Iterator[SamplerState]:
+        """The states of a walk down from step `start` of the chain, where xt is; from the last step if None."""
+        before = None
+        for i in reversed(range(len(walk.chain) if start is None else start + 1)):
+            now = walk.look(i, xt)
+            yield SamplerState(walk.chain.timesteps[i], xt, now.x0)
+            xt, before = self.step(walk, i, now, before), now
+        yield SamplerState(FINISHED, xt, xt)
+
+
+def generate(sampler: Sampler, predict: Denoiser, schedule: Schedule, x_T: Images, noise: Noise) -> Images:
+    """The pictures at the end of a walk, (B, C, H, W) as x_T."""
+    return final_images(sampler.steps(predict, schedule, x_T, noise))
+
+
+def final_images(states: Iterable[SamplerState]) -> Images:
+    """The pictures that a walk ends with."""
+    (state,) = deque(states, maxlen=1)  # keeps one in memory
+    return state.xt
+
+
+def abar_and_previous(chain: Chain, i: int) -> tuple[float, float]:
     """A and P: abar at step i of the chain, and at the step below it."""
     return chain.schedule.alphas_cumprod[i].item(), chain.schedule.alphas_cumprod_prev[i].item()
 
@@ -41,11 +235,11 @@ class Ancestral(Sampler):
     noise_scale: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        variances.named(self.variance)
+        variances.get_variance(self.variance)
         if not self.noise_scale >= 0:
             raise InputError(f"noise_scale {self.noise_scale:g}", allowed="0 (no noise) and above; 1 is the algorithm")
 
-    def step(self, walk: Walk, i: int, now: Prediction, before: Prediction | None) -> Images:
+    def step(self, walk: SamplingContext, i: int, now: Prediction, before: Prediction | None) -> Images:
         schedule = walk.chain.schedule
         # mu = sqrt(abar_{t-1}) beta_t / (1 - abar_t) x_0 + sqrt(alpha_t) (1 - abar_{t-1}) / (1 - abar_t) x_t     eq. 7
         # with x_0 of eq. 15: 1 / sqrt(alpha_t) (x_t - beta_t / sqrt(1 - abar_t) eps)                             eq. 11
@@ -53,7 +247,7 @@ class Ancestral(Sampler):
         mean = c1 * now.x0 + c2 * now.xt
         if i == 0 or self.noise_scale == 0:
             return mean  # z = 0 at the last step
-        log_variance = variances.named(self.variance).of_step(now, schedule, i)
+        log_variance = variances.get_variance(self.variance).of_step(now, schedule, i)
         sigma = (log_variance / 2).exp() if isinstance(log_variance, Tensor) else math.exp(log_variance / 2)
         # x_{t-1} = mu + sigma_t z                                                               algorithm 2, line 4
         return mean + self.noise_scale * sigma * walk.noise(i)
@@ -72,8 +266,8 @@ class DDIM(Sampler):
         if not 0 <= self.eta <= 1:
             raise InputError(f"eta {self.eta:g}", allowed="0 (deterministic) to 1 (ancestral)")
 
-    def step(self, walk: Walk, i: int, now: Prediction, before: Prediction | None) -> Images:
-        A, P = shares(walk.chain, i)
+    def step(self, walk: SamplingContext, i: int, now: Prediction, before: Prediction | None) -> Images:
+        A, P = abar_and_previous(walk.chain, i)
         # sigma_t = eta sqrt((1 - abar_{t-1}) / (1 - abar_t)) sqrt(1 - abar_t / abar_{t-1})                      eq. 16
         sigma = self.eta * math.sqrt((1 - P) / (1 - A) * (1 - A / P))
         # x_{t-1} = sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma_t^2) eps + sigma_t z                      eq. 12
@@ -89,8 +283,8 @@ class Heun(Sampler):
     is its Euler step. Two looks a step, but one from s = infinity (zero terminal SNR) and one to s = 0 (the picture).
     """
 
-    def step(self, walk: Walk, i: int, now: Prediction, before: Prediction | None) -> Images:
-        A, P = shares(walk.chain, i)
+    def step(self, walk: SamplingContext, i: int, now: Prediction, before: Prediction | None) -> Images:
+        A, P = abar_and_previous(walk.chain, i)
         # Euler: x_{t-1} = sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1}) eps                         lines 4 and 5
         euler = math.sqrt(P) * now.x0 + math.sqrt(1 - P) * now.eps
         if i == 0 or A == 0:
@@ -109,8 +303,8 @@ class DPMSolver(Sampler):
     are first order (DDIM's), as is the one after a zero terminal SNR.
     """
 
-    def step(self, walk: Walk, i: int, now: Prediction, before: Prediction | None) -> Images:
-        A, P = shares(walk.chain, i)
+    def step(self, walk: SamplingContext, i: int, now: Prediction, before: Prediction | None) -> Images:
+        A, P = abar_and_previous(walk.chain, i)
         x0 = now.x0
         if before is not None and i > 0:
             x0 = self.extrapolated(walk.chain, i, now, before)
@@ -138,13 +332,13 @@ class Naive(Sampler):
 
     corruption = "mix"
 
-    def step(self, walk: Walk, i: int, now: Prediction, before: Prediction | None) -> Images:
+    def step(self, walk: SamplingContext, i: int, now: Prediction, before: Prediction | None) -> Images:
         here, below = walk.chain.timesteps[i] + 1, (walk.chain.timesteps[i - 1] + 1 if i > 0 else 0)
         # a_t = t / T of the noise is there; x_s = x_t + (1 - a_s / a_t) (x_0 - x_t)
         return now.xt + (1 - below / here) * (now.x0 - now.xt)
 
 
-NAMED: dict[str, Sampler] = {
+SAMPLERS: dict[str, Sampler] = {
     "fixed-large": Ancestral("fixed-large"),
     "fixed-small": Ancestral("fixed-small"),
     "learned-range": Ancestral("learned-range"),
@@ -155,24 +349,24 @@ NAMED: dict[str, Sampler] = {
 }
 
 
-def options(name: str) -> list[str]:
+def sampler_options(name: str) -> list[str]:
     """The options that the sampler `name` takes in `make`."""
-    return [each.name for each in fields(NAMED[name]) if each.name != "variance"]
+    return [each.name for each in fields(SAMPLERS[name]) if each.name != "variance"]
 
 
-def make(name: str, **chosen: Any) -> Sampler:
+def make_sampler(name: str, **chosen: Any) -> Sampler:
     """The sampler `name` of NAMED with other options, e.g. make("ddim", eta=0.5, count=50, spacing="trailing").
 
     InputError with a suggestion for an unknown name or option, and for an option that cannot be.
     """
-    choose(name, NAMED, what="sampler")
-    refuse_unknown(name, chosen)
-    return replace(NAMED[name], **chosen)
+    check_choice(name, SAMPLERS, what="sampler")
+    check_sampler_options(name, chosen)
+    return replace(SAMPLERS[name], **chosen)
 
 
-def refuse_unknown(name: str, chosen: Mapping[str, Any]) -> None:
+def check_sampler_options(name: str, chosen: Mapping[str, Any]) -> None:
     """Raise InputError for an option that the sampler does not have."""
-    allowed = options(name)
+    allowed = sampler_options(name)
     for option in chosen:
         if option not in allowed:
             what = f"unknown option {option!r} of sampler {name!r}{suggest(option, allowed)}"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.errors import InputError, choose, suggest
+from data.errors import InputError, check_choice, suggest
 from data.shapes import Table
 
 
@@ -34,7 +34,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         assert self.betas.dtype == torch.float64, f"betas are cast last: build them in float64, not {self.betas.dtype}"
-        refuse_bad_betas(self.betas)
+        check_betas(self.betas)
 
     @property
     def steps(self) -> int:
@@ -117,7 +117,7 @@ class Schedule:
         return bool(self.alphas_cumprod[-1] > 0)
 
 
-def refuse_bad_betas(betas: Tensor) -> None:
+def check_betas(betas: Tensor) -> None:
     """Raise InputError unless `betas` is a row of numbers in (0, 1), of which the last may be 1."""
     if betas.ndim != 1 or len(betas) == 0:
         raise InputError(f"a noise schedule with betas of shape {tuple(betas.shape)}", allowed="a row of at least one")
@@ -136,7 +136,7 @@ def refuse_bad_betas(betas: Tensor) -> None:
 
 def linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """beta_t rises evenly from beta_start to beta_end. Source: section 4, with T = 1000."""
-    return Schedule(evenly(beta_start, beta_end, T))
+    return Schedule(float64_linspace(beta_start, beta_end, T))
 
 
 def scaled_linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
@@ -148,7 +148,7 @@ def scaled_linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> S
     if beta_start <= 0 or beta_end <= 0:
         raise InputError(f"beta_start {beta_start:g} and beta_end {beta_end:g}", allowed="0 < beta < 1")
     # beta_t = (sqrt(beta_start) + (t - 1) / (T - 1) (sqrt(beta_end) - sqrt(beta_start)))^2
-    return Schedule(evenly(math.sqrt(beta_start), math.sqrt(beta_end), T) ** 2)
+    return Schedule(float64_linspace(math.sqrt(beta_start), math.sqrt(beta_end), T) ** 2)
 
 
 def sigmoid(T: int, beta_start: float = 1e-4, beta_end: float = 0.02, span: float = 6.0) -> Schedule:
@@ -157,7 +157,7 @@ def sigmoid(T: int, beta_start: float = 1e-4, beta_end: float = 0.02, span: floa
     span: how far into both tails of the curve the ends lie. Source: GeoDiff, arXiv 2203.02923, the released code.
     """
     # beta_t = beta_start + (beta_end - beta_start) / (1 + exp(-u)), u even in [-span, span]
-    return Schedule(torch.sigmoid(evenly(-span, span, T)) * (beta_end - beta_start) + beta_start)
+    return Schedule(torch.sigmoid(float64_linspace(-span, span, T)) * (beta_end - beta_start) + beta_start)
 
 
 def cosine(T: int, s: float = 0.008, min_beta: float = 1e-4, max_beta: float = 0.9999) -> Schedule:
@@ -194,9 +194,9 @@ DIFFUSERS_NAMES = {  # beta_schedule in a diffusers scheduler_config.json -> our
 }
 
 
-def make(name: str, T: int, **options: float) -> Schedule:
+def make_schedule(name: str, T: int, **options: float) -> Schedule:
     """The schedule `name` of SCHEDULES with T steps; InputError with a suggestion for an unknown name or option."""
-    build = SCHEDULES[choose(name, SCHEDULES, what="noise schedule")]
+    build = SCHEDULES[check_choice(name, SCHEDULES, what="noise schedule")]
     allowed = [option for option in inspect.signature(build).parameters if option != "T"]
     for option in options:
         if option not in allowed:
@@ -211,7 +211,7 @@ def from_diffusers(config: Mapping[str, Any], *, where: object = None) -> Schedu
     where: the file, for error messages. InputError for a beta_schedule that is not known here.
     """
     try:
-        schedule = curve_of(config)
+        schedule = schedule_before_rescaling(config)
         return zero_terminal_snr(schedule) if config.get("rescale_betas_zero_snr") else schedule
     except InputError as error:
         raise InputError(error.what, where=where, allowed=error.allowed, fix=error.fix) from error
@@ -219,11 +219,11 @@ def from_diffusers(config: Mapping[str, Any], *, where: object = None) -> Schedu
         raise InputError(f"the scheduler's settings cannot be read ({error})", where=where) from error
 
 
-def curve_of(config: Mapping[str, Any]) -> Schedule:
+def schedule_before_rescaling(config: Mapping[str, Any]) -> Schedule:
     """The schedule of a diffusers config before its rescaling: `trained_betas` if there, else the named curve."""
     if config.get("trained_betas") is not None:
         return Schedule(torch.tensor([float(beta) for beta in config["trained_betas"]], dtype=torch.float64))
-    kind = choose(config.get("beta_schedule", "linear"), DIFFUSERS_NAMES, what="beta_schedule")
+    kind = check_choice(config.get("beta_schedule", "linear"), DIFFUSERS_NAMES, what="beta_schedule")
     ends = {key: float(config[key]) for key in ("beta_start", "beta_end") if key in config}
     build = SCHEDULES[DIFFUSERS_NAMES[kind]]
     T = config.get("num_train_timesteps", 1000)
@@ -246,20 +246,20 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     return Schedule(torch.cat([schedule.betas[:1], 1.0 - alphas]))
 
 
-def evenly(start: float, end: float, T: int) -> Table:
+def float64_linspace(start: float, end: float, T: int) -> Table:
     """T evenly spaced numbers from start to end, both included, in float64."""
-    return torch.linspace(start, end, checked_steps(T), dtype=torch.float64)
+    return torch.linspace(start, end, check_steps(T), dtype=torch.float64)
 
 
 def cosine_betas(T: int, s: float) -> Table:
     """beta_t = 1 - abar_t / abar_{t-1} for abar_t = f(t) / f(0), before clipping. Source: arXiv 2102.09672, eq. 17."""
-    t = evenly(0.0, 1.0, checked_steps(T) + 1)
+    t = float64_linspace(0.0, 1.0, check_steps(T) + 1)
     # f(t) = cos^2((t / T + s) / (1 + s) pi / 2)
     f = torch.cos((t + s) / (1.0 + s) * math.pi / 2.0) ** 2
     return 1.0 - f[1:] / f[:-1]
 
 
-def checked_steps(T: int) -> int:
+def check_steps(T: int) -> int:
     """T itself, if it is a count."""
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise InputError(f"a noise schedule of {T!r} steps", allowed="a whole number of 1 or more")

@@ -5,21 +5,21 @@ python train/ddpm/score.py --run runs/0001-ddpm-digits-convnext --count 1000 --b
 
 import sys
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
-from train.ddpm.running.score_options import ScoreOptions
+from train.ddpm.runs.config import ScoreOptions
 
 
 def main() -> int:
     description = __doc__ or ""
     if {"-h", "--help"} & set(sys.argv):
-        from train.ddpm.samplers import NAMED
+        from train.ddpm.samplers import SAMPLERS
 
-        description += f"\nsamplers: {', '.join(NAMED)}"
+        description += f"\nsamplers: {', '.join(SAMPLERS)}"
     options = parse(ScoreOptions, prog="score.py", description=description, aliases={"-n": "--count"})
-    from train.ddpm.running import scoring  # torch is loaded only once the flags are known to be right
+    from train.ddpm.runs import scoring  # torch is loaded only once the flags are known to be right
 
-    return scoring.run(options)
+    return scoring.score(options)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data import seeds
+from data import rng
 
 Rows = NDArray[np.int64]
 
@@ -45,7 +45,7 @@ ARMS = {
 }
 
 
-def chosen(labels: Sequence[int] | Rows, share: float, *position: int | str) -> Rows:
+def pick_share(labels: Sequence[int] | Rows, share: float, *position: int | str) -> Rows:
     """Rows of each class in equal share, rounded to the nearest and at least one, in the order of a fixed permutation.
 
     A smaller share of the same position is always part of a larger one, so that arms are paired.
@@ -54,23 +54,23 @@ def chosen(labels: Sequence[int] | Rows, share: float, *position: int | str) -> 
     picked: list[int] = []
     for label in np.unique(labels) if share > 0 else ():
         rows = np.flatnonzero(labels == label)
-        order = rows[seeds.permutation(len(rows), *position, int(label))]
+        order = rows[rng.permutation(len(rows), *position, int(label))]
         picked += order[: max(1, round(share * len(rows)))].tolist()
     return np.array(sorted(picked), np.int64)
 
 
-def as_many(labels: Sequence[int] | Rows, counts: dict[int, int], *position: int | str) -> Rows:
+def pick_counts(labels: Sequence[int] | Rows, counts: dict[int, int], *position: int | str) -> Rows:
     """So many rows of each class as `counts` says, or all there are."""
     labels = np.asarray(labels)
     picked: list[int] = []
     for label, count in counts.items():
         rows = np.flatnonzero(labels == label)
-        picked += rows[seeds.permutation(len(rows), *position, label)][:count].tolist()
+        picked += rows[rng.permutation(len(rows), *position, label)][:count].tolist()
     return np.array(sorted(picked), np.int64)
 
 
 @dataclass(frozen=True)
-class Members:
+class ArmMembers:
     """The rows of an arm, in the real and in the artificial pictures."""
 
     real: Rows
@@ -80,12 +80,14 @@ class Members:
         return len(self.real) + len(self.artificial)
 
 
-def members(arm: Arm, real: Rows, labels: Rows, artificial: Rows, drawn_labels: Rows, *position: int | str) -> Members:
+def arm_members(
+    arm: Arm, real: Rows, labels: Rows, artificial: Rows, drawn_labels: Rows, *position: int | str
+) -> ArmMembers:
     """real, artificial: rows that may be trained on; labels, drawn_labels: of all rows.
 
     The artificial share is of the *real* count of each class: as many as the real pictures they stand for.
     """
-    own = real[chosen(labels[real], arm.real, *position, "real")]
+    own = real[pick_share(labels[real], arm.real, *position, "real")]
     counts = {int(label): round(arm.artificial * int((labels[real] == label).sum())) for label in np.unique(labels)}
-    drawn = artificial[as_many(drawn_labels[artificial], counts, *position, "artificial")]
-    return Members(own, drawn if arm.artificial else np.empty(0, np.int64))
+    drawn = artificial[pick_counts(drawn_labels[artificial], counts, *position, "artificial")]
+    return ArmMembers(own, drawn if arm.artificial else np.empty(0, np.int64))

@@ -3,16 +3,16 @@
 python train/study/classify.py --train artificial/animals --test animals10 --net resnet34 --size 256
 """
 
+from data.cli import parse
 from data.errors import run_entry
-from data.options import parse
-from train.study.options import ClassifyOptions
+from train.study.config import ClassifyOptions
 
 
 def main() -> int:
     options = parse(ClassifyOptions, prog="classify.py", description=__doc__ or "")
-    from train.study import classifying
+    from train.study import commands
 
-    return classifying.run(options)
+    return commands.classify(options)
 
 
 if __name__ == "__main__":

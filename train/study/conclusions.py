@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
-from data.metrics.intervals import Interval, mean_interval, redrawn_splits
-from data.metrics.significance import holm
+from data.metrics.statistics import Interval, holm_correction, mean_interval, resampled_interval
+from train.study.experiment import NEEDS_NONE, Answer
 from train.study.measures import measure
-from train.study.running import NEEDS_NONE, Answer
 
 # what is asked, in the thesis' order: (arm, other, in words)
 QUESTIONS = (
@@ -25,7 +24,7 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """One arm of one generator: means over repeats, in [0, 1], and the interval of the accuracy."""
 
     arm: str
@@ -61,18 +60,18 @@ class Difference:
         return "equal within the margin" if self.within <= 0.05 else "not known"
 
 
-def rows(answers: Sequence[Answer]) -> list[Row]:
+def arm_rows(answers: Sequence[Answer]) -> list[ArmRow]:
     """A row for each arm and generator, in the order they were trained."""
     keys = list(dict.fromkeys((each.arm, each.generator) for each in answers))
     found = []
     for arm, generator in keys:
-        mine = of(answers, arm, generator)
+        mine = repeats_of(answers, arm, generator)
         measured = [measure(each.real, each.real_labels) for each in mine]
         accuracies = np.array([each.accuracy for each in measured])
         other = [float(np.mean([(each.artificial[name].argmax(1) == each.artificial_labels[name]).mean()
                                 for name in each.artificial])) for each in mine if each.artificial]  # fmt: skip
         found.append(
-            Row(
+            ArmRow(
                 arm, generator, mine[0].pictures, mine[0].steps, mean_interval(accuracies, range(len(mine))),
                 float(np.mean([each.balanced for each in measured])),
                 float(np.mean([each.macro_f1 for each in measured])),
@@ -83,7 +82,7 @@ def rows(answers: Sequence[Answer]) -> list[Row]:
     return found
 
 
-def of(answers: Sequence[Answer], arm: str, generator: str) -> list[Answer]:
+def repeats_of(answers: Sequence[Answer], arm: str, generator: str) -> list[Answer]:
     """The repeats of one arm, in order."""
     mine = [each for each in answers if each.arm == arm and each.generator == generator]
     return sorted(mine, key=lambda each: each.repeat)
@@ -91,7 +90,7 @@ def of(answers: Sequence[Answer], arm: str, generator: str) -> list[Answer]:
 
 def accuracies(answers: Sequence[Answer], arm: str, generator: str) -> np.ndarray:
     """(repeats,) in points; an arm that needs no generator is the same for all."""
-    mine = of(answers, arm, generator) or of(answers, arm, NEEDS_NONE)
+    mine = repeats_of(answers, arm, generator) or repeats_of(answers, arm, NEEDS_NONE)
     return np.array([100.0 * (each.real.argmax(1) == each.real_labels).mean() for each in mine])
 
 
@@ -103,13 +102,13 @@ def differences(answers: Sequence[Answer], *, test_share: float, margin: float) 
     for arm, other, asked in QUESTIONS:
         for generator in generators if {arm, other} <= trained else ():
             gaps = accuracies(answers, arm, generator) - accuracies(answers, other, generator)
-            points = redrawn_splits(gaps, train=1000, test=round(1000 * test_share / (1 - test_share)))
-            raw.append((arm, other, generator, asked, points, *chances(points, len(gaps), margin)))
-    adjusted = holm([each[5] for each in raw])
+            points = resampled_interval(gaps, train=1000, test=round(1000 * test_share / (1 - test_share)))
+            raw.append((arm, other, generator, asked, points, *p_values(points, len(gaps), margin)))
+    adjusted = holm_correction([each[5] for each in raw])
     return [Difference(*each[:5], p=adjusted[str(place)], within=each[6]) for place, each in enumerate(raw)]
 
 
-def chances(points: Interval, count: int, margin: float) -> tuple[float, float]:
+def p_values(points: Interval, count: int, margin: float) -> tuple[float, float]:
     """(two-sided p against 0, the larger one-sided p against the margin) of an interval over so many repeats."""
     error = (points.high - points.value) / float(t.ppf(0.975, count - 1))
     if error == 0.0:

@@ -1,25 +1,70 @@
-"""The study's page: answers first, then each arm, the thesis' tables beside ours, and its figures with intervals."""
+"""Bars with intervals as inline SVG, in the page's own colours."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from data.features import features, make
-from data.files import write_atomic
-from data.metrics.intervals import Interval
-from data.page import Page
+from data.atomic_io import write_atomic
+from data.features import extract_features, make_extractor
+from data.metrics.statistics import Interval
+from data.reports.page import Page
 from train.study.arms import ARMS
-from train.study.conclusions import Difference, Row, differences, rows
-from train.study.figures import bars
+from train.study.conclusions import ArmRow, Difference, arm_rows, differences
+from train.study.config import StudyOptions
+from train.study.experiment import NEEDS_NONE, Answer, Material
 from train.study.measures import domain_gap
-from train.study.options import StudyOptions
-from train.study.running import NEEDS_NONE, Answer, Material
+
+WIDTH, ROW, NAMES, TOP, BOTTOM = 720, 26, 250, 6, 26
+RIGHT = 70
+
+
+def bar_chart(values: Mapping[str, Interval], title: str) -> str:
+    """A bar a name from 0 to 1, its interval as a whisker, its value beside it; HTML for Page.add."""
+    height = TOP + ROW * len(values) + BOTTOM
+    body = [*axis(height)]
+    for place, (name, value) in enumerate(values.items()):
+        middle = TOP + ROW * place + ROW / 2
+        told = escape(f"{name}: {value.value:.3f} ({value.low:.3f} to {value.high:.3f})")
+        body += [
+            f'<text class="tick" x="{NAMES - 8}" y="{middle:.1f}" dy="0.32em" text-anchor="end">{escape(name)}</text>',
+            f'<rect x="{NAMES}" y="{middle - 8:.1f}" width="{along(value.value) - NAMES:.1f}" height="16" rx="2" '
+            f'style="fill:var(--series-0);opacity:0.75"><title>{told}</title></rect>',
+            f'<path class="base" style="stroke-width:1.6" fill="none" d="{whisker(value, middle)}"/>',
+            f'<text class="tick" x="{max(along(value.high), along(value.value)) + 6:.1f}" y="{middle:.1f}" '
+            f'dy="0.32em">{value.value:.3f}</text>',
+        ]
+    label = escape(f"{title}: {', '.join(f'{name} {value.value:.3f}' for name, value in values.items())}")
+    svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(body)}</svg>'
+    return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{svg}</figure>'
+
+
+def along(value: float) -> float:
+    """0 to 1 in pixels, what lies outside at the end."""
+    return NAMES + (WIDTH - NAMES - RIGHT) * min(1.0, max(0.0, value))
+
+
+def whisker(value: Interval, middle: float) -> str:
+    low, high = along(value.low), along(value.high)
+    ends = " ".join(f"M{x:.1f} {middle - 4:.1f}V{middle + 4:.1f}" for x in (low, high))
+    return f"M{low:.1f} {middle:.1f}H{high:.1f} {ends}"
+
+
+def axis(height: int) -> list[str]:
+    """Lines at every fifth, with their numbers."""
+    parts = []
+    for fifth in range(6):
+        x = along(fifth / 5)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">{fifth / 5:.1f}</text>')
+    return parts
+
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 HEAD = ("arm", "generator", "pictures", "steps", "accuracy", "95 % interval", "balanced", "macro F1",
@@ -31,18 +76,20 @@ tested one unstratified cut, three runs a cell, and trained each arm for 30 pass
 "mixed"."""
 
 
-def published() -> list[dict[str, str]]:
+def published_table() -> list[dict[str, str]]:
     """The thesis' tables 3.1 and 3.2, mean accuracy over three runs, a row a cell."""
     with PUBLISHED.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def write(options: StudyOptions, material: Material, answers: Sequence[Answer], outdir: Path) -> Path:
+def write_report(options: StudyOptions, material: Material, answers: Sequence[Answer], outdir: Path) -> Path:
     """report.html and report.json in outdir; returns the page's path."""
-    table = rows(answers)
+    table = arm_rows(answers)
     found = differences(answers, test_share=options.test_share, margin=options.margin)
-    gaps = {each.name: gap_of(material, each.name) for each in material.artificial}
-    write_atomic(outdir / "report.json", json.dumps(facts(options, material, table, found, gaps), indent=1) + "\n")
+    gaps = {each.name: domain_gap_of(material, each.name) for each in material.artificial}
+    write_atomic(
+        outdir / "report.json", json.dumps(report_json(options, material, table, found, gaps), indent=1) + "\n"
+    )
     page = Page("Can generated pictures train a classifier?", subtitle(options, material))
     add_answers(page, found, options)
     add_arms(page, table)
@@ -59,10 +106,10 @@ def subtitle(options: StudyOptions, material: Material) -> str:
     return f"{sets}; {options.net} at {options.size} pixels, {options.repeats} repeats, recipe {options.recipe}"
 
 
-def facts(
+def report_json(
     options: StudyOptions,
     material: Material,
-    table: Sequence[Row],
+    table: Sequence[ArmRow],
     found: Sequence[Difference],
     gaps: dict[str, float],
 ) -> dict[str, object]:
@@ -77,12 +124,12 @@ def facts(
     }
 
 
-def gap_of(material: Material, name: str) -> float:
+def domain_gap_of(material: Material, name: str) -> float:
     """How well real and artificial pictures are told apart by weight-free descriptors."""
     from PIL import Image
 
-    extractor = make("descriptors")
-    sides = [features(extractor, [Image.fromarray(one) for one in material.pixels[each]])
+    extractor = make_extractor("descriptors")
+    sides = [extract_features(extractor, [Image.fromarray(one) for one in material.pixels[each]])
              for each in (material.real.name, name)]  # fmt: skip
     return domain_gap(sides[0], sides[1])
 
@@ -97,7 +144,7 @@ def add_answers(page: Page, found: Sequence[Difference], options: StudyOptions) 
         page.note(f"{each.arm} against {each.other} ({each.generator}): {each.asked} {sentence(each, options)}")
     page.table(
         ("arm", "against", "generator", "points", "95 % interval", "p (Holm)", "p of the margin", "in a word"),
-        [(each.arm, each.other, each.generator, each.points.value, ends(each.points), each.p, each.within, each.word)
+        [(each.arm, each.other, each.generator, each.points.value, format_interval(each.points), each.p, each.within, each.word)
          for each in found],
     )  # fmt: skip
 
@@ -114,14 +161,14 @@ def sentence(each: Difference, options: StudyOptions) -> str:
     return said[each.word]
 
 
-def add_arms(page: Page, table: Sequence[Row]) -> None:
+def add_arms(page: Page, table: Sequence[ArmRow]) -> None:
     page.section("Arms")
     page.table(HEAD, [
         (row.arm, "" if row.generator == NEEDS_NONE else row.generator, row.pictures, row.steps, row.accuracy.value,
-         ends(row.accuracy), row.balanced, row.macro_f1, row.calibration, row.on_artificial) for row in table
+         format_interval(row.accuracy), row.balanced, row.macro_f1, row.calibration, row.on_artificial) for row in table
     ])  # fmt: skip
     named = {row.arm if row.generator == NEEDS_NONE else f"{row.arm}, {row.generator}": row.accuracy for row in table}
-    page.add(bars(named, "accuracy on real test pictures"))
+    page.add(bar_chart(named, "accuracy on real test pictures"))
     page.text("\n\n".join(f"{name}: {arm.explained}." for name, arm in ARMS.items()))
 
 
@@ -145,11 +192,11 @@ def add_copies(page: Page, material: Material) -> None:
     page.table(("generator", "pictures", "copies", "the first"), rows)
 
 
-def add_published(page: Page, table: Sequence[Row]) -> None:
+def add_published(page: Page, table: Sequence[ArmRow]) -> None:
     """The thesis' numbers by our arms' names, and its four figures with what intervals there are."""
     page.section("Beside the thesis")
     page.text("Its tables 3.1 and 3.2, printed without spread: other pictures, other nets; only the pattern compares.")
-    theirs = published()
+    theirs = published_table()
     for theme in ("animals", "fruits"):
         mine = [cell for cell in theirs if cell["theme"] == theme]
         page.table(
@@ -163,8 +210,8 @@ def add_published(page: Page, table: Sequence[Row]) -> None:
         }
         ours = {f"here: {row.arm} {row.generator if row.generator != NEEDS_NONE else ''}".strip(): row.accuracy
                 for row in table if row.arm in (one, other)}  # fmt: skip
-        page.add(bars(named | ours, f"figure {figure}: {one} and {other}"))
-    page.add(bars(by_generator(theirs), "figure 3.5: each generator, its artificial and mixed cells pooled"))
+        page.add(bar_chart(named | ours, f"figure {figure}: {one} and {other}"))
+    page.add(bar_chart(by_generator(theirs), "figure 3.5: each generator, its artificial and mixed cells pooled"))
 
 
 FIGURES = {"3.2": ("real", "artificial"), "3.3": ("real", "mixed"), "3.4": ("half", "mixed")}
@@ -201,5 +248,5 @@ def add_classes(page: Page, material: Material, answers: Sequence[Answer]) -> No
     )
 
 
-def ends(interval: Interval) -> str:
+def format_interval(interval: Interval) -> str:
     return f"{interval.low:.3f} to {interval.high:.3f}"

@@ -6,23 +6,23 @@ python train/study/run.py --real animals10 --artificial sd21 --artificial openjo
 
 from pathlib import Path
 
+from data.cli import parse
 from data.errors import InputError, run_entry
-from data.options import parse
-from train.study.options import StudyOptions
+from train.study.config import StudyOptions
 
 
 def main() -> int:
     options = parse(StudyOptions, prog="run.py", description=__doc__ or "")
-    from train.study import studying
+    from train.study import commands
 
-    return studying.run(options, drawn_by_newest_run)
+    return commands.run_study(options, drawn_by_newest_run)
 
 
 def drawn_by_newest_run(asked: StudyOptions) -> Path:
     """Creatures drawn by the newest run, so many a type. Drawing is infer's: train does not know it, an entry may."""
     from data import sample_set
-    from infer import synthesizing
-    from infer.synthesize_options import SynthesizeOptions
+    from infer import synthesis
+    from infer.config import SynthesizeOptions
     from train import run_folder
 
     if run_folder.newest_finished(Path("runs")) is None:
@@ -30,7 +30,7 @@ def drawn_by_newest_run(asked: StudyOptions) -> Path:
                          fix="Train one first: python train/finetune.py, or give --artificial.")  # fmt: skip
     count = asked.drawn_per_class * len(sample_set.TYPES)
     options = SynthesizeOptions(theme="creatures", count=count, seed=asked.seed, steps=asked.drawn_steps)
-    return synthesizing.one_set(options)
+    return synthesis.synthesize_one(options)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ Made = Callable[..., Project]
 def taken(tmp_path_factory: pytest.TempPathFactory) -> Selection:
     """A few creatures, looked at."""
     folder = tmp_path_factory.mktemp("pictures") / "creatures"
-    sample_set.write(folder, count=COUNT, size=48)
+    sample_set.write_sample_folder(folder, count=COUNT, size=48)
     return select_images(folder, keep_duplicates=True)
 
 

@@ -15,7 +15,7 @@ from annotation.client import Client, back_up, connect
 from annotation.history import read_history
 from annotation.images import Selection
 from annotation.push import push
-from data import store
+from data import captioned_folder
 from data.errors import InputError
 from tests.servers.project.conftest import COUNT, Made, answer, tasks_of
 
@@ -53,7 +53,7 @@ def test_odd_texts_come_back_as_they_were_written(
         dispatch(command)
         said = capsys.readouterr().out
         assert len(said) < 20_000 and all(char.isprintable() or char == "\n" for char in said), command
-    exported = [sample.annotation.text for sample in store.read(Path("release")).samples]
+    exported = [sample.annotation.text for sample in captioned_folder.read_folder(Path("release")).samples]
     assert sorted(exported) == sorted(text.strip() for text in texts)
 
 

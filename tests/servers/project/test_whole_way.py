@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from annotation import project, server
 from annotation.cli import dispatch
 from annotation.client import Client, Task
-from data import checkup, sample_set
-from data.options import parse
+from data import sample_set, validate
+from data.cli import parse
 from tests.servers.project.conftest import answer, tasks_of
-from train import job
+from train import trainer
 from train.config import ALIASES, CONFIGS, Config
 from train.run_folder import Run, all_runs
 
@@ -32,7 +32,7 @@ QUICK = [
 
 def caption(task: Task) -> str:
     """What an annotator would say of a creature."""
-    about = sample_set.annotation(int(task.data["file_name"].partition(".")[0]))
+    about = sample_set.sample_annotation(int(task.data["file_name"].partition(".")[0]))
     return f"{about.name}, a {about.type} type creature"
 
 
@@ -55,7 +55,7 @@ def work_through(client: Client, found: project.Project) -> dict[str, str]:
         captions[task.data["file_name"]] = caption(task)
         answer(client, task, caption(task), seconds=30.0)
     for number, task in enumerate(tasks_of(client, found, "triage")):
-        about = sample_set.annotation(int(task.data["file_name"].partition(".")[0]))
+        about = sample_set.sample_annotation(int(task.data["file_name"].partition(".")[0]))
         assert about.type is not None
         reason = {"skip_reason": "blurred"} if number == 1 else {}
         choose(client, task, type=about.type, quality="good", **reason)
@@ -67,7 +67,7 @@ def work_through(client: Client, found: project.Project) -> dict[str, str]:
 def bring_to_the_server(label_studio: server.Server, capsys: pytest.CaptureFixture[str]) -> project.Project:
     """Pictures, with a caption that somebody wrote elsewhere, pushed by `start`; nothing is left for another push."""
     own = ["--server", str(label_studio.folder)]
-    sample_set.write(Path("whole way"), count=COUNT, size=32)
+    sample_set.write_sample_folder(Path("whole way"), count=COUNT, size=32)
     Path("old").mkdir()
     shutil.copy("whole way/00003.png", "old/renamed.png")
     Path("old/renamed.txt").write_text("a caption of before\nand another one")
@@ -90,11 +90,11 @@ def bring_to_the_server(label_studio: server.Server, capsys: pytest.CaptureFixtu
 
 def train(release: str, model: Path) -> Run:
     """Look at a release with prepare, which finds nothing wrong, and fine-tune on it for two steps."""
-    prepare = parse(checkup.Checkup, [release, "--size", "32"], prog="prepare.py", aliases=checkup.ALIASES)
-    assert checkup.run(prepare) == 0
+    prepare = parse(validate.PrepareOptions, [release, "--size", "32"], prog="prepare.py", aliases=validate.ALIASES)
+    assert validate.validate_folder(prepare) == 0
     finetune = ["--data", release, "--model", str(model), *QUICK]
     config = parse(Config, finetune, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-    assert job.run(config) == 0
+    assert trainer.run_training(config) == 0
     (run,) = all_runs(Path("runs"))
     return run
 

@@ -2,7 +2,7 @@
 
 import random
 
-from data.seeds import seed_for
+from data.rng import seed_for
 from tools.pocket.drawing.poses import Pose
 from tools.pocket.drawing.species import Species
 

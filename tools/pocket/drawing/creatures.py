@@ -5,9 +5,9 @@ Picture i shows species i % 100. Everything is a function of (seed, i): the same
 
 from PIL import Image
 
+from data.rng import seed_for
 from data.sample_set import VERSION
 from data.schema import Annotation
-from data.seeds import seed_for
 from tools.pocket.drawing import captions
 from tools.pocket.drawing.bodies import PLANS
 from tools.pocket.drawing.paint import Place

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.seeds import seed_for
+from data.rng import seed_for
 from tools.pocket.drawing import shapes
 from tools.pocket.drawing.faces import BEAK, Head
 from tools.pocket.drawing.paint import LINE, THIN, Brush, Colour, Mark, Part, tube

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from data.seeds import permutation, seed_for
+from data.rng import permutation, seed_for
 from tools.pocket.drawing.paint import Place
 
 

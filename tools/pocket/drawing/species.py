@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from data.seeds import seed_for
+from data.rng import seed_for
 from tools.pocket.drawing.palettes import KINDS, Coat, Kind
 
 PLANS = ("ball", "pear", "biped", "quadruped", "serpent", "bird", "floater", "crawler", "shelled", "golem")

@@ -1,0 +1,181 @@
+"""The machine: accelerate's settings as they really are in force, CPU threads, and what to call them."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+
+from data.errors import InputError, check_choice
+from train import signals
+from train.config import Config, MemoryOptions
+from train.optim import is_installed
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf16 with float32 trained weights"}
+
+
+def start_accelerator(config: Config) -> Accelerator:
+    """The machine for a fine-tuning run."""
+    accelerator = create_accelerator(config.threads)
+    check_memory_options(config.memory, accelerator.device)
+    set_tf32(config.memory.tf32)
+    return accelerator
+
+
+def create_accelerator(threads: int | None) -> Accelerator:
+    """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for."""
+    check_no_sharding()
+    check_no_dynamo()
+    signals.check_process_count()
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # --accumulate says it; both would divide twice
+    here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
+    wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    check_choice(
+        wanted, PRECISIONS, what="precision", where="--mixed_precision of the launcher, or ACCELERATE_MIXED_PRECISION"
+    )
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = wanted  # of BF16 accelerate takes the name and computes in fp32
+    if wanted == "fp16" and not torch.cuda.is_available():
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+        print("no GPU here: fp16 is for GPUs, training in fp32 on the CPU", flush=True)
+    # without being told so, accelerate takes two processes on a machine without a GPU for two runs of one process each
+    accelerator = Accelerator(cpu=True) if everywhere > 1 and not torch.cuda.is_available() else Accelerator()
+    if accelerator.num_processes != everywhere:
+        what = f"{everywhere} processes were started, but accelerate sees {accelerator.num_processes}"
+        fix = "Start them with: torchrun --nproc-per-node N train/finetune.py ..."
+        raise InputError(what, where="the launcher", fix=fix)
+    return accelerator
+
+
+def launch_command() -> str:
+    """The command that trains in this process' precision, with a flag if the launcher's config file has another."""
+    usual = "fp16" if torch.cuda.is_available() else "no"
+    here = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    flag = "" if here == usual else f" --mixed_precision {here}"
+    return f"accelerate launch --quiet --config_file accelerate_config.yaml{flag} train/finetune.py"
+
+
+def check_no_sharding() -> None:
+    """Raises InputError under FSDP and DeepSpeed: each process would hold, save and average a part of the weights."""
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            fix = (
+                "Use train/configs/accelerate/gpus.yaml; if memory is short: --optim.kind adamw-8bit, "
+                "--memory.gradient-checkpointing true, or --batch-size 1 with more --accumulate."
+            )
+            what = f"{name} spreads one network over several GPUs, which a network of this size does not need"
+            raise InputError(
+                what, where="the launcher's config file", allowed="distributed_type NO or MULTI_GPU", fix=fix
+            )
+
+
+def check_no_dynamo() -> None:
+    """Raises InputError if accelerate is to compile: it would do so past what train/torch_compile.py mends and proves."""
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        what = f"dynamo_backend {backend} would compile the network without a proof that its gradients are right"
+        raise InputError(what, where="the launcher's config file", allowed="'no'", fix="Use --compile instead.")
+
+
+def check_memory_options(memory: MemoryOptions, device: torch.device) -> None:
+    """Raises InputError if this machine has not what was asked for."""
+    if memory.attention == "xformers" and not is_installed("xformers"):
+        fix = "Get it with: pip install xformers, or leave it out: sdpa is as fast on most GPUs."
+        raise InputError("xformers is not installed", where="--memory.attention", fix=fix)
+    if memory.attention == "xformers" and device.type != "cuda":
+        what = f"xformers is for GPUs, this is a {device_name(device)}"
+        raise InputError(what, where="--memory.attention", allowed="sdpa", fix="Leave it out.")
+
+
+def set_tf32(on: bool) -> None:
+    """For matrix products and convolutions of float32 on a GPU; nothing else changes.
+
+    On by default: it has the mantissa of fp16, in which most runs train, the range of float32, and float32 sums.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+
+
+def configure_unet(unet: UNet2DConditionModel, memory: MemoryOptions) -> None:
+    """Gradient checkpointing and attention, as asked for. diffusers' own default is torch's fused attention."""
+    if memory.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if memory.attention == "xformers":
+        unet.enable_xformers_memory_efficient_attention()
+
+
+def describe_memory_options(config: Config, device: torch.device) -> str:
+    """What is in force, for the plan."""
+    memory = config.memory
+    words = [f"{memory.attention} attention", "channels-last"]
+    words += ["TF32"] if memory.tf32 and device.type == "cuda" else []
+    words += ["gradient checkpointing"] if memory.gradient_checkpointing else []
+    return ", ".join(words + (["compiled"] if config.compile else []))
+
+
+def describe_precision(accelerator: Accelerator) -> str:
+    return PRECISIONS.get(accelerator.mixed_precision, accelerator.mixed_precision)
+
+
+def run_conditions(accelerator: Accelerator) -> dict[str, Any]:
+    """What a run's weights follow from besides its settings, for its folder."""
+    return {"processes": accelerator.num_processes, "precision": describe_precision(accelerator)}
+
+
+def check_run_conditions(before: Mapping[str, Any], accelerator: Accelerator, folder: Path) -> None:
+    """Another number of processes sees other pictures a step, another precision gives other weights. Raises InputError.
+
+    before: the ways of the run that is to go on, among other facts; nothing is refused where they were not written.
+    """
+    if conditions_differ(before, accelerator):
+        was, would = (describe_conditions(each) for each in (before, run_conditions(accelerator)))
+        what = f"began with {was}, this would go on with {would}"
+        fix = f"Start it as it was started{launch_hint(before)}, or start another run with --new."
+        raise InputError(what, where=folder, fix=fix)
+
+
+def conditions_differ(before: Mapping[str, Any], accelerator: Accelerator) -> bool:
+    """Whether a run was computed in another way than this process would; before: as in refuse_other_ways."""
+    now = run_conditions(accelerator)
+    return "processes" in before and {name: before.get(name) for name in now} != now
+
+
+def describe_conditions(ways: Mapping[str, Any]) -> str:
+    return f"{ways['processes']} process{'es' * (ways['processes'] > 1)} in {ways['precision']}"
+
+
+def launch_hint(ways: Mapping[str, Any]) -> str:
+    """The launcher's words for it."""
+    precision = next((name for name, words in PRECISIONS.items() if words == ways["precision"]), "no")
+    if precision == "fp16" and not torch.cuda.is_available():
+        return ", on a GPU"
+    if ways["processes"] == 1:
+        return f" (accelerate launch --mixed_precision {precision} ...)"
+    return f" (ACCELERATE_MIXED_PRECISION={precision} torchrun --nproc-per-node {ways['processes']} ...)"
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
+def release_memory() -> None:
+    """Return freed main memory to the system. glibc keeps it, in pieces that seldom fit what comes next, so that each
+    phase of a run would come on top of those before: 8.5 in place of 6.4 GiB for LoRA at 512 pixels on a CPU.
+    """
+    gc.collect()
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)

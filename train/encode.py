@@ -1,0 +1,178 @@
+"""Pictures to latent moments and captions to text states, once; then the autoencoder and the text encoder may go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from data import latent_cache, rng
+from data.buckets import Bucket, assign_bucket
+from data.dataset import EncodedImage
+from data.latent_cache import CacheResult, DiskEntries, EntryPaths, ImageCrop, MemoryEntries
+from data.schema import Sample
+from data.shapes import Images, Moments, TextStates
+from train import signals
+from train.config import Config
+from train.model import BaseModel
+from train.training_set import TrainingSet
+
+STORAGE_NAMES = {"memory": "in main memory", "disk": "on the disk, read again for every batch"}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Everything the loop needs of the data."""
+
+    buckets: list[Sequence[EncodedImage]]
+    weights: list[list[float]]  # of each entry of each bucket: how often it comes, relative to others
+    train_subset: Sequence[EncodedImage]  # as many as are held out, for validation
+    held_out: Sequence[EncodedImage]
+    empty: TextStates
+    home: str  # memory or disk
+    kept: Sequence[TextStates] = ()  # (L, D) each: of the prompts whose meaning is preserved
+
+
+def encode_training_set(model: BaseModel, collection: TrainingSet, config: Config, accelerator: Accelerator) -> Encoded:
+    """Encode what is not in the cache yet. The first process does it, the others read what it kept."""
+    with accelerator.main_process_first():
+        states, texts = encode_captions(model, collection, accelerator.device)
+        moments, pictures = encode_pictures(model, collection, config, accelerator.device)
+    model.forget("vae", "text_encoder")
+    names = collection.prompts
+    records = {name: EntryPaths(name, moments[name], tuple(states[text] for text in names[name])) for name in names}
+    size = latent_cache.total_bytes(records.values())
+    home = latent_cache.choose_storage(config.pictures.keep, size)
+    for path in (*texts.damaged, *pictures.damaged):
+        accelerator.print(f"damaged, encoded again: {path}")
+    accelerator.print(
+        f"encoded    {len(records)} pictures, {size / latent_cache.GIB:.2f} GiB, kept {STORAGE_NAMES[home]}"
+    )
+    return store_encoded(home, collection, config, records, states)
+
+
+def store_encoded(
+    home: str,
+    collection: TrainingSet,
+    config: Config,
+    records: dict[str, EntryPaths],
+    states: Mapping[str, Path],
+) -> Encoded:
+    """The encoded set where it will be read from."""
+    memory = MemoryEntries(torch.device("cpu"))
+    shelve = DiskEntries if home == "disk" else memory.entries
+    buckets = [[sample.annotation.file_name for sample in samples] for samples in collection.buckets.values()]
+    return Encoded(
+        buckets=[shelve([records[name] for name in names]) for names in buckets],
+        weights=[[collection.weights[name] for name in names] for names in buckets],
+        train_subset=shelve(choose_for_validation(collection.train, config, records)),
+        held_out=shelve(choose_for_validation(collection.held_out, config, records)),
+        empty=memory.value(states[""]),
+        kept=[memory.value(states[prompt]) for prompt in collection.preserved],
+        home=home,
+    )
+
+
+def encode_captions(
+    model: BaseModel, collection: TrainingSet, device: torch.device
+) -> tuple[dict[str, Path], CacheResult]:
+    """Where the states of each prompt lie, the empty one included."""
+    prompts = all_prompts(collection)
+
+    def encoded(text: str) -> TextStates:
+        signals.stop_with_launcher()
+        return encode_text(model, text, device)
+
+    filled = latent_cache.cache_text_states(prompts, encoded, text_key(model))
+    return dict(zip(prompts, filled.places, strict=True)), filled
+
+
+def all_prompts(collection: TrainingSet) -> list[str]:
+    """All that is said, once each: the empty prompt, those that are preserved, the captions."""
+    captions = (text for texts in collection.prompts.values() for text in texts)
+    return list(dict.fromkeys(["", *collection.preserved, *captions]))
+
+
+def encode_pictures(
+    model: BaseModel, collection: TrainingSet, config: Config, device: torch.device
+) -> tuple[dict[str, tuple[Path, ...]], CacheResult]:
+    """Where the moments of every picture lie, in both orientations if it may be mirrored."""
+    frames = image_frames(collection, config)
+    encoder = model.fingerprints["vae"]
+
+    def encoded(pixels: Images) -> Moments:
+        signals.stop_with_launcher()
+        return encode_picture(model, pixels, device)
+
+    filled = latent_cache.cache_latents([f for _, f in frames], encoded, encoder)
+    moments: dict[str, tuple[Path, ...]] = {}
+    for (name, _), path in zip(frames, filled.places, strict=True):
+        moments[name] = (*moments.get(name, ()), path)
+    return moments, filled
+
+
+def image_frames(collection: TrainingSet, config: Config) -> list[tuple[str, ImageCrop]]:
+    """What the autoencoder will see of each picture, by file name, in both orientations if it may be mirrored."""
+    flips = (False, True) if config.pictures.flip else (False,)
+    return [
+        (sample.annotation.file_name, ImageCrop(sample.path, sample.sha256, bucket.width, bucket.height, flip))
+        for sample, bucket in with_bucket(collection, list(collection.buckets))
+        for flip in flips
+    ]
+
+
+def with_bucket(collection: TrainingSet, sizes: Sequence[Bucket]) -> list[tuple[Sample, Bucket]]:
+    """Every picture with the bucket it is trained in; held-out pictures go to the nearest that training uses."""
+    trained = [(sample, bucket) for bucket, samples in collection.buckets.items() for sample in samples]
+    return trained + [(sample, assign_bucket(sample.width, sample.height, sizes)) for sample in collection.held_out]
+
+
+@torch.no_grad()
+def encode_picture(model: BaseModel, pixels: Images, device: torch.device) -> Moments:
+    """(1, 3, H, W) -> (1, 2C, h, w) mean and log-variance, in float32: in fp16 SD v1's autoencoder overflows."""
+    vae: Any = model.vae
+    vae.to(device, torch.float32)
+    with exact_float32():
+        (posterior,) = vae.encode(pixels.to(device), return_dict=False)
+    return posterior.parameters
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32 on a GPU, whatever the training uses: what is kept must not depend on how the first run was started."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@torch.no_grad()
+def encode_text(model: BaseModel, text: str, device: torch.device) -> TextStates:
+    """(L, D): the last hidden states that Stable Diffusion v1 is conditioned on, in float32."""
+    encoder: Any = model.text_encoder
+    encoder.to(device, torch.float32)
+    tokens = model.tokenizer(
+        text, padding="max_length", truncation=True, max_length=model.tokenizer.model_max_length, return_tensors="pt"
+    )
+    with exact_float32():
+        return encoder(tokens.input_ids.to(device))[0][0]
+
+
+def text_key(model: BaseModel) -> str:
+    return model.fingerprints["text_encoder"] + model.fingerprints["tokenizer"]
+
+
+def choose_for_validation(
+    samples: Sequence[Sample], config: Config, records: dict[str, EntryPaths]
+) -> list[EntryPaths]:
+    """At most validation.pictures of them, the same ones every time."""
+    order = sorted(samples, key=lambda sample: rng.seed_for(config.seed, "validation", sample.sha256))
+    return [records[sample.annotation.file_name] for sample in order[: config.validation.pictures]]

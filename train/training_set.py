@@ -1,0 +1,244 @@
+"""From a captioned folder to what is trained on: what is left out and why, the held-out split, the buckets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from data import buckets, captioned_folder, captions, duplicates
+from data.buckets import Bucket, BucketUse
+from data.captioned_folder import CaptionedFolder
+from data.errors import InputError, InputErrors, raise_all
+from data.sample_set import sample_folder
+from data.schema import Sample
+from train.config import POCKET, Config, Folder, folder_labels
+from train.model import BaseModel
+from train.prior_preservation import read_preserved_prompts
+
+
+@dataclass(frozen=True)
+class SourceFolder:
+    """A folder as it was read. label: what the names of its pictures start with; empty if it is the only one."""
+
+    folder: Folder
+    label: str
+    listing: CaptionedFolder
+
+
+@dataclass(frozen=True)
+class FolderShare:
+    """What one of several folders contributes."""
+
+    folder: str
+    weight: float
+    training: int
+    held_out: int
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The usable pictures, by what they are for. A sample's file_name is its id: no two folders share one."""
+
+    found: int  # pictures seen in the folders
+    train: list[Sample]
+    held_out: list[Sample]
+    buckets: dict[Bucket, list[Sample]]  # of the training pictures
+    square: Bucket
+    prompts: dict[str, list[str]]  # sample id -> prompts
+    weights: dict[str, float]  # sample id -> how often it comes, relative to others
+    shares: list[FolderShare]  # one a folder
+    left_out: list[str]
+    warnings: list[str]  # used, but not as its owner may think
+    captions_cut: list[str]
+    near_duplicates: int
+    tokens: str
+    fingerprint: str
+    preserved: Sequence[str] = ()  # prompts whose meaning is kept, train/prior_preservation.py
+
+    def facts(self) -> dict[str, Any]:
+        """data.json: which pictures were trained on, so that anyone can check."""
+        return {
+            "fingerprint": self.fingerprint,
+            "train": {sample.annotation.file_name: sample.sha256 for sample in self.train},
+            "held_out": {sample.annotation.file_name: sample.sha256 for sample in self.held_out},
+            "folders": [vars(share) for share in self.shares],
+            "left_out": self.left_out,
+            "warnings": self.warnings,
+            "captions_cut": self.captions_cut,
+        }
+
+    def uses(self) -> list[BucketUse]:
+        """How the training pictures fall into the buckets, in the order of the buckets."""
+        return [
+            buckets.bucket_use(bucket, [(s.width, s.height) for s in held]) for bucket, held in self.buckets.items()
+        ]
+
+
+def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
+    """Read the folders, leave out what cannot be used (or refuse, if --strict), split it and sort it into buckets.
+
+    Raises InputError if nothing can be used.
+    """
+    size = config.pictures.size or model.sample_size
+    sources = read_folders(config.data, size)
+    left_out = [str(problem) for source in sources for problem in source.listing.problems if problem.refused]
+    warnings = [str(problem) for source in sources for problem in source.listing.problems if not problem.refused]
+    # the order must not depend on file names: renaming pictures is no other data set
+    found = [(sample, source) for source in sources for sample in source.listing.samples]
+    found.sort(key=lambda pair: (pair[0].sha256, pair[0].captions, pair[1].folder.weight))
+    raw = [sample for sample, _ in found]
+    prompts, preserved = render_prompts(raw, config.pictures.caption), read_preserved_prompts(config.preserve)
+    empty = [sample.where for sample, texts in zip(raw, prompts, strict=True) if texts == [""]]
+    report = captions.count_tokens(raw, model.tokenizer, config.pictures.caption)
+    kept = captions.count_tokens(preserved, model.tokenizer)
+    cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in report.cut]
+    cut += [f"preserved prompt {item.where}: {item.count} tokens, lost: {item.lost_text}" for item in kept.cut]
+    if config.strict:
+        check_strict(left_out, cut, empty, config.data)
+    samples = [with_label(sample, source.label) for sample, source in found]
+    names = [sample.annotation.file_name for sample in samples]
+    assert len(set(names)) == len(names), "a sample id stands for two pictures"
+    weights = dict(zip(names, relative_weights([source.folder.weight for _, source in found]), strict=True))
+    train, held_out, near = split_held_out(samples, config)
+    square, sorted_out = sort_into_buckets(train, size, model.step, config.pictures.buckets)
+    return TrainingSet(
+        found=sum(source.listing.found for source in sources),
+        train=train,
+        held_out=held_out,
+        buckets=sorted_out,
+        square=square,
+        prompts=dict(zip(names, prompts, strict=True)),
+        preserved=preserved,
+        weights=weights,
+        shares=folder_shares(sources, samples, held_out, found),
+        left_out=left_out,
+        warnings=warnings
+        + shared_image_warnings(samples, [source for _, source in found])
+        + empty_prompt_warnings(empty, config),
+        captions_cut=cut,
+        near_duplicates=near,
+        tokens=str(report),
+        fingerprint=content_fingerprint(samples, prompts, list(weights.values()), preserved),
+    )
+
+
+def read_folders(folders: Sequence[Folder], size: int) -> list[SourceFolder]:
+    """Read every folder. Raises InputError naming all that are missing or hold nothing usable."""
+    sources: list[SourceFolder] = []
+    errors: list[InputError] = []
+    for folder, label in zip(folders, folder_labels(list(folders)), strict=True):
+        path = sample_folder(size=size) if folder.path == POCKET else Path(folder.path).expanduser()
+        try:
+            listing = captioned_folder.read_folder(path)
+        except InputError as error:
+            errors.append(error)
+            continue
+        sources.append(SourceFolder(folder, label, listing))
+        if not listing.samples:
+            refused = [problem for problem in listing.problems if problem.refused]
+            why = f": {refused[0].where} {refused[0].what}" + (", and so on" if refused[1:] else "") if refused else ""
+            fix = f"See python data/prepare.py {path}"
+            errors.append(InputError(f"no usable picture{why}", where=f"--data {folder}", fix=fix))
+    raise_all(errors)
+    return sources
+
+
+def with_label(sample: Sample, label: str) -> Sample:
+    """The sample with its folder's label before its name: two folders may hold one file name."""
+    if not label:
+        return sample
+    name = f"{label}/{sample.annotation.file_name}"
+    return replace(sample, annotation=sample.annotation.model_copy(update={"file_name": name}))
+
+
+def relative_weights(weights: Sequence[float]) -> list[float]:
+    """Weights over the smallest of them: folders of weight 2 alone are trained on as folders of weight 1 are."""
+    exact = [Fraction(str(weight)) for weight in weights]  # 0.3 and 0.1 are 3 and 1, which 0.3 / 0.1 is not
+    return [float(weight / min(exact)) for weight in exact]
+
+
+def folder_shares(
+    sources: list[SourceFolder], samples: list[Sample], held_out: list[Sample], found: list[tuple[Sample, SourceFolder]]
+) -> list[FolderShare]:
+    """What each folder contributes."""
+    out = {sample.annotation.file_name for sample in held_out}
+    own = {id(source): [0, 0] for source in sources}
+    for sample, (_, source) in zip(samples, found, strict=True):
+        own[id(source)][sample.annotation.file_name in out] += 1
+    return [FolderShare(source.folder.path, source.folder.weight, *own[id(source)]) for source in sources]
+
+
+def shared_image_warnings(samples: list[Sample], sources: list[SourceFolder]) -> list[str]:
+    """A warning if pictures of equal content lie in several folders: they come as often as all of these say."""
+    places: dict[str, dict[str, str]] = {}
+    for sample, source in zip(samples, sources, strict=True):
+        places.setdefault(sample.sha256, {}).setdefault(source.label, sample.annotation.file_name)
+    twice = [list(names.values()) for names in places.values() if len(names) > 1]
+    if not twice:
+        return []
+    count = "1 picture lies" if len(twice) == 1 else f"{len(twice)} pictures lie"
+    return [f"{count} in more than one folder, used once for each (e.g. {' and '.join(twice[0])})"]
+
+
+def render_prompts(samples: list[Sample], template: str) -> list[list[str]]:
+    """The prompts of each picture, the empty one where nothing is said. Raises InputError for an unknown field."""
+    fields = captions.known_fields(sample.annotation for sample in samples)
+    return [captions.render_prompts(sample.annotation, template, fields=fields) or [""] for sample in samples]
+
+
+def empty_prompt_warnings(places: list[str], config: Config) -> list[str]:
+    """A warning if pictures are trained on with the empty prompt, which nobody asked for."""
+    if not places:
+        return []
+    some = "1 picture has" if len(places) == 1 else f"{len(places)} pictures have"
+    return [f"{some} the empty prompt, for {config.pictures.caption!r} leaves nothing to say (e.g. {places[0]})"]
+
+
+def check_strict(left_out: list[str], cut: list[str], empty: list[str], folders: Sequence[Folder]) -> None:
+    """--strict: nothing may be dropped. Raises InputErrors naming everything."""
+    where = ", ".join(str(folder) for folder in folders)
+    problems = [InputError(f"{text.removesuffix('.')} (--strict)") for text in left_out]
+    problems += [InputError(f"caption cut: {text} (--strict)", where=where) for text in cut]
+    problems += [InputError("the caption template leaves nothing to say of it (--strict)", where=at) for at in empty]
+    if problems:
+        raise InputErrors(problems)
+
+
+def split_held_out(samples: list[Sample], config: Config) -> tuple[list[Sample], list[Sample], int]:
+    """Training pictures, held-out pictures, and how many are near-duplicates of another."""
+    groups = duplicates.duplicate_groups(samples)
+    near = sum(groups.count(group) > 1 for group in groups)
+    if config.pictures.held_out == 0:
+        return samples, [], near
+    parts = duplicates.split_held_out(samples, groups, share=config.pictures.held_out, seed=config.seed)
+    return [samples[index] for index in parts.train], [samples[index] for index in parts.held_out], near
+
+
+def sort_into_buckets(
+    samples: list[Sample], size: int, step: int, several: bool
+) -> tuple[Bucket, dict[Bucket, list[Sample]]]:
+    """The square bucket, and the training pictures of each bucket, largest first."""
+    if size % step:
+        raise InputError(f"{size} pixels", where="--pictures.size", allowed=f"a multiple of {step} for this model")
+    square = Bucket(size, size)
+    sizes = buckets.make_buckets(size, step=step) if several else [square]
+    found: dict[Bucket, list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(buckets.assign_bucket(sample.width, sample.height, sizes), []).append(sample)
+    return square, dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def content_fingerprint(
+    samples: list[Sample], prompts: list[list[str]], weights: list[float], preserved: Sequence[str] = ()
+) -> str:
+    """A hash of the pictures' bytes, prompts and weights, and of preserved prompts: names and places do not count."""
+    rows: list[list[Any]] = [[sample.sha256, texts] for sample, texts in zip(samples, prompts, strict=True)]
+    if len(set(weights)) > 1:
+        rows = [[*row, weight] for row, weight in zip(rows, weights, strict=True)]
+    rows += [list(preserved)] if preserved else []
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
