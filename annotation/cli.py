@@ -192,7 +192,6 @@ def choose_project(options: config.ImageOptions, url: str | None = None) -> Proj
 
 
 def types_in(images: Path) -> list[str]:
-    """The types in the folder's metadata."""
     types = {row.annotation.type for row in read_table(scan_folder(images)).rows}
     return sorted(each for each in types if each and not invalid_type(each))
 
@@ -212,11 +211,9 @@ def push_images(client: Client, project: Project, options: config.ImageOptions) 
         save_project(project)
         drafts = drafting.read_drafts(folder)
         result = push(client, project, selection.samples, selection.formats, drafts=drafts, overlap=options.overlap)
-        corrected = write_corrections(client, project, folder)
-    if corrected.written or corrected.skipped:
-        print_row(
-            "corrected", f"{len(corrected.written)} answers; {len(corrected.skipped)} changed by annotators since"
-        )
+        written, skipped = write_corrections(client, project, folder)
+    if written or skipped:
+        print_row("corrected", f"{len(written)} answers; {len(skipped)} changed by annotators since")
     print_push(client, project, result)
 
 
@@ -459,8 +456,8 @@ def correct_server(name: str, options: config.FixOptions, corrections: Sequence[
     if project is None:
         return "not yet, as it is not running; the next fix --apply or push changes them there"
     with opened(project, options.server, options.token_file) as client:
-        skipped = {answer.record.key for answer in write_corrections(client, project, project.folder).skipped}
-    left = sum(each.key in skipped for each in corrections)
+        _, skipped = write_corrections(client, project, project.folder)
+    left = len({each.key for each in corrections} & {answer.record.key for answer in skipped})
     return f"{len(corrections) - left} changed, {left} changed by annotators since"
 
 

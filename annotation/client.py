@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from annotation.config import SERVER_FOLDER
 from annotation.server import DATABASE, Server, find_server
 from data.atomic_io import atomic_folder
 from data.errors import InputError, printable
+from data.progress import ProgressBar
 
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
 TESTED_VERSIONS = "1.23."  # of Label Studio
@@ -73,11 +72,14 @@ class Client:
 
     def retry(self, request: Request[T]) -> T:
         """Send a request that may safely be sent twice, with retries. Raises InputError."""
+        import httpx
+
         for attempt, pause in enumerate((*PAUSES, None), 1):
             try:
                 return request(self.sdk)
             except Exception as error:
-                if pause is None or not is_transient(error) or (attempt == CONNECTION_TRIES and is_refused(error)):
+                refused = isinstance(error, httpx.ConnectError) and attempt == CONNECTION_TRIES
+                if pause is None or refused or not is_transient(error):
                     raise self.explain(error) from None
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
@@ -115,11 +117,6 @@ class Client:
         if answer.is_error:
             raise self.explain_status(answer.status_code, answer.text)
 
-    def version(self) -> str:
-        """The server's Label Studio version, e.g. "1.23.2"."""
-        versions = self.retry(lambda sdk: sdk.versions.get()).model_dump()
-        return str(versions.get("release") or "of an unknown version")
-
     def explain(self, error: Exception) -> InputError:
         """A failure as one line with what to do; our own bugs are raised as they are."""
         import httpx
@@ -137,7 +134,6 @@ class Client:
         raise error
 
     def explain_status(self, status: int, body: object) -> InputError:
-        """An HTTP status with its body as one line."""
         message = error_message(body)
         if status == 401:
             return InputError(f"the access token is rejected ({message})", where=self.url, fix=self.token_fix(message))
@@ -219,13 +215,6 @@ def is_transient(error: Exception) -> bool:
         bug = "does not match format" in str(body.get("detail"))  # a 500 that names what it cannot parse will recur
         return error.status_code in TRANSIENT and not bug
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
-
-
-def is_refused(error: Exception) -> bool:
-    """Nothing listens at that address."""
-    import httpx
-
-    return isinstance(error, httpx.ConnectError)
 
 
 def error_message(body: object) -> str:
@@ -318,7 +307,7 @@ def copy_database(source: Path, target: Path) -> None:
 def export_projects(client: Client, folder: Path) -> None:
     """Every project with its tasks and answers, as NUMBER-TITLE.json, which any Label Studio can import."""
     projects = client.retry(lambda sdk: list(sdk.projects.list(page_size=PAGE_SIZE, include="id,title")))
-    for project in tqdm(projects, desc="backing up projects", unit="project", disable=None, leave=False):
+    for project in ProgressBar(projects, "backing up projects", unit="project"):
         content = client.retry(
             lambda sdk, number=project.id: b"".join(
                 sdk.projects.exports.download_sync(id=number, export_type="JSON", download_all_tasks=True)

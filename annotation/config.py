@@ -14,8 +14,6 @@ Winner = Literal["central", "newest", "first"]
 
 
 class ProjectOptions(Options):
-    """The project a command works on."""
-
     name: str | None = None
     """project, a folder in captions/; default: the only one"""
     images: Path | None = None
@@ -23,8 +21,6 @@ class ProjectOptions(Options):
 
 
 class NewProjectOptions(Options):
-    """A project that the command may create."""
-
     name: str | None = None
     """project, a folder in captions/; default: the name of the image folder, or the only project"""
     images: Path | None = None
@@ -32,29 +28,21 @@ class NewProjectOptions(Options):
 
 
 class LocalServerOptions(Options):
-    """The server that `start` starts."""
-
     server: Path = SERVER_FOLDER
     """folder of the server's database, login and log"""
 
 
 class ServerOptions(LocalServerOptions):
-    """The project's server, local or not."""
-
     token_file: Path | None = None
     """file with the access token of a server that `start` did not start; default: $LABEL_STUDIO_API_KEY"""
 
 
 class UrlOptions(ServerOptions):
-    """A server named by its address."""
-
     url: str | None = None
     """address of an existing Label Studio; default: the server that `start` starts"""
 
 
 class ImageOptions(NewProjectOptions):
-    """What is pushed."""
-
     images: Path | None = None
     """image folder; default: the project's; the sample images if there is no project yet"""
     types: list[str] = Field(default_factory=list)

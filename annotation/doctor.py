@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from annotation.client import TESTED_VERSIONS, Client, connect
-from annotation.environment import VERSION, find_environment
+from annotation.environment import VERSION, environment_folder, is_installed
 from annotation.project import Project, load_project, open_screens, project_names
 from annotation.server import (
     DATABASE,
@@ -74,11 +74,11 @@ def catch(what: str, check: Callable[[], Iterator[Diagnosis]]) -> Iterator[Diagn
 
 
 def check_environment() -> Diagnosis:
-    environment = find_environment()
-    if environment.complete:
-        return Diagnosis("environment", f"Label Studio {VERSION} in {environment.folder}")
-    state = "is incomplete" if environment.folder.exists() else "does not exist"
-    return Diagnosis("environment", f"{environment.folder} {state}", "Run annotate.py start, which installs it.")
+    folder = environment_folder()
+    if is_installed(folder):
+        return Diagnosis("environment", f"Label Studio {VERSION} in {folder}")
+    state = "is incomplete" if folder.exists() else "does not exist"
+    return Diagnosis("environment", f"{folder} {state}", "Run annotate.py start, which installs it.")
 
 
 def check_disk(folder: Path) -> Diagnosis:
@@ -140,11 +140,10 @@ def check_remote(url: str, token_file: Path | None) -> Iterator[Diagnosis]:
 
 
 def check_token(client: Client) -> Iterator[Diagnosis]:
-    """Whose token it is, and the server's version."""
     user = client.retry(lambda sdk: sdk.users.whoami())
     kind = "legacy access token" if client.legacy_token else "personal access token, refreshed automatically"
     yield Diagnosis("token", f"{kind} of {user.email}")
-    version = client.version()
+    version = str(client.retry(lambda sdk: sdk.versions.get()).model_dump().get("release") or "of unknown version")
     tested = version.startswith(TESTED_VERSIONS)
     yield Diagnosis("version", f"Label Studio {version}" + ("" if tested else f"; tested with {TESTED_VERSIONS}x"))
 

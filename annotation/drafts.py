@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from annotation.agreement import token_f1, whole_word
 from annotation.images import ImageFile
@@ -24,6 +23,7 @@ from data.atomic_io import file_sha256, write_atomic
 from data.errors import InputError
 from data.features import Extractor, extract_features
 from data.images import decode, read_bytes
+from data.progress import ProgressBar
 
 DRAFTS = "drafts.jsonl"
 HUMAN = 1.0  # the score of drafts that people wrote elsewhere
@@ -109,7 +109,7 @@ def draft_all(
     for source in sources:
         left = [image for image in images if image.sha256 not in drafts]
         size = source.batch or max(1, len(left))
-        for start in tqdm(range(0, len(left), size), source.label, unit="batch", delay=2.0, leave=False):
+        for start in ProgressBar(range(0, len(left), size), source.label, unit="batch", delay=2.0):
             batch = left[start : start + size]
             new = draft_batch(batch, source, style, forbidden)
             if new:

@@ -17,15 +17,14 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from data.atomic_io import cache_root, write_atomic
 from data.errors import InputError
+from data.progress import ProgressBar
 
 VERSION = "1.23.2"  # before changing it, run tests/servers with the new version
+READY, PROGRAM, PYTHON, DATABASE = "ready", "env/bin/label-studio", "env/bin/python", "empty.sqlite3"
 PINS = Path(__file__).with_name("label_studio.txt")
 DISK_SPACE = 2 << 30  # bytes for the libraries and for pip while it installs them
 OFFLINE = {  # no usage data, no error reports, no check for a newer version
@@ -51,59 +50,37 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Environment:
-    """An installation of Label Studio."""
-
-    folder: Path
-
-    @property
-    def program(self) -> Path:
-        return self.folder / "env" / "bin" / "label-studio"
-
-    @property
-    def python(self) -> Path:
-        return self.folder / "env" / "bin" / "python"
-
-    @property
-    def database(self) -> Path:
-        return self.folder / "empty.sqlite3"
-
-    @property
-    def complete(self) -> bool:
-        """Whether installation finished, and the Python it was made with still exists."""
-        return all(path.exists() for path in (self.folder / "ready", self.program, self.python, self.database))
-
-
-def find_environment() -> Environment:
+def environment_folder() -> Path:
     """The environment of this version and Python, installed or not."""
     root = Path(os.environ.get("ATELIER_LABEL_STUDIO") or cache_root() / "label-studio")
-    return Environment(root / f"{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}")
+    return root / f"{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def ensure_environment() -> Environment:
-    """The environment, installed first if it is missing (1 to 3 minutes, 1 GB). Raises InputError if that fails."""
-    environment = find_environment()
-    if not environment.complete:
-        with locked(environment.folder / "lock"):
-            if not environment.complete:  # another process may have installed it in the meantime
-                install_environment(environment)
-    return environment
+def is_installed(folder: Path) -> bool:
+    """Whether installation finished, and the Python it was made with still exists."""
+    return all((folder / part).exists() for part in (READY, PROGRAM, PYTHON, DATABASE))
 
 
-def install_environment(environment: Environment) -> None:
-    """Install Label Studio and migrate an empty database."""
-    folder = environment.folder
+def ensure_environment() -> None:
+    """Install the environment if it is missing (1 to 3 minutes, 1 GB). Raises InputError if that fails."""
+    folder = environment_folder()
+    if not is_installed(folder):
+        with locked(folder / "lock"):
+            if not is_installed(folder):  # another process may have installed it in the meantime
+                install(folder)
+
+
+def install(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < DISK_SPACE:
         fix = "Free some space, or choose another disk: ATELIER_LABEL_STUDIO=FOLDER."
         raise InputError(f"{free >> 20} MiB free, Label Studio needs {DISK_SPACE >> 20}", where=folder, fix=fix)
     print(f"installing Label Studio {VERSION} in {folder} (only once)", file=sys.stderr)
-    (folder / "ready").unlink(missing_ok=True)
+    (folder / READY).unlink(missing_ok=True)
     create_venv(folder / "env")
-    pip_install(environment)
-    migrate(environment)
-    write_atomic(folder / "ready", f"{VERSION}\n")
+    pip_install(folder)
+    migrate(folder)
+    write_atomic(folder / READY, f"{VERSION}\n")
 
 
 def create_venv(folder: Path) -> None:
@@ -116,16 +93,16 @@ def create_venv(folder: Path) -> None:
         )
 
 
-def pip_install(environment: Environment) -> None:
+def pip_install(folder: Path) -> None:
     """Run pip with a bar that counts libraries; its output is kept in install.log."""
-    command = [str(environment.python), "-m", "pip", "install", "--progress-bar=off", "--disable-pip-version-check"]
+    command = [str(folder / PYTHON), "-m", "pip", "install", "--progress-bar=off", "--disable-pip-version-check"]
     command += ["--constraint", str(PINS), f"label-studio=={VERSION}"]
     total = len(PINS.read_text(encoding="utf-8").splitlines())
-    log = environment.folder / "install.log"
+    log = folder / "install.log"
     last: deque[str] = deque(maxlen=1)
     with (
         log.open("w", encoding="utf-8") as written,
-        tqdm(total=total, unit="library", desc="downloading") as bar,
+        ProgressBar(desc="downloading", total=total, unit="library") as bar,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
     ):
         assert process.stdout is not None
@@ -141,24 +118,24 @@ def pip_install(environment: Environment) -> None:
         raise InputError(f"pip could not install Label Studio: {' '.join(last)}", fix=fix)
 
 
-def migrate(environment: Environment) -> None:
+def migrate(folder: Path) -> None:
     """`label-studio version` migrates its data folder without creating a user: that database is the one to copy."""
-    folder = environment.folder / "migration"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    with tqdm(total=1, desc="preparing its database", bar_format="{desc} {elapsed}"):
+    scratch = folder / "migration"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    with ProgressBar(desc="preparing its database", total=1, bar_format="{desc} {elapsed}"):
         result = subprocess.run(
-            [str(environment.program), "version"],
-            env=clean_variables(folder), cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [str(folder / PROGRAM), "version"],
+            env=clean_variables(scratch), cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
-    database = folder / "label_studio.sqlite3"
+    database = scratch / "label_studio.sqlite3"
     if result.returncode or not database.exists():
-        fix = f"See {environment.folder / 'install.log'}."
+        fix = f"See {folder / 'install.log'}."
         raise InputError(
-            f"Label Studio does not run: {last_line(result.stdout + result.stderr)}", where=environment.program, fix=fix
+            f"Label Studio does not run: {last_line(result.stdout + result.stderr)}", where=folder / PROGRAM, fix=fix
         )
-    write_atomic(environment.database, database.read_bytes())
-    shutil.rmtree(folder, ignore_errors=True)
+    write_atomic(folder / DATABASE, database.read_bytes())
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def clean_variables(folder: Path) -> dict[str, str]:

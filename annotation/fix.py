@@ -21,8 +21,6 @@ LONGEST_SHOWN = 4000  # characters
 
 @dataclass(frozen=True)
 class Edit:
-    """A way to change a text."""
-
     description: str
     apply: Callable[[str], str]
 

@@ -104,7 +104,6 @@ class Answers:
     pseudonyms: dict[str, str] = field(default_factory=dict)
 
     def captions(self) -> list[Answer]:
-        """The written captions."""
         return [answer for answer in self.all if answer.record.screen == "text" and answer.record.status == "written"]
 
 
@@ -117,7 +116,6 @@ def read_history(folder: Path) -> list[Record]:
 
 
 def write_history(folder: Path, records: Iterable[Record]) -> None:
-    """Replace the history as a whole."""
     write_lines(folder / HISTORY, records)
 
 
@@ -127,12 +125,10 @@ def read_corrections(folder: Path) -> list[Correction]:
 
 
 def add_corrections(folder: Path, new: Sequence[Correction]) -> None:
-    """Append to the file, atomically."""
     write_lines(folder / CORRECTIONS, (*read_corrections(folder), *new))
 
 
 def read_lines(path: Path, kind: type[T], what: str, fix: str) -> list[T]:
-    """A dataclass from each line of JSON."""
     if not path.exists():
         return []
     found: list[T] = []

@@ -176,7 +176,6 @@ def read_kohya(loaded: Any, path: Path) -> Captions:
 
 
 def by_content(pairs: Iterator[tuple[Any, Any]]) -> Captions:
-    """Images (paths or bytes) with their annotations, by SHA-256."""
     for image, annotation in pairs:
         content = image if isinstance(image, bytes) else read_bytes(image)
         if annotation.captions:

@@ -182,7 +182,6 @@ def add_key_legend(side: xml.Element, keys: Sequence[tuple[str, str]]) -> None:
 
 
 def view(parent: xml.Element, name: str) -> xml.Element:
-    """A block of the screen, styled by screen.css."""
     return xml.SubElement(parent, "View", className=name)
 
 
@@ -193,6 +192,5 @@ def control(field: str) -> dict[str, str]:
 
 
 def to_xml(root: xml.Element) -> str:
-    """The configuration, one tag per line, everything escaped."""
     xml.indent(root)
     return xml.tostring(root, encoding="unicode") + "\n"

@@ -50,8 +50,6 @@ Found = Iterator[tuple[Caption, str, str]]  # a caption, what is wrong with it, 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found in a caption."""
-
     rule: str  # name of the check
     caption: Caption
     what: str
@@ -123,7 +121,6 @@ def rules_by_image(findings: Sequence[Finding], captions: Sequence[Caption]) -> 
 
 
 def format_findings(findings: Sequence[Finding], captions: Sequence[Caption], checks: Sequence[str]) -> list[str]:
-    """The findings as lines, then a summary."""
     counts = Counter(finding.rule for finding in findings)
     by_check = ", ".join(f"{name} {counts[name]}" for name in checks)
     flawed = len({(finding.caption.sha256, finding.caption.annotation) for finding in findings})

@@ -106,7 +106,6 @@ def forecast(seconds: Sequence[float], left: int) -> Forecast | None:
 
 
 def draft_uses(records: Iterable[Record]) -> dict[str, dict[DraftUse, int]]:
-    """What became of the drafts of each source."""
     uses: dict[str, Counter[DraftUse]] = defaultdict(Counter)
     for record in records:
         if record.status == "written":
@@ -129,7 +128,6 @@ def draft_use(record: Record) -> DraftUse:
 
 
 def format_progress(progress: Progress) -> list[str]:
-    """The lines of `status`."""
     share = f" ({(progress.done + progress.skipped) / progress.total:.0%})" if progress.total else ""
     counts = f"{progress.done} done, {progress.skipped} skipped, {progress.open} open of {progress.total}{share}"
     lines = [row("images", counts)]

@@ -83,11 +83,9 @@ class WorkFolder:
         return read_history(self.folder)
 
     def answers(self) -> Answers:
-        """All answers, with the corrections that apply."""
         return lay_over(self.history(), read_corrections(self.folder))
 
     def image_folder(self) -> Path:
-        """Raises InputError if it is not known."""
         if self.images is None:
             raise InputError("the image folder is not known yet", where=self.folder, fix="Give --images FOLDER.")
         return self.images
@@ -132,7 +130,6 @@ def only_one(names: Sequence[str]) -> str:
 
 
 def project_names() -> list[str]:
-    """The projects that were pushed."""
     return sorted(path.parent.name for path in ROOT.glob(f"*/{PROJECT}"))
 
 
@@ -153,7 +150,6 @@ def load_project(name: str | None) -> Project:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """project.json. Raises InputError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -232,7 +228,6 @@ def delete_duplicate_projects(client: Client, project: Project) -> None:
 
 
 def list_projects(client: Client) -> list[dict[str, Any]]:
-    """Every project that this account sees."""
     fields = "id,title,description,label_config,task_number"
     found = client.retry(lambda sdk: list(sdk.projects.list(page_size=PAGE_SIZE, include=fields)))
     return [each.model_dump(include=set(fields.split(","))) for each in found]

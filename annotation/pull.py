@@ -111,7 +111,6 @@ def read_screen(
 
 
 def count_answers(screen: str, history: Sequence[Record]) -> int:
-    """The number of current answers of a screen."""
     return sum(record.screen == screen for record in latest(history))
 
 
@@ -144,7 +143,6 @@ def condition(name: str, operator: str, kind: str, value: object) -> dict[str, o
 
 
 def query_tasks(client: Client, number: int, conjunction: str, *conditions: dict[str, object]) -> list[Task]:
-    """The tasks that meet the conditions, with answers and drafts."""
     query = json.dumps({"filters": {"conjunction": conjunction, "items": conditions}})
     tasks = client.retry(
         lambda sdk: list(sdk.tasks.list(project=number, page_size=PAGE_SIZE, fields="all", include=FIELDS, query=query))
@@ -153,7 +151,6 @@ def query_tasks(client: Client, number: int, conjunction: str, *conditions: dict
 
 
 def answers_on_server(client: Client, number: int) -> int:
-    """The number of answers of a project, skipped ones included."""
     project = client.retry(lambda sdk: sdk.projects.get(id=number))
     counts = (project.useful_annotation_number, project.skipped_annotations_number, project.ground_truth_number)
     return sum(count or 0 for count in counts)
@@ -292,7 +289,6 @@ class AnswerParser:
         return values
 
     def is_allowed(self, name: str, text: str) -> bool:
-        """Whether a choice is one of the screen's; texts are free."""
         choices = self.fields[name]
         if choices is None or text in choices:
             return True

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from annotation.client import (
     DRAFT_SOURCE,
     LINT,
@@ -33,6 +31,7 @@ from annotation.server import Server
 from data.atomic_io import atomic_file
 from data.errors import InputError
 from data.images import FORMATS, open_image
+from data.progress import ProgressBar
 from data.schema import Sample
 
 BATCH = 250  # tasks or predictions per request
@@ -47,8 +46,6 @@ Drafts = Mapping[str, Draft]  # SHA-256 -> draft
 
 @dataclass
 class PushResult:
-    """What a push did."""
-
     created: dict[str, int] = field(default_factory=dict)  # screen -> new tasks
     present: dict[str, int] = field(default_factory=dict)  # screen -> tasks that existed
     drafted: int = 0  # new or changed drafts
@@ -74,7 +71,6 @@ class Screen:
         return self.name != TRIAGE
 
     def task(self, sample: Sample) -> dict[str, Any]:
-        """A task as it is imported."""
         data = {IMAGE: self.addresses[sample.sha256], "file_name": sample.annotation.file_name}
         if self.name == caption_field():
             data |= {LINT: ""}  # the Data Manager only has columns that came with an import, in their order
@@ -133,6 +129,9 @@ def fill(client: Client, screen: Screen, result: PushResult) -> tuple[dict[str, 
         result.duplicates += duplicates
         return tasks
 
+    def count() -> int:  # ours or not; much faster than listing them
+        return client.retry(lambda sdk: sdk.projects.get(id=screen.number)).task_number or 0
+
     before = look()
     wanted = {sample.sha256 for sample in screen.samples}
     new = wanted - before.keys()
@@ -143,16 +142,11 @@ def fill(client: Client, screen: Screen, result: PushResult) -> tuple[dict[str, 
     result.created[screen.name] = len(new)
     if not new:
         return before, new
-    count = task_count(client, screen)
+    old_count = count()
     created = import_all(client, screen, set(before), look)
-    if created.keys() == new and task_count(client, screen) == count + len(new):
+    if created.keys() == new and count() == old_count + len(new):
         return before | created, new
     return look(), new  # an answer got lost, or another process, such as a killed push, created tasks meanwhile
-
-
-def task_count(client: Client, screen: Screen) -> int:
-    """The number of tasks on a screen, ours or not; much faster than listing them."""
-    return client.retry(lambda sdk: sdk.projects.get(id=screen.number)).task_number or 0
 
 
 def import_all(client: Client, screen: Screen, known: set[str], look: Callable[[], dict[str, Task]]) -> dict[str, Task]:
@@ -174,7 +168,7 @@ def import_missing(client: Client, screen: Screen, known: set[str]) -> dict[str,
     """Import in batches; returns the new tasks by SHA-256. Raises UnsureError if an answer got lost."""
     missing = [sample for sample in screen.samples if sample.sha256 not in known]
     created: dict[str, Task] = {}
-    with tqdm(total=len(missing), desc=f"pushing {screen.name}", unit="task", disable=None, leave=False) as bar:
+    with ProgressBar(desc=f"pushing {screen.name}", total=len(missing), unit="task") as bar:
         for start in range(0, len(missing), BATCH):
             tasks: Any = [screen.task(sample) for sample in missing[start : start + BATCH]]
             answer = client.once(
@@ -207,7 +201,7 @@ def ask_twice(client: Client, tasks: Mapping[str, Task], share: float) -> int:
     """
     chosen = [task for sha256, task in tasks.items() if int(sha256[:8], 16) < share * 2**32]
     new = [task for task in chosen if task.overlap < 2 and not task.touched]
-    for task in tqdm(new, desc="assigning two annotators", unit="task", disable=None, leave=False):
+    for task in ProgressBar(new, "assigning two annotators", unit="task"):
         client.retry(lambda sdk, task=task: sdk.tasks.update(id=str(task.id), overlap=2))
     return sum(task.overlap >= 2 for task in chosen) + len(new)
 
@@ -273,7 +267,7 @@ def upload_missing(client: Client, number: int, missing: Sequence[Sample], forma
     configuration = str(client.retry(lambda sdk: sdk.projects.get(id=number)).label_config)
     set_config(client, number, IMAGE_ONLY)
     try:
-        with tqdm(total=len(missing), desc="uploading images", unit="image", disable=None, leave=False) as bar:
+        with ProgressBar(desc="uploading images", total=len(missing), unit="image") as bar:
             for batch in upload_batches(missing):
                 upload_batch(client, number, batch, formats)
                 bar.update(len(batch))
@@ -307,7 +301,6 @@ def upload_batches(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 def upload_batch(client: Client, number: int, batch: Sequence[Sample], formats: Mapping[str, str]) -> None:
-    """One upload, without creating tasks."""
     files: list[tuple[str, tuple[str, bytes, str]]] = []
     for sample in batch:
         name = served_name(sample, formats)

@@ -52,8 +52,6 @@ COLUMNS |= {
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a release."""
-
     image: ImageFile
     annotation: Annotation
 
@@ -269,7 +267,6 @@ def make_lock(
 
 
 def count_values(rows: Iterable[Row], field: str) -> dict[str, int]:
-    """Value -> how often it occurs; "" for none."""
     return dict(sorted(Counter(getattr(row.annotation, field) or "" for row in rows).items()))
 
 

@@ -162,14 +162,12 @@ def caption_changes(pairs: Sequence[tuple[Annotation, Annotation]]) -> list[str]
 
 
 def replacements(old: str, new: str) -> set[tuple[str, str]]:
-    """The runs of words that were replaced by others."""
     a, b = words(old)[:LONGEST_DIFF], words(new)[:LONGEST_DIFF]
     blocks = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     return {(" ".join(a[i:j]), " ".join(b[k:m])) for kind, i, j, k, m in blocks if kind == "replace"}
 
 
 def field_changes(pairs: Sequence[tuple[Annotation, Annotation]]) -> list[str]:
-    """Which values of the other fields became which."""
     lines: list[str] = []
     for name in FIELDS:
         values = [(getattr(a, name), getattr(b, name)) for a, b in pairs]
@@ -182,7 +180,6 @@ def field_changes(pairs: Sequence[tuple[Annotation, Annotation]]) -> list[str]:
 
 
 def vocabulary_changes(old: Version, new: Version) -> list[str]:
-    """Words that are new or gone, and the median length."""
     before, after = (
         {word for row in version.rows.values() for caption in row.captions for word in words(caption)}
         for version in (old, new)

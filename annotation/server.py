@@ -25,12 +25,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
-from tqdm import tqdm
 
+from annotation import environment
 from annotation.config import SERVER_FOLDER
-from annotation.environment import clean_variables, ensure_environment, find_environment, last_line, locked
+from annotation.environment import clean_variables, last_line, locked
 from data.atomic_io import atomic_file, write_atomic
 from data.errors import InputError
+from data.progress import ProgressBar
 
 DATABASE = "label_studio.sqlite3"
 LOGIN = "login.json"
@@ -48,8 +49,6 @@ PORTS_TRIED = 20  # ports from FIRST_PORT on, before the system is asked for any
 
 @dataclass(frozen=True)
 class Login:
-    """The server's first user."""
-
     user: str
     password: str
     token: str
@@ -84,7 +83,7 @@ def start_server(
     port: a number, 0 for any, None for the last one or the next free one. variables: further environment variables.
     """
     folder = folder.resolve()
-    ensure_environment()
+    environment.ensure_environment()
     with locked(folder / "lock"):
         server = find_server(folder)
         if server is not None and port not in {None, 0, server.port}:
@@ -109,7 +108,7 @@ def prepare_folder(folder: Path) -> None:
         write_secret(folder / LOGIN, (json.dumps(asdict(login), indent=1) + "\n").encode())
     if (folder / FIRST_START).exists() or not (folder / DATABASE).exists():
         (folder / FIRST_START).touch()
-        write_secret(folder / DATABASE, find_environment().database.read_bytes())
+        write_secret(folder / DATABASE, (environment.environment_folder() / environment.DATABASE).read_bytes())
 
 
 def write_secret(path: Path, content: bytes) -> None:
@@ -140,7 +139,13 @@ def spawn(folder: Path, port: int, variables: Mapping[str, str]) -> int:
 
     The shell in between makes it a child of the system's first process, so it outlives this one.
     """
-    program = [str(find_environment().program), "start", "--data-dir", str(folder), "--no-browser"]
+    program = [
+        str(environment.environment_folder() / environment.PROGRAM),
+        "start",
+        "--data-dir",
+        str(folder),
+        "--no-browser",
+    ]
     program += ["--internal-host", HOST, "--port", str(port)]
     shell = 'umask 077; log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
     result = subprocess.run(
@@ -170,7 +175,7 @@ def server_variables(folder: Path) -> dict[str, str]:
 def wait_for_port(pid: int, port: int, folder: Path) -> bool:
     """Wait until the process listens; False if on another port, which Label Studio picks when this one is taken."""
     started = time.monotonic()
-    with tqdm(desc="starting Label Studio", bar_format="{desc} {elapsed}", disable=None, leave=False) as bar:
+    with ProgressBar(desc="starting Label Studio", bar_format="{desc} {elapsed}") as bar:
         while time.monotonic() - started < START_TIMEOUT:
             if (actual := listening_port(pid)) is not None:
                 return actual == port
@@ -183,7 +188,6 @@ def wait_for_port(pid: int, port: int, folder: Path) -> bool:
 
 
 def exited_error(folder: Path) -> InputError:
-    """Label Studio exited instead of serving."""
     last = last_line((folder / LOG).read_text(encoding="utf-8", errors="replace"))
     return InputError(f"Label Studio exited: {last}", fix=f"See {folder / LOG}.")
 
@@ -282,7 +286,6 @@ def listening_port(pid: int) -> int | None:
 
 
 def last_port(folder: Path) -> int | None:
-    """The port used last."""
     try:
         return int((folder / "port").read_text())
     except (OSError, ValueError):

@@ -76,7 +76,6 @@ def likely_typos(texts: Sequence[str], accepted: Sequence[str] = ()) -> dict[str
 
 
 def count_captions(texts: Sequence[str]) -> Counter[str]:
-    """Word -> the number of captions that use it."""
     return Counter(word for text in texts for word in set(words(text)))
 
 

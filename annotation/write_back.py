@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from annotation.client import LINT, Client, connect, tasks_by_sha256
 from annotation.environment import locked
@@ -20,6 +17,7 @@ from annotation.labeling_config import caption_field
 from annotation.project import Project, load_project, project_names
 from annotation.pull import AnswerParser, Values, parse_item, pull, screen_fields
 from annotation.server import find_server
+from data.progress import ProgressBar
 
 
 @contextmanager
@@ -37,24 +35,20 @@ def reachable_project(name: str, server: Path) -> Project | None:
     return project
 
 
-@dataclass(frozen=True)
-class WrittenBack:
-    """The corrections that the server did not have: written, or skipped because somebody changed the answer."""
+def write_corrections(client: Client, project: Project, folder: Path) -> tuple[list[Answer], list[Answer]]:
+    """Write every pending correction, then pull. After a kill the next call continues.
 
-    written: list[Answer]
-    skipped: list[Answer]
-
-
-def write_corrections(client: Client, project: Project, folder: Path) -> WrittenBack:
-    """Write every pending correction, then pull. After a kill the next call continues."""
+    Returns the answers that were written, and those skipped because somebody changed them on the server.
+    """
     answers = lay_over(read_history(folder), read_corrections(folder))
     pending = [each for each in answers.all if each.pending and each.record.screen in project.screens]
-    result = WrittenBack([], [])
-    for answer in tqdm(pending, desc="correcting", unit="answer", disable=None, leave=False):
-        (result.written if write_correction(client, project, answer) else result.skipped).append(answer)
+    written: list[Answer] = []
+    skipped: list[Answer] = []
+    for answer in ProgressBar(pending, "correcting", unit="answer"):
+        (written if write_correction(client, project, answer) else skipped).append(answer)
     if pending:
         pull(client, project, folder)
-    return result
+    return written, skipped
 
 
 def write_correction(client: Client, project: Project, answer: Answer) -> bool:
@@ -89,7 +83,7 @@ def write_findings(client: Client, project: Project, findings: Mapping[str, str]
     """Write lint findings (SHA-256 -> names of checks) into the caption tasks; returns how many tasks changed."""
     tasks, _ = tasks_by_sha256(client, project.screens[caption_field()])
     changed = {sha256: task for sha256, task in tasks.items() if task.data.get(LINT, "") != findings.get(sha256, "")}
-    for sha256, task in tqdm(changed.items(), desc="marking", unit="task", disable=None, leave=False):
+    for sha256, task in ProgressBar(changed.items(), "marking", unit="task"):
         data = task.data | {LINT: findings.get(sha256, "")}
         client.retry(lambda sdk, task=task, data=data: sdk.tasks.update(id=str(task.id), data=data))
     return len(changed)

@@ -76,7 +76,7 @@ def main() -> int:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        os.environ["ATELIER_LABEL_STUDIO"] = str(environment.find_environment().folder.parent)
+        os.environ["ATELIER_LABEL_STUDIO"] = str(environment.environment_folder().parent)
         os.environ["ATELIER_CACHE"] = str(Path(folder) / "cache")  # pictures that were never looked at before
         sample_set.write_sample_folder(Path("creatures"), count=options.count, size=options.size)
         Path("creatures/metadata.jsonl").rename("captions.jsonl")

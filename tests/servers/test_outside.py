@@ -22,7 +22,7 @@ CONNECT = "import socket; socket.socket().connect(('192.0.2.1', 80))"
 @pytest.mark.usefixtures("installed")
 def test_the_guard_sees_and_refuses(guard: dict[str, str], tmp_path: Path, code: str, noted: str) -> None:
     own = guard | {"EGRESS_LOG": str(tmp_path / "log")}
-    python = str(environment.find_environment().python)
+    python = str(environment.environment_folder() / environment.PYTHON)
     tried = subprocess.run([python, "-c", code], env=os.environ | own, capture_output=True, text=True)
     assert tried.returncode == 1 and "is outside" in tried.stderr
     assert (tmp_path / "log").read_text() == f"socket.{noted}\n"

@@ -9,10 +9,9 @@ import pytest
 from annotation import cli
 from annotation.config import FixOptions
 from annotation.fix import apply_all, diff, make_corrections, rename_term, replace_text, surround
-from annotation.history import lay_over, read_corrections, read_history, write_history
+from annotation.history import Answer, lay_over, read_corrections, read_history, write_history
 from annotation.project import Project
 from annotation.vocabulary import article, plural
-from annotation.write_back import WrittenBack
 from data.errors import InputError
 from tests.answers import project, record
 
@@ -173,10 +172,10 @@ def test_only_selected_captions_are_shown(
 def test_corrections_are_written_to_a_running_server(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def write_corrections(client: object, project: Project, folder: Path) -> WrittenBack:
+    def write_corrections(client: object, project: Project, folder: Path) -> tuple[list[Answer], list[Answer]]:
         first, second, *_ = lay_over(read_history(folder), read_corrections(folder)).all
         assert first.pending and second.pending
-        return WrittenBack([second], [first])
+        return [second], [first]
 
     monkeypatch.setattr(cli, "reachable_project", lambda name, _: cli.load_project(name))
     monkeypatch.setattr(cli, "opened", lambda *_: nullcontext())

@@ -24,15 +24,15 @@ LOGIN = b'{"user": "u", "password": "p", "token": "t"}'
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> environment.Environment:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An environment whose files exist, though none of them is Label Studio."""
     monkeypatch.setenv("ATELIER_LABEL_STUDIO", str(tmp_path / "environments"))
-    found = environment.find_environment()
-    found.program.parent.mkdir(parents=True)
-    for part in (found.program, found.python, found.database, found.folder / "ready"):
-        part.write_text("#!/bin/sh\necho no good >&2; exit 3\n")
-        part.chmod(0o755)
-    return found
+    folder = environment.environment_folder()
+    (folder / "env" / "bin").mkdir(parents=True)
+    for part in (environment.PROGRAM, environment.PYTHON, environment.DATABASE, environment.READY):
+        (folder / part).write_text("#!/bin/sh\necho no good >&2; exit 3\n")
+        (folder / part).chmod(0o755)
+    return folder
 
 
 # ---- the environment
@@ -44,11 +44,11 @@ def test_versions_are_pinned() -> None:
     assert all("==" in pin for pin in pins)
 
 
-def test_an_incomplete_environment_is_not_used(installed: environment.Environment) -> None:
-    assert environment.ensure_environment() == installed
-    installed.python.unlink()
-    installed.python.symlink_to(installed.folder / "a python that was upgraded away")
-    assert not installed.complete
+def test_an_incomplete_environment_is_not_used(installed: Path) -> None:
+    environment.ensure_environment()
+    (installed / environment.PYTHON).unlink()
+    (installed / environment.PYTHON).symlink_to(installed / "a python that was upgraded away")
+    assert not environment.is_installed(installed)
 
 
 def test_a_full_disk_is_reported_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,22 +57,20 @@ def test_a_full_disk_is_reported_first(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match="MiB free") as error:
         environment.ensure_environment()
     assert "ATELIER_LABEL_STUDIO" in str(error.value.fix)
-    assert not (environment.find_environment().folder / "env").exists()
+    assert not (environment.environment_folder() / "env").exists()
 
 
-def test_a_failed_installation_shows_the_last_line(
-    installed: environment.Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_installation_shows_the_last_line(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "create_venv", lambda _: None)
-    (installed.folder / "ready").unlink()
+    (installed / environment.READY).unlink()
     with pytest.raises(InputError, match=r"pip .*no good") as error:
         environment.ensure_environment()
     assert "install.log" in str(error.value.fix)
     monkeypatch.setattr(environment, "pip_install", lambda _: None)
     with pytest.raises(InputError, match="no good") as error:
         environment.ensure_environment()
-    assert error.value.where == installed.program
-    assert not installed.complete
+    assert error.value.where == installed / environment.PROGRAM
+    assert not environment.is_installed(installed)
 
 
 def test_the_callers_variables_do_not_leak_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +99,7 @@ def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
 # ---- the server
 
 
-def test_a_first_start_makes_a_private_login(installed: environment.Environment, tmp_path: Path) -> None:
+def test_a_first_start_makes_a_private_login(installed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "captions" / ".server"
     server.prepare_folder(folder)
     login = server.read_login(folder)
@@ -112,7 +110,7 @@ def test_a_first_start_makes_a_private_login(installed: environment.Environment,
     (folder / server.DATABASE).write_text("half a user")
     server.prepare_folder(folder)
     assert server.read_login(folder) == login
-    assert (folder / server.DATABASE).read_bytes() == installed.database.read_bytes(), "started over"
+    assert (folder / server.DATABASE).read_bytes() == (installed / environment.DATABASE).read_bytes(), "started over"
     (folder / server.FIRST_START).unlink()
     (folder / server.DATABASE).write_text("people's work")
     server.prepare_folder(folder)
@@ -264,9 +262,7 @@ def test_which_project_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # ---- the doctor
 
 
-def test_the_doctor_says_what_to_do(
-    installed: environment.Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_says_what_to_do(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / ".server"
 
@@ -282,7 +278,7 @@ def test_the_doctor_says_what_to_do(
     with closing(socket.create_server((server.HOST, 0))) as taken:
         (folder / "port").write_text(str(taken.getsockname()[1]))
         assert "is taken by" in wrong()["server"]
-    (installed.folder / "ready").unlink()
+    (installed / environment.READY).unlink()
     assert "annotate.py start" in wrong()["environment"]
     monkeypatch.setattr(doctor, "LOW_DISK", 1 << 60)
     assert "disk" in wrong()
