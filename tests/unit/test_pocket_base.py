@@ -11,10 +11,6 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from data.errors import InputError
-from tools.pocket.adopt import adopt
-from tools.pocket.unet import averaged_so_far
-
 ROOT = Path(__file__).resolve().parents[2]
 BASE, SCORER = ROOT / "data" / "pocket" / "base", ROOT / "data" / "pocket" / "scorer"
 MIB = 2**20
@@ -98,14 +94,3 @@ def test_colour_words_colour_the_picture(pipeline: Any):
     red, blue = (draw(pipeline, f"a {colour} guitar", 3, 8) for colour in ("red", "blue"))
     assert np.isfinite(red).all()
     assert (blue[..., 2] - blue[..., 0]).mean() > (red[..., 2] - red[..., 0]).mean() + 0.02
-
-
-def test_a_build_goes_on_from_the_shipped_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: Any):
-    monkeypatch.setenv("ATELIER_CACHE", str(tmp_path))
-    adopt()
-    unet, steps = averaged_so_far()
-    shipped = pipeline.unet.state_dict()
-    assert steps > 0
-    assert all(torch.equal(value, shipped[name]) for name, value in unet.state_dict().items())
-    with pytest.raises(InputError, match="there is a state to go on from"):
-        adopt()

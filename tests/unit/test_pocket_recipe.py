@@ -9,62 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from data.atomic_io import write_atomic
-from data.captions import with_article
 from data.errors import InputError
-from tools.pocket import autoencoder, latents, nouns, pictures, training
-from tools.pocket.glyphs import have_fonts
+from tools.pocket import autoencoder, figures, training
 from tools.pocket.muon import Muon, orthogonal
 from tools.pocket.training import Losses, Plan
 
-needs_fonts = pytest.mark.skipif(
-    not (have_fonts() and nouns.EMOJI_LIST.exists()), reason="fonts-noto-color-emoji, fonts-symbola missing"
-)
-
-
-@pytest.mark.parametrize(
-    ("noun", "said"),
-    [("guitar", "a guitar"), ("apple", "an apple"), ("jeans", "jeans"), ("bus", "a bus"), ("fire", "fire"),
-     ("hourglass", "an hourglass"), ("unicorn", "a unicorn"), ("dress", "a dress")],
-)  # fmt: skip
-def test_articles(noun: str, said: str):
-    assert with_article(noun) == said
-
-
-@needs_fonts
-def test_nouns_are_things_and_include_those_that_unicode_lacks():
-    names = nouns.all_nouns()
-    assert names == sorted(set(names))
-    assert 500 <= len(names) <= 700
-    assert {"fridge", "calculator", "toucan", "capybara", "fire", "ghost", "guitar"} <= set(names)
-    assert not any("type" in name.split() for name in names)
-
-
-@needs_fonts
-def test_a_picture_is_a_function_of_noun_and_variant():
-    first, again = pictures.picture("guitar", 3), pictures.picture("guitar", 3)
-    assert first.caption == again.caption
-    assert first.pixels.tobytes() == again.pixels.tobytes()
-    assert pictures.picture("guitar", 27).pixels.tobytes() != first.pixels.tobytes()
-
-
-@needs_fonts
-def test_every_look_names_itself_and_its_noun():
-    shown = [pictures.picture("camel", variant) for variant in range(len(pictures.CYCLE))]
-    assert all("camel" in picture.caption and picture.pixels.size == (64, 64) for picture in shown)
-    words = {
-        "line": ("drawing",), "background": ("background",), "size": ("small", "close-up"), "pair": (" and ",),
-        "place": pictures.PLACES, "colour": tuple(pictures.COLOURS),
-        "graphic": ("silhouette", "sticker", "pixel", "outline"),
-    }  # fmt: skip
-    for picture in shown:
-        said = words.get(picture.look, ("camel",))
-        assert any(word in picture.caption for word in said), picture.caption
+needs_fonts = pytest.mark.skipif(not figures.COLOUR_FONT.exists(), reason="needs fonts-noto-color-emoji")
 
 
 @needs_fonts
 def test_a_recoloured_noun_has_its_colour():
-    blue = np.asarray(pictures.recoloured(pictures.glyph("apple", 0), pictures.COLOURS["blue"]), dtype=float)
+    blue = np.asarray(figures.figure("apple", 0, "blue"), dtype=float)
     mean = blue[blue[..., 3] > 128][:, :3].mean(0)
     assert mean[2] > mean[0] + 60
 
@@ -114,19 +69,6 @@ def test_a_stage_refuses_a_state_that_learned_from_something_else(tmp_path: Path
         training.resume(training.Trainee(plan_of(1), model), tmp_path, "another")
 
 
-def test_latents_of_another_autoencoder_are_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in ("pool/words.json", "pool/pixels.npy", "text/model/model.safetensors"):
-        write_atomic(tmp_path / name, "same")
-    numbers = [torch.full((1,), float(number)) for number in range(2)]
-    monkeypatch.setattr(latents, "state_folder", lambda: tmp_path)
-    monkeypatch.setattr(latents, "load_pool", lambda: None)
-    encoded = [dict.fromkeys(("means", "deviations", "states", "caption"), number) for number in numbers]
-    monkeypatch.setattr(latents, "encode_pool", lambda _: {n: v.clone() for n, v in encoded.pop(0).items()})
-    for weights, expected in (("first", 0.0), ("first", 0.0), ("second", 1.0)):
-        write_atomic(tmp_path / "vae" / "model" / latents.WEIGHTS, weights)
-        assert float(latents.load_latents().means) == expected
-
-
 def test_a_process_ends_with_the_one_that_started_it():
     inner = "import os, sys; from tools.pocket.parallel import follow; follow(int(sys.argv[1]))"
     outer = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}, str(os.getpid())])"
@@ -162,13 +104,17 @@ def test_opponent_axes_see_green_against_magenta():
 
 
 @needs_fonts
-def test_normalised_latents_have_unit_deviation_and_the_same_pictures():
-    model = autoencoder.new_autoencoder().eval()
-    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    with torch.no_grad():
-        before = model.decode(model.encode(pixels).latent_dist.mode()).sample  # pyright: ignore
-        autoencoder.normalise(model)
-        after = model.decode(model.encode(pixels).latent_dist.mode()).sample  # pyright: ignore
-    assert torch.allclose(before, after, atol=1e-4)
-    deviation = autoencoder.sample_latents(model).std((0, 2, 3))
-    assert torch.allclose(deviation, torch.ones(4), atol=1e-3)
+def test_crops_for_the_decoder_show_faces_under_their_masks():
+    crops = [autoencoder.crop_of(number) for number in range(24)]
+    assert (
+        {picture.size for picture, _ in crops} == {(autoencoder.CROP, autoencoder.CROP)} == {m.size for _, m in crops}
+    )
+    assert 6 < sum(mask.getbbox() is not None for _, mask in crops) < 22
+    pixels = torch.zeros(1, 3, 8, 8)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    error = torch.zeros(1, 3, 8, 8)
+    error[..., :2] = 0.1
+    on_face = autoencoder.reconstruction_losses(pixels + error, pixels, mask)
+    beside = autoencoder.reconstruction_losses(pixels + error.flip(3), pixels, mask)
+    assert on_face["loss"] > 2 * beside["loss"] > 0

@@ -39,7 +39,8 @@ def test_empty_paper_is_tinted_by_a_quarter_at_most() -> None:
 
 @pytest.mark.slow
 def test_the_shipped_scorer_finds_nouns_on_the_creatures_paper() -> None:
-    from tools.pocket.score import Scorer, load_pipeline
+    from tools.pocket.export import load_pipeline
+    from tools.pocket.score import Scorer
     from tools.pocket.tuned import drawn, retrieved
 
     pictures, scorer = drawn(load_pipeline(), seeds=2, steps=20), Scorer()

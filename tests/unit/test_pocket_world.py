@@ -2,11 +2,10 @@
 
 import pytest
 
-from tools.pocket.attributes import ELEMENTS, SIZE
+from tools.pocket import base_training, figures, shards
+from tools.pocket.attributes import SIZE
+from tools.pocket.tokenizer import BASE, token_ids
 from tools.pocket.world import HELD_OUT, sample
-
-pytest.importorskip("torch")
-from tools.pocket import base_training, figures
 
 needs_fonts = pytest.mark.skipif(not figures.COLOUR_FONT.exists(), reason="needs fonts-noto-color-emoji")
 
@@ -29,11 +28,8 @@ def test_captions_are_free_of_what_fine_tuning_teaches():
 @needs_fonts
 def test_held_out_objects_never_get_an_element(monkeypatch: pytest.MonkeyPatch):
     shown = []
-    for element in ELEMENTS:
-        monkeypatch.setattr(
-            "tools.pocket.world.ELEMENTS", (lambda subject, rng, element=element: shown.append(element),)
-        )
-    monkeypatch.setattr("tools.pocket.world.KEEP_COLOUR", (lambda subject, rng: shown.append("kept"),))
+    monkeypatch.setattr("tools.pocket.world.ELEMENTS", (lambda subject, rng: shown.append("element"),))
+    monkeypatch.setattr("tools.pocket.world.KEEP_COLOUR", (lambda subject, rng: shown.append("element"),))
     for number in range(200_000, 200_150):
         sample(number, HELD_OUT)
     assert not shown
@@ -45,16 +41,16 @@ def test_held_out_objects_never_get_an_element(monkeypatch: pytest.MonkeyPatch):
 def test_a_batch_takes_half_its_slots_from_each_of_two_shards(monkeypatch: pytest.MonkeyPatch):
     import torch
 
-    monkeypatch.setattr(base_training, "SHARD", 64)
-    monkeypatch.setattr(base_training, "SHARDS", 4)
-    monkeypatch.setattr(base_training, "EMPTY_PROMPT", 0.0)
+    monkeypatch.setattr(shards, "SHARD", 64)
+    monkeypatch.setattr(shards, "SHARDS", 4)
+    monkeypatch.setattr(shards, "EMPTY_PROMPT", 0.0)
 
     def numbered(index: int) -> dict[str, torch.Tensor]:
         numbers = index * 64 + torch.arange(64)
         return {"latents": numbers[:, None].half(), "ids": numbers[:, None]}
 
-    monkeypatch.setattr(base_training, "shard", numbered)
-    stream, slots = base_training.Stream(), list(range(base_training.BATCH))
+    monkeypatch.setattr(shards, "shard", numbered)
+    stream, slots = shards.Stream(), list(range(shards.BATCH))
     epoch = torch.cat([stream.batch(step, slots)[1][:, 0] for step in range(4)])
     assert sorted(epoch.tolist()) == list(range(256))  # each once
     odd = stream.batch(5, slots[1::2])
@@ -67,9 +63,9 @@ def test_more_layers_change_nothing_until_they_are_trained():
 
     from tools.pocket.binding import LAYERS, deeper
 
-    shipped = CLIPTextModel.from_pretrained(base_training.BASE / "text_encoder")
+    shipped = CLIPTextModel.from_pretrained(BASE / "text_encoder")
     encoder = deeper(shipped)
-    ids = base_training.token_ids(["a red apple and a blue car"])
+    ids = token_ids(["a red apple and a blue car"])
     with torch.no_grad():
         assert torch.equal(encoder(ids).last_hidden_state, shipped(ids).last_hidden_state)
     assert encoder.config.num_hidden_layers == LAYERS

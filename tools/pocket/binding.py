@@ -12,21 +12,59 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.rng import seed_for
-from tools.pocket.export import BASE
 from tools.pocket.figures import COLOURS, nouns
-from tools.pocket.text import WIDTH, contrastive, image_tower, text_config, tokens
-from tools.pocket.tokenizer import type_phrase
+from tools.pocket.tokenizer import BASE, LENGTH, load_tokenizer, short_ids, type_phrase
 from tools.pocket.training import Losses, Plan, fit
-from tools.pocket.world import as_array, pair_caption, pair_picture, sample
+from tools.pocket.world import as_tensor, pair_caption, pair_picture, sample
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel
 
 PLAN = Plan("binding", steps=700, peak=6e-4, warmup=50, ema=0.99, decay=0.02, log_every=25)
-LAYERS = 4
+WIDTH, LAYERS = 128, 4
 PAIRS, ATTRIBUTED, PHRASES = 6, 16, 12  # groups of three pairs, of two pictures of one noun; pairs of phrases
+
+
+def text_config() -> CLIPTextConfig:
+    """LAYERS layers of WIDTH, four heads."""
+    from transformers import CLIPTextConfig
+
+    end = len(load_tokenizer()) - 1
+    return CLIPTextConfig(
+        vocab_size=end + 1, hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=WIDTH,
+        num_hidden_layers=LAYERS, num_attention_heads=4, max_position_embeddings=LENGTH, bos_token_id=end - 1,
+        eos_token_id=end, pad_token_id=end,
+    )  # fmt: skip
+
+
+def image_tower() -> nn.Sequential:
+    """A small convolutional network: 64x64 pixels to one vector of WIDTH."""
+    from torch import nn
+
+    def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.GELU()]
+
+    layers = [nn.Conv2d(3, 64, 4, 4), nn.GELU(), *block(64, 64, 1), *block(64, 128, 2), *block(128, 128, 1)]
+    layers += [*block(128, 192, 2), nn.Flatten(), nn.Linear(192 * 16, WIDTH)]
+    return nn.Sequential(*layers)
+
+
+def contrastive(left: torch.Tensor, right: torch.Tensor, scale: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """Symmetric cross entropy over cosines; pairs marked `same` (equal captions) are not counted against each other.
+
+    Source: Radford et al. 2021 (CLIP), figure 3.
+    """
+    import torch
+    from torch.nn import functional
+
+    left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
+    logits = (left @ right.T) * scale.exp().clamp(max=100.0)
+    others = same & ~torch.eye(len(logits), dtype=torch.bool)
+    logits = logits.masked_fill(others, -1e4)
+    target = torch.arange(len(logits))
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
 def deeper(shipped: CLIPTextModel) -> CLIPTextModel:
@@ -34,10 +72,8 @@ def deeper(shipped: CLIPTextModel) -> CLIPTextModel:
     import torch
     from transformers import CLIPTextModel
 
-    config = text_config(shipped.config.eos_token_id)
-    config.num_hidden_layers = LAYERS
     torch.manual_seed(14)
-    encoder = CLIPTextModel(config)
+    encoder = CLIPTextModel(text_config())
     encoder.load_state_dict(shipped.state_dict(), strict=False)
     own = shipped.config.num_hidden_layers
     with torch.no_grad():
@@ -61,7 +97,6 @@ def pair_group(rng: random.Random) -> list[tuple]:
 
 def batch(step: int) -> tuple[torch.Tensor, list[str]]:
     """Pictures (count, 3, 64, 64) in [-1, 1] and their captions."""
-    import torch
 
     rng = random.Random(seed_for("pocket", "binding", step))
     rows = [row for _ in range(PAIRS) for row in pair_group(rng)]
@@ -69,8 +104,7 @@ def batch(step: int) -> tuple[torch.Tensor, list[str]]:
         for _ in range(2):
             shown = sample(rng.randrange(2**40), (noun,))
             rows.append((shown.picture, shown.caption))
-    pixels = torch.from_numpy(as_array([picture for picture, _ in rows])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    return pixels, [caption for _, caption in rows]
+    return as_tensor([picture for picture, _ in rows]), [caption for _, caption in rows]
 
 
 def new_towers(shipped: CLIPTextModel) -> nn.ModuleDict:
@@ -84,7 +118,7 @@ def new_towers(shipped: CLIPTextModel) -> nn.ModuleDict:
     return towers
 
 
-def train_binding(tokenizer: CLIPTokenizer, folder: Path, plan: Plan = PLAN) -> CLIPTextModel:
+def train_binding(folder: Path, plan: Plan = PLAN) -> CLIPTextModel:
     """Train or go on with the state in `folder`; returns the text encoder."""
     import torch
     from transformers import CLIPTextModel
@@ -92,7 +126,7 @@ def train_binding(tokenizer: CLIPTokenizer, folder: Path, plan: Plan = PLAN) -> 
     towers = new_towers(CLIPTextModel.from_pretrained(BASE / "text_encoder"))
 
     def read(lines: list[str]) -> torch.Tensor:
-        return towers["projection"](towers["text"](tokens(tokenizer, lines)).pooler_output)
+        return towers["projection"](towers["text"](short_ids(lines)).pooler_output)
 
     def losses_at(step: int) -> Losses:
         pixels, captions = batch(step)

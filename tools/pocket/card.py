@@ -29,3 +29,8 @@ def with_table(card: str, table: str) -> str:
     before, rest = card.split(start)
     _, after = rest.split(end)
     return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def print_table(table: Table) -> None:
+    for row, value in table.items():
+        print(f"{row:40s} {value:8.2f}")

@@ -1,6 +1,4 @@
-"""ENTRY: does the base compose? Colours on nouns, elements on nouns never shown with one, two nouns in two colours.
-
-python tools/pocket/composition.py [FOLDER]     judge a base model, by default the last export of base.py
+"""Does the base compose? Colours on nouns, elements on nouns never shown with one, two nouns in two colours.
 
 The judge is a small network with one answer each for noun, colour and attribute, trained on the world's own pictures,
 blurred and noised. Its score on fresh real pictures, printed beside every number, is that number's ceiling.
@@ -8,33 +6,32 @@ blurred and noised. Its score on fresh real pictures, printed beside every numbe
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools is not installed
+from tqdm import tqdm
 
 from data.atomic_io import atomic_file
 from data.captions import with_article
-from data.errors import run_entry
 from data.rng import generator, seed_for
 from tools.pocket import attributes
 from tools.pocket.attributes import SIZE
+from tools.pocket.export import load_pipeline
 from tools.pocket.figures import COLOURS, nouns
-from tools.pocket.world import HELD_OUT, as_array, ground_of, pair_picture, subject_of
+from tools.pocket.training import Losses, Plan, fit, state_folder
+from tools.pocket.world import HELD_OUT, VERSION, as_tensor, ground_of, pair_picture, subject_of
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import nn
 
-STEPS, BATCH, PEAK = 2400, 64, 2e-3
+POOL, BATCH = 24_576, 64  # pictures, and how many of them a step takes
+PLAN = Plan("judge", steps=2000, peak=2e-3, ema=0.995, decay=0.05, log_every=100)
 ATTRIBUTES = (*attributes.ELEMENTS, *dict.fromkeys(attributes.ACCESSORIES))
 ASKED = {  # attribute -> how it is asked for
     "on_fire": "on fire", "in_water": "in water", "in_leaves": "covered in leaves", "electrified": "with lightning",
@@ -81,8 +78,8 @@ def new_judge() -> nn.Module:
     torch.manual_seed(15)
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU(),
-                nn.Conv2d(outputs, outputs, 3, 1, 1), nn.BatchNorm2d(outputs), nn.ReLU()]  # fmt: skip
+        return [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(8, outputs), nn.ReLU(),
+                nn.Conv2d(outputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs), nn.ReLU()]  # fmt: skip
 
     layers = [*block(3, 32), *block(32, 64), *block(64, 128), *block(128, 192), nn.Flatten(), nn.Dropout(0.2)]
     return nn.Sequential(*layers, nn.Linear(192 * 16, len(nouns()) + len(COLOURS) + 1 + len(ATTRIBUTES) + 1))
@@ -93,49 +90,50 @@ def answers(judge: nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return judge(pixels).split([len(nouns()), len(COLOURS) + 1, len(ATTRIBUTES) + 1], 1)
 
 
-def tensor_of(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(as_array(list(pictures))).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
 def worn(pixels: torch.Tensor, step: int) -> torch.Tensor:
     """Pictures blurred, shifted and noised a little, as what comes out of an autoencoder is."""
     import torch
     from torch.nn import functional
 
     rng = generator("pocket", "judge", "worn", step)
+    if step % 2:
+        pixels = pixels.flip(3)
     share = torch.rand(len(pixels), 1, 1, 1, generator=rng)
     pixels = pixels + share * (functional.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False) - pixels)
     noise = torch.randn(pixels.shape, generator=rng) * 0.15 * torch.rand(len(pixels), 1, 1, 1, generator=rng)
     return torch.roll((pixels + noise).clamp(-1, 1), torch.randint(-3, 4, (2,), generator=rng).tolist(), (2, 3))
 
 
-def trained_judge(path: Path) -> nn.Module:
-    """The judge in `path`, trained at the first call; a stopped training goes on."""
+def pool(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """POOL pictures as uint8 (count, 3, SIZE, SIZE) and their labels (count, 3), drawn at the first call."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = folder / f"pool-{VERSION}.safetensors"
+    if not path.exists():
+        rows = [labelled(number) for number in tqdm(range(POOL), "drawing", mininterval=20)]
+        pixels = ((as_tensor([picture for picture, _ in rows]) + 1) * 127.5).round().to(torch.uint8)
+        with atomic_file(path) as beside:
+            save_file({"pixels": pixels, "labels": torch.tensor([label for _, label in rows])}, beside)
+    stored = load_file(path)
+    return stored["pixels"], stored["labels"]
+
+
+def trained_judge(folder: Path) -> nn.Module:
+    """The judge in `folder`, trained at the first call; a stopped training goes on."""
     import torch
     from torch.nn import functional
 
     judge = new_judge()
-    optimizer = torch.optim.AdamW(judge.parameters(), PEAK, weight_decay=0.02)
-    state: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {"step": 0}
-    if state["step"]:
-        judge.load_state_dict(state["judge"])
-        optimizer.load_state_dict(state["optimizer"])
-    for step in range(state["step"], STEPS):
-        optimizer.param_groups[0]["lr"] = PEAK * min(1.0, (step + 1) / 100, max(0.01, 1.5 * (1 - step / STEPS)))
-        rows = [labelled(step * BATCH + slot) for slot in range(BATCH)]
-        labels = torch.tensor([label for _, label in rows]).T
-        scores = answers(judge.train(), worn(tensor_of([picture for picture, _ in rows]), step))
-        losses = [functional.cross_entropy(*both) for both in zip(scores, labels, strict=True)]
-        optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
-        optimizer.step()
-        if (step + 1) % 100 == 0:
-            print("judge", step + 1, [round(float(loss.detach()), 3) for loss in losses], flush=True)
-            with atomic_file(path) as beside:
-                torch.save({"step": step + 1, "judge": judge.state_dict(), "optimizer": optimizer.state_dict()}, beside)
-    return judge.eval()
+    pixels, labels = pool(folder)
+
+    def losses_at(step: int) -> Losses:
+        rows = torch.randint(POOL, (BATCH,), generator=generator("pocket", "judge", "rows", step))
+        scores = answers(judge, worn(pixels[rows].float() / 127.5 - 1.0, step))
+        losses = [functional.cross_entropy(*both) for both in zip(scores, labels[rows].T, strict=True)]
+        return {"loss": torch.stack(losses).sum(), "noun": losses[0], "colour": losses[1], "attribute": losses[2]}
+
+    return fit(PLAN, judge, losses_at, folder)
 
 
 def right(judge: nn.Module, pictures: Sequence[Image.Image], wanted: Sequence[Labels]) -> dict[str, float]:
@@ -143,7 +141,7 @@ def right(judge: nn.Module, pictures: Sequence[Image.Image], wanted: Sequence[La
     import torch
 
     with torch.no_grad():
-        found = torch.stack([scores.argmax(1) for scores in answers(judge, tensor_of(pictures))], 1)
+        found = torch.stack([scores.argmax(1) for scores in answers(judge, as_tensor(pictures))], 1)
     hits = found == torch.tensor(wanted)
     noun, colour, attribute = hits.T
     shares = {"noun": noun, "colour": colour, "attribute": attribute}
@@ -207,7 +205,7 @@ def pairs_right(judge: nn.Module, pictures: Sequence[Image.Image], wanted: Seque
 
     halves = [half(picture, side) for picture in pictures for side in (0, 1)]
     with torch.no_grad():
-        found = torch.stack([scores.argmax(1) for scores in answers(judge, tensor_of(halves))], 1)
+        found = torch.stack([scores.argmax(1) for scores in answers(judge, as_tensor(halves))], 1)
     hits = (found == torch.tensor([label for both in wanted for label in both])).view(-1, 2, 3).all(1)
     shares = {"both colours": hits[:, 1], "both nouns": hits[:, 0], "all four": hits[:, 0] & hits[:, 1]}
     return {name: round(100 * float(hit.float().mean()), 1) for name, hit in shares.items()}
@@ -228,10 +226,7 @@ def generated(pipeline: Any, prompts: Sequence[str]) -> list[Image.Image]:
 
 def judge_base(folder: Path) -> dict[str, Any]:
     """For each kind of request: the shares of the model's pictures, and of real ones."""
-    from tools.pocket.base_training import state_folder
-    from tools.pocket.score import load_pipeline
-
-    judge, pipeline = trained_judge(state_folder() / "judge.pt"), load_pipeline(folder)
+    judge, pipeline = trained_judge(state_folder() / "judge"), load_pipeline(folder)
     table: dict[str, Any] = {}
     for kind, (prompts, wanted) in requests().items():
         table[kind] = {
@@ -244,24 +239,11 @@ def judge_base(folder: Path) -> dict[str, Any]:
     return table
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="a diffusers folder (default: the last export of base.py)")
-    options = parser.parse_args()
-    import torch
-
-    from tools.pocket.base_training import state_folder
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    table = judge_base(options.folder or state_folder() / "export")
+def report(folder: Path) -> None:
+    """Judge the model in `folder`, print the table and add it to composition.jsonl in the state folder."""
+    table = judge_base(folder)
     with (state_folder() / "composition.jsonl").open("a", encoding="utf-8") as file:
-        file.write(
-            json.dumps({"time": time.strftime("%F %T"), "folder": str(options.folder or "export")} | table) + "\n"
-        )
+        file.write(json.dumps({"time": time.strftime("%F %T"), "folder": str(folder)} | table) + "\n")
     for kind, rows in table.items():
         for measure, value in rows["model"].items():
             print(f"{kind:18s} {measure:20s} {value:5.1f} %   of real pictures {rows['real'][measure]:5.1f} %")
-
-
-if __name__ == "__main__":
-    run_entry(main)

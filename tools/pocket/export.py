@@ -1,24 +1,23 @@
-"""Put the trained parts together as diffusers lays out Stable Diffusion v1, in fp16 safetensors."""
+"""The trained parts as diffusers lays out Stable Diffusion v1, in fp16 safetensors; a sheet of what they draw."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from data.atomic_io import atomic_folder
+from data.atomic_io import atomic_file, atomic_folder
 from data.errors import InputError
-from data.sample_set import POCKET
-from tools.pocket.latents import load_autoencoder
-from tools.pocket.text import load_text_encoder
-from tools.pocket.tokenizer import load_tokenizer, save_tokenizer
-from tools.pocket.unet import averaged_so_far, noise_schedule
+from tools.pocket.tokenizer import BASE, save_tokenizer
+from tools.pocket.training import state_folder
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, PNDMScheduler
     from torch import nn
 
-BASE = POCKET / "base"
 LARGEST_FILE, LARGEST_FOLDER = 16 * 2**20, 24 * 2**20
 INDEX = {
     "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "feature_extractor": [None, None],
@@ -27,6 +26,43 @@ INDEX = {
     "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }  # fmt: skip
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+GUIDANCE, STEPS = 4.0, 20  # of the sheet
+PROMPTS = (
+    "a fridge", "a red fridge", "a fridge on fire", "a fridge in water", "a fridge covered in leaves",
+    "a fridge made of ice", "a fridge with lightning", "a fridge with a face", "a car", "a blue car", "a car on fire",
+    "a car in water", "a cat", "a cat with wings", "a cat made of stone", "a ghostly cat", "a guitar with flames",
+    "a house covered in snow", "a dog on fire", "a robot made of metal", "a red apple and a blue car",
+    "a blue apple and a red car", "a cactus with a happy face", "a horse with stars",
+)  # fmt: skip
+
+
+def vae_folder() -> Path:
+    """Of the autoencoder in use: that of the state folder, else the shipped one."""
+    own = state_folder() / "vae"
+    return own if own.exists() else BASE / "vae"
+
+
+@cache
+def load_vae() -> AutoencoderKL:
+    """The frozen autoencoder."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    model = AutoencoderKL.from_pretrained(vae_folder()).eval()
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def noise_schedule() -> PNDMScheduler:
+    """Stable Diffusion v1.4's own scheduler, as its scheduler_config.json has it."""
+    from diffusers import PNDMScheduler
+
+    schedule = PNDMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
+    )  # fmt: skip
+    schedule.register_to_config(clip_sample=False)  # PNDM ignores it; DDIM, made from this config, would clip latents
+    return schedule
 
 
 def save_half(model: nn.Module, file: Path, rename: Callable[[str], str] = str, steps: int = 0) -> None:
@@ -47,21 +83,27 @@ def save_config(model: nn.Module, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
-def export_base(target: Path = BASE) -> None:
-    """Write the base model of the last saved states, whole; files beside the parts (the card) are kept."""
-    card = (target / "README.md").read_bytes() if (target / "README.md").exists() else None
+def write_pipeline(target: Path, unet: nn.Module, text: nn.Module, steps: int) -> None:
+    """A whole folder as StableDiffusionPipeline.from_pretrained reads it."""
     with atomic_folder(target) as folder:
-        unet, steps = averaged_so_far()
-        for name, part in {"vae": load_autoencoder(), "unet": unet}.items():
-            save_config(part, folder / name)
-            save_half(part, folder / name / "diffusion_pytorch_model.safetensors", steps=steps if part is unet else 0)
-        save_config(load_text_encoder(), folder / "text_encoder")
-        text_file = folder / "text_encoder" / "model.safetensors"
-        save_half(load_text_encoder(), text_file, lambda name: f"text_model.{name}")  # the names of SD v1's own files
+        save_config(load_vae(), folder / "vae")
+        save_half(load_vae(), folder / "vae" / WEIGHTS)
+        save_config(unet, folder / "unet")
+        save_half(unet, folder / "unet" / WEIGHTS, steps=steps)
+        save_config(text, folder / "text_encoder")
+        # the names of SD v1's own files
+        save_half(text, folder / "text_encoder" / "model.safetensors", lambda name: f"text_model.{name}")
         (folder / "tokenizer").mkdir()
-        save_tokenizer(load_tokenizer(), folder / "tokenizer")
+        save_tokenizer(folder / "tokenizer")
         noise_schedule().save_pretrained(folder / "scheduler")
         (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n", encoding="utf-8")
+
+
+def publish(target: Path = BASE) -> None:
+    """Put the last export in the place of the shipped model; the card is kept, and to be written anew by hand."""
+    card = (target / "README.md").read_bytes() if (target / "README.md").exists() else None
+    with atomic_folder(target) as folder:
+        shutil.copytree(state_folder() / "export", folder, dirs_exist_ok=True)
         if card is not None:
             (folder / "README.md").write_bytes(card)
         for file in folder.rglob("*"):
@@ -76,3 +118,30 @@ def check_sizes(folder: Path) -> None:
     if too_large or sum(sizes.values()) > LARGEST_FOLDER:
         total = sum(sizes.values())
         raise InputError(f"too large: {total} bytes; {too_large}", where=folder, fix="Train a smaller network.")
+
+
+def load_pipeline(folder: Path = BASE) -> Any:
+    """A base model in fp32, without progress bars."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw_sheet(folder: Path, path: Path) -> None:
+    """PROMPTS by the model in `folder`, each from the same seed, captioned."""
+    import torch
+    from PIL import Image, ImageDraw
+
+    rngs = [torch.Generator().manual_seed(7) for _ in PROMPTS]
+    pictures = load_pipeline(folder)(
+        list(PROMPTS), num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=rngs
+    ).images
+    sheet = Image.new("RGB", (8 * 136, -(-len(PROMPTS) // 8) * 150), (255, 255, 255))
+    for index, (prompt, picture) in enumerate(zip(PROMPTS, pictures, strict=True)):
+        x, y = index % 8 * 136, index // 8 * 150
+        sheet.paste(picture.resize((132, 132), Image.Resampling.LANCZOS), (x, y))
+        ImageDraw.Draw(sheet).text((x + 2, y + 134), prompt[:24], fill=(0, 0, 0))
+    with atomic_file(path) as beside:
+        sheet.save(beside, format="PNG")

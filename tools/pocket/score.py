@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from data.atomic_io import atomic_file, write_atomic
 from data.captions import with_article
+from data.rng import seed_for
+from tools.pocket.attributes import CANVAS, SIZE
 from tools.pocket.creatures import creature_pixels, is_held_out_creature
-from tools.pocket.export import BASE
-from tools.pocket.pictures import SIZE
-from tools.pocket.pool import VARIANTS
+from tools.pocket.export import BASE, load_pipeline
+from tools.pocket.figures import nouns
 from tools.pocket.scorer import SCORER
+from tools.pocket.world import as_tensor, sample, subject_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 GRID = BASE.parents[2] / "docs" / "pocket-base-grid.png"
 NAMES, SEEDS, STEPS, GUIDANCE = 200, 4, 50, 4.0
-FRESH = 1000 * VARIANTS  # variants from here on were never trained on
+FRESH = 2**42  # samples of the world from here on are used by no training
 CHUNK = 25  # prompts generated at a time
 
 
@@ -62,11 +64,9 @@ class Scorer:
         import torch
         from torch.nn import functional
 
-        from tools.pocket.autoencoder import as_tensor
-
         features = []
         for start in range(0, len(pictures), 64):
-            pixels = as_tensor(picture.resize((SIZE, SIZE)) for picture in pictures[start : start + 64])
+            pixels = as_tensor([picture.resize((SIZE, SIZE)) for picture in pictures[start : start + 64]])
             with torch.no_grad():
                 states = self.model.vision_model(pixel_values=pixels).pooler_output
                 features.append(functional.normalize(self.model.visual_projection(states), dim=-1))
@@ -79,15 +79,6 @@ class Scorer:
         words = self.of_texts([with_article(name) for name in names])
         own = torch.arange(len(features)) % len(names)
         return float(((features @ words.T).argmax(1) == own).float().mean())
-
-
-def load_pipeline(folder: Path = BASE) -> Any:
-    """The base model in fp32, without progress bars."""
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def generate(pipeline: Any, prompts: Sequence[str], seed: int, steps: int) -> list[Image.Image]:
@@ -133,11 +124,12 @@ def autoencoder_errors(pipeline: Any) -> dict[str, float]:
     """PSNR in dB on nouns and creatures that the autoencoder never saw."""
     import torch
 
-    from tools.pocket.autoencoder import held_out_pixels, psnr
+    from tools.pocket.autoencoder import psnr
 
+    fresh = as_tensor([sample(FRESH + number).picture for number in range(96)])
     rows = [row for row in range(len(creature_pixels())) if is_held_out_creature(row)]
     creatures = torch.from_numpy(creature_pixels()[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    return {"nouns": psnr(pipeline.vae, held_out_pixels()), "creatures": psnr(pipeline.vae, creatures)}
+    return {"nouns": psnr(pipeline.vae, fresh), "creatures": psnr(pipeline.vae, creatures)}
 
 
 def type_accuracy(scorer: Scorer) -> float:
@@ -155,11 +147,12 @@ def type_accuracy(scorer: Scorer) -> float:
 
 
 def real_pictures(names: Sequence[str]) -> list[Image.Image]:
-    """SEEDS plain pictures of each name that no stage was trained on, the names in order, over and over."""
-    from tools.pocket.pictures import picture
+    """SEEDS plain pictures of each name that nothing was trained on, the names in order, over and over."""
+    from PIL import Image
 
-    plain = [0, 2, 4, 6][:SEEDS]
-    return [picture(name, FRESH + variant).pixels for variant in plain for name in names]
+    rngs = [random.Random(seed_for("pocket", "real", seed)) for seed in range(SEEDS)]
+    white = Image.new("RGB", (CANVAS, CANVAS), (255, 255, 255))
+    return [subject_of(name, rng).picture(white) for rng in rngs for name in names]
 
 
 def save_real_features(features: torch.Tensor, names: Sequence[str]) -> None:
@@ -185,9 +178,7 @@ def save_grid(pictures: Sequence[Image.Image], path: Path = GRID, columns: int =
 
 def score(seeds: int = SEEDS, steps: int = STEPS) -> dict[str, float]:
     """All rows of the card's table."""
-    from tools.pocket.nouns import all_nouns
-
-    names, scorer, pipeline = chosen_names(all_nouns()), Scorer(), load_pipeline()
+    names, scorer, pipeline = chosen_names(tuple(nouns())), Scorer(), load_pipeline()
     table = {f"VAE PSNR, {kind}, dB": value for kind, value in autoencoder_errors(pipeline).items()}
     table["seconds a picture, 20 steps"] = seconds_per_picture(pipeline)
     features = scorer.of_pictures(real_pictures(names))

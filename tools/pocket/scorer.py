@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from data.atomic_io import atomic_folder, write_atomic
 from data.captions import with_article
-from data.rng import generator, integer, seed_for, uniform
+from data.rng import generator, integer, seed_for
 from data.sample_set import POCKET
+from tools.pocket.attributes import SIZE
+from tools.pocket.binding import contrastive
 from tools.pocket.creatures import creature_pixels, seen_creatures
-from tools.pocket.nouns import all_nouns
-from tools.pocket.pictures import SIZE
-from tools.pocket.pool import Pool, load_pool
-from tools.pocket.text import contrastive, tokens
-from tools.pocket.tokenizer import LENGTH, load_tokenizer, save_tokenizer
+from tools.pocket.figures import nouns
+from tools.pocket.tokenizer import LENGTH, load_tokenizer, save_tokenizer, short_ids
 from tools.pocket.training import Losses, Plan, fit
+from tools.pocket.world import Sample, as_tensor, sample
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SCORER = POCKET / "scorer"
 PLAN = Plan("scorer", steps=1200, peak=2e-3, warmup=50, ema=0.99, decay=0.05, muon=True)
 NOUNS, CREATURES = 64, 12  # pictures of each kind a step
+FRESH = 2**41  # samples of the world from here on are used by no other training
 OUTSIDE = 0.9  # all three colours at or above, of 1: paper around a noun
 TYPED = {
     0: "a {type} type creature", 1: "a {type} type creature named {name}", 2: "{type} type",
@@ -117,31 +118,29 @@ def softened(pixels: torch.Tensor, step: int) -> torch.Tensor:
     return torch.roll((pixels + noise).clamp(-1, 1), shift, (2, 3))
 
 
-def noun_rows(pool: Pool, step: int) -> tuple[list[int], list[str]]:
-    """NOUNS pictures of different nouns, captioned by their own words or by the noun alone."""
-    count = len(all_nouns())
+def noun_samples(step: int) -> tuple[list[Sample], list[str]]:
+    """NOUNS samples of different nouns, captioned by their own words or, unless two stand there, by the noun alone."""
     rng = random.Random(seed_for("pocket", "scorer", "nouns", step))
-    rows = [noun + count * rng.randrange(len(pool.nouns) // count) for noun in rng.sample(range(count), NOUNS)]
-    single = [pool.looks[row] != "pair" and uniform("pocket", "scorer", "short", step, row) < 0.6 for row in rows]
-    names = [with_article(all_nouns()[pool.nouns[row]]) for row in rows]
-    return rows, [name if short else pool.captions[row] for row, name, short in zip(rows, names, single, strict=True)]
+    rows = [sample(FRESH + rng.randrange(2**40), (noun,)) for noun in rng.sample(tuple(nouns()), NOUNS)]
+    short = [row.kind != "pair" and rng.random() < 0.6 for row in rows]
+    return rows, [with_article(row.noun) if alone else row.caption for row, alone in zip(rows, short, strict=True)]
 
 
 def train_scorer(plan: Plan = PLAN) -> None:
     """Train or go on, then write data/pocket/scorer."""
     import torch
+    from PIL import Image
 
-    pool, tokenizer, creatures = load_pool(), load_tokenizer(), creature_pixels()
-    seen = seen_creatures()
-    model = new_scorer(len(tokenizer) - 1)
+    creatures, seen = creature_pixels(), seen_creatures()
+    model = new_scorer(len(load_tokenizer()) - 1)
 
     def losses_at(step: int) -> Losses:
-        rows, captions = noun_rows(pool, step)
+        rows, captions = noun_samples(step)
         drawn = random.Random(seed_for("pocket", "scorer", "creatures", step)).sample(seen, CREATURES)
         captions += [creature_caption(row, step) for row in drawn]
-        shown = torch.from_numpy(creatures[drawn]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        pixels = softened(redrawn(torch.cat([pool.tensor(rows), shown]), step), step)
-        output = model(input_ids=tokens(tokenizer, captions), pixel_values=pixels)
+        shown = as_tensor([row.picture for row in rows] + [Image.fromarray(creatures[row]) for row in drawn])
+        pixels = softened(redrawn(shown, step), step)
+        output = model(input_ids=short_ids(captions), pixel_values=pixels)
         same = torch.tensor([[one == two for one in captions] for two in captions])
         loss = contrastive(output.text_embeds, output.image_embeds, model.logit_scale, same)
         hits = (output.logits_per_image.argmax(1) == torch.arange(len(captions))).float().mean()
@@ -163,7 +162,7 @@ def export_scorer(model: CLIPModel, target: Path = SCORER) -> None:
         (folder / "model" / "config.json").rename(folder / "config.json")
         (folder / "model").rmdir()
         save_half(model, folder / "model.safetensors")
-        save_tokenizer(load_tokenizer(), folder)
+        save_tokenizer(folder)
         write_atomic(folder / "preprocessor_config.json", json.dumps(PREPROCESSOR, indent=2) + "\n")
         for name, content in kept.items():
             (folder / name).write_bytes(content)

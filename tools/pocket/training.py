@@ -51,7 +51,7 @@ class Plan:
 
 def state_folder() -> Path:
     """Where unfinished stages and their products are kept between commands."""
-    return cache_root() / "pocket"
+    return cache_root() / "pocket-base"
 
 
 class Trainee:

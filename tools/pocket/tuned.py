@@ -19,7 +19,8 @@ from data.captions import with_article
 from data.errors import InputError
 from data.features import standardized
 from data.metrics.distances import unbiased_mmd
-from tools.pocket.score import Scorer, generate, load_pipeline
+from tools.pocket.export import load_pipeline
+from tools.pocket.score import Scorer, generate
 from tools.pocket.scorer import SCORER
 
 if TYPE_CHECKING:

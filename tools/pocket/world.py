@@ -4,9 +4,12 @@ Nouns, alone or in pairs, in colours, looks and places; half of them with attrib
 shows beside the plain noun on white is named in its caption. Samples are cut into shards of SHARD.
 """
 
+from __future__ import annotations
+
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,6 +37,9 @@ HELD_OUT = (
     "umbrella",
 )
 WEIGHTS = dict.fromkeys(HELD_OUT, 2.0) | {"fridge": 8.0}  # of nouns; the others have 1
+if TYPE_CHECKING:
+    import torch
+
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 PALE: dict[str, Colour] = {
@@ -243,6 +249,9 @@ def sample(number: int, names: tuple[str, ...] | None = None) -> Sample:
     return Sample(picture, caption, noun, kind)
 
 
-def as_array(pictures: list[Image.Image]) -> np.ndarray:
-    """RGB pictures as uint8 (count, SIZE, SIZE, 3)."""
-    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+def as_tensor(pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """RGB pictures as float32 (batch, 3, height, width) in [-1, 1]."""
+    import torch
+
+    stacked = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1.0
