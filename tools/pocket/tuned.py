@@ -61,7 +61,8 @@ def lora_file(given: Path) -> Path:
 def gap_closed(base: Rows, tuned: Rows, creatures: Rows) -> float:
     """(D(base) - D(tuned)) / D(base): 0 is as the base, 1 as the creatures.
 
-    D is the unbiased squared maximum mean discrepancy to the creatures (data/metrics/distances.py), 0 between like sets.
+    D is the unbiased squared maximum mean discrepancy to the creatures (data/metrics/distances.py),
+    0 between like sets.
     """
     base, tuned, creatures = standardized(base, tuned, creatures)
     before = unbiased_mmd(base, creatures)
