@@ -1,15 +1,15 @@
-"""ENTRY: python infer/evaluate.py RUN says on one page what fine-tuning did: style, prompts, copies, with intervals."""
+"""ENTRY: python infer/evaluate.py RUN reports what fine-tuning did: style, prompts, diversity, copies."""
 
+from data.cli import parse
 from data.errors import run_entry
-from infer.evaluation import config
+from infer.evaluation.config import ALIASES, DESCRIPTION, EvaluateOptions
 
 
 def main() -> int:
-    """Read the options, then draw and measure; torch is imported only once they are known to be good."""
-    asked = config.read()
-    from infer.evaluation import command
+    options = parse(EvaluateOptions, prog="evaluate.py", description=DESCRIPTION, aliases=ALIASES)
+    from infer.evaluation import command  # torch is imported once the options are valid
 
-    return command.run(asked)
+    return command.run(options)
 
 
 if __name__ == "__main__":

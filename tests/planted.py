@@ -19,7 +19,7 @@ from data.captions import with_article
 from data.duplicates import near_duplicates
 from data.features import Clip, StyleDescriptors
 from data.metrics.distances import Matrix
-from infer.evaluation.samples import Asked, Copied, Evidence, Losses, Seen, Shown
+from infer.evaluation.samples import DenoisingLosses, Evidence, Features, NearDuplicates, Pairs, PromptedPairs
 from tools.pocket.scorer import SCORER
 
 GRID = Path(__file__).parents[1] / "docs" / "pocket-base-grid.png"
@@ -38,11 +38,11 @@ class Pool:
     alike: (creature, softened creature) of the first LEAKS that alignment takes for one.
     """
 
-    real: Seen
-    soft: Seen  # the same creatures, softened
-    things: Seen  # the base's pictures of names
-    restyled: Seen  # the same, in another style
-    poses: Seen  # PROMPTS x SEEDS creatures, softened
+    real: Features
+    soft: Features  # the same creatures, softened
+    things: Features  # the base's pictures of names
+    restyled: Features  # the same, in another style
+    poses: Features  # PROMPTS x SEEDS creatures, softened
     looks: Matrix  # (200 names, 4 seeds, e) of real pictures of things
     names: list[str]
     texts: Matrix
@@ -65,9 +65,9 @@ def restyled(picture: Image.Image) -> Image.Image:
 def pool() -> Pool:
     eyes = Clip(SCORER)
 
-    def seen(pictures: list[Image.Image]) -> Seen:
+    def seen(pictures: list[Image.Image]) -> Features:
         joint = eyes.encode(pictures)
-        return Seen(StyleDescriptors().encode(pictures), joint, joint)
+        return Features(StyleDescriptors().encode(pictures), joint, joint)
 
     drawn = [sample_set.sample_image(index, SIDE) for index in range(COUNT)]
     softened = [soften(picture, index) for index, picture in enumerate(drawn)]
@@ -107,57 +107,57 @@ def evidence(of: Pool, seed: int, fault: str = "") -> Evidence:
     found = Evidence(
         train=of.real.take(train),
         held_out=held_out,
-        captions=Asked(
-            Shown(np.array([of.captions[row] for row in fresh]), of.things.take(things[PLAIN:][:DRAWN]), tuned),
+        captions=PromptedPairs(
+            Pairs(np.array([of.captions[row] for row in fresh]), of.things.take(things[PLAIN:][:DRAWN]), tuned),
             np.array(of.captions), of.caption_texts,
         ),
-        plain=Asked(Shown(np.array([of.names[row] for row in shown]), of.things.take(shown), drawn),
+        plain=PromptedPairs(Pairs(np.array([of.names[row] for row in shown]), of.things.take(shown), drawn),
                     np.array(of.names), of.texts),
         variety=variety(of, rng),
-        copied=Copied([(f"soft {row}", f"{other}") for other, row in sorted(of.alike) if row in leaked]),
+        copies=NearDuplicates([(f"soft {row}", f"{other}") for other, row in sorted(of.alike) if row in leaked]),
         losses=losses(rng, fault),
     )  # fmt: skip
     return {"collapsed": collapsed, "zero": zero}.get(fault, lambda found, _: found)(found, rng)
 
 
-def variety(of: Pool, rng: np.random.Generator) -> Shown:
+def variety(of: Pool, rng: np.random.Generator) -> Pairs:
     """SEEDS pictures a prompt: by the base of one thing, by the tuned model of one species."""
     rows = rng.permutation(len(of.looks))[:PROMPTS]
     looks = of.looks[rows].reshape(PROMPTS * SEEDS, -1)
     prompts = np.repeat([f"prompt {row}" for row in range(PROMPTS)], SEEDS)
-    return Shown(prompts, Seen(of.poses.style, looks, looks), of.poses)
+    return Pairs(prompts, Features(of.poses.style, looks, looks), of.poses)
 
 
 def collapsed(found: Evidence, rng: np.random.Generator) -> Evidence:
     """Three pictures over and over, whatever is asked, but for noise."""
 
-    def few(seen: Seen) -> Seen:
+    def few(seen: Features) -> Features:
         rows = rng.integers(0, 3, len(seen))
         noise = 0.02 * rng.standard_normal(seen.content.shape) / np.sqrt(seen.content.shape[1])
         same = seen.take(rows)
-        return Seen(same.style, same.content + noise, same.joint + noise)
+        return Features(same.style, same.content + noise, same.joint + noise)
 
-    variety = replace(found.variety, tuned=Seen(*(each.repeat(SEEDS, axis=0) for each in vars(few(
+    variety = replace(found.variety, tuned=Features(*(each.repeat(SEEDS, axis=0) for each in vars(few(
         found.variety.tuned.take(range(PROMPTS)))).values())))  # fmt: skip
-    shown = replace(found.captions.shown, tuned=few(found.captions.shown.tuned))
-    return replace(found, captions=replace(found.captions, shown=shown), variety=variety)
+    shown = replace(found.captions.pairs, tuned=few(found.captions.pairs.tuned))
+    return replace(found, captions=replace(found.captions, pairs=shown), variety=variety)
 
 
 def zero(found: Evidence, rng: np.random.Generator) -> Evidence:
     """A LoRA of zero: the tuned model is the base."""
     captions, plain = (
-        replace(asked, shown=replace(asked.shown, tuned=asked.shown.base)) for asked in (found.captions, found.plain)
+        replace(asked, pairs=replace(asked.pairs, tuned=asked.pairs.base)) for asked in (found.captions, found.plain)
     )
     return replace(found, captions=captions, plain=plain, variety=replace(found.variety, tuned=found.variety.base))
 
 
-def losses(rng: np.random.Generator, fault: str) -> Losses:
+def losses(rng: np.random.Generator, fault: str) -> DenoisingLosses:
     """Of 32 pictures a side; what was memorised is predicted better."""
     before = rng.normal(0.17, 0.03, (2, 32))
     gain = np.array([[0.06 if fault == "memorised" else 0.04], [0.01 if fault == "memorised" else 0.04]])
     after = before - gain + rng.normal(0, 0.005, (2, 32))
-    return Losses(after[0], after[1], before[0], before[1])
+    return DenoisingLosses(after[0], after[1], before[0], before[1])
 
 
-def joined(one: Seen, other: Seen) -> Seen:
-    return Seen(*(np.concatenate(pair) for pair in zip(vars(one).values(), vars(other).values(), strict=True)))
+def joined(one: Features, other: Features) -> Features:
+    return Features(*(np.concatenate(pair) for pair in zip(vars(one).values(), vars(other).values(), strict=True)))

@@ -1,4 +1,4 @@
-"""From questions to evidence: draw what is missing, look at everything, put rows in their places."""
+"""From prompts to evidence: generate what is missing, extract features, and sort their rows into the questions."""
 
 from __future__ import annotations
 
@@ -15,177 +15,148 @@ from data.metrics.memorization import nearest_neighbours
 from data.schema import Sample
 from infer.comparison.grid import CellRequest
 from infer.comparison.image_cache import CachedImage, ImageCache
-from infer.evaluation import denoising_loss, probes, prompts
+from infer.evaluation import denoising_loss, probes, samples
 from infer.evaluation.config import Counts
-from infer.evaluation.features import Eyes
-from infer.evaluation.probes import TypeProbe
-from infer.evaluation.prompts import Ask, Questions
-from infer.evaluation.samples import Asked, Copied, Evidence, Grid, Mixes, Said, Seen, Shown
-from infer.evaluation.target_run import Subject
+from infer.evaluation.features import Extractors
+from infer.evaluation.prompts import EvalPrompt, EvalPrompts
+from infer.evaluation.samples import Evidence, Features, Pairs, ProbeLabels, PromptedPairs
+from infer.evaluation.target_run import TargetRun
 
-Key = tuple[str, Ask]  # base or tuned, and what was asked
 BASE, TUNED = "base", "tuned"
+Key = tuple[str, EvalPrompt]  # base or tuned, and the prompt
 
 
-@dataclass(frozen=True)
-class Drawings:
-    """Every picture that was drawn, by side and question."""
-
-    cells: Mapping[Key, CachedImage]
-
-    def side(self, side: str, asks: Sequence[Ask]) -> list[CachedImage]:
-        return [self.cells[side, ask] for ask in asks]
-
-    @property
-    def fresh(self) -> int:
-        return len({cell.path for cell in self.cells.values() if cell.is_new})
-
-    def __len__(self) -> int:
-        return len({cell.path for cell in self.cells.values()})
-
-
-def wanted(questions: Questions) -> list[Key]:
-    """Every picture, once."""
-    both = (*questions.paired, *(ask for ask, _ in questions.figures))
-    keys = [*((BASE, ask) for ask in both), *((TUNED, ask) for ask in (*both, *questions.without, *questions.trigger))]
-    return list(dict.fromkeys(keys))
-
-
-def wishes_of(subject: Subject, questions: Questions, counts: Counts, guidance_scale: float) -> dict[Key, CellRequest]:
-    weights = {BASE: subject.base, TUNED: subject.tuned}
+def build_requests(
+    target: TargetRun, prompts: EvalPrompts, counts: Counts, guidance_scale: float
+) -> dict[Key, CellRequest]:
+    """Every image, once."""
+    both = (*prompts.paired, *(each for each, _ in prompts.figures))
+    keys = [(BASE, each) for each in both]
+    keys += [(TUNED, each) for each in (*both, *prompts.without, *prompts.trigger)]
+    weights = {BASE: target.base, TUNED: target.tuned}
     return {
-        (side, ask): prompts.wish(ask, weights[side], counts, guidance_scale, subject.size)
-        for side, ask in wanted(questions)
+        (side, each): CellRequest(
+            weights[side], each.prompt, each.seed, counts.steps, guidance_scale, width=target.size, height=target.size
+        )
+        for side, each in dict.fromkeys(keys)
     }
 
 
-def draw(store: ImageCache, wishes: Mapping[Key, CellRequest]) -> Drawings:
-    """What is not kept yet is drawn now."""
-    cells = store.get(list(wishes.values()))
-    return Drawings({key: cells[wish] for key, wish in wishes.items()})
-
-
 @dataclass(frozen=True)
-class Gathered:
-    """The evidence, and what the page shows beside it. nearest: a training picture of a drawn one, and its cosine."""
+class Collection:
+    """All images with their features, and the evidence they make. generated: by model and prompt."""
 
-    subject: Subject
-    questions: Questions
-    drawings: Drawings
-    eyes: Eyes
+    target: TargetRun
+    prompts: EvalPrompts
+    generated: Mapping[Key, CachedImage]
+    extractors: Extractors
     counts: Counts
-    store: ImageCache
+    cache: ImageCache
     seed: int
 
     @cached_property
     def references(self) -> list[Image.Image]:
-        """The training pictures, as they were trained on."""
-        return [self.subject.picture(sample) for sample in self.subject.collection.train]
+        """The training images as they were trained on."""
+        return [self.target.image(sample) for sample in self.target.images.train]
 
     @cached_property
-    def train(self) -> Seen:
-        return self.eyes.seen(self.references)
+    def train(self) -> Features:
+        return self.extractors.features(self.references)
 
     @cached_property
-    def held_out(self) -> Seen:
-        return self.eyes.seen([self.subject.picture(sample) for sample in self.subject.collection.held_out])
+    def held_out(self) -> Features:
+        return self.extractors.features([self.target.image(sample) for sample in self.target.images.held_out])
 
     @cached_property
-    def seen(self) -> dict[Key, int]:
-        """The row of every drawing."""
-        return {key: row for row, key in enumerate(self.drawings.cells)}
+    def features(self) -> Features:
+        """Of all generated images, in their order."""
+        return self.extractors.features([cached.path for cached in self.generated.values()])
 
     @cached_property
-    def drawn(self) -> Seen:
-        return self.eyes.seen([cell.path for cell in self.drawings.cells.values()])
+    def rows(self) -> dict[Key, int]:
+        return {key: row for row, key in enumerate(self.generated)}
 
-    def look(self, side: str, asks: Sequence[Ask]) -> Seen:
-        return self.drawn.take([self.seen[side, ask] for ask in asks])
+    def features_of(self, side: str, prompts: Sequence[EvalPrompt]) -> Features:
+        return self.features.take([self.rows[side, each] for each in prompts])
 
-    def shown(self, asks: Sequence[Ask]) -> Shown:
-        return Shown(np.array([ask.text for ask in asks]), self.look(BASE, asks), self.look(TUNED, asks))
+    def pairs(self, prompts: Sequence[EvalPrompt]) -> Pairs:
+        texts = np.array([each.text for each in prompts])
+        return Pairs(texts, self.features_of(BASE, prompts), self.features_of(TUNED, prompts))
 
     @cached_property
     def nearest(self) -> dict[Key, tuple[int, float]]:
-        """The training picture that each drawing is most like, and the cosine."""
-        cosines, places = nearest_neighbours(self.drawn.content, self.train.content)
-        return {key: (int(places[row]), float(cosines[row])) for key, row in self.seen.items()}
+        """The index of the training image that each generated one is most similar to, and the cosine."""
+        cosines, places = nearest_neighbours(self.features.content, self.train.content)
+        return {key: (int(places[row]), float(cosines[row])) for key, row in self.rows.items()}
 
-    def sample(self, place: int) -> Sample:
-        return self.subject.collection.train[place]
+    def nearest_sample(self, key: Key) -> Sample:
+        return self.target.images.train[self.nearest[key][0]]
 
     @cached_property
     def evidence(self) -> Evidence:
-        """Everything that the sections are worked out of."""
-        asked = self.questions
+        prompts = self.prompts
+        without = np.array([each.text for each in prompts.without])
+        trigger = Pairs(without, self.features_of(TUNED, prompts.without), self.features_of(TUNED, prompts.trigger))
         return Evidence(
             train=self.train,
             held_out=self.held_out,
-            captions=Asked(self.shown(asked.captions), *self.told(asked.every_caption)),
-            plain=Asked(self.shown(asked.plain), *self.told(asked.every_plain)),
-            variety=self.shown(asked.variety),
-            copied=self.copied(),
-            trigger=self.trigger(),
-            grid=self.grid(),
-            mixes=self.mixes(),
-            losses=denoising_loss.losses(self.subject, self.store, self.counts, self.seed),
+            captions=self._prompted(prompts.captions, prompts.all_captions),
+            plain=self._prompted(prompts.plain, prompts.all_plain),
+            variety=self.pairs(prompts.variety),
+            copies=self._near_duplicates(),
+            trigger=trigger,
+            grid=self._type_grid(),
+            mixes=self._name_mixes(),
+            losses=denoising_loss.measure_losses(self.target, self.cache, self.counts, self.seed),
         )
 
-    def told(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        return np.array(texts), self.eyes.texts(texts)
+    def _prompted(self, prompts: Sequence[EvalPrompt], candidates: Sequence[str]) -> PromptedPairs:
+        return PromptedPairs(self.pairs(prompts), np.array(candidates), self.extractors.text_features(candidates))
 
-    def trigger(self) -> Shown:
-        asked = self.questions
-        words = np.array([ask.text for ask in asked.without])
-        return Shown(words, self.look(TUNED, asked.without), self.look(TUNED, asked.trigger))
-
-    def copied(self) -> Copied:
-        """Near-duplicates of training pictures, among held-out and among the tuned model's pictures."""
-        train, held_out = self.subject.collection.train, self.subject.collection.held_out
-        asks = (*self.questions.captions, *self.questions.plain)
-        files = [self.drawings.cells[TUNED, ask].path for ask in asks]
-        names = [*(sample.annotation.file_name for sample in (*train, *held_out)), *(ask.text for ask in asks)]
-        first, second = len(train), len(train) + len(held_out)
+    def _near_duplicates(self) -> samples.NearDuplicates:
+        """Of training images, among held-out images and those of the tuned model."""
+        train, held_out = self.target.images.train, self.target.images.held_out
+        prompts = (*self.prompts.captions, *self.prompts.plain)
+        files = [self.generated[TUNED, each].path for each in prompts]
+        names = [*(sample.annotation.file_name for sample in (*train, *held_out)), *(each.text for each in prompts)]
         found: list[list[tuple[str, str]]] = [[], []]
         for pair in near_duplicates([*train, *held_out, *files]):
-            if pair.first < first <= pair.second:
-                found[pair.second >= second].append((names[pair.second], names[pair.first]))
-        return Copied(*found)
+            if pair.first < len(train) <= pair.second:
+                found[pair.second >= len(train) + len(held_out)].append((names[pair.second], names[pair.first]))
+        return samples.NearDuplicates(*found)
 
-    @property
-    def types(self) -> list[str | None]:
-        return [sample.annotation.type for sample in self.subject.collection.train]
-
-    def grid(self) -> Grid | None:
-        """None where no types are known."""
-        asks = self.questions.grid
-        probe = probes.type_probe(self.train, self.types) if asks else None
+    def _type_grid(self) -> samples.TypeGrid | None:
+        """None if no types are known."""
+        prompts = self.prompts.grid
+        types = [sample.annotation.type for sample in self.target.images.train]
+        probe = probes.train_type_probe(self.train, types) if prompts else None
         if probe is None:
             return None
-        names = list(dict.fromkeys(ask.about[1] for ask in asks))
-        names += [name for name in self.questions.objects if name not in names]
-        words = self.eyes.texts(probes.object_texts(names))
-        kinds, things = (np.array([ask.about[place] for ask in asks]) for place in (0, 1))
-        of_types = probes.checked(probe, self.held_out, [s.annotation.type for s in self.subject.collection.held_out])
-        of_objects = probes.objects_checked(words, names) if self.subject.is_pocket else None
-        base, tuned = (self.said(side, probe, words, names) for side in (BASE, TUNED))
-        return Grid(kinds, things, base, tuned, tuple(filter(None, (of_types, of_objects))))
+        asked_types, asked_objects = (np.array([each.labels[place] for each in prompts]) for place in (0, 1))
+        names = list(dict.fromkeys([*asked_objects.tolist(), *self.prompts.objects]))
+        texts = self.extractors.text_features(probes.object_texts(names))
+        held_out_types = [sample.annotation.type for sample in self.target.images.held_out]
+        accuracies = [probes.type_accuracy(probe, self.held_out, held_out_types)]
+        accuracies += [probes.object_accuracy(texts, names)] if self.target.is_pocket else []
+        base, tuned = (self._probe_labels(side, probe, texts, names) for side in (BASE, TUNED))
+        return samples.TypeGrid(asked_types, asked_objects, base, tuned, tuple(filter(None, accuracies)))
 
-    def said(self, side: str, probe: TypeProbe, words: np.ndarray, names: Sequence[str]) -> Said:
-        """What the grid's pictures of one model are taken for."""
-        asks, anchors = self.questions.grid, self.questions.anchors
-        after, before = self.look(side, asks), self.look(side, anchors)
-        texts = [self.eyes.texts([ask.text for ask in side_asks]) for side_asks in (anchors, asks)]
-        turned = directional_similarity(before.joint, after.joint, texts[0], texts[1])
-        return Said(probe.says(after), probes.objects_said(after.joint, words, names), turned)
+    def _probe_labels(self, side: str, probe: probes.TypeProbe, texts: np.ndarray, names: Sequence[str]) -> ProbeLabels:
+        prompts, anchors = self.prompts.grid, self.prompts.anchors
+        after, before = self.features_of(side, prompts), self.features_of(side, anchors)
+        sides = [self.extractors.text_features([each.text for each in some]) for some in (anchors, prompts)]
+        direction = directional_similarity(before.joint, after.joint, *sides)
+        return ProbeLabels(probe.predict(after), probes.predict_objects(after.joint, texts, names), direction)
 
-    def mixes(self) -> Mixes | None:
-        """None where no names are known."""
-        asks = self.questions.mixes
-        if not asks:
+    def _name_mixes(self) -> samples.NameMixes | None:
+        """None if no names are known."""
+        prompts = self.prompts.mixes
+        if not prompts:
             return None
-        owners = [sample.annotation.name for sample in self.subject.collection.train]
-        sides = [probes.name_likeness(self.look(side, asks), self.train, owners) for side in (BASE, TUNED)]
-        place = {name: number for number, name in enumerate(sides[0][1])}
-        pairs = np.array([[place[name] for name in ask.about] for ask in asks])
-        return Mixes(np.array([ask.text for ask in asks]), pairs, sides[0][0], sides[1][0])
+        owners = [sample.annotation.name for sample in self.target.images.train]
+        base, tuned = (
+            probes.name_similarity(self.features_of(side, prompts), self.train, owners) for side in (BASE, TUNED)
+        )
+        column = {name: place for place, name in enumerate(base[1])}
+        pairs = np.array([[column[name] for name in each.labels] for each in prompts])
+        return samples.NameMixes(np.array([each.text for each in prompts]), pairs, base[0], tuned[0])

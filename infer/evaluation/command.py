@@ -1,4 +1,4 @@
-"""evaluate.py from options to files: find the run, draw what is missing, look, work out, write, say what was found."""
+"""evaluate.py from options to files: find the run, generate what is missing, measure, write, and print the findings."""
 
 from __future__ import annotations
 
@@ -6,81 +6,81 @@ import sys
 from typing import Any
 
 from data.errors import EXIT_INTERRUPTED, printable
-from infer import pipeline
 from infer.comparison.image_cache import ImageCache, Machine
-from infer.evaluation import collect, features, output, sections, target_run
-from infer.evaluation.collect import Drawings, Gathered
-from infer.evaluation.config import Counts, EvaluateOptions, counts
-from infer.evaluation.prompts import Questions, questions
+from infer.evaluation import adherence, composition, diversity, forgetting, memorization, report, style
+from infer.evaluation.collect import TUNED, Collection, build_requests
+from infer.evaluation.config import EvaluateOptions, counts_of
+from infer.evaluation.features import load_extractors
+from infer.evaluation.prompts import build_prompts
+from infer.evaluation.samples import Evidence
 from infer.evaluation.section import Section
+from infer.evaluation.target_run import find_target
 
-POCKET_GUIDANCE, GUIDANCE = 4.0, 7.5  # what each was measured with
+POCKET_GUIDANCE, GUIDANCE = 4.0, 7.5
+MODULES = (style, adherence, composition, diversity, memorization, forgetting)  # sections 1 to 6
 
 
-def run(asked: EvaluateOptions) -> int:
+def run(options: EvaluateOptions) -> int:
     """Write the report; returns the exit code. Raises InputError."""
-    found = target_run.find(asked)
-    print(found.said)
-    eyes, count = features.eyes(asked, found), counts(asked)
-    device = pipeline.choose_device(asked.device)
-    store = ImageCache(Machine(device, pipeline.choose_dtype(asked.dtype, device)), asked.cells)
-    wanted = questions(found, count, asked.seed, asked.trigger)
-    guidance = asked.guidance_scale
-    guidance = (POCKET_GUIDANCE if found.is_pocket else GUIDANCE) if guidance is None else guidance
-    wishes = collect.wishes_of(found, wanted, count, guidance)
-    empty = Gathered(found, wanted, Drawings({}), eyes, count, store, asked.seed)
-    folder = output.folder_for(empty, asked.outdir, quick=asked.quick)
-    store.check(list(wishes.values()))
-    print(plan(wanted, count, len(wishes)))
+    target = find_target(options)
+    print(target.message)
+    extractors, counts = load_extractors(options, target), counts_of(options)
+    cache = ImageCache(Machine.choose(options.device, options.dtype), options.cells)
+    prompts = build_prompts(target, counts, options.seed, options.trigger)
+    guidance = options.guidance_scale
+    guidance = (POCKET_GUIDANCE if target.is_pocket else GUIDANCE) if guidance is None else guidance
+    requests = build_requests(target, prompts, counts, guidance)
+    folder = options.outdir or target.run.path / ("evaluation-quick" if options.quick else "evaluation")
+    report.check_folder(folder)
+    cache.check(list(requests.values()))
+    kinds = {"training captions": prompts.captions, "prompts without style": prompts.plain, "mixes": prompts.mixes,
+             "types on objects": prompts.grid, "seeds of a prompt": prompts.variety}  # fmt: skip
+    plan = ", ".join(f"{len(some)} {name}" for name, some in kinds.items() if some)
+    print(f"{len(requests)} images of {counts.steps} steps, of base and tuned: {plan}; cached images are reused")
     try:
-        drawings = collect.draw(store, wishes)
+        images = cache.get(list(requests.values()))
     except KeyboardInterrupt:
-        print("\nstopped: every finished picture is kept, and the same command goes on from there", file=sys.stderr)
+        print("\nstopped: finished images are kept, and the same command continues from there", file=sys.stderr)
         return EXIT_INTERRUPTED
-    gathered = Gathered(found, wanted, drawings, eyes, count, store, asked.seed)
-    worked_out = sections.work_out(gathered.evidence, asked.seed)
-    page = output.write(gathered, worked_out, folder, facts(gathered, guidance, asked))
-    return told(worked_out, f"{len(drawings)} pictures, {drawings.fresh} newly drawn: {printable(page)}")
+    generated = {key: images[request] for key, request in requests.items()}
+    found = Collection(target, prompts, generated, extractors, counts, cache, options.seed)
+    sections = compute_sections(found.evidence, options.seed)
+    page = report.write_report(found, sections, folder, provenance(found, guidance))
+    print_findings(sections)
+    new = report.image_count(found, only_new=True)
+    print(f"{report.image_count(found)} images, {new} newly generated: {printable(page)}")
+    return 0
 
 
-def plan(wanted: Questions, count: Counts, total: int) -> str:
-    parts = {"training captions": wanted.captions, "prompts without style": wanted.plain,
-             "types on objects": wanted.grid, "seeds of a prompt": wanted.variety, "mixes": wanted.mixes}  # fmt: skip
-    told = ", ".join(f"{len(asks)} {name}" for name, asks in parts.items() if asks)
-    return (
-        f"{total} pictures of {count.steps} steps, of base and tuned: {told}; what was drawn before is not drawn again"
-    )
+def compute_sections(evidence: Evidence, seed: int = 0) -> list[Section]:
+    return [module.section(evidence, seed).with_holm() for module in MODULES]
 
 
-def facts(found: Gathered, guidance: float, asked: EvaluateOptions) -> dict[str, Any]:
-    """Section 0."""
-    recipe = next(iter(found.drawings.cells.values())).recipe
-    tuned = found.drawings.cells[collect.TUNED, found.questions.captions[0]].recipe
-    texts = [ask.text for ask in found.questions.paired]
-    cut = found.eyes.cut(list(dict.fromkeys(texts)))
-    own = features.conditions_sd(found.eyes.joint.folder)
+def print_findings(sections: list[Section]) -> None:
+    """Alarms are findings, not failures of the command."""
+    alarms = [alarm for section in sections for alarm in section.alarms]
+    for alarm in alarms:
+        print(f"{alarm.kind}: {alarm.said}")
+    print(f"{len(alarms)} alarms" if alarms else "no alarm")
+
+
+def provenance(found: Collection, guidance: float) -> dict[str, Any]:
+    """Section 0 of the report."""
+    recipe = next(iter(found.generated.values())).recipe
+    tuned = found.generated[TUNED, found.prompts.captions[0]].recipe
+    texts = [prompt.text for prompt in found.prompts.paired]
+    loras = ", ".join(f"{lora.name} {lora.sha256[:16]} at {lora.weight:g}" for lora in tuned.loras)
     return {
-        "run": found.subject.run.path.name,
+        "run": found.target.run.path.name,
         "base": f"{recipe.model.name}, {recipe.model.fingerprint[:16]}",
-        "tuned": ", ".join(f"{lora.name} {lora.sha256[:16]} at {lora.weight:g}" for lora in tuned.loras)
-        or tuned.model.fingerprint[:16],
+        "tuned": loras or tuned.model.fingerprint[:16],
         "scheduler": recipe.sampler, "steps": recipe.steps, "guidance": guidance,
         "size": f"{recipe.width} x {recipe.height}", "dtype": recipe.dtype, "device": recipe.device,
-        "seed": asked.seed, "prompts": f"{len(texts)}, {output.prompts_hash(texts)}",
+        "seed": found.seed, "prompts": f"{len(texts)}, {report.prompts_hash(texts)}",
         "training / held-out pictures": f"{len(found.train)} / {len(found.held_out)}",
-        "pictures of training captions, a side": len(found.questions.captions),
-        **{f"features of {side}": text for side, text in found.eyes.facts.items()},
-        "prompts longer than the scorer reads": cut,
-        "the scorer conditions the model": own,
+        "pictures of training captions, a side": len(found.prompts.captions),
+        **{f"features of {side}": text for side, text in found.extractors.versions.items()},
+        "prompts longer than the scorer reads": found.extractors.truncated(list(dict.fromkeys(texts))),
+        "the scorer conditions the model": found.extractors.conditions_sd,
         "resize": "training: Lanczos, centre square; descriptors: bicubic to 128 x 128 pixels; encoders: their own",
     }  # fmt: skip
-
-
-def told(worked_out: list[Section], last: str) -> int:
-    """Say what was found; alarms are findings, not failures of the command."""
-    raised = sections.alarms(worked_out)
-    for alarm in raised:
-        print(f"{alarm.kind}: {alarm.said}")
-    print("no alarm" if not raised else f"{len(raised)} alarms")
-    print(last)
-    return 0

@@ -1,87 +1,73 @@
-"""The denoising losses of training and held-out pictures, with base and tuned weights, at the same noise: kept."""
+"""Denoising losses of training and held-out images with base and tuned weights, at the same noise; cached."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data import disk_cache, rng
+from data import rng
+from data.atomic_io import file_sha256
 from data.buckets import assign_bucket
+from data.dataset import EncodedImage
+from data.disk_cache import cache_key, cached_value
 from data.latent_cache import EntryPaths, MemoryEntries
 from data.schema import Sample
 from infer.comparison.image_cache import ImageCache
 from infer.comparison.weights import Weights
 from infer.evaluation.config import Counts
-from infer.evaluation.samples import Losses
-from infer.evaluation.target_run import Subject
+from infer.evaluation.samples import DenoisingLosses
+from infer.evaluation.target_run import TargetRun
 from train import encode
 from train.model import Denoiser
 from train.validation import HELD_OUT, TRAIN, Validator
 
-if TYPE_CHECKING:
-    from data.dataset import EncodedImage
+Sides = Mapping[str, Sequence[Sample]]
 
 
-def losses(subject: Subject, store: ImageCache, counts: Counts, seed: int) -> Losses:
-    """Of at most counts.losses pictures a side, counts.timesteps timesteps each."""
-    sides = {TRAIN: chosen(subject.collection.train, min(counts.losses, len(subject.collection.held_out)), seed),
-             HELD_OUT: chosen(subject.collection.held_out, counts.losses, seed)}  # fmt: skip
-    tuned, base = (measured(subject, store, weights, sides, counts) for weights in (subject.tuned, subject.base))
-    return Losses(tuned[TRAIN], tuned[HELD_OUT], base[TRAIN], base[HELD_OUT])
+def measure_losses(target: TargetRun, cache: ImageCache, counts: Counts, seed: int) -> DenoisingLosses:
+    """Of at most counts.losses images a side, at counts.timesteps timesteps each."""
+
+    def choose(samples: Sequence[Sample], most: int) -> list[Sample]:
+        return sorted(samples, key=lambda sample: rng.seed_for(seed, "evaluate", "losses", sample.sha256))[:most]
+
+    train, held_out = target.images.train, target.images.held_out
+    sides = {TRAIN: choose(train, min(counts.losses, len(held_out))), HELD_OUT: choose(held_out, counts.losses)}
+    tuned, base = (losses_of(target, cache, weights, sides, counts) for weights in (target.tuned, target.base))
+    return DenoisingLosses(tuned[TRAIN], tuned[HELD_OUT], base[TRAIN], base[HELD_OUT])
 
 
-def chosen(samples: Sequence[Sample], most: int, seed: int) -> list[Sample]:
-    order = sorted(samples, key=lambda sample: rng.seed_for(seed, "evaluate", "losses", sample.sha256))
-    return order[:most]
-
-
-def measured(
-    subject: Subject, store: ImageCache, weights: Weights, sides: dict[str, list[Sample]], counts: Counts
+def losses_of(
+    target: TargetRun, cache: ImageCache, weights: Weights, sides: Sides, counts: Counts
 ) -> dict[str, np.ndarray]:
-    """The mean loss of each picture over timesteps, by side; worked out once for the same weights and pictures."""
-    names = {side: [sample.sha256 for sample in samples] for side, samples in sides.items()}
-    model = store.model(weights)
-    key = disk_cache.cache_key("evaluate losses 1", model.fingerprint, store.machine.facts, names, counts.timesteps,
-                      subject.config.pictures.caption, subject.config.objective,
-                      [(file.weight, store_hash(file.path)) for file in weights.loras])  # fmt: skip
-    found = disk_cache.cached_value("evaluate", key, lambda: work_out(subject, store, weights, sides, counts))
-    return {side: np.array(values) for side, values in found.items()}
+    """The mean loss of each image over timesteps, by side; cached by weights and images."""
+    hashes = {side: [sample.sha256 for sample in samples] for side, samples in sides.items()}
+    model = cache.model(weights)
+    key = cache_key("evaluate losses 1", model.fingerprint, cache.machine.facts, hashes, counts.timesteps,
+                    target.config.pictures.caption, target.config.objective,
+                    [(lora.weight, file_sha256(lora.path)) for lora in weights.loras])  # fmt: skip
+
+    def measure() -> dict[str, list[float]]:
+        entries = {side: encode_samples(target, cache, samples) for side, samples in sides.items()}
+        validator = Validator(entries, target.config.objective, model.schedule.to(cache.machine.device),
+                              model.scaling_factor, counts.timesteps)  # fmt: skip
+        with cache.pipe(weights) as (pipe, _):
+            found = validator.measure(Denoiser(pipe.unet), cache.machine.device)
+        return {side: each.per_picture.tolist() for side, each in found.items()}
+
+    return {side: np.array(values) for side, values in cached_value("evaluate", key, measure).items()}
 
 
-def store_hash(path: object) -> str:
-    from pathlib import Path
-
-    from data.atomic_io import file_sha256
-
-    return file_sha256(Path(str(path)))
-
-
-def work_out(
-    subject: Subject, store: ImageCache, weights: Weights, sides: dict[str, list[Sample]], counts: Counts
-) -> dict[str, list[float]]:
-    entries = {side: encoded(subject, store, samples) for side, samples in sides.items()}
-    model = store.model(weights)
-    validator = Validator(entries, subject.config.objective, model.schedule.to(store.machine.device),
-                          model.scaling_factor, counts.timesteps)  # fmt: skip
-    with store.pipe(weights) as (pipe, _):
-        found = validator.measure(Denoiser(pipe.unet), store.machine.device)
-    return {side: each.per_picture.tolist() for side, each in found.items()}
-
-
-def encoded(subject: Subject, store: ImageCache, samples: Sequence[Sample]) -> Sequence[EncodedImage]:
-    """As they were for training, out of the cache if they are still there."""
-    collection, model = subject.collection, store.model(subject.base)
-    sizes = list(collection.buckets)
-    by_bucket: dict = {bucket: [] for bucket in sizes}
+def encode_samples(target: TargetRun, cache: ImageCache, samples: Sequence[Sample]) -> Sequence[EncodedImage]:
+    """As for training, from the cache if they are still there."""
+    images, model, device = target.images, cache.model(target.base), cache.machine.device
+    by_bucket: dict = {bucket: [] for bucket in images.buckets}
     for sample in samples:
-        by_bucket[assign_bucket(sample.width, sample.height, sizes)].append(sample)
+        by_bucket[assign_bucket(sample.width, sample.height, list(images.buckets))].append(sample)
     names = [sample.annotation.file_name for sample in samples]
-    some = replace(collection, buckets=by_bucket, held_out=[], prompts={n: collection.prompts[n] for n in names})
-    states, _ = encode.encode_captions(model, some, store.machine.device)
-    moments, _ = encode.encode_pictures(model, some, subject.config, store.machine.device)
-    return MemoryEntries(store.machine.device).entries(
-        [EntryPaths(name, moments[name], tuple(states[text] for text in some.prompts[name])) for name in names]
-    )
+    chosen = replace(images, buckets=by_bucket, held_out=[], prompts={name: images.prompts[name] for name in names})
+    states, _ = encode.encode_captions(model, chosen, device)
+    moments, _ = encode.encode_pictures(model, chosen, target.config, device)
+    paths = [EntryPaths(name, moments[name], tuple(states[text] for text in chosen.prompts[name])) for name in names]
+    return MemoryEntries(device).entries(paths)

@@ -1,80 +1,75 @@
-"""Pictures as features: weight-free descriptors, content, and one space with texts; all kept by content."""
+"""Image features: weight-free descriptors, content, and one space with texts; all cached by content."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import AutoTokenizer
 
-from data import features
 from data.errors import InputError
-from data.features import Clip, Dinov2, Extractor, ImageSource, StyleDescriptors
+from data.features import Clip, Dinov2, Extractor, ImageSource, StyleDescriptors, extract_features
 from infer.comparison.measures import POCKET_SCORER
 from infer.evaluation.config import EvaluateOptions
-from infer.evaluation.samples import Seen
-from infer.evaluation.target_run import Subject
+from infer.evaluation.samples import Features
+from infer.evaluation.target_run import TargetRun
 
-TEXTS = 64  # encoded at a time
+TEXT_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Eyes:
-    """The extractors of a report. content is joint where no other encoder was named."""
+class Extractors:
+    """content is the same as joint unless another encoder was named."""
 
     style: Extractor
     content: Extractor
     joint: Clip
 
     @property
-    def extractors(self) -> dict[str, Extractor]:
-        return {"style": self.style, "content": self.content, "joint": self.joint}
+    def versions(self) -> dict[str, str]:
+        """Features of two versions are never mixed."""
+        return {side: f"{each.name} {each.version}" for side, each in vars(self).items()}
 
-    @property
-    def facts(self) -> dict[str, str]:
-        """Names and versions: features of two versions never meet."""
-        return {side: f"{each.name} {each.version}" for side, each in self.extractors.items()}
+    def features(self, images: Sequence[ImageSource]) -> Features:
+        """Of files or images, row for row."""
+        found = {each.name: extract_features(each, images) for each in (self.style, self.content, self.joint)}
+        rows = [found[each.name].reshape(len(images), -1) for each in (self.style, self.content, self.joint)]
+        return Features(*rows)
 
-    def seen(self, pictures: Sequence[ImageSource]) -> Seen:
-        """Of files or pictures, row for row."""
-        style, joint = features.extract_features(self.style, pictures), features.extract_features(self.joint, pictures)
-        content = joint if self.content is self.joint else features.extract_features(self.content, pictures)
-        return Seen(*(side.reshape(len(pictures), -1) for side in (style, content, joint)))
-
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+    def text_features(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """(k, e), in the space of `joint`."""
-        parts = [self.joint.encode_text(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]
+        starts = range(0, len(texts), TEXT_BATCH)
+        parts = [self.joint.encode_text(texts[start : start + TEXT_BATCH]) for start in starts]
         return np.concatenate(parts).astype(np.float64)
 
-    def cut(self, texts: Sequence[str]) -> int:
-        """How many texts are longer than the scorer reads: what they end with is not judged."""
-        from transformers import AutoTokenizer
-
+    def truncated(self, texts: Sequence[str]) -> int:
+        """How many texts are longer than the scorer reads."""
         tokenizer = AutoTokenizer.from_pretrained(self.joint.folder, local_files_only=True)
         return sum(len(ids) > tokenizer.model_max_length for ids in tokenizer(list(texts), verbose=False).input_ids)
 
+    @property
+    def conditions_sd(self) -> bool:
+        """Whether the scorer is CLIP L/14, which conditions SD v1: it would judge its own work."""
+        try:
+            text = (self.joint.folder / "config.json").read_text(encoding="utf-8")
+            config = json.loads(text).get("vision_config", {})
+        except (OSError, ValueError):
+            return False
+        return (config.get("hidden_size"), config.get("patch_size")) == (1024, 14)
 
-def eyes(asked: EvaluateOptions, subject: Subject) -> Eyes:
-    """The extractors that the options mean. Raises InputError for a world that the embedded scorer does not know."""
-    if asked.scorer is None and not subject.is_pocket:
+
+def load_extractors(options: EvaluateOptions, target: TargetRun) -> Extractors:
+    """Raises InputError for a base model that the embedded scorer does not know."""
+    if options.scorer is None and not target.is_pocket:
         raise InputError(
-            f"the embedded scorer has never seen what {subject.base.model} draws", where="--scorer",
+            f"the embedded scorer does not know what {target.base.model} generates", where="--scorer",
             allowed="the folder of a CLIP model, such as openai/clip-vit-base-patch32's",
         )  # fmt: skip
-    joint = Clip(asked.scorer or POCKET_SCORER)
-    content = Dinov2(asked.encoder) if asked.encoder else joint
+    joint = Clip(options.scorer or POCKET_SCORER)
+    content = Dinov2(options.encoder) if options.encoder else joint
     for extractor in (joint, content):
-        _ = extractor.version  # says what is wrong with the folder before anything is drawn
-    return Eyes(StyleDescriptors(), content, joint)
-
-
-def conditions_sd(folder: Path) -> bool:
-    """Whether a scorer is CLIP L/14, by which SD v1 is conditioned: it would judge its own work."""
-    try:
-        seen = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vision_config", {})
-    except (OSError, ValueError):
-        return False
-    return (seen.get("hidden_size"), seen.get("patch_size")) == (1024, 14)
+        _ = extractor.version  # reports problems of the folder before anything is generated
+    return Extractors(StyleDescriptors(), content, joint)

@@ -1,148 +1,133 @@
-"""5. Was anything memorised: nearest training pictures, calibrated by held-out ones; loss gaps; copies by alignment."""
+"""5. Memorization: nearest training images, calibrated by held-out ones; loss gaps; near-duplicates by alignment."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from data.metrics.memorization import ALARM as SSCD_ALARM
-from data.metrics.memorization import (
-    QUANTILE,
-    CopyReport,
-    authenticity,
-    data_copying_score,
-    find_copies,
-    membership_inference,
-    nearest_neighbours,
-)
-from data.metrics.statistics import wilson_interval
-from infer.evaluation.diversity import first_of_each
-from infer.evaluation.samples import Evidence, Losses, Seen
-from infer.evaluation.section import Alarm, Number, Section, of
+from data.metrics import memorization as metrics
+from data.metrics import statistics as stats
+from data.metrics.memorization import QUANTILE, CopyReport, nearest_neighbours
+from infer.evaluation.samples import DenoisingLosses, Evidence
+from infer.evaluation.section import Alarm, Number, Section, from_interval
 
-RARE = 0.002  # p of an alarm: this section asks four times whether something was copied
-SCORE = -3.0  # C_T, standard deviations
-TOLD = 0.6  # AUC of telling training pictures from held-out ones by their loss: more is an alarm
-TITLE, ASKED = "Memorisation", "Are training pictures drawn again?"
+RARE = 0.002  # p of an alarm: this section tests four times for copies
+MIN_SCORE = -3.0  # C_T, in standard deviations
+MAX_AUC = 0.6  # of telling training from held-out images by their loss
+TITLE, ASKED = "Memorisation", "Does the model reproduce training images?"
 
 
 def section(evidence: Evidence, seed: int = 0) -> Section:
     """Of training captions (the worst case) and of prompts without style (novel ones)."""
-    train, held_out = evidence.train, evidence.held_out
-    drawn = {"training captions": evidence.captions.shown, "novel prompts": evidence.plain.shown}
-    found = {name: find_copies(train.content, held_out.content, shown.tuned.content) for name, shown in drawn.items()}
-    before = {name: find_copies(train.content, held_out.content, shown.base.content) for name, shown in drawn.items()}
-    worst, score = found["training captions"], score_of(evidence, evidence.captions.shown.tuned)
-    by_chance = chance(evidence)
-    numbers = [number for name in drawn for number in counted(name, found[name], before[name])]
+    train, held_out, pairs = evidence.train.content, evidence.held_out.content, evidence.captions.pairs
+    numbers: list[Number] = []
+    reports = []
+    for name, each in (("training captions", pairs), ("novel prompts", evidence.plain.pairs)):
+        tuned, base = (metrics.find_copies(train, held_out, side.content) for side in (each.tuned, each.base))
+        numbers += copy_numbers(name, tuned, base)
+        reports.append(tuned)
+    score, before = (metrics.data_copying_score(train, held_out, side.content) for side in (pairs.tuned, pairs.base))
+    chance = exceedance_p(evidence)
     numbers += [
-        Number("p of so many captions' pictures above every held-out one", by_chance, p=by_chance,
-               said="copies" if by_chance <= RARE else "not more than chance allows"),
-        background(train),
-        Number("C_T, training captions", score, base=score_of(evidence, evidence.captions.shown.base), floor=0.0,
-               said="nearer to training pictures than held-out ones are" if score < SCORE else "no nearer than chance"),
-        Number("authentic, %", authenticity(train.content, evidence.captions.shown.tuned.content),
-               base=authenticity(train.content, evidence.captions.shown.base.content),
-               floor=authenticity(train.content, held_out.content), said="floor: of held-out pictures"),
-        Number("aligned copies among the drawn", float(len(evidence.copied.drawn)), floor=0.0),
-        Number("aligned copies between training and held-out", float(len(evidence.copied.held_out)), floor=0.0),
-        *(told_by_loss(evidence.losses) if evidence.losses else ()),
+        Number("p of so many captions' pictures above every held-out one", chance, p=chance,
+               said="copies" if chance <= RARE else "not more than chance allows"),
+        Number("likeness of training pictures to the nearest other, 95 %",
+               float(np.quantile(nearest_other(train), 0.95))),
+        Number("C_T, training captions", score, base=before, floor=0.0,
+               said="closer than held-out images" if score < MIN_SCORE else "no closer than chance"),
+        Number("authentic, %", metrics.authenticity(train, pairs.tuned.content),
+               base=metrics.authenticity(train, pairs.base.content), floor=metrics.authenticity(train, held_out),
+               said="floor: of held-out images"),
+        Number("aligned copies among the drawn", float(len(evidence.copies.generated)), floor=0.0),
+        Number("aligned copies between training and held-out", float(len(evidence.copies.held_out)), floor=0.0),
+        *(loss_numbers(evidence.losses) if evidence.losses else ()),
     ]  # fmt: skip
+    cannot = [
+        "No number proves or rules out copying: look at the most similar pairs below.",
+        f"The share above {metrics.ALARM} means what Somepalli et al. 2023 say in SSCD's features only.",
+    ]
+    if len(held_out) < 100:
+        cannot.append(f"With {len(held_out)} held-out images a threshold of 1 % is their highest value or nearly so.")
     return Section(
-        TITLE, ASKED, tuple(numbers), tuple(alarms(evidence, worst, score, by_chance)),
-        notes=(f"Likeness: cosine to the nearest training picture. Threshold: what {QUANTILE:.0%} of held-out pictures "
-               "stay under. C_T (Meehan et al. 2020): standard deviations; well below 0 is copying.",),
-        cannot=cannot(len(held_out)),
+        TITLE, ASKED, tuple(numbers), tuple(alarms(evidence, reports[0], score, chance)),
+        notes=(f"Likeness: cosine to the nearest training image. Threshold: {QUANTILE:.0%} of held-out images are "
+               "below it. C_T (Meehan et al. 2020): in standard deviations; well below 0 is copying.",),
+        cannot=tuple(cannot),
     )  # fmt: skip
 
 
-def cannot(held_out: int) -> tuple[str, ...]:
-    found = ["No number proves or rules out copying: look at the nearest pairs below.",
-             f"The share above {SSCD_ALARM} means what Somepalli et al. 2023 say in SSCD's features only."]  # fmt: skip
-    if held_out < 100:
-        found.append(f"With {held_out} held-out pictures a threshold of 1 % is their highest value or nearly so.")
-    return tuple(found)
-
-
-def score_of(evidence: Evidence, drawn: Seen) -> float:
-    return data_copying_score(evidence.train.content, evidence.held_out.content, drawn.content)
-
-
-def counted(name: str, now: CopyReport, before: CopyReport) -> list[Number]:
-    """Shares and percentiles of the likeness to training pictures."""
-    above = wilson_interval(round(now.above * len(now.likeness)), len(now.likeness))
+def copy_numbers(name: str, now: CopyReport, before: CopyReport) -> list[Number]:
+    """Shares and percentiles of the similarity to training images."""
+    above = stats.wilson_interval(round(now.above * len(now.likeness)), len(now.likeness))
     return [
-        of(f"share above the threshold, {name}", above, base=before.above, floor=1 - QUANTILE,
-           said="more than held-out pictures" if above.low > 1 - QUANTILE else "as held-out pictures, or not known"),
+        from_interval(f"share above the threshold, {name}", above, base=before.above, floor=1 - QUANTILE,
+                      said="more than held-out images" if above.low > 1 - QUANTILE else "not more, or not known"),
         *(Number(f"likeness, {percent} %, {name}", now.quantiles[place], base=before.quantiles[place],
                  ceiling=now.threshold) for place, percent in enumerate((75, 90, 95))),
-        Number(f"share above {SSCD_ALARM}, {name}", now.alarm, base=before.alarm),
+        Number(f"share above {metrics.ALARM}, {name}", now.alarm, base=before.alarm),
     ]  # fmt: skip
 
 
-def chance(evidence: Evidence) -> float:
-    """The p-value of so many pictures above every held-out one, if both were of one source; one picture a caption.
+def exceedance_p(evidence: Evidence) -> float:
+    """The p-value of so many images above every held-out one, if both had one source; one image per caption.
 
-    Of n drawn and m held-out pictures in any order, the k most alike are all drawn with probability
+    Of n generated and m held-out images in random order, the k most similar are all generated with probability
     n! (n + m - k)! / ((n - k)! (n + m)!).
     """
-    shown, train = evidence.captions.shown, evidence.train.content
-    drawn = nearest_neighbours(shown.tuned.content[first_of_each(shown)], train)[0]
+    pairs, train = evidence.captions.pairs, evidence.train.content
+    generated = nearest_neighbours(pairs.tuned.content[pairs.first], train)[0]
     held_out = nearest_neighbours(evidence.held_out.content, train)[0]
-    n, m, k = len(drawn), len(held_out), int((drawn > held_out.max()).sum())
+    n, m, k = len(generated), len(held_out), int((generated > held_out.max()).sum())
     return float(np.prod([(n - place) / (n + m - place) for place in range(k)]))
 
 
-def background(train: Seen) -> Number:
-    """How like training pictures are to the nearest other one."""
-    cosines = nearest_other(train)
-    return Number("likeness of training pictures to the nearest other, 95 %", float(np.quantile(cosines, 0.95)))
-
-
-def nearest_other(train: Seen) -> np.ndarray:
+def nearest_other(train: np.ndarray) -> np.ndarray:
+    """The similarity of each training image to the nearest other one."""
     rows = np.arange(len(train))
-    return np.array([nearest_neighbours(train.content[[row]], train.content[rows != row])[0][0] for row in rows])
+    return np.array([nearest_neighbours(train[[row]], train[rows != row])[0][0] for row in rows])
 
 
-def told_by_loss(losses: Losses) -> list[Number]:
-    """Whether the denoising loss tells training pictures; the base has seen neither side."""
-    now = membership_inference(losses.train, losses.held_out)
-    before = membership_inference(losses.base_train, losses.base_held_out)
+def loss_numbers(losses: DenoisingLosses) -> list[Number]:
+    """Whether the denoising loss identifies training images; the base has seen neither side."""
+    now = metrics.membership_inference(losses.train, losses.held_out)
+    before = metrics.membership_inference(losses.base_train, losses.base_held_out)
     p = auc_p(now.auc, len(losses.train), len(losses.held_out))
-    said = "training pictures can be told" if p <= 0.05 else "not told from chance"
-    found = [Number("AUC of training against held-out pictures by their loss", now.auc, base=before.auc, floor=0.5, p=p,
-                    said=said),
-             Number("loss gap, held-out minus training", now.gap, base=before.gap, floor=0.0)]  # fmt: skip
+    numbers = [
+        Number("AUC of training against held-out pictures by their loss", now.auc, base=before.auc, floor=0.5, p=p,
+               said="training images can be identified" if p <= 0.05 else "no better than chance"),
+        Number("loss gap, held-out minus training", now.gap, base=before.gap, floor=0.0),
+    ]  # fmt: skip
     if len(losses.held_out) >= 100:
-        found.append(Number("training pictures told at 1 % false alarms", now.found, base=before.found, floor=0.01))
-    return found
+        numbers.append(Number("training pictures told at 1 % false alarms", now.found, base=before.found, floor=0.01))
+    return numbers
 
 
 def auc_p(auc: float, n: int, m: int) -> float:
-    """One-sided: of Mann-Whitney's U under "the two sides are alike"."""
+    """One-sided, of Mann-Whitney's U under "the two sides are alike"."""
     z = (auc - 0.5) * n * m / math.sqrt(n * m * (n + m + 1) / 12)
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def alarms(evidence: Evidence, worst: CopyReport, score: float, by_chance: float) -> list[Alarm]:
-    """A leak between training and held-out pictures makes every other number of this section worthless."""
+def alarms(evidence: Evidence, captions: CopyReport, score: float, chance: float) -> Sequence[Alarm]:
+    """A leak between training and held-out images makes every other number of this section worthless."""
     found = []
-    if evidence.copied.held_out:
-        held, train = evidence.copied.held_out[0]
-        found.append(Alarm("leak", f"{len(evidence.copied.held_out)} held-out pictures are copies of training ones "
-                           f"({held}, {train}): validation and this section measure learning by heart."))  # fmt: skip
-    if by_chance <= RARE or score < SCORE:
-        found.append(Alarm("copies", f"{worst.above:.0%} of the pictures of training captions are more like a training "
-                           f"picture than 99 % of held-out ones are; C_T {score:.1f}."))  # fmt: skip
-    if evidence.copied.drawn:
-        drawn, train = evidence.copied.drawn[0]
-        found.append(Alarm("copies", f"{len(evidence.copied.drawn)} drawn pictures are training pictures but for "
-                           f"cropping and light (the first: {drawn!r} is {train})."))  # fmt: skip
-    if evidence.losses:
-        now = membership_inference(evidence.losses.train, evidence.losses.held_out)
-        sides = len(evidence.losses.train), len(evidence.losses.held_out)
-        if now.auc > TOLD and auc_p(now.auc, *sides) <= RARE:
-            found.append(Alarm("told-by-loss", f"Training pictures can be told from held-out ones by their loss: AUC "
-                               f"{now.auc:.2f}."))  # fmt: skip
+    if evidence.copies.held_out:
+        held_out, train = evidence.copies.held_out[0]
+        found.append(Alarm("leak", f"{len(evidence.copies.held_out)} held-out images are copies of training images "
+                           f"({held_out}, {train}): validation and this section measure memorization."))  # fmt: skip
+    if chance <= RARE or score < MIN_SCORE:
+        found.append(Alarm("copies", f"{captions.above:.0%} of the images of training captions are more similar to a "
+                           f"training image than 99 % of held-out images are; C_T {score:.1f}."))  # fmt: skip
+    if evidence.copies.generated:
+        prompt, train = evidence.copies.generated[0]
+        found.append(Alarm("copies", f"{len(evidence.copies.generated)} generated images are training images except "
+                           f"for cropping and light (the first: {prompt!r} is {train})."))  # fmt: skip
+    losses = evidence.losses
+    if losses:
+        auc = metrics.membership_inference(losses.train, losses.held_out).auc
+        if auc > MAX_AUC and auc_p(auc, len(losses.train), len(losses.held_out)) <= RARE:
+            found.append(Alarm("told-by-loss", "Training images can be told from held-out ones by their loss: AUC "
+                               f"{auc:.2f}."))  # fmt: skip
     return found

@@ -1,4 +1,4 @@
-"""Probes: which type, object and names a picture shows, each with its accuracy on pictures it did not learn from."""
+"""Probes: which type, object and names an image shows, with their accuracy on images they were not trained on."""
 
 from __future__ import annotations
 
@@ -8,81 +8,81 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from data.captions import with_article
 from data.metrics.distances import Matrix, unit_rows
 from infer.comparison.measures import POCKET_SCORER
-from infer.evaluation.samples import Probe, Seen, Words
+from infer.evaluation.samples import Features, ProbeAccuracy, Words
 
-STRENGTH = 1.0  # of the logistic regression's penalty, sklearn's own default
+PENALTY = 1.0  # of the logistic regression, sklearn's default
 
 
 @dataclass(frozen=True)
 class TypeProbe:
-    """Logistic regression on standardised content and style of the training pictures, whose types people gave."""
+    """Logistic regression on standardized content and style of the training images, whose types people annotated."""
 
     model: Any
     classes: Words
 
-    def says(self, seen: Seen) -> Words:
-        return np.asarray(self.model.predict(table(seen)), str)
+    def predict(self, features: Features) -> Words:
+        return np.asarray(self.model.predict(probe_inputs(features)), str)
 
 
-def table(seen: Seen) -> Matrix:
-    return np.concatenate([unit_rows(seen.content), seen.style], axis=1)
+def probe_inputs(features: Features) -> Matrix:
+    return np.concatenate([unit_rows(features.content), features.style], axis=1)
 
 
-def type_probe(train: Seen, types: Sequence[str | None]) -> TypeProbe | None:
-    """None where fewer than two types are known."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    known = [row for row, kind in enumerate(types) if kind]
+def train_type_probe(train: Features, types: Sequence[str | None]) -> TypeProbe | None:
+    """None if fewer than two types are known."""
+    known = [row for row, type_ in enumerate(types) if type_]
     labels = np.array([str(types[row]) for row in known])
     if len(set(labels.tolist())) < 2:
         return None
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
-    model.fit(table(train.take(known)), labels)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=1000))
+    model.fit(probe_inputs(train.take(known)), labels)
     return TypeProbe(model, np.unique(labels))
 
 
-def checked(probe: TypeProbe, held_out: Seen, types: Sequence[str | None]) -> Probe | None:
-    """On held-out pictures whose types are known."""
-    known = [row for row, kind in enumerate(types) if kind]
+def type_accuracy(probe: TypeProbe, held_out: Features, types: Sequence[str | None]) -> ProbeAccuracy | None:
+    """On held-out images whose types are known."""
+    known = [row for row, type_ in enumerate(types) if type_]
     if not known:
         return None
-    right = probe.says(held_out.take(known)) == np.array([str(types[row]) for row in known])
-    return Probe("types", int(right.sum()), len(known), len(probe.classes))
+    right = probe.predict(held_out.take(known)) == np.array([str(types[row]) for row in known])
+    return ProbeAccuracy("types", int(right.sum()), len(known), len(probe.classes))
 
 
-def objects_said(joint: Matrix, words: Matrix, names: Sequence[str]) -> Words:
-    """The nearest of the names to each picture. words: (names, e) of "a fridge" and so on."""
-    return np.array(names)[(unit_rows(joint) @ unit_rows(words).T).argmax(axis=1)]
-
-
-def objects_checked(words: Matrix, names: Sequence[str]) -> Probe | None:
-    """On real pictures of the embedded world's objects, four of each, that nothing was trained on."""
-    from safetensors.numpy import load_file
-
-    scored = (POCKET_SCORER / "names.txt").read_text(encoding="utf-8").splitlines()
-    rows = load_file(POCKET_SCORER / "real.safetensors")["features"].astype(np.float64)
-    if rows.shape[1] != words.shape[1]:
-        return None
-    shown = np.array([scored[row % len(scored)] for row in range(len(rows))])
-    mine = np.isin(shown, names)
-    right = objects_said(rows[mine], words, names) == shown[mine]
-    return Probe("objects", int(right.sum()), int(mine.sum()), len(names)) if mine.any() else None
+def predict_objects(joint: Matrix, texts: Matrix, names: Sequence[str]) -> Words:
+    """The nearest of the names to each image. texts: (names, e), of object_texts."""
+    return np.array(names)[(unit_rows(joint) @ unit_rows(texts).T).argmax(axis=1)]
 
 
 def object_texts(names: Sequence[str]) -> list[str]:
     return [with_article(name) for name in names]
 
 
-def name_likeness(seen: Seen, train: Seen, owners: Sequence[str | None]) -> tuple[NDArray[np.float64], list[str]]:
-    """(n, names): the cosine of each picture to the mean of each name's training pictures; and the names."""
+def object_accuracy(texts: Matrix, names: Sequence[str]) -> ProbeAccuracy | None:
+    """On real images of the embedded world's objects, four of each, that nothing was trained on."""
+    known = (POCKET_SCORER / "names.txt").read_text(encoding="utf-8").splitlines()
+    rows = load_file(POCKET_SCORER / "real.safetensors")["features"].astype(np.float64)
+    if rows.shape[1] != texts.shape[1]:
+        return None
+    shown = np.array([known[row % len(known)] for row in range(len(rows))])
+    used = np.isin(shown, names)
+    right = predict_objects(rows[used], texts, names) == shown[used]
+    return ProbeAccuracy("objects", int(right.sum()), int(used.sum()), len(names)) if used.any() else None
+
+
+def name_similarity(
+    features: Features, train: Features, owners: Sequence[str | None]
+) -> tuple[NDArray[np.float64], list[str]]:
+    """(n, names): the cosine of each image to the mean of each name's training images; and the names."""
     names = sorted({name for name in owners if name})
     content = unit_rows(train.content)
-    middle = content.mean(axis=0)
+    mean = content.mean(axis=0)
     means = np.stack([content[[row for row, own in enumerate(owners) if own == name]].mean(axis=0) for name in names])
-    return unit_rows(unit_rows(seen.content) - middle) @ unit_rows(means - middle).T, names
+    return unit_rows(unit_rows(features.content) - mean) @ unit_rows(means - mean).T, names

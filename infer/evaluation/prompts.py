@@ -1,4 +1,4 @@
-"""What is drawn: prompts and seeds of every question, as functions of the run's pictures and the seed alone."""
+"""Prompts and seeds of every question, as functions of the run's images and the seed alone."""
 
 from __future__ import annotations
 
@@ -14,158 +14,149 @@ import yaml
 
 from data import rng
 from data.captions import with_article
-from infer.comparison import figures, grid
-from infer.comparison.grid import CellRequest
-from infer.comparison.weights import Weights
+from infer.comparison import figures
+from infer.comparison.grid import CREATURE, POKEMON, fix_article, with_trigger
 from infer.evaluation.config import Counts
-from infer.evaluation.target_run import Subject
+from infer.evaluation.target_run import TargetRun
 
 FILE = Path(__file__).with_name("prompts.yaml")
-FIRST_TYPES = ("water", "electric", "fire", "grass")  # of the thesis, its figure 3.5
+FIRST_TYPES = ("water", "electric", "fire", "grass")  # of the thesis's figure 3.5
 SEED_SPACE = 2**32
-FEWEST = 3  # pictures of a name or type that is asked for
+MIN_IMAGES = 3  # of a name or type that is used
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A picture that is asked for, of base and tuned. about: words that the question needs, such as type and object."""
+class EvalPrompt:
+    """An image to generate. labels: what the question needs, such as type and object."""
 
     text: str
     seed: int
-    about: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> str:
-        """As the prompt grammar reads it: brackets of a caption are letters, not weights."""
+        """For the prompt grammar: brackets of a caption are text, not weights."""
         return re.sub(r"([()\[\]\\])", r"\\\1", self.text)
 
 
 @dataclass(frozen=True)
-class Questions:
-    """captions, plain, variety, grid, mixes: of base and tuned. anchors: the grid's objects alone, row for row.
+class EvalPrompts:
+    """captions, plain, variety, grid, mixes: for base and tuned. anchors: the grid's objects alone, row for row.
 
-    trigger: with the word, and without, of tuned alone. every_caption, every_plain: what pictures are told among.
+    without, trigger: for tuned alone. all_captions, all_plain: what images are matched against.
     """
 
-    captions: tuple[Ask, ...]
-    plain: tuple[Ask, ...]
-    variety: tuple[Ask, ...]
-    grid: tuple[Ask, ...]
-    anchors: tuple[Ask, ...]
-    mixes: tuple[Ask, ...]
-    without: tuple[Ask, ...]
-    trigger: tuple[Ask, ...]
-    figures: tuple[tuple[Ask, str], ...]
-    every_caption: tuple[str, ...]
-    every_plain: tuple[str, ...]
+    captions: tuple[EvalPrompt, ...]
+    plain: tuple[EvalPrompt, ...]
+    variety: tuple[EvalPrompt, ...]
+    grid: tuple[EvalPrompt, ...]
+    anchors: tuple[EvalPrompt, ...]
+    mixes: tuple[EvalPrompt, ...]
+    without: tuple[EvalPrompt, ...]
+    trigger: tuple[EvalPrompt, ...]
+    figures: tuple[tuple[EvalPrompt, str], ...]
+    all_captions: tuple[str, ...]
+    all_plain: tuple[str, ...]
     objects: tuple[str, ...]
 
     @property
-    def paired(self) -> tuple[Ask, ...]:
-        """Everything that both draw, once each."""
-        asks = (*self.captions, *self.plain, *self.variety, *self.grid, *self.anchors, *self.mixes)
-        return tuple(dict.fromkeys(asks))
+    def paired(self) -> tuple[EvalPrompt, ...]:
+        """Everything that both models generate, once each."""
+        every = (*self.captions, *self.plain, *self.variety, *self.grid, *self.anchors, *self.mixes)
+        return tuple(dict.fromkeys(every))
 
 
-def questions(subject: Subject, counts: Counts, seed: int, trigger: str) -> Questions:
-    """All that the counts allow."""
-    captions, plain = captions_of(subject, seed), plain_prompts()
-    drawn = captions[: counts.captions or len(captions)]
-    used = plain[: counts.prompts]
-    varied = [text for pair in zip(drawn, used, strict=False) for text in pair][: counts.variety]
-    cells = grid_of(subject, counts, seed)
-    word = trigger or (grid.CREATURE if subject.is_pocket else grid.POKEMON)
-    without = [Ask(text, seed_of(seed, text, 0)) for text in used[: counts.triggers]]
-    return Questions(
-        captions=asks(drawn, counts.caption_seeds, seed),
-        plain=asks(used, counts.prompt_seeds, seed),
-        variety=asks(varied, counts.variety_seeds, seed),
-        grid=cells,
-        anchors=tuple(Ask(with_article(ask.about[1]), ask.seed) for ask in cells),
-        mixes=mixes_of(subject, counts, seed),
+def build_prompts(target: TargetRun, counts: Counts, seed: int, trigger: str) -> EvalPrompts:
+    captions, plain = caption_texts(target, seed), plain_texts()
+    used_captions, used_plain = captions[: counts.captions or len(captions)], plain[: counts.prompts]
+    varied = [text for pair in zip(used_captions, used_plain, strict=False) for text in pair][: counts.variety]
+    grid = type_grid(target, counts, seed)
+    word = trigger or (CREATURE if target.is_pocket else POKEMON)
+    without = [EvalPrompt(text, seed_of(seed, text, 0)) for text in used_plain[: counts.triggers]]
+    return EvalPrompts(
+        captions=with_seeds(used_captions, counts.caption_seeds, seed),
+        plain=with_seeds(used_plain, counts.prompt_seeds, seed),
+        variety=with_seeds(varied, counts.variety_seeds, seed),
+        grid=grid,
+        anchors=tuple(EvalPrompt(with_article(each.labels[1]), each.seed) for each in grid),
+        mixes=name_mixes(target, counts, seed),
         without=tuple(without),
-        trigger=tuple(Ask(grid.with_trigger(ask.text, word, True), ask.seed) for ask in without),
-        figures=figures_of(subject, seed),
-        every_caption=tuple(captions),
-        every_plain=tuple(plain),
-        objects=tuple(shipped()["objects"]),
+        trigger=tuple(EvalPrompt(with_trigger(each.text, word, True), each.seed) for each in without),
+        figures=figure_prompts(target, seed),
+        all_captions=tuple(captions),
+        all_plain=tuple(plain),
+        objects=tuple(load_prompts()["objects"]),
     )
 
 
 @cache
-def shipped() -> dict[str, list[str]]:
+def load_prompts() -> dict[str, list[str]]:
     return yaml.safe_load(FILE.read_text(encoding="utf-8"))
 
 
-def plain_prompts() -> list[str]:
-    """A hundred without style: every object in every wording, so ordered that few of them hold many of both."""
-    things, ways = shipped()["objects"], shipped()["wordings"]
-    turns = [(turn, place) for turn in range(len(ways)) for place in range(len(things))]
-    return [worded(ways[(place + turn) % len(ways)], things[place]) for turn, place in turns]
+def plain_texts() -> list[str]:
+    """A hundred without style: every object in every wording, ordered so that the first few have many of both."""
+    objects, wordings = load_prompts()["objects"], load_prompts()["wordings"]
+    turns = [(turn, place) for turn in range(len(wordings)) for place in range(len(objects))]
+    return [fill_wording(wordings[(place + turn) % len(wordings)], objects[place]) for turn, place in turns]
 
 
-def worded(way: str, thing: str) -> str:
-    return way.replace("a {object}", with_article(thing)).replace("{object}", thing)
+def fill_wording(wording: str, name: str) -> str:
+    return wording.replace("a {object}", with_article(name)).replace("{object}", name)
 
 
-def captions_of(subject: Subject, seed: int) -> list[str]:
-    """The training pictures' first captions, each once, in an order of the seed's."""
-    texts = list(dict.fromkeys(sorted(subject.caption(sample) for sample in subject.collection.train)))
+def caption_texts(target: TargetRun, seed: int) -> list[str]:
+    """The training images' first captions, each once, in an order given by the seed."""
+    texts = list(dict.fromkeys(sorted(target.caption(sample) for sample in target.images.train)))
     return [texts[place] for place in rng.permutation(len(texts), seed, "evaluate", "captions")]
 
 
-def asks(texts: Sequence[str], count: int, seed: int) -> tuple[Ask, ...]:
-    return tuple(Ask(text, seed_of(seed, text, turn)) for text in texts for turn in range(count))
+def with_seeds(texts: Sequence[str], count: int, seed: int) -> tuple[EvalPrompt, ...]:
+    return tuple(EvalPrompt(text, seed_of(seed, text, turn)) for text in texts for turn in range(count))
 
 
 def seed_of(seed: int, text: str, turn: int) -> int:
-    """A prompt's own noise, whichever question asks for it."""
+    """A prompt's own seeds, whichever question uses it."""
     return rng.seed_for(seed, "evaluate", text, turn) % SEED_SPACE
 
 
-def types_of(subject: Subject) -> list[str]:
-    """The types of the training pictures, the thesis' first, then the commonest."""
-    found = Counter(kind for sample in subject.collection.train if (kind := sample.annotation.type))
-    known = [kind for kind, count in found.items() if count >= FEWEST]
-    rank = {kind: place for place, kind in enumerate(FIRST_TYPES)}
-    return sorted(known, key=lambda kind: (rank.get(kind, len(rank)), -found[kind], kind))
-
-
-def grid_of(subject: Subject, counts: Counts, seed: int) -> tuple[Ask, ...]:
-    """Types on objects, each picture from the noise of the object alone; nothing where no types are known."""
-    kinds, things = types_of(subject), shipped()["objects"][: counts.objects]
-    if len(kinds) < 2:
+def type_grid(target: TargetRun, counts: Counts, seed: int) -> tuple[EvalPrompt, ...]:
+    """Types on objects, each with the seed of the object alone; empty if no types are known."""
+    found = Counter(type_ for sample in target.images.train if (type_ := sample.annotation.type))
+    rank = {type_: place for place, type_ in enumerate(FIRST_TYPES)}  # the thesis's first, then the most frequent
+    types = sorted(
+        (type_ for type_, count in found.items() if count >= MIN_IMAGES),
+        key=lambda type_: (rank.get(type_, len(rank)), -found[type_], type_),
+    )
+    if len(types) < 2:
         return ()
-    cells = product(kinds[: counts.types], things, range(counts.grid_seeds))
+    objects = load_prompts()["objects"][: counts.objects]
     return tuple(
-        Ask(grid.fix_article(f"a {kind} type {thing}"), seed_of(seed, with_article(thing), turn), (kind, thing))
-        for kind, thing, turn in cells
+        EvalPrompt(fix_article(f"a {type_} type {name}"), seed_of(seed, with_article(name), turn), (type_, name))
+        for type_, name, turn in product(types[: counts.types], objects, range(counts.grid_seeds))
     )
 
 
-def mixes_of(subject: Subject, counts: Counts, seed: int) -> tuple[Ask, ...]:
-    """Two names in one prompt; nothing where names stand for fewer than three pictures each."""
-    found = Counter(name for sample in subject.collection.train if (name := sample.annotation.name))
-    known = sorted(name for name, count in found.items() if count >= FEWEST)
-    if len(known) < 4:
+def name_mixes(target: TargetRun, counts: Counts, seed: int) -> tuple[EvalPrompt, ...]:
+    """Two names in one prompt; empty if names have fewer than three images each."""
+    found = Counter(name for sample in target.images.train if (name := sample.annotation.name))
+    names = sorted(name for name, count in found.items() if count >= MIN_IMAGES)
+    if len(names) < 4:
         return ()
-    order = [known[place] for place in rng.permutation(len(known), seed, "evaluate", "mixes")]
+    order = [names[place] for place in rng.permutation(len(names), seed, "evaluate", "mixes")]
     pairs = list(zip(order[::2], order[1::2], strict=False))[: counts.mixes]
     return tuple(
-        Ask(text := f"a mix of {one} and {two}", seed_of(seed, text, turn), (one, two))
+        EvalPrompt(text := f"a mix of {one} and {two}", seed_of(seed, text, turn), (one, two))
         for one, two in pairs for turn in range(counts.grid_seeds)
     )  # fmt: skip
 
 
-def figures_of(subject: Subject, seed: int) -> tuple[tuple[Ask, str], ...]:
-    """The thesis' panels, each prompt once, with the figure it is of; the same pictures as compare.py --figures."""
-    wording = "twin" if subject.is_pocket else "literal"
-    found: dict[Ask, str] = {}
+def figure_prompts(target: TargetRun, seed: int) -> tuple[tuple[EvalPrompt, str], ...]:
+    """The thesis's panels, each prompt once, with its figure; the same images as compare.py --figures."""
+    wording = "twin" if target.is_pocket else "literal"
+    found: dict[EvalPrompt, str] = {}
     for figure in figures.load_figures():
         for panel in figure.panels:
-            found.setdefault(Ask(panel.wording(wording), seed + panel.seed), f"{figure.number}{panel.letter}")
+            prompt = EvalPrompt(panel.wording(wording), seed + panel.seed)
+            found.setdefault(prompt, f"{figure.number}{panel.letter}")
     return tuple(found.items())
-
-
-def wish(ask: Ask, weights: Weights, counts: Counts, guidance_scale: float, size: int) -> CellRequest:
-    return CellRequest(weights, ask.prompt, ask.seed, counts.steps, guidance_scale, width=size, height=size)

@@ -1,168 +1,241 @@
-"""The page: what was found first, then every section with its numbers and pictures, the nearest training one beside."""
+"""The report: one page, a blind test, numbers for programs, and a line for each image."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from data.metrics.statistics import Interval
+from data import rng
+from data.atomic_io import write_atomic
+from data.errors import InputError
+from data.metrics import statistics as stats
+from data.reports import render
 from data.reports.page import Page
 from infer.evaluation import memorization
-from infer.evaluation.collect import BASE, TUNED, Gathered
-from infer.evaluation.prompts import Ask
+from infer.evaluation.collect import BASE, TUNED, Collection, Key
+from infer.evaluation.prompts import EvalPrompt
 from infer.evaluation.section import Number, Section
-from infer.evaluation.sections import alarms
 
-SIDE = 128  # pixels a side of a picture on the page, at the most
-PAIRS = 10
-CELLS = 40  # pictures of a grid
+PAGE, JSON, NUMBERS, IMAGES, BLIND = "report.html", "report.json", "numbers.csv", "pictures.csv", "blind.html"
+COLUMNS = ("section", "name", "value", "low", "high", "base", "floor", "ceiling", "p", "said")
 HEAD = ("", "tuned", "95 % interval", "base", "floor", "ceiling", "p (Holm)", "in words")
-FINE = "No alarm was raised. That is no proof: read what each section cannot say."
-
-
-def page(found: Gathered, sections: Sequence[Section], facts: Mapping[str, str | int | float | bool | None]) -> Page:
-    """Everything on one page."""
-    made = Page(f"What fine-tuning did: {found.subject.run.path.name}", subtitle(found))
-    made.section("Found")
-    raised = alarms(list(sections))
-    for alarm in raised:
-        made.note(f"{alarm.kind}: {alarm.said}")
-    if not raised:
-        made.text(FINE)
-    made.facts(headlines(sections))
-    provenance(made, facts)
-    for place, each in enumerate(sections, 1):
-        add(made, place, each)
-        PICTURES.get(each.title, lambda *_: None)(made, found)
-    grid(made, found, len(sections) + 1)
-    return made
-
-
-def subtitle(found: Gathered) -> str:
-    counts = found.counts
-    return (f"{len(found.drawings)} pictures of {counts.steps} steps, base and tuned from the same seeds; "
-            f"{len(found.train)} training and {len(found.held_out)} held-out pictures")  # fmt: skip
-
-
 HEADLINES = ("style gap closed, descriptors", "R-precision, prompts without style", "both right",
              "distance between seeds of a prompt, tuned over base", "share above the threshold, training captions",
              "style leakage")  # fmt: skip
+SIDE = 128  # pixels a side of an image on the page, at most
+MOST_SIMILAR = 10
+GRID_CELLS = 40
+BLIND_PAIRS, BLIND_STYLE = 40, 8  # pairs to judge, training images above them
+BLIND_QUESTIONS = ("Which one shows what the words say?", "Which one looks like the images above?")
+Facts = Mapping[str, str | int | float | bool | None]
 
 
-def headlines(sections: Sequence[Section]) -> dict[str, str]:
-    """One number of each section, with its interval."""
-    every = {number.name: number for each in sections for number in each.numbers}
-    return {name: f"{every[name].value:.2f} ({ends(every[name].interval)})" for name in HEADLINES if name in every}
+def check_folder(folder: Path) -> None:
+    """Raise InputError for a folder that contains something else."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / JSON).is_file():
+        raise InputError("contains something other than a report", where=f"--outdir {folder}", fix="Use a new folder.")
 
 
-def ends(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.low:.3g} to {interval.high:.3g}"
+def write_report(found: Collection, sections: Sequence[Section], folder: Path, facts: Facts) -> Path:
+    """Write all files; returns the page's path."""
+    content = {"facts": facts, "counts": asdict(found.counts), "sections": [asdict(each) for each in sections]}
+    write_atomic(folder / JSON, json.dumps(without_nan(content), indent=1) + "\n")
+    numbers = [number_row(each.title, number) for each in sections for number in each.numbers]
+    write_atomic(folder / NUMBERS, to_csv(COLUMNS, numbers))
+    head = ("model", "prompt", "seed", "file", "nearest training picture", "cosine")
+    write_atomic(folder / IMAGES, to_csv(head, [image_row(found, key) for key in found.generated]))
+    write_atomic(folder / BLIND, blind_page(found))
+    return report_page(found, sections, facts).write(folder / PAGE)
 
 
-def provenance(made: Page, facts: Mapping[str, str | int | float | bool | None]) -> None:
-    made.section("0. Provenance")
-    made.text("What the numbers depend on. Base and tuned share seeds and noise, so all differences are paired; "
-              "intervals count prompts, not pictures, as what was drawn independently.")  # fmt: skip
-    made.table(("what", "value"), list(facts.items()))
+def number_row(title: str, number: Number) -> list[Any]:
+    low, high = (number.interval.low, number.interval.high) if number.interval else (None, None)
+    return [title, number.name, number.value, low, high, number.base, number.floor, number.ceiling, number.p,
+            number.said]  # fmt: skip
 
 
-def add(made: Page, place: int, each: Section) -> None:
-    """A section's words and numbers."""
-    made.section(f"{place}. {each.title}").text(each.asked)
-    for alarm in each.alarms:
-        made.note(alarm.said)
-    if each.numbers:
-        made.table(HEAD, [row(number) for number in each.numbers])
-    for table in each.tables:
-        made.table(tuple(table.head), table.rows, caption=table.title)
-    for text in each.notes:
-        made.text(text)
-    if each.cannot:
-        made.text("What this cannot say: " + " ".join(each.cannot))
+def image_row(found: Collection, key: Key) -> list[Any]:
+    side, prompt = key
+    nearest, cosine = found.nearest_sample(key).annotation.file_name, round(found.nearest[key][1], 4)
+    return [side, prompt.text, prompt.seed, str(found.generated[key].path), nearest, cosine]
 
 
-def row(number: Number) -> tuple[str | None, ...]:
-    numbers = (number.base, number.floor, number.ceiling, number.p)
-    texts = (None if each is None else f"{each:.3g}" for each in numbers)
+def to_csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def prompts_hash(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+# ---- the page
+
+
+def report_page(found: Collection, sections: Sequence[Section], facts: Facts) -> Page:
+    subtitle = (f"{image_count(found)} images of {found.counts.steps} steps, base and tuned from the same seeds; "
+                f"{len(found.train)} training and {len(found.held_out)} held-out images")  # fmt: skip
+    page = Page(f"What fine-tuning did: {found.target.run.path.name}", subtitle).section("Found")
+    alarms = [alarm for each in sections for alarm in each.alarms]
+    for alarm in alarms:
+        page.note(f"{alarm.kind}: {alarm.said}")
+    if not alarms:
+        page.text("No alarm was raised. That is no proof: read what each section cannot say.")
+    numbers = {number.name: number for each in sections for number in each.numbers}
+    headlines = [numbers[name] for name in HEADLINES if name in numbers]
+    page.facts({each.name: f"{each.value:.2f} ({format_interval(each.interval)})" for each in headlines})
+    page.section("0. Provenance").text("Base and tuned share seeds and noise, so all differences are paired; intervals "
+                                       "are over prompts, not images.")  # fmt: skip
+    page.table(("what", "value"), list(facts.items()))
+    for place, each in enumerate(sections, 1):
+        add_section(page, place, each)
+        IMAGE_STRIPS.get(each.title, lambda *_: None)(page, found)
+    page.section(f"{len(sections) + 1}. Grid").text(
+        "The prompts of the source thesis's chapter 3: base, tuned, and the training image nearest to the tuned one. "
+        "To judge which is better without knowing which model made it: blind.html beside this page."
+    )
+    return page.strip(side_by_side(found, dict(found.prompts.figures)), columns=3)
+
+
+def image_count(found: Collection, *, only_new: bool = False) -> int:
+    return len({cached.path for cached in found.generated.values() if cached.is_new or not only_new})
+
+
+def add_section(page: Page, place: int, section: Section) -> None:
+    page.section(f"{place}. {section.title}").text(section.asked)
+    for alarm in section.alarms:
+        page.note(alarm.said)
+    if section.numbers:
+        page.table(HEAD, [table_row(number) for number in section.numbers])
+    for table in section.tables:
+        page.table(tuple(table.head), table.rows, caption=table.title)
+    for note in section.notes:
+        page.text(note)
+    if section.cannot:
+        page.text("What this cannot say: " + " ".join(section.cannot))
+
+
+def table_row(number: Number) -> tuple[str | None, ...]:
+    values = (number.base, number.floor, number.ceiling, number.p)
     value = None if math.isnan(number.value) else f"{number.value:.3g}"
-    return (number.name, value, ends(number.interval) or None, *texts, number.said or None)
+    texts = (None if each is None else f"{each:.3g}" for each in values)
+    return (number.name, value, format_interval(number.interval) or None, *texts, number.said or None)
 
 
-# ---- pictures
+def format_interval(interval: stats.Interval | None) -> str:
+    return f"{interval.low:.3g} to {interval.high:.3g}" if interval else ""
 
 
-def small(picture: Image.Image) -> Image.Image:
-    picture = picture.convert("RGB")
-    picture.thumbnail((SIDE, SIDE))
-    return picture
+# ---- images
 
 
-def side_by_side(found: Gathered, asks: Iterable[Ask], label: Mapping[Ask, str] | None = None) -> list:
-    """base, tuned and the training picture nearest to the tuned one, for each."""
+def thumbnail(image: Image.Image) -> Image.Image:
+    image = image.convert("RGB")
+    image.thumbnail((SIDE, SIDE))
+    return image
+
+
+def side_by_side(
+    found: Collection, prompts: Iterable[EvalPrompt] | Mapping[EvalPrompt, str]
+) -> list[tuple[Image.Image, str]]:
+    """Base, tuned and the training image nearest to the tuned one. prompts: with a label each if it is a mapping."""
     strip = []
-    for ask in asks:
-        place, cosine = found.nearest[TUNED, ask]
-        file = found.sample(place).annotation.file_name
-        told = f"{label[ask]}  " if label else ""
+    for prompt in prompts:
+        key = (TUNED, prompt)
+        place, cosine = found.nearest[key]
+        label = f"{prompts[prompt]}  " if isinstance(prompts, Mapping) else ""
         strip += [
-            (small(found.drawings.cells[BASE, ask].image), f"{told}base: {ask.text}"),
-            (small(found.drawings.cells[TUNED, ask].image), f"tuned, seed {ask.seed}"),
-            (small(found.references[place]), f"nearest in training, {cosine:.2f}: {file}"),
+            (thumbnail(found.generated[BASE, prompt].image), f"{label}base: {prompt.text}"),
+            (thumbnail(found.generated[key].image), f"tuned, seed {prompt.seed}"),
+            (thumbnail(found.references[place]),
+             f"nearest in training, {cosine:.2f}: {found.nearest_sample(key).annotation.file_name}"),
         ]  # fmt: skip
     return strip
 
 
-def captions(made: Page, found: Gathered) -> None:
-    few = found.questions.captions[: 4 * found.counts.caption_seeds : found.counts.caption_seeds]
-    made.strip(side_by_side(found, few), title="Training captions: base, tuned, nearest training picture", columns=3)
+def add_captions(page: Page, found: Collection) -> None:
+    few = found.prompts.captions[: 4 * found.counts.caption_seeds : found.counts.caption_seeds]
+    page.strip(side_by_side(found, few), title="Training captions: base, tuned, nearest training image", columns=3)
 
 
-def types(made: Page, found: Gathered) -> None:
-    """The first seed of each type and object: rows are objects."""
-    asks = found.questions.grid
-    first = {ask.about: ask for ask in reversed(asks)}
-    kinds, things = (list(dict.fromkeys(ask.about[place] for ask in asks)) for place in (0, 1))
-    if not kinds:
+def add_types(page: Page, found: Collection) -> None:
+    """The first seed of each type and object; rows are objects."""
+    first = {each.labels: each for each in reversed(found.prompts.grid)}
+    types, objects = (list(dict.fromkeys(each.labels[place] for each in found.prompts.grid)) for place in (0, 1))
+    if not types:
         return
     strip = []
-    for thing in things[: max(1, CELLS // len(kinds))]:
-        for kind in kinds:
-            key = (TUNED, first[kind, thing])
-            place, cosine = found.nearest[key]
-            near = f"; nearest {found.sample(place).annotation.file_name}, {cosine:.2f}"
-            strip.append((small(found.drawings.cells[key].image), f"{first[kind, thing].text}{near}"))
-    made.strip(strip, title="Tuned, one seed of each", columns=len(kinds), width=110)
+    for name in objects[: max(1, GRID_CELLS // len(types))]:
+        for prompt in (first[type_, name] for type_ in types):
+            key = (TUNED, prompt)
+            near = f"nearest {found.nearest_sample(key).annotation.file_name}, {found.nearest[key][1]:.2f}"
+            strip.append((thumbnail(found.generated[key].image), f"{prompt.text}; {near}"))
+    page.strip(strip, title="Tuned, one seed of each", columns=len(types), width=110)
 
 
-def pairs(made: Page, found: Gathered) -> None:
-    """The drawn pictures that are most like a training picture, whatever was asked."""
+def add_most_similar(page: Page, found: Collection) -> None:
+    """The generated images that are most similar to a training image, whatever the prompt."""
     keys = sorted((key for key in found.nearest if key[0] == TUNED), key=lambda key: -found.nearest[key][1])
     strip = []
-    for key in keys[:PAIRS]:
+    for key in keys[:MOST_SIMILAR]:
         place, cosine = found.nearest[key]
-        strip += [(small(found.drawings.cells[key].image), f"{cosine:.3f}: {key[1].text}"),
-                  (small(found.references[place]), found.sample(place).annotation.file_name)]  # fmt: skip
-    made.strip(strip, title=f"The {PAIRS} most alike: drawn, and its nearest training picture", columns=4)
+        strip += [(thumbnail(found.generated[key].image), f"{cosine:.3f}: {key[1].text}"),
+                  (thumbnail(found.references[place]), found.nearest_sample(key).annotation.file_name)]  # fmt: skip
+    title = f"The {MOST_SIMILAR} most similar: generated, and its nearest training image"
+    page.strip(strip, title=title, columns=4)
 
 
-def varied(made: Page, found: Gathered) -> None:
+def add_seeds(page: Page, found: Collection) -> None:
     count = found.counts.variety_seeds
     for start in (0, count):
-        asks = found.questions.variety[start : start + count]
-        if asks:
-            strip = [(small(cell.image), "") for side in (BASE, TUNED) for cell in found.drawings.side(side, asks[:8])]
-            made.strip(strip, title=f"{asks[0].text}: base above, tuned below", columns=min(8, len(asks)), width=90)
+        prompts = found.prompts.variety[start : start + count]
+        if prompts:
+            keys = [(side, prompt) for side in (BASE, TUNED) for prompt in prompts[:8]]
+            strip = [(thumbnail(found.generated[key].image), "") for key in keys]
+            title = f"{prompts[0].text}: base above, tuned below"
+            page.strip(strip, title=title, columns=min(8, len(prompts)), width=90)
 
 
-def grid(made: Page, found: Gathered, place: int) -> None:
-    """The source thesis' prompts."""
-    label = dict(found.questions.figures)
-    made.section(f"{place}. Grid").text("The prompts of the source thesis' chapter 3: base, tuned, and the training "
-                                       "picture nearest to the tuned one. Which of two is better, without knowing "
-                                       "whose it is: blind.html beside this page.")  # fmt: skip
-    made.strip(side_by_side(found, label, label), columns=3)
+IMAGE_STRIPS = {
+    "Style": add_captions, "Types on objects": add_types, "Diversity": add_seeds, memorization.TITLE: add_most_similar
+}  # fmt: skip
 
 
-PICTURES = {"Style": captions, "Types on objects": types, "Diversity": varied, memorization.TITLE: pairs}
+# ---- the blind test
+
+
+def blind_page(found: Collection) -> str:
+    """A pair for each prompt without style and each of the thesis's, in an order that nobody sees."""
+    candidates = (*found.prompts.plain, *(each for each, _ in found.prompts.figures))
+    prompts = list({each.text: each for each in reversed(candidates)}.values())[:BLIND_PAIRS]
+    tuned_side = ["left" if rng.integer(2, found.seed, "blind", p.text, p.seed) else "right" for p in prompts]
+    pairs = []
+    for prompt, side in zip(prompts, tuned_side, strict=True):
+        order = (TUNED, BASE) if side == "left" else (BASE, TUNED)
+        pairs.append((prompt.text, [thumbnail(found.generated[model, prompt].image) for model in order]))
+    template = Path(__file__).with_name("blind_test.html")
+    return render(
+        template, title="Which is better?", script=template.with_suffix(".js").read_text(encoding="utf-8"),
+        subtitle="Choose without knowing which model generated it; then ask for the result.",
+        style=[thumbnail(image) for image in found.references[:BLIND_STYLE]], pairs=pairs, questions=BLIND_QUESTIONS,
+        key=json.dumps(tuned_side),
+    )  # fmt: skip

@@ -1,6 +1,6 @@
-"""What the sections are worked out of: features of pictures, row for row, and what is known of each row.
+"""What the sections are computed from: features of images, row for row, and what is known about each row.
 
-Nothing here knows files, networks or prompts' wording, so every section can be tested on planted faults.
+Nothing here knows files, networks or the wording of prompts, so every section can be tested on planted faults.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Words = NDArray[np.str_]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Pictures: style (n, s) weight-free descriptors, content (n, d), joint (n, e) in one space with texts.
+class Features:
+    """Of n images: style (n, s) weight-free descriptors, content (n, d), joint (n, e) in one space with texts.
 
     Raises InputError for features that are not finite.
     """
@@ -32,22 +32,22 @@ class Seen:
     def __post_init__(self) -> None:
         for name, matrix in vars(self).items():
             object.__setattr__(self, name, check_features(matrix, name, least=0))
-        assert len({len(matrix) for matrix in vars(self).values()}) == 1, "one row a picture"
+        assert len({len(matrix) for matrix in vars(self).values()}) == 1, "one row per image"
 
     def __len__(self) -> int:
         return len(self.style)
 
-    def take(self, which: Rows) -> Seen:
-        return Seen(self.style[which], self.content[which], self.joint[which])
+    def take(self, rows: Rows) -> Features:
+        return Features(self.style[rows], self.content[rows], self.joint[rows])
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What base and tuned drew for the same prompts and seeds, row for row. prompts: (n,), they are the clusters."""
+class Pairs:
+    """Images of base and tuned for the same prompts and seeds, row for row. prompts: (n,), the clusters."""
 
     prompts: Words
-    base: Seen
-    tuned: Seen
+    base: Features
+    tuned: Features
 
     def __post_init__(self) -> None:
         assert len(self.prompts) == len(self.base) == len(self.tuned), "base and tuned are paired"
@@ -57,25 +57,30 @@ class Shown:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """The row of each prompt's first image."""
+        return np.sort(np.unique(self.prompts, return_index=True)[1])
+
 
 @dataclass(frozen=True)
-class Asked:
-    """Pictures with the texts that they are told among. texts: (k, e) of `wordings` (k,), each different."""
+class PromptedPairs:
+    """Pairs with the texts that each image is matched against. texts: (k, e) of the k different `candidates`."""
 
-    shown: Shown
-    wordings: Words
+    pairs: Pairs
+    candidates: Words
     texts: Matrix
 
     @property
     def own(self) -> NDArray[np.int64]:
-        """(n,) the row of each picture's text."""
-        place = {str(text): number for number, text in enumerate(self.wordings)}
-        return np.array([place[str(prompt)] for prompt in self.shown.prompts], np.int64)
+        """(n,) the row of each image's text."""
+        row = {str(text): index for index, text in enumerate(self.candidates)}
+        return np.array([row[str(prompt)] for prompt in self.pairs.prompts], np.int64)
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the probes take the pictures of one model for: (n,) names. direction: (n,) cosines, see adherence."""
+class ProbeLabels:
+    """What the probes see in one model's images: (n,) names. direction: (n,) cosines, see directional_similarity."""
 
     types: Words
     objects: Words
@@ -83,8 +88,8 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """How often a probe is right on pictures that it did not learn from: of `trials`, `right`."""
+class ProbeAccuracy:
+    """On images that the probe was not trained on."""
 
     name: str
     right: int
@@ -93,19 +98,19 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Types on objects: what was asked for, (n,), and what base and tuned are taken for."""
+class TypeGrid:
+    """Types on objects: what the prompts asked for, (n,), and what the probes see."""
 
     types: Words
     objects: Words
-    base: Said
-    tuned: Said
-    probes: Sequence[Probe] = ()
+    base: ProbeLabels
+    tuned: ProbeLabels
+    probes: Sequence[ProbeAccuracy] = ()
 
 
 @dataclass(frozen=True)
-class Mixes:
-    """Two names in one prompt. pairs: (n, 2) columns; likeness: (n, names) of each picture to each name's pictures."""
+class NameMixes:
+    """Two names in one prompt. pairs: (n, 2) columns; base, tuned: (n, names) similarity to each name's images."""
 
     prompts: Words
     pairs: NDArray[np.int64]
@@ -114,8 +119,8 @@ class Mixes:
 
 
 @dataclass(frozen=True)
-class Losses:
-    """Denoising losses, (pictures,), at the same timesteps and noise."""
+class DenoisingLosses:
+    """(images,), at the same timesteps and noise."""
 
     train: Vector
     held_out: Vector
@@ -124,34 +129,34 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Copied:
-    """Near-duplicates found by alignment: (picture, training picture), as names."""
+class NearDuplicates:
+    """Found by alignment: (image, training image), as names."""
 
     held_out: Sequence[tuple[str, str]] = ()
-    drawn: Sequence[tuple[str, str]] = ()
+    generated: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that was seen. trigger: tuned alone, `base` without the word and `tuned` with it.
+    """Everything that was measured. trigger: of the tuned model, `base` without the word and `tuned` with it.
 
-    Raises InputError for features of different extractors, and for fewer than 10 training or 5 held-out pictures.
+    Raises InputError for features of different extractors, and for fewer than 10 training or 5 held-out images.
     """
 
-    train: Seen
-    held_out: Seen
-    captions: Asked
-    plain: Asked
-    variety: Shown
-    copied: Copied
-    trigger: Shown | None = None
-    grid: Grid | None = None
-    mixes: Mixes | None = None
-    losses: Losses | None = None
+    train: Features
+    held_out: Features
+    captions: PromptedPairs
+    plain: PromptedPairs
+    variety: Pairs
+    copies: NearDuplicates
+    trigger: Pairs | None = None
+    grid: TypeGrid | None = None
+    mixes: NameMixes | None = None
+    losses: DenoisingLosses | None = None
 
     def __post_init__(self) -> None:
-        for what, seen, least in (("training pictures", self.train, 10), ("held-out pictures", self.held_out, 5)):
-            if len(seen) < least:
-                raise InputError(f"{len(seen)} {what}", allowed=f"{least} or more to evaluate a run")
+        for what, features, least in (("training", self.train, 10), ("held-out", self.held_out, 5)):
+            if len(features) < least:
+                raise InputError(f"{len(features)} {what} images", allowed=f"{least} or more to evaluate a run")
         for name in ("style", "content", "joint"):
-            check_same_width(*(getattr(seen, name) for seen in (self.train, self.held_out, self.captions.shown.tuned)))
+            check_same_width(*(getattr(each, name) for each in (self.train, self.held_out, self.captions.pairs.tuned)))

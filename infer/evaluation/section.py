@@ -1,14 +1,15 @@
-"""What a section of the report holds: numbers with what they are to be held against, alarms, tables, words."""
+"""A section of the report: numbers with what to compare them to, alarms, tables and notes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from data.metrics.statistics import Interval, holm_correction
+from data.metrics import statistics as stats
+from data.metrics.distances import Vector
 
 LEVEL = 0.05
-ALARM = 0.01  # an alarm needs more than an ordinary p: a page raises several
+ALARM = 0.01  # alarms need more than an ordinary p: a page can raise several
 Cell = str | int | float | bool | None
 
 
@@ -16,13 +17,13 @@ Cell = str | int | float | bool | None
 class Number:
     """value: of the tuned model, or of its change from the base, as `name` says; interval: 95 %, over prompts.
 
-    base: the same of the base. floor: what two halves of the real pictures give, or chance. ceiling: the most, or the
-    base's, by the section's words. p: after `settled`, Holm's over the section.
+    base: the same of the base. floor: of two halves of the real images, or chance. ceiling: the most possible, or the
+    base's, as the section says. p: adjusted over the section by with_holm. said: in words.
     """
 
     name: str
     value: float
-    interval: Interval | None = None
+    interval: stats.Interval | None = None
     base: float | None = None
     floor: float | None = None
     ceiling: float | None = None
@@ -32,7 +33,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something that is wrong with the run, whatever else it does well. kind: a word, for programs."""
+    """A problem of the run. kind: one word, for programs."""
 
     kind: str
     said: str
@@ -47,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """About one question. cannot: what this many pictures do not show."""
+    """The answer to one question. cannot: what this many images cannot show."""
 
     title: str
     asked: str
@@ -57,22 +58,30 @@ class Section:
     notes: Sequence[str] = ()
     cannot: Sequence[str] = ()
 
-
-def settled(section: Section) -> Section:
-    """With Holm's p-values over the section."""
-    raw = {str(place): number.p for place, number in enumerate(section.numbers) if number.p is not None}
-    adjusted = holm_correction(raw)
-    numbers = [replace(number, p=adjusted.get(str(place))) for place, number in enumerate(section.numbers)]
-    return replace(section, numbers=tuple(numbers))
-
-
-def of(name: str, interval: Interval, **more: float | str | None) -> Number:
-    """A number that has an interval."""
-    return Number(name, interval.value, interval, **more)  # pyright: ignore[reportArgumentType]
+    def with_holm(self) -> Section:
+        """With Holm's p-values over the section."""
+        raw = {str(place): number.p for place, number in enumerate(self.numbers) if number.p is not None}
+        adjusted = stats.holm_correction(raw)
+        numbers = [replace(number, p=adjusted.get(str(place))) for place, number in enumerate(self.numbers)]
+        return replace(self, numbers=tuple(numbers))
 
 
-def sided(interval: Interval, up: str, down: str, *, zero: float = 0.0) -> str:
-    """Which of two things an interval allows to say, or that it allows neither."""
+def from_interval(name: str, interval: stats.Interval, **fields: float | str | None) -> Number:
+    return Number(name, interval.value, interval, **fields)  # pyright: ignore[reportArgumentType]
+
+
+def describe_sign(interval: stats.Interval, above: str, below: str, *, zero: float = 0.0) -> str:
+    """Which of two statements the interval supports, or that it supports neither."""
     if interval.low > zero:
-        return up
-    return down if interval.high < zero else "not known: the interval holds both"
+        return above
+    return below if interval.high < zero else "not known: the interval includes both"
+
+
+def mean_change(
+    name: str, before: Vector, after: Vector, clusters: stats.Labels, words: tuple[str, str], *,
+    seed: int | None = None, **fields: float | str | None,
+) -> Number:  # fmt: skip
+    """The mean of after - before over clusters; with a seed also the p-value of no change. words: above and below 0."""
+    interval = stats.mean_interval(after - before, clusters)
+    p = None if seed is None else stats.sign_flip_test(after - before, clusters, seed=seed)
+    return from_interval(name, interval, p=p, said=describe_sign(interval, *words), **fields)

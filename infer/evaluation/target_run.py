@@ -1,4 +1,4 @@
-"""What is evaluated: a finished run, what it was tuned from, and the pictures that it was and was not trained on."""
+"""What is evaluated: a finished run, its base, and the images that it was and was not trained on."""
 
 from __future__ import annotations
 
@@ -10,89 +10,87 @@ from PIL import Image
 from data.errors import InputError
 from data.images import open_image, resize_and_crop
 from data.schema import Sample
-from infer import resolve_model
 from infer.comparison.config import CompareOptions
 from infer.comparison.weights import TUNED, Weights, WeightsFinder, full_run_name
 from infer.evaluation.config import EvaluateOptions
-from train import run_folder, training_set
+from infer.resolve_model import POCKET, is_run
+from train import run_folder
 from train.config import Config
 from train.exporters.reexport import load_run_config
 from train.model import BaseModel, load_model
 from train.run_folder import Run
-from train.training_set import TrainingSet
+from train.training_set import TrainingSet, load_training_set
 
-LEAST_HELD_OUT = 5
+MIN_HELD_OUT = 5
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A run, its two sets of weights and its pictures. model: the base, whose networks load when they are used."""
+class TargetRun:
+    """model: the base, whose networks load when they are used. message: which weights were chosen."""
 
     run: Run
     config: Config
-    said: str
+    message: str
     base: Weights
     tuned: Weights
     model: BaseModel
-    collection: TrainingSet
+    images: TrainingSet
 
     @property
     def is_pocket(self) -> bool:
-        return self.base.model == resolve_model.POCKET
+        return self.base.model == POCKET
 
     @property
     def size(self) -> int:
-        """Pixels a side of what it was trained on, and of what is drawn."""
+        """Pixels a side of the training images, and of the generated ones."""
         return self.config.pictures.size or self.model.sample_size
 
-    def picture(self, sample: Sample) -> Image.Image:
-        """As it was trained on, but for buckets: the centre square at the size that is drawn."""
+    def image(self, sample: Sample) -> Image.Image:
+        """As it was trained on, without buckets: the center square."""
         return resize_and_crop(open_image(sample.path), self.size, self.size)
 
     def caption(self, sample: Sample) -> str:
-        return self.collection.prompts[sample.annotation.file_name][0]
+        return self.images.prompts[sample.annotation.file_name][0]
 
 
-def find(asked: EvaluateOptions) -> Subject:
-    """The run that the options mean. Raises InputError: none, unfinished, nothing tuned, other pictures than it had."""
-    folder = folder_of(asked)
-    finder = WeightsFinder(CompareOptions(model=str(folder), runs=asked.runs))
-    found = Run(folder)
-    config = load_run_config(found)
+def find_target(options: EvaluateOptions) -> TargetRun:
+    """Raises InputError: no run, unfinished, nothing tuned, or its images changed."""
+    folder = find_folder(options)
+    finder = WeightsFinder(CompareOptions(model=str(folder), runs=options.runs))
+    run = Run(folder)
+    config = load_run_config(run)
     base, tuned = finder.base(), finder.of_model(TUNED)
     model = load_model(base.model, tokenizer=base.tokenizer)
-    collection = training_set.load_training_set(config, model)
-    refuse_others(found, collection)
-    return Subject(found, config, finder.chosen.said, base, tuned, model, collection)
+    images = load_training_set(config, model)
+    check_images(run, images)
+    return TargetRun(run, config, finder.chosen.said, base, tuned, model, images)
 
 
-def folder_of(asked: EvaluateOptions) -> Path:
-    """The folder named, in short or whole; else the newest finished run's."""
-    if asked.run is None:
-        newest = run_folder.newest_finished(asked.runs)
+def find_folder(options: EvaluateOptions) -> Path:
+    """The run's folder, by its name or number; default: the newest finished run's."""
+    if options.run is None:
+        newest = run_folder.newest_finished(options.runs)
         if newest is None:
             fix = "Make one: python train/finetune.py, or name a run's folder."
-            raise InputError(f"there is no finished run in {asked.runs}/", where="RUN", fix=fix)
+            raise InputError(f"there is no finished run in {options.runs}/", where="RUN", fix=fix)
         return newest
-    folder = Path(full_run_name(str(asked.run)) or "")
-    if not resolve_model.is_run(folder):
+    folder = Path(full_run_name(str(options.run)) or "")
+    if not is_run(folder):
         fix = "Name a folder that train/finetune.py made, such as runs/0001-lora-r16."
         raise InputError("not a run's folder", where=folder, fix=fix)
     return folder
 
 
-def refuse_others(run: Run, collection: TrainingSet) -> None:
-    """Raise InputError where the folder holds other pictures than the run had, or too few were held out."""
+def check_images(run: Run, images: TrainingSet) -> None:
+    """Raise InputError if the run had other images, or too few were held out."""
     facts = run.facts("data.json")
-    sides = {"train": collection.train, "held_out": collection.held_out}
-    for side, samples in sides.items():
-        before, now = set(facts.get(side, {}).values()), {sample.sha256 for sample in samples}
-        if before != now:
-            what = f"{len(before ^ now)} of the {side.replace('_', '-')} pictures are not those that the run had"
-            fix = "Bring the old pictures back: likeness to others says nothing about this run."
-            raise InputError(what, where=run.path / "data.json", fix=fix)
-    if len(collection.held_out) < LEAST_HELD_OUT:
+    for side, samples in (("train", images.train), ("held_out", images.held_out)):
+        changed = set(facts.get(side, {}).values()) ^ {sample.sha256 for sample in samples}
+        if changed:
+            what = f"{len(changed)} of the {side.replace('_', '-')} images are not those of the run"
+            raise InputError(what, where=run.path / "data.json", fix="Restore the old images.")
+    if len(images.held_out) < MIN_HELD_OUT:
         raise InputError(
-            f"{len(collection.held_out)} held-out pictures: nothing says what chance likeness is",
-            where=run.path, allowed=f"{LEAST_HELD_OUT} or more", fix="Train with --pictures.held-out 0.1.",
+            f"{len(images.held_out)} held-out images: too few to know what similarity is chance",
+            where=run.path, allowed=f"{MIN_HELD_OUT} or more", fix="Train with --pictures.held-out 0.1.",
         )  # fmt: skip

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from infer.evaluation import adherence, diversity, memorization, sections, style
+from infer.evaluation import adherence, command, diversity, memorization, style
 from infer.evaluation.samples import Evidence
 from infer.evaluation.section import Section
 from tests.planted import ALARMS, FAULTS, Pool, evidence, pool
@@ -25,11 +25,11 @@ def pictures() -> Pool:
 
 
 def kinds(found: list[Section]) -> set[str]:
-    return {alarm.kind for alarm in sections.alarms(found)}
+    return {alarm.kind for section in found for alarm in section.alarms}
 
 
 def test_a_clean_run_raises_no_alarm(pictures: Pool) -> None:
-    raised = [kinds(sections.work_out(evidence(pictures, seed), seed)) for seed in range(RUNS)]
+    raised = [kinds(command.compute_sections(evidence(pictures, seed), seed)) for seed in range(RUNS)]
     assert sum(map(bool, raised)) <= 1, Counter(kind for each in raised for kind in each)
 
 

@@ -9,7 +9,18 @@ from data.errors import InputError
 from data.metrics.distances import gaussian_kernel, unbiased_mmd
 from data.metrics.statistics import Interval
 from infer.evaluation import adherence, composition, diversity, forgetting, memorization, probes, section, style
-from infer.evaluation.samples import Asked, Copied, Evidence, Grid, Losses, Mixes, Probe, Said, Seen, Shown
+from infer.evaluation.samples import (
+    DenoisingLosses,
+    Evidence,
+    Features,
+    NameMixes,
+    NearDuplicates,
+    Pairs,
+    ProbeAccuracy,
+    ProbeLabels,
+    PromptedPairs,
+    TypeGrid,
+)
 from infer.evaluation.section import Number, Section
 
 
@@ -18,22 +29,22 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def seen(rng: np.random.Generator, count: int, shift: float = 0.0, width: int = 6) -> Seen:
+def seen(rng: np.random.Generator, count: int, shift: float = 0.0, width: int = 6) -> Features:
     rows = rng.normal(shift, 1.0, (count, width))
-    return Seen(rows, rows, rows)
+    return Features(rows, rows, rows)
 
 
-def shown(rng: np.random.Generator, prompts: int, each: int = 1, base: float = 0.0, tuned: float = 0.0) -> Shown:
+def shown(rng: np.random.Generator, prompts: int, each: int = 1, base: float = 0.0, tuned: float = 0.0) -> Pairs:
     names = np.repeat([f"p{number}" for number in range(prompts)], each)
-    return Shown(names, seen(rng, len(names), base), seen(rng, len(names), tuned))
+    return Pairs(names, seen(rng, len(names), base), seen(rng, len(names), tuned))
 
 
 def evidence(rng: np.random.Generator, **parts: Any) -> Evidence:
     """A base at 0, training pictures at 2, a tuned model at 1."""
     drawn = shown(rng, 12, tuned=1.0)
     texts = rng.normal(size=(12, 6))
-    asked = Asked(drawn, np.unique(drawn.prompts), texts)
-    plain: dict[str, Any] = {"train": seen(rng, 40, 2.0), "held_out": seen(rng, 20, 2.0), "copied": Copied()}
+    asked = PromptedPairs(drawn, np.unique(drawn.prompts), texts)
+    plain: dict[str, Any] = {"train": seen(rng, 40, 2.0), "held_out": seen(rng, 20, 2.0), "copies": NearDuplicates()}
     plain |= {"captions": asked, "plain": asked, "variety": shown(rng, 4, 5)}
     return Evidence(**(plain | parts))
 
@@ -56,13 +67,13 @@ def test_a_distance_of_some_rows_is_the_distance_of_these_rows(rng: np.random.Ge
 def test_half_of_the_way(rng: np.random.Generator) -> None:
     """Means at 0, 1 and 2; the tuned pictures are one step on, and the base's descriptors are where its way begins."""
     found = evidence(rng)
-    nearer, along = style.leans(found.train, found.captions.shown)
+    nearer, along = style.style_axis(found.train, found.captions.pairs)
     assert nearer.mean() == pytest.approx(0.5, abs=0.15)
-    assert along(found.captions.shown.base.style).mean() == pytest.approx(0.0, abs=1e-9)
+    assert along(found.captions.pairs.base.style).mean() == pytest.approx(0.0, abs=1e-9)
     assert along(found.train.style).mean() == pytest.approx(1.0, abs=1e-9)
     numbers = by_name(style.section(found))
     closed = numbers["style gap closed, descriptors"]
-    assert 0 < closed.value < 1 and closed.said == "nearer than the base"
+    assert 0 < closed.value < 1 and closed.said == "closer than the base"
     assert numbers["prompts at which tuned is nearer in style"].value > 0.8
     away = numbers["kernel distance of descriptors"]
     assert away.floor is not None and away.base is not None and away.floor < away.value < away.base
@@ -71,33 +82,33 @@ def test_half_of_the_way(rng: np.random.Generator) -> None:
 def test_the_win_is_of_no_ones_choosing(rng: np.random.Generator) -> None:
     """Base and tuned exchanged give the same number with the other sign: no model is at home."""
     found = evidence(rng)
-    there = found.captions.shown
-    back = Shown(there.prompts, there.tuned, there.base)
-    one, _ = style.leans(found.train, there)
-    other, _ = style.leans(found.train, back)
+    there = found.captions.pairs
+    back = Pairs(there.prompts, there.tuned, there.base)
+    one, _ = style.style_axis(found.train, there)
+    other, _ = style.style_axis(found.train, back)
     assert np.sign(one) == pytest.approx(-np.sign(other))
 
 
 def test_a_base_in_the_style_leaves_no_gap(rng: np.random.Generator) -> None:
     train = seen(rng, 40)
-    rows = Seen(*(np.tile(each, (1, 1)) for each in vars(train).values())).take(range(12))
+    rows = Features(*(np.tile(each, (1, 1)) for each in vars(train).values())).take(range(12))
     names = np.array([f"p{number}" for number in range(12)])
-    number = style.closed(
+    number = style.gap_closed(
         style.Gap(*(style.Distance(train.style, side.style) for side in (rows, seen(rng, 12))), floor=9.0), "x",
-        Shown(names, rows, rows),
+        Pairs(names, rows, rows),
     )  # fmt: skip
     assert np.isnan(number.value) and number.said.startswith("there is no gap")
 
 
 @pytest.mark.parametrize(
     ("moved", "noise", "said"),
-    [(0.0, 0.02, "without effect"), (1.0, 0.02, "it changes the style"), (0.1, 1.0, "not known")],
+    [(0.0, 0.02, "no effect"), (1.0, 0.02, "it changes the style"), (0.1, 1.0, "not known")],
 )
 def test_what_a_trigger_word_does(rng: np.random.Generator, moved: float, noise: float, said: str) -> None:
     before = seen(rng, 20)
     rows = before.style + moved + noise * rng.normal(size=before.style.shape)
-    pair = Shown(np.array([f"p{number}" for number in range(20)]), before, Seen(rows, rows, rows))
-    number = style.trigger(pair, lambda matrix: matrix.mean(axis=1), 0)
+    pair = Pairs(np.array([f"p{number}" for number in range(20)]), before, Features(rows, rows, rows))
+    number = style.trigger_effect(pair, lambda matrix: matrix.mean(axis=1), 0)
     assert number.said.startswith(said)
 
 
@@ -108,13 +119,13 @@ def test_own_prompts_are_found_and_shuffled_ones_are_not(rng: np.random.Generato
     texts = rng.normal(size=(20, 8))
     names = np.array([f"p{number:02d}" for number in range(20)])
     near = texts + 0.1 * rng.normal(size=texts.shape)
-    good, bad = (Seen(rows, rows, rows) for rows in (near, rng.permutation(texts)))
-    asked = Asked(Shown(names, good, bad), names, texts)
-    found = adherence.both(asked, "x", 0)
+    good, bad = (Features(rows, rows, rows) for rows in (near, rng.permutation(texts)))
+    asked = PromptedPairs(Pairs(names, good, bad), names, texts)
+    found = adherence.measure_both(asked, "x", 0)
     assert found[0].base == 1.0 and found[0].value < 0.3 and found[0].floor == 1 / 20
     assert found[1].said == "worse than the base"
-    assert adherence.shuffled(asked, good, 0) == pytest.approx(1 / 1001)
-    assert adherence.shuffled(asked, bad, 0) > 0.01
+    assert adherence.shuffle_test(asked, good, 0) == pytest.approx(1 / 1001)
+    assert adherence.shuffle_test(asked, bad, 0) > 0.01
     kinds = [alarm.kind for alarm in adherence.section(evidence(rng, plain=asked)).alarms]
     assert kinds == ["prompts-ignored", "prompts-half-lost"]
 
@@ -122,32 +133,32 @@ def test_own_prompts_are_found_and_shuffled_ones_are_not(rng: np.random.Generato
 # ---- types on objects
 
 
-def grid(rng: np.random.Generator, kinds: np.ndarray, things: np.ndarray) -> Grid:
-    """Asked: 2 types on 3 objects, four times."""
+def grid(rng: np.random.Generator, kinds: np.ndarray, things: np.ndarray) -> TypeGrid:
+    """PromptedPairs: 2 types on 3 objects, four times."""
     asked = [(kind, thing) for kind in ("fire", "water") for thing in ("bus", "cap", "tent")] * 4
     types, objects = (np.array(column) for column in zip(*asked, strict=True))
-    wrong = Said(np.full(24, "fire"), np.full(24, "bus"))
-    tuned = Said(np.where(kinds, types, "none"), np.where(things, objects, "none"), rng.normal(0.5, 0.1, 24))
-    return Grid(types, objects, wrong, tuned, (Probe("types", 50, 53, 10),))
+    wrong = ProbeLabels(np.full(24, "fire"), np.full(24, "bus"))
+    tuned = ProbeLabels(np.where(kinds, types, "none"), np.where(things, objects, "none"), rng.normal(0.5, 0.1, 24))
+    return TypeGrid(types, objects, wrong, tuned, (ProbeAccuracy("types", 50, 53, 10),))
 
 
 def test_both_right_against_the_product_of_the_margins(rng: np.random.Generator) -> None:
     """Type and object right in the same half of the pictures, then in opposite halves."""
     half = np.arange(24) >= 12
-    numbers = by_name(composition.section(grid(rng, half, half)))
+    numbers = by_name(composition.section(evidence(rng, grid=grid(rng, half, half))))
     assert [numbers[f"{name} right"].value for name in ("type", "object", "both")] == [0.5, 0.5, 0.5]
     together = numbers["both right less the product of the margins (0.250), tuned"]
     assert together.value == 0.25 and together.said == "type and object go together"
     assert numbers["both right"].base == pytest.approx(1 / 6)
-    numbers = by_name(composition.section(grid(rng, half, ~half)))
+    numbers = by_name(composition.section(evidence(rng, grid=grid(rng, half, ~half))))
     apart = numbers["both right less the product of the margins (0.250), tuned"]
     assert apart.value == -0.25 and apart.said == "one at the cost of the other"
     assert numbers["accuracy of the probe for types, held out"].value == pytest.approx(50 / 53)
 
 
-def test_no_types_no_numbers() -> None:
-    found = composition.section(None)
-    assert not found.numbers and "have no types" in found.notes[0]
+def test_no_types_no_numbers(rng: np.random.Generator) -> None:
+    found = composition.section(evidence(rng))
+    assert not found.numbers and len(found.notes) == 1
 
 
 def test_who_is_taken_for_whom(rng: np.random.Generator) -> None:
@@ -158,7 +169,7 @@ def test_who_is_taken_for_whom(rng: np.random.Generator) -> None:
 
 def test_a_mix_shows_both_names() -> None:
     likeness = np.array([[0.9, 0.8, 0.1], [0.9, 0.1, 0.8]])
-    mixes = Mixes(np.array(["a mix", "b mix"]), np.array([[1, 0], [0, 1]]), likeness[::-1], likeness)
+    mixes = NameMixes(np.array(["a mix", "b mix"]), np.array([[1, 0], [0, 1]]), likeness[::-1], likeness)
     found = composition.mixed(mixes)
     assert composition.in_top_two(likeness, mixes.pairs).tolist() == [True, False]
     assert found[0].value == 0.5 and found[0].floor == pytest.approx(1 / 3)
@@ -171,22 +182,22 @@ def test_a_probe_learns_types_and_says_how_well(rng: np.random.Generator) -> Non
     for count in (40, 20):
         types = [("fire", "water")[place % 2] for place in range(count)]
         rows = rng.normal(size=(count, 5)) + np.array([[centres[kind]] for kind in types])
-        sides.append((Seen(rows, rows, rows), types))
-    probe = probes.type_probe(*sides[0])
-    assert probe is not None and probes.type_probe(sides[0][0], [None] * 40) is None
-    found = probes.checked(probe, *sides[1])
+        sides.append((Features(rows, rows, rows), types))
+    probe = probes.train_type_probe(*sides[0])
+    assert probe is not None and probes.train_type_probe(sides[0][0], [None] * 40) is None
+    found = probes.type_accuracy(probe, *sides[1])
     assert found is not None and (found.right, found.trials, found.classes) == (20, 20, 2)
-    assert probes.checked(probe, sides[1][0], [None] * 20) is None
+    assert probes.type_accuracy(probe, sides[1][0], [None] * 20) is None
 
 
 def test_the_scorer_tells_the_twenty_objects_apart() -> None:
     """On real pictures that nothing was trained on: the ceiling of every object accuracy."""
     from data.features import Clip
-    from infer.evaluation.prompts import shipped
+    from infer.evaluation.prompts import load_prompts
     from tools.pocket.scorer import SCORER
 
-    names = shipped()["objects"]
-    found = probes.objects_checked(Clip(SCORER).encode_text(probes.object_texts(names)), names)
+    names = load_prompts()["objects"]
+    found = probes.object_accuracy(Clip(SCORER).encode_text(probes.object_texts(names)), names)
     assert found is not None and found.trials == 4 * 20 and found.right >= 72
 
 
@@ -195,24 +206,26 @@ def test_the_scorer_tells_the_twenty_objects_apart() -> None:
 
 def test_seeds_that_say_the_same(rng: np.random.Generator) -> None:
     pair = shown(rng, 6, 5)
-    narrow = Seen(*(0.1 * each + each.mean(axis=0) for each in vars(pair.tuned).values()))
-    ratio, _ = diversity.between_seeds(Shown(pair.prompts, pair.base, narrow))
+    narrow = Features(*(0.1 * each + each.mean(axis=0) for each in vars(pair.tuned).values()))
+    ratio, _ = diversity.between_seeds(Pairs(pair.prompts, pair.base, narrow))
     assert ratio.value == pytest.approx(0.1, rel=0.2) and ratio.said == "less diverse"
-    assert diversity.spread(np.array([[0.0, 0.0], [3.0, 4.0]])) == pytest.approx(5.0)
+    assert diversity.rms_distance(np.array([[0.0, 0.0], [3.0, 4.0]])) == pytest.approx(5.0)
 
 
 def test_more_like_training_pictures_than_any_held_out_one(rng: np.random.Generator) -> None:
     """All 12 above all 20: 12! 20! / 32!; none above: 1."""
     train = seen(rng, 40)
     drawn = shown(rng, 12)
-    same = Asked(Shown(drawn.prompts, drawn.base, train.take(range(12))), np.unique(drawn.prompts), drawn.base.joint)
+    same = PromptedPairs(
+        Pairs(drawn.prompts, drawn.base, train.take(range(12))), np.unique(drawn.prompts), drawn.base.joint
+    )
     far = evidence(rng, train=train, held_out=seen(rng, 20), captions=same)
-    assert memorization.chance(far) == pytest.approx(1 / 225_792_840)
+    assert memorization.exceedance_p(far) == pytest.approx(1 / 225_792_840)
     assert "copies" in {alarm.kind for alarm in memorization.section(far).alarms}
 
 
 def test_copies_and_leaks_by_alignment(rng: np.random.Generator) -> None:
-    found = memorization.section(evidence(rng, copied=Copied([("a.png", "b.png")], [("a horse", "c.png")])))
+    found = memorization.section(evidence(rng, copies=NearDuplicates([("a.png", "b.png")], [("a horse", "c.png")])))
     told = {alarm.kind: alarm.said for alarm in found.alarms}
     assert "a.png, b.png" in told["leak"] and "'a horse' is c.png" in told["copies"]
 
@@ -220,7 +233,7 @@ def test_copies_and_leaks_by_alignment(rng: np.random.Generator) -> None:
 def test_losses_that_tell(rng: np.random.Generator) -> None:
     train, held_out = rng.normal(0.1, 0.02, 120), rng.normal(0.15, 0.02, 110)
     base = rng.normal(0.2, 0.02, (2, 120))
-    found = memorization.section(evidence(rng, losses=Losses(train, held_out, base[0], base[1][:110])))
+    found = memorization.section(evidence(rng, losses=DenoisingLosses(train, held_out, base[0], base[1][:110])))
     number = by_name(found)["AUC of training against held-out pictures by their loss"]
     assert number.value > 0.9 and number.p is not None and number.p < 0.001
     assert by_name(found)["training pictures told at 1 % false alarms"].value > 0.2
@@ -230,8 +243,8 @@ def test_losses_that_tell(rng: np.random.Generator) -> None:
 def test_what_was_forgotten(rng: np.random.Generator) -> None:
     texts = rng.normal(size=(20, 8))
     names = np.array([f"p{number:02d}" for number in range(20)])
-    base, tuned = (Seen(rows, rows, rows) for rows in (texts, rng.normal(size=texts.shape)))
-    asked = Asked(Shown(names, base, tuned), names, texts)
+    base, tuned = (Features(rows, rows, rows) for rows in (texts, rng.normal(size=texts.shape)))
+    asked = PromptedPairs(Pairs(names, base, tuned), names, texts)
     real = {"train": seen(rng, 40, 2.0, 8), "held_out": seen(rng, 20, 2.0, 8), "captions": asked}
     numbers = by_name(forgetting.section(evidence(rng, plain=asked, **real)))
     assert numbers["R-precision lost"].value > 0.7 and numbers["R-precision lost"].said == "forgotten"
@@ -242,21 +255,22 @@ def test_what_was_forgotten(rng: np.random.Generator) -> None:
 
 
 def test_words_and_p_values() -> None:
-    assert section.sided(Interval(1, 0.5, 2), "up", "down") == "up"
-    assert section.sided(Interval(1, -0.5, 2), "up", "down").startswith("not known")
+    assert section.describe_sign(Interval(1, 0.5, 2), "up", "down") == "up"
+    assert section.describe_sign(Interval(1, -0.5, 2), "up", "down").startswith("not known")
     raw = Section("t", "q", (Number("a", 1.0, p=0.01), Number("b", 1.0), Number("c", 1.0, p=0.04)))
-    assert [number.p for number in section.settled(raw).numbers] == [0.02, None, 0.04]
+    assert [number.p for number in raw.with_holm().numbers] == [0.02, None, 0.04]
 
 
 def test_features_that_cannot_be_used(rng: np.random.Generator) -> None:
     wide, narrow = seen(rng, 12, width=6), seen(rng, 12, width=4)
-    with pytest.raises(InputError, match="features of 4 and 6 numbers were put together"):
-        Shown(np.array([f"p{number}" for number in range(12)]), wide, narrow)
-    with pytest.raises(InputError, match="features of 4 and 6 numbers"):
+    with pytest.raises(InputError):
+        Pairs(np.array([f"p{number}" for number in range(12)]), wide, narrow)
+    with pytest.raises(InputError):
         evidence(rng, train=seen(rng, 40, width=4))
     broken = np.full((3, 2), np.nan)
-    with pytest.raises(InputError, match="style: the features of 3 pictures are not finite, the first is number 0"):
-        Seen(broken, broken, broken)
-    for side, count, what in (("train", 9, "9 training pictures"), ("held_out", 4, "4 held-out pictures")):
-        with pytest.raises(InputError, match=f"{what}; allowed: (10|5) or more"):
+    with pytest.raises(InputError):
+        Features(broken, broken, broken)
+    for side, count, least in (("train", 9, "10"), ("held_out", 4, "5")):
+        with pytest.raises(InputError) as caught:
             evidence(rng, **{side: seen(rng, count)})
+        assert str(caught.value.allowed).startswith(least)
