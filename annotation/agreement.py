@@ -95,15 +95,8 @@ class Agreement:
 
     images: int
     pairs: list[Pair]
-
-    @property
-    def token_f1(self) -> float:
-        """The mean over all pairs; 1 if there are none."""
-        return fmean(pair.token_f1 for pair in self.pairs) if self.pairs else 1.0
-
-    @property
-    def rouge_l(self) -> float:
-        return fmean(pair.rouge_l for pair in self.pairs) if self.pairs else 1.0
+    token_f1: float  # mean over all pairs; 1 if there are none
+    rouge_l: float
 
 
 def measure_agreement(captions: Iterable[Answer]) -> Agreement:
@@ -115,7 +108,9 @@ def measure_agreement(captions: Iterable[Answer]) -> Agreement:
         for first, second in combinations(group, 2)
         if first.record.annotator != second.record.annotator
     ]
-    return Agreement(len(several), sorted(pairs, key=lambda pair: (pair.token_f1, pair.first.record.sha256)))
+    pairs.sort(key=lambda pair: (pair.token_f1, pair.first.record.sha256))
+    means = (fmean(scores) for scores in zip(*((pair.token_f1, pair.rouge_l) for pair in pairs), strict=True))
+    return Agreement(len(several), pairs, *(means if pairs else (1.0, 1.0)))
 
 
 def by_image(answers: Iterable[Answer]) -> dict[str, list[Answer]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from annotation import config
 from annotation import drafts as drafting
+from annotation import project as projects
 from annotation.agreement import WINNERS, measure_agreement, side_by_side
 from annotation.client import Client, back_up, connect
 from annotation.doctor import diagnose
@@ -26,26 +27,12 @@ from annotation.import_captions import from_files
 from annotation.labeling_config import TRIAGE, check_types, invalid_type
 from annotation.lint import captions_of, format_findings, lint, rules_by_image
 from annotation.progress import format_progress, measure_progress, row
-from annotation.project import (
-    LOCAL,
-    PROJECT,
-    Project,
-    WorkFolder,
-    create_screens,
-    load_project,
-    new_project,
-    open_screens,
-    open_work_folder,
-    project_names,
-    read_json,
-    save_project,
-)
 from annotation.pull import PullResult, pull
 from annotation.push import PushResult, push, pushed_images
-from annotation.release import Joined, Release, export, hash_json, join, release_name
+from annotation.release import Joined, export, hash_json, join, release_name
 from annotation.release_notes import describe_changes, read_release
 from annotation.server import DATABASE, LOGIN, find_server, start_server, stop_server
-from annotation.write_back import opened, reachable_project, write_corrections, write_findings
+from annotation.write_back import is_reachable, opened, write_corrections, write_findings
 from data.atomic_io import write_atomic
 from data.captioned_folder import read_table
 from data.cli import Options, parse
@@ -80,7 +67,7 @@ def print_row(name: str, text: str) -> None:
 
 def name_flag(name: str) -> str:
     """` --name NAME` for the next command, if there are several projects."""
-    return "" if len(project_names()) == 1 else f" --name {shlex.quote(name)}"
+    return "" if len(projects.project_names()) == 1 else f" --name {shlex.quote(name)}"
 
 
 def labeling_url(client: Client, number: int) -> str:
@@ -108,16 +95,16 @@ def run_start(options: config.StartOptions) -> int:
 
 def print_labeling_urls(client: Client) -> None:
     """A line for each screen of the projects on this server, with the address to give to annotators."""
-    projects = [project for project in map(load_project, project_names()) if project.server == LOCAL]
-    for project in projects:
+    local = [each for each in map(projects.load_project, projects.project_names()) if each.server == projects.LOCAL]
+    for project in local:
         try:
-            open_screens(client, project)
+            projects.open_screens(client, project)
         except InputError as error:
             print_row("warning", str(error))
             continue
         for screen, number in project.in_order():
             print(f"{project.title(screen):<30} {labeling_url(client, number)}")
-    if not projects:
+    if not local:
         print("next: python annotation/annotate.py push --images FOLDER")
 
 
@@ -161,26 +148,26 @@ def run_push(options: config.PushOptions) -> int:
     return 0
 
 
-def choose_project(options: config.ImageOptions, url: str | None = None) -> Project:
+def choose_project(options: config.ImageOptions, url: str | None = None) -> projects.Project:
     """The existing project with the changes that the options ask for, or a new one. Raises InputError."""
     images = options.images.expanduser() if options.images else None
-    if options.name is None and images is None and not project_names():
+    if options.name is None and images is None and not projects.project_names():
         images = sample_folder()
         print(f"no --images given: using the sample images in {images}")
     if images is not None and not images.is_dir():
         raise InputError("no such folder", where=f"--images {images}", fix="Give a folder of images.")
     name = options.name or (images.resolve().name if images else None)
-    server = url.rstrip("/") if url else LOCAL
+    server = url.rstrip("/") if url else projects.LOCAL
     types = [each.strip() for given in options.types for each in given.split(",")]
     types = check_types(types) if types else []
-    if name is not None and name not in project_names():
+    if name is not None and name not in projects.project_names():
         if images is None:
-            known = ", ".join(project_names()) or "none yet"
+            known = ", ".join(projects.project_names()) or "none yet"
             raise InputError(f"no project {name!r}", where="--name", allowed=known, fix="Give --images to create it.")
-        return new_project(name, server, images, types or types_in(images))
-    project = load_project(name)
+        return projects.new_project(name, server, images, types or types_in(images))
+    project = projects.load_project(name)
     if url and project.server != server:
-        where = "the server of `annotate.py start`" if project.server == LOCAL else project.server
+        where = "the server of `annotate.py start`" if project.server == projects.LOCAL else project.server
         raise InputError(f"{project.name} is on {where}", where="--url", fix="Give another --name.")
     if images is not None and str(images.resolve()) != project.pictures:
         if options.name is None:
@@ -196,7 +183,7 @@ def types_in(images: Path) -> list[str]:
     return sorted(each for each in types if each and not invalid_type(each))
 
 
-def push_images(client: Client, project: Project, options: config.ImageOptions) -> None:
+def push_images(client: Client, project: projects.Project, options: config.ImageOptions) -> None:
     """Select the images, write project.json, create the screens and push."""
     folder = project.folder
     with locked(folder / ".lock"):
@@ -206,9 +193,9 @@ def push_images(client: Client, project: Project, options: config.ImageOptions) 
         print_selection(selection)
         if options.strict and (selection.problems or selection.duplicates):
             raise InputError("images would be left out", where="--strict", fix="Fix or remove them; see above.")
-        save_project(project)  # before anything is created on the server: its key marks what is ours
-        project = create_screens(client, project)
-        save_project(project)
+        projects.save_project(project)  # before anything is created on the server: its key marks what is ours
+        project = projects.create_screens(client, project)
+        projects.save_project(project)
         drafts = drafting.read_drafts(folder)
         result = push(client, project, selection.samples, selection.formats, drafts=drafts, overlap=options.overlap)
         written, skipped = write_corrections(client, project, folder)
@@ -230,7 +217,7 @@ def print_selection(selection: Selection) -> None:
         print_row("left out", f"and {more} more; `python data/prepare.py` lists them")
 
 
-def print_push(client: Client, project: Project, result: PushResult) -> None:
+def print_push(client: Client, project: projects.Project, result: PushResult) -> None:
     """What was pushed, with the address of each screen, and the next command."""
     for screen, number in project.in_order():
         counts = f"{result.created[screen]} new, {result.present[screen]} existing"
@@ -256,7 +243,7 @@ def print_push(client: Client, project: Project, result: PushResult) -> None:
 
 
 def run_pull(options: config.PullOptions) -> int:
-    project = load_project(options.name)
+    project = projects.load_project(options.name)
     with opened(project, options.server, options.token_file) as client:
         result = pull(
             client, project, project.folder, everything=options.everything, accept_deleted=options.accept_deleted
@@ -278,19 +265,18 @@ def describe_pull(result: PullResult) -> str:
 
 
 def run_status(options: config.StatusOptions, *, wait: Callable[[float], None] = time.sleep) -> int:
-    work = open_work_folder(options.name, options.images)
     while options.watch:
-        news = watch_pull(work.name, options)
-        print(f"{time.strftime('%H:%M:%S')} {work.name}, {news}\n{format_status(work, options)}\n", flush=True)
+        project = projects.open_project(options.name, options.images)
+        news = watch_pull(project, options)
+        print(f"{time.strftime('%H:%M:%S')} {project.name}, {news}\n{format_status(project, options)}\n", flush=True)
         wait(options.every)
-    print(format_status(work, options))
+    print(format_status(projects.open_project(options.name, options.images), options))
     return 0
 
 
-def watch_pull(name: str, options: config.StatusOptions) -> str:
+def watch_pull(project: projects.Project, options: config.StatusOptions) -> str:
     """Pull, and describe the result. A server that is off for a while does not end the watch."""
-    project = reachable_project(name, options.server)
-    if project is None:
+    if not is_reachable(project, options.server):
         return "not pulled: the server is not running"
     try:
         with opened(project, options.server, options.token_file) as client:
@@ -299,10 +285,10 @@ def watch_pull(name: str, options: config.StatusOptions) -> str:
         return f"not pulled: {error}"
 
 
-def format_status(work: WorkFolder, options: config.StatusOptions) -> str:
+def format_status(project: projects.Project, options: config.StatusOptions) -> str:
     """The status as lines or as JSON."""
-    progress = measure_progress(work.history(), images_by_sha256(work.images) if work.images else {})
-    answers = work.answers()
+    progress = measure_progress(project.history(), images_by_sha256(project.image_folder()) if project.pictures else {})
+    answers = project.answers()
     agreement = measure_agreement(answers.captions())
     if options.as_json:
         scores: dict[str, Any] = {"pictures": agreement.images, "pairs": len(agreement.pairs)}
@@ -323,28 +309,30 @@ def format_status(work: WorkFolder, options: config.StatusOptions) -> str:
 
 
 def run_draft(options: config.DraftOptions) -> int:
-    work = open_work_folder(options.name, options.images, new=True)
+    project = projects.open_project(options.name, options.images, new=True)
     problems: list[Problem] = []
-    images = {each.sha256: each for each in readable(images_by_sha256(work.image_folder()).values(), problems)}
+    images = {each.sha256: each for each in readable(images_by_sha256(project.image_folder()).values(), problems)}
     print_problems(problems)
-    answered = {record.sha256 for record in work.history() if record.screen == "text"}
-    old = drafting.read_drafts(work.folder)
+    answered = {record.sha256 for record in project.history() if record.screen == "text"}
+    old = drafting.read_drafts(project.folder)
     importing = options.captions is not None
-    wanted = [
-        image
-        for key, image in images.items()
-        if key not in answered and drafting.needs_draft(old.get(key), refresh=options.refresh, importing=importing)
-    ]
+
+    def needs_draft(key: str) -> bool:
+        if key in answered:
+            return False
+        return key not in old or (options.refresh and (importing or old[key].score < drafting.HUMAN))
+
+    wanted = [image for key, image in images.items() if needs_draft(key)]
     style = drafting.Style(options.prefix, options.forbidden, remove=not options.report)
-    sources = draft_sources(options, work, images)
-    drafts, forbidden = drafting.draft_all(wanted, sources, style, work.folder)
+    sources = draft_sources(options, project, images)
+    drafts, forbidden = drafting.draft_all(wanted, sources, style, project.folder)
     print(f"drafted {len(drafts)} of {len(wanted)} images; {len(answered & set(images))} already have an answer")
     for source, count in Counter(draft.source for draft in drafts.values()).most_common():
         score = median(draft.score for draft in drafts.values() if draft.source == source)
         print(f"  {source}: {count} (median score {score:.2f})")
     for word, count in Counter(word for found in forbidden.values() for word in found).most_common():
         print(f"  forbidden {word!r} {'found in' if options.report else 'removed from'} {count} drafts")
-    print(f"next: annotate.py push --name {work.name}    ({work.folder / drafting.DRAFTS})")
+    print(f"next: annotate.py push --name {project.name}    ({project.folder / drafting.DRAFTS})")
     return 0
 
 
@@ -354,7 +342,7 @@ def print_problems(problems: Iterable[Problem]) -> None:
 
 
 def draft_sources(
-    options: config.DraftOptions, work: WorkFolder, images: Mapping[str, ImageFile]
+    options: config.DraftOptions, project: projects.Project, images: Mapping[str, ImageFile]
 ) -> list[drafting.Source]:
     """The sources in the order in which they are tried. Raises InputError for one that lacks what it needs."""
     missing = {"files": options.captions is None, "model": options.model is None}
@@ -371,7 +359,7 @@ def draft_sources(
         elif name == "model" and options.model is not None:
             sources.append(drafting.from_model(options.model, download=options.download, start=options.start))
         elif name == "neighbours":
-            texts = {answer.record.sha256: answer.text for answer in work.answers().captions()}
+            texts = {answer.record.sha256: answer.text for answer in project.answers().captions()}
             captioned = [(images[key], text) for key, text in sorted(texts.items()) if key in images]
             extractor = make_extractor(options.extractor)
             sources.append(drafting.from_neighbours(captioned, extractor, threshold=options.threshold))
@@ -389,16 +377,16 @@ def run_import(options: config.ImportOptions) -> int:
 
 
 def run_lint(options: config.LintOptions) -> int:
-    work = open_work_folder(options.name, options.images)
-    captions = captions_of(work.answers())
+    project = projects.open_project(options.name, options.images)
+    captions = captions_of(project.answers())
     features = {}
-    if work.images is not None and "neighbours" not in options.leave_out:
+    if project.pictures and "neighbours" not in options.leave_out:
         captioned = {caption.sha256 for caption in captions}
-        images = [image for sha256, image in images_by_sha256(work.images).items() if sha256 in captioned]
+        images = [image for sha256, image in images_by_sha256(project.image_folder()).items() if sha256 in captioned]
         features = image_features(images, options.extractor)
     tokenizer = load_tokenizer(options.tokenizer or EMBEDDED)
     findings, checks = lint(
-        captions, options, tokenizer=tokenizer, types=options.types or work.types, features=features
+        captions, options, tokenizer=tokenizer, types=options.types or project.types, features=features
     )
     by_image = rules_by_image(findings, captions)
     if options.as_json:
@@ -406,14 +394,13 @@ def run_lint(options: config.LintOptions) -> int:
     else:
         print("\n".join(format_findings(findings, captions, checks)))
     if options.mark:
-        print(mark_findings(work.name, options, by_image), file=sys.stderr if options.as_json else sys.stdout)
+        print(mark_findings(project, options, by_image), file=sys.stderr if options.as_json else sys.stdout)
     return int(bool(findings))
 
 
-def mark_findings(name: str, options: config.LintOptions, by_image: Mapping[str, str]) -> str:
+def mark_findings(project: projects.Project, options: config.LintOptions, by_image: Mapping[str, str]) -> str:
     """Show the findings on the server. A server that cannot be reached is reported, not an error."""
-    project = reachable_project(name, options.server)
-    if project is None:
+    if not is_reachable(project, options.server):
         return "not marked on the server, which is not running"
     try:
         with opened(project, options.server, options.token_file) as client:
@@ -425,8 +412,8 @@ def mark_findings(name: str, options: config.LintOptions, by_image: Mapping[str,
 
 def run_fix(options: config.FixOptions) -> int:
     edits = edits_of(options)
-    work = open_work_folder(options.name)
-    answers, past = work.answers(), read_corrections(work.folder)
+    project = projects.open_project(options.name)
+    answers, past = project.answers(), read_corrections(project.folder)
     if answers.late:
         names = ", ".join(printable(each.file_name) for each in answers.late[:3])
         more = ", ..." if len(answers.late) > 3 else ""
@@ -444,16 +431,15 @@ def run_fix(options: config.FixOptions) -> int:
     if not (options.apply or options.undo):
         print(f"{len(corrections)} captions would change. Nothing is changed yet: add --apply")
         return 0
-    add_corrections(work.folder, corrections)
+    add_corrections(project.folder, corrections)
     print(f"{len(corrections)} captions changed. Undo it: annotate.py fix --undo")
-    print(f"on the server: {correct_server(work.name, options, corrections)}")
+    print(f"on the server: {correct_server(project, options, corrections)}")
     return 0
 
 
-def correct_server(name: str, options: config.FixOptions, corrections: Sequence[Correction]) -> str:
+def correct_server(project: projects.Project, options: config.FixOptions, corrections: Sequence[Correction]) -> str:
     """Write all pending corrections to the server, if it runs, and describe what became of these."""
-    project = reachable_project(name, options.server)
-    if project is None:
+    if not is_reachable(project, options.server):
         return "not yet, as it is not running; the next fix --apply or push changes them there"
     with opened(project, options.server, options.token_file) as client:
         _, skipped = write_corrections(client, project, project.folder)
@@ -465,34 +451,29 @@ def correct_server(name: str, options: config.FixOptions, corrections: Sequence[
 
 
 def run_export(options: config.ExportOptions) -> int:
-    work = open_work_folder(options.name, options.images)
-    answers = work.answers()
-    joined = join(answers, images_by_sha256(work.image_folder()), options)
+    project = projects.open_project(options.name, options.images)
+    answers = project.answers()
+    joined = join(answers, images_by_sha256(project.image_folder()), options)
     if options.strict:
         check_complete(joined)
     name = options.release or release_name(joined.rows)
     if not name.strip() or name.startswith(".") or "/" in name or "\\" in name or not name.isprintable():
         raise InputError(f"{name!r} is not a release name", where="--release", allowed="the name of a folder")
-    configurations = read_json(work.folder / PROJECT).get("configurations") if has_project(work) else None
-    release = export(
-        joined,
-        options.into or work.folder / "releases" / name,
-        name=name,
-        options=options,
-        agreement=measure_agreement(answers.captions()),
-        config_hash=hash_json(configurations) if configurations else "",
-    )
+    folder = options.into or project.folder / "releases" / name
+    agreement = measure_agreement(answers.captions())
+    config_hash = hash_json(project.configurations) if project.configurations else ""
+    lock, new = export(joined, folder, name=name, options=options, agreement=agreement, config_hash=config_hash)
+    pictures, captions = lock["counts"]["pictures"], lock["counts"]["captions"]
     for reason, names in joined.left_out.items():
         shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
         print(f"  left out, {printable(reason)}: {len(names)} ({shown})")
     if answers.late:
         print(f"  {len(answers.late)} corrections not applied: the captions were changed since")
-    print_release(work, release, options.since)
+    print(f"release {name}: {pictures} images, {captions} captions; {'written' if new else 'exists already'}")
+    print_changes(project, folder.resolve(), name, options.since)
+    quoted = shlex.quote(str(folder))
+    print(f"\nnext: python data/prepare.py {quoted}\n      python train/finetune.py --data {quoted}")
     return 0
-
-
-def has_project(work: WorkFolder) -> bool:
-    return (work.folder / PROJECT).exists()
 
 
 def check_complete(joined: Joined) -> None:
@@ -501,22 +482,17 @@ def check_complete(joined: Joined) -> None:
     raise_all([InputError(f"{reason}: {len(names)} images", where=names[0]) for reason, names in lost.items()])
 
 
-def print_release(work: WorkFolder, release: Release, since: Path | None) -> None:
-    """What was written, how it differs from the previous release, and what to do next."""
-    counts = release.lock["counts"]
-    what = "written" if release.new else "exists already, unchanged"
-    print(f"release {release.name}: {counts['pictures']} images, {counts['captions']} captions; {what}")
-    log, folder = work.folder / RELEASES, release.folder.resolve()
+def print_changes(project: projects.Project, folder: Path, name: str, since: Path | None) -> None:
+    """How the release differs from `since` or from the one exported before, which releases.txt names."""
+    log = project.folder / RELEASES
     past = [Path(line) for line in log.read_text(encoding="utf-8").split("\n") if line] if log.exists() else []
     earlier = [path for path in past if path != folder and path.is_dir()]
     before = since or (earlier[-1] if earlier else None)
     old = read_release(before) if before is not None else None
-    if old is not None and old.name != release.name:
+    if old is not None and old.name != name:
         print("\n".join(describe_changes(old, read_release(folder))))
     if folder not in past:
         write_atomic(log, "".join(f"{path}\n" for path in (*past, folder)))
-    quoted = shlex.quote(str(release.folder))
-    print(f"\nnext: python data/prepare.py {quoted}\n      python train/finetune.py --data {quoted}")
 
 
 COMMANDS: dict[str, tuple[str, type[Options], Callable[[Any], int]]] = {

@@ -288,20 +288,16 @@ def back_up(folder: Path, running: Server | None) -> Path:
     backups.mkdir(mode=0o700, exist_ok=True)
     path = backups / time.strftime("%Y-%m-%d-%H%M%S")
     with atomic_folder(path) as temporary:
-        copy_database(folder / DATABASE, temporary / DATABASE)
+        source = sqlite3.connect(f"file:{folder / DATABASE}?mode=ro", uri=True)
+        with closing(source) as old, closing(sqlite3.connect(temporary / DATABASE)) as new:
+            old.backup(new)  # consistent even while the server writes
+        (temporary / DATABASE).chmod(0o600)
         if running is not None:
             with Client(running.url, running.login.token, server=running) as client:
                 export_projects(client, temporary)
     for old in sorted(each for each in backups.iterdir() if not each.name.startswith("."))[:-BACKUPS_KEPT]:
         shutil.rmtree(old)
     return path
-
-
-def copy_database(source: Path, target: Path) -> None:
-    """A consistent copy, even while the server writes."""
-    with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as old, closing(sqlite3.connect(target)) as new:
-        old.backup(new)
-    target.chmod(0o600)
 
 
 def export_projects(client: Client, folder: Path) -> None:

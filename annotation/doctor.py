@@ -10,21 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from annotation import server as servers
 from annotation.client import TESTED_VERSIONS, Client, connect
 from annotation.environment import VERSION, environment_folder, is_installed
 from annotation.project import Project, load_project, open_screens, project_names
-from annotation.server import (
-    DATABASE,
-    LOG,
-    LOGIN,
-    Server,
-    find_server,
-    http_status,
-    is_free,
-    last_port,
-    port_owner,
-    read_login,
-)
 from data.errors import InputError
 
 LOW_DISK = 1 << 30  # bytes
@@ -48,10 +37,10 @@ def diagnose(folder: Path, url: str | None = None, token_file: Path | None = Non
     if url:
         return list(catch("server", lambda: check_remote(url, token_file)))
     found = [check_environment(), check_disk(folder)]
-    if not (folder / DATABASE).exists():
+    if not (folder / servers.DATABASE).exists():
         return [*found, Diagnosis("server", f"never started in {folder}", "Run annotate.py start.")]
     found += [check_login(folder), check_database(folder)]
-    server = find_server(folder)
+    server = servers.find_server(folder)
     if server is None:
         return [*found, check_port_of_stopped(folder)]
     found += list(catch("server", lambda: check_server(server)))
@@ -88,9 +77,9 @@ def check_disk(folder: Path) -> Diagnosis:
 
 
 def check_login(folder: Path) -> Diagnosis:
-    path = folder / LOGIN
+    path = folder / servers.LOGIN
     try:
-        read_login(folder)
+        servers.read_login(folder)
     except InputError as error:
         return Diagnosis("login", str(error), "Restore it from a backup, or start in a new folder.")
     if path.stat().st_mode & 0o077:
@@ -99,7 +88,7 @@ def check_login(folder: Path) -> Diagnosis:
 
 
 def check_database(folder: Path) -> Diagnosis:
-    path = folder / DATABASE
+    path = folder / servers.DATABASE
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             (result,) = database.execute("PRAGMA quick_check").fetchone()
@@ -114,19 +103,19 @@ def check_database(folder: Path) -> Diagnosis:
 
 def check_port_of_stopped(folder: Path) -> Diagnosis:
     """Not running; name the program that has its port."""
-    port = last_port(folder)
-    taken = port and not is_free(port)
-    note = f"; its port {port} is taken by {port_owner(port)}, so it will use another one" if taken and port else ""
+    port, note = servers.last_port(folder), ""
+    if port and not servers.is_free(port):
+        note = f"; its port {port} is taken by {servers.port_owner(port)}, so it will use another one"
     return Diagnosis("server", f"not running{note}", "Run annotate.py start.")
 
 
 # ---- on the server
 
 
-def check_server(server: Server) -> Iterator[Diagnosis]:
+def check_server(server: servers.Server) -> Iterator[Diagnosis]:
     """Whether it answers and accepts our token."""
-    if http_status(server, "/health") != http.client.OK:
-        fix = f"Run annotate.py stop, then start; see {server.folder / LOG}."
+    if servers.http_status(server, "/health") != http.client.OK:
+        fix = f"Run annotate.py stop, then start; see {server.folder / servers.LOG}."
         yield Diagnosis("server", f"{server.url} does not answer (process {server.pid})", fix)
         return
     yield Diagnosis("server", f"{server.url} answers (process {server.pid})")
@@ -148,7 +137,7 @@ def check_token(client: Client) -> Iterator[Diagnosis]:
     yield Diagnosis("version", f"Label Studio {version}" + ("" if tested else f"; tested with {TESTED_VERSIONS}x"))
 
 
-def check_project(project: Project, server: Server) -> Iterator[Diagnosis]:
+def check_project(project: Project, server: servers.Server) -> Iterator[Diagnosis]:
     """Whether its screens exist, and the browser can get its images."""
     if project.url:
         yield Diagnosis(project.name, f"is on {project.url}; check it with --url")
@@ -160,7 +149,7 @@ def check_project(project: Project, server: Server) -> Iterator[Diagnosis]:
     yield check_images(project, server)
 
 
-def check_images(project: Project, server: Server) -> Diagnosis:
+def check_images(project: Project, server: servers.Server) -> Diagnosis:
     """Get one image as the browser would; count broken links."""
     push = f"Run annotate.py push --name {project.name}."
     links = sorted((server.images / project.key).glob("*"))
@@ -170,7 +159,7 @@ def check_images(project: Project, server: Server) -> Diagnosis:
     if broken:
         fix = f"Move them back to {project.pictures}, or push from where they are now: --images FOLDER."
         return Diagnosis(project.name, f"{len(broken)} of {len(links)} images have moved", fix)
-    status = http_status(server, f"/data/local-files/?d={project.key}/{links[0].name}", server.login.token)
+    status = servers.http_status(server, f"/data/local-files/?d={project.key}/{links[0].name}", server.login.token)
     if status == http.client.OK:
         return Diagnosis(project.name, f"{len(links)} images, the first one is served")
     why = "their storage row is missing" if status == http.client.NOT_FOUND else f"HTTP {status}"

@@ -89,14 +89,6 @@ def tidy_punctuation(text: str) -> str:
     return re.sub(r"([,;:])(?:\s*[,;:])+", r"\1", text).strip(" ,;:")
 
 
-def needs_draft(old: Draft | None, *, refresh: bool, importing: bool) -> bool:
-    """Whether an unanswered image is drafted: it has no draft, or one that `refresh` may replace.
-
-    importing: captions by people are being imported, which may replace earlier ones.
-    """
-    return old is None or (refresh and (importing or old.score < HUMAN))
-
-
 def draft_all(
     images: Sequence[ImageFile], sources: Sequence[Source], style: Style, folder: Path
 ) -> tuple[dict[str, Draft], dict[str, list[str]]]:

@@ -37,12 +37,12 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Project:
-    """The content of project.json."""
+    """The content of project.json, or a work folder that was not pushed yet (without a key)."""
 
     name: str
     key: str  # random: tells our Label Studio projects from others of the same title
     server: str  # LOCAL or an address
-    pictures: str  # absolute path of the image folder
+    pictures: str  # absolute path of the image folder; empty if not known yet
     types: tuple[str, ...]
     screens: dict[str, int]  # screen -> id of its Label Studio project; empty until they are created
     configurations: dict[str, str]  # screen -> SHA-256 of the labeling configuration it got last
@@ -56,6 +56,17 @@ class Project:
         """The address of its server; None for the local one."""
         return None if self.server == LOCAL else self.server
 
+    def image_folder(self) -> Path:
+        if not self.pictures:
+            raise InputError("the image folder is not known yet", where=self.folder, fix="Give --images FOLDER.")
+        return Path(self.pictures)
+
+    def history(self) -> list[Record]:
+        return read_history(self.folder)
+
+    def answers(self) -> Answers:
+        return lay_over(self.history(), read_corrections(self.folder))
+
     def title(self, screen: str) -> str:
         """The title of a screen's Label Studio project, e.g. "animals captions", "animals names", "animals triage"."""
         if screen == TRIAGE:
@@ -65,30 +76,6 @@ class Project:
     def in_order(self) -> list[tuple[str, int]]:
         """Screens and their Label Studio projects, the captions first."""
         return [(screen, self.screens[screen]) for screen in labeling_configs(self.types) if screen in self.screens]
-
-
-@dataclass(frozen=True)
-class WorkFolder:
-    """captions/NAME, pushed or not. images: the image folder; None if it is not known yet."""
-
-    folder: Path
-    images: Path | None
-    types: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    def history(self) -> list[Record]:
-        return read_history(self.folder)
-
-    def answers(self) -> Answers:
-        return lay_over(self.history(), read_corrections(self.folder))
-
-    def image_folder(self) -> Path:
-        if self.images is None:
-            raise InputError("the image folder is not known yet", where=self.folder, fix="Give --images FOLDER.")
-        return self.images
 
 
 # ---- on disk
@@ -103,10 +90,11 @@ def work_folder(name: str) -> Path:
     return ROOT / name
 
 
-def open_work_folder(name: str | None, images: Path | None = None, *, new: bool = False) -> WorkFolder:
-    """The work folder of that name, or the only one. Raises InputError if there is none, or the choice is ambiguous.
+def open_project(name: str | None, images: Path | None = None, *, new: bool = False) -> Project:
+    """The project of that name, pushed or not, or the only one, with `images` as its image folder.
 
     new: with `images` it need not exist yet; without a name it is named after the image folder.
+    Raises InputError if there is none, or the choice is ambiguous.
     """
     existing = sorted(path.name for path in ROOT.glob("[!.]*") if path.is_dir())
     if name is None:
@@ -114,9 +102,9 @@ def open_work_folder(name: str | None, images: Path | None = None, *, new: bool 
     folder = work_folder(name)
     if not (new and images) and not folder.is_dir():
         check_choice(name, existing, what="project", where="--name")
-    values = read_json(folder / PROJECT) if (folder / PROJECT).exists() else {}
-    path = images or values.get("pictures")
-    return WorkFolder(folder, Path(path).expanduser() if path else None, tuple(map(str, values.get("types", []))))
+    pushed = (folder / PROJECT).exists()
+    project = load_project(name) if pushed else Project(name, "", LOCAL, "", (), {}, {})
+    return replace(project, pictures=str(images.expanduser())) if images else project
 
 
 def only_one(names: Sequence[str]) -> str:
@@ -134,33 +122,20 @@ def project_names() -> list[str]:
 
 
 def load_project(name: str | None) -> Project:
-    """The project of that name, or the only one. Raises InputError if there is none, or the choice is ambiguous."""
+    """The pushed project of that name, or the only one. Raises InputError."""
     names = project_names()
     chosen = only_one(names) if name is None or not names else check_choice(name, names, what="project", where="--name")
     path = ROOT / chosen / PROJECT
-    values = read_json(path)
     try:
+        values = json.loads(path.read_text(encoding="utf-8"))
         project = Project(**values | {"types": tuple(values["types"])})
-    except (TypeError, KeyError) as error:
-        raise not_a_project(path) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        fix = "Restore it, or push under another --name."
+        raise InputError("is not a project file", where=path, fix=fix) from error
     if project.name != chosen:
         fix = f"Name the folder {project.name} again, or push under another --name."
         raise InputError(f"belongs to the project {project.name!r}", where=path, fix=fix)
     return project
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise not_a_project(path) from error
-    if not isinstance(values, dict):
-        raise not_a_project(path)
-    return values
-
-
-def not_a_project(path: Path) -> InputError:
-    return InputError("is not a project file", where=path, fix="Restore it, or push under another --name.")
 
 
 def save_project(project: Project) -> None:

@@ -78,7 +78,11 @@ def pull(
         more, states[screen] = read_screen(client, number, parser, states.get(screen, ReadState()), history, result)
         if not accept_deleted:
             check_deleted(more, history, screen, client.url)
-        count_versions(more, history, result)
+        known = {record.key for record in history}
+        present = [each for each in more if each.status != "deleted"]
+        result.deleted += len(more) - len(present)
+        result.changed += sum(each.key in known for each in present)
+        result.new += sum(each.key not in known for each in present)
         if more:  # at once: the next screen may fail
             history += more
             write_history(folder, history)
@@ -181,34 +185,15 @@ def new_versions(
         for number, record in known.items()
         if number not in current and (whole or record.sha256 in images)
     ]
-    records = [keep_draft(record, known.get(record.annotation)) for record in current.values()]
-    return [record for record in records if is_new(record, known.get(record.annotation))] + deleted
-
-
-def is_new(record: Record, known: Record | None) -> bool:
-    """Whether the history lacks this version. Removing a draft later does not make one."""
-    if known is None:
-        return True
-    return (record.updated, record.status, record.values) != (known.updated, known.status, known.values)
-
-
-def keep_draft(record: Record, known: Record | None) -> Record:
-    """A draft that was known once stays known."""
-    if known is None or record.draft is not None:
-        return record
-    return replace(record, draft=known.draft, draft_by=known.draft_by)
-
-
-def count_versions(more: Sequence[Record], history: Sequence[Record], result: PullResult) -> None:
-    """Count what is added."""
-    known = {record.key for record in history}
-    for record in more:
-        if record.status == "deleted":
-            result.deleted += 1
-        elif record.key in known:
-            result.changed += 1
-        else:
-            result.new += 1
+    records: list[Record] = []
+    for record in current.values():
+        old = known.get(record.annotation)
+        if old is None:
+            records.append(record)
+        elif (record.updated, record.status, record.values) != (old.updated, old.status, old.values):
+            keep_draft = record.draft is None  # a draft that was known once stays known
+            records.append(replace(record, draft=old.draft, draft_by=old.draft_by) if keep_draft else record)
+    return records + deleted
 
 
 # ---- parsing

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from data.schema import Sample
 BATCH = 250  # tasks or predictions per request
 TRIES = 5  # imports whose answer may get lost
 BROWSER_FORMATS = {"JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "MPO"}  # everything else is converted to PNG
-UPLOAD_FILES, UPLOAD_BYTES = 20, 32 << 20  # per request: beyond 100 files Label Studio answers with an error
+UPLOADS = 5  # images per request: Label Studio takes up to 100 files and 250 MB
 IMAGE_ONLY = f'<View><Image name="{IMAGE}" value="${IMAGE}"/></View>'
 DRAFTS = "drafts"  # one model version for all drafts: of several versions, Label Studio shows only one
 Addresses = dict[str, str]  # SHA-256 -> the value of "image" in the task's data
@@ -129,59 +129,34 @@ def fill(client: Client, screen: Screen, result: PushResult) -> tuple[dict[str, 
         result.duplicates += duplicates
         return tasks
 
-    def count() -> int:  # ours or not; much faster than listing them
-        return client.retry(lambda sdk: sdk.projects.get(id=screen.number)).task_number or 0
-
-    before = look()
+    tasks = look()
     wanted = {sample.sha256 for sample in screen.samples}
-    new = wanted - before.keys()
-    result.moved += update_addresses(client, before, screen.addresses)
-    result.present[screen.name] = len(wanted & before.keys())
-    result.elsewhere = max(result.elsewhere, len(before.keys() - wanted))
+    new = wanted - tasks.keys()
+    result.moved += update_addresses(client, tasks, screen.addresses)
+    result.present[screen.name] = len(wanted & tasks.keys())
+    result.elsewhere = max(result.elsewhere, len(tasks.keys() - wanted))
     result.drafted += len(screen.drafts.keys() & new)
     result.created[screen.name] = len(new)
-    if not new:
-        return before, new
-    old_count = count()
-    created = import_all(client, screen, set(before), look)
-    if created.keys() == new and count() == old_count + len(new):
-        return before | created, new
-    return look(), new  # an answer got lost, or another process, such as a killed push, created tasks meanwhile
-
-
-def import_all(client: Client, screen: Screen, known: set[str], look: Callable[[], dict[str, Task]]) -> dict[str, Task]:
-    """Import what is not `known`; whenever an answer gets lost, look what exists now, and continue.
-
-    Returns what was created last: everything, if no answer got lost.
-    """
     for left in range(TRIES, 0, -1):
+        missing = [sample for sample in screen.samples if sample.sha256 not in tasks]
+        if not missing:
+            break
         try:
-            return import_missing(client, screen, known)
-        except UnsureError as error:
+            import_tasks(client, screen, missing)
+        except UnsureError as error:  # an answer got lost: look what exists now, and continue
             if left == 1:
                 raise InputError(f"no answer ({error})", where=client.url, fix=TRY_AGAIN) from None
-        known = set(look())
-    raise AssertionError("the last try returns or raises")
+        tasks = look()
+    return tasks, new
 
 
-def import_missing(client: Client, screen: Screen, known: set[str]) -> dict[str, Task]:
-    """Import in batches; returns the new tasks by SHA-256. Raises UnsureError if an answer got lost."""
-    missing = [sample for sample in screen.samples if sample.sha256 not in known]
-    created: dict[str, Task] = {}
-    with ProgressBar(desc=f"pushing {screen.name}", total=len(missing), unit="task") as bar:
-        for start in range(0, len(missing), BATCH):
-            tasks: Any = [screen.task(sample) for sample in missing[start : start + BATCH]]
-            answer = client.once(
-                lambda sdk, tasks=tasks: sdk.projects.import_tasks(
-                    id=screen.number, request=tasks, return_task_ids=True
-                )
-            )
-            ids = getattr(answer, "task_ids", None) or []  # without ids, fill() looks for itself
-            for task_id, task in zip(ids, tasks, strict=False):
-                data, drafts = task["data"], len(task.get("predictions", []))
-                created[data["sha256"]] = Task(task_id, data["sha256"], data, overlap=1, drafts=drafts, touched=False)
+def import_tasks(client: Client, screen: Screen, samples: Sequence[Sample]) -> None:
+    """Import in batches. Raises UnsureError if an answer got lost."""
+    with ProgressBar(desc=f"pushing {screen.name}", total=len(samples), unit="task") as bar:
+        for start in range(0, len(samples), BATCH):
+            tasks: Any = [screen.task(sample) for sample in samples[start : start + BATCH]]
+            client.once(lambda sdk, tasks=tasks: sdk.projects.import_tasks(id=screen.number, request=tasks))
             bar.update(len(tasks))
-    return created
 
 
 def update_addresses(client: Client, tasks: Mapping[str, Task], addresses: Addresses) -> int:
@@ -268,7 +243,8 @@ def upload_missing(client: Client, number: int, missing: Sequence[Sample], forma
     set_config(client, number, IMAGE_ONLY)
     try:
         with ProgressBar(desc="uploading images", total=len(missing), unit="image") as bar:
-            for batch in upload_batches(missing):
+            for start in range(0, len(missing), UPLOADS):
+                batch = missing[start : start + UPLOADS]
                 upload_batch(client, number, batch, formats)
                 bar.update(len(batch))
     finally:
@@ -283,21 +259,6 @@ def uploaded(client: Client, number: int) -> Addresses:
         sha256 = Path(file).stem.rpartition("-")[2]
         addresses.setdefault(sha256, f"/data/{file.removeprefix('/data/').lstrip('/')}")
     return addresses
-
-
-def upload_batches(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """Up to UPLOAD_FILES images and about UPLOAD_BYTES bytes at a time."""
-    batch: list[Sample] = []
-    size = 0
-    for sample in samples:
-        length = sample.path.stat().st_size
-        if batch and (len(batch) == UPLOAD_FILES or size + length > UPLOAD_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(sample)
-        size += length
-    if batch:
-        yield batch
 
 
 def upload_batch(client: Client, number: int, batch: Sequence[Sample], formats: Mapping[str, str]) -> None:

@@ -17,8 +17,8 @@ import hashlib
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -66,16 +66,6 @@ class Joined:
     rows: list[Row]
     left_out: dict[str, list[str]]
     prefer: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Release:
-    """A release on disk. new: whether it was written just now."""
-
-    folder: Path
-    name: str
-    lock: dict[str, Any]
-    new: bool
 
 
 # ---- join
@@ -188,19 +178,21 @@ def release_name(rows: Sequence[Row]) -> str:
 
 def export(
     joined: Joined, folder: Path, *, name: str, options: ExportOptions, agreement: Agreement, config_hash: str
-) -> Release:
+) -> tuple[dict[str, Any], bool]:
     """Write a release; `folder` must be new, or contain this very release, which is then left as it is.
 
+    Returns the lock, and whether the release was written just now.
     config_hash: of the labeling configuration, or "" if there is none. Raises InputError, and leaves no folder.
     """
     if not joined.rows:
         reasons = "; ".join(f"{reason}: {len(names)}" for reason, names in joined.left_out.items())
         raise InputError(f"there is nothing to export ({reasons or 'no answers'})", fix="Pull first: annotate.py pull")
-    rows = [with_release(row, name) for row in joined.rows]
+    values = [row.annotation.model_dump(exclude_unset=True) | {"release": name} for row in joined.rows]
+    rows = [Row(row.image, Annotation.model_validate(each)) for row, each in zip(joined.rows, values, strict=True)]
     check_names(rows, options)
     lock = make_lock(rows, joined, name, options, config_hash)
     if folder.exists() and any(folder.iterdir()):
-        return existing_release(folder, lock)
+        return check_existing(folder, lock), False
     with atomic_folder(folder) as temporary:
         write_rows(rows, temporary, options)
         for row in rows:  # after copying: a file may have changed since its caption was written
@@ -209,13 +201,7 @@ def export(
         lock["files"] = {file: file_sha256(temporary / file) for file in TABLES if (temporary / file).exists()}
         (temporary / CARD).write_text(dataset_card([row.annotation for row in rows], lock, agreement), encoding="utf-8")
         (temporary / LOCK).write_text(lock_text(lock), encoding="utf-8")
-    return Release(folder, name, lock, new=True)
-
-
-def with_release(row: Row, release: str) -> Row:
-    """The row with the name of its release."""
-    values = row.annotation.model_dump(exclude_unset=True) | {"release": release}
-    return replace(row, annotation=Annotation.model_validate(values))
+    return lock, True
 
 
 def check_names(rows: Sequence[Row], options: ExportOptions) -> None:
@@ -246,7 +232,7 @@ def make_lock(
     captions = [caption for row in rows for caption in row.annotation.captions]
     policy = options.model_dump(include=set(POLICY)) | {"prefer": list(joined.prefer)}
     settings = {"policy": policy, "forms": options.model_dump(include=set(FORMS)), "labelling": config_hash}
-    counted = {plural(field): count_values(rows, field) for field in (*CHOICES, "annotator")}
+    values = {field: Counter(getattr(row.annotation, field) or "" for row in rows) for field in (*CHOICES, "annotator")}
     return {
         "format": FORMAT,
         "release": name,
@@ -255,7 +241,7 @@ def make_lock(
             "pictures": len(rows),
             "captions": len(captions),
             "left_out": {reason: len(names) for reason, names in joined.left_out.items()},
-            **counted,  # types, qualities, annotators
+            **{plural(field): dict(sorted(counts.items())) for field, counts in values.items()},  # types, qualities ...
         },
         "left_out": joined.left_out,
         "settings": settings,
@@ -266,10 +252,6 @@ def make_lock(
     }
 
 
-def count_values(rows: Iterable[Row], field: str) -> dict[str, int]:
-    return dict(sorted(Counter(getattr(row.annotation, field) or "" for row in rows).items()))
-
-
 def hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
@@ -278,8 +260,8 @@ def lock_text(lock: dict[str, Any]) -> str:
     return json.dumps(lock, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def existing_release(folder: Path, lock: dict[str, Any]) -> Release:
-    """The release in the folder, if it is this one and its tables are unchanged. Raises InputError."""
+def check_existing(folder: Path, lock: dict[str, Any]) -> dict[str, Any]:
+    """The lock of the release in the folder, if it is this one and its tables are unchanged. Raises InputError."""
     fix = "Give a new folder: --into FOLDER"
     old = read_lock(folder, fix)
     files = old.pop("files", {})
@@ -292,7 +274,7 @@ def existing_release(folder: Path, lock: dict[str, Any]) -> Release:
     if changed:
         what = f"contains this release, but {', '.join(changed)} changed since"
         raise InputError(what, where=folder, fix=fix)
-    return Release(folder, str(lock["release"]), lock | {"files": files}, new=False)
+    return lock | {"files": files}
 
 
 # ---- files

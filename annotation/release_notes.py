@@ -53,7 +53,11 @@ def dataset_card(annotations: Sequence[Annotation], lock: dict[str, Any], agreem
     how.append(f"Other captions of the image are {'kept in `texts`' if policy['others'] else 'left out'}.")
     how.append(f"For choices ({', '.join(CHOICES)}) the majority wins, of equals the newest.")
     how.append(agreement_line(agreement))
-    left_out = [left_out_line(reason, names) for reason, names in lock["left_out"].items()]
+    left_out: list[str] = []
+    for reason, names in lock["left_out"].items():
+        shown = ", ".join(f"`{plain(name)}`" for name in names[:LEFT_OUT_SHOWN])
+        more = ", ..." if len(names) > LEFT_OUT_SHOWN else ""
+        left_out.append(f"{plain(reason)}: {len(names)} ({shown}{more})")
     parts = [
         f"# Captioned images, release {lock['release']}",
         f"{counts['pictures']} images, {counts['captions']} captions of {min(lengths)} to {max(lengths)} words "
@@ -88,11 +92,6 @@ def count_table(head: str, counts: dict[str, int]) -> list[str]:
         return []
     lines = [f"| {plain(value) or 'not given'} | {count} |" for value, count in counts.items()]
     return ["\n".join([f"| {head} | images |", "|---|---|", *lines])]
-
-
-def left_out_line(reason: str, names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{plain(name)}`" for name in names[:LEFT_OUT_SHOWN])
-    return f"{plain(reason)}: {len(names)} ({shown}{', ...' if len(names) > LEFT_OUT_SHOWN else ''})"
 
 
 def plain(text: str) -> str:

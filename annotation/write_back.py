@@ -14,7 +14,7 @@ from annotation.client import LINT, Client, connect, tasks_by_sha256
 from annotation.environment import locked
 from annotation.history import Answer, lay_over, read_corrections, read_history
 from annotation.labeling_config import caption_field
-from annotation.project import Project, load_project, project_names
+from annotation.project import Project
 from annotation.pull import AnswerParser, Values, parse_item, pull, screen_fields
 from annotation.server import find_server
 from data.progress import ProgressBar
@@ -27,12 +27,9 @@ def opened(project: Project, server: Path, token_file: Path | None) -> Iterator[
         yield client
 
 
-def reachable_project(name: str, server: Path) -> Project | None:
-    """The project of that name; None if it was never pushed, or the local server that it is on does not run."""
-    project = load_project(name) if name in project_names() else None
-    if project is None or (project.url is None and find_server(server) is None):
-        return None
-    return project
+def is_reachable(project: Project, server: Path) -> bool:
+    """Whether the project was pushed, and the local server runs if it is there."""
+    return bool(project.key) and (project.url is not None or find_server(server) is not None)
 
 
 def write_corrections(client: Client, project: Project, folder: Path) -> tuple[list[Answer], list[Answer]]:

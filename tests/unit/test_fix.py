@@ -177,7 +177,7 @@ def test_corrections_are_written_to_a_running_server(
         assert first.pending and second.pending
         return [second], [first]
 
-    monkeypatch.setattr(cli, "reachable_project", lambda name, _: cli.load_project(name))
+    monkeypatch.setattr(cli, "is_reachable", lambda *_: True)
     monkeypatch.setattr(cli, "opened", lambda *_: nullcontext())
     monkeypatch.setattr(cli, "write_corrections", write_corrections)
     assert "on the server: 1 changed, 1 changed by annotators since" in run(

@@ -137,7 +137,7 @@ def test_watch_pulls_before_each_round(
         if len(rounds) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "reachable_project", lambda name, _: cli.load_project(name))
+    monkeypatch.setattr(cli, "is_reachable", lambda *_: True)
     monkeypatch.setattr(cli, "opened", lambda *_: nullcontext())
     monkeypatch.setattr(cli, "pull", pull)
     with pytest.raises(KeyboardInterrupt):

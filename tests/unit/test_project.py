@@ -76,24 +76,24 @@ def test_the_project_is_the_named_or_the_only_one(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("here")
 def test_a_work_folder_need_not_have_been_pushed(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
-        project.open_work_folder(None)
+        project.open_project(None)
     assert error.value.fix
-    assert project.open_work_folder(None, tmp_path / "foxes", new=True).folder == Path("captions/foxes")
+    assert project.open_project(None, tmp_path / "foxes", new=True).folder == Path("captions/foxes")
     folder = answers.project(tmp_path, types=["water"])
     (tmp_path / "captions" / ".server").mkdir()
-    work = project.open_work_folder(None)
+    work = project.open_project(None)
     assert (work.name, work.types) == ("set", ("water",))
     (tmp_path / "captions" / "other").mkdir()
     with pytest.raises(InputError) as error:
-        project.open_work_folder(None)
+        project.open_project(None)
     assert error.value.allowed == "other, set"
     with pytest.raises(InputError) as error:
-        project.open_work_folder("other").image_folder()
+        project.open_project("other").image_folder()
     assert "--images" in str(error.value.fix)
     for text in ("{", "[]"):
         (folder / "project.json").write_text(text)
         with pytest.raises(InputError, match=r"project\.json"):
-            project.open_work_folder("set")
+            project.open_project("set")
 
 
 # ---- which images

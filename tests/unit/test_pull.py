@@ -13,7 +13,6 @@ from annotation.pull import (
     AnswerParser,
     ReadState,
     check_deleted,
-    keep_draft,
     new_versions,
     newest,
     read_states,
@@ -92,9 +91,8 @@ def test_an_answer_is_deleted_if_its_image_is_there_without_it() -> None:
 
 def test_a_known_draft_is_kept() -> None:
     known = record(1, draft="a draft", draft_by="names-1")
-    assert keep_draft(record(1, "new", updated=LATER), known).draft_by == "names-1"
-    assert keep_draft(record(1, draft="other", draft_by="x"), known).draft == "other"
-    assert keep_draft(record(1), None).draft is None
+    (new,) = added(task(answer([text(["better"])], 1, updated_at=LATER)), history=[known])
+    assert (new.draft, new.draft_by) == ("a draft", "names-1")
     assert added(task(answer([text(["words"])], 1)), history=[known]) == [], "removing a draft is not a version"
 
 
