@@ -37,7 +37,8 @@ KILL = "kill: "  # before a command: SIGKILL when its first checkpoint is there
 TRAIN = (
     "train/finetune.py --config {repo}/train/configs/pocket.yaml --model {inputs}/base --data {inputs}/captioned "
     "--max-steps 20 --pictures.held-out 0.3 --batch-size 4 --accumulate 2 --ema.decay 0.9 --preserve.share 0.4 "
-    "--validation.every 10 --validation.pictures 4 --validation.timesteps 2 --checkpoints.every 5 --previews.every 0 --no-probe --threads 1"
+    "--validation.every 10 --validation.pictures 4 --validation.timesteps 2 --checkpoints.every 5 --previews.every 0 "
+    "--no-probe --threads 1"
 )
 FULL = f"{TRAIN} --adapter.kind full --learning-rate 1e-4"
 GENERATE = (

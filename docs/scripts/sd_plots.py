@@ -198,7 +198,8 @@ def scheduler(steps: int) -> Image.Image:
     heads = [f"t = {frame.t}" for frame in frames[:-1]] + ["finished"]
     cells = {(column, 0): frame.noisy for column, frame in enumerate(frames)}
     cells |= {(column, 1): frame.denoised for column, frame in enumerate(frames)}
-    foot = f"{PROMPT}, seed {SEED}, {steps} steps, guidance 4, {schedulers.a1111_name(pipe.scheduler, None)}, the embedded base"
+    sampler = schedulers.a1111_name(pipe.scheduler, None)
+    foot = f"{PROMPT}, seed {SEED}, {steps} steps, guidance 4, {sampler}, the embedded base"
     return render_sheet(Sheet(heads, ["as it is", "expected"], cells, footer=foot))
 
 
