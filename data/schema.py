@@ -1,6 +1,6 @@
 """Annotation, Sample and Batch: the one definition of every field, on disk and in memory.
 
-A new annotation field is one line in Annotation: the labelling screen (annotation/interface.py), the metadata.jsonl
+A new annotation field is one line in Annotation: the labelling screen (annotation/labeling_config.py), the metadata.jsonl
 column, the checks of prepare.py and `{field}` in caption templates read this class.
 """
 
