@@ -22,18 +22,20 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from data import disk_cache
 from data.atomic_io import cache_root, file_sha256
+from data.disk_cache import cache_key
 from data.errors import InputError, raise_all
-from infer import conditioning_images, generation, lora_loading, metadata, output, pipeline, schedulers, text_encoding
+from infer import generation, metadata, output, pipeline
 from infer.comparison.grid import CellRequest
 from infer.comparison.weights import Weights
+from infer.conditioning_images import check_side
 from infer.config import GenerateOptions
-from infer.lora_loading import LoraEffect
+from infer.lora_loading import LoraEffect, load_loras, lora_display_name
 from infer.metadata import ImageMetadata
 from infer.pipeline import SamplingSettings
 from infer.prompts import ImageRequest
-from infer.text_encoding import TokenCount
+from infer.schedulers import a1111_name, build_scheduler
+from infer.text_encoding import TokenCount, measure_prompts, truncated_prompts
 from train.model import BaseModel, load_model
 
 WEIGHTING = GenerateOptions().weighting  # prompts are read as generate.py reads them
@@ -91,14 +93,9 @@ class ImageCache:
         """A hash over all that decides the image and its metadata; no network is loaded for it."""
         model = self.model(request.weights)
         scheduler = describe_scheduler(request.scheduler, json.dumps(model.scheduler_config, sort_keys=True))
-        files = [
-            (lora_loading.lora_display_name(lora.path), lora_hash(lora.path), lora.weight)
-            for lora in request.weights.loras
-        ]
+        files = [(lora_display_name(lora.path), lora_hash(lora.path), lora.weight) for lora in request.weights.loras]
         own = (request.prompt, request.template, request.seed, *asdict(self.settings(request)).items())
-        return disk_cache.cache_key(
-            "cell", VERSION, output.model_used(model), scheduler, files, own, *self.machine.facts
-        )
+        return cache_key("cell", VERSION, output.model_used(model), scheduler, files, own, *self.machine.facts)
 
     def settings(self, request: CellRequest) -> SamplingSettings:
         side = self.model(request.weights).sample_size
@@ -127,8 +124,8 @@ class ImageCache:
         problems: list[InputError] = []
         for request in requests:
             settings, model = self.settings(request), self.model(request.weights)
-            problems += conditioning_images.check_side("--width", settings.width, model)
-            problems += conditioning_images.check_side("--height", settings.height, model)
+            problems += check_side("--width", settings.width, model)
+            problems += check_side("--height", settings.height, model)
             self.calls(request)
             self.key(request)  # reads every LoRA
             unreadable = generation.check_grammar((request.prompt, request.negative_prompt), WEIGHTING)
@@ -136,7 +133,7 @@ class ImageCache:
             if not unreadable:
                 self.tokens_of(request)
         problems = list({str(problem): problem for problem in problems}.values())
-        cut = text_encoding.truncated_prompts({text: tokens for (_, text), tokens in self.tokens.items()})
+        cut = truncated_prompts({text: tokens for (_, text), tokens in self.tokens.items()})
         raise_all([*problems, *cut] if self.machine.strict else problems)
         for problem in cut:
             generation.warn(problem)
@@ -147,15 +144,13 @@ class ImageCache:
         tokenizer = model.fingerprints["tokenizer"]
         texts = (request.prompt, request.negative_prompt)
         missing = [text for text in texts if (tokenizer, text) not in self.tokens]
-        for text, tokens in (
-            text_encoding.measure_prompts(missing, model.tokenizer, WEIGHTING).items() if missing else ()
-        ):
-            self.tokens[tokenizer, text] = tokens
+        counts = measure_prompts(missing, model.tokenizer, WEIGHTING) if missing else {}
+        self.tokens |= {(tokenizer, text): tokens for text, tokens in counts.items()}
         return {text: self.tokens[tokenizer, text] for text in texts}
 
     def calls(self, request: CellRequest) -> int:
         """U-Net calls of a request. Raises InputError for steps that its scheduler cannot make."""
-        scheduler = schedulers.build_scheduler(request.scheduler, self.model(request.weights).scheduler_config)
+        scheduler = build_scheduler(request.scheduler, self.model(request.weights).scheduler_config)
         return pipeline.count_unet_calls(cast(Any, SimpleNamespace(scheduler=scheduler)), request.steps)
 
     def get(self, requests: Sequence[CellRequest]) -> dict[CellRequest, CachedImage]:
@@ -166,8 +161,7 @@ class ImageCache:
         if missing:
             self.generate(missing)
         for request in missing:
-            path = self.path(request)
-            images[request] = CachedImage(path, metadata.read_metadata(path), True)
+            images[request] = CachedImage(path := self.path(request), metadata.read_metadata(path), True)
         return cast(dict[CellRequest, CachedImage], images)
 
     def generate(self, requests: Sequence[CellRequest]) -> None:
@@ -185,14 +179,14 @@ class ImageCache:
         model = self.model(weights)
         with self.pipe(weights) as (pipe, proofs):
             for scheduler, group in groupby(requests, lambda each: each.scheduler):
-                pipe.scheduler = schedulers.build_scheduler(scheduler, model.scheduler_config)
+                pipe.scheduler = build_scheduler(scheduler, model.scheduler_config)
                 self._generate(pipe, output.shared_metadata(pipe, model, proofs, scheduler), list(group), bar)
 
     @contextmanager
     def pipe(self, weights: Weights) -> Iterator[tuple[StableDiffusionPipeline, list[LoraEffect]]]:
         """A pipeline with these weights, and what each LoRA changes in them."""
         pipe = pipeline.build_pipeline(self.model(weights), None, self.machine.device)
-        proofs = lora_loading.load_loras(pipe, weights.loras, strict=self.machine.strict)
+        proofs = load_loras(pipe, weights.loras, strict=self.machine.strict)
         for proof in proofs:
             tqdm.write(str(proof), file=sys.stdout)
         yield pipe, proofs
@@ -209,9 +203,8 @@ class ImageCache:
         ]
         for result in pipeline.generate_images(pipe, batch, settings[ranked[0]], bar.update):
             request = ranked[result.picture.index]
-            metadata.write_png(
-                self.path(request), result.image, output.build_metadata(shared, result, self.tokens_of(request))
-            )
+            recipe = output.build_metadata(shared, result, self.tokens_of(request))
+            metadata.write_png(self.path(request), result.image, recipe)
 
 
 def read_cached(path: Path) -> CachedImage | None:
@@ -227,8 +220,8 @@ def read_cached(path: Path) -> CachedImage | None:
 @cache
 def describe_scheduler(name: str | None, config: str) -> str:
     """A scheduler with all its settings, as written to the recipe."""
-    scheduler = schedulers.build_scheduler(name, json.loads(config))
-    return f"{type(scheduler).__name__} {schedulers.a1111_name(scheduler, name)} {scheduler.to_json_string()}"
+    scheduler = build_scheduler(name, json.loads(config))
+    return f"{type(scheduler).__name__} {a1111_name(scheduler, name)} {scheduler.to_json_string()}"
 
 
 @cache

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
+from data.reports import render
 from data.reports.page import Page
 from infer.comparison.axes import Axis
 from infer.comparison.grid import Grid, Position
@@ -78,10 +78,11 @@ def render_page(report: Report, subtitle: str, panels: Sequence[Panel], axes: Se
         for chart in report.charts:
             page.curve(*chart["series"], **{name: value for name, value in chart.items() if name != "series"})
         page.text(report.text).section("Images")
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"data_url": data_url, "settings": settings}
-    template = environment.get_template("comparison.html")
-    return page.add(template.render(panels=panels, axes=dict(zip("xyz", axes, strict=True)))).html()
+    body = render(
+        HERE / "comparison.html", panels=panels, axes=dict(zip("xyz", axes, strict=True)), data_url=data_url,
+        settings=settings,
+    )  # fmt: skip
+    return page.add(body).html()
 
 
 def data_url(path: Path) -> str:

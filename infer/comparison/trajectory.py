@@ -37,17 +37,8 @@ NOISY, DENOISED = "as it is", "expected"
 
 
 @dataclass(frozen=True)
-class Step:
-    """One U-Net call: its timestep, the latents x_t and the x_0 that the prediction implies, (1, C, h, w)."""
-
-    t: int
-    noisy: Latents
-    denoised: Latents
-
-
-@dataclass(frozen=True)
 class Frame:
-    """A step as images; t = 0 is the finished image, twice."""
+    """What one U-Net call shows: x_t, and the x_0 that the prediction implies. t = 0 is the finished image, twice."""
 
     t: int
     noisy: Image.Image
@@ -55,14 +46,14 @@ class Frame:
 
 
 @contextmanager
-def recorded(scheduler: Any) -> Iterator[list[Step]]:
-    """Record every step of a scheduler inside the block."""
+def recorded(scheduler: Any) -> Iterator[list[tuple[int, Latents, Latents]]]:
+    """Record timestep, x_t and x_0 of every step of a scheduler inside the block."""
     plain, steps = type(scheduler), []
 
     class Recorder(plain):
         @wraps(plain.step)  # pipelines inspect its parameters
         def step(self, prediction: Any, t: Any, sample: Any, *args: Any, **named: Any) -> Any:
-            steps.append(to_step(self, prediction, t, sample))
+            steps.append(latents_of(self, prediction, t, sample))
             return super().step(prediction, t, sample, *args, **named)
 
     Recorder.__name__ = plain.__name__
@@ -73,13 +64,13 @@ def recorded(scheduler: Any) -> Iterator[list[Step]]:
         scheduler.__class__ = plain
 
 
-def to_step(scheduler: Any, prediction: Any, t: Any, sample: Any) -> Step:
-    """x_t and x_0 in the variance-preserving scale: sigma schedulers work on x / sqrt(alpha_bar_t) instead."""
+def latents_of(scheduler: Any, prediction: Any, t: Any, sample: Any) -> tuple[int, Latents, Latents]:
+    """t, x_t and x_0 in the variance-preserving scale: sigma schedulers work on x / sqrt(alpha_bar_t) instead."""
     index = min(max(round(float(t)), 0), len(scheduler.alphas_cumprod) - 1)
     alpha_bar = scheduler.alphas_cumprod[index].double().to(sample.device)
     xt = sample.double() * (alpha_bar.sqrt() if float(scheduler.init_noise_sigma) > 1 else 1.0)
     x0 = predict_x0(scheduler.config.prediction_type, xt, prediction.double(), alpha_bar)
-    return Step(index, xt.to(sample.dtype), x0.to(sample.dtype))
+    return index, xt.to(sample.dtype), x0.to(sample.dtype)
 
 
 def predict_x0(prediction_type: str, xt: Any, prediction: Any, alpha_bar: Any) -> Any:
@@ -99,7 +90,7 @@ def record_frames(
     chosen = steps if most is None else [steps[index] for index in evenly(len(steps), most - 1)]
     decoder = ImageDecoder(pipe.vae)
     with torch.no_grad():
-        frames = [Frame(s.t, decoder(s.noisy).image, decoder(s.denoised).image) for s in chosen]
+        frames = [Frame(t, decoder(xt).image, decoder(x0).image) for t, xt, x0 in chosen]
     return [*frames, Frame(0, result.image, result.image)]
 
 
@@ -145,36 +136,27 @@ def record_requests(cache: ImageCache, requests: Sequence[CellRequest], most: in
 def write_strips(
     folder: Path, options: CompareOptions, rows: Sequence[tuple[str, CellRequest]], cache: ImageCache
 ) -> list[Path]:
-    """strip-00.png, and with --gif walk-00.gif, for each prompt."""
-    most = MAX_FRAMES if options.gif else COLUMNS
-    frames = record_requests(cache, [request for _, request in rows], most)
-    paths = []
+    """strip-00.png, and with --gif walk-00.gif, for each prompt: a column for each step, a row for model and view."""
+    frames = record_requests(cache, [request for _, request in rows], MAX_FRAMES if options.gif else COLUMNS)
+    request, paths = rows[0][1], []
+    foot = f"{request.steps} steps, guidance {request.guidance_scale:g}; {NOISY}: x_t; {DENOISED}: predicted x_0"
     for number, prompt in enumerate(dict.fromkeys(request.template for _, request in rows)):
         own = {model: frames[request] for model, request in rows if request.template == prompt}
-        request = rows[0][1]
-        title = f"{prompt}  (seed {request.seed})"
-        foot = (f"{request.steps} steps, guidance {request.guidance_scale:g}; {NOISY}: x_t; {DENOISED}: x_0 by the "
-                "prediction")  # fmt: skip
         images = {}
         for model, found in own.items():
             prefix = f"{model}, " if len(own) > 1 else ""
             images[prefix + NOISY] = [frame.noisy for frame in found]
             images[prefix + DENOISED] = [frame.denoised for frame in found]
-        times = [frame.t for frame in next(iter(own.values()))]
-        heads = [f"t = {t}" if index + 1 < len(times) else "finished" for index, t in enumerate(times)]
+        heads = [f"t = {frame.t}" for frame in next(iter(own.values()))[:-1]] + ["finished"]
+        title, columns = f"{prompt}  (seed {request.seed})", evenly(len(heads), COLUMNS)
+        cells = {(x, y): row[index] for y, row in enumerate(images.values()) for x, index in enumerate(columns)}
+        sheet = Sheet([heads[index] for index in columns], list(images), cells, title, foot)
         paths.append(folder / f"strip-{number:02d}.png")
-        save_png(render_sheet(strip_sheet(images, heads, title, foot)), paths[-1])
+        save_png(render_sheet(sheet), paths[-1])
         if options.gif:
             paths.append(folder / f"walk-{number:02d}.gif")
             save_gif(images, heads, title, paths[-1])
     return paths
-
-
-def strip_sheet(images: Mapping[str, Sequence[Image.Image]], heads: Sequence[str], title: str, foot: str) -> Sheet:
-    """A column for each step, a row for each model and view."""
-    columns = evenly(len(heads), COLUMNS)
-    cells = {(x, y): row[index] for y, row in enumerate(images.values()) for x, index in enumerate(columns)}
-    return Sheet([heads[index] for index in columns], list(images), cells, title, foot)
 
 
 def save_gif(images: Mapping[str, Sequence[Image.Image]], heads: Sequence[str], title: str, path: Path) -> None:
@@ -185,7 +167,6 @@ def save_gif(images: Mapping[str, Sequence[Image.Image]], heads: Sequence[str], 
         pages.append(render_sheet(Sheet(list(images), [""], cells, title, head)))
     height = max(page.height for page in pages)
     frames = [page.crop((0, 0, page.width, height)).quantize(128, dither=Image.Dither.NONE) for page in pages]
-    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
+    options = {"duration": [FRAME_MS] * (len(frames) - 1) + [LAST_MS], "loop": 0, "optimize": True}
     with atomic_file(path) as temporary:
-        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0,
-                       optimize=True)  # fmt: skip
+        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], **options)

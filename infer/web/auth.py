@@ -73,14 +73,11 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        if error.errno == errno.EADDRINUSE:
-            fix = f"Is a studio running already? Or use another port: --port {port + 1}"
-            raise InputError(f"port {port} is in use", where="--port", fix=fix) from None
         if error.errno == errno.EADDRNOTAVAIL:
-            what = f"{host} is not an address of this machine"
-            raise InputError(what, where="--host", allowed=f"{LOOPBACK}, 0.0.0.0") from None
-        what = f"port {port} cannot be used ({error.strerror})"
-        raise InputError(what, where="--port", allowed="1024 to 65535") from None
+            what, allowed = f"{host} is not an address of this machine", f"{LOOPBACK}, 0.0.0.0"
+            raise InputError(what, where="--host", allowed=allowed) from None
+        fix = f"Is a studio running already? Or use another port: --port {max(port, 1024) + 1}"
+        raise InputError(f"port {port} cannot be used ({error.strerror})", where="--port", fix=fix) from None
     return listener
 
 

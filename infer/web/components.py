@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader
-
+from data.reports import environment
 from infer.web.queue import Job
 
 if TYPE_CHECKING:
@@ -25,11 +24,8 @@ def name_of(path: str | Path) -> str:
     return Path(*path.parts[1:]).as_posix() if isinstance(path, Path) else path
 
 
-ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-ENVIRONMENT.globals |= {"name": name_of, "url": lambda path: f"pictures/{quote(name_of(path))}"}
-MACROS: Any = ENVIRONMENT.get_template("components.html").module
+TEMPLATE = environment(Path(__file__).parent).get_template("components.html")
+MACROS: Any = TEMPLATE.make_module({"name": name_of, "url": lambda path: f"pictures/{quote(name_of(path))}"})
 
 
 def empty(text: str = "Describe an image and press Generate.") -> str:
