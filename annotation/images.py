@@ -31,7 +31,7 @@ class ImageFile:
 
 def images_by_sha256(folder: Path) -> dict[str, ImageFile]:
     """SHA-256 -> image, by file name; of equal files the first. Raises InputError for a missing folder."""
-    found: Mapping[str, Path] = scan_folder(folder).pictures
+    found: Mapping[str, Path] = scan_folder(folder).images
     names = sorted(found)
     with ThreadPoolExecutor(4) as threads:
         hashes = list(threads.map(file_sha256, (found[name] for name in names)))
@@ -90,13 +90,13 @@ def examine_folder(folder: Path) -> tuple[list[Sample], dict[str, str], list[Pro
     problems = [problem for problem in found.problems if problem.refused]
     samples: list[Sample] = []
     formats: dict[str, str] = {}
-    names = sorted(found.pictures)
-    for name, result in zip(names, captioned_folder.decode_all([found.pictures[name] for name in names]), strict=True):
+    names = sorted(found.images)
+    for name, result in zip(names, captioned_folder.decode_all([found.images[name] for name in names]), strict=True):
         if isinstance(result, InputError):
             problems.append(Problem.of(result, str(folder / name)))
             continue
         digest, info = result
-        path = found.pictures[name].absolute()
+        path = found.images[name].absolute()
         samples.append(Sample(path, Annotation(file_name=name), str(path), digest, info.width, info.height))
         formats[digest] = info.format
     return samples, formats, problems

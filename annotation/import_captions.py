@@ -113,13 +113,13 @@ def read_captions(path: Path, problems: list[Problem]) -> tuple[str, Captions]:
 def read_folder(path: Path, problems: list[Problem]) -> tuple[str, Captions]:
     """A captioned folder by the content of its images, or caption files alone by their names."""
     found = scan_folder(path)
-    if not found.pictures and (path / "metadata.jsonl").exists():
+    if not found.images and (path / "metadata.jsonl").exists():
         return read_captions(path / "metadata.jsonl", problems)
-    if not found.pictures and not found.captions:
+    if not found.images and not found.captions:
         raise InputError("contains neither images nor captions", where=path, fix="Give a folder that does.")
-    known = set(map(caption_stem, found.pictures))
+    known = set(map(caption_stem, found.images))
     alone = {name: files for name, files in found.captions.items() if name not in known}
-    if not found.pictures:
+    if not found.images:
         return "sidecars", read_sidecars(alone, problems)
     listing = captioned_folder.read_folder(path)
     problems += [problem for problem in listing.problems if problem.refused]

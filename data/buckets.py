@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: a few sizes of about equal area, so that wide and tall pictures train without losing much.
+"""Aspect-ratio buckets: a few sizes of about equal area, so that wide and tall images train without losing much.
 
 Source: NovelAI's aspect-ratio bucketing (2022), with sides that the U-Net can halve (step) instead of a fixed 64.
 """
@@ -14,7 +14,7 @@ TOLERANCE = 0.05  # area over size*size that a bucket may have: memory stays tha
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """A picture size in pixels."""
+    """An image size in pixels."""
 
     width: int
     height: int
@@ -29,13 +29,13 @@ class Bucket:
 
 @dataclass(frozen=True)
 class BucketUse:
-    """How a set of pictures falls into one bucket."""
+    """How a set of images falls into one bucket."""
 
     bucket: Bucket
     count: int
-    mean_cropped: float  # share of a picture's area that is cut away, mean and worst, in [0, 1)
+    mean_cropped: float  # share of an image's area that is cut away, mean and worst, in [0, 1)
     worst_cropped: float
-    enlarged: int  # pictures that are smaller than the bucket, so must be blown up
+    enlarged: int  # images that are smaller than the bucket, so must be blown up
 
 
 def make_buckets(size: int, *, step: int, longest: float = 2.0, tolerance: float = TOLERANCE) -> list[Bucket]:
@@ -63,13 +63,13 @@ def assign_bucket(width: int, height: int, buckets: Sequence[Bucket]) -> Bucket:
 
 
 def cropped_share(width: int, height: int, bucket: Bucket) -> float:
-    """The share of the picture's area that is cut away when it is scaled to cover the bucket, in [0, 1)."""
+    """The share of the image's area that is cut away when it is scaled to cover the bucket, in [0, 1)."""
     ratio = width / height
     return 1 - min(ratio / bucket.ratio, bucket.ratio / ratio)
 
 
 def summarize_buckets(sizes: Iterable[tuple[int, int]], buckets: Sequence[Bucket]) -> list[BucketUse]:
-    """How pictures of these (width, height) fall into the buckets that are used, fullest first."""
+    """How images of these (width, height) fall into the buckets that are used, fullest first."""
     members: dict[Bucket, list[tuple[int, int]]] = {}
     for size in sizes:
         members.setdefault(assign_bucket(*size, buckets), []).append(size)

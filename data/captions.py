@@ -1,7 +1,7 @@
 """Annotation -> prompt text: a template, one of several captions by position, caption dropout, and a token count.
 
 A template is plain text with `{field}` in it: any field of Annotation, or any other key that the metadata has. A field
-that one picture lacks leaves no trace: `a {type} fridge` becomes `a fridge`.
+that one image lacks leaves no trace: `a {type} fridge` becomes `a fridge`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def known_fields(annotations: Iterable[Annotation]) -> set[str]:
 def render_prompts(
     annotation: Annotation, template: str = TEMPLATE, *, fields: Collection[str] | None = None
 ) -> list[str]:
-    """The prompts of one picture: one for each of its captions, without repetition or blanks; [] if it has none.
+    """The prompts of one image: one for each of its captions, without repetition or blanks; [] if it has none.
 
-    fields: what the template may name, `known_fields` of the whole set, so that a key which only other pictures have is
+    fields: what the template may name, `known_fields` of the whole set, so that a key which only other images have is
     empty here and not an error; by default the schema's fields and this annotation's own keys.
     Raises InputError for an unknown field, a field that holds no text, and anything but plain `{field}`.
     """

@@ -1,4 +1,4 @@
-"""Encoded pictures and captions as a torch Dataset, and a sampler whose position is a pure function of the step.
+"""Encoded images and captions as a torch Dataset, and a sampler whose position is a pure function of the step.
 
 What the sample in a slot of the global batch is, which caption, noise and timestep it gets: all of it follows from
 (seed, optimiser step, slot). A resumed run, another number of processes or more accumulation see the same samples.
@@ -53,7 +53,7 @@ LOGVAR_RANGE = (-30.0, 20.0)  # of the log-variance, as diffusers' DiagonalGauss
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One picture, encoded, in both orientations if it may be mirrored, with the states of each of its captions."""
+    """One image, encoded, in both orientations if it may be mirrored, with the states of each of its captions."""
 
     sample_id: str
     moments: tuple[Posterior, ...]  # (2C, h, w) each: as it is, mirrored
@@ -205,20 +205,20 @@ class BatchLayout:
 
 @dataclass(frozen=True)
 class Stream:
-    """The pictures of a bucket that have one weight: an endless series of orders of them all."""
+    """The images of a bucket that have one weight: an endless series of orders of them all."""
 
     number: int  # among all streams; the orders follow from it
     members: Sequence[int]  # positions in the bucket
-    share: int  # weight times pictures, over a denominator that all streams have in common
+    share: int  # weight times images, over a denominator that all streams have in common
 
 
 class StepSampler(Sampler[list[Position]]):
     """Micro-batches of positions for the steps [start, stop), each step's global batch from one bucket.
 
-    Each bucket is an endless stream: a new order of all its pictures each time round, so that every batch is full. The
-    buckets take turns in proportion to their sizes, so after any number of steps every picture was seen equally often
-    to within one batch. weights: one a picture, for each bucket: how often it comes relative to others of the set; a
-    picture of weight 2 comes twice as often as one of weight 1, again to within one batch.
+    Each bucket is an endless stream: a new order of all its images each time round, so that every batch is full. The
+    buckets take turns in proportion to their sizes, so after any number of steps every image was seen equally often
+    to within one batch. weights: one an image, for each bucket: how often it comes relative to others of the set; an
+    image of weight 2 comes twice as often as one of weight 1, again to within one batch.
     """
 
     def __init__(
@@ -252,13 +252,13 @@ class StepSampler(Sampler[list[Position]]):
                 yield [Position(step, slot, bucket, self.index(bucket, turn, slot)) for slot in slots]
 
     def index(self, bucket: int, turn: int, slot: int) -> int:
-        """The picture in `slot` of a bucket's turn-th global batch."""
+        """The image in `slot` of a bucket's turn-th global batch."""
         stream, count = stream_turn(self.streams[bucket], turn * self.layout.global_batch + slot)
         round_, place = divmod(count, len(stream.members))
         return stream.members[self.order(stream, round_)[place]]
 
     def order(self, stream: Stream, round_: int) -> list[int]:
-        """The order of a stream's pictures the round_-th time through; the last one is remembered."""
+        """The order of a stream's images the round_-th time through; the last one is remembered."""
         known, order = self._orders.get(stream.number, (None, []))
         if known != round_:
             order = rng.permutation(len(stream.members), self.seed, "order", stream.number, round_)
@@ -267,7 +267,7 @@ class StepSampler(Sampler[list[Position]]):
 
 
 def make_streams(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
-    """The streams of each bucket, one for each weight that its pictures have, heaviest first."""
+    """The streams of each bucket, one for each weight that its images have, heaviest first."""
     exact = [[Fraction(str(weight)) for weight in bucket] for bucket in weights]
     assert all(weight > 0 for bucket in exact for weight in bucket)
     denominator = lcm(*(weight.denominator for bucket in exact for weight in bucket))

@@ -1,6 +1,6 @@
-"""Near-duplicates (one picture re-encoded, resized, cropped a little, brightened or mirrored), and the held-out split.
+"""Near-duplicates (one image re-encoded, resized, cropped a little, brightened or mirrored), and the held-out split.
 
-Each picture is a 48x48 colour thumbnail. Matrix products between small views of them (whole, slightly cropped,
+Each image is a 48x48 colour thumbnail. Matrix products between small views of them (whole, slightly cropped,
 mirrored) propose pairs; each proposed pair is then aligned to a fraction of a pixel and accepted only if nothing is
 left over: another pose of the same creature differs somewhere, a copy nowhere.
 """
@@ -21,7 +21,7 @@ from data.schema import Sample
 
 Array = NDArray[np.float32]
 Thumbs = Array  # (n, side, side, channels) in [0, 1]
-Windows = Array  # (n, 4): left, top, right, bottom as shares of the picture
+Windows = Array  # (n, 4): left, top, right, bottom as shares of the image
 
 SIDE = 48  # pixels of a thumbnail
 ROUGH = 24  # pixels on which windows are fitted: finer ones took nine times as long and found no other pairs
@@ -32,7 +32,7 @@ STEPS = 4  # Gauss-Newton steps; six moved no pair of the calibration across the
 
 @dataclass(frozen=True)
 class CropView:
-    """A window of the picture, seen as it is or in a mirror."""
+    """A window of the image, seen as it is or in a mirror."""
 
     window: tuple[float, float, float, float]
     mirrored: bool
@@ -43,7 +43,7 @@ class CropView:
 
 
 def crop_views(mirrored: bool) -> list[CropView]:
-    """The whole picture first, then all sides, each side and each corner cropped by CROP."""
+    """The whole image first, then all sides, each side and each corner cropped by CROP."""
     whole, inner, low, high = (0.0, 1.0), (CROP, 1 - CROP), (CROP, 1.0), (0.0, 1 - CROP)
     sides = [(whole, low), (whole, high), (low, whole), (high, whole)]
     corners = [(x, y) for x in (low, high) for y in (low, high)]
@@ -114,7 +114,7 @@ def gauss_newton(seen: Thumbs, goal: Thumbs, tone: Array, windows: Windows) -> A
     )  # clipped and right: no say in the slopes
     columns = np.stack([(slope * free).reshape(len(seen), -1) for slope in slopes], axis=2)
     across = columns.transpose(0, 2, 1)
-    normal = across @ columns + 1e-3 * np.eye(6, dtype=np.float32)  # the ridge keeps flat pictures solvable
+    normal = across @ columns + 1e-3 * np.eye(6, dtype=np.float32)  # the ridge keeps flat images solvable
     return np.linalg.solve(normal, across @ error.reshape(len(seen), -1, 1))[..., 0]
 
 
@@ -130,21 +130,21 @@ def box_mean(values: Array) -> Array:
     return ((rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9).astype(np.float32, copy=False)
 
 
-DUPLICATES_VERSION = 1  # raise it when the same pictures would be other pairs
+DUPLICATES_VERSION = 1  # raise it when the same images would be other pairs
 COARSE = 12  # pixels of the views that propose pairs
 ALIKE = 0.9  # correlation of two views from which a pair is looked at closely
 # Calibrated on 650 drawn creatures at 192 pixels and 15 kinds of copies of 300 of them: copies reach 0.67 (0.80 shrunk
-# to a third without antialiasing, 0.82 textures at JPEG quality 10); different pictures start at 0.96, where nothing
+# to a third without antialiasing, 0.82 textures at JPEG quality 10); different images start at 0.96, where nothing
 # but the face differs, their lowest 1 % at 1.22. At 64 pixels they start at 1.06.
-DIFFERENT = 0.85  # `difference` up to which two pictures are one
-FLAT = 0.01  # standard deviation under which a picture counts as one flat colour ...
+DIFFERENT = 0.85  # `difference` up to which two images are one
+FLAT = 0.01  # standard deviation under which an image counts as one flat colour ...
 SAME_COLOUR = 0.02  # ... and the difference up to which two such colours are the same
 BLOCK = 512  # rows, or pairs, compared at a time
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A feature extractor: the picture at 48x48, lightly blurred so that a shift by half a pixel changes little."""
+    """A feature extractor: the image at 48x48, lightly blurred so that a shift by half a pixel changes little."""
 
     @property
     def name(self) -> str:
@@ -154,11 +154,11 @@ class Thumbnail:
     def version(self) -> str:
         return f"1-{SIDE}"
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Array:
-        return np.stack([self.shrink(picture) for picture in pictures]).reshape(len(pictures), -1)
+    def encode(self, images: Sequence[Image.Image]) -> Array:
+        return np.stack([self.shrink(image) for image in images]).reshape(len(images), -1)
 
-    def shrink(self, picture: Image.Image) -> Array:
-        small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+    def shrink(self, image: Image.Image) -> Array:
+        small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
         padded = np.pad(np.asarray(small, np.float32) / 255, ((1, 1), (1, 1), (0, 0)), mode="edge")
         rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
         return ((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4).astype(np.float32, copy=False)
@@ -166,22 +166,22 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two positions in the list that show the same picture; difference is 0 for equal bytes, DIFFERENT at the most."""
+    """Two positions in the list that show the same image; difference is 0 for equal bytes, DIFFERENT at the most."""
 
     first: int
     second: int
     difference: float
 
 
-def near_duplicates(pictures: Sequence[ImageSource], *, cache: bool = True) -> list[Pair]:
-    """Every pair of near-duplicates, first < second; of pictures with equal bytes the first stands for the others."""
-    keys = [content_key(picture) for picture in pictures]
+def near_duplicates(images: Sequence[ImageSource], *, cache: bool = True) -> list[Pair]:
+    """Every pair of near-duplicates, first < second; of images with equal bytes the first stands for the others."""
+    keys = [content_key(image) for image in images]
     if not cache:
-        return compare_images(pictures, keys, cache=False)
+        return compare_images(images, keys, cache=False)
     found = disk_cache.cached_value(
         "duplicates",
         disk_cache.cache_key("duplicates", DUPLICATES_VERSION, *keys),
-        lambda: pairs_to_rows(compare_images(pictures, keys)),
+        lambda: pairs_to_rows(compare_images(images, keys)),
     )
     return [Pair(*row) for row in found]
 
@@ -190,12 +190,12 @@ def pairs_to_rows(pairs: Sequence[Pair]) -> list[list[float]]:
     return [[pair.first, pair.second, pair.difference] for pair in pairs]
 
 
-def compare_images(pictures: Sequence[ImageSource], keys: Sequence[str], *, cache: bool = True) -> list[Pair]:
-    """As near_duplicates(); keys: of the pictures' contents."""
+def compare_images(images: Sequence[ImageSource], keys: Sequence[str], *, cache: bool = True) -> list[Pair]:
+    """As near_duplicates(); keys: of the images' contents."""
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     equal = [Pair(first[key], index, 0.0) for index, key in enumerate(keys) if first[key] < index]
     kept = sorted(first.values())
-    thumbs = extract_features(Thumbnail(), [pictures[index] for index in kept], cache=cache).reshape(
+    thumbs = extract_features(Thumbnail(), [images[index] for index in kept], cache=cache).reshape(
         len(kept), SIDE, SIDE, 3
     )
     best: dict[tuple[int, int], float] = {}
@@ -208,7 +208,7 @@ def compare_images(pictures: Sequence[ImageSource], keys: Sequence[str], *, cach
 
 
 def flat_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
-    """Pictures of one flat colour have nothing to correlate: their colours are compared."""
+    """Images of one flat colour have nothing to correlate: their colours are compared."""
     flat = np.flatnonzero(pixel_std(thumbs) < FLAT)
     colours = thumbs[flat].mean(axis=(1, 2))
     for a, colour in zip(flat, colours, strict=True):
@@ -217,7 +217,7 @@ def flat_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
 
 
 def close_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
-    """(source, target, difference) of the proposed pairs that are one picture; a pair may come more than once."""
+    """(source, target, difference) of the proposed pairs that are one image; a pair may come more than once."""
     for mirrored in (False, True):
         shown = crop_views(mirrored)
         windows = np.array([view.window for view in shown], np.float32)
@@ -236,7 +236,7 @@ def propose_pairs(thumbs: Thumbs, shown: Sequence[CropView]) -> Iterator[tuple[N
         rows = textured[start : start + BLOCK]
         seen = np.stack([unit_vectors(view.of(thumbs[rows], COARSE)) for view in shown])
         a, b = np.nonzero(best_correlation(seen, wholes) >= ALIKE)
-        a, b = a[a + start != b], b[a + start != b]  # a picture is no copy of itself
+        a, b = a[a + start != b], b[a + start != b]  # an image is no copy of itself
         for at in range(0, len(a), BLOCK):
             x, y = a[at : at + BLOCK], b[at : at + BLOCK]
             yield rows[x], textured[y], np.einsum("vpd,pd->vp", seen[:, x], wholes[y]).argmax(axis=0)
@@ -252,21 +252,21 @@ def best_correlation(seen: Array, wholes: Array) -> Array:
     return best
 
 
-def unit_vectors(pictures: Thumbs) -> Array:
-    """Each picture as a vector of mean 0 and length 1 (over all colours: a change of hue is a difference)."""
-    rows = pictures.reshape(len(pictures), COARSE * COARSE * 3)
+def unit_vectors(images: Thumbs) -> Array:
+    """Each image as a vector of mean 0 and length 1 (over all colours: a change of hue is a difference)."""
+    rows = images.reshape(len(images), COARSE * COARSE * 3)
     rows = rows - rows.mean(axis=1, keepdims=True)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def pixel_std(thumbs: Thumbs) -> Array:
-    """The standard deviation of each picture over its pixels and colours."""
+    """The standard deviation of each image over its pixels and colours."""
     return thumbs.std(axis=(1, 2, 3))
 
 
-def duplicate_groups(pictures: Sequence[ImageSource], *, cache: bool = True) -> list[int]:
-    """A group number for each picture, as they come: near-duplicates, and near-duplicates of those, share one."""
-    parent = list(range(len(pictures)))
+def duplicate_groups(images: Sequence[ImageSource], *, cache: bool = True) -> list[int]:
+    """A group number for each image, as they come: near-duplicates, and near-duplicates of those, share one."""
+    parent = list(range(len(images)))
 
     def root(index: int) -> int:
         while parent[index] != index:
@@ -274,11 +274,11 @@ def duplicate_groups(pictures: Sequence[ImageSource], *, cache: bool = True) -> 
             index = parent[index]
         return index
 
-    for pair in near_duplicates(pictures, cache=cache):
+    for pair in near_duplicates(images, cache=cache):
         low, high = sorted((root(pair.first), root(pair.second)))
         parent[high] = low
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(root(index), len(numbers)) for index in range(len(pictures))]
+    return [numbers.setdefault(root(index), len(numbers)) for index in range(len(images))]
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ class Split:
 def split_held_out(samples: Sequence[Sample], groups: Sequence[int], *, share: float, seed: int) -> Split:
     """Hold out about `share` of the near-duplicate groups, each whole.
 
-    A group's side depends on the seed and its smallest SHA-256 alone, so other pictures may come and go: nobody moves.
+    A group's side depends on the seed and its smallest SHA-256 alone, so other images may come and go: nobody moves.
     Exceptions: a new near-copy can redraw its own group; and where the draw leaves a side empty, the group nearest to
     the threshold is put there (one group alone is trained on; a share of 0 holds nothing out).
     """

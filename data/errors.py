@@ -1,4 +1,4 @@
-"""The two kinds of failure: InputError for people (what, where, allowed, what to do), `assert` for ourselves."""
+"""InputError for user mistakes (what, where, allowed, how to fix it); `assert` is for internal invariants."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
 class InputError(Exception):
-    """A mistake that the person at the keyboard can mend. Printed as one line, never as a traceback.
+    """A mistake that the user can fix. Printed as one line, never as a traceback.
 
     what: what was given and what is wrong with it, without a full stop.
-    where: `file:line`, a path or a flag. allowed: the values that would have been taken. fix: what to do next.
+    where: `file:line`, a path or a flag. allowed: the values that are allowed. fix: how to fix it.
     """
 
     def __init__(self, what: str, *, where: object = None, allowed: object = None, fix: str | None = None) -> None:
@@ -33,7 +33,7 @@ class InputError(Exception):
 
 
 class InputErrors(InputError):
-    """Several mistakes at once: a person mends them all in one go instead of one a run."""
+    """Several mistakes at once, so that they can be fixed in one go."""
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         assert errors, "an error that names nothing helps nobody"
@@ -84,7 +84,7 @@ def run_entry(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # `command | head`: the reader left, nothing is wrong
+    except BrokenPipeError:  # `command | head`: the reader is gone, which is fine
         sys.stderr.close()
         sys.exit(0)
 
@@ -99,7 +99,7 @@ def quoted(text: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """Where (file or file:line), what is wrong, what to do. refused: the row or picture is left out; else a warning."""
+    """Where (file or file:line), what is wrong, how to fix it. refused: the row or image is left out."""
 
     where: str
     what: str
@@ -108,12 +108,12 @@ class Problem:
 
     @classmethod
     def of(cls, error: InputError, where: str | None = None) -> Problem:
-        """An InputError about one picture or row, to be listed with the others."""
+        """An InputError about one image or row, to be listed with the others."""
         allowed = f"; allowed: {error.allowed}" if error.allowed is not None else ""
         return cls(where or str(error.where), f"{error.what}{allowed}", error.fix or "")
 
     def __str__(self) -> str:
-        kind = "refused" if self.refused else "warning"
+        kind = "error" if self.refused else "warning"
         fix = f". {self.fix}" if self.fix else ""
         return printable(f"{self.where}: {kind}: {self.what}{fix}")
 

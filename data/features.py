@@ -1,7 +1,7 @@
-"""Pictures -> feature matrices: pluggable extractors, and a cache keyed by picture bytes, extractor name and version.
+"""Images -> feature matrices: extractors, and a cache keyed by image bytes, extractor name and version.
 
-To add an extractor: a class with `name`, `version` and `encode`, and its word in `make`. Whatever changes its output
-changes its version, so that features of two versions never meet in one matrix.
+To add an extractor: a class with `name`, `version` and `encode`, and its name in `make_extractor`. Raise the version
+with any change of its output, so that features of two versions never meet in one matrix.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,40 +26,37 @@ from data.images import decode, read_bytes
 from data.progress import ProgressBar
 from data.schema import Sample
 
-if TYPE_CHECKING:
-    import torch
-
-Features = NDArray[np.float32]  # (n, d), one row a picture
+Features = NDArray[np.float32]  # (n, d), one row an image
 ImageSource = Sample | Path | Image.Image
-BATCH_SIZE = 32  # pictures decoded and encoded at a time
+BATCH_SIZE = 32  # images decoded and encoded at a time
 
 
 class Extractor(Protocol):
-    """Turns pictures into rows. Equal name and version promise equal rows for equal pictures."""
+    """Turns images into rows. Equal name and version promise equal rows for equal images."""
 
     @property
-    def name(self) -> str: ...  # a word, also a folder of the cache
+    def name(self) -> str: ...  # also a folder of the cache
 
     @property
     def version(self) -> str: ...  # of the code, and a hash of the weights if there are any
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Features: ...  # RGB pictures of any size -> (n, d) float32
+    def encode(self, images: Sequence[Image.Image]) -> Features: ...  # RGB images of any size -> (n, d) float32
 
 
-def extract_features(extractor: Extractor, pictures: Sequence[ImageSource], *, cache: bool = True) -> Features:
-    """The (n, d) float32 features of samples, files or pictures in memory; rows are cached under cache_root()/features.
+def extract_features(extractor: Extractor, images: Sequence[ImageSource], *, cache: bool = True) -> Features:
+    """The (n, d) float32 features of samples, files or images in memory; rows are cached under cache_root()/features.
 
-    Raises InputError for a file that is no usable picture, or that changed since its sample was read.
+    Raises InputError for a file that is not a usable image, or that changed since its sample was read.
     """
     folder = cache_root() / "features" / f"{extractor.name}-{extractor.version}"
     rows: dict[str, Features] = {}
-    keys = [content_key(picture) for picture in pictures]
+    keys = [content_key(image) for image in images]
     if cache:
         rows = {key: row for key in set(keys) if (row := load_row(folder, key)) is not None}
-    missing = list({key: picture for key, picture in zip(keys, pictures, strict=True) if key not in rows}.items())
+    missing = list({key: image for key, image in zip(keys, images, strict=True) if key not in rows}.items())
     for start in ProgressBar(range(0, len(missing), BATCH_SIZE), desc=extractor.name, unit="batch"):
         batch = missing[start : start + BATCH_SIZE]
-        encoded = extractor.encode([load_image(picture, key) for key, picture in batch])
+        encoded = extractor.encode([load_image(image, key) for key, image in batch])
         assert encoded.dtype == np.float32 and encoded.ndim == 2 and len(encoded) == len(batch), extractor.name
         for (key, _), row in zip(batch, encoded, strict=True):
             rows[key] = row
@@ -68,21 +65,21 @@ def extract_features(extractor: Extractor, pictures: Sequence[ImageSource], *, c
     return np.stack([rows[key] for key in keys]) if keys else np.empty((0, 0), np.float32)
 
 
-def content_key(picture: ImageSource) -> str:
-    """The SHA-256 of a file's bytes, or of a picture's mode, size and pixels: never a name."""
-    if isinstance(picture, Sample):
-        return picture.sha256
-    if isinstance(picture, Path):
-        return hashlib.sha256(read_bytes(picture)).hexdigest()
-    head = f"pixels {picture.mode} {picture.width} {picture.height} "
-    return hashlib.sha256(head.encode() + picture.tobytes()).hexdigest()
+def content_key(image: ImageSource) -> str:
+    """The SHA-256 of a file's bytes, or of an image's mode, size and pixels: never a name."""
+    if isinstance(image, Sample):
+        return image.sha256
+    if isinstance(image, Path):
+        return hashlib.sha256(read_bytes(image)).hexdigest()
+    head = f"pixels {image.mode} {image.width} {image.height} "
+    return hashlib.sha256(head.encode() + image.tobytes()).hexdigest()
 
 
-def load_image(picture: ImageSource, key: str) -> Image.Image:
-    """The picture as RGB, decoded from the very bytes that were hashed."""
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    path = picture.path if isinstance(picture, Sample) else picture
+def load_image(image: ImageSource, key: str) -> Image.Image:
+    """The image as RGB, decoded from the very bytes that were hashed."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    path = image.path if isinstance(image, Sample) else image
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != key:
         raise InputError("changed while it was being read", where=path, fix="Run the command again.")
@@ -106,40 +103,26 @@ def save_row(folder: Path, key: str, row: Features) -> None:
 
 @dataclass(frozen=True)
 class PixelFeatures:
-    """The picture itself, shrunk to size x size (squashed, antialiased): (n, 3 size^2) in [0, 1]."""
+    """The image itself, shrunk to size x size (squashed, antialiased): (n, 3 size^2) in [0, 1]."""
 
     size: int = 32
-
-    @property
-    def name(self) -> str:
-        return "pixels"
+    name: ClassVar[str] = "pixels"
 
     @property
     def version(self) -> str:
         return f"1-{self.size}"
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Features:
-        shrunk = [picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BOX) for picture in pictures]
-        return np.stack([np.asarray(picture, np.float32).ravel() / np.float32(255) for picture in shrunk])
+    def encode(self, images: Sequence[Image.Image]) -> Features:
+        shrunk = [image.convert("RGB").resize((self.size, self.size), Image.Resampling.BOX) for image in images]
+        return np.stack([np.asarray(image, np.float32).ravel() / np.float32(255) for image in shrunk])
 
 
-EXTRACTORS = ("pixels", "descriptors", "clip", "dinov2")
-
-
-def make_extractor(name: str, folder: Path | None = None) -> Extractor:
-    """The extractor of that name; `clip` and `dinov2` need the folder of a model on this machine."""
-
-    check_choice(name, EXTRACTORS, what="extractor")
-    if name in ("clip", "dinov2"):
-        if folder is None:
-            raise InputError(f"extractor {name!r} needs a model", fix="Give the folder where its weights lie.")
-        return Clip(folder) if name == "clip" else Dinov2(folder)
-    return PixelFeatures() if name == "pixels" else StyleDescriptors()
+# ---- style in numbers, without a network
 
 
 Plane = NDArray[np.float32]  # (h, w) in [0, 1]
 Rows = NDArray[np.float64]  # (images, descriptors)
-AREA = 128 * 128  # pixels a picture is scaled to, its shape kept, so that line width and grain are comparable
+AREA = 128 * 128  # pixels an image is scaled to, its shape kept, so that line width and grain are comparable
 WHITE = 0.85  # all three colours at or above: paper, cream included
 DARK = 0.22  # luminance below: ink
 FRAME = 1 / 16  # width of the border, as a share of the shorter side
@@ -158,23 +141,18 @@ DESCRIPTOR_NAMES = (
 
 @dataclass(frozen=True)
 class StyleDescriptors:
-    """A feature extractor: (n, len(NAMES)) numbers in [-1, 1], one column a name."""
+    """Paper, border, palette, saturation, hue, lightness, lines: (n, len(DESCRIPTOR_NAMES)) numbers in [-1, 1]."""
 
-    @property
-    def name(self) -> str:
-        return "descriptors"
+    name: ClassVar[str] = "descriptors"
+    version: ClassVar[str] = "1"
 
-    @property
-    def version(self) -> str:
-        return "1"
-
-    def encode(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        return np.stack([np.asarray(describe_style(picture), np.float32) for picture in pictures])
+    def encode(self, images: Sequence[Image.Image]) -> Features:
+        return np.stack([np.asarray(describe_style(image), np.float32) for image in images])
 
 
-def describe_style(picture: Image.Image) -> list[float]:
-    """The numbers of one picture, in the order of NAMES."""
-    colours = resize_to_area(picture)
+def describe_style(image: Image.Image) -> list[float]:
+    """The numbers of one image, in the order of NAMES."""
+    colours = resize_to_area(image)
     luminance = colours @ np.array([0.299, 0.587, 0.114], np.float32)
     white = colours.min(axis=2) >= WHITE
     entropy, half, most = palette_features(colours)
@@ -187,11 +165,11 @@ def describe_style(picture: Image.Image) -> list[float]:
     ]  # fmt: skip
 
 
-def resize_to_area(picture: Image.Image) -> NDArray[np.float32]:
+def resize_to_area(image: Image.Image) -> NDArray[np.float32]:
     """(h, w, 3) in [0, 1] with h * w of about AREA; at least 3 pixels a side."""
-    scale = math.sqrt(AREA / (picture.width * picture.height))
-    size = (max(3, round(picture.width * scale)), max(3, round(picture.height * scale)))
-    return np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float32) / np.float32(255)
+    scale = math.sqrt(AREA / (image.width * image.height))
+    size = (max(3, round(image.width * scale)), max(3, round(image.height * scale)))
+    return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float32) / np.float32(255)
 
 
 def border_features(colours: NDArray[np.float32], white: NDArray[np.bool_]) -> tuple[float, float]:
@@ -237,7 +215,7 @@ def edge_features(luminance: Plane) -> tuple[float, float, float, list[float]]:
 
 
 def mirror_symmetry(luminance: Plane) -> float:
-    """Correlation of the picture with its mirror image; 1 for a picture of one grey."""
+    """Correlation of the image with its mirror image; 1 for an image of one grey."""
     centred = luminance - luminance.mean()
     power = float((centred**2).mean())
     return float((centred * centred[:, ::-1]).mean()) / power if power > 1e-8 else 1.0
@@ -274,35 +252,63 @@ SETTINGS_FILES = ("config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
-class Clip:
-    """CLIP's image embeddings after projection, at unit length: a dot product of two is their cosine."""
+class PretrainedEncoder:
+    """A vision model of transformers as its save_pretrained wrote it, with its image processor; never downloaded."""
 
-    folder: Path  # a CLIPModel with its preprocessor_config.json, as transformers saves them
-
-    @property
-    def name(self) -> str:
-        return "clip"
-
-    @property
-    def version(self) -> str:
-        return self.fingerprint
+    folder: Path
+    name: ClassVar[str]
 
     @cached_property
-    def fingerprint(self) -> str:
-        return weights_version(self.folder, "clip")
+    def version(self) -> str:
+        """The code's version and a hash of the settings and weights."""
+        digest = hashlib.sha256()
+        for path in check_encoder_folder(self.folder, self.name):
+            digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+        return f"{ENCODER_VERSION}-{digest.hexdigest()[:16]}"
 
     @cached_property
     def parts(self) -> tuple[Any, Any]:
-        return load_encoder(self.folder, "clip")
+        """(image processor, model) in float32, on the GPU if there is one. Raises InputError for damaged files."""
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoImageProcessor, AutoModel
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Features:
+        check_encoder_folder(self.folder, self.name)
+        local: dict[str, Any] = {"local_files_only": True}
+        try:
+            processor = AutoImageProcessor.from_pretrained(self.folder, backend="pil", **local)
+            model = AutoModel.from_pretrained(self.folder, use_safetensors=True, dtype=torch.float32, **local)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"cannot be loaded ({str(error).splitlines()[0]})", where=self.folder) from error
+        return processor, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def encode(self, images: Sequence[Image.Image]) -> Features:
+        """The pooled output for images preprocessed by the model's own settings."""
+        import torch
+
         processor, model = self.parts
-        return unit_rows(
-            run_encoder(lambda pixels: model.get_image_features(pixel_values=pixels), model, processor, pictures)
-        )
+        pixels = processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            return self.forward(model, pixels.to(model.device)).pooler_output.float().cpu().numpy()
+
+    def forward(self, model: Any, pixels: Any) -> Any:
+        return model(pixel_values=pixels)
+
+
+@dataclass(frozen=True)
+class Clip(PretrainedEncoder):
+    """CLIP's image embeddings after projection, at unit length: a dot product of two is their cosine."""
+
+    name = "clip"
+
+    def forward(self, model: Any, pixels: Any) -> Any:
+        return model.get_image_features(pixel_values=pixels)
+
+    def encode(self, images: Sequence[Image.Image]) -> Features:
+        return unit_length(super().encode(images))
 
     def encode_text(self, texts: Sequence[str]) -> Features:
-        """Text embeddings in the same space, (n, d) at unit length; what exceeds the text encoder's length is cut."""
+        """Text embeddings in the same space, (n, d) at unit length, truncated to the text encoder's length."""
         import torch
         from transformers import AutoTokenizer
 
@@ -310,63 +316,22 @@ class Clip:
         tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
-            return unit_rows(to_numpy_rows(model.get_text_features(**tokens).pooler_output))
+            return unit_length(model.get_text_features(**tokens).pooler_output.float().cpu().numpy())
 
 
 @dataclass(frozen=True)
-class Dinov2:
-    """DINOv2's class token after its last norm, as it comes."""
+class Dinov2(PretrainedEncoder):
+    """DINOv2's class token after its last norm."""
 
-    folder: Path  # a Dinov2Model with its preprocessor_config.json
-
-    @property
-    def name(self) -> str:
-        return "dinov2"
-
-    @property
-    def version(self) -> str:
-        return self.fingerprint
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return weights_version(self.folder, "dinov2")
-
-    @cached_property
-    def parts(self) -> tuple[Any, Any]:
-        return load_encoder(self.folder, "dinov2")
-
-    def encode(self, pictures: Sequence[Image.Image]) -> Features:
-        processor, model = self.parts
-        return run_encoder(lambda pixels: model(pixel_values=pixels), model, processor, pictures)
+    name = "dinov2"
 
 
-def run_encoder(call: Any, model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Features:
-    """Preprocess as the model's own settings say, and take the pooled output."""
-    import torch
-
-    pixels = processor([picture.convert("RGB") for picture in pictures], return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        return to_numpy_rows(call(pixels.to(model.device)).pooler_output)
-
-
-def to_numpy_rows(output: torch.Tensor) -> Features:
-    return output.float().cpu().numpy()
-
-
-def unit_rows(rows: Features) -> Features:
+def unit_length(rows: Features) -> Features:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def weights_version(folder: Path, kind: str) -> str:
-    """The code's version and a hash of the settings and weights: another model is never taken for this one."""
-    digest = hashlib.sha256()
-    for path in check_encoder_folder(folder, kind):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return f"{ENCODER_VERSION}-{digest.hexdigest()[:16]}"
-
-
 def check_encoder_folder(folder: Path, kind: str) -> list[Path]:
-    """The files that decide the output; raise InputError if one is missing or the model is of another kind."""
+    """The files that decide the output. Raises InputError if one is missing or the model is of another kind."""
     fix = f"Give a folder that transformers' save_pretrained wrote for a {kind} model and its image processor."
     if not folder.is_dir():
         raise InputError("is not a folder on this machine; models are not downloaded here", where=folder, fix=fix)
@@ -375,29 +340,23 @@ def check_encoder_folder(folder: Path, kind: str) -> list[Path]:
     missing = [path.name for path in settings if not path.is_file()] + ([] if weights else ["*.safetensors"])
     if missing:
         raise InputError(f"holds no {' and no '.join(missing)}", where=folder, fix=fix)
-    found = model_type(settings[0])
-    if found != kind:
-        raise InputError(f"holds a model of type {found!r}", where=settings[0], allowed=kind)
+    try:
+        model_type = json.loads(settings[0].read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"is not a model configuration ({error})", where=settings[0]) from error
+    if model_type != kind:
+        raise InputError(f"holds a model of type {model_type!r}", where=settings[0], allowed=kind)
     return [*settings, *weights]
 
 
-def model_type(config: Path) -> object:
-    try:
-        return json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"is no model configuration ({error})", where=config) from error
+EXTRACTORS = ("pixels", "descriptors", "clip", "dinov2")
 
 
-def load_encoder(folder: Path, kind: str) -> tuple[Any, Any]:
-    """(image processor, model) in float32, on the GPU if there is one. Raises InputError for damaged files."""
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoImageProcessor, AutoModel
-
-    check_encoder_folder(folder, kind)
-    try:
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"cannot be loaded ({str(error).splitlines()[0]})", where=folder) from error
-    return processor, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+def make_extractor(name: str, folder: Path | None = None) -> Extractor:
+    """The extractor of that name; `clip` and `dinov2` need the folder of a model on this machine."""
+    check_choice(name, EXTRACTORS, what="extractor")
+    if name in ("clip", "dinov2"):
+        if folder is None:
+            raise InputError(f"extractor {name!r} needs a model", fix="Give the folder with its weights.")
+        return Clip(folder) if name == "clip" else Dinov2(folder)
+    return PixelFeatures() if name == "pixels" else StyleDescriptors()

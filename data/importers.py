@@ -1,6 +1,6 @@
-"""Other forms of captioned pictures, brought into a captioned folder: Hugging Face datasets and Label Studio exports.
+"""Import Hugging Face datasets and Label Studio exports into a captioned folder.
 
-A source gives pairs of picture and annotation; whatever cannot be used becomes a Problem. Sources are only read.
+A source yields pairs of image and annotation; whatever cannot be used becomes a Problem. Sources are only read.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the nam
 
 
 def import_folder(source: Path, into: Path, *, pictures: Path | None = None) -> list[Problem]:
-    """Write `source` as a captioned folder `into`, which must be new, and return what was left out or is odd.
+    """Write `source` as a captioned folder `into`, which must be new, and return its problems.
 
-    source: a Hugging Face dataset (save_to_disk), a Label Studio export (JSON; `pictures` is the folder that holds its
-    pictures), or a captioned folder, of which everything usable is copied.
-    Raises InputError if there is nothing to bring in, and leaves no folder behind.
+    source: a Hugging Face dataset (save_to_disk), a Label Studio export (JSON; `pictures` is the folder with its
+    images), or a captioned folder, of which everything usable is copied.
+    Raises InputError if there is nothing to import; then no folder appears.
     """
     problems: list[Problem] = []
     if source.is_file():
@@ -54,12 +54,12 @@ def import_folder(source: Path, into: Path, *, pictures: Path | None = None) -> 
 def require_rows(pairs: Iterator[Pair], source: Path, problems: list[Problem]) -> Iterator[Pair]:
     """The pairs, with a progress bar; InputError if there is none, before a folder appears."""
     count = 0
-    for pair in ProgressBar(pairs, "importing", unit="picture", delay=captioned_folder.PROGRESS_DELAY):
+    for pair in ProgressBar(pairs, "importing", unit="image", delay=captioned_folder.PROGRESS_DELAY):
         count += 1
         yield pair
     if not count:
         first = f"; first: {problems[0]}" if problems else ""
-        raise InputError(f"holds no captioned picture that can be used{first}", where=source)
+        raise InputError(f"holds no captioned image that can be used{first}", where=source)
 
 
 # ---- Hugging Face datasets
@@ -71,7 +71,7 @@ def is_hf_dataset(folder: Path) -> bool:
 
 
 def read_hf_dataset(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
-    """Every row of every split: the picture's own bytes, `text`, and all other columns that JSON can hold."""
+    """Every row of every split: the image's own bytes, `text`, and all other columns that JSON can hold."""
     import datasets
 
     try:
@@ -91,8 +91,8 @@ def split_rows(split: Dataset, name: str, folder: Path, problems: list[Problem])
     image = next((key for key, kind in split.features.items() if isinstance(kind, datasets.Image)), None)
     text = next((key for key in ("text", *CAPTION_KEYS) if key in split.features), None)
     if image is None or text is None:
-        what = f"has columns {', '.join(split.column_names)}: none is {'a picture' if image is None else 'a text'}"
-        raise InputError(what, where=folder, allowed="a column of pictures, and one named text or caption")
+        what = f"has columns {', '.join(split.column_names)}: none is {'an image' if image is None else 'a text'}"
+        raise InputError(what, where=folder, allowed="a column of images, and one named text or caption")
     undecoded = split.cast_column(image, datasets.Image(decode=False))
     for number in range(len(undecoded)):
         where = f"{folder}: row {number}" + (f" of {name}" if name else "")
@@ -103,13 +103,13 @@ def split_rows(split: Dataset, name: str, folder: Path, problems: list[Problem])
 
 
 def row_to_pair(row: dict[str, Any], image: str, text: str, prefix: str, number: int) -> Pair:
-    """One row of a dataset as a picture and its annotation."""
+    """One row of a dataset as an image and its annotation."""
     stored = row.pop(image) or {}
     content = stored.get("bytes")
     if content is None:
-        what = "holds a path instead of a picture" if stored.get("path") else "holds no picture"
-        raise InputError(what, fix="Save the data set with its pictures in it.")
-    info = decode(content, Path("its picture"))[1]
+        what = "holds a path instead of an image" if stored.get("path") else "holds no image"
+        raise InputError(what, fix="Save the dataset with its images in it.")
+    info = decode(content, Path("its image"))[1]
     given = row.pop(text)
     texts = [part for part in (given if isinstance(given, list) else [given]) if isinstance(part, str) and part.strip()]
     if not texts:
@@ -122,7 +122,7 @@ def row_to_pair(row: dict[str, Any], image: str, text: str, prefix: str, number:
 
 
 def is_json(value: Any) -> bool:
-    """Whether a column's value can stand in metadata.jsonl (pictures, bytes and dates cannot)."""
+    """Whether a column's value can stand in metadata.jsonl (images, bytes and dates cannot)."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
@@ -158,19 +158,19 @@ def read_label_studio(export: Path, pictures: Path | None, problems: list[Proble
             values, others = task_to_values(task, name)
             if name in taken:
                 raise InputError(
-                    f"{quoted(name)} was captioned already ({taken[name]})", fix="Keep one of the two tasks."
+                    f"{quoted(name)} has a caption already ({taken[name]})", fix="Keep one of the two tasks."
                 )
         except InputError as error:
             problems.append(Problem.of(error, where))
             continue
         add_row(found, values, where, dict)
         if others:
-            what = f"{others} older answer{'s' * (others > 1)} to this task left out: the newest is taken"
+            what = f"{others} older answer{'s' * (others > 1)} to this task ignored: the newest is used"
             found.problems.append(Problem(where, what, refused=False))
         problems += found.problems
         for row in found.rows:
             taken[name] = f"task {task.get('id', number)}"
-            yield seen.pictures[name], row.annotation
+            yield seen.images[name], row.annotation
 
 
 def read_export(export: Path) -> list[dict[str, Any]]:
@@ -188,20 +188,20 @@ def read_export(export: Path) -> list[dict[str, Any]]:
 
 
 def find_task_image(task: dict[str, Any], seen: FolderScan, pictures: Path | None) -> str:
-    """The name of a task's picture in the folder of pictures."""
+    """The name of a task's image in the folder of images."""
     names = list(possible_names(task["data"]))
     for name in names:
         if (found := seen.find(name)) is not None:
             return found
-    by_end = [known for known in seen.pictures if names and PurePosixPath(known).name == PurePosixPath(names[0]).name]
+    by_end = [known for known in seen.images if names and PurePosixPath(known).name == PurePosixPath(names[0]).name]
     if len(by_end) == 1:
         return by_end[0]
-    fix = "Look at that folder." if pictures else "Give the folder of the pictures (--pictures FOLDER)."
-    raise InputError(f"no picture {quoted(names[0] if names else '')} in {seen.folder}", fix=fix)
+    fix = "Check that folder." if pictures else "Give the folder with the images (--pictures FOLDER)."
+    raise InputError(f"no image {quoted(names[0] if names else '')} in {seen.folder}", fix=fix)
 
 
 def possible_names(data: dict[str, Any]) -> Iterator[str]:
-    """What a task's picture may be called: file_name, the path in a local-files URL, an upload without its prefix."""
+    """What a task's image may be called: file_name, the path in a local-files URL, an upload without its prefix."""
     if isinstance(data.get("file_name"), str):
         yield data["file_name"]
     for value in (data.get("image"), *data.values()):
@@ -219,7 +219,7 @@ def task_to_values(task: dict[str, Any], name: str) -> tuple[dict[str, Any], int
     finished = [item for item in task["annotations"] if isinstance(item, dict) and not item.get("was_cancelled")]
     if not finished:
         skipped = "was skipped" if task["annotations"] else "is not annotated yet"
-        raise InputError(skipped, fix="Nothing to do if that is meant.")
+        raise InputError(skipped, fix="Ignore this if it is intended.")
     newest = max(finished, key=lambda item: (str(item.get("updated_at", "")), item.get("id") or 0))
     values: dict[str, Any] = {"file_name": name, "source": "label-studio"}
     who = newest.get("completed_by")

@@ -24,15 +24,15 @@ def annotator_field(control: Literal["caption", "choice", "text"], help: str) ->
 
 
 class Annotation(BaseModel):
-    """What people say about one picture: one line of metadata.jsonl. Unknown keys are kept as they came."""
+    """What people say about one image: one line of metadata.jsonl. Unknown keys are kept as they came."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     file_name: str
     text: Text = Field(
-        default="", json_schema_extra=annotator_field("caption", "what is in the picture, as you would ask for it")
+        default="", json_schema_extra=annotator_field("caption", "what is in the image, as you would ask for it")
     )
-    texts: list[Text] = Field(default_factory=list, description="further captions of the same picture")
+    texts: list[Text] = Field(default_factory=list, description="further captions of the same image")
     type: Text | None = Field(default=None, json_schema_extra=annotator_field("choice", "which of these is it?"))
     name: Text | None = Field(default=None, json_schema_extra=annotator_field("text", "the name of what is shown"))
     quality: Literal["good", "fair", "poor"] | None = Field(
@@ -42,7 +42,7 @@ class Annotation(BaseModel):
         default=None, json_schema_extra=annotator_field("choice", "to leave it out, say why; else nothing")
     )
     annotator: str | None = Field(default=None, description="provenance: who wrote the caption")
-    source: str | None = Field(default=None, description="provenance: where the picture or caption came from")
+    source: str | None = Field(default=None, description="provenance: where the image or caption came from")
 
     @property
     def captions(self) -> list[str]:
@@ -58,7 +58,7 @@ class Annotation(BaseModel):
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture on disk with its annotation. `where` is the file and line that said so, for error messages."""
+    """An image on disk with its annotation. `where` is the file and line that said so, for error messages."""
 
     path: Path
     annotation: Annotation
@@ -81,5 +81,5 @@ class Batch:
     noise: Latents  # eps, which the target is made of
     input_noise: Latents  # what x_t is made with: eps itself, or eps and an input perturbation
     timestep_uniforms: PerSample  # (B,) in [0, 1); the objective turns them into timesteps
-    sample_ids: list[str]  # file names, for logs and for errors that name the picture
+    sample_ids: list[str]  # file names, for logs and for errors that name the image
     preserved: list[bool]  # whether the text states are of a prompt whose meaning is kept, not of a caption

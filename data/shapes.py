@@ -1,6 +1,6 @@
 """Names for tensors and the legend of their axes, so that a signature tells its shapes.
 
-B batch   C channels   H, W picture height and width in pixels   h, w latent height and width
+B batch   C channels   H, W image height and width in pixels   h, w latent height and width
 L text tokens   D width of a text state   T steps of the noise schedule
 """
 

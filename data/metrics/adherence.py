@@ -1,4 +1,4 @@
-"""Does the picture show what the prompt says? Of text and picture features of one model, not the one that drew."""
+"""Does the image show what the prompt says? Of text and image features of one model, not the one that drew."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from data.metrics.distances import Matrix, check_features, check_same_width, uni
 CANDIDATES = 100
 
 
-def clip_text_similarity(pictures: Matrix, texts: Matrix) -> NDArray[np.float64]:
-    """CLIP-T: (n,) the cosine of each picture and its own text, in [-1, 1].
+def clip_text_similarity(images: Matrix, texts: Matrix) -> NDArray[np.float64]:
+    """CLIP-T: (n,) the cosine of each image and its own text, in [-1, 1].
 
     Others print 2.5 max(cos, 0) (Hessel et al. 2021, CLIPScore) or 100 cos (torchmetrics) of the same thing.
     """
-    x, words = check_features(pictures, "pictures"), check_features(texts, "texts")
+    x, words = check_features(images, "images"), check_features(texts, "texts")
     check_same_width(x, words)
     assert len(x) == len(words), (len(x), len(words))
     return (unit_rows(x) * unit_rows(words)).sum(axis=1)
 
 
-def r_precision(pictures: Matrix, texts: Matrix, own: NDArray[np.integer], *, seed: int = 0) -> NDArray[np.bool_]:
-    """R-precision: (n,) whether a picture's own text comes first among CANDIDATES of the texts, its own among them.
+def r_precision(images: Matrix, texts: Matrix, own: NDArray[np.integer], *, seed: int = 0) -> NDArray[np.bool_]:
+    """R-precision: (n,) whether an image's own text comes first among CANDIDATES of the texts, its own among them.
 
-    texts: (k, d), each different; own: (n,) the row of each picture's text. The others are drawn by position, alike for
-    all pictures of a text, so that base and tuned answer the same question. A tie is not first.
+    texts: (k, d), each different; own: (n,) the row of each image's text. The others are drawn by position, alike for
+    all images of a text, so that base and tuned answer the same question. A tie is not first.
     Source: Park et al. 2021, "Benchmark for Compositional Text-to-Image Synthesis", with K = 100.
     """
-    x, words = check_features(pictures, "pictures"), check_features(texts, "texts", least=2)
+    x, words = check_features(images, "images"), check_features(texts, "texts", least=2)
     check_same_width(x, words)
     cosines = unit_rows(x) @ unit_rows(words).T
     won = np.zeros(len(x), bool)
@@ -53,11 +53,11 @@ def distractors(text: int, count: int, seed: int) -> list[int]:
 def directional_similarity(
     before: Matrix, after: Matrix, text_before: Matrix, text_after: Matrix
 ) -> NDArray[np.float64]:
-    """(n,) the cosine of what changed in the pictures and what changed in the words: "a fridge", "a water type fridge".
+    """(n,) the cosine of what changed in the images and what changed in the words: "a fridge", "a water type fridge".
 
     Pairs of one seed. Source: Gal et al. 2022, arXiv 2108.00946, eq. 2. Raises InputError where nothing changed.
     """
-    shown = check_features(after, "pictures") - check_features(before, "pictures")
+    shown = check_features(after, "images") - check_features(before, "images")
     said = check_features(text_after, "texts") - check_features(text_before, "texts")
     if not np.abs(said).sum(axis=1).all():
         raise InputError("a prompt and its changed twin have equal text features", fix="Give prompts that differ.")

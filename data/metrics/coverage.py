@@ -1,6 +1,6 @@
-"""Precision and recall, density and coverage: is what was drawn like real pictures, and is every real one like some?
+"""Precision and recall, density and coverage: is what was generated like real images, and is every real one like some?
 
-A set's manifold is the union of balls about its pictures, each reaching to its k-th nearest neighbour in the set.
+A set's manifold is the union of balls about its images, each reaching to its k-th nearest neighbour in the set.
 Source: Kynkaanniemi et al. 2019, arXiv 1904.06991, section 3 (k = 3); Naeem et al. 2020, arXiv 2002.09797, section 3
 (k = 5).
 """
@@ -19,7 +19,7 @@ BLOCK = 2048  # rows compared at a time
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """precision, recall, coverage: shares in [0, 1]. density: balls over each drawn picture, by k; 1 is typical."""
+    """precision, recall, coverage: shares in [0, 1]. density: balls over each generated image, by k; 1 is typical."""
 
     precision: float
     recall: float
@@ -31,10 +31,10 @@ def precision_recall(real: Matrix, drawn: Matrix, *, k: int = 3) -> PrecisionRec
     """Of (n, d) and (m, d) features. Raises InputError for k or fewer rows on a side."""
     fewest = min(len(real), len(drawn))
     if fewest <= k:
-        raise InputError(f"precision and recall of {fewest} pictures", allowed=f"{k + 1} or more on each side")
+        raise InputError(f"precision and recall of {fewest} images", allowed=f"{k + 1} or more on each side")
     x, y = np.asarray(real, np.float64), np.asarray(drawn, np.float64)
     real_reach, drawn_reach = neighbour_radius(x, k), neighbour_radius(y, k)
-    inside = np.zeros(len(y))  # real balls that each drawn picture lies in
+    inside = np.zeros(len(y))  # real balls that each generated image lies in
     covered = np.zeros(len(x), bool)
     recalled = np.zeros(len(x), bool)
     for start in range(0, len(x), BLOCK):
@@ -69,7 +69,7 @@ def pairwise_distances(x: Matrix, y: Matrix) -> Matrix:
 
 
 def vendi_score(features: Matrix) -> float:
-    """exp of the entropy of the eigenvalues of K / n, K the cosines: 1 for n copies, n for n unlike pictures.
+    """exp of the entropy of the eigenvalues of K / n, K the cosines: 1 for n copies, n for n unlike images.
 
     It grows with n, so only sets of equal n may be compared. Source: Friedman & Dieng 2023, arXiv 2210.02410, eq. 2.
     """

@@ -1,7 +1,7 @@
 """The Frechet distance between two sets of features, seen as Gaussians: with Inception features it is called FID.
 
 Source: Heusel et al. 2017, arXiv 1706.08500, eq. 6; Dowson & Landau 1982. The number means nothing without the name of
-the features and the number of pictures: it is biased upwards by about 1 / n.
+the features and the number of images: it is biased upwards by about 1 / n.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def check_features(features: Matrix, what: str, *, least: int = 1) -> NDArray[np
     matrix = np.asarray(features, np.float64)
     assert matrix.ndim == 2, matrix.shape
     if len(matrix) < least:
-        raise InputError(f"{what}: {len(matrix)} pictures", allowed=f"{least} or more")
+        raise InputError(f"{what}: {len(matrix)} images", allowed=f"{least} or more")
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad):
         raise InputError(
-            f"{what}: the features of {len(bad)} pictures are not finite, the first is number {bad[0]}",
-            fix="The extractor failed on them: look at the pictures, or run it in fp32.",
+            f"{what}: the features of {len(bad)} images are not finite, the first is number {bad[0]}",
+            fix="The extractor failed on them: look at the images, or run it in fp32.",
         )
     return matrix
 
@@ -40,7 +40,7 @@ def check_same_width(*sides: Matrix) -> None:
     if len(widths) > 1:
         raise InputError(
             f"features of {' and '.join(map(str, widths))} numbers were put together",
-            fix="Encode all pictures with one extractor.",
+            fix="Encode all images with one extractor.",
         )
 
 
@@ -84,8 +84,8 @@ def check_enough_rows(*sides: Matrix) -> None:
     assert all(side.ndim == 2 and side.shape[1] == width for side in sides), [side.shape for side in sides]
     if fewest <= width:
         raise InputError(
-            f"a Frechet distance of {fewest} pictures in {width} features",
-            allowed=f"{width + 1} pictures or more on each side",
+            f"a Frechet distance of {fewest} images in {width} features",
+            allowed=f"{width + 1} images or more on each side",
             fix="Draw more, or take features of fewer dimensions.",
         )
 
@@ -120,7 +120,7 @@ SIGMA = 10.0
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """value: of all pictures at once. error: standard error of it, over splits of the pictures into blocks."""
+    """value: of all images at once. error: standard error of it, over splits of the images into blocks."""
 
     value: float
     error: float
@@ -133,7 +133,7 @@ def kernel_distance(real: Matrix, drawn: Matrix, *, blocks: int = 10, seed: int 
     """Of (n, d) and (m, d) features. Raises InputError for fewer than two rows a block."""
     fewest = min(len(real), len(drawn))
     if fewest < 2 * blocks:
-        raise InputError(f"a kernel distance of {fewest} pictures", allowed=f"{2 * blocks} or more on each side")
+        raise InputError(f"a kernel distance of {fewest} images", allowed=f"{2 * blocks} or more on each side")
     x, y = np.asarray(real, np.float64), np.asarray(drawn, np.float64)
     parts = [np.array_split(side[rng.permutation(len(side), seed, "blocks", name)], blocks) for side, name in
              ((x, "real"), (y, "drawn"))]  # fmt: skip
@@ -147,7 +147,7 @@ def kernel(x: Matrix, y: Matrix) -> Matrix:
 
 
 def unbiased_mmd(x: Matrix, y: Matrix, kernel: Kernel = kernel) -> float:
-    """MMD^2_u: pictures are not compared with themselves. Source: Gretton et al. 2012, JMLR 13, eq. 3."""
+    """MMD^2_u: images are not compared with themselves. Source: Gretton et al. 2012, JMLR 13, eq. 3."""
     n, m = len(x), len(y)
     within_x, within_y = kernel(x, x), kernel(y, y)
     # sum_{i != j} k(x_i, x_j) / (n (n - 1)) + the same of y - 2 mean k(x_i, y_j)
@@ -167,7 +167,7 @@ def gaussian_kernel(x: Matrix, y: Matrix) -> Matrix:
 def cmmd(real: Matrix, drawn: Matrix) -> float:
     """1000 MMD^2_u with the Gaussian kernel, of text-image features (n, d) and (m, d).
 
-    The published number keeps pictures' likeness to themselves, which adds about 10 / n; this one is unbiased, so it
+    The published number keeps images' likeness to themselves, which adds about 10 / n; this one is unbiased, so it
     may come out below 0. It sees means (about 10 |mean difference|^2) and hardly spread: read it beside coverage.
     """
     x, y = check_features(real, "real", least=2), check_features(drawn, "drawn", least=2)

@@ -1,4 +1,4 @@
-"""Are drawn pictures copies of training pictures? Nearest neighbours, calibrated by held-out pictures; loss gaps.
+"""Are generated images copies of training images? Nearest neighbours, calibrated by held-out images; loss gaps.
 
 No number of this file proves copying or its absence: look at the nearest pairs as well (`nearest` names them).
 """
@@ -14,16 +14,16 @@ from data.errors import InputError
 from data.metrics.coverage import pairwise_distances
 from data.metrics.distances import Matrix, Vector, check_features, check_same_width, unit_rows
 
-QUANTILE = 0.99  # of held-out pictures' likeness to the training set: what is above looks like a copy
+QUANTILE = 0.99  # of held-out images' likeness to the training set: what is above looks like a copy
 ALARM = 0.5  # the likeness that Somepalli et al. 2023 count as a copy, in SSCD's features only
 
 
 @dataclass(frozen=True)
 class CopyReport:
-    """likeness: (n,) cosine to the nearest training picture, which `nearest` (n,) numbers.
+    """likeness: (n,) cosine to the nearest training image, which `nearest` (n,) numbers.
 
-    threshold: the held-out pictures' QUANTILE; above: share of drawn pictures over it, QUANTILE says 0.01 by chance.
-    quantiles: the drawn pictures' 75, 90 and 95 per cent; alarm: share over ALARM.
+    threshold: the held-out images' QUANTILE; above: share of generated images over it, QUANTILE says 0.01 by chance.
+    quantiles: the generated images' 75, 90 and 95 per cent; alarm: share over ALARM.
     """
 
     likeness: NDArray[np.float64]
@@ -35,14 +35,14 @@ class CopyReport:
 
 
 def find_copies(train: Matrix, held_out: Matrix, drawn: Matrix) -> CopyReport:
-    """Likeness of each drawn picture to the training set, against what pictures not trained on have.
+    """Likeness of each generated image to the training set, against what images not trained on have.
 
-    Source: Somepalli et al. 2023, arXiv 2212.03860, section 4; the calibration by held-out pictures is ours.
+    Source: Somepalli et al. 2023, arXiv 2212.03860, section 4; the calibration by held-out images is ours.
     """
     x, other, y = (
         check_features(train, "training set"),
         check_features(held_out, "held-out set", least=5),
-        check_features(drawn, "drawn set"),
+        check_features(drawn, "generated set"),
     )
     check_same_width(x, other, y)
     likeness, nearest = nearest_neighbours(y, x)
@@ -54,19 +54,19 @@ def find_copies(train: Matrix, held_out: Matrix, drawn: Matrix) -> CopyReport:
     )  # fmt: skip
 
 
-def nearest_neighbours(pictures: Matrix, among: Matrix) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def nearest_neighbours(images: Matrix, among: Matrix) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The highest cosine of each row with a row of `among`, and that row's number."""
-    cosines = unit_rows(pictures) @ unit_rows(among).T
+    cosines = unit_rows(images) @ unit_rows(among).T
     return cosines.max(axis=1), cosines.argmax(axis=1)
 
 
 def authenticity(train: Matrix, drawn: Matrix) -> float:
-    """Per cent of drawn pictures farther from their nearest training picture than that one is from its own nearest.
+    """Per cent of generated images farther from their nearest training image than that one is from its own nearest.
 
-    0 for copies; held-out pictures say what fresh ones of this source have (50 in few dimensions, more in many: a
-    picture that is nearest to others lies amidst them). Source: Alaa et al. 2022, arXiv 2102.08921, section 3.
+    0 for copies; held-out images say what fresh ones of this source have (50 in few dimensions, more in many: an
+    image that is nearest to others lies amidst them). Source: Alaa et al. 2022, arXiv 2102.08921, section 3.
     """
-    x, y = check_features(train, "training set", least=2), check_features(drawn, "drawn set")
+    x, y = check_features(train, "training set", least=2), check_features(drawn, "generated set")
     check_same_width(x, y)
     within = pairwise_distances(x, x)
     np.fill_diagonal(within, np.inf)
@@ -76,9 +76,9 @@ def authenticity(train: Matrix, drawn: Matrix) -> float:
 
 
 def data_copying_score(train: Matrix, held_out: Matrix, drawn: Matrix) -> float:
-    """C_T, in standard deviations: well below 0 when drawn pictures lie nearer to training pictures than held-out do.
+    """C_T, in standard deviations: well below 0 when generated images lie nearer to training images than held-out do.
 
-    Mann-Whitney's U of the distances to the nearest training picture, with ties at a half, over one cell.
+    Mann-Whitney's U of the distances to the nearest training image, with ties at a half, over one cell.
     Source: Meehan et al. 2020, arXiv 2004.05675, section 3.
     """
     from scipy.stats import rankdata
@@ -86,7 +86,7 @@ def data_copying_score(train: Matrix, held_out: Matrix, drawn: Matrix) -> float:
     x, other, y = (
         check_features(train, "training set"),
         check_features(held_out, "held-out set", least=5),
-        check_features(drawn, "drawn set", least=5),
+        check_features(drawn, "generated set", least=5),
     )
     check_same_width(x, other, y)
     gaps = np.concatenate([pairwise_distances(y, x).min(axis=1), pairwise_distances(other, x).min(axis=1)])
@@ -97,9 +97,9 @@ def data_copying_score(train: Matrix, held_out: Matrix, drawn: Matrix) -> float:
 
 @dataclass(frozen=True)
 class MembershipInference:
-    """How well a picture's denoising loss tells whether it was trained on. auc: 0.5 is not at all.
+    """How well an image's denoising loss tells whether it was trained on. auc: 0.5 is not at all.
 
-    found: share of training pictures told at a false-alarm rate of 1 %. gap: mean loss held out minus trained.
+    found: share of training images told at a false-alarm rate of 1 %. gap: mean loss held out minus trained.
     """
 
     auc: float
@@ -111,16 +111,16 @@ def membership_inference(train_losses: Vector, held_out_losses: Vector, *, rate:
     """Of losses (n,) and (m,) at the same timesteps and noise; lower means "trained on".
 
     Source: Carlini et al. 2023, arXiv 2301.13188, section 5 (report the true positives at a low false-positive rate).
-    Raises InputError when a rate that low cannot be seen with so few held-out pictures.
+    Raises InputError when a rate that low cannot be seen with so few held-out images.
     """
     from scipy.stats import rankdata
 
     members, others = np.asarray(train_losses, np.float64), np.asarray(held_out_losses, np.float64)
     if min(len(members), len(others)) < 2:
-        raise InputError(f"losses of {min(len(members), len(others))} pictures", allowed="2 or more on each side")
+        raise InputError(f"losses of {min(len(members), len(others))} images", allowed="2 or more on each side")
     n, m = len(members), len(others)
     u = rankdata(np.concatenate([others, members]))[:m].sum() - m * (m + 1) / 2  # pairs with the held-out loss above
-    # the threshold lets at most rate of the held-out pictures through: with fewer than 1 / rate of them, none
+    # the threshold lets at most rate of the held-out images through: with fewer than 1 / rate of them, none
     threshold = np.sort(others)[int(rate * m)]
     return MembershipInference(
         float(u / (n * m)), float((members < threshold).mean()), float(others.mean() - members.mean())

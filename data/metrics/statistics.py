@@ -1,7 +1,7 @@
 """How sure a number is: intervals over prompts, leave-one-out errors of set metrics, shares, repeats on redrawn splits.
 
-Pictures of one prompt are alike, so they are one observation: everything here counts *clusters* (prompts, runs), never
-pictures. `tests/unit/test_metric_intervals.py` shows by simulation that the intervals hold the truth 95 times in 100.
+Images of one prompt are alike, so they are one observation: everything here counts *clusters* (prompts, runs), never
+images. `tests/unit/test_metric_intervals.py` shows by simulation that the intervals hold the truth 95 times in 100.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def jackknife_interval(
 ) -> Interval:
     """The interval of a number that only whole sets have, by leaving out one cluster at a time.
 
-    statistic: of a mask (n,) of the rows to use. Drawing rows again (the bootstrap) would compare pictures with
+    statistic: of a mask (n,) of the rows to use. Drawing rows again (the bootstrap) would compare images with
     themselves, which unbiased distances take for closeness. Source: Efron & Tibshirani 1993, chapter 11.
     """
     labels = np.array([str(label) for label in clusters])
@@ -96,9 +96,9 @@ def wilson_interval(successes: int, trials: int, *, level: float = LEVEL) -> Int
 
 
 def resampled_interval(differences: Vector, train: int, test: int, *, level: float = LEVEL) -> Interval:
-    """The mean of J paired differences, each on a new split of the same pictures into train and test.
+    """The mean of J paired differences, each on a new split of the same images into train and test.
 
-    Splits share pictures, so the differences are not independent: their variance is taken (1/J + test/train) times
+    Splits share images, so the differences are not independent: their variance is taken (1/J + test/train) times
     instead of 1/J. Source: Nadeau & Bengio 2003, Machine Learning 52, eq. 8.
     """
     values = np.asarray(differences, np.float64)
@@ -131,9 +131,9 @@ def kernel_two_sample_test(x: Matrix, y: Matrix, *, draws: int = DRAWS, seed: in
 
 
 def permuted_mmd(gram: Matrix, sides: Matrix) -> Vector:
-    """MMD^2_u for each row of `sides`, which says by 1 and 0 to which set a picture belongs; the diagonal is 0."""
+    """MMD^2_u for each row of `sides`, which says by 1 and 0 to which set an image belongs; the diagonal is 0."""
     n, m = sides[0].sum(), (1.0 - sides[0]).sum()
-    to_first = sides @ gram  # (draws, pictures): sum of kernels with the first set
+    to_first = sides @ gram  # (draws, images): sum of kernels with the first set
     within_first = (to_first * sides).sum(axis=1)
     across = (to_first * (1.0 - sides)).sum(axis=1)
     within_second = gram.sum() - within_first - 2.0 * across

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -60,63 +61,60 @@ def test_the_command_on_a_clean_and_on_a_bad_folder(tmp_path: Path, cache: Path)
     folder = clean_set(tmp_path / "a set")
     clean = prepare(folder, cache=cache)
     assert (clean.returncode, clean.stderr) == (0, "")
-    assert "12 of 12 usable (12 PNG); 0 refusals, 0 warnings" in clean.stdout
+    assert "12 of 12 usable (12 PNG); 0 errors, 0 warnings" in clean.stdout
     assert clean.stdout.splitlines()[-1] == f"next: python train/finetune.py --data '{folder}'"
     (folder / "creature 3.png").write_bytes(b"")
     with (folder / "metadata.jsonl").open("a") as file:
         file.write('{"file_name": "gone.png", "text": "x"}\n')
     bad = prepare(folder, cache=cache)
     assert (bad.returncode, bad.stderr) == (1, "")
-    assert bad.stdout.splitlines()[:2] == [
-        f"{folder}/metadata.jsonl:13: refused: there is no picture 'gone.png'. Mend the name, or remove the row.",
-        f"{folder}/creature 3.png: refused: is empty (0 bytes). Copy or download it again.",
-    ]
-    assert "11 of 12 usable (11 PNG); 2 refusals, 0 warnings" in bad.stdout
-    assert bad.stdout.splitlines()[-1].startswith(
-        "next: mend these and look again, or train on the 11 usable pictures:"
-    )
+    row, image = bad.stdout.splitlines()[:2]
+    assert row.startswith(f"{folder}/metadata.jsonl:13: error: ") and "'gone.png'" in row
+    assert image.startswith(f"{folder}/creature 3.png: error: ")
+    assert "11 of 12 usable (11 PNG); 2 errors, 0 warnings" in bad.stdout
+    assert bad.stdout.splitlines()[-1].endswith(f"python train/finetune.py --data '{folder}'")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("arguments", "where"),
     [
-        (["nowhere"], "error: nowhere: no such folder. Check the path."),
-        (["--sed", "3"], "error: --sed: unknown flag, did you mean '--seed'?"),
-        (["--held-out", "1"], "error: --held-out: '1' is not allowed; allowed: less than 1"),
-        (["--size", "100"], "error: size 100 does not fit the model; allowed: multiples of"),
+        (["nowhere"], "nowhere"),
+        (["--sed", "3"], "--sed"),
+        (["--held-out", "1"], "--held-out"),
+        (["--size", "100"], "size 100 does not fit the model; allowed"),
     ],
 )
-def test_a_wrong_path_or_flag_is_one_line(cache: Path, arguments: list[str], expected: str) -> None:
+def test_a_wrong_path_or_flag_is_one_line(cache: Path, arguments: list[str], where: str) -> None:
     cache.mkdir()
     refused = prepare(*arguments, cache=cache)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith(expected)
+    assert refused.stderr.startswith(f"error: {where}: ")
     assert refused.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("arguments", "where", "words"),
     [
-        (["FOLDER", "--tokenizer", "FOLDER"], "holds no tokenizer. Give a folder with vocab.json and merges.txt"),
-        (["FOLDER", "--model", "FOLDER"], "is not a Stable Diffusion model in diffusers layout. Give a folder with"),
-        (["FOLDER", "--caption", "{txt}"], "unknown field 'txt', did you mean 'text'?"),
-        (["FOLDER", "--pictures", "x"], "--pictures: is for importing. Say where to: --into NEW_FOLDER."),
-        (["--into", "x"], "--into: needs something to import. Give a folder or an export first."),
-        (["FOLDER", "--html", "FOLDER/../set/page.html"], "page.html: lies in the folder that is looked at."),
-        (["FOLDER", "--into", "FOLDER/new"], "/new: lies in the folder that is looked at. Write it elsewhere."),
-        (["FOLDER", "--html", "FOLDER"], "is a folder. Give the name of a file."),
-        (["FOLDER/metadata.jsonl"], "is a file, not a folder. Give the folder that holds the pictures."),
-        (["FOLDER/export.json"], "is a file, not a folder. Import a Label Studio export with --into NEW_FOLDER."),
+        (["FOLDER", "--tokenizer", "FOLDER"], "FOLDER", "no tokenizer"),
+        (["FOLDER", "--model", "FOLDER"], "FOLDER", "not a Stable Diffusion model"),
+        (["FOLDER", "--caption", "{txt}"], "template '{txt}'", "'text'"),
+        (["FOLDER", "--pictures", "x"], "--pictures", "importing"),
+        (["--into", "x"], "--into", "import"),
+        (["FOLDER", "--html", "FOLDER/../set/page.html"], "--html FOLDER/../set/page.html", "in the folder"),
+        (["FOLDER", "--into", "FOLDER/new"], "--into FOLDER/new", "in the folder"),
+        (["FOLDER", "--html", "FOLDER"], "--html FOLDER", "is a folder"),
+        (["FOLDER/metadata.jsonl"], "FOLDER/metadata.jsonl", "is a file"),
+        (["FOLDER/export.json"], "FOLDER/export.json", "is a file"),
     ],
 )
-def test_settings_that_are_refused(tmp_path: Path, arguments: list[str], expected: str) -> None:
+def test_settings_that_are_refused(tmp_path: Path, arguments: list[str], where: str, words: str) -> None:
     folder = clean_set(tmp_path / "set", count=2)
     (folder / "export.json").write_text("[]")
     given = [argument.replace("FOLDER", str(folder)) for argument in arguments]
     with pytest.raises(InputError) as caught:
         validate.validate_folder(parse(PrepareOptions, given, prog="prepare.py", aliases=ALIASES))
-    assert expected in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value.where) == where.replace("FOLDER", str(folder))
+    assert words in caught.value.what and (caught.value.fix or caught.value.allowed)
 
 
 def test_help_is_fast() -> None:
@@ -130,8 +128,8 @@ def test_help_is_fast() -> None:
     imported = subprocess.run(
         [sys.executable, "-X", "importtime", ROOT / "data" / "prepare.py", "--help"], capture_output=True, text=True
     )
-    for heavy in ("torch", "numpy", "transformers", "datasets"):
-        assert f"| {heavy}\n" not in imported.stderr
+    for heavy in ("torch", "matplotlib", "transformers", "datasets"):
+        assert not re.search(rf"\| +{heavy}\n", imported.stderr)
     assert min(times) < 1.5 * max(1.0, os.getloadavg()[0] / 2)
 
 
@@ -142,14 +140,9 @@ def test_json_tells_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str
     facts = json.loads(text)
     assert code == 1
     assert (facts["found"], facts["usable"], facts["seed"], facts["held_out_share"]) == (12, 11, 3, 0.25)
-    assert facts["problems"] == [
-        {
-            "where": f"{folder}/creature 3.png",
-            "what": "is empty (0 bytes)",
-            "fix": "Copy or download it again.",
-            "refused": True,
-        }
-    ]
+    (problem,) = facts["problems"]
+    assert set(problem) == {"where", "what", "fix", "refused"}
+    assert (problem["where"], problem["refused"]) == (f"{folder}/creature 3.png", True)
     names = {f"creature {index}.png" for index in range(12) if index != 3}
     assert set(facts["train"]) | set(facts["held_out"]) == names
     assert not set(facts["train"]) & set(facts["held_out"])
@@ -184,10 +177,8 @@ def test_captions_that_would_be_cut_are_named_with_what_is_lost(
     code, text = check(capsys, folder, "--tokenizer", tmp_path / "tokenizer", "--caption", "{text}")
     assert code == 1
     first = text.splitlines()[0]
-    assert first.startswith(
-        f"{folder}/metadata.jsonl:1: warning: a caption has 10075 tokens of which 75 are read; lost: 'water"
-    )
-    assert first.endswith("...'. Shorten it.")
+    assert first.startswith(f"{folder}/metadata.jsonl:1: warning: ")
+    assert "10075" in first and "75" in first and "'water" in first
     assert len(first) < 400
     assert "3 captions: median 2, longest 10075 of 75 tokens, 1 cut (tokenizer " in text
 
@@ -200,8 +191,8 @@ def test_pictures_of_which_a_template_says_nothing(tmp_path: Path, capsys: pytes
     (folder / "creature 1.txt").write_text("water type")
     (folder / "creature 2.txt").write_text("fire type")
     _, text = check(capsys, folder, "--caption", "{mood}")
-    assert text.count("the caption template '{mood}' leaves nothing to say of it. Fill its fields in, or name") == 2
-    assert "leaves nothing" not in check(capsys, folder, "--caption", "{mood} {text}")[1]
+    assert text.count("warning: its caption is empty") == 2 and "'{mood}'" in text
+    assert "is empty" not in check(capsys, folder, "--caption", "{mood} {text}")[1]
 
 
 def test_sizes_and_tokenizer_come_from_a_model(
@@ -230,10 +221,10 @@ def test_the_page_shows_problems_pictures_and_captions(tmp_path: Path, capsys: p
     (folder / "twin.txt").write_text("<script>alert(1)</script>")
     code, text = check(capsys, folder, "--html", tmp_path / "out" / "page.html")
     assert code == 1
-    assert f"page         {tmp_path}/out/page.html" in text
+    assert f"{tmp_path}/out/page.html" in text
     page = (tmp_path / "out" / "page.html").read_text()
     assert page.count("<img") == 5 + 2  # every usable picture once, and the twins once more
-    for shown in ("is empty (0 bytes)", "creature 4.png: creature 4", "&lt;script&gt;", "Near-duplicates", "Held out"):
+    for shown in ("is empty", "creature 4.png: creature 4", "&lt;script&gt;", "Near-duplicates", "Held out"):
         assert shown in page
     assert "<script" not in page
 
@@ -243,7 +234,7 @@ def test_an_import_is_looked_at_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     (folder / "creature 1.png").write_bytes(b"")
     code, text = check(capsys, folder, "--into", tmp_path / "new")
     assert code == 1
-    assert "3 of 3 usable (3 PNG); 1 refusals, 0 warnings" in text
+    assert "3 of 3 usable (3 PNG); 1 errors, 0 warnings" in text
     assert text.splitlines()[-1].endswith(f"python train/finetune.py --data {tmp_path}/new")
     assert check(capsys, tmp_path / "new")[0] == 0
 

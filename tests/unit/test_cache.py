@@ -92,7 +92,7 @@ def test_a_torn_entry_is_encoded_again(frame: ImageCrop) -> None:
 
 
 def test_nan_names_the_picture(frame: ImageCrop) -> None:
-    with pytest.raises(InputError, match=r"red left.png: the autoencoder gave NaN"):
+    with pytest.raises(InputError, match=r"red left.png: the autoencoder gives NaN"):
         cache_latents([frame], lambda pixels: pixels * float("nan"), "vae-1")
     assert not list(latent_cache.cache_root().rglob("*.safetensors"))
 

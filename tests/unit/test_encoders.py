@@ -141,7 +141,7 @@ def test_a_model_of_another_kind_is_refused(clip: Path, dinov2: Path, tmp_path: 
     copy = Path(shutil.copytree(clip, tmp_path / "copy"))
     for damage in ("{", "[]"):
         (copy / "config.json").write_text(damage)
-        with pytest.raises(InputError, match=r"config\.json: is no model configuration"):
+        with pytest.raises(InputError, match=r"config\.json: is not a model configuration"):
             Clip(copy).encode(PICTURES)
 
 

@@ -204,12 +204,12 @@ def test_everything_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch:
 # ---------------------------------------------------------------- kill -9
 
 WRITE_FILE = """
-with files.replaced_file(path) as beside, beside.open("wb") as file:
+with atomic_io.atomic_file(path) as beside, beside.open("wb") as file:
     file.write(b"new " * 1000); file.flush()
     pause()
 """
 WRITE_FOLDER = """
-with files.replaced_folder(path) as beside:
+with atomic_io.atomic_folder(path) as beside:
     (beside / "a.txt").write_text("new")
     pause()
 """
@@ -221,7 +221,7 @@ def test_kill_9_in_the_middle_leaves_the_last_good_state(tmp_path: Path, name: s
     with atomic_io.atomic_folder(tmp_path / "set") as beside:
         fill(beside, "old")
     before = {"f.bin": OLD, "set/a.txt": b"old", "set/sub/b.txt": b"old"}
-    head = "import sys, time; from pathlib import Path; from data import files; path = Path(sys.argv[1])\n"
+    head = "import sys, time; from pathlib import Path; from data import atomic_io; path = Path(sys.argv[1])\n"
     pause = "def pause(): print('half way', flush=True); time.sleep(600)\n"
     command = [sys.executable, "-c", head + pause + script, str(tmp_path / name)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:

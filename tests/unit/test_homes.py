@@ -92,9 +92,7 @@ def test_an_entry_that_goes_while_training_is_named(records: list[EntryPaths]) -
     shelf = DiskEntries(records)
     assert shelf[3].sample_id == "3.png"
     records[3].moments[1].unlink()
-    with pytest.raises(
-        InputError, match=r"3 mirrored: an entry of the cache has gone or is damaged\. The same command"
-    ):
+    with pytest.raises(InputError, match=r"3 mirrored: "):
         shelf[3]
 
 

@@ -1,4 +1,4 @@
-"""Every picture a folder may hold gets the right pixels or a clear verdict, and none is decoded beyond its bounds."""
+"""Every image a folder may hold gets the right pixels or a clear verdict, and none is decoded beyond its bounds."""
 
 import io
 import os
@@ -15,42 +15,44 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 from data import images
 from data.errors import InputError
 
-SIZE = (48, 32)  # width, height of the test picture
+SIZE = (48, 32)  # width, height of the test image
 
 
 def scene(size: tuple[int, int] = SIZE) -> Image.Image:
-    """A smooth picture without symmetry, so that a wrong turn or a lost channel shows."""
+    """A smooth image without symmetry, so that a wrong turn or a lost channel shows."""
     y, x = np.mgrid[0 : size[1], 0 : size[0]]
     red, green = 255 * x / (size[0] - 1), 255 * y / (size[1] - 1)
     return Image.fromarray(np.stack([red, green, 255 - red / 2 - green / 2], axis=2).astype(np.uint8))
 
 
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     content = io.BytesIO()
-    picture.save(content, kind, **options)
+    image.save(content, kind, **options)
     return content.getvalue()
 
 
-def saved(path: Path, picture: Image.Image, kind: str, **options: object) -> Path:
-    path.write_bytes(encoded(picture, kind, **options))
+def saved(path: Path, image: Image.Image, kind: str, **options: object) -> Path:
+    path.write_bytes(encoded(image, kind, **options))
     return path
 
 
-def pixels(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture).astype(int)
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
 
 
-def verdict(path: Path) -> str:
-    """What a person reads about a picture that cannot be used: one line that names the file once."""
+def inspect(path: Path) -> images.ImageInfo:
+    return images.decode(images.read_bytes(path), path)[1]
+
+
+def refused(path: Path) -> InputError:
+    """The error for an unusable image: one line that names the file once and says how to fix it."""
     with pytest.raises(InputError) as inspected:
-        images.inspect_image(path)
+        inspect(path)
     with pytest.raises(InputError) as opened:
         images.open_image(path)
-    text = str(inspected.value)
-    assert text == str(opened.value)
-    assert "\n" not in text
-    assert text.count(path.name) == 1
-    return text.removeprefix(f"{path}: ")
+    assert str(inspected.value) == str(opened.value)
+    assert inspected.value.where == path and "\n" not in str(inspected.value)
+    return inspected.value
 
 
 @pytest.mark.parametrize(
@@ -66,11 +68,11 @@ def verdict(path: Path) -> str:
 )
 def test_every_format_gives_its_pixels(tmp_path: Path, kind: str, suffix: str, options: dict, tolerance: int) -> None:
     path = saved(tmp_path / f"a{suffix}", scene(), kind, **options)
-    info, picture = images.inspect_image(path), images.open_image(path)
+    info, image = inspect(path), images.open_image(path)
     assert (info.width, info.height, info.format, info.mode, info.frames) == (*SIZE, kind, "RGB", 1)
     assert info.notes == () and info.warnings == ()
-    assert picture.mode == "RGB"
-    assert abs(pixels(picture) - pixels(scene())).max() <= tolerance
+    assert image.mode == "RGB"
+    assert abs(pixels(image) - pixels(scene())).max() <= tolerance
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
@@ -79,28 +81,28 @@ def test_a_cut_file_is_refused_or_whole_at_every_length(tmp_path: Path, kind: st
     path = tmp_path / f"a{images.FORMATS[kind][0]}"
     path.write_bytes(content)
     whole = pixels(images.open_image(path))
-    refused = 0
+    errors = 0
     for length in range(0, len(content), max(1, len(content) // 150)):
         path.write_bytes(content[:length])
         try:
-            picture = images.open_image(path)
+            image = images.open_image(path)
         except InputError:
-            refused += 1
+            errors += 1
             continue
-        assert (pixels(picture) == whole).all(), f"{length} of {len(content)} bytes gave another picture"
-    assert refused > 50
+        assert (pixels(image) == whole).all(), f"{length} of {len(content)} bytes gave another image"
+    assert errors > 50
 
 
-def test_a_cut_picture_says_so(tmp_path: Path) -> None:
+def test_a_cut_image_says_so(tmp_path: Path) -> None:
     for kind in ("PNG", "JPEG"):
         content = encoded(scene((256, 256)), kind)
         path = tmp_path / f"a{images.FORMATS[kind][0]}"
         path.write_bytes(content[: len(content) // 2])
-        assert verdict(path) == "is cut short (truncated). Copy or download it again."
+        assert "truncated" in refused(path).what
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
-def test_damaged_files_give_a_picture_or_a_verdict_and_nothing_else(kind: str) -> None:
+def test_damaged_files_give_a_image_or_a_verdict_and_nothing_else(kind: str) -> None:
     content = encoded(scene(), kind)
     rng = np.random.default_rng(0)
     for _ in range(60):
@@ -108,48 +110,45 @@ def test_damaged_files_give_a_picture_or_a_verdict_and_nothing_else(kind: str) -
         for at in rng.integers(0, len(content), 4):
             damaged[at] = rng.integers(0, 256)
         try:
-            picture, _ = images.decode(bytes(damaged), Path("a.png"))
+            image, _ = images.decode(bytes(damaged), Path("a.png"))
         except InputError:
             continue
-        assert picture.mode == "RGB"
+        assert image.mode == "RGB"
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("content", "words"),
     [
-        (b"", "is empty (0 bytes). Copy or download it again."),
-        (b"hello" * 50, "is not a picture that can be read; allowed: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF."),
-        (b"\n<!doctype HTML><p>404", "is a web page, not a picture. Download the picture itself."),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the picture. Run `git lfs pull`."),
-        (
-            b"\xff\xd8\xff" + b"rubbish" * 9,
-            "has a header that cannot be read: cut short, damaged, or of an unusual kind.",
-        ),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is PostScript, not a picture. Export it as PNG."),
+        (b"", "empty"),
+        (b"hello" * 50, "not a readable image"),
+        (b"\n<!doctype HTML><p>404", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (b"\xff\xd8\xff" + b"rubbish" * 9, "header"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
     ],
 )
-def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_what_is_not_an_image(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    assert verdict(path).startswith(expected)
+    assert words in refused(path).what and refused(path).fix
 
 
 def test_only_listed_decoders_run(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", scene(), "PPM")  # Pillow would open it, and PostScript through Ghostscript too
-    assert "is not a picture that can be read" in verdict(path)
+    assert refused(path).allowed == ", ".join(images.DECODERS)
 
 
 def test_a_wrong_suffix_is_used_and_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", scene(), "JPEG", quality=95)
-    info = images.inspect_image(path)
+    info = inspect(path)
     assert info.format == "JPEG"
     assert info.warnings == ("is a JPEG file by its content, and used as such. Rename it to end in .jpg.",)
-    assert images.inspect_image(saved(tmp_path / "B.JPG", scene(), "JPEG")).warnings == ()
+    assert inspect(saved(tmp_path / "B.JPG", scene(), "JPEG")).warnings == ()
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", scene().convert("CMYK"), "TIFF")
-    assert images.inspect_image(path).notes == ("CMYK is converted to RGB",)
+    assert inspect(path).notes == ("CMYK is converted to RGB",)
     assert abs(pixels(images.open_image(path)) - pixels(scene())).max() <= 1
     jpeg = saved(tmp_path / "a.jpg", scene().convert("CMYK"), "JPEG", quality=98)
     assert abs(pixels(images.open_image(jpeg)) - pixels(scene())).max() <= 12
@@ -159,7 +158,7 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, kind: str, suffix: str) -> None:
     values = np.linspace(0, 65535, SIZE[0] * SIZE[1]).round().astype(np.uint16).reshape(SIZE[1], SIZE[0])
     path = saved(tmp_path / f"a{suffix}", Image.fromarray(values), kind)
-    info = images.inspect_image(path)
+    info = inspect(path)
     assert (info.mode, info.notes) == ("I;16", ("16-bit grey is scaled to 8 bits",))
     grey = pixels(images.open_image(path))
     assert (grey == np.round(values / 257).astype(int)[:, :, None]).all()
@@ -168,25 +167,25 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, kind: str, suffix: st
 
 def test_float_pixels_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", Image.fromarray(np.ones((32, 32), np.float32)), "TIFF")
-    assert verdict(path) == "has pixels of mode F, whose range is not known. Save it with 8 bits a channel."
+    assert "mode F" in refused(path).what
 
 
 def test_alpha_is_laid_on_white(tmp_path: Path) -> None:
     alpha = Image.linear_gradient("L").resize(SIZE)
-    picture = scene()
-    picture.putalpha(alpha)
-    path = saved(tmp_path / "a.png", picture, "PNG")
-    assert images.inspect_image(path).notes == ("transparency is shown on white",)
+    image = scene()
+    image.putalpha(alpha)
+    path = saved(tmp_path / "a.png", image, "PNG")
+    assert inspect(path).notes == ("transparency is shown on white",)
     share = pixels(alpha)[:, :, None] / 255
     expected = pixels(scene()) * share + 255 * (1 - share)
     assert abs(pixels(images.open_image(path)) - expected).max() <= 1
 
 
 def test_alpha_that_hides_nothing_is_not_mentioned(tmp_path: Path) -> None:
-    picture = scene()
-    picture.putalpha(255)
-    path = saved(tmp_path / "a.png", picture, "PNG")
-    assert images.inspect_image(path).notes == ()
+    image = scene()
+    image.putalpha(255)
+    path = saved(tmp_path / "a.png", image, "PNG")
+    assert inspect(path).notes == ()
     assert (pixels(images.open_image(path)) == pixels(scene())).all()
 
 
@@ -202,9 +201,9 @@ def test_a_transparent_colour_becomes_white(tmp_path: Path, mode: str) -> None:
         left_black = left_black.convert(mode)
         options = {"transparency": (0, 0, 0) if mode == "RGB" else 0}
     path = saved(tmp_path / "a.png", left_black, "PNG", **options)
-    picture = images.open_image(path)
-    assert picture.getpixel((4, 4)) == (255, 255, 255)
-    assert picture.getpixel((28, 4)) == ((255,) * 3 if mode == "1" else (128,) * 3)
+    image = images.open_image(path)
+    assert image.getpixel((4, 4)) == (255, 255, 255)
+    assert image.getpixel((28, 4)) == ((255,) * 3 if mode == "1" else (128,) * 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -216,7 +215,7 @@ def test_exif_orientation_is_followed(tmp_path: Path, kind: str, orientation: in
     path = saved(tmp_path / f"a{images.FORMATS[kind][0]}", scene(), kind, exif=exif, **options)
     with Image.open(path) as stored:
         expected = ImageOps.exif_transpose(stored).convert("RGB")
-    info = images.inspect_image(path)
+    info = inspect(path)
     assert (info.width, info.height) == expected.size == (SIZE if orientation < 5 else SIZE[::-1])
     assert abs(pixels(images.open_image(path)) - pixels(expected)).max() == 0
 
@@ -231,7 +230,7 @@ def test_nonsense_in_exif_turns_nothing(tmp_path: Path) -> None:
         assert images.open_image(path).size == SIZE
     exif = Image.Exif()
     exif[0x0112] = 99
-    assert images.inspect_image(saved(tmp_path / "a.png", scene(), "PNG", exif=exif)).notes == ()
+    assert inspect(saved(tmp_path / "a.png", scene(), "PNG", exif=exif)).notes == ()
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("GIF", ".gif"), ("WEBP", ".webp"), ("PNG", ".png"), ("TIFF", ".tif")])
@@ -239,36 +238,28 @@ def test_the_first_frame_of_an_animation_is_used_and_said(tmp_path: Path, kind: 
     colours = [Image.new("RGB", (32, 32), name) for name in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     path = saved(tmp_path / f"a{suffix}", colours[0], kind, save_all=True, append_images=colours[1:], **options)
-    info = images.inspect_image(path)
+    info = inspect(path)
     assert info.frames == 3
     assert info.warnings == ("has 3 frames: only the first is used. Save the one you mean as PNG.",)
     assert images.open_image(path).getpixel((5, 5)) == (255, 0, 0)
 
 
-def test_a_telephones_second_picture_is_not_mentioned(tmp_path: Path) -> None:
+def test_a_telephones_second_image_is_not_mentioned(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg", scene(), "MPO", save_all=True, append_images=[scene((24, 16))])
-    info = images.inspect_image(path)
+    info = inspect(path)
     assert (info.format, info.frames, info.warnings) == ("MPO", 2, ())
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((1, 1), "is too small (1 x 1); allowed: 16 pixels a side or more. Leave it out."),
-        ((15, 60), "is too small (15 x 60); allowed: 16 pixels a side or more. Leave it out."),
-        ((16, 257), "is too long and thin (16 x 257); allowed: sides up to 16 : 1. Crop it."),
-    ],
-)
-def test_shapes_that_are_refused(tmp_path: Path, size: tuple[int, int], expected: str) -> None:
-    assert verdict(saved(tmp_path / "a.png", Image.new("RGB", size), "PNG")) == expected
+@pytest.mark.parametrize(("size", "allowed"), [((1, 1), "16 pixels"), ((15, 60), "16 pixels"), ((16, 257), "16 : 1")])
+def test_shapes_that_are_refused(tmp_path: Path, size: tuple[int, int], allowed: str) -> None:
+    assert allowed in str(refused(saved(tmp_path / "a.png", Image.new("RGB", size), "PNG")).allowed)
 
 
-def test_a_long_picture_is_used_with_a_warning(tmp_path: Path) -> None:
+def test_a_long_image_is_used_with_a_warning(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.new("RGB", (81, 20)), "PNG")
-    assert images.inspect_image(path).warnings == (
-        "is long and thin (81 x 20): over half of it will be cropped away. Crop it around what matters.",
-    )
-    assert images.inspect_image(saved(tmp_path / "b.png", Image.new("RGB", (80, 20)), "PNG")).warnings == ()
+    (warning,) = inspect(path).warnings
+    assert "81 x 20" in warning
+    assert inspect(saved(tmp_path / "b.png", Image.new("RGB", (80, 20)), "PNG")).warnings == ()
 
 
 def bomb_png(width: int, height: int) -> bytes:
@@ -288,7 +279,7 @@ def bomb_bmp(width: int, height: int) -> bytes:
 
 
 def bomb_webp(width: int, height: int) -> bytes:
-    """An extended WebP header (VP8X) that declares a canvas, around a small picture."""
+    """An extended WebP header (VP8X) that declares a canvas, around a small image."""
     flags = struct.pack("<I", 0)
     canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     small = encoded(scene(), "WEBP", lossless=True)[12:]
@@ -321,44 +312,44 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     assert len(content) < 5000
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused = ("is too large to decode", "is damaged (could not create decoder")  # the latter: WebP with Pillow 12
-    assert verdict(path).startswith(refused)
+    expected = ("is too large to decode", "is damaged (could not create decoder")  # the latter: WebP with Pillow 12
+    assert refused(path).what.startswith(expected)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
 
 def test_the_limit_of_pixels_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(bomb_png(9000, 9000))
-    assert verdict(path) == "is too large to decode (9000 x 9000); allowed: up to 80 million pixels. Save it smaller."
+    assert refused(path).allowed == "up to 80 million pixels"
 
 
 def test_a_file_larger_than_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     with path.open("wb") as file:
         file.truncate(images.MAX_BYTES + (1 << 20))  # sparse: takes no room on the disk
-    assert verdict(path) == "is larger than 512 MiB (513 MiB). Save it smaller."
+    assert "512 MiB" in refused(path).what
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert verdict(tmp_path / "gone.png").startswith("cannot be read (No such file or directory)")
+    assert "No such file" in refused(tmp_path / "gone.png").what
     (tmp_path / "folder.png").mkdir()
-    assert verdict(tmp_path / "folder.png").startswith("is not a file")
+    assert "not a file" in refused(tmp_path / "folder.png").what
     os.mkfifo(tmp_path / "pipe.png")  # opening one to read would wait for ever
-    assert verdict(tmp_path / "pipe.png").startswith("is not a file")
+    assert "not a file" in refused(tmp_path / "pipe.png").what
     path = saved(tmp_path / "a.png", scene(), "PNG")
 
     def refuse(*_: object) -> int:  # the tests may run as root, who may read everything
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    assert verdict(path) == "cannot be read (Permission denied). Give yourself the right to read it (chmod u+r)."
+    assert "Permission denied" in refused(path).what and "chmod" in str(refused(path).fix)
 
 
 def test_a_name_with_a_line_break_stays_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a\nerror: all is lost.png"
     path.write_bytes(b"")
     with pytest.raises(InputError) as caught:
-        images.inspect_image(path)
+        inspect(path)
     assert "\n" not in str(caught.value)
     assert "a\\nerror: all is lost.png: is empty" in str(caught.value)
 
@@ -390,25 +381,25 @@ def test_fit_does_not_alias() -> None:
 
 def test_tensor_and_back_is_exact_for_every_value() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    picture = Image.fromarray(np.stack([values, values[::-1], values.T], axis=2))
-    tensor = images.image_to_tensor(picture)
+    image = Image.fromarray(np.stack([values, values[::-1], values.T], axis=2))
+    tensor = images.image_to_tensor(image)
     assert tensor.shape == (3, 16, 16)
     assert tensor.dtype == torch.float32
     assert tensor.is_contiguous()
-    expected = torch.from_numpy(np.asarray(picture).astype(np.float64) / 127.5 - 1).permute(2, 0, 1)
+    expected = torch.from_numpy(np.asarray(image).astype(np.float64) / 127.5 - 1).permute(2, 0, 1)
     assert (tensor - expected).abs().max() < 1e-6
     assert (tensor.min(), tensor.max()) == (-1, 1)
-    assert (pixels(images.tensor_to_image(tensor)) == pixels(picture)).all()
+    assert (pixels(images.tensor_to_image(tensor)) == pixels(image)).all()
 
 
-def test_to_picture_rounds_and_clips() -> None:
+def test_to_image_rounds_and_clips() -> None:
     level = torch.tensor([-3.0, -1.0, (100.4 / 127.5) - 1, (100.6 / 127.5) - 1, 1.0, 3.0])
     assert pixels(images.tensor_to_image(level.expand(3, 1, 6)))[0, :, 0].tolist() == [0, 0, 100, 101, 255, 255]
     assert images.tensor_to_image(torch.zeros(3, 2, 2, dtype=torch.bfloat16)).getpixel((0, 0)) == (128, 128, 128)
 
 
-def test_to_picture_refuses_nan() -> None:
-    with pytest.raises(InputError, match=r"the decoded picture holds NaN or infinity\. Decode in fp32\."):
+def test_tensor_to_image_refuses_nan() -> None:
+    with pytest.raises(InputError, match="NaN"):
         images.tensor_to_image(torch.full((3, 2, 2), float("nan")))
 
 
@@ -422,14 +413,14 @@ def profile_with_swapped_primaries() -> bytes:
 
 def test_colours_of_another_space_are_converted(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=profile_with_swapped_primaries())
-    assert images.inspect_image(path).notes == ("colours are converted from Swap built-in to sRGB",)
+    assert inspect(path).notes == ("colours are converted from Swap built-in to sRGB",)
     assert abs(pixels(images.open_image(path)) - pixels(scene())[:, :, [1, 0, 2]]).max() <= 2
 
 
 def test_srgb_is_left_alone_and_a_broken_profile_is_said(tmp_path: Path) -> None:
     content = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=content)
-    assert images.inspect_image(path).notes == ()
+    assert inspect(path).notes == ()
     path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=content[:60] + b"rubbish")
-    assert images.inspect_image(path).notes == ("its colour profile cannot be read",)
+    assert inspect(path).notes == ("its colour profile cannot be read",)
     assert (pixels(images.open_image(path)) == pixels(scene())).all()

@@ -123,21 +123,21 @@ NAN = np.array([[0.0, 1.0], [math.nan, 1.0], [2.0, 2.0]])
 
 
 @pytest.mark.parametrize(
-    ("call", "text"),
+    ("call", "allowed"),
     [
-        (lambda: coverage.vendi_score(np.empty((0, 4))), "Vendi score: 0 pictures; allowed: 1 or more"),
-        (lambda: coverage.mean_pairwise_distance(np.ones((1, 4))), "mean distance: 1 pictures; allowed: 2 or more"),
-        (lambda: coverage.vendi_score(NAN), "Vendi score: the features of 1 pictures are not finite, the first is number 1"),
-        (lambda: memorization.authenticity(np.ones((3, 2)), np.ones((3, 5))), "features of 2 and 5 numbers were put together"),
-        (lambda: memorization.find_copies(np.ones((3, 2)), np.ones((4, 2)), np.ones((3, 2))), "held-out set: 4 pictures;"),
-        (lambda: memorization.membership_inference(np.ones(1), np.ones(3)), "losses of 1 pictures; allowed: 2 or more on each side"),
-        (lambda: adherence.directional_similarity(*(np.ones((1, 2)) for _ in range(4))), "a prompt and its changed twin have equal"),
-        (lambda: distances.cmmd(np.ones((1, 2)), np.ones((3, 2))), "real: 1 pictures; allowed: 2 or more"),
+        (lambda: coverage.vendi_score(np.empty((0, 4))), "1 or more"),
+        (lambda: coverage.mean_pairwise_distance(np.ones((1, 4))), "2 or more"),
+        (lambda: coverage.vendi_score(NAN), None),
+        (lambda: memorization.authenticity(np.ones((3, 2)), np.ones((3, 5))), None),
+        (lambda: memorization.find_copies(np.ones((3, 2)), np.ones((4, 2)), np.ones((3, 2))), "5 or more"),
+        (lambda: memorization.membership_inference(np.ones(1), np.ones(3)), "2 or more on each side"),
+        (lambda: adherence.directional_similarity(*(np.ones((1, 2)) for _ in range(4))), None),
+        (lambda: distances.cmmd(np.ones((1, 2)), np.ones((3, 2))), "2 or more"),
     ],
 )  # fmt: skip
-def test_what_no_metric_can_use(call: object, text: str) -> None:
+def test_unusable_features(call: object, allowed: str | None) -> None:
     assert callable(call)
     with pytest.raises(InputError) as caught:
         call()
-    assert text in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert caught.value.allowed == allowed
+    assert allowed or caught.value.fix

@@ -48,8 +48,8 @@ def test_frechet_survives_a_feature_that_never_changes() -> None:
     assert frechet_distance(flat[:100], flat[100:]) == pytest.approx(frechet_distance(REAL[:100], REAL[100:]), rel=1e-9)
 
 
-def test_23_too_few_pictures_for_a_frechet_distance() -> None:
-    with pytest.raises(InputError, match=r"of 6 pictures in 6 features; allowed: 7 pictures or more"):
+def test_23_too_few_images_for_a_frechet_distance() -> None:
+    with pytest.raises(InputError, match=r"of 6 images in 6 features; allowed: 7 images or more"):
         frechet_distance(REAL, DRAWN[:6])
     assert frechets.frechet_distance(REAL, DRAWN[:7]) > 0
 
@@ -68,7 +68,7 @@ def test_a_kernel_distance_has_an_error() -> None:
     near = kernel_distance(REAL[:100], REAL[100:])
     assert abs(near.value) < 4 * near.error < far.value
     assert str(far).startswith(f"{far.value:.5f} ±")
-    with pytest.raises(InputError, match="a kernel distance of 19 pictures; allowed: 20 or more"):
+    with pytest.raises(InputError, match="a kernel distance of 19 images; allowed: 20 or more"):
         kernels.kernel_distance(REAL, DRAWN[:19])
 
 
@@ -80,7 +80,7 @@ def test_23_manifolds_by_hand() -> None:
     assert found.recall == 0.0  # the drawn balls at 0.5 and 0.6 reach 0.1
     assert found.coverage == 0.5  # 0 and 1 have a drawn one within 1
     assert found.density == 1.0  # 0.5 lies in two real balls, 0.6 too: 4 / (1 * 4)
-    with pytest.raises(InputError, match="precision and recall of 3 pictures; allowed: 4 or more"):
+    with pytest.raises(InputError, match="precision and recall of 3 images; allowed: 4 or more"):
         precision_recall(real, drawn[:3])
 
 
@@ -90,20 +90,20 @@ def test_manifolds_are_prdc(k: int) -> None:
     assert vars(precision_recall(REAL, DRAWN, k=k)) == pytest.approx(theirs)
 
 
-def test_23_a_distance_does_not_depend_on_how_pictures_were_batched(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = image_sets.load_digit_images(8).taken(range(120)).images()
+def test_23_a_distance_does_not_depend_on_how_images_were_batched(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = image_sets.load_digit_images(8).taken(range(120)).images()
     extractor = make_extractor("descriptors", None)
     found = []
     for batch in (32, 7, 120):
         monkeypatch.setattr(extracting, "BATCH_SIZE", batch)
-        rows = extracting.extract_features(extractor, pictures, cache=False)
+        rows = extracting.extract_features(extractor, images, cache=False)
         found.append(frechet_distance(rows[:60], rows[60:]))
     assert found[0] > 0
     assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-9)
 
 
-def test_23_a_few_pictures_do_not_pass_as_fifty_thousand() -> None:
-    """Inception has 2,048 features: with 2,000 pictures their covariance has no inverse, and the number is refused."""
+def test_23_a_few_images_do_not_pass_as_fifty_thousand() -> None:
+    """Inception has 2,048 features: with 2,000 images their covariance has no inverse, and the number is refused."""
     few = np.random.default_rng(0).normal(size=(2000, 2048)).astype(np.float32)
-    with pytest.raises(InputError, match=r"of 2000 pictures in 2048 features; allowed: 2049 pictures or more"):
+    with pytest.raises(InputError, match=r"of 2000 images in 2048 features; allowed: 2049 images or more"):
         frechet_distance(few, few)

@@ -32,9 +32,9 @@ def test_known_values() -> None:
 def test_every_process_agrees() -> None:
     # the hash of a str differs from process to process; nothing here may depend on it
     code = (
-        "import json; from data import seeds; "
-        "print(json.dumps([seeds.seed_for(1, 'a'), seeds.uniform('b', 2), seeds.permutation(50, 'c'),"
-        " seeds.normal((5,), 'd').tolist()]))"
+        "import json; from data import rng; "
+        "print(json.dumps([rng.seed_for(1, 'a'), rng.uniform('b', 2), rng.permutation(50, 'c'),"
+        " rng.normal((5,), 'd').tolist()]))"
     )
     here = [
         rng.seed_for(1, "a"),

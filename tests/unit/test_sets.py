@@ -170,7 +170,7 @@ def test_a_captioned_folder_has_the_types_as_classes(tiny_data: Path) -> None:
 def test_folders_of_no_use(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         load_image_set(options(set="./nowhere"), seed=0)
-    with pytest.raises(InputError, match="holds no picture"):
+    with pytest.raises(InputError, match="holds no image"):
         load_image_set(options(set=str(tmp_path)), seed=0)
     (tmp_path / "a.png").write_bytes(b"\x89PNG and no more")
     with pytest.raises(InputError, match="none of its 1 pictures can be used"):

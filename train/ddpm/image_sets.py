@@ -215,14 +215,14 @@ def load_image_folder(
     paths: list[Path] = []
     names: list[str | None] = []
     notes = [f"{problem.where}: {problem.what}" for problem in found.problems if problem.refused]
-    for file in ProgressBar(sorted(found.pictures), "reading pictures", unit="picture", delay=2.0):
+    for file in ProgressBar(sorted(found.images), "reading pictures", unit="picture", delay=2.0):
         try:
-            picture = images.open_image(found.pictures[file])
+            picture = images.open_image(found.images[file])
         except InputError as error:
             notes.append(str(error))
             continue
         kept.append(images.resize_and_crop(picture, size, size).convert(mode))
-        paths.append(found.pictures[file])
+        paths.append(found.images[file])
         row = rows.get(file)
         names.append((row.annotation.type if row else None) or sub_folder(file))
     if not kept:

@@ -46,7 +46,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes | str, int]]:
 
 
 def read(folder: Path) -> CaptionedFolder:
-    """store.read, with the promises that hold for every folder."""
+    """read_folder, with the promises that hold for every folder."""
     before = snapshot(folder)
     listing = captioned_folder.read_folder(folder)
     assert snapshot(folder) == before
@@ -57,16 +57,18 @@ def read(folder: Path) -> CaptionedFolder:
     return listing
 
 
-def said(listing: CaptionedFolder, folder: Path) -> list[str]:
-    """The problems as a person reads them, without the folder's name."""
-    return [str(problem).replace(f"{folder}/", "").replace(f"{folder}", "FOLDER") for problem in listing.problems]
+def reported(listing: CaptionedFolder, folder: Path) -> list[tuple[str, bool]]:
+    """(where, below the folder; whether it is an error) of each problem."""
+    return [
+        (problem.where.replace(f"{folder}/", "").replace(f"{folder}", "."), problem.refused)
+        for problem in listing.problems
+    ]
 
 
-def only(listing: CaptionedFolder, folder: Path) -> str:
+def only(listing: CaptionedFolder) -> Problem:
     """The one problem there is."""
-    lines = said(listing, folder)
-    assert len(lines) == 1, lines
-    return lines[0]
+    (problem,) = listing.problems
+    return problem
 
 
 def names(listing: CaptionedFolder) -> list[str]:
@@ -95,7 +97,7 @@ def test_a_table(tmp_path: Path) -> None:
     assert bee.path == tmp_path / "sub" / "b c.png"
 
 
-def test_pictures_with_a_reason_to_skip_are_no_samples(tmp_path: Path) -> None:
+def test_images_with_a_reason_to_skip_are_no_samples(tmp_path: Path) -> None:
     for name in "abcd":
         draw(tmp_path / f"{name}.png")
     row = {"file_name": "a.png", "text": "an apple"}
@@ -104,8 +106,8 @@ def test_pictures_with_a_reason_to_skip_are_no_samples(tmp_path: Path) -> None:
     listing = read(tmp_path)
     assert names(listing) == ["a.png"] and listing.found == 4 and listing.formats == {"PNG": 1}
     assert listing.skipped == {"off-topic": ["b.png", "c.png"], "blurred": ["d.png"]}
-    what = "3 pictures are left out, as a 'skip_reason' is given (1 blurred, 2 off-topic; first 'b.png')"
-    assert only(listing, tmp_path) == f"FOLDER: warning: {what}"
+    assert reported(listing, tmp_path) == [(".", False)]
+    assert all(word in only(listing).what for word in ("3 images", "1 blurred", "2 off-topic", "'b.png'"))
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".caption", ".TXT"])
@@ -131,47 +133,37 @@ def test_a_csv_table(tmp_path: Path) -> None:
     assert listing.samples[0].annotation.model_extra == {"shelf": "7"}
     assert listing.samples[0].annotation.texts == []
     assert listing.samples[1].captions == ["bee", "a bee"]
-    assert only(listing, tmp_path) == (
-        "metadata.csv:5: refused: 'quality' is 'fine'; allowed: 'good', 'fair' or 'poor'. "
-        "Choose one, or leave the key out."
-    )
+    assert reported(listing, tmp_path) == [("metadata.csv:5", True)]
+    assert "'good', 'fair' or 'poor'" in only(listing).what
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("content", "line", "words"),
     [
-        (b"file,text\na.png,x\n", "metadata.csv:1: refused: its header has no column 'file_name'"),
-        (
-            b"file_name;text\na.png;x\n",
-            "metadata.csv:1: refused: its header has no column 'file_name', found 'file_name;text'",
-        ),
-        (
-            b"file_name,text,text\na.png,x,y\n",
-            "metadata.csv:1: refused: has the column 'text' twice. Rename one of them.",
-        ),
-        (b"file_name,text\na.png,x\nb.png,\xe9t\xe9\n", "metadata.csv:3: refused: is not UTF-8 (byte 0xe9 at position"),
-        (
-            b'file_name,text\na.png,"x\n',
-            "metadata.csv:1: refused: is not CSV (unexpected end of data). Mend the quotes.",
-        ),
-        (b"", "metadata.csv:1: refused: its header has no column 'file_name'"),
+        (b"file,text\na.png,x\n", 1, "'file_name'"),
+        (b"file_name;text\na.png;x\n", 1, "'file_name;text'"),
+        (b"file_name,text,text\na.png,x,y\n", 1, "'text' twice"),
+        (b"file_name,text\na.png,x\nb.png,\xe9t\xe9\n", 3, "0xe9"),
+        (b'file_name,text\na.png,"x\n', 1, "CSV"),
+        (b"", 1, "'file_name'"),
     ],
 )
-def test_a_csv_table_that_cannot_be_read(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_an_unreadable_csv_table_is_one_error_and_one_for_all_images(
+    tmp_path: Path, content: bytes, line: int, words: str
+) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "metadata.csv").write_bytes(content)
-    first, last = said(read(tmp_path), tmp_path)
-    assert first.startswith(expected)
-    assert last == "FOLDER: refused: 1 picture has no caption, since the table cannot be read. Mend the table first."
+    listing = read(tmp_path)
+    assert reported(listing, tmp_path) == [(f"metadata.csv:{line}", True), (".", True)]
+    assert words in listing.problems[0].what
 
 
 def test_a_csv_row_with_an_unquoted_comma(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,red, round\n")
-    expected = (
-        "metadata.csv:2: refused: has more cells than the header. Put a caption that holds commas in double quotes."
-    )
-    assert only(read(tmp_path), tmp_path) == expected
+    listing = read(tmp_path)
+    assert reported(listing, tmp_path) == [("metadata.csv:2", True)]
+    assert "quotes" in only(listing).fix
 
 
 def test_the_table_wins_over_caption_files_and_says_so(tmp_path: Path) -> None:
@@ -183,11 +175,8 @@ def test_the_table_wins_over_caption_files_and_says_so(tmp_path: Path) -> None:
         file.write('{"file_name": "d.png", "text": "d beside"}\n')
     listing = read(tmp_path)
     assert [sample.captions[0] for sample in listing.samples] == ["table", "table", "c beside", "d beside"]
-    expected = (
-        "a.txt: warning: says something else than the picture's row in the table, which is used "
-        "(and 1 more such files). Remove the one that is out of date."
-    )
-    assert only(listing, tmp_path) == expected
+    assert reported(listing, tmp_path) == [("a.txt", False)]
+    assert "1 more" in only(listing).what
 
 
 def test_jsonl_wins_over_csv_and_txt_over_caption(tmp_path: Path) -> None:
@@ -199,141 +188,125 @@ def test_jsonl_wins_over_csv_and_txt_over_caption(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("from txt")
     listing = read(tmp_path)
     assert [sample.captions for sample in listing.samples] == [["lines"], ["from txt"]]
-    assert said(listing, tmp_path) == [
-        "metadata.csv: warning: is not used: metadata.jsonl is. Remove one of the two.",
-        "b.caption: warning: is not used: b.txt is. Keep one of the two.",
-    ]
+    assert reported(listing, tmp_path) == [("metadata.csv", False), ("b.caption", False)]
 
 
 # ---- rows that are refused, each with its line
 
 
 BAD_ROWS = [
-    ("{", "is not JSON (Expecting property name enclosed in double quotes at column 2, near '{'). Mend the line."),
-    ('{"file_name": "a.png" "text": "x"}', "is not JSON (Expecting ',' delimiter at column 23, near"),
-    ("[]", 'is a list, not an object. Write {"file_name": ..., "text": ...}.'),
-    ("null", "is null, not an object"),
-    ('"a.png"', "is a text, not an object"),
-    (
-        b'{"file_name": "a.png", "text": "\xe9t\xe9"}',
-        "is not UTF-8 (byte 0xe9 at position 32). Save the file as UTF-8.",
-    ),
-    ('{"file_name": "a.png", "text": 5}', "'text' is a number, not a text. Write text in double quotes."),
-    ('{"file_name": "a.png", "text": null}', "'text' is null, not a text."),
-    ('{"file_name": "a.png", "text": "x", "texts": "y"}', "'texts' is a text, not a list of texts."),
-    ('{"file_name": "a.png", "text": "x", "texts": ["y", 1]}', "'texts.1' is a number, not a text."),
-    ('{"file_name": "a.png", "text": "x", "quality": "ok"}', "'quality' is 'ok'; allowed: 'good', 'fair' or 'poor'."),
-    ('{"file_name": ["a.png"], "text": "x"}', "'file_name' is a list, not a text."),
-    ('{"text": "x"}', "has no 'file_name'. Write the picture's name in it."),
-    ('{"file_name": "a.png", "text": "x", "text": "y"}', "has the key 'text' twice. Keep one of them."),
-    (
-        '{"file_name": "a.png", "text": "x", "n": NaN}',
-        "holds NaN, which JSON does not know. Write null, or leave the key out.",
-    ),
-    ('{"file_name": "a.png", "text": "x", "n": -Infinity}', "holds -Infinity, which JSON does not know."),
-    (
-        '{"file_name": "a.png", "text": "x", "n": 1e999}',
-        "holds the number 1e999, which is too large. Write it as text.",
-    ),
-    (
-        '{"file_name": "a.png", "text": "x", "n": ' + "9" * 5000 + "}",
-        "holds a number that is too long. Write it as text.",
-    ),
-    (
-        '{"file_name": "a.png", "text": "x", "n": ' + "[" * 99999 + "]" * 99999 + "}",
-        "is nested too deep; allowed: 32 levels.",
-    ),
-    (
-        '{"file_name": "a.png", "text": "x", "n": ' + "[" * 40 + "]" * 40 + "}",
-        "is nested too deep; allowed: 32 levels.",
-    ),
-    ('{"file_name": "a.png", "text": "\\ud83d"}', "holds half of a character (a lone surrogate)."),
-    ('{"file_name": "a.png", "text": ""}', "has no caption. Write one in 'text'."),
-    ('{"file_name": "a.png", "text": " \\n\\t ", "texts": [" "]}', "has no caption. Write one in 'text'."),
-    ('{"file_name": "a.png"}', "has no caption. Write one in 'text'."),
-    ('{"file_name": "a.png", "caption": "x"}', "has no caption. The key is 'text'; found 'caption'."),
+    ("{", "column 2"),
+    ('{"file_name": "a.png" "text": "x"}', "column 23"),
+    ("[]", "a list"),
+    ("null", "null"),
+    ('"a.png"', "a text"),
+    (b'{"file_name": "a.png", "text": "\xe9t\xe9"}', "0xe9"),
+    ('{"file_name": "a.png", "text": 5}', "'text' is a number"),
+    ('{"file_name": "a.png", "text": null}', "'text' is null"),
+    ('{"file_name": "a.png", "text": "x", "texts": "y"}', "'texts' is a text"),
+    ('{"file_name": "a.png", "text": "x", "texts": ["y", 1]}', "'texts.1' is a number"),
+    ('{"file_name": "a.png", "text": "x", "quality": "ok"}', "'good', 'fair' or 'poor'"),
+    ('{"file_name": ["a.png"], "text": "x"}', "'file_name' is a list"),
+    ('{"text": "x"}', "no 'file_name'"),
+    ('{"file_name": "a.png", "text": "x", "text": "y"}', "'text' twice"),
+    ('{"file_name": "a.png", "text": "x", "n": NaN}', "NaN"),
+    ('{"file_name": "a.png", "text": "x", "n": -Infinity}', "-Infinity"),
+    ('{"file_name": "a.png", "text": "x", "n": 1e999}', "1e999"),
+    ('{"file_name": "a.png", "text": "x", "n": ' + "9" * 5000 + "}", "number"),
+    ('{"file_name": "a.png", "text": "x", "n": ' + "[" * 99999 + "]" * 99999 + "}", "allowed: 32 levels"),
+    ('{"file_name": "a.png", "text": "x", "n": ' + "[" * 40 + "]" * 40 + "}", "allowed: 32 levels"),
+    ('{"file_name": "a.png", "text": "\\ud83d"}', "surrogate"),
+    ('{"file_name": "a.png", "text": ""}', "no caption"),
+    ('{"file_name": "a.png", "text": " \\n\\t ", "texts": [" "]}', "no caption"),
+    ('{"file_name": "a.png"}', "no caption"),
+    ('{"file_name": "a.png", "caption": "x"}', "no caption"),
 ]
+NAMELESS = ("{", "[]", "null", '"a.png"', '{"text": "x"}', '{"file_name": ["a.png"], "text": "x"}')
 
 
-@pytest.mark.parametrize(("row", "expected"), BAD_ROWS, ids=[str(row)[:60] for row, _ in BAD_ROWS])
-def test_a_bad_row_is_refused_with_its_line(tmp_path: Path, row: str | bytes, expected: str) -> None:
+@pytest.mark.parametrize(("row", "words"), BAD_ROWS, ids=[str(row)[:60] for row, _ in BAD_ROWS])
+def test_a_bad_row_is_an_error_with_its_line(tmp_path: Path, row: str | bytes, words: str) -> None:
     draw(tmp_path / "a.png")
     draw(tmp_path / "b.png")
     table(tmp_path, {"file_name": "b.png", "text": "bee"}, "", row)
     listing = read(tmp_path)
-    about_row, *rest = said(listing, tmp_path)
-    assert about_row.startswith(f"metadata.jsonl:3: refused: {expected}")
-    assert len(about_row) < 250
+    # an image that the row names is not reported once more for having no row
+    missing = [("a.png", True)] if row in NAMELESS else []
+    assert reported(listing, tmp_path) == [("metadata.jsonl:3", True), *missing]
+    assert words in listing.problems[0].what and listing.problems[0].fix
+    assert len(str(listing.problems[0])) < 250 + len(str(tmp_path))
     assert names(listing) == ["b.png"]
-    known = b'"a.png"' in (row if isinstance(row, bytes) else row.encode()) and "[" not in str(row)[:15]
-    assert rest == (
-        []
-        if known and row != '"a.png"'
-        else [line for line in rest if line.startswith("a.png: refused: has no caption")]
-    )
+
+
+def test_a_caption_under_another_key_is_pointed_out(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png")
+    table(tmp_path, {"file_name": "a.png", "caption": "x"})
+    assert "'caption'" in only(read(tmp_path)).fix and "'text'" in only(read(tmp_path)).fix
 
 
 def test_every_mistake_of_a_row_is_listed(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     table(tmp_path, {"file_name": "a.png", "text": 1, "texts": 2, "quality": "x"})
-    assert len(said(read(tmp_path), tmp_path)) == 3
+    assert reported(read(tmp_path), tmp_path) == [("metadata.jsonl:1", True)] * 3
 
 
 @pytest.mark.parametrize(
-    ("file_name", "expected"),
+    ("file_name", "words"),
     [
-        ("../a.png", "'../a.png' climbs out of the folder. Name a picture inside the folder."),
-        ("sub/../../a.png", "'sub/../../a.png' climbs out of the folder."),
-        ("..\\a.png", "'..\\\\a.png' climbs out of the folder."),
-        ("/etc/passwd", "'/etc/passwd' is an absolute path. Write it relative to the folder."),
-        ("C:\\pictures\\a.png", "'C:\\\\pictures\\\\a.png' is an absolute path."),
-        ("c:/a.png", "'c:/a.png' is an absolute path."),
-        ("~/a.png", "'~/a.png' is an absolute path."),
-        ("", "'' is no file name. Write the picture's name in 'file_name'."),
-        ("   ", "'   ' is no file name."),
-        ("a\0.png", "'a\\x00.png' is no file name."),
-        (".", "'.' is a folder, not a picture."),
-        ("sub", "'sub' is a folder, not a picture. Name the picture in it."),
-        ("gone.png", "there is no picture 'gone.png'. Mend the name, or remove the row."),
-        ("A.PNG", "there is no picture 'A.PNG'. Write 'a.png', if that is meant."),
-        ("a.jpg", "there is no picture 'a.jpg'. Write 'a.png', if that is meant."),
-        ("sub\\b.png", "there is no picture 'sub\\\\b.png'. Write 'sub/b.png', if that is meant."),
-        ("x" * 5000, "there is no picture 'xxx"),
-        ("https://example.org/a.png", "there is no picture 'https://example.org/a.png'."),
-        ("notes.md", "is not a picture that can be read"),
-        ("a\nerror: b.png", "there is no picture 'a\\nerror: b.png'."),
-        ("out/secret.png", "'out/secret.png' leads out of the folder through a link. Put the picture itself there."),
+        ("../a.png", "out of the folder"),
+        ("sub/../../a.png", "out of the folder"),
+        ("..\\a.png", "out of the folder"),
+        ("/etc/passwd", "absolute"),
+        ("C:\\images\\a.png", "absolute"),
+        ("c:/a.png", "absolute"),
+        ("~/a.png", "absolute"),
+        ("", "file name"),
+        ("   ", "file name"),
+        ("a\0.png", "file name"),
+        (".", "is a folder"),
+        ("sub", "is a folder"),
+        ("gone.png", "'gone.png'"),
+        ("A.PNG", "fix: 'a.png'"),
+        ("a.jpg", "fix: 'a.png'"),
+        ("sub\\b.png", "fix: 'sub/b.png'"),
+        ("x" * 5000, "'xxx"),
+        ("https://example.org/a.png", "no image"),
+        ("a\nerror: b.png", "\\n"),
+        ("out/secret.png", "outside"),
     ],
 )
-def test_a_file_name_must_name_a_picture_inside(tmp_path: Path, file_name: str, expected: str) -> None:
+def test_a_file_name_must_name_an_image_inside(tmp_path: Path, file_name: str, words: str) -> None:
     folder = tmp_path / "set"
     draw(folder / "a.png")
     draw(folder / "sub" / "b.png")
     draw(tmp_path / "secret" / "secret.png")
     draw(tmp_path / "a.png")
-    (folder / "notes.md").write_text("# not a picture")
     (folder / "out").symlink_to(tmp_path / "secret")
     good = [{"file_name": "a.png", "text": "a"}, {"file_name": "sub/b.png", "text": "b"}]
     table(folder, *good, {"file_name": file_name, "text": "x"})
     listing = read(folder)
     assert names(listing) == ["a.png", "sub/b.png"]
-    about = [line for line in said(listing, folder) if not line.startswith("out: warning: is a link to a folder")]
-    where = "notes.md" if file_name == "notes.md" else "metadata.jsonl:3"
-    assert len(about) == 1
-    assert about[0].startswith(f"{where}: refused: {expected}")
-    assert len(about[0]) < 300
+    assert sorted(reported(listing, folder)) == [("metadata.jsonl:3", True), ("out", False)]
+    problem = next(problem for problem in listing.problems if problem.refused)
+    assert words.removeprefix("fix: ") in (problem.fix if words.startswith("fix: ") else problem.what)
+    assert problem.fix and len(problem.what) < 300
 
 
-def test_a_second_row_for_a_picture_is_refused(tmp_path: Path) -> None:
+def test_a_row_about_a_file_that_is_no_image(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png")
+    (tmp_path / "notes.md").write_text("# not an image")
+    table(tmp_path, {"file_name": "a.png", "text": "a"}, {"file_name": "notes.md", "text": "x"})
+    listing = read(tmp_path)
+    assert (names(listing), reported(listing, tmp_path)) == (["a.png"], [("notes.md", True)])
+
+
+def test_a_second_row_for_an_image_is_an_error(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     table(tmp_path, {"file_name": "a.png", "text": "first"}, {"file_name": "./a.png", "text": "second"})
     listing = read(tmp_path)
     assert [sample.captions for sample in listing.samples] == [["first"]]
-    expected = (
-        "metadata.jsonl:2: refused: 'a.png' already has a row (metadata.jsonl:1). "
-        "Keep one; further captions of a picture go into 'texts'."
-    )
-    assert only(listing, tmp_path) == expected
+    assert reported(listing, tmp_path) == [("metadata.jsonl:2", True)]
+    assert "metadata.jsonl:1" in only(listing).what
 
 
 def test_byte_order_mark_crlf_blank_lines_and_strange_separators(tmp_path: Path) -> None:
@@ -344,16 +317,17 @@ def test_byte_order_mark_crlf_blank_lines_and_strange_separators(tmp_path: Path)
     listing = read(tmp_path)
     assert names(listing) == ["a.png", "b.png"]
     assert listing.samples[1].where.endswith(":3")
-    assert said(listing, tmp_path) == []
+    assert listing.problems == []
 
 
 def test_utf16_is_named(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}', encoding="utf-16")
-    assert said(read(tmp_path), tmp_path)[0] == "metadata.jsonl: refused: is UTF-16. Save it as UTF-8."
+    first = read(tmp_path).problems[0]
+    assert first.where.endswith("metadata.jsonl") and "UTF-16" in first.what and "UTF-8" in first.fix
     (tmp_path / "metadata.jsonl").unlink()
     (tmp_path / "a.txt").write_text("x", encoding="utf-16")
-    assert only(read(tmp_path), tmp_path) == "a.txt: refused: is UTF-16. Save it as UTF-8."
+    assert reported(read(tmp_path), tmp_path) == [("a.txt", True)]
 
 
 def test_unusual_values_are_kept(tmp_path: Path) -> None:
@@ -383,11 +357,8 @@ def test_captions_with_strange_characters_are_kept_and_named(tmp_path: Path) -> 
     table(tmp_path, {"file_name": "a.png", "text": text})
     listing = read(tmp_path)
     assert listing.samples[0].captions == [text]
-    expected = (
-        "metadata.jsonl:1: warning: its caption holds characters that nobody types (U+0000, U+0007, U+001B, U+FFFD). "
-        "Check how the caption was saved; it is used as it is."
-    )
-    assert only(listing, tmp_path) == expected
+    assert reported(listing, tmp_path) == [("metadata.jsonl:1", False)]
+    assert "U+0000, U+0007, U+001B, U+FFFD" in only(listing).what
 
 
 def test_ten_thousand_words_are_read(tmp_path: Path) -> None:
@@ -399,20 +370,21 @@ def test_ten_thousand_words_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("content", "where"),
     [
-        (b"", "a.txt: refused: is empty: there is no caption in it. Write one caption a line."),
-        (b"\xef\xbb\xbf \r\n\n", "a.txt: refused: is empty: there is no caption in it."),
-        (b"ok\n\xe9t\xe9", "a.txt:2: refused: is not UTF-8 (byte 0xe9 at position 3). Save the file as UTF-8."),
-        (b"x" * (1 << 20) + b"y", "a.txt: refused: is larger than 1 MiB, which is no caption. Remove it or rename it."),
+        (b"", "a.txt"),
+        (b"\xef\xbb\xbf \r\n\n", "a.txt"),
+        (b"ok\n\xe9t\xe9", "a.txt:2"),
+        (b"x" * ((1 << 20) + 1), "a.txt"),
     ],
+    ids=["empty", "blank", "latin-1", "large"],
 )
-def test_a_caption_file_that_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_caption_file_that_is_an_error(tmp_path: Path, content: bytes, where: str) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(content)
     listing = read(tmp_path)
     assert listing.samples == []
-    assert only(listing, tmp_path).startswith(expected)
+    assert reported(listing, tmp_path) == [(where, True)] and only(listing).fix
 
 
 def test_a_caption_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,21 +402,18 @@ def test_a_caption_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "open", guarded)
     listing = captioned_folder.read_folder(tmp_path)
     assert names(listing) == ["b.png"]
-    assert only(listing, tmp_path).startswith("a.txt: refused: cannot be read (Permission denied).")
+    assert reported(listing, tmp_path) == [("a.txt", True)] and "Permission denied" in only(listing).what
 
 
-def test_pictures_without_captions_and_captions_without_pictures(tmp_path: Path) -> None:
+def test_images_without_captions_and_captions_without_images(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     draw(tmp_path / "sub" / "b.png")
     (tmp_path / "lonely.txt").write_text("nobody")
     (tmp_path / "README.txt").write_text("about this set")
     listing = read(tmp_path)
     assert (listing.samples, listing.found) == ([], 2)
-    assert said(listing, tmp_path) == [
-        "a.png: refused: has no caption. Add a row to metadata.jsonl, or write a file 'a.txt' beside it.",
-        "sub/b.png: refused: has no caption. Add a row to metadata.jsonl, or write a file 'b.txt' beside it.",
-        "lonely.txt: warning: is a caption without a picture. Add the picture, or remove the caption.",
-    ]
+    assert reported(listing, tmp_path) == [("a.png", True), ("sub/b.png", True), ("lonely.txt", False)]
+    assert "'b.txt'" in listing.problems[1].fix
 
 
 # ---- names
@@ -469,11 +438,8 @@ def test_names_that_differ_only_in_case_or_accents_are_read_and_named(tmp_path: 
     assert names(listing) == sorted(["Cat.png", "cat.png", f"{COMPOSED}.png", f"{APART}.png"])
     for sample in listing.samples:
         assert sample.captions == [sample.annotation.file_name]
-    fix = "Rename one: macOS and Windows keep only one of them."
-    assert said(listing, tmp_path) == [
-        f"Cat.png: warning: differs from 'cat.png' only in case. {fix}",
-        f"{APART}.png: warning: differs from '{COMPOSED}.png' only in how accents are stored. {fix}",
-    ]
+    assert reported(listing, tmp_path) == [("Cat.png", False), (f"{APART}.png", False)]
+    assert "'cat.png'" in listing.problems[0].what and f"'{COMPOSED}.png'" in listing.problems[1].what
 
 
 @pytest.mark.parametrize(
@@ -505,7 +471,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "a.png", tmp_path / os.fsdecode(b"b\xff.png"))
     listing = captioned_folder.read_folder(tmp_path)
     assert names(listing) == ["a.png"]
-    assert only(listing, tmp_path) == "b\\udcff.png: refused: its name is not UTF-8. Rename it."
+    assert str(only(listing)).startswith(f"{tmp_path}/b\\udcff.png: ") and only(listing).refused
 
 
 def test_hidden_files_are_not_looked_at(tmp_path: Path) -> None:
@@ -524,20 +490,15 @@ def test_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
     table(tmp_path, {"file_name": "a.png", "text": "a"}, {"file_name": "b.HEIC", "text": "b"})
     listing = read(tmp_path)
     assert listing.found == 2
-    assert (
-        only(listing, tmp_path) == "b.HEIC: refused: is of a kind that is not read (.heic). Convert it to PNG or JPEG."
-    )
+    assert reported(listing, tmp_path) == [("b.HEIC", True)] and ".heic" in only(listing).what
 
 
-def test_a_row_may_name_a_picture_with_any_suffix(tmp_path: Path) -> None:
+def test_a_row_may_name_an_image_with_any_suffix(tmp_path: Path) -> None:
     draw(tmp_path / "0a1b2c")
     table(tmp_path, {"file_name": "0a1b2c", "text": "a hash for a name"})
     listing = read(tmp_path)
     assert names(listing) == ["0a1b2c"]
-    assert (
-        only(listing, tmp_path)
-        == "0a1b2c: warning: is a PNG file by its content, and used as such. Rename it to end in .png."
-    )
+    assert reported(listing, tmp_path) == [("0a1b2c", False)] and "PNG" in only(listing).what
 
 
 # ---- links and folders
@@ -556,13 +517,14 @@ def test_links(tmp_path: Path) -> None:
         (folder / f"{name}.txt").write_text(name)
     listing = read(folder)
     assert names(listing) == ["a.png", "inside.png"]
-    assert said(listing, folder) == [
-        "dangling.png: refused: is a link that leads nowhere (No such file or directory). Put the file itself there.",
-        "loop.png: refused: is a link that leads nowhere (Too many levels of symbolic links). "
-        "Put the file itself there.",
-        "out.png: refused: is a link that leads out of the folder. Put the file itself there.",
-        "self: warning: is a link to a folder: it is not followed. Put the pictures themselves into the folder.",
+    assert sorted(reported(listing, folder)) == [
+        ("dangling.png", True),
+        ("loop.png", True),
+        ("out.png", True),
+        ("self", False),
     ]
+    dangling, loop = sorted(listing.problems, key=lambda problem: problem.where)[:2]
+    assert "No such file" in dangling.what and "Too many levels" in loop.what
 
 
 def test_tables_and_captions_that_are_links_out_are_not_read(tmp_path: Path) -> None:
@@ -572,11 +534,11 @@ def test_tables_and_captions_that_are_links_out_are_not_read(tmp_path: Path) -> 
     (folder / "a.txt").symlink_to(tmp_path / "secret.txt")
     listing = read(folder)
     assert listing.samples == []
-    assert only(listing, folder) == "a.txt: refused: is a link that leads out of the folder. Put the file itself there."
+    assert reported(listing, folder) == [("a.txt", True)]
     (folder / "a.txt").unlink()
     (tmp_path / "other.jsonl").write_text('{"file_name": "a.png", "text": "x"}\n')
     (folder / "metadata.jsonl").symlink_to(tmp_path / "other.jsonl")
-    assert said(read(folder), folder)[0].startswith("metadata.jsonl: refused: is a link that leads out of the folder.")
+    assert reported(read(folder), folder)[0] == ("metadata.jsonl", True)
 
 
 def test_a_folder_reached_through_a_link_is_fine(tmp_path: Path) -> None:
@@ -595,17 +557,13 @@ def test_odd_entries(tmp_path: Path) -> None:
     (tmp_path / "pipe.txt").write_text("p")
     listing = captioned_folder.read_folder(tmp_path)
     assert names(listing) == ["a.png", "folder.png/b.png"]
-    assert only(listing, tmp_path) == "pipe.png: refused: is not a file. Remove it, or rename it."
+    assert reported(listing, tmp_path) == [("pipe.png", True)]
 
 
 def test_a_table_further_down_is_named(tmp_path: Path) -> None:
     draw(tmp_path / "train" / "a.png")
     table(tmp_path / "train", {"file_name": "a.png", "text": "a"})
-    listing = read(tmp_path)
-    first = next(line for line in said(listing, tmp_path) if "metadata.jsonl: warning" in line)
-    assert first.startswith(
-        "train/metadata.jsonl: warning: is not read: it is not at the top of the folder. Give train as"
-    )
+    assert ("train/metadata.jsonl", False) in reported(read(tmp_path), tmp_path)
 
 
 def test_a_sub_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -616,35 +574,35 @@ def test_a_sub_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.
 
     def guarded(path: str | Path) -> object:
         if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(path))
         return honest(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
     listing = captioned_folder.read_folder(tmp_path)
     assert names(listing) == ["a.png"]
-    assert only(listing, tmp_path) == "locked: refused: cannot be listed (Permission denied). Check its permissions."
+    assert reported(listing, tmp_path) == [("locked", True)] and "Permission denied" in only(listing).what
 
 
 @pytest.mark.parametrize(
-    ("make", "expected"),
+    ("make", "words"),
     [
-        (lambda path: None, "no such folder. Check the path."),
-        (lambda path: path.write_text("x"), "is a file, not a folder. Give the folder that holds the pictures."),
-        (lambda path: path.mkdir(), "holds no picture. Give a folder of pictures with metadata.jsonl, or with a .txt"),
+        (lambda path: None, "no such folder"),
+        (lambda path: path.write_text("x"), "is a file"),
+        (lambda path: path.mkdir(), "no image"),
     ],
 )
-def test_a_folder_of_no_use(tmp_path: Path, make: object, expected: str) -> None:
+def test_an_unusable_folder(tmp_path: Path, make: object, words: str) -> None:
     path = tmp_path / "set"
     make(path)  # type: ignore[operator]
     with pytest.raises(InputError) as caught:
         captioned_folder.read_folder(path)
-    assert str(caught.value).startswith(f"{path}: {expected}")
+    assert caught.value.where == path and words in caught.value.what and caught.value.fix
 
 
-# ---- pictures
+# ---- images
 
 
-def test_bad_pictures_are_refused_and_named_once(tmp_path: Path) -> None:
+def test_bad_images_are_refused_and_named_once(tmp_path: Path) -> None:
     draw(tmp_path / "good.png")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes(draw(tmp_path / "good.png", size=(256, 256)).read_bytes()[:200])
@@ -655,11 +613,11 @@ def test_bad_pictures_are_refused_and_named_once(tmp_path: Path) -> None:
     listing = read(tmp_path)
     assert names(listing) == ["good.png", "long.png"]
     assert listing.found == 5
-    assert [line.split(": ")[:2] for line in said(listing, tmp_path)] == [
-        ["cut.png", "refused"],
-        ["empty.png", "refused"],
-        ["long.png", "warning"],
-        ["tiny.png", "refused"],
+    assert reported(listing, tmp_path) == [
+        ("cut.png", True),
+        ("empty.png", True),
+        ("long.png", False),
+        ("tiny.png", True),
     ]
 
 
@@ -704,42 +662,34 @@ def test_what_was_read_is_written_back_whole(tmp_path: Path) -> None:
     assert (again / "sub" / "b c.png").read_bytes() == (source / "sub" / "b c.png").read_bytes()
 
 
-def test_pictures_in_memory_and_captions_beside(tmp_path: Path) -> None:
-    picture = Image.linear_gradient("L").convert("RGB")
+def test_images_in_memory_and_captions_beside(tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").convert("RGB")
     annotation = row(file_name="a.png", text="one\ntwo", texts=["three"])
     for name in ("first", "second"):
-        captioned_folder.write_folder(tmp_path / name, [(picture, annotation)], captions_beside=True)
+        captioned_folder.write_folder(tmp_path / name, [(image, annotation)], captions_beside=True)
     assert (tmp_path / "first" / "a.txt").read_text() == "one two\nthree\n"
     assert (tmp_path / "first" / "a.png").read_bytes() == (tmp_path / "second" / "a.png").read_bytes()
-    assert images.open_image(tmp_path / "first" / "a.png").tobytes() == picture.tobytes()
+    assert images.open_image(tmp_path / "first" / "a.png").tobytes() == image.tobytes()
     listing = read(tmp_path / "first")
     assert listing.samples[0].captions == ["one\ntwo", "three"]
 
 
 @pytest.mark.parametrize(
-    ("file_names", "expected"),
-    [
-        (["a.png", "a.png"], "two pictures would be written as 'a.png'. Rename one of them."),
-        (["a.png", "A.png"], "two pictures would be written as 'A.png'."),
-        ([f"{COMPOSED}.png", f"{APART}.png"], "two pictures would be written as"),
-        (["../a.png"], "'../a.png' climbs out of the folder."),
-        (["/tmp/a.png"], "'/tmp/a.png' is an absolute path."),
-        (["metadata.jsonl"], "'metadata.jsonl' is the table's own name. Rename the picture."),
-    ],
-)
-def test_names_that_cannot_be_written_leave_nothing_behind(
-    tmp_path: Path, file_names: list[str], expected: str
-) -> None:
+    "file_names",
+    [["a.png", "a.png"], ["a.png", "A.png"], [f"{COMPOSED}.png", f"{APART}.png"], ["../a.png"], ["/tmp/a.png"],
+     ["metadata.jsonl"]],
+)  # fmt: skip
+def test_names_that_cannot_be_written_leave_nothing_behind(tmp_path: Path, file_names: list[str]) -> None:
     rows = [(Image.new("RGB", (32, 32)), row(file_name=name, text="x")) for name in file_names]
     with pytest.raises(InputError) as caught:
         captioned_folder.write_folder(tmp_path / "set", rows)
-    assert str(caught.value).startswith(expected)
+    assert file_names[-1] in caught.value.what and caught.value.fix
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"exists and is not empty\. Give the name of a new folder"):
+    with pytest.raises(InputError):
         captioned_folder.write_folder(tmp_path, [])
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
@@ -749,7 +699,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
         (Image.new("RGB", (32, 32)), row(file_name="a.png", text="x")),
         (tmp_path / "gone.png", row(file_name="b.png")),
     ]
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError):
         captioned_folder.write_folder(tmp_path / "set", rows)
     assert list(tmp_path.iterdir()) == []
 
@@ -769,6 +719,6 @@ def test_reading_from_several_threads_at_once(tmp_path: Path) -> None:
 
 
 def test_a_problem_is_one_line() -> None:
-    problem = Problem("a\nb.png:3", "is\x1b[31m wrong", "Mend\nit.")
-    assert str(problem) == "a\\nb.png:3: refused: is\\x1b[31m wrong. Mend\\nit."
+    problem = Problem("a\nb.png:3", "is\x1b[31m wrong", "Fix\nit.")
+    assert str(problem) == "a\\nb.png:3: error: is\\x1b[31m wrong. Fix\\nit."
     assert json.loads(json.dumps(problem.fields()))["refused"] is True
