@@ -14,11 +14,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,12 +27,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.cli import parse
 from tests import annotated_unet
+from train import device
 from train.ddpm.image_sets import ImageSet, to_float
 from train.ddpm.runs import trainer
 from train.ddpm.runs.config import CONFIGS, FitConfig
-from train.ddpm.runs.trainer import MetricBuffer
 from train.ddpm.unets.convnext import AnnotatedUNet
-from train.run_folder import Run
 
 Step = Callable[[], None]
 
@@ -133,21 +130,20 @@ def plain_step(pictures: ImageSet, habits: Habits, size: int, width: int) -> Ste
     return step
 
 
-def our_step(config: FitConfig, folder: Path) -> tuple[Step, ImageSet]:
-    """One step of train/ddpm/runs/trainer.py on the job that fit.py would build, and the pictures it trains on."""
-    parts = trainer.prepare_job(config, config.seed)
-    made = trainer.build_model(parts)
-    state = trainer.build_state(parts, made)
-    task = trainer.build_context(parts, made, Run(folder))
-    window = MetricBuffer()
+def our_step(config: FitConfig) -> tuple[Step, ImageSet]:
+    """One step of train/ddpm/runs/trainer.py as fit.py would build it, and the images that it trains on."""
+    accelerator = device.create_accelerator(config.threads)
+    images, held_out = trainer.load_images(config, accelerator, config.seed)
+    ours = trainer.Trainer(config, accelerator, images, held_out)
+    ours.build()
 
     def step() -> None:
-        trainer.train_step(state, task, window)
-        if len(window.losses) == config.log_every:
-            window.read()
-            window.clear()
+        ours.train_step()
+        if len(ours.losses) == config.log_every:
+            torch.stack(ours.losses).tolist()
+            ours.clear_buffer()
 
-    return step, parts.train
+    return step, images
 
 
 def seconds_of(step: Step, count: int) -> tuple[float, float]:
@@ -171,12 +167,10 @@ def main() -> None:
     flags += ["--threads", str(options.threads)] if options.threads else []
     flags += ["--no-network.full-skip"]  # the very network of the tutorial
     configs = {"ours": flags} | ({"ours, compiled": [*flags, "--compile"]} if options.compile else {})
-    with tempfile.TemporaryDirectory() as folder:
-        preset = CONFIGS / "tutorial-digits.yaml"
-        built = {
-            name: our_step(parse(FitConfig, given, prog="ddpm_speed", preset=preset), Path(folder))
-            for name, given in configs.items()
-        }
+    preset = CONFIGS / "tutorial-digits.yaml"
+    built = {
+        name: our_step(parse(FitConfig, given, prog="ddpm_speed", preset=preset)) for name, given in configs.items()
+    }
     pictures = next(iter(built.values()))[1]
     lines = {habits.name: plain_step(pictures, habits, options.batch_size, options.width) for habits in LINES}
     lines |= {name: step for name, (step, _) in built.items()}

@@ -113,22 +113,3 @@ def test_22_noise_is_a_function_of_seed_and_position() -> None:
     many = seeded_noise(0, 4, (1, 50, 50))(1)
     assert many.std().item() == pytest.approx(1, abs=0.03)
     assert abs(torch.corrcoef(many.flatten(1))[0, 1].item()) < 0.08
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: prediction.get_parametrization("epsilon"),
-            "unknown prediction 'epsilon', did you mean 'eps'?; allowed: eps, x0, v, mean",
-        ),
-        (
-            lambda: prediction.clipped(prediction.x0(lambda x, t: x, schedules.linear(5)), 1.0, -1.0),
-            "x_0 clipped to [1, -1]; allowed: a low end below the high one",
-        ),
-    ],
-)
-def test_mistakes_are_said_in_one_line(make: object, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        make()  # pyright: ignore
-    assert str(caught.value) == message

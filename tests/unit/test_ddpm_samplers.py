@@ -12,7 +12,6 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import Tensor
 
 from data import rng
-from data.errors import InputError
 from tests.gaussian_data import column, gaussian_mix, moments, perfect
 from train.ddpm import analytic, diffusion, prediction, samplers
 from train.ddpm import schedule as schedules
@@ -359,52 +358,3 @@ def test_the_amount_of_a_mix_can_be_chosen() -> None:
     assert -1 <= even.min() < even.max() <= 1
     counts = even.histc(10, -1, 1)
     assert ((counts - 1000) ** 2 / 1000).sum() < 27.9  # chi-square with 9 degrees of freedom, one in a thousand
-
-
-WRONG: dict[str, tuple[Any, str]] = {
-    "an unknown sampler": (
-        lambda: samplers.make_sampler("dimm"),
-        "unknown sampler 'dimm', did you mean 'ddim'?; allowed:",
-    ),
-    "an unknown option": (
-        lambda: samplers.make_sampler("ddim", etta=1.0),
-        "unknown option 'etta' of sampler 'ddim', did you mean 'eta'?; allowed: count, spacing, eta",
-    ),
-    "eta too large": (
-        lambda: samplers.make_sampler("ddim", eta=1.5),
-        "eta 1.5; allowed: 0 (deterministic) to 1 (ancestral)",
-    ),
-    "negative noise": (lambda: samplers.make_sampler("fixed-large", noise_scale=-1.0), "noise_scale -1; allowed: 0"),
-    "an unknown variance": (lambda: samplers.Ancestral("fixed"), "unknown variance 'fixed', did you mean 'fixed-"),
-    "an unknown spacing": (
-        lambda: samplers.make_sampler("ddim", count=5, spacing="trail").chain(LINEAR),
-        "unknown spacing 'trail', did you mean 'trailing'?; allowed: linspace, leading, trailing",
-    ),
-    "no steps": (
-        lambda: samplers.make_sampler("ddim", count=0).chain(LINEAR),
-        "0 sampling steps; allowed: a whole number",
-    ),
-    "too many steps": (
-        lambda: samplers.make_sampler("heun", count=1001).chain(LINEAR),
-        "1001 sampling steps; allowed: a whole number from 1 to 1000",
-    ),
-    "zero terminal SNR left out": (
-        lambda: samplers.make_sampler("ddim", count=10, spacing="leading").chain(schedules.zero_terminal_snr(LINEAR)),
-        "leading spacing of 10 of 1000 steps leaves out the last one, where a schedule with zero terminal SNR starts; "
-        "allowed: linspace or trailing",
-    ),
-    "a variance that was not learned": (
-        lambda: one_step(samplers.make_sampler("learned-range"), 5),
-        "learned-range variance with a network that learned none; allowed: fixed-large, fixed-small, beta. Or train",
-    ),
-    "an unknown noise": (lambda: diffusion.get_mix_noise("normal"), "unknown noise 'normal', did you mean"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_mistakes_are_said_in_one_line(case: str) -> None:
-    make, message = WRONG[case]
-    with pytest.raises(InputError) as caught:
-        make()
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from data.errors import InputError
 from train.ddpm import schedule as schedules
 from train.ddpm.schedule import Schedule
 
@@ -164,65 +163,6 @@ def weights(s: Schedule) -> tuple[torch.Tensor, ...]:
     """c1, c2, B, A, P: the posterior's weights of x_0 and x_t, its variance, abar_t and abar_{t-1}."""
     back = s.posterior_mean_coef_x0, s.posterior_mean_coef_xt, s.posterior_variance
     return *back, s.alphas_cumprod, s.alphas_cumprod_prev
-
-
-# ---------------------------------------------------------------- what people can get wrong
-
-CONFIG = "m/scheduler_config.json"
-STEP = "of the noise schedule is"
-
-
-def from_config(**config: object) -> Schedule:
-    return schedules.from_diffusers(config, where=CONFIG)
-
-
-def from_betas(*betas: object) -> Schedule:
-    return Schedule(torch.tensor(betas, dtype=F64))
-
-
-WRONG = {
-    "an unknown name": (
-        lambda: schedules.make_schedule("liner", 10),
-        "unknown noise schedule 'liner', did you mean 'linear'?; allowed: linear, scaled_linear",
-    ),
-    "an unknown option": (
-        lambda: schedules.make_schedule("linear", 10, beta_stop=0.1),
-        "unknown option 'beta_stop' of noise schedule 'linear', did you mean 'beta_start'?; allowed: beta_start",
-    ),
-    "no steps": (lambda: schedules.linear(0), "a noise schedule of 0 steps; allowed: a whole number of 1 or more"),
-    "half a step": (lambda: schedules.make_schedule("cosine", 2.5), "a noise schedule of 2.5 steps"),  # pyright: ignore
-    "beta zero": (
-        lambda: schedules.linear(10, 0.0),
-        f"beta at step 0 {STEP} 0; allowed: 0 < beta < 1, and 1",
-    ),
-    "beta one too early": (lambda: from_betas(0.1, 1.0, 0.5), f"beta at step 1 {STEP} 1; allowed"),
-    "beta above one": (lambda: from_betas(0.1, 1.5), f"beta at step 1 {STEP} 1.5; allowed"),
-    "not a number": (lambda: from_betas(0.1, math.nan), f"beta at step 1 {STEP} nan; allowed"),
-    "a root of nothing": (lambda: schedules.scaled_linear(3, -1e-4), "beta_start -0.0001 and beta_end 0.02; allowed"),
-    "not a row": (lambda: from_betas([0.1], [0.1]), "betas of shape (2, 1); allowed: a row of at least one"),
-    "an empty row": (lambda: from_config(trained_betas=[]), f"{CONFIG}: a noise schedule with betas of shape (0,)"),
-    "one step to rescale": (lambda: schedules.zero_terminal_snr(schedules.linear(1)), "allowed: T >= 2"),
-    "a foreign beta_schedule": (
-        lambda: from_config(beta_schedule="sigmoidal"),
-        f"{CONFIG}: unknown beta_schedule 'sigmoidal', did you mean 'sigmoid'?; allowed: linear",
-    ),
-    "text for a number": (lambda: from_config(beta_start="low"), f"{CONFIG}: the scheduler's settings cannot be read"),
-    "text for betas": (lambda: from_config(trained_betas="low"), f"{CONFIG}: the scheduler's settings cannot be read"),
-    "text for a count": (
-        lambda: from_config(num_train_timesteps="1000"),
-        f"{CONFIG}: a noise schedule of '1000' steps",
-    ),
-    "no name at all": (lambda: from_config(beta_schedule=None), f"{CONFIG}: the scheduler's settings cannot be read"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_mistakes_are_said_in_one_line(case: str) -> None:
-    build, message = WRONG[case]
-    with pytest.raises(InputError) as caught:
-        build()
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_betas_in_single_precision_are_our_own_mistake() -> None:

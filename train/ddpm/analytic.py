@@ -1,7 +1,6 @@
-"""Denoisers that are exactly right, for data whose distribution is known; and what samplers make with them.
+"""Exact denoisers for data of known distribution, and what samplers generate with them, in closed form.
 
-What a perfect network would answer: with it, everything else here has an answer in closed form to be held against.
-The figures of docs/ddpm.md and most tests stand on this file.
+The figures of docs/ddpm.md and most tests are built on this file.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from train.ddpm.schedule import Schedule
 
 
 def gaussian_denoiser(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Denoiser:
-    """E[x_0 | x_t] and E[eps | x_t] for pictures whose every value is drawn from N(mean, std^2); std 0: a point."""
+    """E[x_0 | x_t] and E[eps | x_t] for images whose values are independent, N(mean, std^2); std 0: a point."""
 
     def predict(xt: Images, t: Timesteps) -> Prediction:
         abar = gather(schedule.alphas_cumprod, t, xt)
@@ -52,7 +51,7 @@ class Mixture:
         return self.weights.log() - (square / variance + dims * (2 * math.pi * variance).log()) / 2
 
     def log_density(self, x0: Images) -> Tensor:
-        """(B,) log p(x_0), natural, of whole pictures."""
+        """(B,) log p(x_0), natural, of whole images."""
         one = torch.ones(len(x0), dtype=x0.dtype)
         return torch.logsumexp(self.log_parts(x0, one, 0 * one), dim=1)
 
@@ -71,7 +70,7 @@ class Mixture:
         return predict
 
 
-# ---- what a sampler makes of N(0, std^2), with the exact denoiser: linear maps, followed by their variance
+# ---- samplers on N(0, std^2) with the exact denoiser: linear maps, whose variance follows
 
 
 def x0_gain(schedule: Schedule, std: float) -> Table:
@@ -81,9 +80,9 @@ def x0_gain(schedule: Schedule, std: float) -> Table:
 
 
 def ancestral_std(chain: Chain, std: float, sigma: Variance) -> float:
-    """Standard deviation of what ancestral sampling draws. Infinitely many steps would give `std` itself.
+    """Standard deviation of ancestral samples, `std` itself for infinitely many steps.
 
-    A small chain with the large variance draws far too much noise: why few-step fixed-large samples fall apart.
+    A short chain with the large variance adds far too much noise: why few-step fixed-large samples fall apart.
     """
     schedule, variance = chain.schedule, 1.0
     # x_{t-1} = (c_1 g + c_2) x_t + sigma z, so v <- (c_1 g + c_2)^2 v + sigma^2, and no noise at the last step
@@ -95,7 +94,7 @@ def ancestral_std(chain: Chain, std: float, sigma: Variance) -> float:
 
 
 def ddim_gain(chain: Chain, std: float) -> float:
-    """What deterministic DDIM multiplies x_T with."""
+    """The factor by which deterministic DDIM multiplies x_T."""
     schedule, total = chain.schedule, 1.0
     g = x0_gain(schedule, std)
     # x_{t-1} = sqrt(abar_{t-1}) g x_t + sqrt(1 - abar_{t-1}) (1 - sqrt(abar_t) g) / sqrt(1 - abar_t) x_t
@@ -107,7 +106,7 @@ def ddim_gain(chain: Chain, std: float) -> float:
 
 
 def flow_gain(schedule: Schedule, std: float) -> float:
-    """What the probability-flow ODE itself multiplies x_T with: the limit of DDIM, Heun and DPM-Solver++."""
+    """The factor by which the probability-flow ODE multiplies x_T: the limit of DDIM, Heun and DPM-Solver++."""
     last = schedule.alphas_cumprod[-1].item()
     # std / sqrt(abar_T std^2 + 1 - abar_T)
     return std / math.sqrt(last * std**2 + 1.0 - last)
@@ -116,8 +115,8 @@ def flow_gain(schedule: Schedule, std: float) -> float:
 def even_in_log_snr(count: int, first: float, last: float) -> Schedule:
     """`count` steps along which log SNR falls evenly from `first` (little noise) to `last`, natural logarithms.
 
-    In these steps a solver's order shows: twice as many halve every one of them. In even timesteps the ones near the
-    picture stay large.
+    In these steps a solver's order shows: twice as many halve every one of them. In even timesteps the last ones stay
+    large.
     """
     # abar = SNR / (1 + SNR)
     abar = torch.linspace(first, last, count, dtype=torch.float64).sigmoid()

@@ -10,7 +10,7 @@ from train.ddpm.runs.config import CompareOptions
 
 def main() -> int:
     options = parse(CompareOptions, prog="compare.py", description=__doc__ or "")
-    from train.ddpm.runs import comparison  # torch is loaded only once the flags are known to be right
+    from train.ddpm.runs import comparison  # loads torch, once the flags are valid
 
     return comparison.compare(options)
 

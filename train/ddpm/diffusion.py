@@ -2,11 +2,9 @@
 
 Equation numbers are those of Ho et al. 2020, arXiv 2006.11239, unless another paper is named. x_0, eps and x_t are
 (B, ...) tensors of one shape; t is (B,) int64 in [0, T), an index into the schedule's tables. Results have the inputs'
-dtype; half precision is computed in float32. Nothing here waits for the device: put the schedule on it once, with
-`schedule.to(device)`.
+dtype; half precision is computed in float32. Nothing here waits for the device: call `schedule.to(device)` once.
+The linear mix of Hugging Face's diffusion-models-class, a simpler corruption, is at the end.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -22,7 +20,7 @@ from train.ddpm.schedule import Schedule
 def gather(table: Table, t: Timesteps, like: Tensor) -> Tensor:
     """table[t], shaped (B, 1, ...) to multiply `like` (B, ...): in float64 if `like` is, else in float32.
 
-    A t outside [0, T), a negative one too, is an error (on a GPU: a device-side assertion at the next wait).
+    A t outside [0, T), a negative one too, is an error (on a GPU: a device-side assertion at the next synchronization).
     """
     assert t.shape == like.shape[:1], f"one timestep a sample: t {tuple(t.shape)} for {tuple(like.shape)}"
     assert t.device == table.device, f"t on {t.device}, tables on {table.device}: call schedule.to(device) once"
@@ -32,23 +30,23 @@ def gather(table: Table, t: Timesteps, like: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """x in float64, or in float32 on a device that has nothing wider: for small differences of large numbers."""
+    """x in float64 (float32 on MPS, which has no float64): for small differences of large numbers."""
     return x.float() if x.device.type == "mps" else x.double()
 
 
 def signal_and_noise(schedule: Schedule, t: Timesteps, like: Tensor) -> tuple[Tensor, Tensor]:
-    """sqrt(abar_t) and sqrt(1 - abar_t), each (B, 1, ...): the shares of x_0 and eps in x_t."""
+    """sqrt(abar_t) and sqrt(1 - abar_t), each (B, 1, ...): the weights of x_0 and eps in x_t."""
     return gather(schedule.sqrt_alphas_cumprod, t, like), gather(schedule.sqrt_one_minus_alphas_cumprod, t, like)
 
 
 def common_dtype(x: Tensor, y: Tensor) -> torch.dtype:
-    """The dtype of a result made of x and y, which must have one shape: broadcasting here is always a mistake."""
+    """The dtype of a result computed from x and y, which must have one shape: broadcasting here is always a mistake."""
     assert x.shape == y.shape, f"two tensors of one shape, not {tuple(x.shape)} and {tuple(y.shape)}"
     return torch.promote_types(x.dtype, y.dtype)
 
 
 def add_noise(schedule: Schedule, x0: Tensor, eps: Tensor, t: Timesteps) -> Tensor:
-    """x_t, a draw from q(x_t | x_0) made with the standard normal noise eps. Source: eq. 4."""
+    """x_t, a sample of q(x_t | x_0) from the standard normal noise eps. Source: eq. 4."""
     dtype = common_dtype(x0, eps)
     signal, noise = signal_and_noise(schedule, t, x0)
     # x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
@@ -58,7 +56,7 @@ def add_noise(schedule: Schedule, x0: Tensor, eps: Tensor, t: Timesteps) -> Tens
 def posterior(schedule: Schedule, x0: Tensor, xt: Tensor, t: Timesteps) -> tuple[Tensor, Tensor]:
     """Mean (B, ...) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0); at the first step x_0 and 0. Source: eq. 6, 7.
 
-    The variance is float32 or wider whatever the inputs are: it is small, and its root or logarithm is taken next.
+    The variance is at least float32: it is small, and its root or logarithm is taken next.
     """
     dtype = common_dtype(x0, xt)
     weight_x0 = gather(schedule.posterior_mean_coef_x0, t, x0)
@@ -70,7 +68,7 @@ def posterior(schedule: Schedule, x0: Tensor, xt: Tensor, t: Timesteps) -> tuple
 
 
 def x0_from_eps(schedule: Schedule, xt: Tensor, eps: Tensor, t: Timesteps) -> Tensor:
-    """x_0 from x_t and the noise in it; InputError if the schedule leaves no signal at its end. Source: eq. 15."""
+    """x_0 from x_t and its noise; InputError if the schedule has zero terminal SNR. Source: eq. 15."""
     check_signal(schedule)
     dtype = common_dtype(xt, eps)
     signal, noise = signal_and_noise(schedule, t, xt)
@@ -87,7 +85,7 @@ def eps_from_x0(schedule: Schedule, xt: Tensor, x0: Tensor, t: Timesteps) -> Ten
 
 
 def velocity(schedule: Schedule, x0: Tensor, eps: Tensor, t: Timesteps) -> Tensor:
-    """v, the direction in which x_t turns from picture to noise. Source: Salimans & Ho, arXiv 2202.00512, section 4."""
+    """v, the direction in which x_t turns from image to noise. Source: Salimans & Ho, arXiv 2202.00512, section 4."""
     dtype = common_dtype(x0, eps)
     signal, noise = signal_and_noise(schedule, t, x0)
     # v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0
@@ -103,7 +101,7 @@ def x0_from_v(schedule: Schedule, xt: Tensor, v: Tensor, t: Timesteps) -> Tensor
 
 
 def eps_from_v(schedule: Schedule, xt: Tensor, v: Tensor, t: Timesteps) -> Tensor:
-    """eps from x_t and v. Source: arXiv 2202.00512, appendix D (x_t and v are eps and x_0, turned by an angle)."""
+    """eps from x_t and v. Source: arXiv 2202.00512, appendix D (x_t and v are eps and x_0, rotated)."""
     dtype = common_dtype(xt, v)
     signal, noise = signal_and_noise(schedule, t, xt)
     # eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v
@@ -131,30 +129,26 @@ def eps_from_mean(schedule: Schedule, xt: Tensor, mean: Tensor, t: Timesteps) ->
     return (noise / beta * (xt - alpha.sqrt() * mean)).to(dtype)
 
 
-def snr_at(schedule: Schedule, t: Timesteps) -> PerSample:
-    """SNR(t) = abar_t / (1 - abar_t), (B,) float32: 0 where no signal is left. Source: arXiv 2107.00630, eq. 2."""
-    return gather(schedule.snr, t, t)
-
-
 def check_signal(schedule: Schedule) -> None:
     """Raise InputError for noise prediction on a schedule with zero terminal SNR.
 
-    There x_T is the noise itself: predicting it teaches nothing, and x_0 = (x_T - eps) / 0. Ask before a run, for
-    objectives that predict eps. Source: Lin et al. 2023, arXiv 2305.08891, section 3.3.
+    There x_T is the noise itself: predicting it teaches nothing, and x_0 = (x_T - eps) / 0.
+    Source: Lin et al. 2023, arXiv 2305.08891, section 3.3.
     """
     if not schedule.has_signal_left:
-        raise InputError(
-            "noise (epsilon) prediction on a noise schedule with zero terminal SNR: its last step holds no picture",
-            allowed="v or x0 prediction",
-        )
+        what = "noise (epsilon) prediction on a noise schedule with zero terminal SNR: x_T holds no image"
+        raise InputError(what, allowed="v or x0 prediction")
 
 
-def linear_mix(picture: Images, noise: Images, amount: PerSample) -> Images:
-    """(B, C, H, W) pictures and noise, (B,) amounts in [0, 1] -> 0: the picture, 1: the noise."""
-    assert picture.shape == noise.shape, f"one shape, not {tuple(picture.shape)} and {tuple(noise.shape)}"
-    amount = amount.to(picture.dtype).reshape(-1, *[1] * (picture.ndim - 1))
+# ---- the linear mix. Source: Hugging Face's diffusion-models-class, unit 1; samplers.Naive reverses it
+
+
+def linear_mix(image: Images, noise: Images, amount: PerSample) -> Images:
+    """(B, C, H, W) images and noise, (B,) amounts in [0, 1] -> 0: the image, 1: the noise."""
+    assert image.shape == noise.shape, f"one shape, not {tuple(image.shape)} and {tuple(noise.shape)}"
+    amount = amount.to(image.dtype).reshape(-1, *[1] * (image.ndim - 1))
     # x = (1 - amount) x_0 + amount z
-    return (1.0 - amount) * picture + amount * noise
+    return (1.0 - amount) * image + amount * noise
 
 
 def mix_amount(t: Timesteps, steps: int) -> PerSample:
@@ -162,23 +156,18 @@ def mix_amount(t: Timesteps, steps: int) -> PerSample:
     return (t + 1).to(torch.float32) / steps
 
 
-def gaussian_mix_noise(z: Tensor) -> Tensor:
-    """Standard normal noise as it is, for pictures in [-1, 1]."""
-    return z
-
-
 def uniform_mix_noise(z: Tensor) -> Tensor:
-    """Noise even in [-1, 1), made of standard normal noise by its distribution function.
+    """Noise uniform in [-1, 1), from standard normal noise by its distribution function.
 
-    For pictures in [-1, 1] it is what the course's noise in [0, 1) is for its pictures in [0, 1].
+    For images in [-1, 1] it is what the course's noise in [0, 1) is for its images in [0, 1].
     """
     # u = erf(z / sqrt(2))
     return torch.erf(z / math.sqrt(2.0))
 
 
-MIX_NOISES: dict[str, Callable[[Tensor], Tensor]] = {"gaussian": gaussian_mix_noise, "uniform": uniform_mix_noise}
+MIX_NOISES: dict[str, Callable[[Tensor], Tensor]] = {"gaussian": lambda z: z, "uniform": uniform_mix_noise}
 
 
 def get_mix_noise(name: str) -> Callable[[Tensor], Tensor]:
-    """What makes the noise `name` of NOISES out of standard normal noise; InputError for an unknown one."""
+    """The function that makes the noise `name` of MIX_NOISES from standard normal noise."""
     return MIX_NOISES[check_choice(name, MIX_NOISES, what="noise")]

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: one network, asked with a class and without, and the difference between its answers.
+"""Classifier-free guidance: one network, evaluated with a class and without, and the difference of the two outputs.
 
 Source: Ho & Salimans 2022, arXiv 2207.12598, eq. 6; the scale here is their 1 + w.
 """
@@ -14,39 +14,35 @@ from data.errors import InputError
 from data.shapes import Images, Timesteps
 from train.ddpm.prediction import Network
 
-Conditional = Callable[[Images, Timesteps, Tensor], Tensor]  # (B, C, H, W), (B,) timesteps, (B,) int64 classes
+Conditional = Callable[..., Tensor]  # (B, C, H, W), (B,) timesteps, (B,) int64 classes or None
 
 
-def condition(network: Conditional, classes: Tensor) -> Network:
-    """The network for pictures of the (B,) classes, without guidance."""
-
-    def answer(xt: Images, t: Timesteps) -> Tensor:
-        return network(xt, t, classes)
-
-    return answer
+def condition(network: Conditional, classes: Tensor | None) -> Network:
+    """The network for images of the (B,) classes, without guidance."""
+    return lambda xt, t: network(xt, t, classes)
 
 
-def guide(network: Conditional, classes: Tensor, nothing: int, scale: float) -> Network:
-    """Towards the (B,) classes by `scale`: 0 is without a class, 1 the class as learned, more of it above 1.
+def guide(network: Conditional, classes: Tensor, no_class: int, scale: float) -> Network:
+    """Guidance towards the (B,) classes: a scale of 0 is unconditional, 1 the class as learned, above 1 stronger.
 
-    nothing: the class that the network learned for pictures whose class was hidden. Both questions go through the
-    network in one batch of 2B. It holds for eps, x_0, v and the mean alike, which depend on one another linearly; a
-    learned variance (channels beyond C) is that of the class. InputError for a scale that is not a number.
+    no_class: the label that the network learned for dropped classes. Both predictions are made in one batch of 2B. It
+    holds for eps, x_0, v and the mean alike, which depend on one another linearly; a learned variance (channels
+    beyond C) is that of the class. InputError for a scale that is not finite.
     """
     if not torch.isfinite(torch.tensor(scale)):
         raise InputError(f"guidance scale {scale}", allowed="a number; 0 without a class, 1 the class as learned")
 
-    def answer(xt: Images, t: Timesteps) -> Tensor:
-        asked = torch.cat([classes, torch.full_like(classes, nothing)])
-        with_class, without = network(torch.cat([xt, xt]), torch.cat([t, t]), asked).chunk(2)
+    def guided(xt: Images, t: Timesteps) -> Tensor:
+        labels = torch.cat([classes, torch.full_like(classes, no_class)])
+        with_class, without = network(torch.cat([xt, xt]), torch.cat([t, t]), labels).chunk(2)
         C = xt.shape[1]
-        # eps = eps(nothing) + scale (eps(class) - eps(nothing))
+        # eps = eps(no class) + scale (eps(class) - eps(no class))
         towards = without[:, :C] + scale * (with_class[:, :C] - without[:, :C])
         return torch.cat([towards, with_class[:, C:]], dim=1)
 
-    return answer
+    return guided
 
 
-def drop_classes(classes: Tensor, uniforms: Tensor, rate: float, nothing: int) -> Tensor:
-    """(B,) classes for training, `rate` of them replaced by `nothing`. uniforms: (B,) numbers in [0, 1)."""
-    return torch.where(uniforms < rate, torch.full_like(classes, nothing), classes)
+def drop_classes(classes: Tensor, uniforms: Tensor, rate: float, no_class: int) -> Tensor:
+    """(B,) classes for training, `rate` of them replaced by `no_class`. uniforms: (B,) numbers in [0, 1)."""
+    return torch.where(uniforms < rate, torch.full_like(classes, no_class), classes)

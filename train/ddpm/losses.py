@@ -1,7 +1,7 @@
-"""Distances between what a network predicted and what it should have: one number a sample.
+"""Training losses: distances between prediction and target, timestep weights, importance sampling of timesteps.
 
-They are not averaged over the batch, so that a caller can weight timesteps first. The sum runs in float32 (float64 for
-float64 inputs), because a squared half-precision error overflows above 255.
+Distances are one number a sample, not averaged over the batch, so that timesteps can be weighted first. They are summed
+in float32 (float64 for float64 inputs), because a squared half-precision error overflows above 255.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ def l1(prediction: Tensor, target: Tensor) -> PerSample:
 def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> PerSample:
     """Squared near zero, absolute beyond delta > 0, (B, ...) and (B, ...) -> (B,). Source: Huber 1964.
 
-    With delta = 1 it is the "smooth L1" of the annotated-diffusion lineage; for small errors it is half of `mse`.
+    With delta = 1 it is the "smooth L1" of the annotated diffusion model; for small errors it is half of `mse`.
     """
     error = difference(prediction, target)
     # e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2)
@@ -48,20 +47,20 @@ def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> PerSample:
 
 
 def pseudo_huber(prediction: Tensor, target: Tensor, c: PerSample) -> PerSample:
-    """Like `mse` for errors far under c > 0, 2 c times `l1` far above; smooth. (B, ...), (B, ...), (B,) -> (B,).
+    """Like `mse` for errors far below c > 0, 2 c times `l1` far above; smooth. (B, ...), (B, ...), (B,) -> (B,).
 
-    Source: Khrapov et al. 2024, arXiv 2403.16728, with a c for each timestep; scaled as kohya-ss/sd-scripts does it,
+    Source: Khrapov et al. 2024, arXiv 2403.16728, with a c for each timestep; scaled as in kohya-ss/sd-scripts,
     so that a large c gives `mse` itself.
     """
     error = difference(prediction, target)
     c = c.to(error.dtype).reshape(-1, *[1] * (error.ndim - 1))
-    # 2 c (sqrt(e^2 + c^2) - c), without taking two near numbers from one another
+    # 2 c (sqrt(e^2 + c^2) - c), without subtracting two nearly equal numbers
     square = error.square()
     return per_sample(2.0 * c * square / ((square + c.square()).sqrt() + c))
 
 
 def pseudo_smooth_l1(prediction: Tensor, target: Tensor, c: PerSample) -> PerSample:
-    """`pseudo_huber` over c: 2 times `l1` for errors far above c, whatever c is. (B, ...), (B, ...), (B,) -> (B,)."""
+    """`pseudo_huber` / c: 2 times `l1` for errors far above c, whatever c is. (B, ...), (B, ...), (B,) -> (B,)."""
     value = pseudo_huber(prediction, target, c)
     # 2 (sqrt(e^2 + c^2) - c)
     return value / c.to(value.dtype)
@@ -89,10 +88,9 @@ def per_sample(error: Tensor) -> PerSample:
     return error.mean(dim=tuple(range(1, error.ndim)))
 
 
-class Criterion(Protocol):
-    """(B, ...) prediction and target, (B,) timesteps -> (B,) one number a sample."""
+# ---- criteria: a distance, perhaps with a width that follows the timestep, perhaps weighted; built before the loop
 
-    def __call__(self, prediction: Tensor, target: Tensor, t: Timesteps) -> PerSample: ...
+Criterion = Callable[[Tensor, Tensor, Timesteps], PerSample]  # (B, ...) prediction, target, (B,) timesteps -> (B,)
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A distance that turns from squared to absolute at an error of widths[t]."""
+    """A distance that changes from squared to absolute at an error of widths[t]."""
 
     distance: Callable[[Tensor, Tensor, PerSample], PerSample]
     widths: Table
@@ -128,8 +126,8 @@ class Weighted:
         return gather(self.weights, t, like=errors) * errors
 
 
-# ---- widths of Huber losses, c(t): (T,) float64
-# Source: Khrapov et al. 2024, arXiv 2403.16728; the curves as kohya-ss/sd-scripts has them (pull request 1228).
+# ---- widths of Huber losses, c(t): (T,) float64. Source: Khrapov et al. 2024, arXiv 2403.16728; the curves as in
+# kohya-ss/sd-scripts (pull request 1228)
 
 
 def constant_delta(schedule: Schedule, c: float) -> Table:
@@ -138,7 +136,7 @@ def constant_delta(schedule: Schedule, c: float) -> Table:
 
 
 def exponential_delta(schedule: Schedule, c: float) -> Table:
-    """c(t) = c^(t / T): 1 where there is no noise, about c where there is nothing else."""
+    """c(t) = c^(t / T): 1 without noise, about c at the noisy end."""
     t = torch.arange(schedule.steps, dtype=schedule.betas.dtype, device=schedule.betas.device)
     return (t / schedule.steps * math.log(c)).exp()
 
@@ -161,14 +159,19 @@ def huber_deltas(name: str, schedule: Schedule, c: float) -> Table:
     return HUBER_SCHEDULES[check_choice(name, HUBER_SCHEDULES, what="Huber schedule")](schedule, c)
 
 
+# ---- timestep weights, (T,) float64. A squared error of x_0 is SNR(t) times as large in eps, SNR(t) + 1 times in v. So
+# a weight w(t) on the error of x_0 is w / SNR on that of eps and w / (SNR + 1) on that of v. Written in a = abar_t and
+# b = 1 - abar_t instead of SNR = a / b, each is finite at every t, a = 0 (zero terminal SNR) included.
+# Source: Salimans & Ho 2022, arXiv 2202.00512, section 4; Hang et al. 2023, arXiv 2303.09556
+
 # a schedule and gamma > 0 -> a table for each of diffusers' prediction types
 Weighting = Callable[[Schedule, float], Mapping[str, Table]]
 
 
 def min_snr(schedule: Schedule, gamma: float) -> Mapping[str, Table]:
-    """w = min(SNR, gamma): timesteps with little noise count no more than gamma.
+    """w = min(SNR, gamma): the weight of timesteps with little noise is capped at gamma.
 
-    At zero SNR the forms for x_0 and v are 0: that step is not learnt. Source: arXiv 2303.09556, with gamma 5.
+    At zero SNR the forms for x_0 and v are 0: that step is not learned. Source: arXiv 2303.09556, with gamma 5.
     """
     a, b = schedule.alphas_cumprod, 1.0 - schedule.alphas_cumprod
     return {
@@ -200,15 +203,18 @@ def timestep_weights(name: str, schedule: Schedule, gamma: float, prediction_typ
     return forms[check_choice(prediction_type, forms, what="prediction type")]
 
 
+# ---- importance sampling: timesteps of large bound are drawn more often and weighted less: same mean, less variance.
+# Source: Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.3, eq. 18
+
 HISTORY_LENGTH = 10  # losses of each timestep
-UNIFORM_SHARE = 1e-3  # part of the draws that stay even, so that no timestep is forgotten
+UNIFORM_SHARE = 1e-3  # share of uniform draws, so that no timestep is forgotten
 
 
 @dataclass(frozen=True, eq=False)
 class LossHistory:
-    """The last losses seen at each timestep. A value: `seen` makes the next one, and a checkpoint keeps both tensors.
+    """The last losses of each timestep; immutable.
 
-    losses: (T, n) float64, newest last. counts: (T,) int64, how many of them are there, up to n.
+    losses: (T, n) float64, newest last. counts: (T,) int64, how many of them are filled, up to n.
     """
 
     losses: Tensor
@@ -216,7 +222,7 @@ class LossHistory:
 
     @property
     def complete(self) -> bool:
-        """Every timestep has been seen n times. Until then draws are even."""
+        """Whether every timestep has n losses. Until then draws are uniform."""
         return bool((self.counts == self.losses.shape[1]).all())
 
     def probabilities(self) -> Tensor:
@@ -234,8 +240,8 @@ class LossHistory:
         t = torch.searchsorted(p.cumsum(0), uniforms.double(), right=True).clamp(max=len(p) - 1)
         return t, (1.0 / (len(p) * p[t])).float()
 
-    def seen(self, t: Timesteps, losses: PerSample) -> LossHistory:
-        """With the unweighted (B,) losses at (B,) timesteps added, in the order of the batch."""
+    def updated(self, t: Timesteps, losses: PerSample) -> LossHistory:
+        """A history with the unweighted (B,) losses at (B,) timesteps appended, in the order of the batch."""
         kept, counts = self.losses.clone(), self.counts.clone()
         for step, loss in zip(t.tolist(), losses.detach().double().tolist(), strict=True):
             kept[step] = torch.cat([kept[step, 1:], kept.new_tensor([loss])])
@@ -243,6 +249,5 @@ class LossHistory:
         return LossHistory(kept, counts)
 
 
-def empty_history(steps: int, remembered: int = HISTORY_LENGTH) -> LossHistory:
-    """Nothing seen yet."""
-    return LossHistory(torch.zeros(steps, remembered, dtype=torch.float64), torch.zeros(steps, dtype=torch.int64))
+def empty_history(steps: int, length: int = HISTORY_LENGTH) -> LossHistory:
+    return LossHistory(torch.zeros(steps, length, dtype=torch.float64), torch.zeros(steps, dtype=torch.int64))

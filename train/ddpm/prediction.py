@@ -1,8 +1,8 @@
-"""What a network says about x_t, in every form: x_0, the noise eps, v, and the mean of x_{t-1}.
+"""What a network predicts about x_t, in every form: x_0, the noise eps, v, and the mean and variance of x_{t-1}.
 
-A *network* takes (B, C, H, W) pictures at (B,) timesteps and returns a tensor. A Parametrization knows what that tensor
-means, and turns a network into a *denoiser*: `predict(xt, t) -> Prediction`. Everything behind it (samplers, bounds,
-scores) asks for the form that its formula needs and never for the network's own.
+A *network* takes (B, C, H, W) images at (B,) timesteps and returns a tensor. A Parametrization knows what that tensor
+means, and turns a network into a *denoiser*: `predict(xt, t) -> Prediction`. Samplers, bounds and scores take the form
+that their formula needs from the Prediction.
 
     predict = prediction.eps(network, schedule)
     predict(xt, t).x0
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +31,11 @@ Network = Callable[[Images, Timesteps], Tensor]  # (B, C, H, W), (B,) -> (B, C, 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One look at x_t. All pictures are (B, C, H, W); t is (B,) and indexes the schedule's tables.
+    """The prediction for x_t. All images are (B, C, H, W); t is (B,) and indexes the schedule's tables.
 
     x0 and eps belong together: xt = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, to rounding.
-    fraction: where a learned variance lies, from 0 (log beta~_t) to 1 (log beta_t); None where none is learned. It is
-    kept, and not the variance itself, because a respaced chain has other ends (arXiv 2102.09672, section 4); see
-    variance.py.
+    fraction: where a learned variance lies, from 0 (log beta~_t) to 1 (log beta_t), or None. It is stored instead of
+    the variance because a respaced chain has other ends (arXiv 2102.09672, section 4).
     """
 
     schedule: Schedule
@@ -48,7 +47,7 @@ class Prediction:
 
     @cached_property
     def v(self) -> Images:
-        """The direction in which x_t turns from picture to noise. Source: arXiv 2202.00512, section 4."""
+        """The direction in which x_t turns from image to noise. Source: arXiv 2202.00512, section 4."""
         return diffusion.velocity(self.schedule, self.x0, self.eps, self.t)
 
     @cached_property
@@ -57,11 +56,10 @@ class Prediction:
         return diffusion.posterior(self.schedule, self.x0, self.xt, self.t)[0]
 
     def clipped(self, low: float = -1.0, high: float = 1.0) -> Prediction:
-        """x_0 kept within [low, high], and eps made to agree with it again.
+        """x_0 clipped to [low, high], and eps recomputed from it.
 
-        Pictures are in [-1, 1], so a prediction outside is certainly wrong, and at high noise it is often far outside:
-        x_0 = (x_t - ...) / sqrt(abar_t) divides by 0.006 at the linear schedule's end. The paper does not mention it;
-        its code clips in every sampler.
+        Images are in [-1, 1], and at high noise x_0 is often far outside: x_0 = (x_t - ...) / sqrt(abar_t) divides by
+        0.006 at the linear schedule's end. The paper does not mention it; its code clips in every sampler.
         """
         x0 = self.x0.clamp(low, high)
         return replace(self, x0=x0, eps=diffusion.eps_from_x0(self.schedule, self.xt, x0, self.t))
@@ -71,24 +69,19 @@ class Prediction:
         return replace(self, x0=self.x0.detach(), eps=self.eps.detach())
 
 
-class Denoiser(Protocol):
-    """(B, C, H, W) pictures x_t and their (B,) timesteps -> what they hold."""
-
-    def __call__(self, xt: Images, t: Timesteps, /) -> Prediction: ...
-
-
+Denoiser = Callable[[Images, Timesteps], Prediction]  # (B, C, H, W) x_t, (B,) t
 Target = Callable[[Schedule, Images, Images, Timesteps], Images]  # schedule, x_0, eps, t
 Read = Callable[[Schedule, Images, Tensor, Timesteps], tuple[Images, Images]]  # schedule, x_t, output, t -> x_0, eps
 
 
 @dataclass(frozen=True)
 class Parametrization:
-    """What a network's output means, in both directions: what it should have been, and what follows from it.
+    """What a network's output means.
 
-    target(schedule, x0, eps, t): the right answer for x_t made of x_0 and eps.
-    read(schedule, xt, output, t): the x_0 and eps that an answer stands for.
+    target(schedule, x0, eps, t): the correct output for x_t = q(x_0, eps).
+    read(schedule, xt, output, t): x_0 and eps from an output.
     needs_signal: InputError on a schedule with zero terminal SNR, where x_0 = (x_T - eps) / 0.
-    learns_variance: the network has 2C channels, and the second half says where the variance lies.
+    learns_variance: the network has 2C channels, and the second half is Prediction.fraction.
     """
 
     name: str
@@ -98,25 +91,21 @@ class Parametrization:
     learns_variance: bool = False
 
     def __call__(self, network: Network, schedule: Schedule) -> Denoiser:
-        """The denoiser that a network makes; the schedule is on the network's device."""
+        """The denoiser of a network; the schedule is on the network's device."""
         self.check(schedule)
-
-        def predict(xt: Images, t: Timesteps) -> Prediction:
-            return self.predict(schedule, xt, network(xt, t), t)
-
-        return predict
+        return lambda xt, t: self.predict(schedule, xt, network(xt, t), t)
 
     def predict(self, schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> Prediction:
-        """What `output`, the network's answer to (xt, t), says."""
+        """The prediction that `output`, the network's answer to (xt, t), stands for."""
         if not self.learns_variance:
             return Prediction(schedule, xt, t, *self.read(schedule, xt, output, t))
         assert output.shape[1] == 2 * xt.shape[1], f"2C channels, not {tuple(output.shape)} for {tuple(xt.shape)}"
         output, between = output.chunk(2, dim=1)
-        # the network answers in [-1, 1]; v = (answer + 1) / 2
+        # the network's output is in [-1, 1]; v = (output + 1) / 2
         return Prediction(schedule, xt, t, *self.read(schedule, xt, output, t), fraction=(between + 1.0) / 2.0)
 
     def check(self, schedule: Schedule) -> None:
-        """Raise InputError where this cannot be learnt. Ask before a run."""
+        """Raise InputError where this cannot be learned."""
         if self.needs_signal:
             diffusion.check_signal(schedule)
 
@@ -125,46 +114,34 @@ class Parametrization:
         return replace(self, learns_variance=True)
 
 
-# ---- targets and their reading
-
-
-def eps_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
-    """The noise. Source: eq. 14."""
-    return eps
-
-
-def read_eps(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
-    """x_0 and eps of a network that answers with eps. Source: eq. 15."""
-    return diffusion.x0_from_eps(schedule, xt, output, t), output
-
-
-def x0_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
-    """The picture. Source: section 3.2, which found it worse than eps early on."""
-    return x0
-
-
-def read_x0(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
-    """x_0 and eps of a network that answers with x_0. Source: eq. 4, solved for eps."""
-    return output, diffusion.eps_from_x0(schedule, xt, output, t)
-
-
-def read_v(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
-    """x_0 and eps of a network that answers with v. Source: arXiv 2202.00512, section 4."""
-    return diffusion.x0_from_v(schedule, xt, output, t), diffusion.eps_from_v(schedule, xt, output, t)
-
-
 def mean_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
     """mu~_t(x_t, x_0). Source: eq. 7; the regression of eq. 8."""
     return diffusion.posterior(schedule, x0, diffusion.add_noise(schedule, x0, eps, t), t)[0]
 
 
+def read_eps(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
+    """x_0 and eps if the network predicts eps. Source: eq. 15."""
+    return diffusion.x0_from_eps(schedule, xt, output, t), output
+
+
+def read_x0(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
+    """x_0 and eps if the network predicts x_0. Source: eq. 4, solved for eps."""
+    return output, diffusion.eps_from_x0(schedule, xt, output, t)
+
+
+def read_v(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
+    """x_0 and eps if the network predicts v. Source: arXiv 2202.00512, section 4."""
+    return diffusion.x0_from_v(schedule, xt, output, t), diffusion.eps_from_v(schedule, xt, output, t)
+
+
 def read_mean(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
-    """x_0 and eps of a network that answers with the posterior mean. Source: eq. 7 and eq. 11, solved for them."""
+    """x_0 and eps if the network predicts the posterior mean. Source: eq. 7 and eq. 11, solved for them."""
     return diffusion.x0_from_mean(schedule, xt, output, t), diffusion.eps_from_mean(schedule, xt, output, t)
 
 
-eps = Parametrization("eps", eps_target, read_eps, needs_signal=True)
-x0 = Parametrization("x0", x0_target, read_x0)
+# eps: eq. 14. x0: section 3.2, which found it worse than eps early on. v: arXiv 2202.00512, section 4
+eps = Parametrization("eps", lambda schedule, x0, eps, t: eps, read_eps, needs_signal=True)
+x0 = Parametrization("x0", lambda schedule, x0, eps, t: x0, read_x0)
 v = Parametrization("v", diffusion.velocity, read_v)
 mean = Parametrization("mean", mean_target, read_mean)
 
@@ -178,62 +155,61 @@ def get_parametrization(name: str, *, learned_range: bool = False) -> Parametriz
 
 
 def clipped(predict: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
-    """A denoiser whose x_0 stays within [low, high]; its eps, v and mean follow. See Prediction.clipped."""
+    """A denoiser whose x_0 is clipped to [low, high]; its eps, v and mean follow. See Prediction.clipped."""
     if not low < high:
-        raise InputError(f"x_0 clipped to [{low:g}, {high:g}]", allowed="a low end below the high one")
+        raise InputError(f"x_0 clipped to [{low:g}, {high:g}]", allowed="low < high")
+    return lambda xt, t: predict(xt, t).clipped(low, high)
 
-    def look(xt: Images, t: Timesteps) -> Prediction:
-        return predict(xt, t).clipped(low, high)
 
-    return look
-
+# ---- the variance of a reverse step, sigma_t^2: fixed at one of its two extremes, or learned between them
 
 LogTable = Callable[[Schedule], Table]  # a schedule of T steps -> (T,) natural logarithms
 
 
 @dataclass(frozen=True)
 class Variance:
-    """log sigma_t^2 at `low`, or where the network says between `low` and `high`."""
+    """log sigma_t^2 at `low`, or at the network's fraction between `low` and `high`.
+
+    beta_t is optimal for data of variance 1, beta~_t for a single point (section 3.2).
+    """
 
     low: LogTable
     high: LogTable | None = None
 
-    def of_step(self, seen: Prediction, schedule: Schedule, i: int) -> float | Tensor:
+    def of_step(self, prediction: Prediction, schedule: Schedule, i: int) -> float | Tensor:
         """log sigma^2 of step i for a whole batch, a number if it is fixed. The schedule is on the CPU."""
         high = self.high(schedule)[i].item() if self.high else None
-        return interpolate_log_variance(seen, self.low(schedule)[i].item(), high)
+        return interpolate_log_variance(prediction, self.low(schedule)[i].item(), high)
 
-    def of_each(self, seen: Prediction, schedule: Schedule, i: Tensor) -> Tensor:
+    def of_each(self, prediction: Prediction, schedule: Schedule, i: Tensor) -> Tensor:
         """log sigma^2 for (B,) steps of the schedule on their device: (B, 1, ...), if learned (B, C, H, W). float64."""
-        like = wide(seen.xt)  # a divergence is a small difference of these logarithms
+        like = wide(prediction.xt)  # a divergence is a small difference of these logarithms
         high = gather(self.high(schedule), i, like) if self.high else None
-        return interpolate_log_variance(seen, gather(self.low(schedule), i, like), high)
+        return interpolate_log_variance(prediction, gather(self.low(schedule), i, like), high)
 
 
-def interpolate_log_variance(seen: Prediction, low: Any, high: Any) -> Any:
+def interpolate_log_variance(prediction: Prediction, low: Any, high: Any) -> Any:
     """log Sigma = v log beta_t + (1 - v) log beta~_t. Source: Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15."""
     if high is None:
         return low
-    if seen.fraction is None:
+    if prediction.fraction is None:
         what = "learned-range variance with a network that learned none"
-        raise InputError(
-            what, allowed=", ".join(FIXED_VARIANCES), fix="Or train one whose output has twice the channels."
-        )
-    return seen.fraction * high + (1.0 - seen.fraction) * low
+        raise InputError(what, allowed=", ".join(FIXED_VARIANCES), fix="Or train one with twice the output channels.")
+    return prediction.fraction * high + (1.0 - prediction.fraction) * low
 
 
 def log_variance_small(schedule: Schedule) -> Table:
-    """log beta~_t, with beta~_2 at the first step. Source: arXiv 2006.11239, eq. 7 and the released code."""
+    """log beta~_t, with beta~_2 at the first step, as beta~_1 = 0. Source: eq. 7 and the released code."""
     return schedule.posterior_log_variance
 
 
 def log_variance_large(schedule: Schedule) -> Table:
-    """log beta_t, with beta~_2 at the first step "for a better decoder log likelihood", as the released code has it."""
+    """log beta_t, with beta~_2 at the first step "for a better decoder log likelihood", as in the released code."""
     return torch.cat([schedule.posterior_log_variance[:1], schedule.betas[1:].log()])
 
 
 def log_variance_beta(schedule: Schedule) -> Table:
-    """log beta_t at every step, the first too: what the paper says. Exact for data ~ N(0, 1)."""
+    """log beta_t at every step, the first too, as in the paper. Exact for data ~ N(0, 1)."""
     return schedule.betas.log()
 
 
@@ -246,5 +222,5 @@ VARIANCES = {**FIXED_VARIANCES, "learned-range": Variance(log_variance_small, lo
 
 
 def get_variance(name: str) -> Variance:
-    """The variance `name` of NAMED; InputError with a suggestion for an unknown one."""
+    """The variance `name` of VARIANCES; InputError with a suggestion for an unknown one."""
     return VARIANCES[check_choice(name, VARIANCES, what="variance")]

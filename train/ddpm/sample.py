@@ -1,4 +1,4 @@
-"""Draw with a trained network: a grid, the walk from noise as strips, GIF and MP4; interpolation and inpainting.
+"""Generate with a trained network: a grid, the trajectory from noise as strips, GIF and MP4; interpolation, inpainting.
 
 python train/ddpm/sample.py --run runs/0001-ddpm-digits-convnext --only 3 --guidance 2 --interpolate --inpaint left
 """
@@ -17,7 +17,7 @@ def main() -> int:
 
         description += f"\nsamplers: {', '.join(SAMPLERS)}"
     options = parse(SampleOptions, prog="sample.py", description=description, aliases={"-n": "--count"})
-    from train.ddpm.runs import sampling  # torch is loaded only once the flags are known to be right
+    from train.ddpm.runs import sampling  # loads torch, once the flags are valid
 
     return sampling.sample(options)
 

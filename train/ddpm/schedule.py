@@ -1,6 +1,6 @@
 """Noise schedules: how much noise each step of the forward process adds, and every table that follows from it.
 
-Tables are built in float64 on the CPU and cast last. Entry i of a table belongs to the paper's step t = i + 1: a
+Tables are computed in float64 on the CPU and cast last. Entry i of a table belongs to the paper's step t = i + 1: a
 timestep index runs from 0 (almost no noise) to T - 1 (almost only noise).
 Equation numbers without a paper are those of Ho et al. 2020, arXiv 2006.11239.
 """
@@ -42,17 +42,16 @@ class Schedule:
         return len(self.betas)
 
     def to(self, device: torch.device | str) -> Schedule:
-        """The same tables on `device`. Call it once, before the loop: a copy at every step would wait for the device.
+        """A copy with every table on `device` (float32 on MPS, which has no float64). Call it once, before the loop.
 
-        Every table is worked out first, on the CPU, so that torch.compile meets none that is still to be made.
-        float64, but float32 on MPS, which has nothing wider.
+        All tables are computed here, on the CPU, so that torch.compile finds them ready.
         """
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
-        names = [name for name, member in vars(Schedule).items() if isinstance(member, cached_property)]
-        found = {name: getattr(self, name) for name in ("betas", *names)}
+        names = ["betas", *(name for name, member in vars(Schedule).items() if isinstance(member, cached_property))]
+        tables = {name: getattr(self, name) for name in names}
         moved = copy.copy(self)
-        for name, value in found.items():  # past the frozen fields, into the cache of the new object alone
-            vars(moved)[name] = value.to(dtype).to(device) if isinstance(value, Tensor) else value
+        for name, table in tables.items():  # into the instance's __dict__, past the frozen fields
+            vars(moved)[name] = table.to(dtype).to(device) if isinstance(table, Tensor) else table
         return moved
 
     @cached_property
@@ -67,12 +66,12 @@ class Schedule:
 
     @cached_property
     def alphas_cumprod_prev(self) -> Table:
-        # abar_{t-1}, where abar_0 = 1: nothing has been added yet
+        # abar_{t-1}, where abar_0 = 1: no noise has been added yet
         return torch.cat([torch.ones_like(self.alphas_cumprod[:1]), self.alphas_cumprod[:-1]])
 
     @cached_property
     def sqrt_alphas_cumprod(self) -> Table:
-        # sqrt(abar_t), the share of the picture in x_t                                  eq. 4
+        # sqrt(abar_t), the weight of the image in x_t                                   eq. 4
         return self.alphas_cumprod.sqrt()
 
     @cached_property
@@ -113,36 +112,34 @@ class Schedule:
 
     @cached_property
     def has_signal_left(self) -> bool:
-        """False for a zero terminal SNR: x_T is then pure noise."""
+        """False for a zero terminal SNR, where x_T is pure noise."""
         return bool(self.alphas_cumprod[-1] > 0)
 
 
 def check_betas(betas: Tensor) -> None:
-    """Raise InputError unless `betas` is a row of numbers in (0, 1), of which the last may be 1."""
+    """Raise InputError unless `betas` is a 1-D tensor in (0, 1), of which the last may be 1."""
     if betas.ndim != 1 or len(betas) == 0:
-        raise InputError(f"a noise schedule with betas of shape {tuple(betas.shape)}", allowed="a row of at least one")
+        raise InputError(f"a noise schedule with betas of shape {tuple(betas.shape)}", allowed="(T,) with T >= 1")
     inside = (betas > 0) & (betas < 1)  # False for NaN too
     inside[-1] |= betas[-1] == 1
     if not bool(inside.all()):
         step = int(inside.logical_not().nonzero()[0])
-        raise InputError(
-            f"beta at step {step} of the noise schedule is {betas[step].item():g}",
-            allowed="0 < beta < 1, and 1 at the last step only",
-        )
+        what = f"beta at step {step} of the noise schedule is {betas[step].item():g}"
+        raise InputError(what, allowed="0 < beta < 1, and 1 at the last step only")
 
 
-# ---------------------------------------------------------------- the named schedules
+# ---- the named schedules
 
 
 def linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """beta_t rises evenly from beta_start to beta_end. Source: section 4, with T = 1000."""
+    """beta_t rises linearly from beta_start to beta_end. Source: section 4, with T = 1000."""
     return Schedule(float64_linspace(beta_start, beta_end, T))
 
 
 def scaled_linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """sqrt(beta_t) rises evenly. Stable Diffusion v1 takes beta_start 0.00085, beta_end 0.012, T 1000.
+    """sqrt(beta_t) rises linearly. Stable Diffusion v1 has beta_start 0.00085, beta_end 0.012, T 1000.
 
-    The annotated-diffusion lineage has it as "quadratic", with the ends of `linear`: linspace(sqrt, sqrt) ** 2.
+    The annotated diffusion model calls it "quadratic" and uses the ends of `linear`: linspace(sqrt, sqrt) ** 2.
     Source: Rombach et al. 2022, arXiv 2112.10752, the released code (there it is called "linear").
     """
     if beta_start <= 0 or beta_end <= 0:
@@ -152,19 +149,15 @@ def scaled_linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> S
 
 
 def sigmoid(T: int, beta_start: float = 1e-4, beta_end: float = 0.02, span: float = 6.0) -> Schedule:
-    """beta_t follows a logistic curve from about beta_start to about beta_end.
-
-    span: how far into both tails of the curve the ends lie. Source: GeoDiff, arXiv 2203.02923, the released code.
-    """
-    # beta_t = beta_start + (beta_end - beta_start) / (1 + exp(-u)), u even in [-span, span]
+    """beta_t follows a logistic curve over [-span, span]. Source: GeoDiff, arXiv 2203.02923, the released code."""
+    # beta_t = beta_start + (beta_end - beta_start) / (1 + exp(-u)), u evenly spaced in [-span, span]
     return Schedule(torch.sigmoid(float64_linspace(-span, span, T)) * (beta_end - beta_start) + beta_start)
 
 
 def cosine(T: int, s: float = 0.008, min_beta: float = 1e-4, max_beta: float = 0.9999) -> Schedule:
-    """abar_t follows a squared cosine; betas are kept within [min_beta, max_beta].
+    """abar_t follows a squared cosine; betas are clipped to [min_beta, max_beta], as in the annotated diffusion model.
 
-    The form of the annotated-diffusion lineage. At T = 1000 it differs from `cosine_capped` at 14 steps: the first 13,
-    which lie under min_beta there, and the last.
+    At T = 1000 it differs from `cosine_capped` at 14 steps: the first 13, where min_beta applies, and the last.
     """
     return Schedule(cosine_betas(T, s).clamp(min_beta, max_beta))
 
@@ -220,20 +213,19 @@ def from_diffusers(config: Mapping[str, Any], *, where: object = None) -> Schedu
 
 
 def schedule_before_rescaling(config: Mapping[str, Any]) -> Schedule:
-    """The schedule of a diffusers config before its rescaling: `trained_betas` if there, else the named curve."""
+    """`trained_betas` if the config has them, else the named schedule."""
     if config.get("trained_betas") is not None:
         return Schedule(torch.tensor([float(beta) for beta in config["trained_betas"]], dtype=torch.float64))
     kind = check_choice(config.get("beta_schedule", "linear"), DIFFUSERS_NAMES, what="beta_schedule")
     ends = {key: float(config[key]) for key in ("beta_start", "beta_end") if key in config}
-    build = SCHEDULES[DIFFUSERS_NAMES[kind]]
-    T = config.get("num_train_timesteps", 1000)
+    build, T = SCHEDULES[DIFFUSERS_NAMES[kind]], config.get("num_train_timesteps", 1000)
     return build(T) if build is cosine_capped else build(T, **ends)  # the cosine has no beta_start and beta_end
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
-    """The schedule rescaled so that x_T holds no trace of x_0: abar_T = 0 exactly, abar_1 as it was.
+    """The schedule rescaled so that x_T holds no trace of x_0: abar_T = 0 exactly, abar_1 unchanged.
 
-    It cannot be trained with noise prediction (see process.refuse_without_signal).
+    Noise prediction cannot be trained on it (see diffusion.check_signal).
     Source: Lin et al. 2023, arXiv 2305.08891, algorithm 1.
     """
     if schedule.steps < 2:
@@ -241,13 +233,13 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     # sqrt(abar_t) <- (sqrt(abar_t) - sqrt(abar_T)) sqrt(abar_1) / (sqrt(abar_1) - sqrt(abar_T))
     roots = schedule.sqrt_alphas_cumprod
     roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
-    # alpha_t = abar_t / abar_{t-1}, and beta_1 stays bit for bit
+    # alpha_t = abar_t / abar_{t-1}; beta_1 stays the same to the bit
     alphas = (roots[1:] / roots[:-1]) ** 2
     return Schedule(torch.cat([schedule.betas[:1], 1.0 - alphas]))
 
 
 def float64_linspace(start: float, end: float, T: int) -> Table:
-    """T evenly spaced numbers from start to end, both included, in float64."""
+    """T evenly spaced numbers from start to end, both included."""
     return torch.linspace(start, end, check_steps(T), dtype=torch.float64)
 
 
@@ -260,7 +252,7 @@ def cosine_betas(T: int, s: float) -> Table:
 
 
 def check_steps(T: int) -> int:
-    """T itself, if it is a count."""
+    """T itself. Raises InputError unless it is a positive integer."""
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise InputError(f"a noise schedule of {T!r} steps", allowed="a whole number of 1 or more")
     return T

@@ -1,4 +1,4 @@
-"""Measure a trained network: bits per dimension, Frechet and kernel distance, precision, recall, use to a classifier.
+"""Evaluate a trained network: bits per dimension, Frechet and kernel distance, precision, recall, use to a classifier.
 
 python train/ddpm/score.py --run runs/0001-ddpm-digits-convnext --count 1000 --bits 64
 """
@@ -17,7 +17,7 @@ def main() -> int:
 
         description += f"\nsamplers: {', '.join(SAMPLERS)}"
     options = parse(ScoreOptions, prog="score.py", description=description, aliases={"-n": "--count"})
-    from train.ddpm.runs import scoring  # torch is loaded only once the flags are known to be right
+    from train.ddpm.runs import scoring  # loads torch, once the flags are valid
 
     return scoring.score(options)
 

@@ -1,14 +1,14 @@
-"""Labelled pictures: a folder a class, or a captioned folder with types; the same classes under the same numbers.
+"""Labelled images: a folder for each class, or a captioned folder with types; classes are matched by name.
 
-The Animals-10 archive names its folders in Italian. Numbered by sorted folder names, as the thesis did, real "cane" and
-generated "butterfly" share a number and only three of ten classes agree: here classes are matched by name or refused.
+The Animals-10 archive names its folders in Italian. Numbered by sorted folder names, as in the thesis, real "cane" and
+generated "butterfly" share a number and only three of ten classes agree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import rng
+from data.captioned_folder import read_folder
 from data.duplicates import duplicate_groups
 from data.errors import InputError, suggest
 from data.images import SUFFIXES, open_image
@@ -30,7 +31,7 @@ ITALIAN = {
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """files[i] is of class names[labels[i]]; pictures of one group (near-duplicates, one species) are never parted."""
+    """files[i] is of class names[labels[i]]; images of one group (near-duplicates, one species) are never separated."""
 
     name: str
     files: tuple[Path, ...]
@@ -49,57 +50,51 @@ class LabelledImages:
 def read_class_folders(folder: Path, *, per_class: int, seed: int = 0, duplicates: bool = True) -> LabelledImages:
     """A folder of class folders, or a captioned folder whose rows have a type.
 
-    per_class: at most so many of a class, drawn by the seed. duplicates: group near-duplicates (else each by itself).
+    per_class: at most so many of a class, drawn by the seed. duplicates: group near-duplicates.
     Raises InputError for fewer than two classes, an empty class, or a folder that is neither.
     """
-    found = read_captioned(folder) if (folder / "metadata.jsonl").is_file() else read_folders(folder)
-    kinds = sorted(found)
-    if len(kinds) < 2:
-        have = f"only the class {kinds[0]!r}" if kinds else "no classes"
-        raise InputError(f"{have}", where=folder, allowed="two folders of pictures or more, one a class")
-    for kind in kinds:
-        if not found[kind]:
-            raise InputError(f"no pictures of {kind!r}", where=folder / kind, allowed=", ".join(sorted(SUFFIXES)))
-    kept = {kind: cap_class(found[kind], per_class, seed, kind) for kind in kinds}
-    files = [file for kind in kinds for file, _ in kept[kind]]
-    own = [group for kind in kinds for _, group in kept[kind]]
-    labels = np.repeat(np.arange(len(kinds)), [len(kept[kind]) for kind in kinds])
-    return LabelledImages(
-        folder.name, tuple(files), labels, tuple(kinds), merge_groups(files, own, duplicates=duplicates)
-    )
-
-
-def cap_class(files: Sequence[tuple[Path, str]], most: int, seed: int, kind: str) -> list[tuple[Path, str]]:
-    """At most so many, drawn by position, in their old order."""
-    return [files[place] for place in sorted(rng.permutation(len(files), seed, "capped", kind)[:most])]
+    by_class = read_captioned(folder) if (folder / "metadata.jsonl").is_file() else read_folders(folder)
+    names = sorted(by_class)
+    if len(names) < 2:
+        have = f"only the class {names[0]!r}" if names else "no classes"
+        raise InputError(have, where=folder, allowed="two or more folders of images, one for each class")
+    files, species, labels = [], [], []
+    for number, name in enumerate(names):
+        if not by_class[name]:
+            raise InputError(f"no images of {name!r}", where=folder / name, allowed=", ".join(sorted(SUFFIXES)))
+        kept = sorted(rng.permutation(len(by_class[name]), seed, "capped", name)[:per_class])
+        for file, group in (by_class[name][place] for place in kept):
+            files.append(file)
+            species.append(group)
+            labels.append(number)
+    groups = merge_groups(files, species, duplicates=duplicates)
+    return LabelledImages(folder.name, tuple(files), np.array(labels), tuple(names), groups)
 
 
 def read_folders(folder: Path) -> dict[str, list[tuple[Path, str]]]:
-    """Class -> its pictures, each a group of its own."""
+    """Class -> its images, each a group of its own."""
     if not folder.is_dir():
-        raise InputError("no such folder", where=folder, fix="Give a folder with one folder of pictures a class.")
-    found: dict[str, list[tuple[Path, str]]] = {}
+        raise InputError("no such folder", where=folder, fix="Give a folder with one folder of images for each class.")
+    by_class: dict[str, list[tuple[Path, str]]] = {}
     for place in sorted(folder.iterdir()):
         if place.is_dir() and not place.name.startswith("."):
             files = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
-            found[ITALIAN.get(place.name.lower(), place.name)] = [(file, str(file)) for file in files]
-    return found
+            by_class[ITALIAN.get(place.name.lower(), place.name)] = [(file, str(file)) for file in files]
+    return by_class
 
 
 def read_captioned(folder: Path) -> dict[str, list[tuple[Path, str]]]:
-    """Type -> its pictures; pictures of one name (a species) are one group."""
-    from data.captioned_folder import read_folder
-
-    found: dict[str, list[tuple[Path, str]]] = {}
+    """Type -> its images; images of one name (a species) are one group."""
+    by_class: dict[str, list[tuple[Path, str]]] = {}
     for sample in read_folder(folder).samples:
-        kind = sample.annotation.type
-        if kind:
-            found.setdefault(kind, []).append((sample.path, sample.annotation.name or str(sample.path)))
-    return found
+        if sample.annotation.type:
+            group = sample.annotation.name or str(sample.path)
+            by_class.setdefault(sample.annotation.type, []).append((sample.path, group))
+    return by_class
 
 
-def merge_groups(files: Sequence[Path], own: Sequence[str], *, duplicates: bool) -> Rows:
-    """One number a group: files of one own group, and near-duplicates, however they are chained."""
+def merge_groups(files: Sequence[Path], species: Sequence[str], *, duplicates: bool) -> Rows:
+    """One number a group: files of one species, and near-duplicates, transitively."""
     near = duplicate_groups(files) if duplicates else list(range(len(files)))
     parent: dict[object, object] = {}
 
@@ -108,85 +103,69 @@ def merge_groups(files: Sequence[Path], own: Sequence[str], *, duplicates: bool)
             item = parent[item]
         return item
 
-    for name, number in zip(own, near, strict=True):
-        parent[root(("own", name))] = root(("near", number))
+    for name, number in zip(species, near, strict=True):
+        parent[root(("species", name))] = root(("near", number))
     numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(root(("own", name)), len(numbers)) for name in own], np.int64)
+    return np.array([numbers.setdefault(root(("species", name)), len(numbers)) for name in species], np.int64)
 
 
-def match_classes(real: LabelledImages, drawn: LabelledImages) -> LabelledImages:
-    """The drawn pictures under the real ones' class numbers. Raises InputError naming what has no counterpart."""
-    strange = [name for name in drawn.names if name not in real.names]
-    missing = [name for name in real.names if name not in drawn.names]
-    if strange or missing:
-        hint = suggest(strange[0], missing) if strange else ""
-        told = [f"classes that {real.name} has not: {', '.join(strange)}{hint}"] if strange else []
-        told += [f"no pictures of: {', '.join(missing)}"] if missing else []
-        raise InputError("; ".join(told), where=drawn.files[0].parents[1], allowed=", ".join(real.names))
-    number = np.array([real.names.index(name) for name in drawn.names])
-    return LabelledImages(drawn.name, drawn.files, number[drawn.labels], real.names, drawn.groups)
+def match_classes(real: LabelledImages, artificial: LabelledImages) -> LabelledImages:
+    """The artificial images under the real ones' class numbers. Raises InputError for classes without a counterpart."""
+    unknown = [name for name in artificial.names if name not in real.names]
+    missing = [name for name in real.names if name not in artificial.names]
+    if unknown or missing:
+        hint = suggest(unknown[0], missing) if unknown else ""
+        problems = [f"classes that {real.name} does not have: {', '.join(unknown)}{hint}"] if unknown else []
+        problems += [f"no images of: {', '.join(missing)}"] if missing else []
+        raise InputError("; ".join(problems), where=artificial.files[0].parents[1], allowed=", ".join(real.names))
+    number = np.array([real.names.index(name) for name in artificial.names])
+    return replace(artificial, labels=number[artificial.labels], names=real.names)
 
 
-def find_copies(real: LabelledImages, drawn: LabelledImages) -> Rows:
-    """Of each drawn picture the row of a real one that it is a near-duplicate of, or -1.
-
-    The generator may have seen the pictures that its own are tested on.
-    """
-    numbers = duplicate_groups([*real.files, *drawn.files])
+def find_copies(real: LabelledImages, artificial: LabelledImages) -> Rows:
+    """For each artificial image the row of a real one that it is a near-duplicate of, or -1."""
+    numbers = duplicate_groups([*real.files, *artificial.files])
     first = {number: row for row, number in reversed(list(enumerate(numbers[: len(real)])))}
     return np.array([first.get(number, -1) for number in numbers[len(real) :]], np.int64)
 
 
 def load_pixels(files: Sequence[Path], size: int) -> NDArray[np.uint8]:
-    """(n, size, size, 3), squashed with an antialiased filter; decoded in threads.
+    """(n, size, size, 3), resized with an antialiased filter. Raises InputError naming an unusable file."""
 
-    Raises InputError naming a file that is no usable picture.
-    """
+    def load(file: Path) -> NDArray[np.uint8]:
+        return np.asarray(open_image(file).resize((size, size), Image.Resampling.BICUBIC), np.uint8)
+
     with ThreadPoolExecutor(4) as threads:
-        shown = tqdm(threads.map(lambda file: load_square(file, size), files), "reading pictures", len(files), delay=2)
-        return np.stack(list(shown)) if files else np.empty((0, size, size, 3), np.uint8)
+        images = tqdm(threads.map(load, files), "reading images", len(files), delay=2)
+        return np.stack(list(images)) if files else np.empty((0, size, size, 3), np.uint8)
 
 
-def load_square(file: Path, size: int) -> NDArray[np.uint8]:
-    picture = open_image(file)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC), np.uint8)
-
-
-SplitRows = NDArray[np.int64]
+# ---- training and test images
 
 
 @dataclass(frozen=True)
 class Split:
     """Rows to train on and to test on."""
 
-    train: SplitRows
-    test: SplitRows
+    train: Rows
+    test: Rows
 
 
-def split(pictures: LabelledImages, share: float, repeat: int, seed: int) -> Split:
-    """The cut of one repeat. Every class is on both sides. Raises InputError where its groups are too few for that."""
+def split(images: LabelledImages, share: float, repeat: int, seed: int) -> Split:
+    """The split of one repeat, by whole groups, with every class on both sides. Raises InputError if impossible."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     folds = max(2, round(1 / share))
-    check_groups(pictures, folds)
+    for number, name in enumerate(images.names):
+        count = len(set(images.groups[images.labels == number]))
+        if count < folds:
+            what = f"{name!r} of {images.name} has {count} groups of images (near-duplicates, one species, are one)"
+            raise InputError(what, allowed=f"{folds} or more, to keep 1 / {folds} for testing")
     state = rng.seed_for(seed, "study", "cut", repeat) % 2**32
     parts = StratifiedGroupKFold(folds, shuffle=True, random_state=state)
-    rows = np.arange(len(pictures))
-    for train, test in parts.split(rows, pictures.labels, pictures.groups):
-        sides = (set(pictures.labels[train]), set(pictures.labels[test]))
-        if sides[0] == sides[1] == set(range(len(pictures.names))):
+    classes = set(range(len(images.names)))
+    for train, test in parts.split(np.arange(len(images)), images.labels, images.groups):
+        if set(images.labels[train]) == set(images.labels[test]) == classes:
             return Split(train, test)
-    raise InputError(
-        f"no cut has every class of {pictures.name} on both sides", fix="Give more pictures of each class."
-    )
-
-
-def check_groups(pictures: LabelledImages, folds: int) -> None:
-    """Raise InputError for a class of fewer groups than folds."""
-    for number, name in enumerate(pictures.names):
-        count = len(set(pictures.groups[pictures.labels == number]))
-        if count < folds:
-            raise InputError(
-                f"{name!r} of {pictures.name} has {count} groups of pictures (near-duplicates, one species, are one)",
-                allowed=f"{folds} or more, to keep 1 / {folds} for testing",
-            )
+    what = f"no split has every class of {images.name} on both sides"
+    raise InputError(what, fix="Give more images of each class.")

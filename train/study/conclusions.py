@@ -1,4 +1,4 @@
-"""What the answers say: a row an arm, the paired differences that were asked, with intervals that hold their level."""
+"""A row for each arm, and the paired differences that answer the study's questions, with intervals."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scipy.stats import t
 
 from data.metrics.statistics import Interval, holm_correction, mean_interval, resampled_interval
 from train.study.experiment import NEEDS_NONE, Answer
-from train.study.measures import measure
+from train.study.training import measure
 
-# what is asked, in the thesis' order: (arm, other, in words)
+# the thesis' questions in its order: (arm, other, question)
 QUESTIONS = (
-    ("artificial", "real", "can artificial pictures replace real ones?"),
+    ("artificial", "real", "can artificial images replace real ones?"),
     ("mixed", "real", "do half as many real and as many artificial ones do as well as all real ones?"),
-    ("mixed", "half", "do artificial pictures help half the real ones, trained longer as the thesis did?"),
+    ("mixed", "half", "do artificial images help half the real ones, trained longer as in the thesis?"),
     ("mixed", "half-twice", "do they help when both are trained equally long?"),
     ("mixed", "half-augmented", "do they help more than mirroring and shifting?"),
     ("real-and-artificial", "real", "do they help all the real ones?"),
@@ -40,9 +40,9 @@ class ArmRow:
 
 @dataclass(frozen=True)
 class Difference:
-    """arm minus other in points of accuracy, paired by repeat; p by Holm over all questions of the report.
+    """arm minus other in points of accuracy, paired by repeat; p: Holm's, over all questions of the report.
 
-    within: the chance, by two one-sided tests, of such data if the two were the margin or more apart.
+    within: the p-value of two one-sided tests against a difference of the margin or more.
     """
 
     arm: str
@@ -60,50 +60,57 @@ class Difference:
         return "equal within the margin" if self.within <= 0.05 else "not known"
 
 
-def arm_rows(answers: Sequence[Answer]) -> list[ArmRow]:
-    """A row for each arm and generator, in the order they were trained."""
-    keys = list(dict.fromkeys((each.arm, each.generator) for each in answers))
-    found = []
-    for arm, generator in keys:
-        mine = repeats_of(answers, arm, generator)
-        measured = [measure(each.real, each.real_labels) for each in mine]
-        accuracies = np.array([each.accuracy for each in measured])
-        other = [float(np.mean([(each.artificial[name].argmax(1) == each.artificial_labels[name]).mean()
-                                for name in each.artificial])) for each in mine if each.artificial]  # fmt: skip
-        found.append(
-            ArmRow(
-                arm, generator, mine[0].pictures, mine[0].steps, mean_interval(accuracies, range(len(mine))),
-                float(np.mean([each.balanced for each in measured])),
-                float(np.mean([each.macro_f1 for each in measured])),
-                float(np.mean([each.calibration for each in measured])),
-                float(np.mean(other)) if other else None,
-            )
-        )  # fmt: skip
-    return found
-
-
 def repeats_of(answers: Sequence[Answer], arm: str, generator: str) -> list[Answer]:
     """The repeats of one arm, in order."""
     mine = [each for each in answers if each.arm == arm and each.generator == generator]
     return sorted(mine, key=lambda each: each.repeat)
 
 
+def arm_rows(answers: Sequence[Answer]) -> list[ArmRow]:
+    """A row for each arm and generator, in the order of training."""
+    rows = []
+    for arm, generator in dict.fromkeys((each.arm, each.generator) for each in answers):
+        mine = repeats_of(answers, arm, generator)
+        measured = [measure(each.real, each.real_labels) for each in mine]
+        other = [
+            np.mean(
+                [(logits.argmax(1) == each.artificial_labels[name]).mean() for name, logits in each.artificial.items()]
+            )
+            for each in mine
+            if each.artificial
+        ]
+        rows.append(
+            ArmRow(
+                arm,
+                generator,
+                mine[0].pictures,
+                mine[0].steps,
+                mean_interval(np.array([each.accuracy for each in measured]), range(len(mine))),
+                float(np.mean([each.balanced for each in measured])),
+                float(np.mean([each.macro_f1 for each in measured])),
+                float(np.mean([each.calibration for each in measured])),
+                float(np.mean(other)) if other else None,
+            )
+        )
+    return rows
+
+
 def accuracies(answers: Sequence[Answer], arm: str, generator: str) -> np.ndarray:
-    """(repeats,) in points; an arm that needs no generator is the same for all."""
+    """(repeats,) in points; an arm without artificial images is the same for all generators."""
     mine = repeats_of(answers, arm, generator) or repeats_of(answers, arm, NEEDS_NONE)
-    return np.array([100.0 * (each.real.argmax(1) == each.real_labels).mean() for each in mine])
+    return np.array([100.0 * each.accuracy for each in mine])
 
 
 def differences(answers: Sequence[Answer], *, test_share: float, margin: float) -> list[Difference]:
     """Every question whose arms were trained, for each generator, with Nadeau and Bengio's intervals."""
     generators = list(dict.fromkeys(each.generator for each in answers if each.generator != NEEDS_NONE))
     trained = {each.arm for each in answers}
-    raw: list[tuple[str, str, str, str, Interval, float, float]] = []
-    for arm, other, asked in QUESTIONS:
+    raw = []
+    for arm, other, question in QUESTIONS:
         for generator in generators if {arm, other} <= trained else ():
             gaps = accuracies(answers, arm, generator) - accuracies(answers, other, generator)
             points = resampled_interval(gaps, train=1000, test=round(1000 * test_share / (1 - test_share)))
-            raw.append((arm, other, generator, asked, points, *p_values(points, len(gaps), margin)))
+            raw.append((arm, other, generator, question, points, *p_values(points, len(gaps), margin)))
     adjusted = holm_correction([each[5] for each in raw])
     return [Difference(*each[:5], p=adjusted[str(place)], within=each[6]) for place, each in enumerate(raw)]
 

@@ -1,4 +1,7 @@
-"""All repeats of all arms: each trained once and its answers stored, so that a killed study goes on where it was."""
+"""All arms and repeats: each classifier is trained once and its logits stored, so that a killed study resumes.
+
+All arms of one repeat share split, halves, first weights and order of batches.
+"""
 
 from __future__ import annotations
 
@@ -17,42 +20,84 @@ from tqdm import tqdm
 from data import rng
 from data.atomic_io import atomic_file, write_atomic
 from data.errors import InputError, check_choice
-from train.study import class_folders
-from train.study.arms import ARMS, ArmMembers, arm_members
-from train.study.class_folders import LabelledImages
-from train.study.config import StudyOptions
+from train.study.class_folders import (
+    LabelledImages,
+    Rows,
+    Split,
+    find_copies,
+    load_pixels,
+    match_classes,
+    read_class_folders,
+    split,
+)
+from train.study.config import ARMS, Arm, StudyOptions
 from train.study.training import LabelledPixels, predict_logits, train_classifier, training_steps
 
-NEEDS_NONE = "real only"
+NEEDS_NONE = "real only"  # the generator of arms without artificial images
+
+# ---- which images an arm is trained on
+
+
+@dataclass(frozen=True)
+class ArmMembers:
+    """The rows of an arm, in the real and in the artificial images."""
+
+    real: Rows
+    artificial: Rows
+
+    def __len__(self) -> int:
+        return len(self.real) + len(self.artificial)
+
+
+def pick_rows(labels: Sequence[int] | Rows, counts: Mapping[int, int], *position: int | str) -> Rows:
+    """So many rows of each class as `counts` says, or all there are: the first of a fixed permutation.
+
+    A smaller count at the same position is always part of a larger one, so that arms are paired.
+    """
+    labels = np.asarray(labels)
+    picked: list[int] = []
+    for label, count in counts.items():
+        rows = np.flatnonzero(labels == label)
+        picked += rows[rng.permutation(len(rows), *position, label)][:count].tolist()
+    return np.array(sorted(picked), np.int64)
+
+
+def arm_members(
+    arm: Arm, real: Rows, labels: Rows, artificial: Rows, artificial_labels: Rows, *position: int | str
+) -> ArmMembers:
+    """real, artificial: rows that may be trained on; labels, artificial_labels: of all rows.
+
+    Both shares are of the real count of each class: as many artificial images as the real ones they replace.
+    """
+    available = {int(label): int((labels[real] == label).sum()) for label in np.unique(labels)}
+    own = {label: max(1, round(arm.real * count)) for label, count in available.items()} if arm.real else {}
+    other = {label: round(arm.artificial * count) for label, count in available.items()} if arm.artificial else {}
+    return ArmMembers(
+        real[pick_rows(labels[real], own, *position, "real")],
+        artificial[pick_rows(artificial_labels[artificial], other, *position, "artificial")],
+    )
+
+
+# ---- the material and the tasks
 
 
 @dataclass(frozen=True)
 class Material:
-    """The real set, and one artificial set a generator, all under the real classes' numbers."""
+    """The real set, and one artificial set for each generator, under the real classes' numbers.
+
+    pixels: by the name of the set. twins: by the name of an artificial set, the real image that each copies, or -1.
+    """
 
     real: LabelledImages
     artificial: tuple[LabelledImages, ...]
-    pixels: dict[str, NDArray[np.uint8]]  # by the name of the set
-    twins: dict[str, NDArray[np.int64]]  # by the name of an artificial set: the real picture that each copies, or -1
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One trained classifier's logits. generator: of the artificial pictures it learnt from, or NEEDS_NONE."""
-
-    repeat: int
-    arm: str
-    generator: str
-    steps: int
-    pictures: int
-    real: NDArray[np.float32]  # (test pictures, classes)
-    real_labels: NDArray[np.int64]
-    artificial: dict[str, NDArray[np.float32]]  # by generator, on pictures that it did not learn
-    artificial_labels: dict[str, NDArray[np.int64]]
+    pixels: dict[str, NDArray[np.uint8]]
+    twins: dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Task:
+    """One classifier to train. generator: of the artificial images, or NEEDS_NONE."""
+
     repeat: int
     arm: str
     generator: str
@@ -62,132 +107,141 @@ class Task:
         return f"answers/{self.repeat:03d}-{self.arm}-{self.generator.replace('/', '-')}.npz"
 
 
+@dataclass(frozen=True)
+class Answer:
+    """One trained classifier's logits on real test images and on artificial ones (by generator) not trained on."""
+
+    repeat: int
+    arm: str
+    generator: str
+    steps: int
+    pictures: int
+    real: NDArray[np.float32]  # (test images, classes)
+    real_labels: NDArray[np.int64]
+    artificial: dict[str, NDArray[np.float32]]
+    artificial_labels: dict[str, NDArray[np.int64]]
+
+    @property
+    def accuracy(self) -> float:
+        return float((self.real.argmax(1) == self.real_labels).mean())
+
+
 def load_material(options: StudyOptions, artificial: Sequence[Path], real: Path) -> Material:
-    """Read all sets once. Raises InputError where classes do not match by name."""
-    truth = class_folders.read_class_folders(real, per_class=options.per_class, seed=options.seed)
-    drawn = [
-        class_folders.read_class_folders(each, per_class=2 * options.per_class, seed=options.seed, duplicates=False)
-        for each in artificial
-    ]
-    drawn = [class_folders.match_classes(truth, each) for each in drawn]
-    names = [each.name for each in (truth, *drawn)]
+    """Read all sets once. Raises InputError if classes do not match by name."""
+    per_class, seed = options.per_class, options.seed
+    truth = read_class_folders(real, per_class=per_class, seed=seed)
+    sets = [read_class_folders(each, per_class=2 * per_class, seed=seed, duplicates=False) for each in artificial]
+    sets = [match_classes(truth, each) for each in sets]
+    names = [each.name for each in (truth, *sets)]
     if len(set(names)) < len(names):
-        raise InputError(
-            f"two folders of one name: {', '.join(names)}", where="--artificial", fix="Rename one of them."
-        )
-    pixels = {each.name: class_folders.load_pixels(each.files, options.size) for each in (truth, *drawn)}
-    return Material(truth, tuple(drawn), pixels, {each.name: class_folders.find_copies(truth, each) for each in drawn})
+        fix = "Rename one of them."
+        raise InputError(f"two folders of one name: {', '.join(names)}", where="--artificial", fix=fix)
+    pixels = {each.name: load_pixels(each.files, options.size) for each in (truth, *sets)}
+    return Material(truth, tuple(sets), pixels, {each.name: find_copies(truth, each) for each in sets})
 
 
 def list_tasks(options: StudyOptions, material: Material) -> list[Task]:
     """Every classifier of the study, all arms of a repeat together."""
     for arm in options.arms:
         check_choice(arm, ARMS, what="arm", where="--arms")
-    found = []
-    for repeat in range(options.repeats):
-        for arm in options.arms:
-            generators = [each.name for each in material.artificial] if ARMS[arm].artificial else [NEEDS_NONE]
-            found += [Task(repeat, arm, generator) for generator in generators]
-    return found
+    generators = [each.name for each in material.artificial]
+    return [
+        Task(repeat, arm, generator)
+        for repeat in range(options.repeats)
+        for arm in options.arms
+        for generator in (generators if ARMS[arm].artificial else [NEEDS_NONE])
+    ]
+
+
+# ---- training
 
 
 def train_all(options: StudyOptions, material: Material, outdir: Path) -> list[Answer]:
-    """Train what is not stored yet; returns the answers of all."""
+    """Train the classifiers that are not stored yet; returns the answers of all."""
     check_outdir(options, material, outdir)
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads or threads)
-    found = []
+    answers = []
     for task in tqdm(list_tasks(options, material), "classifiers", unit="net", disable=None):
-        found.append(load_answer(outdir / task.file, task) or train_task(options, material, task, outdir))
+        answers.append(load_answer(outdir / task.file, task) or train_task(options, material, task, outdir))
     torch.set_num_threads(threads)
-    return found
+    return answers
 
 
 def check_outdir(options: StudyOptions, material: Material, outdir: Path) -> None:
-    """Refuse a folder that holds another study: its answers must not be mixed with these."""
+    """Raise InputError for a folder with another study, whose answers must not be mixed with these."""
     skipped = {"repeats", "arms", "threads", "device", "outdir", "margin"}
     facts = {
-        "settings": {name: value for name, value in options.model_dump(mode="json").items() if name not in skipped},
+        "settings": options.model_dump(mode="json", exclude=skipped),
         "pictures": {name: hashlib.sha256(pixels.tobytes()).hexdigest() for name, pixels in material.pixels.items()},
     }
     file = outdir / "study.json"
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != facts:
-        raise InputError(
-            "holds a study of other settings or pictures", where=outdir, fix="Give another --outdir, or delete it."
-        )
+        fix = "Give another --outdir, or delete it."
+        raise InputError("contains a study of other settings or images", where=outdir, fix=fix)
     outdir.mkdir(parents=True, exist_ok=True)
     write_atomic(file, json.dumps(facts, indent=1) + "\n")
 
 
-def task_members(
-    options: StudyOptions, material: Material, task: Task
-) -> tuple[ArmMembers, class_folders.Split, class_folders.Split | None]:
-    """The rows of an arm, the cut of the real set, and that of the generator's pictures if there is one."""
-    real = class_folders.split(material.real, options.test_share, task.repeat, options.seed)
-    drawn = next((each for each in material.artificial if each.name == task.generator), None)
+def task_members(options: StudyOptions, material: Material, task: Task) -> tuple[ArmMembers, Split]:
+    """The rows of an arm, and the split of the real set."""
+    real = split(material.real, options.test_share, task.repeat, options.seed)
+    empty = np.empty(0, np.int64)
+    learned, labels = empty, empty
+    for each in material.artificial:
+        if each.name == task.generator:
+            rows, labels = split(each, options.test_share, task.repeat, options.seed).train, each.labels
+            learned = rows[~np.isin(material.twins[each.name][rows], real.test)]  # no copies of test images
     position = (options.seed, "study", "repeat", task.repeat)
-    if drawn is None:
-        empty = np.empty(0, np.int64)
-        return arm_members(ARMS[task.arm], real.train, material.real.labels, empty, empty, *position), real, None
-    other = split_artificial(drawn, options, task.repeat)
-    # what the generator copied out of the test pictures is not learnt: it would be tested on what it knows
-    learnt = other.train[~np.isin(material.twins[drawn.name][other.train], real.test)]
-    found = arm_members(ARMS[task.arm], real.train, material.real.labels, learnt, drawn.labels, *position)
-    return found, real, other
-
-
-def split_artificial(drawn: LabelledImages, options: StudyOptions, repeat: int) -> class_folders.Split:
-    """A fifth of a generator's pictures is never trained on: the second column of the thesis' plan, never reported."""
-    return class_folders.split(drawn, options.test_share, repeat, options.seed)
+    return arm_members(ARMS[task.arm], real.train, material.real.labels, learned, labels, *position), real
 
 
 def train_task(options: StudyOptions, material: Material, task: Task, outdir: Path) -> Answer:
-    """Train one classifier and store what it says of every test picture."""
-    mine, cut, _ = task_members(options, material, task)
-    drawn = {each.name: each for each in material.artificial}
-    pixels, labels = [material.pixels[material.real.name][mine.real]], [material.real.labels[mine.real]]
-    if len(mine.artificial):
-        pixels.append(material.pixels[task.generator][mine.artificial])
-        labels.append(drawn[task.generator].labels[mine.artificial])
-    pictures = LabelledPixels(np.concatenate(pixels), np.concatenate(labels))
+    """Train one classifier and store its logits on every test image."""
+    members, real = task_members(options, material, task)
+    sets, truth = {each.name: each for each in material.artificial}, material.real
+    pixels, labels = [material.pixels[truth.name][members.real]], [truth.labels[members.real]]
+    if len(members.artificial):
+        pixels.append(material.pixels[task.generator][members.artificial])
+        labels.append(sets[task.generator].labels[members.artificial])
+    images = LabelledPixels(np.concatenate(pixels), np.concatenate(labels))
     seed = rng.seed_for(options.seed, "study", "classifier", task.repeat)
-    net = train_classifier(pictures, len(material.real.names), ARMS[task.arm], options, seed)
-    apart = {name: split_artificial(each, options, task.repeat).test for name, each in drawn.items()}
-    found = Answer(
-        *(task.repeat, task.arm, task.generator, training_steps(options, ARMS[task.arm], len(pictures)), len(pictures)),
-        real=predict_logits(net, material.pixels[material.real.name][cut.test]),
-        real_labels=material.real.labels[cut.test],
-        artificial={name: predict_logits(net, material.pixels[name][rows]) for name, rows in apart.items()},
-        artificial_labels={name: drawn[name].labels[rows] for name, rows in apart.items()},
+    network = train_classifier(images, len(truth.names), ARMS[task.arm], options, seed)
+    # a fifth of a generator's images is never trained on: the second column of the thesis' plan, never reported
+    tests = {name: split(each, options.test_share, task.repeat, options.seed).test for name, each in sets.items()}
+    answer = Answer(
+        task.repeat,
+        task.arm,
+        task.generator,
+        training_steps(options, ARMS[task.arm], len(images)),
+        len(images),
+        real=predict_logits(network, material.pixels[truth.name][real.test]),
+        real_labels=truth.labels[real.test],
+        artificial={name: predict_logits(network, material.pixels[name][rows]) for name, rows in tests.items()},
+        artificial_labels={name: sets[name].labels[rows] for name, rows in tests.items()},
     )
-    store_answer(outdir / task.file, found, [str(material.real.files[row]) for row in cut.test])
-    return found
+    store_answer(outdir / task.file, answer, [str(truth.files[row]) for row in real.test])
+    return answer
 
 
-def store_answer(file: Path, found: Answer, files: Sequence[str]) -> None:
-    """Logits and labels of every test picture, so that any test can be redone without training."""
+def store_answer(file: Path, answer: Answer, files: Sequence[str]) -> None:
+    """Logits and labels of every test image, so that any statistic can be recomputed without training."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {f"artificial/{name}": logits for name, logits in found.artificial.items()}
-    arrays |= {f"labels/{name}": labels for name, labels in found.artificial_labels.items()}
+    arrays: dict[str, Any] = {f"artificial/{name}": logits for name, logits in answer.artificial.items()}
+    arrays |= {f"labels/{name}": labels for name, labels in answer.artificial_labels.items()}
+    arrays |= {"real": answer.real, "real_labels": answer.real_labels, "files": np.array(files)}
     with atomic_file(file) as beside, beside.open("wb") as handle:
-        np.savez_compressed(
-            handle, real=found.real, real_labels=found.real_labels, steps=found.steps, pictures=found.pictures,
-            files=np.array(files), **arrays,  # pyright: ignore[reportArgumentType]
-        )  # fmt: skip
+        np.savez_compressed(handle, steps=answer.steps, pictures=answer.pictures, **arrays)
 
 
 def load_answer(file: Path, task: Task) -> Answer | None:
-    """A classifier's answers of an earlier run, or None."""
+    """A classifier's stored answer, or None."""
     if not file.is_file():
         return None
     with np.load(file, allow_pickle=False) as arrays:
-        return Answer(
-            *(task.repeat, task.arm, task.generator, int(arrays["steps"]), int(arrays["pictures"])),
-            real=arrays["real"], real_labels=arrays["real_labels"],
-            artificial=strip_prefix(arrays, "artificial/"), artificial_labels=strip_prefix(arrays, "labels/"),
-        )  # fmt: skip
-
-
-def strip_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    """The arrays whose names begin so, without that beginning."""
-    return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+        by_prefix = [
+            {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+            for prefix in ("artificial/", "labels/")
+        ]
+        counts = int(arrays["steps"]), int(arrays["pictures"])
+        return Answer(task.repeat, task.arm, task.generator, *counts, arrays["real"], arrays["real_labels"], *by_prefix)

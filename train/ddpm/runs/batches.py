@@ -1,24 +1,22 @@
-"""Batches of pictures that lie on the device: which, mirrored or not, with which noise and timestep, is a function of
-(seed, optimiser step, slot), worked out where the pictures are. The host sends the positions and waits for nothing.
+"""Training batches as a function of (seed, optimiser step, slot): images, flips, noise and timesteps.
+
+They are made on the device that holds the images; the host sends positions and never waits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from data import rng
 from data.dataset import BatchLayout
-from train.ddpm.image_sets import ImageSet
-from train.ddpm.image_sets import to_float
-from data.shapes import Images
-from data.shapes import PerSample
-from data.shapes import Timesteps
+from data.shapes import Images, PerSample, Timesteps
 from train.ddpm import guidance
+from train.ddpm.image_sets import ImageSet, to_float
 from train.ddpm.runs.objective import TimestepSampler
-from train.ddpm.runs.objective import UniformTimesteps
 
 SLOTS = 2**24  # of a global batch, at most: a key is step * SLOTS + slot
 
@@ -27,7 +25,7 @@ SLOTS = 2**24  # of a global batch, at most: a key is step * SLOTS + slot
 class Batch:
     """x0 in [-1, 1] and eps (B, C, S, S), t (B,) int64, labels (B,) int64 or None, all on the device.
 
-    weights: (B,) float32 that the losses are multiplied with: 1, unless some timesteps are drawn more often.
+    weights: (B,) float32 weights of the losses: 1, unless some timesteps are sampled more often.
     """
 
     x0: Images
@@ -37,63 +35,51 @@ class Batch:
     weights: PerSample
 
 
-@dataclass
+@dataclass(frozen=True)
 class BatchStream:
-    """The batches of a run. Every picture comes once before any comes twice.
+    """The batches of a run, on the device of `images`. Every image comes once before any comes twice.
 
-    dropout: share of labels that are hidden, with the label len(classes). channels_last: how x0 lies in memory.
+    class_dropout: share of labels that are dropped, None for unconditional batches.
     """
 
-    pictures: ImageSet  # on the device
+    images: ImageSet
     layout: BatchLayout
     seed: int
-    steps: int  # T of the noise schedule
-    conditional: bool = False
-    dropout: float = 0.0
+    timesteps: TimestepSampler
+    class_dropout: float | None = None
     channels_last: bool = True
-    known: dict[int, Tensor] = field(default_factory=dict)  # the orders of the last two rounds
 
-    def batch(self, step: int, draws: TimestepSampler | None = None) -> Batch:
-        """What this process trains on in optimiser step 0, 1 ... draws: which timesteps; default: all as often."""
-        device = self.pictures.pixels.device
+    def batch(self, step: int) -> Batch:
+        """The batch of this process in optimiser step 0, 1 ..."""
+        device = self.images.pixels.device
         rows = self.positions(step).to(device, non_blocking=True)
         slots = self.layout.slots(0)
         keys = torch.arange(slots.start, slots.stop, device=device) + step * SLOTS
-        chances = rng.counter_uniforms(keys, self.salt("chances"), 3)
-        x0 = to_float(self.pictures.pixels[rows])
-        if self.pictures.flip:
-            x0 = torch.where((chances[:, 1] < 0.5)[:, None, None, None], x0.flip(-1), x0)
-        eps = rng.counter_normals(keys, self.salt("noise"), tuple(x0.shape[1:]))
-        t, weights = (draws or UniformTimesteps(self.steps)).draw(chances[:, 0])
-        return Batch(self.laid(x0), self.laid(eps), t, self.labels(rows, chances[:, 2]), weights)
-
-    def labels(self, rows: Tensor, uniforms: Tensor) -> Tensor | None:
-        if not self.conditional:
-            return None
-        assert self.pictures.labels is not None
-        labels = self.pictures.labels[rows]
-        return guidance.drop_classes(labels, uniforms, self.dropout, len(self.pictures.classes))
-
-    def laid(self, x: Images) -> Images:
-        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
-
-    def salt(self, word: str) -> int:
-        return rng.seed_for(self.seed, "ddpm", word)
+        uniforms = rng.counter_uniforms(keys, rng.seed_for(self.seed, "ddpm", "chances"), 3)
+        x0 = to_float(self.images.pixels[rows])
+        if self.images.flip:
+            x0 = torch.where((uniforms[:, 1] < 0.5)[:, None, None, None], x0.flip(-1), x0)
+        eps = rng.counter_normals(keys, rng.seed_for(self.seed, "ddpm", "noise"), tuple(x0.shape[1:]))
+        t, weights = self.timesteps.draw(uniforms[:, 0])
+        labels = None
+        if self.class_dropout is not None:
+            assert self.images.labels is not None
+            classes = len(self.images.classes)
+            labels = guidance.drop_classes(self.images.labels[rows], uniforms[:, 2], self.class_dropout, classes)
+        memory = torch.channels_last if self.channels_last else torch.contiguous_format
+        return Batch(x0.contiguous(memory_format=memory), eps.contiguous(memory_format=memory), t, labels, weights)
 
     def positions(self, step: int) -> Tensor:
-        """(B,) int64 on the CPU: the places of this process' pictures."""
-        slots, count = self.layout.slots(0), len(self.pictures)
+        """(B,) int64 on the CPU: the indices of this process' images."""
+        slots, count = self.layout.slots(0), len(self.images)
         places = torch.arange(slots.start, slots.stop) + step * self.layout.global_batch
-        rounds = places // count
-        first, last = int(rounds[0]), int(rounds[-1])
-        orders = torch.stack([self.order(round_) for round_ in range(first, last + 1)])
-        return orders[rounds - first, places % count]
+        epochs = places // count
+        first, last = int(epochs[0]), int(epochs[-1])
+        orders = torch.stack([epoch_order(count, self.seed, epoch) for epoch in range(first, last + 1)])
+        return orders[epochs - first, places % count]
 
-    def order(self, round_: int) -> Tensor:
-        """The order of the pictures the round_-th time through."""
-        if round_ not in self.known:
-            for old in [number for number in self.known if number < round_ - 1]:
-                del self.known[old]
-            order = rng.permutation(len(self.pictures), self.seed, "ddpm", "order", round_)
-            self.known[round_] = torch.tensor(order)
-        return self.known[round_]
+
+@lru_cache(maxsize=4)
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of the images in one epoch."""
+    return torch.tensor(rng.permutation(count, seed, "ddpm", "order", epoch))

@@ -1,187 +1,178 @@
-"""The flag behind a mistake that was found deeper in, where flags are not known."""
+"""A trained network with what is needed to use it: schedule, objective, image size, classes; saved and loaded."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from data.errors import InputError
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from data.errors import InputError
-from data.errors import check_choice
-from data.atomic_io import atomic_folder
-from data.atomic_io import file_sha256
+
+from data.atomic_io import atomic_folder, file_sha256
+from data.cli import Options
+from data.errors import InputError, check_choice
 from data.shapes import Images
 from train import run_folder
-from train.ddpm import guidance
-from train.ddpm import diffusion
-from train.ddpm import samplers
-from train.ddpm import schedule as schedules
-from train.ddpm.unets.config import AnyNetwork
-from train.ddpm.unets.config import NetworkShape
-from train.ddpm.samplers import SeededNoise
-from train.ddpm.prediction import Denoiser
-from train.ddpm.prediction import clipped
-from train.ddpm.runs.config import ObjectiveOptions
-from train.ddpm.runs.config import ScheduleOptions
+from train.ddpm import diffusion, guidance, samplers, schedule
+from train.ddpm.prediction import Denoiser, clipped
+from train.ddpm.runs.config import ObjectiveOptions, ScheduleOptions
 from train.ddpm.runs.objective import get_output_meaning
+from train.ddpm.samplers import SAMPLERS, Sampler
 from train.ddpm.schedule import Schedule
-from train.ddpm.samplers import Sampler
+from train.ddpm.unets.basic import MixInput
+from train.ddpm.unets.build import NetworkShape, build_network
+from train.ddpm.unets.config import AnyNetwork
 
-@contextmanager
-def blame_flag(flag: str) -> Iterator[None]:
-    """What is raised inside is a mistake in this flag, unless it says where it is."""
-    try:
-        yield
-    except InputError as error:
-        where = flag if error.where is None else error.where
-        raise InputError(error.what, where=where, allowed=error.allowed, fix=error.fix) from None
+WEIGHTS_FILE, INFO_FILE = "network.safetensors", "model.json"
+KIND = "ddpm"  # in data.json: the command that a run belongs to
 
 
-WEIGHTS, FACTS = "network.safetensors", "model.json"
-KIND = "ddpm"  # in data.json: which command a run is of
+class ModelInfo(Options):
+    """model.json: how the network was built and trained.
+
+    frame: its input and output. classes: names of its labels, empty if it is unconditional. source: the image set.
+    """
+
+    network: AnyNetwork
+    frame: NetworkShape
+    schedule: ScheduleOptions
+    objective: ObjectiveOptions
+    classes: tuple[str, ...]
+    source: str
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """network: (x_t, t, labels) -> answer, in eval mode on `device`. schedule: on the CPU.
-
-    classes: names of the labels that it was told in training, empty if it was told none. source: the set it learnt.
-    """
+    """network: (x_t, t, labels) -> output, on `device`."""
 
     network: nn.Module
-    options: AnyNetwork
-    frame: NetworkShape
-    schedule: Schedule
-    schedule_options: ScheduleOptions
-    objective: ObjectiveOptions
-    classes: tuple[str, ...]
-    source: str
+    info: ModelInfo
     device: torch.device
 
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The noise schedule, on the CPU."""
+        return build_schedule(self.info.schedule)
+
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, S, S) of a picture."""
-        return self.frame.channels, self.frame.size, self.frame.size
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, S, S)."""
+        return self.info.frame.channels, self.info.frame.size, self.info.frame.size
 
-    def predict(self, labels: Tensor | None = None, scale: float = 1.0, *, clip: bool = False) -> Denoiser:
-        """The denoiser of the Gaussian process. labels: (B,) of each batch that it will see; scale: guidance.
+    def denoiser(
+        self, labels: Tensor | None = None, scale: float = 1.0, *, clip: bool = False, corruption: str = "gaussian"
+    ) -> Denoiser:
+        """The denoiser for a process. labels: (B,) of each batch that it will get. scale: guidance.
 
-        A network that learnt from the course's mix is asked about that mix: the same picture at another scale.
+        A network trained on the course's mix also serves the Gaussian process: the same image at another scale.
+        Raises InputError for the mix with a network that was not trained on it.
         """
-        from train.ddpm.unets.basic import MixInput
-
-        network = MixInput(self.network, self.schedule) if self.objective.corruption == "mix" else self.network
-        return self.denoiser(network.to(self.device), labels, scale, clip)
-
-    def predict_mix(self, labels: Tensor | None = None, scale: float = 1.0) -> Denoiser:
-        """The denoiser of the course's mix, for the naive sampler. Raises InputError for another corruption."""
-        if self.objective.corruption != "mix":
-            what = "the naive sampler is for networks that learnt from the course's mix"
-            gaussian = [name for name, sampler in samplers.SAMPLERS.items() if sampler.corruption == "gaussian"]
+        trained_on, network = self.info.objective.corruption, self.network
+        if corruption == "mix" != trained_on:
+            what = "the naive sampler is for networks trained on the course's mix"
+            gaussian = [name for name, sampler in SAMPLERS.items() if sampler.corruption == "gaussian"]
             raise InputError(what, where="--sampler naive", allowed=", ".join(gaussian))
-        return self.denoiser(self.network, labels, scale, clip=False)
-
-    def denoiser(self, network: nn.Module, labels: Tensor | None, scale: float, clip: bool) -> Denoiser:
+        if corruption == "gaussian" != trained_on:
+            network = MixInput(network, self.schedule).to(self.device)
         if labels is None or scale == 1.0:
-            told: Callable[..., Tensor] = guidance.condition(network, labels)  # type: ignore[arg-type]
+            conditioned = guidance.condition(network, labels)
         else:
-            told = guidance.guide(network, labels, len(self.classes), scale)
-        predict = get_output_meaning(self.objective)(told, self.schedule.to(self.device))
-        return clipped(predict) if clip else predict
+            conditioned = guidance.guide(network, labels, len(self.info.classes), scale)
+        predict = get_output_meaning(self.info.objective)(conditioned, self.schedule.to(self.device))
+        return clipped(predict) if clip and corruption == "gaussian" else predict
 
-    def for_sampler(self, sampler: Sampler, labels: Tensor | None, scale: float, *, clip: bool) -> Denoiser:
-        """The denoiser whose process a sampler undoes."""
-        if sampler.corruption == "mix":
-            return self.predict_mix(labels, scale)
-        return self.predict(labels, scale, clip=clip)
+    def start(self, sampler: Sampler, noise: samplers.SeededNoise) -> Images:
+        """(B, C, S, S) the noise that sampling starts from."""
+        x_T = noise.start()
+        return diffusion.get_mix_noise(self.info.objective.noise)(x_T) if sampler.corruption == "mix" else x_T
 
-    def start(self, sampler: Sampler, own: SeededNoise) -> Images:
-        """(B, C, S, S) where a walk of the sampler begins: noise alone, of the process that it undoes."""
-        drawn = own.start()
-        return diffusion.get_mix_noise(self.objective.noise)(drawn) if sampler.corruption == "mix" else drawn
+    def generate(
+        self,
+        sampler: Sampler,
+        count: int,
+        *,
+        seed: int,
+        labels: Tensor | None = None,
+        scale: float = 1.0,
+        clip: bool = False,
+        batch: int = 128,
+    ) -> Images:
+        """(count, C, S, S) on the CPU; image i is a function of seed + i, whatever the batches are."""
+        images: list[Images] = []
+        for start in range(0, count, batch):
+            size = min(batch, count - start)
+            some = None if labels is None else labels[start : start + size]
+            predict = self.denoiser(some, scale, clip=clip, corruption=sampler.corruption)
+            noise = samplers.seeded_noise(seed + start, size, self.image_shape, self.device)
+            images.append(samplers.generate(sampler, predict, self.schedule, self.start(sampler, noise), noise).cpu())
+        return torch.cat(images)
 
     def labels_of(self, names: list[str], count: int, where: str) -> Tensor | None:
-        """(count,) the classes by their names, in turn; with no names all of them in turn, None if it knows none."""
-        if not self.classes:
+        """(count,) labels of the classes by name, in turn; without names all of them; None if it is unconditional."""
+        classes = self.info.classes
+        if not classes:
             if names:
-                raise InputError("the network was told no classes", where=where, fix="Train it with --conditional.")
+                raise InputError("the network is unconditional", where=where, fix="Train it with --conditional.")
             return None
-        chosen = [check_choice(name, self.classes, what="class", where=where) for name in names] or list(self.classes)
-        numbers = [self.classes.index(chosen[place % len(chosen)]) for place in range(count)]
-        return torch.tensor(numbers, device=self.device)
-
-    def with_network(self, network: nn.Module) -> Model:
-        return replace(self, network=network)
+        chosen = [check_choice(name, classes, what="class", where=where) for name in names] or list(classes)
+        return torch.tensor([classes.index(chosen[i % len(chosen)]) for i in range(count)], device=self.device)
 
 
 def build_schedule(options: ScheduleOptions) -> Schedule:
     """Raises InputError for an unknown name."""
     with blame_flag("--schedule.name"):
-        made = schedules.make_schedule(options.name, options.steps)
-    return schedules.zero_terminal_snr(made) if options.zero_terminal_snr else made
+        made = schedule.make_schedule(options.name, options.steps)
+    return schedule.zero_terminal_snr(made) if options.zero_terminal_snr else made
 
 
-def save_model(model: Model, weights: dict[str, Tensor], folder: Path) -> Path:
-    """Write `folder` whole, load it back, and compare. weights: the network's state_dict."""
-    facts = {
-        "network": model.options.model_dump(mode="json"),
-        "frame": vars(model.frame),
-        "schedule": model.schedule_options.model_dump(mode="json"),
-        "objective": model.objective.model_dump(mode="json"),
-        "classes": list(model.classes),
-        "source": model.source,
-    }
-    plain = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
+@contextmanager
+def blame_flag(flag: str) -> Iterator[None]:
+    """Make `flag` the place of an InputError raised inside, unless it has one."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.what, where=error.where or flag, allowed=error.allowed, fix=error.fix) from None
+
+
+def save_model(model: Model, folder: Path) -> Path:
+    """Write `folder` atomically, load it back, and compare."""
+    weights = {name: weight.detach().float().cpu().contiguous() for name, weight in model.network.state_dict().items()}
     with atomic_folder(folder) as beside:
-        save_file(plain, beside / WEIGHTS)
-        facts["sha256"] = file_sha256(beside / WEIGHTS)
-        (beside / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    back = load_model(folder).network.state_dict()
-    assert all(torch.equal(back[name], weight) for name, weight in plain.items()), "an export is loaded back the same"
+        save_file(weights, beside / WEIGHTS_FILE)
+        facts = model.info.model_dump(mode="json") | {"sha256": file_sha256(beside / WEIGHTS_FILE)}
+        (beside / INFO_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    loaded = load_model(folder).network.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in weights.items()), "the export differs when loaded"
     return folder
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
-    """A saved model, from its folder or from a run's. Raises InputError, one line, for what is none."""
-    place = folder / "export" if (folder / "export" / FACTS).is_file() else folder
+    """A saved model in eval mode, from its folder or from a run's. Raises InputError."""
+    place = folder / "export" if (folder / "export" / INFO_FILE).is_file() else folder
     try:
-        facts: dict[str, Any] = json.loads((place / FACTS).read_text(encoding="utf-8"))
-        options: AnyNetwork = TypeAdapter(AnyNetwork).validate_python(facts["network"])
-        frame = NetworkShape(**facts["frame"])
-        objective = ObjectiveOptions(**facts["objective"])
-        schedule_options = ScheduleOptions(**facts["schedule"])
-        if file_sha256(place / WEIGHTS) != facts["sha256"]:
-            raise InputError("changed since it was written", where=place / WEIGHTS)
-        weights = load_file(place / WEIGHTS)
+        facts: dict[str, Any] = json.loads((place / INFO_FILE).read_text(encoding="utf-8"))
+        sha256 = facts.pop("sha256")
+        info = ModelInfo.model_validate(facts)
+        if file_sha256(place / WEIGHTS_FILE) != sha256:
+            raise InputError("changed since it was written", where=place / WEIGHTS_FILE)
+        weights = load_file(place / WEIGHTS_FILE)
     except OSError as error:
-        fix = "Give a run folder of train/ddpm/fit.py that is finished."
-        raise InputError(f"is no trained network ({error.strerror})", where=folder, fix=fix) from None
-    except (ValueError, KeyError, TypeError, ValidationError, SafetensorError):
+        fix = "Give a finished run folder of train/ddpm/fit.py."
+        raise InputError(f"not a trained network ({error.strerror})", where=folder, fix=fix) from None
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError, SafetensorError):
         raise InputError("cannot be read as a trained network", where=place) from None
-    schedule = build_schedule(schedule_options)
-    network = options.build(frame)
+    network = build_network(info.network, info.frame)
     network.load_state_dict(weights)
     network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    return Model(
-        network,
-        options,
-        frame,
-        schedule,
-        schedule_options,
-        objective,
-        tuple(facts["classes"]),
-        facts["source"],
-        torch.device(device),
-    )
+    return Model(network, info, torch.device(device))
 
 
 def newest_finished_run(runs: Path) -> Path | None:

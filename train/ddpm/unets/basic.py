@@ -2,9 +2,8 @@
 
 Source: Hugging Face diffusion-models-class, unit 1: 309,057 parameters for one channel, 312,259 for three.
 
-There every convolution is followed by SiLU, the last one too. SiLU is never below -0.2785, so that network cannot paint
-half of [-1, 1]: whatever it learns, black stays grey. Here the last convolution is left as it is; `final_activation`
-brings the old form back, to see the difference. It has no parameters, so their number is the same.
+There every convolution is followed by SiLU, the last one too. SiLU is never below -0.2785, so it cannot generate black.
+Here there is none after the last convolution; `final_activation` restores it. It has no parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ WIDTHS = (32, 64, 64)
 
 
 class BasicUNet(nn.Module):
-    """Predicts from x_t alone, without being told t: good enough for x_0, whose noise can be seen. C' = C."""
+    """Predicts from x_t alone, without t: good enough for x_0, as the amount of noise is visible in x_t. C' = C."""
 
     def __init__(self, channels: int, *, skips: bool = True, final_activation: bool = False) -> None:
         super().__init__()
@@ -32,24 +31,23 @@ class BasicUNet(nn.Module):
         self.last = nn.SiLU() if final_activation else nn.Identity()
 
     def forward(self, xt: Tensor, t: Timesteps, labels: Tensor | None = None) -> Tensor:
-        assert labels is None, "this network cannot be told a class"
+        assert labels is None, "this network has no classes"
         full = functional.silu(self.down[0](xt))
         half = functional.silu(self.down[1](functional.max_pool2d(full, 2)))
         quarter = functional.silu(self.down[2](functional.max_pool2d(half, 2)))
         x = functional.silu(self.up[0](quarter))
-        x = functional.silu(self.up[1](self.joined(x, half)))
-        return self.last(self.up[2](self.joined(x, full)))
+        x = functional.silu(self.up[1](self.upsample_and_skip(x, half)))
+        return self.last(self.up[2](self.upsample_and_skip(x, full)))
 
-    def joined(self, x: Tensor, skip: Tensor) -> Tensor:
-        """x at twice its size, plus what the way down saw there."""
+    def upsample_and_skip(self, x: Tensor, skip: Tensor) -> Tensor:
         larger = upsample_nearest(x)
         return larger + skip if self.skips else larger
 
 
 class MixInput(nn.Module):
-    """A network that sees the course's mix (1 - a) x_0 + a eps in place of x_t.
+    """Converts x_t to the course's mix (1 - a) x_0 + a eps, for a network trained on it.
 
-    For the amount a with a / (1 - a) = sqrt(1 - abar_t) / sqrt(abar_t) both are one picture at two scales:
+    For the amount a with a / (1 - a) = sqrt(1 - abar_t) / sqrt(abar_t) both are the same image at two scales:
     mix = x_t / (sqrt(abar_t) + sqrt(1 - abar_t)). Source: diffusion-models-class, unit 1, `corrupt`.
     """
 
@@ -59,7 +57,7 @@ class MixInput(nn.Module):
         signal, noise = schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod
         self.scale: Tensor
         self.register_buffer("scale", (1.0 / (signal + noise)).float(), persistent=False)
-        # where on the course's road of evenly rising amounts a = (t + 1) / T that mix lies
+        # the timestep of the course's schedule a = (t + 1) / T at which the mix has that amount
         places = (noise / (signal + noise) * schedule.steps).round().long() - 1
         self.places: Tensor
         self.register_buffer("places", places.clamp(0, schedule.steps - 1), persistent=False)

@@ -3,17 +3,15 @@
 Source: Rogge & Rasul 2022, "The Annotated Diffusion Model", after lucidrains/denoising-diffusion-pytorch; the form that
 has ConvNeXt blocks. With width 28 and one channel: 2,996,315 parameters (full_skip=False).
 
-Two defects of it are mended. It keeps three skips and uses two: that of the full size was computed for nothing, and the
-last block had to draw fine detail from what came through the half-size layers; here the last block gets it
-(full_skip=True). And ResNet blocks crashed at width 28, which eight groups do not divide; here a layer has as many
-groups as divide it, eight at most.
+Two defects are fixed. The original computes the full-size skip and never uses it; here the last block gets it
+(full_skip=True). Its ResNet blocks crash at width 28, which eight groups do not divide; here a layer has as many groups
+as divide it, eight at most.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -31,20 +29,20 @@ Build = Callable[..., nn.Module]
 class ConvNextBlock(nn.Module):
     """7 x 7 depthwise, then 3 x 3 wide and 3 x 3 back. After Liu et al. 2022, arXiv 2201.03545, with GroupNorm(1)."""
 
-    def __init__(self, inside: int, outside: int, told: int = 0, *, multiple: int = 2) -> None:
-        """told: width of the time embedding, 0 for a block that is not told the time."""
+    def __init__(self, inside: int, outside: int, embedding_width: int = 0, *, multiple: int = 2) -> None:
+        """embedding_width: width of the time embedding, 0 for a block without time."""
         super().__init__()
-        self.time = nn.Linear(told, inside) if told else None
+        self.time = nn.Linear(embedding_width, inside) if embedding_width else None
         self.depthwise = nn.Conv2d(inside, inside, 7, padding=3, groups=inside)
         wide = outside * multiple
         self.first_norm, self.first = nn.GroupNorm(1, inside), nn.Conv2d(inside, wide, 3, padding=1)
         self.second_norm, self.second = nn.GroupNorm(1, wide), nn.Conv2d(wide, outside, 3, padding=1)
         self.shortcut = shortcut(inside, outside)
 
-    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         h = self.depthwise(x)
-        if self.time is not None and told is not None:
-            h = h + self.time(functional.gelu(told))[:, :, None, None]
+        if self.time is not None and embedding is not None:
+            h = h + self.time(functional.gelu(embedding))[:, :, None, None]
         h = functional.gelu(self.first(self.first_norm(h)))
         return self.second(self.second_norm(h)) + self.shortcut(x)
 
@@ -52,27 +50,27 @@ class ConvNextBlock(nn.Module):
 class ResnetBlock(nn.Module):
     """Two convolutions with GroupNorm and SiLU. After He et al. 2015, arXiv 1512.03385.
 
-    scale_shift: the time scales and shifts what the first norm gives, instead of being added (Nichol & Dhariwal 2021,
-    arXiv 2102.09672, section 6).
+    scale_shift: the time scales and shifts the output of the first norm, instead of being added (Nichol & Dhariwal
+    2021, arXiv 2102.09672, section 6).
     """
 
-    def __init__(self, inside: int, outside: int, told: int = 0, *, scale_shift: bool = False) -> None:
+    def __init__(self, inside: int, outside: int, embedding_width: int = 0, *, scale_shift: bool = False) -> None:
         super().__init__()
         self.scale_shift = scale_shift
-        self.time = nn.Linear(told, outside * (2 if scale_shift else 1)) if told else None
+        self.time = nn.Linear(embedding_width, outside * (2 if scale_shift else 1)) if embedding_width else None
         self.first, self.first_norm = nn.Conv2d(inside, outside, 3, padding=1), group_norm(outside)
         self.second, self.second_norm = nn.Conv2d(outside, outside, 3, padding=1), group_norm(outside)
         self.shortcut = shortcut(inside, outside)
 
-    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         h = self.first_norm(self.first(x))
-        if self.time is None or told is None:
+        if self.time is None or embedding is None:
             h = functional.silu(h)
         elif self.scale_shift:
-            scale, shift = self.time(functional.silu(told))[:, :, None, None].chunk(2, dim=1)
+            scale, shift = self.time(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
             h = functional.silu(h * (scale + 1) + shift)
         else:
-            h = functional.silu(h) + self.time(functional.silu(told))[:, :, None, None]
+            h = functional.silu(h) + self.time(functional.silu(embedding))[:, :, None, None]
         return functional.silu(self.second_norm(self.second(h))) + self.shortcut(x)
 
 
@@ -93,7 +91,7 @@ class Attention(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """x + attention whose cost grows with the number of pixels, not its square: keys meet values first.
+    """x + attention of linear cost in the number of pixels: keys are multiplied with values first.
 
     Source: Shen et al. 2018, arXiv 1812.01243, section 3.2 (softmax normalisation).
     """
@@ -119,8 +117,8 @@ class LinearAttention(nn.Module):
 class AnnotatedUNet(nn.Module):
     """(B, channels, H, W) -> (B, out_channels, H, W); H and W are multiples of 2^(levels - 1).
 
-    width: channels of the first level, `multiples` times that at the others. init_width: of what the first convolution
-    makes, by default two thirds of width. classes: 0 for none. told_time: without it the network sees x_t alone.
+    width: channels of the first level, `multiples` times that at the others. init_width: output channels of the first
+    convolution, by default two thirds of width. classes: 0 for none. time: False for a network of x_t alone.
     """
 
     def __init__(
@@ -134,37 +132,37 @@ class AnnotatedUNet(nn.Module):
         block: Build = ConvNextBlock,
         classes: int = 0,
         full_skip: bool = True,
-        told_time: bool = True,
+        time: bool = True,
     ) -> None:
         super().__init__()
         start = init_width or width // 3 * 2
         widths = [start, *(width * multiple for multiple in multiples)]
         levels = list(pairwise(widths))
-        told = 4 * width if told_time else 0
-        self.told = TimeAndClassEmbedding(width, told, classes, nn.GELU) if told_time else None
+        embedding_width = 4 * width if time else 0
+        self.told = TimeAndClassEmbedding(width, embedding_width, classes, nn.GELU) if time else None
         self.full_skip = full_skip
         self.enter = nn.Conv2d(channels, start, 7, padding=3)
-        self.down = nn.ModuleList([Level(inside, outside, told, block) for inside, outside in levels])
+        self.down = nn.ModuleList([Level(inside, outside, embedding_width, block) for inside, outside in levels])
         self.shrink = nn.ModuleList([nn.Conv2d(outside, outside, 4, 2, 1) for _, outside in levels[:-1]])
-        self.middle_first, self.middle_attention = block(widths[-1], widths[-1], told), Attention(widths[-1])
-        self.middle_second = block(widths[-1], widths[-1], told)
+        self.middle_first, self.middle_attention = block(widths[-1], widths[-1], embedding_width), Attention(widths[-1])
+        self.middle_second = block(widths[-1], widths[-1], embedding_width)
         back = levels[:0:-1]
-        self.up = nn.ModuleList([Level(2 * outside, inside, told, block) for inside, outside in back])
+        self.up = nn.ModuleList([Level(2 * outside, inside, embedding_width, block) for inside, outside in back])
         self.grow = nn.ModuleList([nn.ConvTranspose2d(inside, inside, 4, 2, 1) for inside, _ in back])
         self.last = block(2 * width if full_skip else width, width)
         self.leave = nn.Conv2d(width, out_channels or channels, 1)
 
     def forward(self, xt: Tensor, t: Timesteps, labels: Tensor | None = None) -> Tensor:
-        told = None if self.told is None else self.told(t, labels)
+        embedding = None if self.told is None else self.told(t, labels)
         x = self.enter(xt)
         skips: list[Tensor] = []
         for number, level in enumerate(self.down):
-            x = level(x, told)
+            x = level(x, embedding)
             skips.append(x)
             x = self.shrink[number](x) if number < len(self.shrink) else x
-        x = self.middle_second(self.middle_attention(self.middle_first(x, told)), told)
+        x = self.middle_second(self.middle_attention(self.middle_first(x, embedding)), embedding)
         for level, grow in zip(self.up, self.grow, strict=True):
-            x = grow(level(torch.cat([x, skips.pop()], dim=1), told))
+            x = grow(level(torch.cat([x, skips.pop()], dim=1), embedding))
         full = skips.pop()
         assert not skips, "every skip is used"
         return self.leave(self.last(torch.cat([x, full], dim=1) if self.full_skip else x))
@@ -173,22 +171,13 @@ class AnnotatedUNet(nn.Module):
 class Level(nn.Module):
     """Two blocks and linear attention at one size."""
 
-    def __init__(self, inside: int, outside: int, told: int, block: Build) -> None:
+    def __init__(self, inside: int, outside: int, embedding_width: int, block: Build) -> None:
         super().__init__()
-        self.first, self.second = block(inside, outside, told), block(outside, outside, told)
+        self.first, self.second = block(inside, outside, embedding_width), block(outside, outside, embedding_width)
         self.attention = LinearAttention(outside)
 
-    def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
-        return self.attention(self.second(self.first(x, told), told))
-
-
-def block_builder(kind: str, *, multiple: int, scale_shift: bool) -> Build:
-    """The block that a network is made of: convnext or resnet."""
-    chosen: dict[str, Build] = {
-        "convnext": partial(ConvNextBlock, multiple=multiple),
-        "resnet": partial(ResnetBlock, scale_shift=scale_shift),
-    }
-    return chosen[kind]
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        return self.attention(self.second(self.first(x, embedding), embedding))
 
 
 def split_heads(joined: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,15 +188,15 @@ def split_heads(joined: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def project_heads(weight: Tensor, pixels: Tensor) -> Tensor:
-    """(HEADS * d, C), (B, C, N) -> (B, HEADS, d, N): such a weight's 1 x 1 convolution, each head's pixels together.
+    """(HEADS * d, C), (B, C, N) -> (B, HEADS, d, N): a 1 x 1 convolution whose result has each head's pixels together.
 
-    A convolution of channels-last pictures leaves the heads of a pixel together, for every later step to rearrange.
+    A convolution of channels-last images would leave the heads of a pixel together, for every later step to rearrange.
     """
     return torch.bmm(weight.expand(len(pixels), -1, -1), pixels).unflatten(1, (HEADS, -1))
 
 
 def group_norm(width: int) -> nn.GroupNorm:
-    """GroupNorm of the most groups that divide the width, GROUPS at most."""
+    """GroupNorm with as many groups as divide the width, GROUPS at most."""
     return nn.GroupNorm(math.gcd(GROUPS, width), width)
 
 

@@ -1,4 +1,4 @@
-"""What a network is told beside x_t: the timestep as sines, a class as one more vector, or no class; and resizing.
+"""Layers that several networks share: embeddings of timestep and class, and upsampling.
 
 Every network here is called `network(xt, t, labels=None)`: (B, C, H, W), (B,) int64, (B,) int64 -> (B, C', H, W).
 """
@@ -13,19 +13,19 @@ from torch.nn import functional
 
 from data.shapes import Timesteps
 
-LONGEST = 10_000.0  # the slowest sine turns once in 2 pi times so many timesteps
+MAX_PERIOD = 10_000.0  # the longest period is 2 pi times so many timesteps
 
 
 def sinusoidal_embedding(t: Timesteps, width: int) -> Tensor:
-    """(B,) -> (B, width) float32: sines, then cosines, of t at width / 2 frequencies from 1 down to 1 / LONGEST.
+    """(B,) -> (B, width) float32: sines, then cosines, of t at width / 2 frequencies from 1 down to 1 / MAX_PERIOD.
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, as the DDPM code has it: both ends are included.
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, as in the DDPM code: both ends are included.
     """
     half = width // 2
     assert width == 2 * half and half > 1, f"an even width of 4 or more, not {width}"
-    # w_i = LONGEST^(-i / (half - 1))
+    # w_i = MAX_PERIOD^(-i / (half - 1))
     index = torch.arange(half, dtype=torch.float32, device=t.device)
-    frequencies = torch.exp(index * (-math.log(LONGEST) / (half - 1)))
+    frequencies = torch.exp(index * (-math.log(MAX_PERIOD) / (half - 1)))
     angles = t.float()[:, None] * frequencies[None, :]
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -46,7 +46,7 @@ class ClassEmbedding(nn.Module):
 
 
 class TimeAndClassEmbedding(nn.Module):
-    """t as sines through two layers, plus the class' vector: what every block is told. (B,), (B,) -> (B, width)."""
+    """Sinusoidal embedding of t through two layers, plus that of the class. (B,), (B,) -> (B, width)."""
 
     def __init__(self, sines: int, width: int, classes: int, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -55,15 +55,16 @@ class TimeAndClassEmbedding(nn.Module):
         self.classes = ClassEmbedding(classes, width) if classes else None
 
     def forward(self, t: Timesteps, labels: Tensor | None) -> Tensor:
-        told = self.second(self.activation(self.first(sinusoidal_embedding(t, self.sines).to(self.first.weight.dtype))))
-        return told if self.classes is None else told + self.classes(labels, len(t))
+        sines = sinusoidal_embedding(t, self.sines).to(self.first.weight.dtype)
+        time = self.second(self.activation(self.first(sines)))
+        return time if self.classes is None else time + self.classes(labels, len(t))
 
 
 def upsample_nearest(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, 2H, 2W), each number four times.
+    """(B, C, H, W) -> (B, C, 2H, 2W), each value four times.
 
-    torch 2.13's compiler loses the gradient of `interpolate` for every layer below it (measured 2026-11-21, CPU, see
-    train/torch_compile.py); what stands for it there has a plain sum for its backward pass.
+    torch 2.13's compiler loses the gradient of `interpolate` for every layer below it (measured on the CPU, 2026-11-21,
+    see train/torch_compile.py); the backward pass of its replacement is a plain sum.
     """
     if not torch.compiler.is_compiling():
         return functional.interpolate(x, scale_factor=2.0, mode="nearest")

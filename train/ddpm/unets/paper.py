@@ -1,8 +1,8 @@
 """The U-Net of Ho et al. 2020, arXiv 2006.11239, appendix B: 35,746,307 parameters for CIFAR-10.
 
 Four sizes with 128, 256, 256, 256 channels, two residual blocks each (three on the way up), self-attention at the
-second, GroupNorm(32), dropout, the last convolution of every block and of the network at zero, so that an untrained one
-answers 0 everywhere. `to_diffusers` and `from_diffusers` rename its weights to diffusers' UNet2DModel and back.
+second, GroupNorm(32), dropout, the last convolution of every block and of the network initialised to zero, so that an
+untrained one predicts 0. `to_diffusers` and `from_diffusers` rename its weights to diffusers' UNet2DModel and back.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ EPSILON = 1e-6  # of every norm
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, convolve, add the time; norm, SiLU, dropout, convolve; add what came in."""
+    """norm, SiLU, convolution, add the time; norm, SiLU, dropout, convolution; add the input."""
 
-    def __init__(self, inside: int, outside: int, told: int, *, groups: int, dropout: float) -> None:
+    def __init__(self, inside: int, outside: int, embedding_width: int, *, groups: int, dropout: float) -> None:
         super().__init__()
         self.norm1, self.conv1 = paper_norm(groups, inside), conv3x3(inside, outside)
-        self.time = nn.Linear(told, outside)
+        self.time = nn.Linear(embedding_width, outside)
         self.norm2, self.conv2 = paper_norm(groups, outside), zero_init(conv3x3(outside, outside))
         self.dropout = nn.Dropout(dropout)
         self.shortcut = nn.Identity() if inside == outside else nn.Conv2d(inside, outside, 1)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(functional.silu(self.norm1(x)))
-        h = h + self.time(functional.silu(told))[:, :, None, None]
+        h = h + self.time(functional.silu(embedding))[:, :, None, None]
         h = self.conv2(self.dropout(functional.silu(self.norm2(h))))
         return h + self.shortcut(x)
 
@@ -63,14 +63,14 @@ class Level(nn.Module):
         self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
         self.resize = resize
 
-    def at(self, number: int, x: Tensor, told: Tensor) -> Tensor:
+    def at(self, number: int, x: Tensor, embedding: Tensor) -> Tensor:
         """x after the numbered block."""
-        x = self.blocks[number](x, told)
+        x = self.blocks[number](x, embedding)
         return self.attentions[number](x) if len(self.attentions) else x
 
 
 class Downsample(nn.Module):
-    """Half the size by a strided convolution, padded at the right and below only, as TensorFlow's SAME does."""
+    """Half the size by a strided convolution, padded at the right and below only, like TensorFlow's SAME."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size: each pixel four times, then a convolution."""
+    """Twice the size: nearest-neighbour upsampling, then a convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -110,13 +110,13 @@ class PaperUNet(nn.Module):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        first, last, told = widths[0], widths[-1], 4 * widths[0]
-        self.told = TimeAndClassEmbedding(first, told, classes, nn.SiLU)
+        first, last, embedding_width = widths[0], widths[-1], 4 * widths[0]
+        self.told = TimeAndClassEmbedding(first, embedding_width, classes, nn.SiLU)
         self.enter = conv3x3(channels, first)
-        entering = [first, *widths[:-1]]  # what each level is handed on the way down
+        entering = [first, *widths[:-1]]  # input channels of each level on the way down
 
         def block(inside: int, outside: int) -> ResidualBlock:
-            return ResidualBlock(inside, outside, told, groups=groups, dropout=dropout)
+            return ResidualBlock(inside, outside, embedding_width, groups=groups, dropout=dropout)
 
         def attentions(level: int, count: int) -> list[SelfAttention]:
             return [SelfAttention(widths[level], groups=groups) for _ in range(count * (level in attention))]
@@ -137,23 +137,23 @@ class PaperUNet(nn.Module):
         self.norm, self.leave = paper_norm(groups, first), zero_init(conv3x3(first, out_channels or channels))
 
     def forward(self, xt: Tensor, t: Timesteps, labels: Tensor | None = None) -> Tensor:
-        told = self.told(t, labels)
+        embedding = self.told(t, labels)
         x = self.enter(xt)
         skips = [x]
         for level in self.down:
             assert isinstance(level, Level)
             for number in range(len(level.blocks)):
-                x = level.at(number, x, told)
+                x = level.at(number, x, embedding)
                 skips.append(x)
             if level.resize is not None:
                 x = level.resize(x)
                 skips.append(x)
         before, attention, after = self.middle
-        x = after(attention(before(x, told)), told)
+        x = after(attention(before(x, embedding)), embedding)
         for level in self.up:
             assert isinstance(level, Level)
             for number in range(len(level.blocks)):
-                x = level.at(number, torch.cat([x, skips.pop()], dim=1), told)
+                x = level.at(number, torch.cat([x, skips.pop()], dim=1), embedding)
             x = x if level.resize is None else level.resize(x)
         assert not skips, "every skip is used"
         return self.leave(functional.silu(self.norm(x)))
@@ -169,10 +169,9 @@ def conv3x3(inside: int, outside: int) -> nn.Conv2d:
 
 
 def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    """The layer with its weights and biases at 0."""
-    nn.init.zeros_(layer.weight)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
+    """The layer with its weights and biases set to 0."""
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
     return layer
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from data import rng
-from data.errors import InputError
-from tests.gaussian_data import DATA, NOISE, best_variance, column, data, divergence, entropy, quadrature_noise
+from tests.gaussian_data import NOISE, best_variance, column, data, divergence, entropy, quadrature_noise
 from train.ddpm import analytic, diffusion, elbo, losses, prediction, samplers
 from train.ddpm import schedule as schedules
 from train.ddpm.losses import empty_history
@@ -250,9 +249,9 @@ def test_19_min_snr_is_one_objective_in_three_forms() -> None:
 
 
 def seen_everywhere(losses: Tensor) -> losses.LossHistory:
-    history = empty_history(len(losses), remembered=3)
+    history = empty_history(len(losses), length=3)
     for scale in (0.5, 1.0, 1.5):
-        history = history.seen(torch.arange(len(losses)), scale * losses)
+        history = history.updated(torch.arange(len(losses)), scale * losses)
     return history
 
 
@@ -272,7 +271,7 @@ def test_19_importance_sampling_is_unbiased() -> None:
 
 
 def test_19_draws_are_even_until_every_timestep_was_seen() -> None:
-    history = losses.empty_history(4, remembered=2).seen(torch.tensor([0, 1, 1, 2]), torch.tensor([9.0, 1.0, 2.0, 3.0]))
+    history = losses.empty_history(4, length=2).updated(torch.tensor([0, 1, 1, 2]), torch.tensor([9.0, 1.0, 2.0, 3.0]))
     assert not history.complete
     assert history.probabilities().tolist() == [0.25] * 4
     t, weights = history.draw(torch.tensor([0.0, 0.3, 0.6, 0.999999]))
@@ -335,15 +334,3 @@ def test_steps_side_by_side_have_the_same_sum(together: int) -> None:
     predict = analytic.gaussian_denoiser(schedule, std=0.5)
     terms = elbo.bits_per_dim(predict, schedule, x0, noise, sigma=sigma)
     close(elbo.total_bits(predict, schedule, x0, noise, sigma=sigma, together=together), terms.total, atol=1e-10)
-
-
-# ---------------------------------------------------------------- mistakes
-
-
-def test_pictures_of_other_levels_are_refused() -> None:
-    for x0, words in ((DATA * 0.1234, "grey level off"), (DATA * 3, "values from -3 to 3")):
-        with pytest.raises(InputError, match=words) as caught:
-            elbo.bits_per_dim(analytic.gaussian_denoiser(LINEAR), LINEAR, x0, quadrature_noise)
-        assert "allowed: 8-bit pictures, level / 127.5 - 1" in str(caught.value)
-    with pytest.raises(InputError, match="unknown variance 'larg'"):
-        prediction.get_variance("larg")

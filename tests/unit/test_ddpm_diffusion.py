@@ -88,7 +88,7 @@ def test_drawn_noise_has_the_moments_of_the_process() -> None:
 
 def test_signal_to_noise_ratio_of_each_sample() -> None:
     schedule = schedules.linear(1000)
-    found = diffusion.snr_at(schedule, STEPS)
+    found = diffusion.gather(schedule.snr, STEPS, STEPS)
     assert (found.shape, found.dtype) == ((6,), torch.float32)
     close(found.double(), schedule.snr[STEPS], rtol=1e-7)
 
@@ -160,7 +160,7 @@ def test_17_the_last_step_forgets_the_picture_but_v_finds_it(without_signal: Sch
     assert torch.equal(v, -x0)
     assert torch.equal(diffusion.x0_from_v(without_signal, xt, v, last), x0)
     assert torch.equal(diffusion.eps_from_v(without_signal, xt, v, last), eps)
-    assert diffusion.snr_at(without_signal, last).eq(0).all()
+    assert diffusion.gather(without_signal.snr, last, last).eq(0).all()
 
 
 # ---------------------------------------------------------------- shapes, precision, mistakes
@@ -206,14 +206,15 @@ def test_any_sample_shape(shape: tuple[int, ...]) -> None:
 
 def test_small_integer_timesteps_are_taken() -> None:
     schedule = schedules.linear(10)
-    found = diffusion.snr_at(schedule, torch.tensor([3, 9], dtype=torch.int32))
+    t = torch.tensor([3, 9], dtype=torch.int32)
+    found = diffusion.gather(schedule.snr, t, t)
     close(found.double(), schedule.snr[[3, 9]], rtol=1e-7)
 
 
 @pytest.mark.parametrize("t", [-1, 10])
 def test_a_timestep_outside_the_schedule_is_an_error(t: int) -> None:
     with pytest.raises(RuntimeError, match="out of bounds"):
-        diffusion.snr_at(schedules.linear(10), torch.tensor([0, t]))
+        diffusion.gather(schedules.linear(10).snr, torch.tensor([0, t]), torch.tensor([0, 1]))
 
 
 def test_our_own_mistakes_are_named() -> None:
