@@ -17,7 +17,7 @@ class ProgressBar(tqdm):
     def __init__(
         self, iterable: Iterable[Any] | None = None, desc: str = "", total: float | None = None, **options: Any
     ) -> None:
-        options = {"file": sys.stderr, "leave": False} | options
+        options = {"file": sys.stderr, "leave": False} | options | {"disable": bool(options.get("disable"))}
         self.in_terminal = bool(options["file"].isatty())
         if not self.in_terminal:
             options |= {"delay": INTERVAL, "mininterval": INTERVAL, "maxinterval": INTERVAL}

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from data.atomic_io import cache_root
 from data.errors import InputError, check_choice, printable
 from data.features import Clip
+from data.progress import ProgressBar
 from data.reports.page import Page
 from infer import metadata, output, png_info
 from infer.comparison.measures import POCKET_SCORER
@@ -90,7 +90,7 @@ class GalleryIndex:
         there = {str(path.relative_to(self.folder)): path for path in image_files(self.folder)}
         changed = [name for name, path in there.items() if known.get(name) != file_stamp(path)]
         new, moved, bad = 0, 0, []
-        for start in tqdm(range(0, len(changed), INDEX_BATCH), "indexing", unit="batch", delay=1.0, leave=False):
+        for start in ProgressBar(range(0, len(changed), INDEX_BATCH), "indexing", unit="batch", delay=1.0):
             added, placed, failed = self.take(changed[start : start + INDEX_BATCH], there, judge)
             new, moved, bad = new + added, moved + placed, [*bad, *failed]
         gone = self.forget([name for name in known if name not in there])

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import distributed
-from tqdm import tqdm
 
 from data.atomic_io import file_sha256
 from data.errors import EXIT_INTERRUPTED, EXIT_USAGE, InputError, printable, raise_all
+from data.progress import ProgressBar
 from infer import (
     conditioning_images,
     lora_loading,
@@ -514,7 +514,9 @@ def run_pass(
     if job.compile:
         us.say(compile_unet(pipe, job, todo, wear))
         shared |= {"compiled": True}
-    with tqdm(total=total, desc=each.name, unit="step", dynamic_ncols=True, disable=not us.is_first) as bar:
+    with ProgressBar(
+        total=total, desc=each.name, unit="step", leave=True, dynamic_ncols=True, disable=not us.is_first
+    ) as bar:
         started_at = time.perf_counter()
         drawing = pipeline.generate_images(
             pipe,

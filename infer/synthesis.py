@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import torch
 import yaml
 from PIL import Image, PngImagePlugin
-from tqdm import tqdm
 
 from data import rng
 from data.atomic_io import atomic_file, write_atomic
 from data.errors import EXIT_INTERRUPTED, InputError, check_choice
+from data.progress import ProgressBar
 from infer import lora_loading, pipeline, resolve_model
 from infer.config import SYNTHESIS_MODELS, GenerateOptions, SynthesizeOptions
 from infer.pipeline import SamplingSettings
@@ -310,7 +310,7 @@ def generate_set(
     check_folder(generator, items, options, folder)
     rank, count = process_share()
     pending = [item for item in items[rank::count] if not is_settled(folder, item)]
-    with tqdm(total=len(pending), desc=generator.folder, unit="picture", dynamic_ncols=True,
+    with ProgressBar(total=len(pending), desc=generator.folder, unit="picture", dynamic_ncols=True,
               disable=rank > 0 or None) as bar:  # fmt: skip
         for attempt in range(options.redraws + 1):
             pending = [item for item in generate_round(generator, pending, attempt, folder, bar) if item is not None]

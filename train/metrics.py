@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from data.atomic_io import disk_error, write_atomic
 from data.errors import InputError
+from data.progress import ProgressBar
 
 TIMESTEP_BINS = 4
 
@@ -165,7 +165,7 @@ class RunLogger:
         keep_until(self.metrics, start)
         self.file = self.metrics.open("ab", buffering=0)  # nothing is left to be written when it is closed
         self.trackers = [*([TensorBoard(folder / "tensorboard", start)] if tensorboard else []), *trackers]
-        self.bar = tqdm(total=stop, initial=start, desc="training", unit="step", dynamic_ncols=True)
+        self.bar = ProgressBar(total=stop, initial=start, desc="training", unit="step", leave=True, dynamic_ncols=True)
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Raises InputError if the disk is full."""

@@ -20,11 +20,11 @@ from typing import Any, cast
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from tqdm import tqdm
 
 from data.atomic_io import cache_root, file_sha256
 from data.disk_cache import cache_key
 from data.errors import InputError, raise_all
+from data.progress import ProgressBar
 from infer import generation, metadata, output, pipeline
 from infer.comparison.grid import CellRequest
 from infer.comparison.weights import Weights
@@ -169,7 +169,9 @@ class ImageCache:
         order = {name: index for index, name in enumerate(dict.fromkeys(each.weights.model for each in requests))}
         ranked = sorted(requests, key=lambda each: (order[each.weights.model], repr(each.weights), str(each.scheduler)))
         total = sum(self.calls(request) for request in requests)
-        with tqdm(total=total, desc=f"{len(requests)} images", unit="step", dynamic_ncols=True) as bar:
+        with ProgressBar(
+            total=total, desc=f"{len(requests)} images", unit="step", leave=True, dynamic_ncols=True
+        ) as bar:
             for name, same_model in groupby(ranked, lambda each: each.weights.model):
                 for weights, same_weights in groupby(same_model, lambda each: each.weights):
                     self._generate_with(weights, list(same_weights), bar)
@@ -188,7 +190,7 @@ class ImageCache:
         pipe = pipeline.build_pipeline(self.model(weights), None, self.machine.device)
         proofs = load_loras(pipe, weights.loras, strict=self.machine.strict)
         for proof in proofs:
-            tqdm.write(str(proof), file=sys.stdout)
+            ProgressBar.write(str(proof), file=sys.stdout)
         yield pipe, proofs
         if proofs:
             pipe.unload_lora_weights()

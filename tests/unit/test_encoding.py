@@ -169,9 +169,7 @@ def test_nan_names_the_picture_and_keeps_nothing(
     weights = load_file(file)
     weights["quant_conv.bias"].fill_(bad)
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(
-        InputError, match=rf"{data}/.*png: .*NaN"
-    ):
+    with pytest.raises(InputError, match=rf"{data}/.*png: .*NaN"):
         encode_all()
     assert not entries()["latents"]
 
@@ -181,7 +179,7 @@ def test_nan_in_the_text_encoder_names_the_caption(encode_all: Encode, model_fol
     weights = load_file(file)
     next(weight for name, weight in weights.items() if "final_layer_norm" in name).fill_(float("nan"))
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(InputError, match="NaN.*''"):
+    with pytest.raises(InputError, match=r"NaN.*''"):
         encode_all()
     assert not entries()["texts"]
 
@@ -224,7 +222,8 @@ from pathlib import Path
 from data import latent_cache
 from data.atomic_io import file_sha256
 from data.latent_cache import ImageCrop
-frames = [ImageCrop(path, file_sha256(path), 32, 32) for path in sorted(Path(sys.argv[1]).glob("*.png")) for _ in range(2)]
+paths = sorted(Path(sys.argv[1]).glob("*.png"))
+frames = [ImageCrop(path, file_sha256(path), 32, 32) for path in paths for _ in range(2)]
 frames += [ImageCrop(frame.path, frame.sha256, size, size) for frame in frames for size in range(16, 60, 2)]
 print("ready", flush=True)
 sys.stdin.readline()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data import captioned_folder
 from data.errors import InputError
+from data.images import open_image
 from infer import synthesis
 from infer.config import SynthesizeOptions
 from infer.synthesis import load_theme
@@ -177,6 +178,6 @@ def test_a_real_model_draws(tiny_model: Path, tmp_path: Path) -> None:
     given = options(tmp_path, model=(str(tiny_model),), classes=("a", "b"), count=2, steps=2)
     synthesis.run_synthesis(given)
     files = sorted(tmp_path.rglob("*.png"))
-    assert [Image.open(file).width for file in files] == [64, 64]
+    assert [open_image(file).width for file in files] == [64, 64]
     settings = json.loads(next(tmp_path.rglob("synthesis.json")).read_text())
     assert len(settings["weights"]) == 64

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from data import rng
 from data.captioned_folder import read_folder
 from data.duplicates import duplicate_groups
 from data.errors import InputError, suggest
 from data.images import SUFFIXES, open_image
+from data.progress import ProgressBar
 
 Rows = NDArray[np.int64]
 ITALIAN = {
@@ -136,7 +136,7 @@ def load_pixels(files: Sequence[Path], size: int) -> NDArray[np.uint8]:
         return np.asarray(open_image(file).resize((size, size), Image.Resampling.BICUBIC), np.uint8)
 
     with ThreadPoolExecutor(4) as threads:
-        images = tqdm(threads.map(load, files), "reading images", len(files), delay=2)
+        images = ProgressBar(threads.map(load, files), "reading images", len(files), delay=2)
         return np.stack(list(images)) if files else np.empty((0, size, size, 3), np.uint8)
 
 

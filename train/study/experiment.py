@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data import rng
 from data.atomic_io import atomic_file, write_atomic
 from data.errors import InputError, check_choice
+from data.progress import ProgressBar
 from train.study.class_folders import (
     LabelledImages,
     Rows,
@@ -162,7 +162,7 @@ def train_all(options: StudyOptions, material: Material, outdir: Path) -> list[A
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads or threads)
     answers = []
-    for task in tqdm(list_tasks(options, material), "classifiers", unit="net", disable=None):
+    for task in ProgressBar(list_tasks(options, material), "classifiers", unit="net"):
         answers.append(load_answer(outdir / task.file, task) or train_task(options, material, task, outdir))
     torch.set_num_threads(threads)
     return answers

@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from data import metrics, rng
 from data.atomic_io import write_atomic
@@ -29,6 +28,7 @@ from data.features import Extractor, Features, extract_features, make_extractor
 from data.metrics.coverage import PrecisionRecall, precision_recall
 from data.metrics.distances import KernelDistance, check_enough_rows, frechet_distance, kernel_distance
 from data.metrics.statistics import wilson_interval
+from data.progress import ProgressBar
 from data.reports.charts import Series
 from data.reports.page import Page
 from data.shapes import Images
@@ -218,7 +218,7 @@ def measure_bits(
         images.x0,
         seeded_noise(0, len(images.x0), model.image_shape, model.device),
         sigma=sigma,
-        progress=lambda steps: tqdm(steps, "bits per dimension", model.schedule.steps, unit="step", leave=False),
+        progress=lambda steps: ProgressBar(steps, "bits per dimension", model.schedule.steps, unit="step"),
     )
     parts = {
         "whole bound": terms.total,
