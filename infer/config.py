@@ -1,4 +1,4 @@
-"""The options of generate.py: one frozen model; every flag is a field of it. Nothing heavy is imported here."""
+"""The options of generate.py, gallery.py and synthesize.py; every flag is a field."""
 
 from __future__ import annotations
 
@@ -11,158 +11,150 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from data import cli
-from data.cli import Options
 from data.errors import InputError
-from infer import schedulers, templates
+from infer import schedulers
 
 DEFAULT_PROMPTS = ("a water type fridge", "a fire type fridge", "a grass type fridge", "an electric type fridge")
 MAX_SEED = 2**63 - 1  # torch.Generator.manual_seed takes a signed 64-bit number
 RANDOM_SEED = -1
-MAX_WEIGHT = 100.0  # a slip of the decimal point, not a style
-FAST_FLAGS = "--steps 20 --scheduler dpmpp_2m_karras --guidance-stop 0.8"
-MAX_ASPECT = 8.0  # ratio of the sides; beyond it no model draws anything
+MAX_WEIGHT = 100.0  # of a LoRA; more is a typo
+MAX_ASPECT = 8.0
+SLOT_NAME = re.compile(r"[A-Za-z][\w-]*")  # of --grid
+FAST_FLAGS = "--steps 20 --scheduler dpmpp_2m_karras --guidance-stop 0.8"  # what --fast stood for
 
-ALIASES = {
-    "-n": "--negative-prompt",
-    "-p": "--prompt",
-    "-H": "--height",
-    "-W": "--width",
-    "--scale": "--guidance-scale",
-    "--cfg": "--guidance-scale",
-    "--cfg-scale": "--guidance-scale",
-    "--sampler": "--scheduler",
-    "--ckpt": "--model",
-    "--prompts": "--from-file",
-    "--output-dir": "--outdir",
-    "--init-img": "--init-image",
-    "--ddim-steps": "--steps",
-    "--num-inference-steps": "--steps",
-    "--n-samples": "--num-images",
-    "--images-per-prompt": "--num-images",
-    "--num-images-per-prompt": "--num-images",
-    "--sampler-name": "--scheduler",
-    "--precision": "--dtype",
-    "--n": "--negative-prompt",
-    "--denoising-strength": "--strength",
+SPELLINGS = {  # of other programs
+    "--prompt": "-p",
+    "--negative-prompt": "-n --n",
+    "--height": "-H",
+    "--width": "-W",
+    "--guidance-scale": "--scale --cfg --cfg-scale",
+    "--scheduler": "--sampler --sampler-name",
+    "--steps": "--ddim-steps --num-inference-steps",
+    "--num-images": "--n-samples --images-per-prompt --num-images-per-prompt",
+    "--strength": "--denoising-strength",
+    "--init-image": "--init-img",
+    "--model": "--ckpt",
+    "--from-file": "--prompts",
+    "--outdir": "--output-dir",
+    "--dtype": "--precision",
 }
+ALIASES = {alias: flag for flag, aliases in SPELLINGS.items() for alias in aliases.split()}
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA as asked for: its file and how strongly it is applied (1 is as it was trained)."""
+    """A LoRA file and its weight (1: as trained)."""
 
     path: Path
     weight: float = 1.0
 
 
 class GenerateOptions(cli.Options):
-    """What generate.py can be told."""
-
     prompt: tuple[str, ...] = DEFAULT_PROMPTS
-    """what to draw; may be repeated"""
+    """what to generate; may be repeated"""
     from_file: Path | None = None
-    """prompts from a .txt, .csv or .jsonl file, each with settings of its own if it has some"""
+    """prompts from a .txt, .csv or .jsonl file, optionally each with its own settings"""
     params_from: Path | None = None
-    """a picture whose settings are taken over, ours or A1111's, InvokeAI's, Fooocus', kohya's; flags typed go before"""
+    """an image whose settings are used: ours, or made with A1111, InvokeAI, Fooocus, ComfyUI, NovelAI or kohya's
+    scripts; command-line flags take precedence"""
     grid: str = ""
-    """every combination of these, filled in for {type} and {object}: "type=water,fire;object=fridge,car\""""
+    """every combination of these values, filled in for {type} and {object}: "type=water,fire;object=fridge,car\""""
     wildcards: Path = Path("wildcards")
     """folder with a text file for each __name__ in a prompt"""
     negative_prompt: str = ""
-    """what to steer away from"""
+    """what the image should not show"""
     weighting: Literal["a1111", "compel", "none"] = "a1111"
-    """how prompts are read: a1111 (word:1.3) ((word)) [word] BREAK; compel word++ (words)1.3 .blend(); none: as text,
-    cut at 75 tokens. The first two read prompts of any length"""
+    """prompt syntax: a1111 (word:1.3) ((word)) [word] BREAK; compel word++ (words)1.3 .blend(); none: plain text,
+    cut at 75 tokens. The first two accept prompts of any length"""
     style: str | None = None
     """a style preset by its name (infer/styles.yaml, or --styles FILE); --style list shows them"""
     styles: Path | None = None
-    """a YAML file of style presets of your own"""
+    """a YAML file of your own style presets"""
     model: str | None = None
     """pocket, a hub id, a folder, a .safetensors file or a run; default: the newest finished run, else pocket"""
     base: str | None = None
-    """the model under a LoRA or a run, if it lies elsewhere than the run says; beside a whole model: what it is
-    compared with"""
+    """the model under a LoRA or a run, if it is elsewhere than the run says; for a whole model: what it is compared
+    with"""
     tokenizer: str | None = None
-    """hub id or folder of the tokenizer, for a single file that brings none"""
+    """hub id or folder of the tokenizer, for a single file without one"""
     lora: tuple[str, ...] = ()
-    """a LoRA as FILE or FILE:WEIGHT; may be repeated. <lora:NAME:WEIGHT> in a prompt is one for that prompt"""
+    """a LoRA as FILE or FILE:WEIGHT; may be repeated. <lora:NAME:WEIGHT> in a prompt is for that prompt alone"""
     seed: int = Field(default=42, ge=RANDOM_SEED, le=MAX_SEED)
-    """seed of the first picture of each prompt, the next one has seed + 1; -1 draws one and prints it"""
+    """seed of the first image of each prompt, the next one has seed + 1; -1 picks a random one and prints it"""
     seeds: str = ""
-    """the seeds themselves, for each prompt: 1,2,3"""
+    """a list of seeds for each prompt: 1,2,3"""
     num_images: int = Field(default=1, ge=1)
-    """pictures per prompt"""
+    """images per prompt"""
     batch_size: int | None = Field(default=None, ge=1, le=256)
-    """pictures that the network draws at a time, for speed; default: 1 on a CPU, 4 on a GPU. Another number rounds
-    otherwise: it is written down"""
-    steps: int = Field(default=50, ge=1)
-    """denoising steps"""
-    guidance_scale: float = Field(default=7.5, ge=0.0, allow_inf_nan=False)
-    """how strongly the prompt steers; 1 or less: not at all"""
+    """images generated at once: faster, results differ by rounding (recorded); default: 1 on a CPU, 4 on a GPU"""
+    steps: int | None = Field(default=None, ge=1)
+    """denoising steps; default: as suits the model, 50 for Stable Diffusion and pocket"""
+    guidance_scale: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    """how strongly the image follows the prompt; 1 or less: no guidance; default: as suits the model, 7.5 for
+    Stable Diffusion, 4 for pocket"""
     guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
-    """how far the guided prediction is given the spread of the unguided one (Lin et al. 2023); 0.7 with zero SNR"""
+    """how much of the unguided prediction's spread is restored (Lin et al. 2023); use 0.7 with zero-SNR models"""
     guidance_stop: float = Field(default=1.0, gt=0.0, le=1.0)
-    """the share of the steps that are guided, from the first on; less is faster and gives another image"""
-    scheduler: str | None = None
-    """pndm, ddim, euler, euler_a, dpmpp_2m_karras, unipc ...; default: the model's own"""
+    """share of the steps, from the first on, that use guidance; less is faster and gives a different image"""
+    scheduler: str | None = Field(None, description=f"{', '.join(schedulers.SCHEDULERS)}; default: the model's own")
     height: int | None = Field(default=None, ge=1)
     """pixels; default: the model's own size"""
     width: int | None = Field(default=None, ge=1)
     """pixels; default: the model's own size"""
     aspect: str = ""
-    """the sides' ratio, as 3:2, at about the model's own number of pixels"""
+    """aspect ratio, as 3:2, at about the model's own number of pixels"""
     init_image: Path | None = None
-    """a picture to begin from, see --strength"""
+    """initial image for img2img, see --strength"""
     strength: float = Field(default=0.75, gt=0.0, le=1.0)
-    """how much of the picture given is drawn anew: the share of the steps that are made; 1 keeps nothing of it"""
+    """img2img strength, the share of the steps that are made; 1 ignores the initial image"""
     mask: Path | None = None
-    """white where --init-image is drawn anew; the rest stays as it is, pixel for pixel"""
+    """inpainting mask: white where --init-image is replaced; the rest stays as it is, pixel for pixel"""
     scribble: Path | None = None
-    """a drawing of lines to begin from; with --controlnet it leads every step"""
+    """a line drawing as initial image; with --controlnet it guides every step"""
     polarity: Literal["auto", "dark-on-light", "light-on-dark"] = "auto"
-    """of the lines of --scribble"""
+    """whether --scribble is dark on light or light on dark"""
     controlnet: Path | None = None
-    """a ControlNet for lines, a folder as diffusers saves it"""
+    """a ControlNet for scribbles, a folder in diffusers' layout"""
     control_scale: float = Field(default=1.0, ge=0.0, le=2.0)
-    """how strongly the ControlNet leads"""
+    """how strongly the ControlNet guides"""
     outdir: Path | None = None
-    """a folder, new or empty or begun by the same command, which goes on; default: the next free one in outputs/"""
+    """new, empty, or begun by the same command, which then resumes; default: the next number in outputs/"""
     resume: bool = False
-    """go on with the newest folder of outputs/ that this same command began and did not finish"""
+    """resume the newest folder in outputs/ that this same command began and did not finish"""
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
     """default: fp32 on the CPU, fp16 on a GPU"""
     device: str | None = None
     """cpu, cuda, cuda:1, mps; default: a GPU if there is one"""
     safety_checker: Path | None = None
-    """a folder with a Stable Diffusion safety checker; without it nothing is checked, and the metadata says so"""
+    """a folder with a Stable Diffusion safety checker; default: none, which the metadata says"""
     hide_flagged: bool = False
-    """write a grey tile in place of a picture that the safety checker flags"""
+    """replace images that the safety checker flags by a grey tile"""
     compile: bool = False
-    """generate with torch.compile (on a GPU: CUDA graphs too): minutes at first use, then kept by torch"""
+    """use torch.compile (with CUDA graphs on a GPU): minutes at first use, then cached by torch"""
     compare_base: bool = False
-    """draw with the base model as well, and lay both side by side on compare.png"""
+    """also generate with the base model, and put both side by side on compare.png"""
     strict: bool = False
-    """words that are not read, or an unused LoRA key, are errors"""
+    """treat truncated prompts and unmatched LoRA keys as errors"""
 
     @field_validator("prompt")
     @classmethod
-    def some_prompt(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+    def check_prompt(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
         if not prompts or not all(prompt.strip() for prompt in prompts):
-            raise ValueError('the prompt is empty. Say what to draw: --prompt "a water type fridge"')
+            raise ValueError('the prompt is empty. Example: --prompt "a water type fridge"')
         return prompts
 
     @field_validator("grid")
     @classmethod
-    def readable_grid(cls, text: str) -> str:
+    def check_grid(cls, text: str) -> str:
         try:
-            templates.parse_grid(text)
+            parse_grid(text)
         except InputError as error:
             raise ValueError(str(error)) from None
         return text
 
     @field_validator("scheduler")
     @classmethod
-    def known_scheduler(cls, name: str | None) -> str | None:
+    def check_scheduler(cls, name: str | None) -> str | None:
         try:
             return None if name is None else schedulers.canonical_name(name)
         except InputError as error:
@@ -170,7 +162,7 @@ class GenerateOptions(cli.Options):
 
     @field_validator("lora")
     @classmethod
-    def sensible_weights(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+    def check_lora(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         for text in texts:
             if not abs(parse_lora(text).weight) <= MAX_WEIGHT:
                 raise ValueError(f"the weight of {text!r} is not between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}")
@@ -178,64 +170,67 @@ class GenerateOptions(cli.Options):
 
     @field_validator("aspect")
     @classmethod
-    def readable_aspect(cls, text: str) -> str:
+    def check_aspect(cls, text: str) -> str:
         if text and parse_aspect(text) is None:
-            raise ValueError(f"{text!r} is no ratio of two sides up to {MAX_ASPECT:g} : 1, such as 3:2")
+            raise ValueError(f"invalid aspect ratio {text!r} (max {MAX_ASPECT:g}:1), expected for example 3:2")
         return text
 
     @field_validator("seeds")
     @classmethod
-    def readable_seeds(cls, text: str) -> str:
+    def check_seeds(cls, text: str) -> str:
         numbers = parse_seeds(text)
         if numbers is None or len(set(numbers)) < len(numbers):
-            raise ValueError(f"{text!r} is no list of different seeds from 0 to {MAX_SEED}, such as 1,2,3")
+            raise ValueError(f"{text!r} is not a list of different seeds from 0 to {MAX_SEED}, such as 1,2,3")
         return text
 
     @model_validator(mode="after")
-    def flags_belong_together(self) -> GenerateOptions:
+    def check_combinations(self) -> GenerateOptions:
         if self.aspect and (self.width or self.height):
-            raise ValueError("--aspect already says both sides: leave out --width and --height")
+            raise ValueError("--aspect sets both sides: leave out --width and --height")
         if self.seeds and self.model_fields_set & {"seed", "num_images"}:
-            raise ValueError("--seeds already names every picture: leave out --seed and --num-images")
+            raise ValueError("--seeds names every image's seed: leave out --seed and --num-images")
         if self.mask and not self.init_image:
-            raise ValueError("--mask says what of a picture is drawn anew: give the picture with --init-image")
+            raise ValueError("--mask needs an initial image: add --init-image")
         if self.controlnet and not self.scribble:
-            raise ValueError("--controlnet follows a drawing of lines: give it with --scribble")
+            raise ValueError("--controlnet needs a line drawing: add --scribble")
         if self.scribble and self.init_image and not self.controlnet:
-            raise ValueError("--scribble and --init-image both say where to begin: give one, or add --controlnet")
+            raise ValueError("--scribble and --init-image are both initial images: give one, or add --controlnet")
         if self.hide_flagged and not self.safety_checker:
-            raise ValueError("--hide-flagged hides what --safety-checker finds: give its folder")
-        return self
-
-    @model_validator(mode="after")
-    def seeds_fit(self) -> GenerateOptions:
+            raise ValueError("--hide-flagged needs --safety-checker")
         if self.seed > MAX_SEED - self.num_images:
-            raise ValueError(f"seed {self.seed} + {self.num_images} pictures is past the highest seed {MAX_SEED}")
+            raise ValueError(f"seed {self.seed} + {self.num_images} images exceeds the highest seed {MAX_SEED}")
         return self
-
-    @property
-    def listed_seeds(self) -> tuple[int, ...]:
-        return parse_seeds(self.seeds) or ()
-
-    @property
-    def ratio(self) -> float | None:
-        """Width over height, if --aspect says it."""
-        return parse_aspect(self.aspect)
 
     @property
     def loras(self) -> tuple[LoraFile, ...]:
         return tuple(parse_lora(text) for text in self.lora)
 
 
+def parse_grid(text: str) -> dict[str, tuple[str, ...]]:
+    """`type=water,fire;object=fridge,car` as name -> values; `||` instead of commas where values contain commas."""
+    axes: dict[str, tuple[str, ...]] = {}
+    for axis in filter(str.strip, text.split(";")):
+        name, equals, values = axis.partition("=")
+        name = name.strip()
+        given = tuple(value.strip() for value in values.split("||" if "||" in values else ","))
+        if not equals or not SLOT_NAME.fullmatch(name) or not all(given):
+            fix = 'Write it as --grid "type=water,fire;object=fridge,car".'
+            raise InputError(f"{axis.strip()!r} is not a name with its values", where="--grid", fix=fix)
+        if name in axes or len(set(given)) < len(given):
+            raise InputError(f"{axis.strip()!r} is given twice", where="--grid")
+        axes[name] = given
+    return axes
+
+
 def parse_aspect(text: str) -> float | None:
     """`3:2`, `3x2`, `3/2` or `1.5` -> 1.5; None if it is none of them."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\s*[:x/]\s*(\d+(?:\.\d+)?))?", text.strip())
-    sides = [float(side or 1) for side in found.groups()] if found else [0.0]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\s*[:x/]\s*(\d+(?:\.\d+)?))?", text.strip())
+    sides = [float(side or 1) for side in match.groups()] if match else [0.0]
     return sides[0] / sides[1] if min(sides) > 0 and max(sides) <= MAX_ASPECT * min(sides) else None
 
 
 def parse_seeds(text: str) -> tuple[int, ...] | None:
-    """`1,2,3` -> (1, 2, 3); () for nothing, None if it is no list of seeds."""
+    """`1,2,3` -> (1, 2, 3); () for nothing, None if it is not a list of seeds."""
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not all(word.isdecimal() and int(word) <= MAX_SEED for word in words):
         return None
@@ -252,34 +247,31 @@ def parse_lora(text: str) -> LoraFile:
 
 
 def read_options(argv: list[str] | None = None) -> GenerateOptions:
-    """The command line of generate.py as options. Raises InputError."""
+    """The command line of generate.py. Raises InputError."""
     if "--fast" in (sys.argv[1:] if argv is None else argv):
-        fix = f"Use {FAST_FLAGS} instead."
-        raise InputError("was removed: it only stood for other flags", where="--fast", fix=fix)
-    description = "Draw pictures of what a prompt says. The same seed gives the same picture, alone or among many."
+        raise InputError("was removed: it stood for other flags", where="--fast", fix=f"Use {FAST_FLAGS} instead.")
+    description = "Generate images from prompts. The same seed gives the same image, alone or among many."
     return cli.parse(GenerateOptions, argv, prog="generate.py", description=description, aliases=ALIASES)
 
 
-class GalleryOptions(Options):
-    """What gallery.py can be told."""
-
+class GalleryOptions(cli.Options):
     folder: Path = Path("outputs")
-    """the pictures, in this folder and all below it"""
+    """folder of the images, searched with everything below it"""
     search: str = ""
-    """words are what the picture shows; field:value narrows: prompt: negative: model: lora: sampler: seed: steps: cfg:
-    width: height: date: star: file:, numbers with > and <, -field:value for what it must not be"""
+    """words say what the image shows; field:value filters by prompt: negative: model: lora: sampler: seed: steps: cfg:
+    width: height: date: star: file:, numbers with > and <, -field:value excludes"""
     star: tuple[Path, ...] = ()
-    """mark these pictures as favourites"""
+    """mark these images as favourites"""
     unstar: tuple[Path, ...] = ()
-    """and take the mark away again"""
+    """remove the mark"""
     most: int = Field(default=20, ge=1)
-    """pictures that are listed"""
+    """maximum number of images listed"""
     page: Path | None = None
-    """write what was found as one HTML file"""
+    """write the results to one HTML file"""
     judge: Path | None = None
-    """folder of a CLIP model that compares words and pictures; default: the embedded scorer"""
+    """folder of a CLIP model that compares words and images; default: the embedded scorer"""
     index: Path | None = None
-    """the index; default: one for each folder, in the cache"""
+    """the index file; default: one for each folder, in the cache"""
 
 
 SYNTHESIS_MODELS = {  # short names: the thesis' four, and SD v1.4
@@ -291,9 +283,7 @@ SYNTHESIS_MODELS = {  # short names: the thesis' four, and SD v1.4
 }
 
 
-class SynthesizeOptions(Options):
-    """What synthesize.py can be told."""
-
+class SynthesizeOptions(cli.Options):
     theme: str = "creatures"
     """creatures, animals, fruits, or a YAML file with classes, templates and slots"""
     classes: tuple[str, ...] = ()
@@ -302,19 +292,19 @@ class SynthesizeOptions(Options):
     """sd14, sd21, realistic-vision-14, openjourney-v4, kandinsky-22, pocket, a run, a folder or a hub id; a set for
     each; default: the newest finished run, else pocket"""
     count: int = Field(default=80, ge=1)
-    """pictures of each model, shared out evenly among the classes"""
+    """images of each model, distributed evenly over the classes"""
     seed: int = Field(default=0, ge=0, lt=2**48)
-    """of prompts and pictures"""
+    """seed of prompts and images"""
     steps: int = Field(default=25, ge=1)
     """denoising steps"""
-    guidance_scale: float = Field(default=4.0, ge=0.0, allow_inf_nan=False)
-    """how strongly the prompt steers; SD's own default is 7.5"""
+    guidance_scale: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    """how strongly the image follows the prompt; default: as suits the model, Stable Diffusion 7.5, pocket 4"""
     scheduler: str | None = None
     """euler, dpmpp_2m ...; default: the model's own, for sd21 DPM-Solver++ as in the thesis"""
     redraws: int = Field(default=5, ge=0)
-    """times a picture is drawn anew that came out black, flagged or broken; then it is left out, and said"""
+    """how often an image that comes out black, flagged or broken is tried again before it is left out and reported"""
     outdir: Path = Path("outputs") / "synthetic"
-    """a folder for each model in it; the same command goes on where it was stopped"""
+    """output folder with a folder for each model; the same command resumes"""
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
     """default: fp32 on the CPU, fp16 on a GPU"""
     device: str | None = None

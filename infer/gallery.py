@@ -1,9 +1,9 @@
-"""ENTRY: find pictures by what they show and by how they were made.
+"""ENTRY: find images by what they show and by how they were made.
 
 python infer/gallery.py                                          index outputs/, list the newest
 python infer/gallery.py --search "a blue fridge steps:>20 model:pocket star:"
 python infer/gallery.py --star outputs/0003/00001-43.png
-python infer/gallery.py --search "fire" --page gallery.html      a page of its own, to keep or send
+python infer/gallery.py --search "fire" --page gallery.html      one HTML file, to keep or send
 """
 
 from data.cli import parse

@@ -1,11 +1,11 @@
-"""ENTRY: python infer/generate.py --prompt "a water type fridge" draws pictures and one labelled sheet of them."""
+"""ENTRY: python infer/generate.py --prompt "a water type fridge" generates images and a labelled contact sheet."""
 
 from data.errors import run_entry
 from infer import config
 
 
 def main() -> int:
-    """Read the options, then draw; torch is imported only once they are known to be good."""
+    """Read the options first: a wrong flag is reported before torch is imported."""
     options = config.read_options()
     from infer import generation
 

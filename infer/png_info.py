@@ -1,22 +1,22 @@
-"""What other programs wrote into their pictures, in this toolkit's words; and what of it cannot be repeated here.
+"""--params-from image.png: the options that an image was made with, under the flags on the command line.
 
-Sources of the layouts: AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py and modules/images.py (PNG text
-`parameters`, EXIF UserComment in JPEG and WebP); invoke-ai/InvokeAI (`invokeai_metadata`); lllyasviel/Fooocus,
-modules/meta_parser.py (`parameters` as JSON); kohya-ss/sd-scripts, gen_img.py (a text for each field).
+Our own images are repeated bit for bit; a model or LoRA that has changed or is missing is an error. Of other programs'
+images the settings are used; what cannot be repeated is named. A1111's text is parsed as A1111 does (modules/
+infotext_utils.py), kohya's as gen_img.py writes it; InvokeAI, Fooocus, ComfyUI and NovelAI are read by sd-parsers.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from pydantic import ValidationError
 
 from data.atomic_io import file_sha256
@@ -24,65 +24,188 @@ from data.errors import InputError, printable
 from infer import metadata, schedulers, templates, text_encoding
 from infer.config import GenerateOptions
 from infer.metadata import ImageMetadata, LoraUsed
+from infer.output import SavedImage
 from infer.pipeline import GPU_MICRO_BATCH, MICRO_BATCH
+from infer.resolve_model import POCKET, RUNS
 
-if TYPE_CHECKING:
-    from infer.output import SavedImage
-
-UNICODE = b"UNICODE\0"
+OURS = "this toolkit"
+FLAG_OF_ROLE = {"init": "init_image", "mask": "mask", "scribble": "scribble"}
+IRRELEVANT_FIELDS = {"format", "template", "verdict", "style", "unstyled"}  # for the pixels
+LORAS_FOLDER = Path("loras")
+IMPLIED_FIELDS = {"from_file": ("prompt",), "aspect": ("width", "height"), "seeds": ("seed",)}  # by a flag
 IGNORED_KEYS = {"Version", "Model hash", "VAE hash", "Lora hashes", "Size", "Schedule type", "Model", "RNG", "Prompt"}
 KNOWN_KEYS = {"Emphasis", "Negative prompt", "Steps", "Sampler", "CFG scale", "Seed", "Denoising strength", "Clip skip"}
 
 
 @dataclass(frozen=True)
-class ForeignSettings:
-    """values: fields of GenerateOptions by name. said: what the picture had that is not repeated, a line each."""
+class ImageSettings:
+    """values: fields of GenerateOptions by name. notes: what is not repeated, a line each. metadata: if it is ours."""
 
     program: str
     values: Mapping[str, Any]
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    metadata: ImageMetadata | None = None
 
 
-def read_image_texts(path: Path) -> dict[str, str]:
-    """Every text of a PNG, JPEG or WebP picture; an EXIF UserComment under A1111's key. Raises InputError."""
+def options_from_image(options: GenerateOptions) -> tuple[GenerateOptions, ImageSettings]:
+    """The image's settings under the typed flags. Raises InputError, naming the flag that would help."""
+    assert options.params_from is not None
+    where = f"--params-from {options.params_from}"
+    typed = options.model_fields_set
+    found = read_image_settings(options.params_from, typed)
+    implied = typed | {other for name in typed for other in IMPLIED_FIELDS.get(name, ())}
+    values = {name: value for name, value in found.values.items() if name not in implied}
+    if "scheduler" in values:
+        values["scheduler"] = known_scheduler(values["scheduler"], found.program, where)
     try:
-        with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as picture:
-            picture.load()
-            found = {key: str(value) for key, value in getattr(picture, "text", {}).items()}
-            comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"is not a readable picture ({error})", where=f"--params-from {path}") from None
-    return found | ({metadata.A1111_KEY: decode_user_comment(comment)} if isinstance(comment, bytes) else {})
+        return GenerateOptions.model_validate(values | {name: getattr(options, name) for name in typed}), found
+    except ValidationError as error:
+        detail = error.errors()[0]
+        name = ".".join(map(str, detail["loc"])) or "a setting"
+        raise InputError(f"{name} is not allowed here: {detail['msg']}", where=where) from None
 
 
-def decode_user_comment(content: bytes) -> str:
-    """The text of an EXIF UserComment: eight bytes name its encoding; A1111 writes big-endian UTF-16 (piexif)."""
-    body = content[len(UNICODE) :]
-    if not content.startswith(UNICODE):
-        return body.decode("utf-8", "replace")
-    little = body[1::2].count(0) > body[0::2].count(0)  # no byte order mark is written
-    return body.decode("utf-16-le" if little else "utf-16-be", "replace")
+def read_image_settings(path: Path, typed: set[str]) -> ImageSettings:
+    """The settings of an image, ours first. typed: fields given on the command line. Raises InputError."""
+    where = f"--params-from {path}"
+    texts = metadata.read_image_texts(path, where)
+    if metadata.KEY in texts:
+        info = metadata.parse_metadata(texts[metadata.KEY], where)
+        return ImageSettings(OURS, options_from_metadata(info, typed, where), version_differences(info), info)
+    found = read_foreign(texts, where)
+    if found is None:
+        programs = f"{OURS}, A1111, InvokeAI, Fooocus, ComfyUI, NovelAI or kohya's gen_img"
+        raise InputError("has no settings", where=where, allowed=f"an image made by {programs}")
+    prompt = (templates.escape_template(found.values.get("prompt", "")),)
+    return replace(found, values={**found.values, "prompt": prompt})
 
 
-def read_foreign(texts: Mapping[str, str], where: str) -> ForeignSettings | None:
-    """The settings in a picture's texts, or None if no known program wrote them. Raises InputError."""
-    for key, reader in FOREIGN_PARSERS:
-        if key in texts:
-            found = reader(texts, where)
-            return ForeignSettings(
-                found.program, {name: v for name, v in found.values.items() if v is not None}, found.said
-            )
-    return None
+# ---- our own images
 
 
-# ---- A1111
+def options_from_metadata(info: ImageMetadata, typed: set[str], where: str) -> dict[str, Any]:
+    """Our metadata as options. Raises InputError for weights or input images that are not here."""
+    # a style that is typed is applied to the prompt that was typed then
+    prompt = info.unstyled if info.unstyled and "style" in typed else info.prompt
+    same = ("negative_prompt", "seed", "steps", "guidance_scale", "width", "height", "dtype", "weighting")
+    same += ("guidance_rescale", "guidance_stop")
+    usual_batch = MICRO_BATCH.get(info.device.partition(" ")[0], GPU_MICRO_BATCH)
+    values = {
+        **{name: getattr(info, name) for name in same},
+        "prompt": (templates.escape_template(prompt),),
+        "scheduler": info.sampler,
+        "compile": info.compiled,
+        "batch_size": None if info.micro_batch == usual_batch else info.micro_batch,
+        **find_input_images(info, typed, where),
+    }
+    return values if {"model", "lora"} & typed else values | find_weights(info, where)
 
 
-def parse_a1111(texts: Mapping[str, str], where: str) -> ForeignSettings:
-    """A1111's text; Fooocus writes JSON under the same key."""
-    text = texts[metadata.A1111_KEY]
-    if text.lstrip().startswith("{"):
-        return parse_fooocus(parse_json_object(text, where), where)
+def find_input_images(info: ImageMetadata, typed: set[str], where: str) -> dict[str, Any]:
+    """The input images, by name and content, and how they were used. Raises InputError."""
+    if not info.inputs:
+        return {}
+    values: dict[str, Any] = {"strength": info.strength, "control_scale": info.control_scale}
+    values |= {"polarity": info.polarity} if info.polarity else {}
+    for used in info.inputs:
+        name, path = FLAG_OF_ROLE[used.role], Path(used.name)
+        if name not in typed and not (path.is_file() and file_sha256(path) == used.sha256):
+            what = f"was made with {printable(used.name)} ({used.role}, sha256 {used.sha256[:10]}), which is not here"
+            raise InputError(what, where=where, fix=f"Name it with --{name.replace('_', '-')}.")
+        values[name] = path
+    if info.controlnet and "controlnet" not in typed:
+        raise InputError("was made with a ControlNet", where=where, fix="Name its folder with --controlnet.")
+    return values
+
+
+def find_weights(info: ImageMetadata, where: str) -> dict[str, Any]:
+    """The model and LoRAs, by the names that they have on this machine. Raises InputError."""
+    files = [find_lora_file(lora, where) for lora in info.loras]
+    values: dict[str, Any] = {
+        "lora": tuple(f"{file}:{lora.weight!r}" for file, lora in zip(files, info.loras, strict=True))
+    }
+    if any(file.parent.name == "export" and (file.parent.parent / "config.yaml").is_file() for file in files):
+        return values  # the base follows from the run
+    name = info.model.name
+    if (RUNS / name / "config.yaml").is_file():
+        return values | {"model": str(RUNS / name)}
+    if name == POCKET or "/" in name or Path(name).exists():
+        return values | {"model": name}
+    raise InputError(f"was made with the model {name!r}, which is not here", where=where, fix="Name it with --model.")
+
+
+def find_lora_file(lora: LoraUsed, where: str) -> Path:
+    """The file of a LoRA by its name and content. Raises InputError."""
+    run_lora = RUNS / Path(lora.name).stem / "export" / "lora.safetensors"
+    files = [path for path in (run_lora, Path(lora.name), LORAS_FOLDER / lora.name) if path.is_file()]
+    same = next((path for path in files if file_sha256(path) == lora.sha256), None)
+    if same is not None:
+        return same
+    missing = f"was made with the LoRA {lora.name!r}, which is not here"
+    what = f"{printable(files[0])} has changed since" if files else missing
+    raise InputError(what, where=where, fix=f"Name it with --lora FILE:{lora.weight:g}.")
+
+
+def known_scheduler(name: str, program: str, where: str) -> str | None:
+    """A sampler's name as --scheduler takes it; None, the model's own, for one of ours without such a name."""
+    try:
+        return schedulers.canonical_name(name)
+    except InputError as error:
+        if program == OURS:
+            return None
+        what = f"was made with the sampler {name!r}, which is not supported"
+        raise InputError(what, where=where, allowed=error.allowed, fix="Choose one with --scheduler.") from None
+
+
+def version_differences(info: ImageMetadata) -> tuple[str, ...]:
+    """Libraries that have another version now; pixels may differ in the last bits for it."""
+    changed = [name for name in ("torch", "diffusers") if info.versions.get(name, version(name)) != version(name)]
+    return tuple(f"it was made with {name} {info.versions[name]}, this is {version(name)}" for name in changed)
+
+
+def compare_with_original(done: SavedImage, original: ImageMetadata, path: Path) -> str:
+    """Whether the image is the same bit for bit, or by how much it is not and why."""
+    before, after = read_pixels(path), read_pixels(done.path)
+    now = done.metadata
+    if before.shape != after.shape:
+        return f"the image is {now.width} x {now.height} now, it was {original.width} x {original.height}"
+    if np.array_equal(before, after):
+        return "the same image, bit for bit"
+    fields = [name for name in type(now).model_fields if name not in IRRELEVANT_FIELDS]
+    changed = [name.replace("_", " ") for name in fields if getattr(now, name) != getattr(original, name)]
+    reasons = ", ".join(changed) or "nothing that is in the metadata"
+    return f"a different image: {psnr(before, after):.1f} dB from the original; changed since: {reasons}"
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.float64)
+
+
+def psnr(one: np.ndarray, two: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two images of values 0 to 255."""
+    error = float(np.mean((one - two) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+# ---- other programs' images
+
+
+def read_foreign(texts: Mapping[str, str], where: str) -> ImageSettings | None:
+    """The settings in an image's texts, or None if no known program wrote them. Raises InputError."""
+    a1111 = texts.get(metadata.A1111_KEY, "")
+    if a1111 and not a1111.lstrip().startswith("{"):
+        found = parse_a1111(a1111, where)
+    elif "prompt" in texts and "workflow" not in texts and not texts["prompt"].lstrip().startswith("{"):
+        found = parse_kohya(texts, where)
+    else:
+        found = parse_others(texts, where)
+    if found is None:
+        return None
+    return replace(found, values={name: value for name, value in found.values.items() if value is not None})
+
+
+def parse_a1111(text: str, where: str) -> ImageSettings:
     found = metadata.parse_parameters(text)
     if "Steps" not in found:
         raise InputError("its text has no settings that A1111 would read", where=where)
@@ -99,67 +222,28 @@ def parse_a1111(texts: Mapping[str, str], where: str) -> ForeignSettings:
         "height": parse_number({"Size": height}, "Size", int, where),
         "strength": parse_number(found, "Denoising strength", float, where),
     }
-    return ForeignSettings("A1111", values, tuple(unsupported_settings(found)))
+    return ImageSettings("A1111", values, tuple(unsupported_settings(found)))
 
 
-def unsupported_settings(found: Mapping[str, str]) -> list[str]:
+def unsupported_settings(found: Mapping[str, str]) -> Iterator[str]:
     """What decided A1111's pixels and cannot be repeated, a line each."""
-    said = ["it was drawn over a picture: name it with --init-image"] if "Denoising strength" in found else []
+    if "Denoising strength" in found:
+        yield "it was made from an initial image: name it with --init-image"
     if found.get("RNG") != "CPU":
-        said.append("its noise came from a GPU, ours comes from the CPU: expect another picture of the same settings")
+        yield "its noise came from a GPU, ours comes from the CPU: expect a different image with the same settings"
     if "Model" in found:
-        said.append(f"it was drawn with the model {found['Model']!r} ({found.get('Model hash', 'no hash')})")
+        yield f"it was made with the model {found['Model']!r} ({found.get('Model hash', 'no hash')})"
     if found.get("Clip skip", "1") != "1":
-        said.append(f"Clip skip {found['Clip skip']} is not repeated: the text encoder's last layer is used")
+        yield f"Clip skip {found['Clip skip']} is not supported: the text encoder's last layer is used"
     weighted = any(text_encoding.is_weighted(found.get(key, "")) for key in ("Prompt", "Negative prompt"))
     if weighted and found.get("Emphasis", "Original") != "No norm":
-        said.append("its weights were rescaled to the mean (Emphasis: Original); ours are not (No norm)")
+        yield "its weights were rescaled to the mean (Emphasis: Original); ours are not (No norm)"
     others = [f"{key}: {value}" for key, value in found.items() if key not in IGNORED_KEYS | KNOWN_KEYS]
-    return said + ([f"not repeated: {', '.join(others)}"] if others else [])
+    if others:
+        yield f"not supported: {', '.join(others)}"
 
 
-# ---- others
-
-
-def parse_invokeai(texts: Mapping[str, str], where: str) -> ForeignSettings:
-    """InvokeAI's flat JSON; its weights are compel's grammar, its noise comes from the CPU unless it says otherwise."""
-    found = parse_json_object(texts["invokeai_metadata"], where)
-    values = {
-        "prompt": found.get("positive_prompt", ""),
-        "negative_prompt": found.get("negative_prompt") or "",
-        "steps": parse_number(found, "steps", int, where),
-        "guidance_scale": parse_number(found, "cfg_scale", float, where),
-        "guidance_rescale": parse_number(found, "cfg_rescale_multiplier", float, where),
-        "seed": parse_number(found, "seed", int, where),
-        "scheduler": clean_sampler_name(re.sub(r"_k$", "_karras", str(found.get("scheduler", "")))),
-        "width": parse_number(found, "width", int, where),
-        "height": parse_number(found, "height", int, where),
-        "strength": parse_number(found, "strength", float, where),
-        "weighting": "compel",
-    }
-    model = found.get("model") or {}
-    said = [f"it was drawn with the model {model.get('name') or model.get('model_name')!r}"] if model else []
-    said += [f"its LoRA is not loaded: {lora.get('model', lora)}" for lora in found.get("loras") or ()]
-    return ForeignSettings("InvokeAI", values, tuple(said))
-
-
-def parse_fooocus(found: Mapping[str, Any], where: str) -> ForeignSettings:
-    """Fooocus' own scheme: one JSON object."""
-    sides = re.findall(r"\d+", str(found.get("resolution", "")))
-    values = {
-        "prompt": found.get("prompt", ""),
-        "negative_prompt": found.get("negative_prompt", ""),
-        "steps": parse_number(found, "steps", int, where),
-        "guidance_scale": parse_number(found, "guidance_scale", float, where),
-        "seed": parse_number(found, "seed", int, where),
-        "scheduler": clean_sampler_name(f"{found.get('sampler', '')} {found.get('scheduler', '')}"),
-        "width": int(sides[0]) if len(sides) == 2 else None,
-        "height": int(sides[1]) if len(sides) == 2 else None,
-    }
-    return ForeignSettings("Fooocus", values, ("its styles, sharpness and SDXL model are not repeated",))
-
-
-def parse_kohya(texts: Mapping[str, str], where: str) -> ForeignSettings:
+def parse_kohya(texts: Mapping[str, str], where: str) -> ImageSettings:
     """kohya's gen_img.py: a text for each field."""
     values = {
         "prompt": texts["prompt"],
@@ -169,38 +253,50 @@ def parse_kohya(texts: Mapping[str, str], where: str) -> ForeignSettings:
         "seed": parse_number(texts, "seed", int, where),
         "scheduler": clean_sampler_name(texts.get("sampler", "")),
     }
-    return ForeignSettings("kohya's gen_img", values)
+    return ImageSettings("kohya's gen_img", values)
 
 
-def reject_comfyui(texts: Mapping[str, str], where: str) -> ForeignSettings:
-    raise InputError("ComfyUI's graph is not read", where=where, fix="Type its prompt and settings as flags.")
+def parse_others(texts: Mapping[str, str], where: str) -> ImageSettings | None:
+    """InvokeAI, Fooocus, ComfyUI and NovelAI, read by sd-parsers. Raises InputError for what it cannot read."""
+    from sd_parsers import parsers
+    from sd_parsers.exceptions import ParserError
+
+    for parser in (parsers.InvokeAIParser, parsers.FooocusParser, parsers.ComfyUIParser, parsers.NovelAIParser):
+        try:
+            info = parser().parse(dict(texts))
+        except (ParserError, AttributeError, TypeError, KeyError, ValueError):
+            continue
+        if info.samplers:
+            return from_sd_parsers(info, where)
+    if texts.keys() & {"invokeai_metadata", "sd-metadata", "Dream", metadata.A1111_KEY, "workflow", "prompt"}:
+        raise InputError("has settings that cannot be read", where=where, fix="Give its prompt and settings as flags.")
+    return None
 
 
-def parse_prompt_text(texts: Mapping[str, str], where: str) -> ForeignSettings:
-    return reject_comfyui(texts, where) if texts["prompt"].lstrip().startswith("{") else parse_kohya(texts, where)
-
-
-ForeignParser = Callable[[Mapping[str, str], str], ForeignSettings]
-FOREIGN_PARSERS: tuple[tuple[str, ForeignParser], ...] = (
-    ("invokeai_metadata", parse_invokeai),
-    (metadata.A1111_KEY, parse_a1111),
-    ("workflow", reject_comfyui),
-    ("prompt", parse_prompt_text),
-)
-
-
-# ---- values
-
-
-def parse_json_object(text: str, where: str) -> dict[str, Any]:
-    """A JSON object. Raises InputError."""
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"holds damaged JSON ({error})", where=where) from None
-    if not isinstance(found, dict):
-        raise InputError("holds JSON that is no object", where=where)
-    return found
+def from_sd_parsers(info: Any, where: str) -> ImageSettings:
+    """The last sampler's settings, which made the image."""
+    sampler, more, program = info.samplers[-1], info.metadata, info.generator.value
+    given = {**more, **sampler.parameters}
+    sides = re.findall(r"\d+", str(given.get("resolution", "")))  # Fooocus
+    size = dict(zip(("width", "height"), sides, strict=False)) if len(sides) == 2 else {}
+    name = f"{re.sub(r'_k$', '_karras', str(sampler.name))} {given.get('scheduler', '')}"
+    values = {
+        "prompt": ", ".join(map(str, sampler.prompts)),
+        "negative_prompt": ", ".join(map(str, sampler.negative_prompts)),
+        "steps": parse_number(given, "steps", int, where),
+        "guidance_scale": parse_number(given, "cfg_scale", float, where),
+        "guidance_rescale": parse_number(given, "cfg_rescale_multiplier", float, where),
+        "seed": parse_number(given, "seed", int, where),
+        "scheduler": clean_sampler_name(name),
+        "width": parse_number({**given, **size}, "width", int, where),
+        "height": parse_number({**given, **size}, "height", int, where),
+        "strength": parse_number(given, "strength", float, where),
+        "weighting": "compel" if program == "InvokeAI" else None,
+    }
+    notes = [f"it was made with the model {sampler.model.name!r}"] if sampler.model else []
+    notes += [f"its LoRA is not loaded: {lora.get('model', lora)}" for lora in more.get("loras") or ()]
+    notes += [f"{program}'s other settings and nodes are not supported"]
+    return ImageSettings(program, values, tuple(notes))
 
 
 def parse_number(found: Mapping[str, Any], key: str, kind: Callable[[Any], Any], where: str) -> Any:
@@ -210,206 +306,10 @@ def parse_number(found: Mapping[str, Any], key: str, kind: Callable[[Any], Any],
     try:
         return kind(found[key])
     except (ValueError, TypeError):
-        raise InputError(f"its {key} {found[key]!r} is no number", where=where) from None
+        raise InputError(f"its {key} {found[key]!r} is not a number", where=where) from None
 
 
 def clean_sampler_name(name: str) -> str | None:
-    """A sampler as another program calls it, without what says nothing; replay.py asks whether it is known here."""
-    name = re.sub(r"[\s_]+(normal|automatic)$", "", name.strip(), flags=re.IGNORECASE)
+    """Another program's name of a sampler, without suffixes that mean nothing here."""
+    name = re.sub(r"[\s_]+(normal|automatic|simple)$", "", name.strip(), flags=re.IGNORECASE)
     return name.replace("_gpu", "") or None
-
-
-FLAG_OF_ROLE = {"init": "init_image", "mask": "mask", "scribble": "scribble"}
-IRRELEVANT_FIELDS = {"format", "template", "verdict", "style", "unstyled"}
-RUNS, LORAS_FOLDER = Path("runs"), Path("loras")
-IMPLIED_FIELDS = {  # a flag that was typed also answers for these
-    "from_file": ("prompt",),
-    "aspect": ("width", "height"),
-    "seeds": ("seed",),
-}
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """program: that drew it. values: fields of GenerateOptions. said: what is not repeated. recipe: if it is ours."""
-
-    program: str
-    values: Mapping[str, Any]
-    said: tuple[str, ...] = ()
-    recipe: ImageMetadata | None = None
-
-
-def options_from_image(options: GenerateOptions) -> tuple[GenerateOptions, ImageSettings]:
-    """The picture's settings with the typed flags over them. Raises InputError, naming the flag that would answer."""
-    assert options.params_from is not None
-    where = f"--params-from {options.params_from}"
-    typed = options.model_fields_set
-    found = read_image_settings(options.params_from, typed)
-    answered = typed | {other for name in typed for other in IMPLIED_FIELDS.get(name, ())}
-    values = {name: value for name, value in found.values.items() if name not in answered}
-    if "scheduler" in values:
-        values["scheduler"] = known_scheduler(values["scheduler"], found.program, where)
-    merged = {**values, **{name: getattr(options, name) for name in typed}}
-    try:
-        return GenerateOptions.model_validate(merged), found
-    except ValidationError as error:
-        detail = error.errors()[0]
-        name = ".".join(map(str, detail["loc"])) or "its settings"
-        raise InputError(f"{name} is not allowed here: {detail['msg']}", where=where) from None
-
-
-def read_image_settings(path: Path, typed: set[str]) -> ImageSettings:
-    """The settings of a picture, ours first. typed: fields that the person answers for. Raises InputError."""
-    where = f"--params-from {path}"
-    texts = read_image_texts(path)
-    if metadata.KEY in texts:
-        recipe = metadata.parse_metadata(texts[metadata.KEY], where)
-        return ImageSettings(
-            "this toolkit", options_from_metadata(recipe, typed, where), tuple(version_differences(recipe)), recipe
-        )
-    found = read_foreign(texts, where)
-    if found is None:
-        programs = "this toolkit, A1111, InvokeAI, Fooocus or kohya's gen_img"
-        raise InputError("holds no settings", where=where, allowed=f"a picture by {programs}")
-    values = dict(found.values)
-    values["prompt"] = (templates.escape_template(values["prompt"]),)
-    return ImageSettings(found.program, values, found.said)
-
-
-def options_from_metadata(recipe: ImageMetadata, typed: set[str], where: str) -> dict[str, Any]:
-    """One of our recipes as options. Raises InputError for weights that are not here."""
-    values = {
-        # a style that is typed is laid around the words that were typed then
-        "prompt": (
-            templates.escape_template(recipe.unstyled if recipe.unstyled and "style" in typed else recipe.prompt),
-        ),
-        "negative_prompt": recipe.negative_prompt,
-        "seed": recipe.seed,
-        "steps": recipe.steps,
-        "guidance_scale": recipe.guidance_scale,
-        "scheduler": recipe.sampler,
-        "width": recipe.width,
-        "height": recipe.height,
-        "dtype": recipe.dtype,
-        "weighting": recipe.weighting,
-        "guidance_rescale": recipe.guidance_rescale,
-        "guidance_stop": recipe.guidance_stop,
-        "compile": recipe.compiled,
-        "batch_size": batch_size_of(recipe),
-        **find_input_images(recipe, typed, where),
-    }
-    if not {"model", "lora"} & typed:
-        return values | find_weights(recipe, where)
-    return values
-
-
-def batch_size_of(recipe: ImageMetadata) -> int | None:
-    """Pictures at a time, where it was not what is usual on the kind of device that drew it."""
-    usual = MICRO_BATCH.get(recipe.device.partition(" ")[0], GPU_MICRO_BATCH)
-    return None if recipe.micro_batch == usual else recipe.micro_batch
-
-
-def find_input_images(recipe: ImageMetadata, typed: set[str], where: str) -> dict[str, Any]:
-    """The pictures that went in, by name and content, and how they were used. Raises InputError."""
-    if not recipe.inputs:
-        return {}
-    flags = {used.role: FLAG_OF_ROLE[used.role] for used in recipe.inputs}
-    found: dict[str, Any] = {"strength": recipe.strength, "control_scale": recipe.control_scale}
-    found |= {"polarity": recipe.polarity} if recipe.polarity else {}
-    for used in recipe.inputs:
-        same = Path(used.name).is_file() and file_sha256(Path(used.name)) == used.sha256
-        if not same and flags[used.role] not in typed:
-            flag = f"--{flags[used.role].replace('_', '-')}"
-            what = f"was drawn with {printable(used.name)} ({used.role}, sha256 {used.sha256[:10]}), which is not here"
-            raise InputError(what, where=where, fix=f"Name it with {flag}.")
-        found[flags[used.role]] = Path(used.name)
-    if recipe.controlnet and "controlnet" not in typed:
-        raise InputError("was drawn along a ControlNet", where=where, fix="Name its folder with --controlnet.")
-    return found
-
-
-def find_weights(recipe: ImageMetadata, where: str) -> dict[str, Any]:
-    """The model and LoRAs of a recipe, by the names that they have on this machine. Raises InputError."""
-    files = [find_lora_file(lora, where) for lora in recipe.loras]
-    found: dict[str, Any] = {"lora": tuple(f"{file}:{lora.weight!r}" for file, lora in files)}
-    if not any(is_of_a_run(file) for file, _ in files):  # its base follows from the run
-        found["model"] = find_model(recipe.model.name, where)
-    return found
-
-
-def find_model(name: str, where: str) -> str:
-    """A model by the name in a recipe: as it is, or a run's. Raises InputError if it is neither here nor on a hub."""
-    if (RUNS / name / "config.yaml").is_file():
-        return str(RUNS / name)
-    if name == "pocket" or "/" in name or Path(name).exists():
-        return name
-    raise InputError(f"was drawn with the model {name!r}, which is not here", where=where, fix="Name it with --model.")
-
-
-def find_lora_file(lora: LoraUsed, where: str) -> tuple[Path, LoraUsed]:
-    """The file of a LoRA by its name and content. Raises InputError."""
-    places = [RUNS / Path(lora.name).stem / "export" / "lora.safetensors", Path(lora.name), LORAS_FOLDER / lora.name]
-    there = [path for path in places if path.is_file()]
-    same = [path for path in there if file_sha256(path) == lora.sha256]
-    if same:
-        return same[0], lora
-    what = (
-        f"{printable(there[0])} has changed since"
-        if there
-        else f"was drawn with the LoRA {lora.name!r}, which is not here"
-    )
-    raise InputError(what, where=where, fix=f"Name it with --lora FILE:{lora.weight:g}.")
-
-
-def is_of_a_run(file: Path) -> bool:
-    return file.parent.name == "export" and (file.parent.parent / "config.yaml").is_file()
-
-
-def known_scheduler(name: str, program: str, where: str) -> str | None:
-    """A sampler's name as --scheduler takes it; None, the model's own, for one of ours that has no such name."""
-    try:
-        return schedulers.canonical_name(name)
-    except InputError as error:
-        if program == "this toolkit":
-            return None
-        what = f"was drawn with the sampler {name!r}, which is not known here"
-        raise InputError(what, where=where, allowed=error.allowed, fix="Choose one with --scheduler.") from None
-
-
-def version_differences(recipe: ImageMetadata) -> Iterator[str]:
-    """What of this machine is not as it was; pixels may differ in the last bits for it."""
-    from importlib.metadata import version
-
-    for name in ("torch", "diffusers"):
-        if name in recipe.versions and recipe.versions[name] != version(name):
-            yield f"it was drawn with {name} {recipe.versions[name]}, this is {version(name)}"
-
-
-def compare_with_original(done: SavedImage, was: ImageMetadata, options: GenerateOptions) -> str:
-    """Whether the picture came out as it was, in a line: equal bit for bit, or by how much not and why."""
-    assert options.params_from is not None
-    before, after = read_pixels(options.params_from), read_pixels(done.path)
-    if before.shape != after.shape:
-        return f"the picture is {done.recipe.width} x {done.recipe.height} now, it was {was.width} x {was.height}"
-    if np.array_equal(before, after):
-        return "the same picture, bit for bit"
-    reasons = ", ".join(changed_fields(done.recipe, was)) or "nothing that was written down"
-    return f"another picture: {psnr(before, after):.1f} dB from the one it was; changed since: {reasons}"
-
-
-def changed_fields(now: ImageMetadata, was: ImageMetadata) -> Iterator[str]:
-    """The names of the fields that decide pixels and are no longer the same."""
-    for name in type(now).model_fields:
-        if name not in IRRELEVANT_FIELDS and getattr(now, name) != getattr(was, name):
-            yield name.replace("_", " ")
-
-
-def read_pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"), dtype=np.float64)
-
-
-def psnr(one: np.ndarray, two: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures of values 0 to 255."""
-    error = float(np.mean((one - two) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf

@@ -1,24 +1,58 @@
-"""Which weights a command means: a named model or run; by default the newest finished run, else the embedded base."""
+"""Which weights a command uses, and which settings suit them: a named model or run, else the newest finished run.
+
+Without a finished run it is the embedded base.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 from data.errors import InputError
 from infer.config import GenerateOptions, LoraFile
+from train import run_folder
+from train.model import BaseModel
 
 POCKET = "pocket"
 RUNS = Path("runs")
+RECOMMENDED_FILE = "recommended.json"  # beside model_index.json
+
+
+class Recommended(NamedTuple):
+    """Settings that suit a model, in force where nothing else was said. size: the side in pixels."""
+
+    guidance_scale: float
+    steps: int
+    size: int
+
+
+SD_GUIDANCE, SD_STEPS = 7.5, 50  # the values of SD v1.4's paper and model card
+SMALL_GUIDANCE = 4.0  # for text widths below SD's 768, such as the embedded base's: less saturated, same style
+
+
+def recommended(model: BaseModel) -> Recommended:
+    """The settings in the model's folder if it has some, else those for models of its shape."""
+    small = model.config("unet").get("cross_attention_dim", 768) < 768
+    values = {"guidance_scale": SMALL_GUIDANCE if small else SD_GUIDANCE, "steps": SD_STEPS, "size": model.sample_size}
+    file = model.layout / RECOMMENDED_FILE
+    if model.weights is None and file.is_file():
+        try:
+            own = json.loads(file.read_text(encoding="utf-8"))
+            values |= {name: type(values[name])(own[name]) for name in values if name in own}
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"cannot be read ({error})", where=file) from None
+    return Recommended(**values)
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """model, tokenizer: what base_model.load takes. base: what it was tuned from, if that is not `model` itself.
+    """model, tokenizer: arguments of train.model.load_model. base: what it was tuned from, if that is not `model`.
 
-    loras: a run's own adapter first, then those asked for. said: which weights these are, and why, for the first line.
+    loras: a run's own adapter first, then the requested ones. said: which weights these are and why, the first line.
     zero_terminal_snr: whether the adapter was trained at a rescaled noise schedule, which its base does not say.
     """
 
@@ -36,33 +70,32 @@ class ResolvedModel:
 
 
 def resolve(options: GenerateOptions, runs: Path = RUNS) -> ResolvedModel:
-    """The weights that the options mean. Raises InputError: an unfinished run, or nothing to compare with the base."""
-    source = resolve_named(options.model, options.loras) if options.model else resolve_default(options.loras, runs)
+    """The weights that the options name. Raises InputError: an unfinished run, or nothing to compare with the base."""
+    chosen = resolve_named(options.model, options.loras) if options.model else resolve_default(options.loras, runs)
     if options.base:
-        source = replace_base(options.base, source, options.model)
+        chosen = replace_base(options.base, chosen, options.model)
     if options.tokenizer:
-        source = replace(source, tokenizer=options.tokenizer)
-    if options.compare_base and not source.is_tuned:
+        chosen = replace(chosen, tokenizer=options.tokenizer)
+    if options.compare_base and not chosen.is_tuned:
         fix = "Finish a run with train/finetune.py first, or name a --lora FILE or a run with --model."
-        raise InputError(f"{source.model} is itself a base: nothing is tuned", where="--compare-base", fix=fix)
-    return source
+        raise InputError(f"{chosen.model} is itself a base model", where="--compare-base", fix=fix)
+    return chosen
 
 
-def replace_base(base: str, source: ResolvedModel, model: str | None) -> ResolvedModel:
-    """The same weights over another base: of a LoRA the model under it, of a whole model what it is compared with."""
-    is_laid_over = source.base is None and (model is None or is_run(Path(model).expanduser()))
-    said = f"{source.said}; base: {base}"
-    return replace(source, model=base, said=said) if is_laid_over else replace(source, base=base, said=said)
+def replace_base(base: str, chosen: ResolvedModel, model: str | None) -> ResolvedModel:
+    """The same weights with another base: under a LoRA the model itself, of a whole model what it is compared with."""
+    said = f"{chosen.said}; base: {base}"
+    if chosen.base is None and (model is None or is_run(Path(model).expanduser())):
+        return replace(chosen, model=base, said=said)
+    return replace(chosen, base=base, said=said)
 
 
 def resolve_default(loras: tuple[LoraFile, ...], runs: Path) -> ResolvedModel:
     """The base of the run that a LoRA lies in; without a LoRA the newest finished run; else the embedded base."""
-    from train import run_folder
-
     if loras:
-        homes = (home for lora in loras for home in lora.path.resolve().parents[:2])
-        model, tokenizer, rescaled = next((base_of_run(home) for home in homes if is_run(home)), (POCKET, None, False))
-        return ResolvedModel(model, f"model: {model}, which the LoRA is laid over", None, loras, tokenizer, rescaled)
+        folders = [folder for lora in loras for folder in lora.path.resolve().parents[:2] if is_run(folder)]
+        model, tokenizer, zero_snr = base_of_run(folders[0]) if folders else (POCKET, None, False)
+        return ResolvedModel(model, f"model: {model}, the base of the LoRA", None, loras, tokenizer, zero_snr)
     newest = run_folder.newest_finished(runs)
     if newest is None:
         return ResolvedModel(POCKET, f"model: {POCKET}, the embedded base (there is no finished run in {runs}/)")
@@ -71,7 +104,7 @@ def resolve_default(loras: tuple[LoraFile, ...], runs: Path) -> ResolvedModel:
 
 
 def resolve_named(model: str, loras: tuple[LoraFile, ...]) -> ResolvedModel:
-    """A model by its name; a run folder means what the run exported."""
+    """A model by its name; a run folder stands for what the run exported."""
     folder = Path(model).expanduser()
     return resolve_run(folder, loras) if is_run(folder) else ResolvedModel(model, f"model: {model}", loras=loras)
 
@@ -83,26 +116,23 @@ def is_run(folder: Path) -> bool:
 
 def resolve_run(folder: Path, loras: tuple[LoraFile, ...]) -> ResolvedModel:
     """What a run exported: a whole model, or a LoRA over the model it was tuned from."""
-    base, tokenizer, rescaled = base_of_run(folder)
+    base, tokenizer, zero_snr = base_of_run(folder)
     whole, lora = folder / "export" / "model", folder / "export" / "lora.safetensors"
     if not (folder / "done").exists() or not (whole.is_dir() or lora.is_file()):
-        fix = "Give the command that began it once more: it goes on where it stopped."
+        fix = "Repeat the command that started it: it resumes where it stopped."
         raise InputError("the run is not finished, nothing is exported", where=f"--model {folder}", fix=fix)
     if whole.is_dir():
         return ResolvedModel(str(whole), f"model: {folder}", base, loras)
-    return ResolvedModel(
-        base, f"model: {folder} (a LoRA over {base})", None, (LoraFile(lora), *loras), tokenizer, rescaled
-    )
+    said = f"model: {folder} (a LoRA over {base})"
+    return ResolvedModel(base, said, None, (LoraFile(lora), *loras), tokenizer, zero_snr)
 
 
 def base_of_run(folder: Path) -> tuple[str, str | None, bool]:
-    """The model that a run was tuned from, the tokenizer it named and whether it rescaled the noise schedule to zero
-    terminal SNR, out of its config.yaml.
-    """
+    """The base model and tokenizer of a run, and whether it was trained at zero terminal SNR, from its config.yaml."""
     file = folder / "config.yaml"
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-        rescaled = settings.get("objective", {}).get("zero_terminal_snr", False)
-        return str(settings["model"]), settings.get("tokenizer"), bool(rescaled)
+        zero_snr = settings.get("objective", {}).get("zero_terminal_snr", False)
+        return str(settings["model"]), settings.get("tokenizer"), bool(zero_snr)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise InputError("does not say which model the run was tuned from", where=file) from None

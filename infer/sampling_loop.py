@@ -1,96 +1,96 @@
-"""The loop from noise to latents, for all that generate.py draws: from words or a picture, in a mask, along lines.
+"""The sampling loop, from noise to latents: text-to-image, img2img, inpainting and ControlNet on one page.
 
-diffusers has a pipeline for each of these; this is their common loop, its parts chosen before it begins. Its latents
-are theirs in fp32 (tests/unit/test_infer_denoising.py). The scheduler is diffusers' own.
+diffusers has a pipeline for each of these. This is their common loop, with the same latents in fp32 (tests compare
+them), and with what they lack: guidance rescale for img2img, guidance for a share of the steps, and ancestral samplers
+that do not shift the noise when inpainting. Schedulers are diffusers' own.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.errors import InputError
-from infer.conditioning_images import ConditioningImages, ResizedImages
+from data.shapes import Latents, TextStates
+from infer.conditioning_images import NO_IMAGES, ConditioningImages, ResizedImages
+from infer.prompts import ImageRequest
 
-if TYPE_CHECKING:
-    from data.shapes import Latents, TextStates
-    from infer.pipeline import SamplingSettings
-
-StepCallback = Callable[[int, Any, "Latents"], object]  # step number, timestep, latents after it
-AfterStep = Callable[["Latents", int], "Latents"]
+StepCallback = Callable[[int, Tensor, Latents], object]  # step, timestep, latents after it
 
 
 @dataclass(frozen=True)
-class Networks:
-    """The networks, and a scheduler that nobody else uses while the loop runs."""
+class SamplingSettings:
+    """How an image is generated. Sizes in pixels; guidance_scale 1 or less: no guidance.
 
-    unet: Any
-    vae: Any
-    scheduler: Any
-    device: torch.device
+    guidance_stop: share of the steps that are guided. strength: share of the steps that img2img makes.
+    weighting: the prompts' syntax, see infer/text_encoding.py.
+    """
 
-    @property
-    def factor(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+    steps: int
+    guidance_scale: float
+    width: int
+    height: int
+    negative_prompt: str = ""
+    micro_batch: int = 1
+    guidance_rescale: float = 0.0
+    guidance_stop: float = 1.0
+    strength: float = 1.0
+    weighting: str = "none"
 
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """One micro-batch. states, negative: (B, L, D) of the prompts. generators: one a picture, on the CPU."""
-
-    settings: SamplingSettings
-    states: TextStates
-    negative: TextStates
-    generators: Sequence[torch.Generator]
-    canvas: ConditioningImages
-
-    @property
-    def cut(self) -> ResizedImages:
-        return self.canvas.at(self.settings.width, self.settings.height)
+    def of(self, image: ImageRequest) -> SamplingSettings:
+        """These settings with the ones that an image has of its own."""
+        return replace(self, **image.own)
 
 
 @torch.no_grad()
-def sample_latents(parts: Networks, work: MicroBatch, watch: StepCallback) -> Latents:
-    """(B, 4, h, w): the pictures of a micro-batch before they are decoded."""
-    timesteps = set_timesteps(parts.scheduler, work.settings.steps, effective_strength(work))
-    latents, keep, extra = prepare_latents(parts, work, timesteps)
-    predict = NoisePredictor(parts, work, extra)
-    guided = guided_steps(len(timesteps), work.settings)
-    options = step_kwargs(parts.scheduler, work.generators)
-    for number, t in enumerate(timesteps):
-        predicted = predict.guided(latents, t) if number < guided else predict.plainly(latents, t)
-        latents = parts.scheduler.step(predicted, t, latents, **options, return_dict=False)[0]
-        latents = keep(latents, number)
-        watch(number, t, latents)
+def sample(
+    pipe: Any,
+    settings: SamplingSettings,
+    prompt_embeds: TextStates,
+    negative_embeds: TextStates,
+    generators: Sequence[torch.Generator],
+    images: ConditioningImages = NO_IMAGES,
+    callback: StepCallback = lambda step, t, latents: None,
+) -> Latents:
+    """The latents (B, 4, h, w) of a micro-batch. Embeddings: (B, L, D). generators: one an image, on the CPU."""
+    scheduler = copy.deepcopy(pipe.scheduler)
+    timesteps = set_timesteps(scheduler, settings.steps, settings.strength if images.init is not None else 1.0)
+    resized = images.at(settings.width, settings.height)
+    start = prepare_latents(pipe, scheduler, settings, resized, timesteps, generators)
+    unet = UnetCall(pipe, scheduler, start.extra_channels, images, resized.lines)
+    embeds, guided = torch.cat([negative_embeds, prompt_embeds]), guided_steps(len(timesteps), settings)
+    options = step_options(scheduler, generators)
+
+    latents = start.latents
+    for step, t in enumerate(timesteps):
+        if step < guided:  # classifier-free guidance, Ho & Salimans 2022, arXiv 2207.12598, eq. 6
+            uncond, cond = unet(torch.cat([latents] * 2), t, embeds).chunk(2)
+            noise_pred = uncond + settings.guidance_scale * (cond - uncond)
+            noise_pred = rescale_guidance(noise_pred, cond, settings.guidance_rescale)
+        else:  # a copy: schedulers keep predictions, and a CUDA graph writes each one into the same memory
+            noise_pred = unet(latents, t, prompt_embeds).clone()
+        latents = scheduler.step(noise_pred, t, latents, **options, return_dict=False)[0]
+        if start.mask is not None:  # restore the original outside the mask, noised as much as the next step expects
+            following, original = timesteps[step + 1 : step + 2], start.original
+            if len(following):
+                original = scheduler.add_noise(original, start.noise, following)
+            latents = (1 - start.mask) * original + start.mask * latents
+        callback(step, t, latents)
     return latents
 
 
-@torch.no_grad()
-def unet_calls(parts: Networks, work: MicroBatch) -> list[Callable[[], Latents]]:
-    """The calls of the U-Net, on the first latents, in each way in which the loop will ask it: guided, plainly."""
-    timesteps = set_timesteps(parts.scheduler, work.settings.steps, effective_strength(work))
-    latents, _, extra = prepare_latents(parts, work, timesteps)
-    predict = NoisePredictor(parts, work, extra)
-    guided = guided_steps(len(timesteps), work.settings)
-    asked = [predict.guided] * (guided > 0) + [predict.plainly] * (guided < len(timesteps))
-    return [torch.no_grad()(partial(ask, latents, timesteps[0])) for ask in asked]
-
-
-def effective_strength(work: MicroBatch) -> float:
-    return 1.0 if work.canvas.init is None else work.settings.strength
-
-
 def set_timesteps(scheduler: Any, steps: int, strength: float) -> Tensor:
-    """The timesteps from high to low; with strength under 1 the last int(steps * strength), as diffusers has it."""
-    scheduler.set_timesteps(
-        steps
-    )  # they stay on the CPU: the scheduler's tables are looked up without waiting for a GPU
+    """The timesteps from high to low, on the CPU; with a strength below 1 the last int(steps * strength) of them.
+
+    On the CPU the scheduler looks up its tables without waiting for a GPU.
+    """
+    scheduler.set_timesteps(steps)
     first = (steps - min(int(steps * strength), steps)) * scheduler.order
     if first and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
@@ -98,145 +98,135 @@ def set_timesteps(scheduler: Any, steps: int, strength: float) -> Tensor:
 
 
 def guided_steps(count: int, settings: SamplingSettings) -> int:
-    """How many of the loop's calls are guided: none at a guidance of 1 or less, else the first share of them."""
+    """How many of the loop's steps are guided: the first share of them; none at a guidance scale of 1 or less."""
     return round(count * settings.guidance_stop) if settings.guidance_scale > 1 else 0
 
 
-def step_kwargs(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    """What this scheduler's step() takes: DDIM's eta (0), and generators where it draws noise."""
+def step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    """The arguments that this scheduler's step() takes: DDIM's eta, and generators where it adds noise."""
     known = inspect.signature(scheduler.step).parameters
-    given: dict[str, Any] = {"eta": 0.0, "generator": list(generators)}
-    return {name: value for name, value in given.items() if name in known}
+    options: dict[str, Any] = {"eta": 0.0, "generator": list(generators)}
+    return {name: value for name, value in options.items() if name in known}
 
 
-# ---- the beginning
-
-
-def prepare_latents(parts: Networks, work: MicroBatch, timesteps: Tensor) -> tuple[Latents, AfterStep, Tensor | None]:
-    """The first latents, what happens to them after each step, and what an inpainting U-Net sees besides them.
-
-    The order in which a picture's generator is used is diffusers': picture, noise, masked picture.
-    """
-    cut = work.cut
-    strength, inpaints = effective_strength(work), cut.mask is not None
-    nine = parts.unet.config.in_channels == 9
-    needed = cut.pixels is not None and not (nine and strength == 1)
-    given = encode_image(parts, cut.pixels, work.generators) if needed and cut.pixels is not None else None
-    noise = initial_noise(parts, work.settings, work.generators)
-    if given is None or (inpaints and strength == 1):
-        latents = noise * parts.scheduler.init_noise_sigma
-    else:
-        latents = parts.scheduler.add_noise(given, noise, timesteps[:1].repeat(len(noise)))
-    if cut.mask is None or cut.pixels is None:
-        return latents, keep_latents, None
-    mask = torch.nn.functional.interpolate(cut.mask, size=noise.shape[2:])
-    mask = mask.to(noise.device, noise.dtype).repeat(len(noise), 1, 1, 1)
-    if nine:
-        hidden = encode_image(parts, cut.pixels * (cut.mask < 0.5), work.generators)
-        return latents, keep_latents, torch.cat([mask, hidden], dim=1)
-    assert given is not None
-    return latents, RestoreOutsideMask(parts.scheduler, given, noise, mask, timesteps), None
-
-
-def initial_noise(parts: Networks, settings: SamplingSettings, generators: Sequence[torch.Generator]) -> Latents:
-    """Standard normal latents (B, 4, h, w), drawn in fp32 whatever the precision, so that a seed means one picture."""
-    channels = parts.vae.config.latent_channels
-    shape = (1, channels, settings.height // parts.factor, settings.width // parts.factor)
-    noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-    return noise.to(parts.device, parts.unet.dtype)
-
-
-def encode_image(parts: Networks, pixels: Tensor, generators: Sequence[torch.Generator]) -> Latents:
-    """A picture (1, 3, H, W) as latents (B, 4, h, w), each a draw from the autoencoder's posterior by its generator."""
-    posterior = parts.vae.encode(pixels.to(parts.device, parts.vae.dtype)).latent_dist
-    draws = [torch.randn(posterior.mean.shape, generator=generator) for generator in generators]
-    found = [posterior.mean + posterior.std * draw.to(posterior.mean) for draw in draws]
-    return (torch.cat(found) * parts.vae.config.scaling_factor).to(parts.unet.dtype)
-
-
-def keep_latents(latents: Latents, number: int) -> Latents:
-    return latents
+# ---- before the first step
 
 
 @dataclass(frozen=True)
-class RestoreOutsideMask:
-    """Puts the given picture, noised as much as the next step expects, back outside the mask after each step."""
+class Start:
+    """Where the loop starts. extra_channels: input of an inpainting U-Net. The rest: what inpainting restores."""
 
-    scheduler: Any
-    given: Latents
-    noise: Latents
-    mask: Tensor
-    timesteps: Tensor
+    latents: Latents
+    extra_channels: Tensor | None = None
+    original: Latents | None = None
+    noise: Latents | None = None
+    mask: Tensor | None = None
 
-    def __call__(self, latents: Latents, number: int) -> Latents:
-        kept = self.given
-        if number + 1 < len(self.timesteps):
-            kept = self.scheduler.add_noise(kept, self.noise, self.timesteps[number + 1 : number + 2])
-        return (1 - self.mask) * kept + self.mask * latents
+
+def prepare_latents(
+    pipe: Any,
+    scheduler: Any,
+    settings: SamplingSettings,
+    images: ResizedImages,
+    timesteps: Tensor,
+    generators: Sequence[torch.Generator],
+) -> Start:
+    """Noise, or the noised initial image. Each generator is used in diffusers' order: image, noise, masked image."""
+    is_inpainting_unet = pipe.unet.config.in_channels == 9
+    makes_all_steps = settings.strength == 1
+    original = None
+    if images.pixels is not None and not (is_inpainting_unet and makes_all_steps):
+        original = encode_image(pipe, images.pixels, generators)
+    noise = initial_noise(pipe, settings, generators)
+    if original is None or (images.mask is not None and makes_all_steps):
+        latents = noise * scheduler.init_noise_sigma
+    else:
+        latents = scheduler.add_noise(original, noise, timesteps[:1].repeat(len(noise)))
+    if images.mask is None or images.pixels is None:
+        return Start(latents)
+    mask = torch.nn.functional.interpolate(images.mask, size=noise.shape[2:])
+    mask = mask.to(noise.device, noise.dtype).repeat(len(noise), 1, 1, 1)
+    if is_inpainting_unet:
+        masked = encode_image(pipe, images.pixels * (images.mask < 0.5), generators)
+        return Start(latents, torch.cat([mask, masked], dim=1))
+    return Start(latents, None, original, noise, mask)
+
+
+def initial_noise(pipe: Any, settings: SamplingSettings, generators: Sequence[torch.Generator]) -> Latents:
+    """Standard normal latents (B, 4, h, w), made in fp32 on the CPU: a seed is the same image in any precision."""
+    height, width = settings.height // pipe.vae_scale_factor, settings.width // pipe.vae_scale_factor
+    shape = (1, pipe.vae.config.latent_channels, height, width)
+    noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+    return noise.to(pipe.device, pipe.unet.dtype)
+
+
+def encode_image(pipe: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Latents:
+    """An image (1, 3, H, W) as latents (B, 4, h, w): a sample of the VAE's posterior for each generator."""
+    posterior = pipe.vae.encode(pixels.to(pipe.device, pipe.vae.dtype)).latent_dist
+    noises = [torch.randn(posterior.mean.shape, generator=generator) for generator in generators]
+    latents = torch.cat([posterior.mean + posterior.std * noise.to(posterior.mean) for noise in noises])
+    return (latents * pipe.vae.config.scaling_factor).to(pipe.unet.dtype)
 
 
 # ---- a step
 
 
-class NoisePredictor:
-    """What the U-Net says of latents at a timestep, with and without guidance."""
+class UnetCall:
+    """The U-Net with a ControlNet's residuals and an inpainting model's extra channels."""
 
-    def __init__(self, parts: Networks, work: MicroBatch, extra: Tensor | None) -> None:
-        self.parts, self.settings = parts, work.settings
-        self.plain, self.both = work.states, torch.cat([work.negative, work.states])
-        self.extra = extra
-        self.control = ControlNetResiduals(work.canvas, work.cut.lines) if work.canvas.controlnet is not None else None
+    def __init__(
+        self, pipe: Any, scheduler: Any, extra: Tensor | None, images: ConditioningImages, lines: Tensor | None
+    ) -> None:
+        self.pipe, self.scheduler, self.extra = pipe, scheduler, extra
+        self.controlnet, self.scale = images.controlnet, images.control_scale
+        if self.controlnet is not None and lines is not None:
+            self.lines = lines.to(self.controlnet.device, self.controlnet.dtype)
 
-    def plainly(self, latents: Latents, t: Tensor) -> Latents:
-        """A copy: schedulers keep predictions, and a CUDA graph writes each into the place of the one before."""
-        return self.ask(latents, t, self.plain).clone()
-
-    def guided(self, latents: Latents, t: Tensor) -> Latents:
-        """Classifier-free guidance; both halves in one call. Source: Ho & Salimans 2022, arXiv 2207.12598, eq. 6."""
-        without, with_prompt = self.ask(torch.cat([latents] * 2), t, self.both).chunk(2)
-        predicted = without + self.settings.guidance_scale * (with_prompt - without)
-        share = self.settings.guidance_rescale
-        return rescale_guidance(predicted, with_prompt, share) if share > 0 else predicted
-
-    def ask(self, latents: Latents, t: Tensor, states: TextStates) -> Latents:
-        seen = self.parts.scheduler.scale_model_input(latents, t)
-        led = {} if self.control is None else self.control(seen, t, states)
+    def __call__(self, latents: Latents, t: Tensor, embeds: TextStates) -> Latents:
+        """The predicted noise."""
+        sample = self.scheduler.scale_model_input(latents, t)
+        residuals = {} if self.controlnet is None else self.residuals(sample, t, embeds)
         if self.extra is not None:
-            seen = torch.cat([seen, self.extra.repeat(len(seen) // len(self.extra), 1, 1, 1)], dim=1)
-        at = t.to(self.parts.device, non_blocking=True)  # a number on the CPU would keep the call out of a CUDA graph
-        return self.parts.unet(seen, at, encoder_hidden_states=states, return_dict=False, **led)[0]
+            sample = torch.cat([sample, self.extra.repeat(len(sample) // len(self.extra), 1, 1, 1)], dim=1)
+        timestep = t.to(self.pipe.device, non_blocking=True)  # a number on the CPU would prevent a CUDA graph
+        return self.pipe.unet(sample, timestep, encoder_hidden_states=embeds, return_dict=False, **residuals)[0]
 
-
-def rescale_guidance(predicted: Latents, with_prompt: Latents, share: float) -> Latents:
-    """With the spread of the prediction with the prompt, by `share`. Source: Lin et al. 2023, arXiv 2305.08891, 3.4."""
-    dims = list(range(1, predicted.ndim))
-    wanted, has = with_prompt.std(dim=dims, keepdim=True), predicted.std(dim=dims, keepdim=True)
-    return share * (predicted * (wanted / has)) + (1 - share) * predicted
-
-
-class ControlNetResiduals:
-    """A ControlNet's residuals for the U-Net. Source: Zhang et al. 2023, arXiv 2302.05543."""
-
-    def __init__(self, canvas: ConditioningImages, lines: Tensor | None) -> None:
-        assert lines is not None
-        self.network, self.scale = canvas.controlnet, canvas.control_scale
-        self.lines = lines.to(self.network.device, self.network.dtype)
-
-    def __call__(self, seen: Latents, t: Tensor, states: TextStates) -> dict[str, Any]:
-        lines = self.lines.repeat(len(seen), 1, 1, 1)
-        down, middle = self.network(
-            seen,
+    def residuals(self, sample: Latents, t: Tensor, embeds: TextStates) -> dict[str, Any]:
+        """Source: Zhang et al. 2023, arXiv 2302.05543."""
+        down, middle = self.controlnet(
+            sample,
             t,
-            encoder_hidden_states=states,
-            controlnet_cond=lines,
+            encoder_hidden_states=embeds,
+            controlnet_cond=self.lines.repeat(len(sample), 1, 1, 1),
             conditioning_scale=self.scale,
             return_dict=False,
         )
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 
-def check_strength(steps: int, strength: float) -> None:
-    """Raises InputError when no step would be made."""
+def rescale_guidance(noise_pred: Latents, cond: Latents, share: float) -> Latents:
+    """Give the guided prediction the spread of the conditional one, by `share`.
+
+    Source: Lin et al. 2023, arXiv 2305.08891, section 3.4.
+    """
+    if share == 0:
+        return noise_pred
+    dims = list(range(1, noise_pred.ndim))
+    target, current = cond.std(dim=dims, keepdim=True), noise_pred.std(dim=dims, keepdim=True)
+    return share * (noise_pred * (target / current)) + (1 - share) * noise_pred
+
+
+def count_unet_calls(pipe: Any, steps: int, strength: float = 1.0) -> int:
+    """U-Net calls for an image: PNDM makes one more than steps, Heun nearly twice as many. Raises InputError."""
     if int(steps * strength) < 1:
-        what = f"{strength:g} of {steps} steps is none"
+        what = f"{strength:g} of {steps} steps is less than one step"
         raise InputError(what, where="--strength", allowed=f"{1 / steps:.3g} to 1 at {steps} steps")
+    trained = pipe.scheduler.config.num_train_timesteps
+    if steps > trained:  # some schedulers raise, others would stay at the first timestep
+        what = f"{steps} steps are more than the model was trained with"
+        raise InputError(what, where="--steps", allowed=f"1 to {trained}")
+    try:
+        return len(set_timesteps(copy.deepcopy(pipe.scheduler), steps, strength))
+    except (ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"the scheduler cannot make {steps} steps ({reason})", where="--steps") from None

@@ -1,4 +1,4 @@
-"""The schedulers of diffusers by the names that people use. The class names are text: diffusers is imported late."""
+"""The registry of samplers: diffusers' schedulers by the names that people use. diffusers itself is imported late."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.errors import InputError, check_choice
-from train.model import ZERO_SNR_SCHEDULERS
 
 
 @dataclass(frozen=True)
 class NamedScheduler:
-    """A scheduler as a person asks for it: its class in diffusers, its name in A1111, and what differs from the model's
-    own settings."""
+    """A scheduler's class in diffusers, its name in A1111, and what differs from the model's own settings."""
 
     kind: str
     shown: str
@@ -53,23 +51,14 @@ SCHEDULERS: Mapping[str, NamedScheduler] = {
     "tcd": NamedScheduler("TCDScheduler", "TCD"),
 }
 SCHEDULER_ALIASES = {
-    "plms": "pndm",
-    "euler_ancestral": "euler_a",
-    "k_euler": "euler",
-    "k_euler_a": "euler_a",
-    "k_lms": "lms",
-}
-SCHEDULER_ALIASES |= {
-    "dpm_solver": "dpmpp_2m",
-    "dpmsolver": "dpmpp_2m",
-    "dpmpp": "dpmpp_2m",
-    "uni_pc": "unipc",
+    **{"plms": "pndm", "euler_ancestral": "euler_a", "k_euler": "euler", "k_euler_a": "euler_a", "k_lms": "lms"},
+    **{"dpm_solver": "dpmpp_2m", "dpmsolver": "dpmpp_2m", "dpmpp": "dpmpp_2m", "uni_pc": "unipc"},
     "sasolver": "sa_solver",
 }
 
 
 def canonical_name(name: str) -> str:
-    """`DPM++ 2M Karras`, `DPMSolverMultistepScheduler`, `plms` ... -> a key of NAMES. Raises InputError."""
+    """`DPM++ 2M Karras`, `DPMSolverMultistepScheduler`, `plms` ... -> a key of SCHEDULERS. Raises InputError."""
     by_class = {named.kind.lower(): key for key, named in SCHEDULERS.items() if not named.settings}
     word = re.sub(r"[\s-]+", "_", name.strip().lower()).replace("dpm++", "dpmpp")
     word = SCHEDULER_ALIASES.get(word, word)
@@ -77,11 +66,11 @@ def canonical_name(name: str) -> str:
 
 
 def build_scheduler(name: str | None, config: Mapping[str, Any]) -> Any:
-    """A diffusers scheduler with the noise schedule of `config`, a model's scheduler_config; None: of its own kind.
+    """A diffusers scheduler with the noise schedule of `config`, a model's scheduler_config; None: of its own class.
 
-    As `Class.from_config(pipe.scheduler.config)`, the field's way to change the scheduler of a model. Latents are not
-    bounded by [-1, 1], so nothing is clipped unless the model says so. Raises InputError for a kind diffusers lacks,
-    and for one that cannot follow a rescaled noise schedule if the model has that.
+    As `Class.from_config(pipe.scheduler.config)`. Latents are not bounded by [-1, 1], so nothing is clipped unless the
+    model says so. Raises InputError for a class that diffusers lacks, and for one that does not support zero terminal
+    SNR if the model has that.
     """
     import diffusers
 
@@ -91,8 +80,9 @@ def build_scheduler(name: str | None, config: Mapping[str, Any]) -> Any:
         raise InputError(f"the model names an unknown scheduler {kind!r}", fix="Choose one with --scheduler.")
     known = scheduler._get_init_keys(scheduler)
     if name and config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
-        able = ", ".join(key for key, named in SCHEDULERS.items() if named.kind in ZERO_SNR_SCHEDULERS)
-        what = f"{SCHEDULERS[name].shown} cannot draw with a model trained at zero terminal SNR"
+        kinds = {key: getattr(diffusers, named.kind) for key, named in SCHEDULERS.items()}
+        able = ", ".join(key for key, kind in kinds.items() if "rescale_betas_zero_snr" in kind._get_init_keys(kind))
+        what = f"{SCHEDULERS[name].shown} does not support a model trained at zero terminal SNR"
         raise InputError(what, where="--scheduler", allowed=able)
     settings = {"clip_sample": False, **config, **(SCHEDULERS[name].settings if name else {})}
     return scheduler.from_config({key: value for key, value in settings.items() if key in known})

@@ -1,4 +1,8 @@
-"""Where a synthetic set's pictures come from: this project's own pipeline, or any text-to-image one of diffusers."""
+"""Labelled synthetic sets for training classifiers: prompts and seeds planned by position, images by any generator.
+
+Images come from this project's own pipeline or any text-to-image pipeline of diffusers. The set is complete when every
+planned image is there or was left out; killed at any moment, the same command resumes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
@@ -21,41 +25,30 @@ from data import rng
 from data.atomic_io import atomic_file, write_atomic
 from data.errors import EXIT_INTERRUPTED, InputError, check_choice
 from data.progress import ProgressBar
-from infer import lora_loading, pipeline, resolve_model
+from infer import lora_loading, pipeline, resolve_model, schedulers
 from infer.config import SYNTHESIS_MODELS, GenerateOptions, SynthesizeOptions
-from infer.pipeline import SamplingSettings
 from infer.prompts import ImageRequest
+from infer.sampling_loop import SamplingSettings
 from train.model import load_model
 
-PromptAndSeed = tuple[str, int]  # prompt and seed
-OWN_PIPELINE = "StableDiffusionPipeline"  # of model_index.json: what this project's own pipeline draws
+OWN_PIPELINE = "StableDiffusionPipeline"  # of model_index.json: what this project's own pipeline supports
+THEMES = Path(__file__).with_name("themes.yaml")
+SYNTHESIS_FILE, TABLE_FILE, TEXT_KEY = "synthesis.json", "metadata.jsonl", "atelier-synthetic"
+LEFT_OUT_SUFFIX = "left-out"  # of a file instead of an image that never came out well
+PromptAndSeed = tuple[str, int]
 
 
-class ImageGenerator(Protocol):
-    """Draws a prompt from a seed; equal fingerprint and settings promise equal pictures on one kind of machine."""
-
-    @property
-    def model(self) -> str: ...  # as asked for, with its adapters
-    @property
-    def folder(self) -> str: ...  # a file name made of it
-    @property
-    def said(self) -> str: ...  # for the first line
-    @property
-    def fingerprint(self) -> str: ...
-
-    def draw(self, asked: Sequence[PromptAndSeed]) -> Iterator[tuple[Image.Image, str]]:
-        """A picture and `ok`, `nan` or `flagged` for each prompt and seed, in order."""
-        ...
+# ---- generators: `model`, `folder` (a file name made of it), `said` (for the first line), `fingerprint`, `generate()`
 
 
-def make_generator(name: str, options: SynthesizeOptions) -> ImageGenerator:
-    """The generator of a name; nothing is ever downloaded behind anybody's back. Raises InputError."""
-    wanted = SYNTHESIS_MODELS.get(name, name)
-    return OwnGenerator(wanted or None, options) if is_own(wanted) else DiffusersGenerator(wanted, options)
+def make_generator(name: str, options: SynthesizeOptions) -> OwnGenerator | DiffusersGenerator:
+    """The generator of a model's name; nothing is downloaded. Raises InputError."""
+    model = SYNTHESIS_MODELS.get(name, name)
+    return OwnGenerator(model or None, options) if is_own(model) else DiffusersGenerator(model, options)
 
 
 def is_own(name: str) -> bool:
-    """Whether our pipeline draws it: the default, the embedded base, SD v1.4, a run, a file, an SD v1 folder."""
+    """Whether our pipeline supports it: the default, the embedded base, SD v1.4, a run, a file, an SD v1 folder."""
     index = Path(name) / "model_index.json"
     if name and index.is_file():
         return json.loads(index.read_text(encoding="utf-8")).get("_class_name") == OWN_PIPELINE
@@ -67,103 +60,95 @@ def folder_name(text: str) -> str:
 
 
 class OwnGenerator:
-    """A run, a LoRA, the embedded base or an SD v1 folder or file, drawn as generate.py draws."""
+    """A run, a LoRA, the embedded base or an SD v1 folder or file, as generate.py uses it."""
 
     def __init__(self, name: str | None, options: SynthesizeOptions) -> None:
         chosen = resolve_model.resolve(GenerateOptions(model=name))
         device = pipeline.choose_device(options.device)
-        model = load_model(chosen.model, tokenizer=chosen.tokenizer,
-                                dtype=pipeline.choose_dtype(options.dtype, device))  # fmt: skip
+        dtype = pipeline.choose_dtype(options.dtype, device)
+        model = load_model(chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
         self.pipe = pipeline.build_pipeline(model, options.scheduler, device)
         lora_loading.load_loras(self.pipe, chosen.loras, strict=True)
-        size = model.sample_size
-        self.settings = SamplingSettings(options.steps, options.guidance_scale, size, size,
-                                 micro_batch=pipeline.micro_batch_for(device))  # fmt: skip
+        suited = resolve_model.recommended(model)
+        guidance = suited.guidance_scale if options.guidance_scale is None else options.guidance_scale
+        batch = pipeline.micro_batch_for(device)
+        self.settings = SamplingSettings(options.steps, guidance, suited.size, suited.size, micro_batch=batch)
         self.said = chosen.said
         self.model = " + ".join([chosen.model, *(str(lora.path) for lora in chosen.loras)])
         run = next((lora.path.parent.parent.name for lora in chosen.loras), None)
         self.folder = folder_name(run or Path(chosen.model).name)
 
     @property
+    def guidance_scale(self) -> float | None:
+        return self.settings.guidance_scale
+
+    @property
     def fingerprint(self) -> str:
-        """Of the U-Net as it draws, adapters included."""
+        """Of the U-Net, adapters included."""
         digest = hashlib.sha256()
         for parameter in self.pipe.unet.parameters():
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def draw(self, asked: Sequence[PromptAndSeed]) -> Iterator[tuple[Image.Image, str]]:
-        pictures = [ImageRequest(index, prompt, seed) for index, (prompt, seed) in enumerate(asked)]
-        for drawn in pipeline.generate_images(self.pipe, pictures, self.settings):
-            yield drawn.image, drawn.verdict
+    def generate(self, prompts: Sequence[PromptAndSeed]) -> Iterator[tuple[Image.Image, str]]:
+        """An image and `ok`, `nan` or `flagged` for each prompt and seed, in order."""
+        requests = [ImageRequest(index, prompt, seed) for index, (prompt, seed) in enumerate(prompts)]
+        for generated in pipeline.generate_images(self.pipe, requests, self.settings):
+            yield generated.image, generated.verdict
 
 
-@dataclass
 class DiffusersGenerator:
-    """Whatever AutoPipelineForText2Image takes, from the hub's cache on this machine or a folder."""
+    """Whatever AutoPipelineForText2Image supports, from the hub's cache on this machine or a folder."""
 
-    model: str
-    options: SynthesizeOptions
+    def __init__(self, model: str, options: SynthesizeOptions) -> None:
+        check_downloaded(model)
+        from diffusers import AutoPipelineForText2Image
 
-    def __post_init__(self) -> None:
-        check_downloaded(self.model)
-        import diffusers
-
-        from infer import schedulers  # isort: skip
-
-        device = pipeline.choose_device(self.options.device)
-        dtype = pipeline.choose_dtype(self.options.dtype, device)
+        self.model, self.options, self.folder, self.said = (
+            model,
+            options,
+            folder_name(Path(model).name),
+            f"model: {model}",
+        )
+        self.guidance_scale = options.guidance_scale  # None: the pipeline's own default
+        device = pipeline.choose_device(options.device)
+        dtype = pipeline.choose_dtype(options.dtype, device)
         pipeline.silence_libraries()
         try:
-            self.pipe: Any = diffusers.AutoPipelineForText2Image.from_pretrained(
-                self.model, torch_dtype=dtype, local_files_only=True
-            )
+            self.pipe: Any = AutoPipelineForText2Image.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0][:160]
-            raise InputError(f"{self.model} cannot be loaded ({reason})", where="--model") from None
-        asked = self.options.scheduler or ("dpmpp_2m" if "stable-diffusion-2-1" in self.model else None)
-        if asked:
-            self.pipe.scheduler = schedulers.build_scheduler(asked, dict(self.pipe.scheduler.config))
+            raise InputError(f"{model} cannot be loaded ({reason})", where="--model") from None
+        scheduler = options.scheduler or ("dpmpp_2m" if "stable-diffusion-2-1" in model else None)
+        if scheduler:
+            self.pipe.scheduler = schedulers.build_scheduler(scheduler, dict(self.pipe.scheduler.config))
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe = self.pipe.to(device)
-
-    @property
-    def folder(self) -> str:
-        return folder_name(Path(self.model).name)
-
-    @property
-    def said(self) -> str:
-        return f"model: {self.model}"
 
     @property
     def fingerprint(self) -> str:
         """The commit that the hub's cache names, or the folder's path."""
         return str(getattr(self.pipe.config, "_name_or_path", self.model))
 
-    def draw(self, asked: Sequence[PromptAndSeed]) -> Iterator[tuple[Image.Image, str]]:
-        for prompt, seed in asked:
-            rng = torch.Generator("cpu").manual_seed(seed)
-            found = self.pipe(
-                prompt,
-                num_inference_steps=self.options.steps,
-                guidance_scale=self.options.guidance_scale,
-                generator=rng,
-            )
-            flagged = any(getattr(found, "nsfw_content_detected", None) or [])
-            yield found.images[0], "flagged" if flagged else "ok"
+    def generate(self, prompts: Sequence[PromptAndSeed]) -> Iterator[tuple[Image.Image, str]]:
+        """See OwnGenerator.generate."""
+        guidance = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+        for prompt, seed in prompts:
+            generator = torch.Generator("cpu").manual_seed(seed)
+            result = self.pipe(prompt, num_inference_steps=self.options.steps, generator=generator, **guidance)
+            flagged = any(getattr(result, "nsfw_content_detected", None) or [])
+            yield result.images[0], "flagged" if flagged else "ok"
 
 
 def check_downloaded(model: str) -> None:
-    """Raise InputError for a model that is neither a folder nor in the hub's cache; nothing is asked over a network."""
+    """Raise InputError for a model that is neither a folder nor in the hub's cache, without asking a network."""
     from huggingface_hub import try_to_load_from_cache
 
     if not Path(model).is_dir() and not isinstance(try_to_load_from_cache(model, "model_index.json"), str):
-        raise InputError(f"{model} is not on this machine", where="--model", fix=f"Fetch it: hf download {model}")
+        raise InputError(f"{model} is not on this machine", where="--model", fix=f"Download it: hf download {model}")
 
 
-THEMES = Path(__file__).with_name("themes.yaml")
-SYNTHESIS_FILE, TABLE_FILE = "synthesis.json", "metadata.jsonl"
-LEFT_OUT_SUFFIX = "left-out"  # a file of this suffix instead of a picture: it was redrawn as often as allowed
+# ---- the plan
 
 
 @dataclass(frozen=True)
@@ -187,40 +172,68 @@ class Theme:
         return total
 
     def prompt(self, kind: str, number: int, seed: int) -> str:
-        """The prompt of a class' picture: template and slots drawn by position."""
+        """The prompt of image `number`: template and slots chosen by position."""
         template = self.templates[rng.integer(len(self.templates), seed, "synthetic", "template", number)]
-        filled = {name: values[rng.integer(len(values), seed, "synthetic", name, number)]
-                  for name, values in self.slots.items()}  # fmt: skip
-        return template.format(**filled, **{"class": kind})
+        values = {
+            name: options[rng.integer(len(options), seed, "synthetic", name, number)]
+            for name, options in self.slots.items()
+        }
+        return template.format(**values, **{"class": kind})
 
 
-def template_slots(template: str) -> set[str]:
-    """The names in braces."""
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+@dataclass(frozen=True)
+class SynthesisItem:
+    """One planned image."""
+
+    number: int
+    kind: str
+    prompt: str
+    seed: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.kind}/{self.number:06d}.png"
+
+    def seed_at(self, attempt: int) -> int:
+        """Another seed each time that it is tried again."""
+        return rng.seed_for(self.seed, "redraw", attempt) % 2**48 if attempt else self.seed
+
+
+def requested_items(options: SynthesizeOptions) -> list[SynthesisItem]:
+    """The planned images, classes in turn, so that any beginning of the set is balanced too. Raises InputError."""
+    theme = load_theme(options)
+    kinds = theme.classes
+    if options.count < len(kinds):
+        allowed = f"{len(kinds)} or more"
+        raise InputError(f"{options.count} images of {len(kinds)} classes", where="--count", allowed=allowed)
+    items = []
+    for number in range(options.count):
+        kind = kinds[number % len(kinds)]
+        seed = rng.seed_for(options.seed, "synthetic", "picture", number) % 2**48
+        items.append(SynthesisItem(number, kind, theme.prompt(kind, number, options.seed), seed))
+    return items
 
 
 def load_theme(options: SynthesizeOptions) -> Theme:
-    """The theme asked for, with the classes asked for. Raises InputError for an unknown one or a wrong file."""
-    shipped = yaml.safe_load(THEMES.read_text(encoding="utf-8"))
+    """The requested theme with the requested classes. Raises InputError for an unknown one or an invalid file."""
     file = Path(options.theme)
     if file.suffix in (".yaml", ".yml"):
-        return parse_theme(file.stem, read_theme_file(file), file, options.classes)
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"cannot be read ({str(error).splitlines()[0]})", where=f"--theme {file}") from None
+        return parse_theme(file.stem, content, file, options.classes)
+    shipped = yaml.safe_load(THEMES.read_text(encoding="utf-8"))
     name = check_choice(options.theme, shipped, what="theme", where="--theme")
     return parse_theme(name, shipped[name], THEMES, options.classes)
 
 
-def read_theme_file(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot be read ({str(error).splitlines()[0]})", where=f"--theme {file}") from None
-
-
 def parse_theme(name: str, given: Any, file: Path, classes: tuple[str, ...]) -> Theme:
-    """A theme out of a mapping. Raises InputError naming what is missing."""
-    wanted = ("classes", "templates")
-    if not isinstance(given, dict) or any(not isinstance(given.get(key), list) or not given[key] for key in wanted):
-        raise InputError("is no theme", where=file, allowed="classes: [...], templates: [...] and slots: {name: [...]}")
+    """Raises InputError naming what is missing."""
+    needed = ("classes", "templates")
+    if not isinstance(given, dict) or any(not isinstance(given.get(key), list) or not given[key] for key in needed):
+        allowed = "classes: [...], templates: [...] and slots: {name: [...]}"
+        raise InputError("is not a theme", where=file, allowed=allowed)
     slots = {str(key): tuple(map(str, values)) for key, values in (given.get("slots") or {}).items()}
     for template in given["templates"]:
         unknown = template_slots(template) - {"class", *slots}
@@ -233,111 +246,77 @@ def parse_theme(name: str, given: Any, file: Path, classes: tuple[str, ...]) -> 
     return Theme(name, kinds, tuple(given["templates"]), slots)
 
 
-@dataclass(frozen=True)
-class SynthesisItem:
-    """One picture of the plan."""
-
-    number: int
-    kind: str
-    prompt: str
-    seed: int
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.kind}/{self.number:06d}.png"
-
-    def seed_at(self, attempt: int) -> int:
-        """Other noise each time that it is drawn again."""
-        return rng.seed_for(self.seed, "redraw", attempt) % 2**48 if attempt else self.seed
+def template_slots(template: str) -> set[str]:
+    """The names in braces."""
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
 
 
-def plan_items(theme: Theme, options: SynthesizeOptions) -> list[SynthesisItem]:
-    """Classes in turn, so that any beginning of the set is balanced as well."""
-    kinds = theme.classes
-    return [
-        SynthesisItem(number, kinds[number % len(kinds)], theme.prompt(kinds[number % len(kinds)], number, options.seed),
-             rng.seed_for(options.seed, "synthetic", "picture", number) % 2**48)
-        for number in range(options.count)
-    ]  # fmt: skip
+# ---- the command
 
 
 def run_synthesis(options: SynthesizeOptions) -> int:
-    """Draw each model's set; returns the exit code. Raises InputError."""
+    """Generate each model's set; returns the exit code. Raises InputError."""
     theme, items = load_theme(options), requested_items(options)
-    print(f"{theme.name}: {len(theme.classes)} classes, {theme.distinct} different prompts each, {len(items)} pictures")
+    print(f"{theme.name}: {len(theme.classes)} classes, {theme.distinct} different prompts each, {len(items)} images")
     for name in options.model or ("",):
-        generator = make_generator(name, options)
-        print(generator.said)
-        folder = options.outdir / theme.name / generator.folder
         try:
-            generate_set(generator, items, options, folder)
+            synthesize_set(name, options, items, theme.name)
         except KeyboardInterrupt:
-            done = sum((folder / item.file_name).is_file() for item in items)
-            print(f"\nstopped: {done} of {len(items)} pictures are kept in {folder}; the same command goes on")
+            print("\nstopped: finished images are kept; the same command resumes")
             return EXIT_INTERRUPTED
-        finish_set(folder, items)
     return 0
 
 
-def synthesize_one(options: SynthesizeOptions) -> Path:
-    """Draw a single set for another command; returns its folder. Ctrl-C is that command's."""
-    items, generator = requested_items(options), make_generator("", options)
+def synthesize_set(name: str, options: SynthesizeOptions, items: Sequence[SynthesisItem], theme: str) -> Path:
+    """Generate the set of one model; returns its folder. Raises InputError."""
+    generator = make_generator(name, options)
     print(generator.said)
-    folder = options.outdir / load_theme(options).name / generator.folder
+    folder = options.outdir / theme / generator.folder
     generate_set(generator, items, options, folder)
     finish_set(folder, items)
     return folder
 
 
-def requested_items(options: SynthesizeOptions) -> list[SynthesisItem]:
-    """The plan that the options mean. Raises InputError for fewer pictures than classes."""
-    theme = load_theme(options)
-    if options.count < len(theme.classes):
-        allowed = f"{len(theme.classes)} or more"
-        raise InputError(f"{options.count} pictures of {len(theme.classes)} classes", where="--count", allowed=allowed)
-    return plan_items(theme, options)
+def synthesize_one(options: SynthesizeOptions) -> Path:
+    """Generate a single set for another command; returns its folder."""
+    return synthesize_set("", options, requested_items(options), load_theme(options).name)
 
 
 def process_share() -> tuple[int, int]:
-    """This process' number and how many there are, as torchrun and accelerate tell it."""
+    """This process' number and how many there are, as torchrun and accelerate set them."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def generate_set(
-    generator: ImageGenerator, items: Sequence[SynthesisItem], options: SynthesizeOptions, folder: Path
+    generator: OwnGenerator | DiffusersGenerator,
+    items: Sequence[SynthesisItem],
+    options: SynthesizeOptions,
+    folder: Path,
 ) -> None:
-    """Draw what this process has to, and what is not there yet; what is no picture again, at most so often."""
+    """Generate this process' share of what is missing; what comes out badly is tried again, but only so often."""
     check_folder(generator, items, options, folder)
     rank, count = process_share()
     pending = [item for item in items[rank::count] if not is_settled(folder, item)]
-    with ProgressBar(total=len(pending), desc=generator.folder, unit="picture", dynamic_ncols=True,
-              disable=rank > 0 or None) as bar:  # fmt: skip
-        for attempt in range(options.redraws + 1):
-            pending = [item for item in generate_round(generator, pending, attempt, folder, bar) if item is not None]
+    hidden = rank > 0 or None
+    bar = ProgressBar(total=len(pending), desc=generator.folder, unit="image", disable=hidden)
+    for attempt in range(options.redraws + 1):
+        pairs = [(item.prompt, item.seed_at(attempt)) for item in pending]
+        failed = []
+        for item, (image, verdict) in zip(pending, generator.generate(pairs), strict=True):
+            if verdict == "ok" and image.convert("L").getextrema()[1]:
+                save_image(image, item_path(folder, item), item, attempt, generator.model)
+                bar.update()
+            else:
+                failed.append(item)
+        pending = failed
+    bar.close()
     for item in pending:
-        write_atomic(
-            item_path(folder, item).with_suffix(f".{LEFT_OUT_SUFFIX}"), f"{options.redraws + 1} times no picture\n"
-        )
-
-
-def generate_round(
-    generator: ImageGenerator, items: Sequence[SynthesisItem], attempt: int, folder: Path, bar: Any
-) -> Iterator[SynthesisItem | None]:
-    """Draw each item once; yields those that came out black, flagged or broken."""
-    seeds_now = [item.seed_at(attempt) for item in items]
-    pairs = [(item.prompt, seed) for item, seed in zip(items, seeds_now, strict=True)]
-    for item, seed, (picture, verdict) in zip(items, seeds_now, generator.draw(pairs), strict=True):
-        good = verdict == "ok" and bool(picture.convert("L").getextrema()[1])
-        if good:
-            facts = {"prompt": item.prompt, "class": item.kind, "seed": seed, "redraws": attempt,
-                     "model": generator.model}  # fmt: skip
-            save_image(picture, item_path(folder, item), facts)
-            bar.update()
-        yield None if good else item
+        text = f"{options.redraws + 1} times without an image\n"
+        write_atomic(item_path(folder, item).with_suffix(f".{LEFT_OUT_SUFFIX}"), text)
 
 
 def item_path(folder: Path, item: SynthesisItem) -> Path:
-    """Where a picture lies; its class' folder is made."""
+    """Where an image goes; the folder of its class is created."""
     path = folder / item.file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -348,47 +327,60 @@ def is_settled(folder: Path, item: SynthesisItem) -> bool:
     return path.is_file() or path.with_suffix(f".{LEFT_OUT_SUFFIX}").is_file()
 
 
-def save_image(picture: Image.Image, path: Path, facts: dict[str, object]) -> None:
+def save_image(image: Image.Image, path: Path, item: SynthesisItem, attempt: int, model: str) -> None:
     """A PNG that says how it was made."""
+    seed = item.seed_at(attempt)
+    facts = {"prompt": item.prompt, "class": item.kind, "seed": seed, "redraws": attempt, "model": model}
     info = PngImagePlugin.PngInfo()
-    info.add_itxt("atelier-synthetic", json.dumps(facts, ensure_ascii=False))
+    info.add_itxt(TEXT_KEY, json.dumps(facts, ensure_ascii=False))
     with atomic_file(path) as beside:
-        picture.save(beside, "PNG", pnginfo=info)
+        image.save(beside, "PNG", pnginfo=info)
 
 
-def read_image_facts(path: Path) -> dict[str, object]:
-    """What a picture says of itself."""
-    with Image.open(path) as picture:
-        return json.loads(picture.info["atelier-synthetic"])
+def read_image_facts(path: Path) -> dict[str, Any]:
+    with Image.open(path) as image:
+        return json.loads(image.info[TEXT_KEY])
 
 
 def check_folder(
-    generator: ImageGenerator, items: Sequence[SynthesisItem], options: SynthesizeOptions, folder: Path
+    generator: OwnGenerator | DiffusersGenerator,
+    items: Sequence[SynthesisItem],
+    options: SynthesizeOptions,
+    folder: Path,
 ) -> None:
-    """Refuse a folder of another plan: pictures of two plans must not meet in one set. A longer one is the same."""
+    """Raises InputError for a folder with a set of another plan. A longer set of the same plan is fine."""
     facts = {
-        "model": generator.model, "weights": generator.fingerprint, "theme": options.theme, "seed": options.seed,
-        "steps": options.steps, "guidance_scale": options.guidance_scale, "scheduler": options.scheduler,
-        "classes": list(dict.fromkeys(item.kind for item in items)), "first": items[0].prompt,
-    }  # fmt: skip
+        "model": generator.model,
+        "weights": generator.fingerprint,
+        "theme": options.theme,
+        "seed": options.seed,
+        "steps": options.steps,
+        "guidance_scale": generator.guidance_scale,
+        "scheduler": options.scheduler,
+        "classes": list(dict.fromkeys(item.kind for item in items)),
+        "first": items[0].prompt,
+    }
     file = folder / SYNTHESIS_FILE
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != facts:
-        raise InputError("holds a set of other settings", where=folder, fix="Give another --outdir, or delete it.")
+        raise InputError("has a set with other settings", where=folder, fix="Use another --outdir, or delete it.")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(file, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def finish_set(folder: Path, items: Sequence[SynthesisItem]) -> None:
-    """When all is drawn, whoever sees it first writes the table, and says what was drawn."""
+    """When the set is complete, whoever sees it first writes the table, and prints what was generated."""
     if not all(is_settled(folder, item) for item in items):
         return
-    drawn = [item for item in items if (folder / item.file_name).is_file()]
-    facts = [read_image_facts(folder / item.file_name) for item in drawn]
-    rows = [{"file_name": item.file_name, "text": item.prompt, "type": item.kind, "source": f"drawn by {fact['model']}",
-             "seed": fact["seed"]} for item, fact in zip(drawn, facts, strict=True)]  # fmt: skip
-    write_atomic(folder / TABLE_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    done = [item for item in items if (folder / item.file_name).is_file()]
+    facts = [read_image_facts(folder / item.file_name) for item in done]
+    lines = []
+    for item, fact in zip(done, facts, strict=True):
+        row = {"file_name": item.file_name, "text": item.prompt, "type": item.kind}
+        row |= {"source": f"drawn by {fact['model']}", "seed": fact["seed"]}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_atomic(folder / TABLE_FILE, "".join(lines))
     if process_share()[0]:
         return
-    again, lost = sum(int(str(fact["redraws"])) for fact in facts), len(items) - len(drawn)
-    counts = ", ".join(f"{kind} {count}" for kind, count in Counter(item.kind for item in drawn).items())
-    print(f"{len(drawn)} pictures in {folder}: {counts}; redrawn {again} times, left out {lost}")
+    again, lost = sum(fact["redraws"] for fact in facts), len(items) - len(done)
+    counts = ", ".join(f"{kind} {count}" for kind, count in Counter(item.kind for item in done).items())
+    print(f"{len(done)} images in {folder}: {counts}; {again} tried again, {lost} left out")

@@ -1,7 +1,7 @@
-"""ENTRY: draw a labelled set for training classifiers: a folder a class, balanced, every prompt and seed recorded.
+"""ENTRY: generate a labelled set for training classifiers: a folder a class, balanced, every prompt and seed recorded.
 
 python infer/synthesize.py --theme animals --model sd21 --model openjourney-v4 --count 5000
-torchrun --nproc-per-node 2 infer/synthesize.py --count 400        shared out; the same command goes on
+torchrun --nproc-per-node 2 infer/synthesize.py --count 400        shared by two processes; the same command resumes
 """
 
 from data.cli import parse

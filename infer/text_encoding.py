@@ -1,240 +1,192 @@
-"""Weights in prompts as A1111 writes them, and prompts longer than the text encoder reads at once, in chunks.
+"""Prompts as embeddings: A1111's weights, prompts longer than the text encoder's context, and compel's syntax.
 
-    (x)  1.1 times   ((x))  1.21 times   (x:1.3)  1.3 times   [x]  1 / 1.1 times   \\( \\) \\[ \\]  the signs themselves
+    (x)  1.1 times   ((x))  1.21 times   (x:1.3)  1.3 times   [x]  1 / 1.1 times   \\( \\) \\[ \\]  literal
     BREAK  ends a chunk; otherwise a chunk ends after 75 tokens, or at a comma among the last 20 of them
 
-The rule: a chunk's text states are multiplied by the weights of their tokens (start, end and padding have weight 1), as
-A1111's "Emphasis: No norm" does. Its default then multiplies by the ratio of the means before and after; where the mean
-is all but zero, as in the embedded base (0.001 at a spread of 1), that ratio is noise and may turn the prompt around.
+A chunk's embeddings are multiplied by the weights of their tokens (start, end and padding have weight 1), as A1111's
+"Emphasis: No norm" does. Its default then multiplies by the ratio of the means before and after; where the mean is all
+but zero, as in the embedded base (0.001 at a spread of 1), that ratio is noise and may invert the prompt.
 Source: AUTOMATIC1111, modules/prompt_parser.py (parse_prompt_attention), sd_hijack_clip.py (tokenize_line) and
 sd_emphasis.py.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from data.captions import count_tokens
 from data.errors import InputError
+from data.shapes import TextStates
 from infer.prompts import shorten
 
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
-
-    from data.shapes import TextStates
-
-BRACKET_FACTOR = 1.1  # of each pair of brackets
-COMMA_BACKTRACK = 20  # tokens that a chunk is shortened by at most, to end at a comma
-MAX_EMPHASIS = 100.0  # of a weight; more is a slip of the decimal point
+BRACKET_FACTOR = 1.1
+COMMA_BACKTRACK = 20  # a chunk is shortened by at most so many tokens to end at a comma
+MAX_EMPHASIS = 100.0  # more is a typo
 EMPHASIS_TOKEN = re.compile(
     r"\\[()\[\]\\]|\\|[(\[]|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|:", flags=re.DOTALL
 )
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
+WeightedToken = tuple[int, float]  # a token's id and its weight
 
 
 @dataclass(frozen=True)
 class WeightedText:
-    """Words of one weight. ends: a chunk ends before them (BREAK)."""
+    """Text of one weight. starts_chunk: BREAK stands before it."""
 
     text: str
     weight: float = 1.0
-    ends: bool = False
-
-
-@dataclass(frozen=True)
-class TokenChunk:
-    """Token ids as the text encoder takes them, start, end and padding included, and the weight of each."""
-
-    ids: tuple[int, ...]
-    weights: tuple[float, ...]
-
-    @property
-    def is_weighted(self) -> bool:
-        return any(weight != 1 for weight in self.weights)
+    starts_chunk: bool = False
 
 
 def parse_emphasis(prompt: str) -> list[WeightedText]:
-    """A prompt taken apart; neighbours of one weight are one fragment. Brackets that do not pair do as A1111 has it:
-    a closing one is text, an opening one holds to the end.
-    """
-    found: list[WeightedText] = []
+    """A prompt in pieces of one weight. Of unbalanced brackets, a closing one is text, an opening one never closes."""
+    pieces: list[WeightedText] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def multiply(start: int, factor: float) -> None:
+        pieces[start:] = [replace(piece, weight=piece.weight * factor) for piece in pieces[start:]]
+
     for token in EMPHASIS_TOKEN.finditer(prompt):
         text, weight = token.group(), token["weight"]
         if text in opened:
-            opened[text].append(len(found))
-        elif weight is not None and opened["("]:
-            multiply_weights(found, opened["("].pop(), float(weight))
-        elif text == ")" and opened["("]:
-            multiply_weights(found, opened["("].pop(), BRACKET_FACTOR)
+            opened[text].append(len(pieces))
+        elif (weight is not None or text == ")") and opened["("]:
+            multiply(opened["("].pop(), BRACKET_FACTOR if weight is None else float(weight))
         elif text == "]" and opened["["]:
-            multiply_weights(found, opened["["].pop(), 1 / BRACKET_FACTOR)
+            multiply(opened["["].pop(), 1 / BRACKET_FACTOR)
         elif text.startswith("\\"):
-            found.append(WeightedText(text[1:] or text))
+            pieces.append(WeightedText(text[1:] or text))
         else:
-            found += [WeightedText(part, ends=number > 0) for number, part in enumerate(BREAK.split(text))]
+            pieces += [WeightedText(part, 1.0, number > 0) for number, part in enumerate(BREAK.split(text))]
     for start in opened["("]:
-        multiply_weights(found, start, BRACKET_FACTOR)
+        multiply(start, BRACKET_FACTOR)
     for start in opened["["]:
-        multiply_weights(found, start, 1 / BRACKET_FACTOR)
-    return merge_neighbours(found)
+        multiply(start, 1 / BRACKET_FACTOR)
+    return merge_pieces(pieces) or [WeightedText("")]
 
 
-def multiply_weights(found: list[WeightedText], start: int, factor: float) -> None:
-    """Give the fragments from `start` on another weight."""
-    found[start:] = [WeightedText(each.text, each.weight * factor, each.ends) for each in found[start:]]
-
-
-def merge_neighbours(found: Sequence[WeightedText]) -> list[WeightedText]:
-    joined: list[WeightedText] = []
-    for each in found:
-        if joined and not each.ends and joined[-1].weight == each.weight:
-            joined[-1] = WeightedText(joined[-1].text + each.text, each.weight, joined[-1].ends)
+def merge_pieces(pieces: Sequence[WeightedText]) -> list[WeightedText]:
+    """Neighbours of one weight become one piece."""
+    merged: list[WeightedText] = []
+    for piece in pieces:
+        if merged and not piece.starts_chunk and merged[-1].weight == piece.weight:
+            merged[-1] = replace(merged[-1], text=merged[-1].text + piece.text)
         else:
-            joined.append(each)
-    return joined or [WeightedText("")]
+            merged.append(piece)
+    return merged
 
 
 def is_weighted(prompt: str) -> bool:
-    """Whether any of its words weighs more or less than the others."""
-    return any(each.weight != 1 for each in parse_emphasis(prompt))
+    return any(piece.weight != 1 for piece in parse_emphasis(prompt))
 
 
 def has_extreme_weight(prompt: str) -> bool:
-    """Whether a weight is not a number that anyone means."""
-    return not all(math.isfinite(each.weight) and abs(each.weight) <= MAX_EMPHASIS for each in parse_emphasis(prompt))
+    return not all(abs(piece.weight) <= MAX_EMPHASIS for piece in parse_emphasis(prompt))
 
 
-def tokenize_chunks(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[TokenChunk]:
-    """A prompt as rows of model_max_length tokens; a short prompt without weights is one, as the tokenizer pads it."""
+def tokenize_chunks(prompt: str, tokenizer: Any) -> Iterator[list[WeightedToken]]:
+    """The tokens of a prompt in chunks of at most 75 for CLIP, without start, end and padding."""
     limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-    return [pad_row(row, tokenizer, limit) for row in split_rows(parse_emphasis(prompt), tokenizer, limit)]
-
-
-WeightedToken = tuple[int, float]  # a token's id and its weight
-
-
-def split_rows(found: Sequence[WeightedText], tokenizer: Any, limit: int) -> Iterator[list[WeightedToken]]:
-    """Tokens in rows of at most `limit`."""
     comma = tokenizer(",", add_special_tokens=False).input_ids[-1]
-    row: list[WeightedToken] = []
-    for each in found:
-        if each.ends:
-            yield row
-            row = []
-        for token in tokenizer(each.text, add_special_tokens=False, verbose=False).input_ids:
-            if len(row) == limit:
-                end = row_end(row, comma, token)
-                yield row[:end]
-                row = row[end:]
-            row.append((token, each.weight))
-    yield row
-
-
-def row_end(row: Sequence[WeightedToken], comma: int, token: int) -> int:
-    """Where a full row is cut: after its last comma, if that is among its last tokens and no comma comes next."""
-    last = max((number for number, (own, _) in enumerate(row) if own == comma), default=-1)
-    return last + 1 if token != comma and last >= 0 and len(row) - last <= COMMA_BACKTRACK else len(row)
-
-
-def pad_row(row: Sequence[WeightedToken], tokenizer: Any, limit: int) -> TokenChunk:
-    """With start, end and padding, which have weight 1."""
-    rest = [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * (limit - len(row))
-    ids = (tokenizer.bos_token_id, *(token for token, _ in row), *rest)
-    return TokenChunk(ids, (1.0, *(weight for _, weight in row), *[1.0] * len(rest)))
+    chunk: list[WeightedToken] = []
+    for piece in parse_emphasis(prompt):
+        if piece.starts_chunk:
+            yield chunk
+            chunk = []
+        for token in tokenizer(piece.text, add_special_tokens=False, verbose=False).input_ids:
+            if len(chunk) == limit:
+                last = max((number for number, (own, _) in enumerate(chunk) if own == comma), default=-1)
+                end = last + 1 if token != comma and last >= 0 and limit - last <= COMMA_BACKTRACK else limit
+                yield chunk[:end]
+                chunk = chunk[end:]
+            chunk.append((token, piece.weight))
+    yield chunk
 
 
 class PromptEncoder:
-    """Text states (1, L, D) of a prompt; L is 77 for each chunk. What it has encoded it remembers.
+    """Embeddings (1, L, D) of prompts, each encoded alone and once; L is 77 for each chunk.
 
-    grammar: none (as diffusers reads a prompt, cut at 77), a1111 (infer/text_encoding.py) or compel (damian0815/compel).
+    grammar: none (as diffusers reads a prompt, cut at 77), a1111 (above) or compel (damian0815/compel).
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, grammar: str = "none") -> None:
+    def __init__(self, pipe: Any, grammar: str = "none") -> None:
         self.pipe = pipe
-        self.read: Callable[[str], Tensor] = {"none": self.plain, "a1111": self.a1111, "compel": self.compel}[grammar]
-        self.known: dict[str, TextStates] = {}
+        self.read = {"none": self.plain, "a1111": self.a1111, "compel": self.compel}[grammar]
+        self.encoded: dict[str, TextStates] = {}
 
     def __call__(self, prompts: Sequence[str]) -> TextStates:
         """(B, L, D); shorter ones are padded with chunks of the empty prompt."""
-        longest = max(self.states(prompt).shape[1] for prompt in prompts)
-        return torch.cat([self.lengthened(self.states(prompt), longest) for prompt in prompts])
+        embeds = [self.encode(prompt) for prompt in prompts]
+        longest = max(each.shape[1] for each in embeds)
+        return torch.cat([
+            torch.cat([each, *[self.empty] * ((longest - each.shape[1]) // self.empty.shape[1])], dim=1)
+            for each in embeds
+        ])  # fmt: skip
 
     def pair(self, prompts: Sequence[str], negative: str) -> tuple[TextStates, TextStates]:
-        """The prompts' states and as many of the negative prompt, of one length."""
+        """The prompts' embeddings and as many of the negative prompt, of one length."""
         both = self([*prompts, negative])
         return both[:-1], both[-1:].repeat(len(prompts), 1, 1)
 
     def length(self, prompt: str, negative: str) -> int:
-        """L of a pair: pictures that are drawn together have the same, whoever their neighbours are."""
-        return max(self.states(prompt).shape[1], self.states(negative).shape[1])
-
-    def lengthened(self, states: TextStates, length: int) -> TextStates:
-        missing = (length - states.shape[1]) // self.empty.shape[1]
-        return torch.cat([states, *[self.empty] * missing], dim=1)
+        """L of a pair; images in one micro-batch have the same, so that none depends on its neighbours."""
+        return max(self.encode(prompt).shape[1], self.encode(negative).shape[1])
 
     @cached_property
     def empty(self) -> TextStates:
         return self.plain("")
 
     @torch.no_grad()
-    def states(self, prompt: str) -> TextStates:
-        if prompt not in self.known:
-            self.known[prompt] = self.read(prompt)
-        return self.known[prompt]
+    def encode(self, prompt: str) -> TextStates:
+        if prompt not in self.encoded:
+            self.encoded[prompt] = self.read(prompt)
+        return self.encoded[prompt]
 
+    @torch.no_grad()
     def plain(self, prompt: str) -> TextStates:
-        with torch.no_grad():
-            return self.pipe.encode_prompt(prompt, self.pipe.device, 1, False)[0]
+        return self.pipe.encode_prompt(prompt, self.pipe.device, 1, False)[0]
 
     def a1111(self, prompt: str) -> TextStates:
-        tokenizer: Any = self.pipe.tokenizer
-        return torch.cat([self.chunk(row) for row in tokenize_chunks(prompt, tokenizer)], dim=1)
+        return torch.cat([self.encode_chunk(chunk) for chunk in tokenize_chunks(prompt, self.pipe.tokenizer)], dim=1)
 
-    def chunk(self, row: TokenChunk) -> TextStates:
-        """(1, 77, D): the states times the weights, see infer/text_encoding.py."""
-        ids = torch.tensor([row.ids], device=self.pipe.device)
-        states: TextStates = self.pipe.text_encoder(ids)[0]
-        if not row.is_weighted:
-            return states
-        return states * torch.tensor(row.weights, device=states.device, dtype=states.dtype)[None, :, None]
+    def encode_chunk(self, chunk: Sequence[WeightedToken]) -> TextStates:
+        """(1, 77, D): the embeddings times the weights."""
+        tokenizer, start, end = self.pipe.tokenizer, 1, 1 + len(chunk)
+        ids = torch.full((1, tokenizer.model_max_length), tokenizer.pad_token_id)
+        weights = torch.ones(1, tokenizer.model_max_length, 1)
+        ids[0, 0], ids[0, end] = tokenizer.bos_token_id, tokenizer.eos_token_id
+        ids[0, start:end] = torch.tensor([token for token, _ in chunk], dtype=ids.dtype)
+        weights[0, start:end, 0] = torch.tensor([weight for _, weight in chunk])
+        embeds: TextStates = self.pipe.text_encoder(ids.to(self.pipe.device))[0]
+        return embeds if (weights == 1).all() else embeds * weights.to(embeds)
 
     @cached_property
-    def of_compel(self) -> Any:
+    def compel_encoder(self) -> Any:
         from compel import Compel
 
+        networks = {"tokenizer": self.pipe.tokenizer, "text_encoder": self.pipe.text_encoder}
         dtype = self.pipe.text_encoder.dtype
-        return Compel(
-            tokenizer=self.pipe.tokenizer,
-            text_encoder=self.pipe.text_encoder,
-            truncate_long_prompts=False,
-            dtype_for_device_getter=lambda device: dtype,
-        )
+        return Compel(**networks, truncate_long_prompts=False, dtype_for_device_getter=lambda device: dtype)
 
     def compel(self, prompt: str) -> TextStates:
-        """compel's states; an unreadable prompt is an InputError."""
         try:
-            return self.of_compel(prompt)
-        except Exception as error:  # its grammar raises parser errors of several libraries
-            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-            what = f"{shorten(prompt)!r} is not understood by compel ({reason})"
-            raise InputError(what, where="--prompt", fix="Mend it, or take --weighting none.") from error
+            return self.compel_encoder(prompt)
+        except Exception as error:  # its grammar raises the parser errors of several libraries
+            raise compel_error(prompt, error) from error
+
+
+# ---- how much of a prompt is read
 
 
 @dataclass(frozen=True)
 class TokenCount:
-    """How much of a prompt is read: tokens without start and end, how many of them the text encoder reads at once, the
-    words that are not read, and how many times it reads.
-    """
+    """Tokens of a prompt without start and end, how many fit into a chunk, the words that are cut, and the chunks."""
 
     count: int
     limit: int
@@ -242,34 +194,53 @@ class TokenCount:
     chunks: int = 1
 
 
-def measure_prompts(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, grammar: str = "none"
-) -> dict[str, TokenCount]:
-    """The Tokens of every prompt, as its grammar reads it (see infer/text_encoding.py): only `none` leaves words out."""
+def measure_prompts(prompts: Sequence[str], tokenizer: Any, grammar: str = "none") -> dict[str, TokenCount]:
+    """The TokenCount of every prompt; only the grammar `none` cuts words off."""
     texts = list(dict.fromkeys(prompts))
-    if grammar != "none":
-        limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-        return {text: TokenCount(*count_all_tokens(text, tokenizer, grammar, limit)) for text in texts}
+    limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+    if grammar == "a1111":
+        chunks = {text: [len(chunk) for chunk in tokenize_chunks(text, tokenizer)] for text in texts}
+        return {text: TokenCount(sum(lengths), limit, "", len(lengths)) for text, lengths in chunks.items()}
+    if grammar == "compel":
+        counts = [
+            len(tokenizer(compel_text(text), add_special_tokens=False, verbose=False).input_ids) for text in texts
+        ]
+        return {text: TokenCount(n, limit, "", max(1, -(-n // limit))) for text, n in zip(texts, counts, strict=True)}
     report = count_tokens(texts, tokenizer)
     lost = {texts[int(cut.where.rpartition(" ")[2]) - 1]: cut.lost_text for cut in report.cut}
-    counts = zip(texts, report.counts, strict=True)
-    return {text: TokenCount(count, report.limit, lost.get(text, "")) for text, count in counts}
+    return {text: TokenCount(n, report.limit, lost.get(text, "")) for text, n in zip(texts, report.counts, strict=True)}
 
 
-def count_all_tokens(
-    text: str, tokenizer: PreTrainedTokenizerBase, grammar: str, limit: int
-) -> tuple[int, int, str, int]:
-    """The fields of Tokens for a grammar that reads all of a prompt, weights taken out."""
-    if grammar == "compel":
-        count = len(tokenizer(compel_text(text), add_special_tokens=False, verbose=False).input_ids)
-        return count, limit, "", max(1, -(-count // limit))
-    found = parse_emphasis(text)
-    rows = list(split_rows(found, tokenizer, limit))
-    return sum(map(len, rows)), limit, "", len(rows)
+def truncated_prompts(tokens: dict[str, TokenCount]) -> list[InputError]:
+    """An InputError naming the words that are lost, for each prompt that is longer than the text encoder's context."""
+    return [
+        InputError(
+            f"{shorten(prompt)!r} has {found.count} tokens, only {found.limit} are used; lost: {found.lost!r}",
+            where="--prompt",
+            fix="Shorten it, or use --weighting a1111, which reads prompts of any length.",
+        )
+        for prompt, found in tokens.items()
+        if found.count > found.limit and found.chunks == 1
+    ]
+
+
+def check_grammar(texts: Sequence[str], grammar: str) -> list[InputError]:
+    """An InputError for each prompt with a weight that nobody means, or that compel cannot parse."""
+    errors: list[InputError] = []
+    for text in dict.fromkeys(texts):
+        if grammar == "a1111" and has_extreme_weight(text):
+            allowed = f"-{MAX_EMPHASIS:g} to {MAX_EMPHASIS:g}"
+            errors.append(InputError(f"a weight in {shorten(text)!r}", where="--prompt", allowed=allowed))
+        elif grammar == "compel":
+            try:
+                compel_text(text)
+            except Exception as error:  # its grammar raises the parser errors of several libraries
+                errors.append(compel_error(text, error))
+    return errors
 
 
 def compel_text(prompt: str) -> str:
-    """The words of a prompt in compel's grammar, of all its parts."""
+    """The words of a prompt in compel's grammar."""
     from compel import Compel
 
     def words(node: Any) -> str:
@@ -279,14 +250,7 @@ def compel_text(prompt: str) -> str:
     return words(Compel.parse_prompt_string(prompt))
 
 
-def truncated_prompts(tokens: dict[str, TokenCount]) -> list[InputError]:
-    """One InputError, naming the words lost, for each prompt that is longer than the text encoder reads."""
-    return [
-        InputError(
-            f"{shorten(prompt)!r} has {found.count} tokens, {found.limit} are read; lost: {found.lost!r}",
-            where="--prompt",
-            fix="Shorten it, or take --weighting a1111, which reads all of it.",
-        )
-        for prompt, found in tokens.items()
-        if found.count > found.limit and found.chunks == 1
-    ]
+def compel_error(prompt: str, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    what = f"compel cannot parse {shorten(prompt)!r} ({reason})"
+    return InputError(what, where="--prompt", fix="Fix it, or use --weighting none.")

@@ -15,8 +15,7 @@ from typing import Any
 
 from data.errors import InputError, suggest
 from infer import schedulers
-from infer.config import MAX_SEED, MAX_WEIGHT
-from infer.templates import SLOT_NAME
+from infer.config import MAX_SEED, MAX_WEIGHT, SLOT_NAME
 
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MAX_VALUES = 1000  # of one axis

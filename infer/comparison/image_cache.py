@@ -34,8 +34,9 @@ from infer.lora_loading import LoraEffect, load_loras, lora_display_name
 from infer.metadata import ImageMetadata
 from infer.pipeline import SamplingSettings
 from infer.prompts import ImageRequest
+from infer.sampling_loop import count_unet_calls
 from infer.schedulers import a1111_name, build_scheduler
-from infer.text_encoding import TokenCount, measure_prompts, truncated_prompts
+from infer.text_encoding import TokenCount, check_grammar, measure_prompts, truncated_prompts
 from train.model import BaseModel, load_model
 
 WEIGHTING = GenerateOptions().weighting  # prompts are read as generate.py reads them
@@ -128,7 +129,7 @@ class ImageCache:
             problems += check_side("--height", settings.height, model)
             self.calls(request)
             self.key(request)  # reads every LoRA
-            unreadable = generation.check_grammar((request.prompt, request.negative_prompt), WEIGHTING)
+            unreadable = check_grammar((request.prompt, request.negative_prompt), WEIGHTING)
             problems += unreadable
             if not unreadable:
                 self.tokens_of(request)
@@ -151,7 +152,7 @@ class ImageCache:
     def calls(self, request: CellRequest) -> int:
         """U-Net calls of a request. Raises InputError for steps that its scheduler cannot make."""
         scheduler = build_scheduler(request.scheduler, self.model(request.weights).scheduler_config)
-        return pipeline.count_unet_calls(cast(Any, SimpleNamespace(scheduler=scheduler)), request.steps)
+        return count_unet_calls(cast(Any, SimpleNamespace(scheduler=scheduler)), request.steps)
 
     def get(self, requests: Sequence[CellRequest]) -> dict[CellRequest, CachedImage]:
         """The image of every request; only missing ones are generated. Raises InputError."""
@@ -204,7 +205,7 @@ class ImageCache:
             for index, request in enumerate(ranked)
         ]
         for result in pipeline.generate_images(pipe, batch, settings[ranked[0]], bar.update):
-            request = ranked[result.picture.index]
+            request = ranked[result.request.index]
             recipe = output.build_metadata(shared, result, self.tokens_of(request))
             metadata.write_png(self.path(request), result.image, recipe)
 

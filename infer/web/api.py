@@ -246,7 +246,7 @@ def png_info(body: ImageBody) -> dict[str, Any]:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError(f"is not a PNG in base64 ({error})", where="image") from None
-    texts = metadata.read_png_texts(io.BytesIO(content), "image")
+    texts = metadata.read_image_texts(io.BytesIO(content), "image")
     info = texts.get(metadata.A1111_KEY, "")
     return {"info": info, "items": texts, "parameters": metadata.parse_parameters(info) if info else {}}
 

@@ -64,7 +64,7 @@ class Gallery:
 
         All settings of our own images; of other programs' images those that exist here. Raises InputError.
         """
-        texts = png_info.read_image_texts(path)
+        texts = metadata.read_image_texts(path)
         if metadata.KEY in texts:
             found = self._own_settings(metadata.parse_metadata(texts[metadata.KEY], printable(path)))
         else:

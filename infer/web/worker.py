@@ -51,13 +51,13 @@ class Worker:
         chosen = resolve_model.resolve(options, self.runs)
         model = self._model(chosen.model, chosen.tokenizer, chosen.zero_terminal_snr)
         plan = self._plan(options, model, chosen.loras)
-        job.notes, job.count = plan.notes, len(plan.pictures)
+        job.notes, job.count = plan.notes, len(plan.requests)
         job.size, job.steps = (plan.settings.width, plan.settings.height), plan.settings.steps
         base = None
         if options.compare_base:
             base = self._model(chosen.base or chosen.model, chosen.tokenizer, use="base")
         pipe = pipeline.build_pipeline(model, plan.scheduler, self.device)
-        job.total = plan.calls(pipe, plan.pictures) * (1 if base is None else 2)
+        job.total = plan.calls(pipe, plan.requests) * (1 if base is None else 2)
         progress = ProgressCallback(job, self._preview(pipe, model))
         job.raise_if_stopped()
         folder = output.open_output_folder(None, plan.identity(model, options.compare_base))
@@ -65,20 +65,20 @@ class Worker:
 
         def on_step(batch: Sequence[ImageRequest], latents: torch.Tensor) -> None:
             progress(batch, latents)
-            begun = [(each, done) for each in passes for done in list(each.begun.values())]
+            begun = [(each, done) for each in passes for done in list(each.saved.values())]
             job.images = [job_image(*one) for one in begun if one[1].path.exists()]
 
         try:
             generation.run_passes(plan, passes, folder, ProcessGroup(), None, on_step)
         finally:
             job.images = [job_image(each, done) for each in passes for done in each.finished]
-            if any(image.loras for image in plan.pictures):
+            if any(image.loras for image in plan.requests):
                 pipe.unload_lora_weights()
 
     def _plan(self, options: GenerateOptions, model: BaseModel, loras: Iterable[LoraFile]) -> generation.GenerationJob:
         """generate.py's plan, within the limits of a job. Raises InputError."""
         check_size(options.width or 1, options.height or 1, model.sample_size)
-        expanded = generation.requested_images(options.model_copy(update={"num_images": 1}))
+        expanded = prompts.requested_images(options.model_copy(update={"num_images": 1}))
         check_count(len(expanded) * options.num_images)  # before that many are prepared
         plan = generation.plan_job(options, model, self.device, tuple(loras))
         check_size(plan.settings.width, plan.settings.height, model.sample_size)
@@ -129,5 +129,5 @@ class Worker:
 
 
 def job_image(each: GenerationPass, done: SavedImage) -> JobImage:
-    recipe = done.recipe
+    recipe = done.metadata
     return JobImage(done.path, recipe.unstyled or recipe.prompt, recipe.seed, each.name == "base", recipe.verdict)

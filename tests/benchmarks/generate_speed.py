@@ -42,7 +42,8 @@ def plain(
     pipe.safety_checker = None
 
     def draw(folder: Path) -> None:
-        for together in pipeline.split_chunks(pictures, batch):
+        for start in range(0, len(pictures), batch):
+            together = pictures[start : start + batch]
             result = pipe(
                 [picture.prompt for picture in together],
                 generator=[torch.Generator().manual_seed(picture.seed) for picture in together],

@@ -272,8 +272,8 @@ FAULTS = (
         "a preview depends on its neighbours",
         "diffusers log_validation: one generator for all pictures",
         "infer/previews.py",
-        "prompts.Picture(index, q.prompt, q.seed)",
-        "prompts.Picture(index, q.prompt, q.seed + index)",
+        "ImageRequest(index, one.prompt, one.seed)",
+        "ImageRequest(index, one.prompt, one.seed + index)",
         (f"{UNIT}test_previews.py::test_a_picture_depends_on_its_prompt_and_seed_alone",),
     ),
     Fault(

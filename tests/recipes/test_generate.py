@@ -1,19 +1,19 @@
-"""generate.py as people type it: from the command line to pictures, sheets and one clear line for each mistake."""
+"""generate.py as people use it: from the command line to images, sheets and one clear line for each mistake."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import InputError
+from data.errors import InputError, InputErrors
 from infer import config, generation, metadata
 from tests.tiny import tiny_lora
 
@@ -52,7 +52,7 @@ def test_help_comes_at_once() -> None:
 
 
 def test_options_are_read_without_torch() -> None:
-    check = "import sys; from infer import config; config.read([]); sys.exit('torch' in sys.modules)"
+    check = "import sys; from infer import config; config.read_options([]); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 
@@ -61,7 +61,8 @@ def test_the_command_as_typed(tiny_model: Path, tmp_path: Path) -> None:
     result = typed("--model", tiny_model, "--prompt", "a Pokémon, fridge", "--steps", 2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0] == f"model: {tiny_model}"
-    assert result.stdout.splitlines()[-1] == "1 picture: outputs/0001/00000-42.png, labelled on outputs/0001/grid.png"
+    assert "2 steps, guidance 4, PLMS, 64 x 64" in result.stdout.splitlines()[1], "the values in force"
+    assert "outputs/0001/00000-42.png" in result.stdout.splitlines()[-1]
     assert "3/3" in result.stderr, "a bar that counts every step"
     assert "Traceback" not in result.stderr
     assert "requires torchvision" not in result.stderr, "the libraries' chatter"
@@ -77,7 +78,7 @@ def test_the_command_as_typed(tiny_model: Path, tmp_path: Path) -> None:
     assert line == recipe.model_dump(mode="json")
 
 
-def test_picture_three_is_the_same_file_alone_and_in_another_process(tiny_model: Path, tmp_path: Path) -> None:
+def test_image_three_is_the_same_file_alone_and_in_another_process(tiny_model: Path, tmp_path: Path) -> None:
     shared = ["--model", tiny_model, "--steps", 2, "--scheduler", "euler_a", "--prompt", "a fire"]
     assert run(*shared, "--num-images", 4, "--outdir", tmp_path / "many") == 0
     assert typed(*shared, "--seed", 45, "--outdir", tmp_path / "one").returncode == 0
@@ -93,8 +94,8 @@ def test_a_lora_beside_its_base(
     capsys.readouterr()
     assert run(*plain, "--lora", f"{lora}:0.5", "--compare-base", "--outdir", tmp_path / "both") == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[1].startswith("LoRA style.safetensors at 0.5: 64 of 64 tensors matched, changes 32 layers by")
-    assert said[-1] == f"base and tuned side by side: {tmp_path}/both/compare.png"
+    assert any(line.startswith("LoRA style.safetensors at 0.5: 64 of 64 tensors matched") for line in said)
+    assert str(tmp_path / "both" / "compare.png") in said[-1]
     for name in ("00000-42.png", "00001-42.png"):
         base = pixels(tmp_path / "both" / "base" / name)
         assert base == pixels(tmp_path / "base" / name), "the base beside a LoRA is the base without one"
@@ -119,30 +120,30 @@ def test_a_finished_run_is_the_default_and_is_compared_with_its_base(
     monkeypatch.chdir(tmp_path)
     assert run("--compare-base", "--steps", 1, "--prompt", "a") == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"model: runs/0001-style (a LoRA over {tiny_model}), the newest finished run"
-    assert said[-1] == "base and tuned side by side: outputs/0001/compare.png"
+    assert "runs/0001-style" in said[0]
+    assert "outputs/0001/compare.png" in said[-1]
     assert metadata.read_metadata(Path("outputs/0001/00000-42.png")).loras[0].name == "0001-style.safetensors"
 
 
-def test_a_long_prompt_is_drawn_and_said_and_strict_refuses_it(
+def test_a_long_prompt_is_encoded_whole_or_reported(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model", tiny_model, "--steps", 1, "--prompt", "water " * 75 + "lost words"]
     assert run(*words, "--strict", "--outdir", tmp_path / "long") == 0, "all of it is read"
-    assert "84 tokens: read in 2 chunks of 75, nothing is cut" in capsys.readouterr().err
+    assert "84 tokens" in capsys.readouterr().err
     tokens = metadata.read_metadata(tmp_path / "long" / "00000-42.png").tokens
     assert (tokens.count, tokens.lost, tokens.chunks) == (84, "", 2)
     argv = [*words, "--weighting", "none", "--outdir", tmp_path / "a"]
     assert run(*argv) == 0
-    assert "84 tokens, 75 are read; lost: 'lost words'" in capsys.readouterr().err
+    assert "'lost words'" in capsys.readouterr().err
     tokens = metadata.read_metadata(tmp_path / "a" / "00000-42.png").tokens
     assert (tokens.count, tokens.limit, tokens.lost) == (84, 75, "lost words")
-    with pytest.raises(InputError, match="lost: 'lost words'"):
+    with pytest.raises(InputError, match="'lost words'"):
         run(*argv[:-1], tmp_path / "b", "--strict")
     assert not (tmp_path / "b").exists()
 
 
-def test_a_grid_and_wildcards_are_drawn_and_both_texts_are_written_down(tiny_model: Path, tmp_path: Path) -> None:
+def test_grids_and_wildcards_and_both_texts_in_the_metadata(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "wild").mkdir()
     (tmp_path / "wild" / "object.txt").write_text("fire\n", encoding="utf-8")
     argv = ["--model", tiny_model, "--steps", 1, "--grid", "type=water,fire", "--wildcards", tmp_path / "wild"]
@@ -150,7 +151,7 @@ def test_a_grid_and_wildcards_are_drawn_and_both_texts_are_written_down(tiny_mod
     found = [metadata.read_metadata(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
     assert [recipe.prompt for recipe in found] == ["a water type fire", "a fire type fire"]
     assert {recipe.template for recipe in found} == {"a {type} type __object__"}
-    with pytest.raises(InputError, match="no wildcard __objekt__, did you mean 'object'"):
+    with pytest.raises(InputError, match="'object'"):
         run(*argv, "--prompt", "__objekt__", "--outdir", tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
@@ -171,100 +172,92 @@ def test_a_prompt_file_with_settings_of_its_own(tiny_model: Path, tmp_path: Path
     assert run(*alone, "--outdir", tmp_path / "b") == 0
     assert (tmp_path / "a" / "00000-7.png").read_bytes() == (tmp_path / "b" / "00000-7.png").read_bytes()
     (tmp_path / "prompts.txt").write_text("a fire --w 33", encoding="utf-8")
-    with pytest.raises(InputError, match="33 is not a multiple of"):
+    with pytest.raises(InputError, match="--width"):
         run(*argv, "--outdir", tmp_path / "c")
 
 
-def test_broken_numbers_are_said(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_numbers_are_reported(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Guidance past the range of float32: the latents overflow."""
-    argv = [
-        "--model",
-        tiny_model,
-        "--steps",
-        2,
-        "--prompt",
-        "a",
-        "--guidance-scale",
-        "1e38",
-        "--outdir",
-        tmp_path / "a",
-    ]
-    assert run(*argv) == generation.EXIT_NAN
-    assert "no picture, the numbers broke down (NaN)" in capsys.readouterr().err
+    how = ["--model", tiny_model, "--steps", 2, "--prompt", "a", "--guidance-scale", "1e38"]
+    assert run(*how, "--outdir", tmp_path / "a") == generation.EXIT_NAN
+    assert "NaN" in capsys.readouterr().err
     assert metadata.read_metadata(tmp_path / "a" / "00000-42.png").verdict == "nan"
 
 
-def test_a_random_seed_is_printed_and_makes_the_same_picture(
+def test_a_random_seed_is_printed_and_gives_the_same_image(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--model", tiny_model, "--steps", 1, "--prompt", "a"]
     assert run(*argv, "--seed", -1, "--outdir", tmp_path / "a") == 0
-    seed = capsys.readouterr().out.splitlines()[1].removeprefix("seed: ")
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("seed: "))
+    seed = line.removeprefix("seed: ")
     assert run(*argv, "--seed", seed, "--outdir", tmp_path / "b") == 0
     name = f"00000-{seed}.png"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "where"),
     [
-        (
-            ["--width", "100", "--height", "60"],
-            "--width: 100 is not a multiple of 8 pixels. Take 96 or 104.\n--height: 60 ",
-        ),
-        (["--width", "7"], "--width: 7 is not a multiple of 8 pixels. Take 8."),
-        (["--device", "cuda:7"], "--device: this machine has no device 'cuda:7'; allowed: cpu"),
-        (["--dtype", "fp16", "--device", "cpu"], "--dtype: fp16 needs a GPU; allowed: fp32, bf16"),
-        (["--steps", "1001"], "--steps: 1001 steps are more than the model was trained with; allowed: 1 to 1000"),
-        (["--lora", "missing.safetensors"], "--lora missing.safetensors: no such file"),
-        (["--compare-base"], "is itself a base: nothing is tuned"),
-        (["--model", "missing/folder/of/mine"], "no such file or folder"),
+        (["--width", "7"], "--width"),
+        (["--device", "cuda:7"], "--device"),
+        (["--dtype", "fp16", "--device", "cpu"], "--dtype"),
+        (["--steps", "1001"], "--steps"),
+        (["--lora", "missing.safetensors"], "--lora missing.safetensors"),
+        (["--compare-base"], "--compare-base"),
+        (["--model", "missing/folder/of/mine"], "--model missing/folder/of/mine"),
     ],
 )
-def test_what_does_not_suit_the_model_is_refused_before_a_folder_is_made(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], said: str
+def test_what_the_model_does_not_support_is_an_error_before_a_folder_is_made(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], where: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as caught:
         run("--model", tiny_model, "--prompt", "a", "--steps", 1, *argv)
-    assert said in str(caught.value)
+    assert caught.value.where == where
     assert list(Path("outputs").glob("*")) == []
 
 
+def test_all_problems_are_reported_at_once(tiny_model: Path) -> None:
+    with pytest.raises(InputErrors, match=r"(?s)--width: 100.*--height: 60"):
+        run("--model", tiny_model, "--prompt", "a", "--width", 100, "--height", 60)
+
+
 @pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        (["--promt", "x"], "error: --promt: unknown flag, did you mean '--prompt'? See --help."),
-        (["--model", "CompVis/stable-diffusion-v1-4"], "Stable Diffusion v1.4 is not on this machine. Get it with: "),
-    ],
+    ("argv", "words"), [(["--promt", "x"], "--prompt"), (["--model", "CompVis/stable-diffusion-v1-4"], "v1.4")]
 )
-def test_a_mistake_is_one_line_and_exit_code_2(argv: list[str], said: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(argv: list[str], words: str, tmp_path: Path) -> None:
     result = typed(*argv, cwd=tmp_path)
     assert result.returncode == 2
-    assert said in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ") and words in line
 
 
 def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tiny_model: Path, tmp_path: Path) -> None:
     argv = ["--model", tiny_model, "--prompt", "a", "--steps", "5", "--num-images", "5000", "--outdir", tmp_path / "a"]
-    process = subprocess.Popen([*COMMAND, *map(str, argv)], stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "a").glob("00001-*.png")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where SIGINT is ignored, as under nohup
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, argv)], stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=listens
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "a").glob("00001-*.png")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     pictures = sorted(path.name for path in (tmp_path / "a").glob("0*.png"))
-    kept = f"stopped: {len(pictures)} of 5000 pictures are kept in {tmp_path}/a"
-    assert stderr.splitlines()[-1] == f"{kept}; the same command with --outdir {tmp_path}/a goes on"
+    assert f"{len(pictures)} of 5000" in stderr.splitlines()[-1]
+    assert f"--outdir {tmp_path}/a" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
     logged = [json.loads(line)["file"] for line in (tmp_path / "a" / "run.jsonl").read_text().splitlines()]
     assert logged == pictures
     assert all(metadata.read_metadata(tmp_path / "a" / name).verdict == "ok" for name in pictures)
 
 
-def test_a_picture_is_drawn_again_from_itself(
+def test_an_image_is_repeated_from_itself(
     tiny_model: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tiny_model.parent)
@@ -273,13 +266,13 @@ def test_a_picture_is_drawn_again_from_itself(
     assert run(*argv, *words, "--outdir", tmp_path / "a") == 0
     picture = tmp_path / "a" / "00000-7.png"
     again = ["--params-from", picture, "--outdir"]
-    with pytest.raises(InputError, match=r"the LoRA 'style\.safetensors', which is not here"):
+    with pytest.raises(InputError, match=r"style\.safetensors"):
         run(*again, tmp_path / "b")
     (Path("loras")).mkdir()
     Path("loras/style.safetensors").write_bytes(lora.read_bytes())
     capsys.readouterr()
     assert run(*again, tmp_path / "b") == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "the same picture, bit for bit"
+    assert capsys.readouterr().out.splitlines()[-1] == "the same image, bit for bit"
     assert (tmp_path / "b" / "00000-7.png").read_bytes() == picture.read_bytes()
     assert run(*again, tmp_path / "c", "--seed", 8) == 0
-    assert "dB from the one it was; changed since: seed" in capsys.readouterr().out.splitlines()[-1]
+    assert "changed since: seed" in capsys.readouterr().out.splitlines()[-1]

@@ -49,8 +49,9 @@ def test_the_names_of_other_tools_are_understood(typed: str, name: str) -> None:
     assert schedulers.canonical_name(typed) == name
 
 
-def test_an_unknown_one_is_refused() -> None:
-    with pytest.raises(InputError, match="unknown scheduler 'dpmpp_2n', did you mean 'dpmpp_2"):
+def test_unknown_ones() -> None:
+    with pytest.raises(InputError) as caught:
         schedulers.canonical_name("dpmpp_2n")
-    with pytest.raises(InputError, match="the model names an unknown scheduler 'NoScheduler'"):
+    assert "'dpmpp_2" in str(caught.value) and caught.value.allowed
+    with pytest.raises(InputError, match="NoScheduler"):
         schedulers.build_scheduler(None, {"_class_name": "NoScheduler"})

@@ -1,4 +1,4 @@
-"""Synthetic sets: themes and their prompts, balance, redraws that end, goes on where it stopped, one plan a folder."""
+"""Synthetic sets: themes and their prompts, balance, a limited number of retries, resuming, one plan a folder."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ from infer.synthesis import load_theme
 class Painter:
     """Paints the seed as a colour; `broken` prompts are black so many times."""
 
-    model, folder, said, fingerprint = "painter", "painter", "model: painter", "1"
+    model, folder, said, fingerprint, guidance_scale = "painter", "painter", "model: painter", "1", None
 
     def __init__(self, black: int = 0) -> None:
         self.black, self.calls = black, []
 
-    def draw(self, asked: Sequence[tuple[str, int]]) -> Iterator[tuple[Image.Image, str]]:
-        for prompt, seed in asked:
+    def generate(self, prompts: Sequence[tuple[str, int]]) -> Iterator[tuple[Image.Image, str]]:
+        for prompt, seed in prompts:
             yield self.paint(prompt, seed), "ok"
 
     def paint(self, prompt: str, seed: int) -> Image.Image:
@@ -68,7 +68,7 @@ def test_a_set_is_balanced_and_read_back(tmp_path: Path, painter: Painter, capsy
     types = [sample.annotation.type for sample in samples]
     assert {types.count(kind) for kind in set(types)} == {2, 3} and len(set(types)) == 5
     assert all(sample.path.parent.name == sample.annotation.type for sample in samples)
-    assert "12 pictures in" in capsys.readouterr().out
+    assert "12 images in" in capsys.readouterr().out
     assert synthesis.read_image_facts(samples[0].path)["model"] == "painter"
 
 
@@ -91,10 +91,10 @@ def test_black_pictures_are_drawn_again_and_the_end_is_said(
     one = {"classes": ("apple", "banana"), "count": 2}
     synthesis.run_synthesis(options(tmp_path / "a", **one, redraws=2))
     assert len(painter.calls) == 6 and len({seed for _, seed in painter.calls}) == 6, "other noise each time"
-    assert "redrawn 4 times, left out 0" in capsys.readouterr().out
+    assert "4 tried again, 0 left out" in capsys.readouterr().out
     painter.black = 99
     synthesis.run_synthesis(options(tmp_path / "b", **one, redraws=2))
-    assert "0 pictures" in capsys.readouterr().out
+    assert "0 images" in capsys.readouterr().out
     assert len(list((tmp_path / "b").rglob("*.left-out"))) == 2
     calls = len(painter.calls)
     synthesis.run_synthesis(options(tmp_path / "b", **one, redraws=2))
@@ -112,7 +112,7 @@ def test_two_processes_share_the_plan(tmp_path: Path, painter: Painter, monkeypa
 
 def test_another_plan_in_the_same_folder(tmp_path: Path, painter: Painter) -> None:
     synthesis.run_synthesis(options(tmp_path))
-    with pytest.raises(InputError, match="holds a set of other settings"):
+    with pytest.raises(InputError, match="--outdir"):
         synthesis.run_synthesis(options(tmp_path, steps=3))
 
 
@@ -125,7 +125,8 @@ def test_stopped(tmp_path: Path, painter: Painter, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(painter, "paint", stop)
     assert synthesis.run_synthesis(options(tmp_path)) == 130
-    assert "stopped: 5 of 12 pictures are kept" in capsys.readouterr().out
+    assert "resumes" in capsys.readouterr().out
+    assert len(list(tmp_path.rglob("*.png"))) == 5
 
 
 def test_a_theme_of_ones_own(tmp_path: Path) -> None:
@@ -137,47 +138,40 @@ def test_a_theme_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "text"),
+    "content",
     [
-        ("classes: [a]", "is no theme; allowed: classes: [...], templates: [...] and slots"),
-        ("classes: [a]\ntemplates: ['a {size} {class}']", "'a {size} {class}': {size} has no values; allowed: class"),
-        ("classes: [a]\ntemplates: [a dog]", "the template 'a dog': has no {class}"),
-        ("classes: [a, a]\ntemplates: ['{class}']", "classes a, a; allowed: different names without slashes"),
-        ("classes: [", "cannot be read"),
+        "classes: [a]",
+        "classes: [a]\ntemplates: ['a {size} {class}']",
+        "classes: [a]\ntemplates: [a dog]",
+        "classes: [a, a]\ntemplates: ['{class}']",
+        "classes: [",
     ],
 )
-def test_themes_that_are_none(content: str, text: str, tmp_path: Path) -> None:
+def test_invalid_themes(content: str, tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(content)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError):
         load_theme(SynthesizeOptions(theme=str(tmp_path / "t.yaml")))
-    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("given", "text"),
+    ("given", "where"),
     [
-        ({"theme": "animal"}, "--theme: unknown theme 'animal', did you mean 'animals'?"),
-        ({"count": 3}, "--count: 3 pictures of 5 classes; allowed: 5 or more"),
-        ({"classes": ("../up", "b")}, "--classes: classes ../up, b; allowed: different names without slashes"),
+        ({"theme": "animal"}, "--theme"),
+        ({"count": 3}, "--count"),
+        ({"classes": ("../up", "b")}, "--classes"),
+        ({"model": ("sd21",)}, "--model"),
     ],
 )
-def test_wrong_options(given: dict[str, object], text: str, tmp_path: Path) -> None:
+def test_wrong_options(given: dict[str, object], where: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         synthesis.run_synthesis(options(tmp_path, **given))
-    assert text in str(caught.value)
+    assert caught.value.where == where
 
 
-def test_a_model_that_is_not_here(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"--model: stabilityai/stable-diffusion-2-1 is not on this machine. Fetch it: hf down"
-    ):
-        synthesis.run_synthesis(options(tmp_path, model=("sd21",)))
-
-
-def test_a_real_model_draws(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_real_model(tiny_model: Path, tmp_path: Path) -> None:
     given = options(tmp_path, model=(str(tiny_model),), classes=("a", "b"), count=2, steps=2)
     synthesis.run_synthesis(given)
     files = sorted(tmp_path.rglob("*.png"))
     assert [open_image(file).width for file in files] == [64, 64]
     settings = json.loads(next(tmp_path.rglob("synthesis.json")).read_text())
-    assert len(settings["weights"]) == 64
+    assert (len(settings["weights"]), settings["guidance_scale"]) == (64, 4.0)
