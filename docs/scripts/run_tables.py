@@ -17,17 +17,17 @@ LECTURE = Path(__file__).parents[2] / "data" / "metrics" / "lecture.csv"
 PARTS = 10  # of a training, for its table of losses
 CAPTIONS = {  # by the last word of a figure's name
     "training": "The loss of every step with its running mean, and the error of x_0 at fixed noise",
-    "drawn": "Drawn at the last stop of the training, always from the same noise",
+    "drawn": "Generated at the end of training, from the same noise as all previews",
     "errors": "Errors of x_0 on a common scale, with bands of 95 %, and the losses, which are three scales",
-    "predictions": "Held-out pictures at rising noise, clean at the left; under each what the network takes it to be",
-    "samples": "Drawn from noise, UNet2DModel by DDIM, the others by the course's steps towards the prediction",
-    "bits": "What each step tells of a held-out picture, and how far off the expected one is by then",
-    "grid": "Drawn pictures",
-    "trajectory": "x_t on the way from noise",
-    "progressive": "The picture that the network expects at each of those steps",
-    "walk": "The same as a film",
-    "interpolation": "Between pairs of held-out pictures, which stand at both ends",
-    "inpainting": "Held-out pictures, what was left of them, and two drawn completions",
+    "predictions": "Held-out images at rising noise, clean on the left, and below each the prediction",
+    "samples": "Generated from noise: UNet2DModel by DDIM, the others by the course's naive sampler",
+    "bits": "Bits of each step for held-out images, and the error of the prediction by rate",
+    "grid": "Generated images",
+    "trajectory": "x_t from noise to image",
+    "progressive": "The predicted x_0 at each of those steps",
+    "walk": "The same as an animation",
+    "interpolation": "Between pairs of held-out images, which are at both ends",
+    "inpainting": "Held-out images, the known part of each, and two completions",
 }
 
 
@@ -85,8 +85,8 @@ def of_comparison(folder: Path) -> list[str]:
     settings, rows = facts["settings"], facts["table"]
     lines = [
         f"{settings['seeds']} trainings of each network on {settings['data']['set']}: {settings['steps']} steps of "
-        f"{settings['batch_size']} pictures; intervals of 95 % from {settings['resamples']:,} resamples of seeds and "
-        f"pictures, paired.",
+        f"{settings['batch_size']} images; intervals of 95 % from {settings['resamples']:,} resamples of seeds and "
+        f"images, paired.",
         "",
     ]
     for verdict in facts["verdicts"]:
@@ -99,7 +99,7 @@ def of_score(folder: Path) -> list[str]:
     """Our rows, then the lecture's."""
     facts = read(folder / "score.json")
     kinds = ("precision", "recall", "density", "coverage")
-    head = ("pictures", "n", "FD", "sFD", "KID", *kinds)
+    head = ("images", "n", "FD", "sFD", "KID", *kinds)
     rows = [
         [row["name"], row["pictures"], row["frechet"], row["spatial"], row["kernel"]["value"]]
         + [row["manifold"][kind] for kind in kinds]
@@ -107,16 +107,16 @@ def of_score(folder: Path) -> list[str]:
     ]
     lines = [f"Features: {facts['features']}.", "", *table(head, rows), ""]
     bits = [(name, each["mean"], f"{each['low']:.4g} to {each['high']:.4g}") for name, each in facts["bits"].items()]
-    lines += [*table(("part of the bound", "bits/dim", "95 % over pictures"), bits), ""] if bits else []
+    lines += [*table(("part of the bound", "bits/dim", "95 % over images"), bits), ""] if bits else []
     learnt = [(name, f"{100 * each['right'] / each['count']:.1f} %") for name, each in facts["learnt"].items()]
-    lines += [*table(("a classifier that learnt from", "knows of held-out real ones"), learnt), ""] if learnt else []
+    lines += [*table(("a classifier trained on", "accuracy on held-out real ones"), learnt), ""] if learnt else []
     return [*lines, *lecture()]
 
 
 def lecture() -> list[str]:
     """The published table. Source: Dhariwal & Nichol 2021, arXiv 2105.05233, table 5."""
     head, *rows = csv.reader(LECTURE.read_text(encoding="utf-8").splitlines())
-    text = "Published, in Inception's features, of 50,000 drawn pictures (Dhariwal & Nichol 2021, table 5):"
+    text = "Published, in Inception's features, of 50,000 samples (Dhariwal & Nichol 2021, table 5):"
     return [text, "", *table(head, rows)]
 
 
@@ -131,8 +131,8 @@ def of_training(folder: Path) -> list[str]:
     for part in range(PARTS):
         some = losses[round(part * size) : round((part + 1) * size)]
         means.append(sum(some) / len(some) if some else None)
-    left = "" if done >= whole else f" Stopped after step {done:,}, for want of time on the machine it was made on."
-    lines = [f"{facts['pictures']:,} pictures of {facts['set']}, {whole:,} steps.{left}", ""]
+    left = "" if done >= whole else f" Stopped after step {done:,}."
+    lines = [f"{facts['pictures']:,} images of {facts['set']}, {whole:,} steps.{left}", ""]
     lines += table(("tenth", *map(str, range(1, PARTS + 1))), [("mean loss", *means)])
     first, last = looks[0], looks[-1]
     sides = last["validation"].items()

@@ -105,7 +105,7 @@ def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text(json.dumps(facts))
     assert run_tables.fill(page, "compare", tmp_path)
     words = page.read_text()
-    assert words.startswith("before\n<!-- compare -->\n2 trainings of each network on digits: 9 steps of 4 pictures")
+    assert words.startswith("before\n<!-- compare -->\n2 trainings of each network on digits: 9 steps of 4 images")
     assert "- Better: **yes** (-0.1000, from -0.2000 to -0.0500)\n" in words
     assert "| BasicUNet | 309,057 |  | 0.1235 |\n<!-- /compare -->\nafter\n" in words
     assert run_tables.fill(page, "compare", tmp_path) and page.read_text() == words
@@ -142,6 +142,6 @@ def test_a_training_says_how_far_it_came(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "data.json").write_text(json.dumps({"set": "digits", "pictures": 1614, "steps": 50}))
     words = "\n".join(run_tables.lines_of(tmp_path))
-    assert "1,614 pictures of digits, 50 steps. Stopped after step 45" in words
+    assert "1,614 images of digits, 50 steps. Stopped after step 45" in words
     assert "| mean loss | 0.98 | 0.93 | 0.88 | 0.83 | 0.78 | 0.73 | 0.68 | 0.63 | 0.58 |  |" in words
     assert "from before step 1 to step 45: held-out 0.9000 to 0.4000." in words
