@@ -1,4 +1,4 @@
-"""One real server and one real browser for all tests of this folder, each started by the first test that needs it."""
+"""One real server and one real browser for all tests of this folder, each started when first needed."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def installed(pytestconfig: pytest.Config) -> None:
-    """Label Studio is there; the test fails with what is missing, and what to do, if it is not."""
+    """Label Studio is installed; if not, the test fails with what to do."""
     if NO_LABEL_STUDIO in pytestconfig.stash:
         pytest.fail(f"no Label Studio to try: {pytestconfig.stash[NO_LABEL_STUDIO]}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The file in which servers of the tests note each look-up of an outside name, which is refused; it stays away."""
+    """The file in which test servers log each refused look-up of an outside name; it must not be created."""
     log = tmp_path_factory.mktemp("outside") / "egress.log"
     yield log
     assert not log.exists(), log.read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def guard(outside: Path) -> dict[str, str]:
-    """Variables of a server whose look-ups are watched."""
+    """Environment variables of a server whose look-ups are watched."""
     return {"PYTHONPATH": str(INSIDE), "EGRESS_LOG": str(outside)}
 
 
@@ -60,7 +60,7 @@ def guard(outside: Path) -> dict[str, str]:
 def label_studio(
     tmp_path_factory: pytest.TempPathFactory, guard: dict[str, str], installed: None
 ) -> Iterator[server.Server]:
-    """A Label Studio that holds nothing yet."""
+    """A Label Studio server without projects."""
     variables = guard | {"NO_FSYNC": "yes"}
     with running_server(tmp_path_factory.mktemp("label-studio") / ".server", variables=variables) as running:
         yield running
@@ -81,7 +81,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def arrived(label_studio: server.Server, client: Client, pictures: Path, chromium: Browser) -> Iterator[Labelling]:
-    """An annotator's tab: the link to a stream of names was followed, and the login that it asked for given."""
+    """An annotator's tab after following the link to a screen and logging in."""
     web = Web(chromium.new_context(reduced_motion="reduce"))
     labelling = Labelling(web.page(), label_studio.url)
     screens = push_pictures(client, folder=pictures, count=1, name="a link")
@@ -93,7 +93,7 @@ def arrived(label_studio: server.Server, client: Client, pictures: Path, chromiu
 
 @pytest.fixture
 def web(arrived: Labelling) -> Iterator[Web]:
-    """Watched pages of somebody who is logged in; they are closed, and judged, at the end of the test."""
+    """Watched pages of a logged-in user; they are closed and checked at the end of the test."""
     web = Web(arrived.page.context)
     yield web
     web.close()
@@ -101,7 +101,7 @@ def web(arrived: Labelling) -> Iterator[Web]:
 
 @pytest.fixture
 def labelling(web: Web, label_studio: server.Server) -> Labelling:
-    """A tab of laptop size."""
+    """A laptop-sized tab."""
     return Labelling(web.page(), label_studio.url)
 
 
@@ -115,12 +115,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_project(client: Client, pictures: Path) -> MakeProject:
-    """Push creatures, or the pictures of another folder, to screens of their own."""
+    """Push sample images, or those of another folder, to screens of their own."""
     return functools.partial(push_pictures, client, folder=pictures)
 
 
 @pytest.fixture
 def captions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Projects of one screen, where the test is not about the others: each costs half a second of processor time."""
+    """Projects with the caption screen only: each other one costs half a second of CPU time."""
     every = project.labeling_configs
     monkeypatch.setattr(project, "labeling_configs", lambda types: {"text": every(types)["text"]})

@@ -1,4 +1,4 @@
-"""Label Studio's labelling page as an annotator has it before them: keys go in, and what is seen comes out."""
+"""Label Studio's labelling page as an annotator uses it: keys go in, and what is visible comes out."""
 
 from __future__ import annotations
 

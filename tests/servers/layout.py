@@ -1,4 +1,4 @@
-"""A screen as it is seen: everything in the window, nothing over anything else."""
+"""The layout of a screen: everything inside the window, nothing overlapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projects for the browser to be tried on, made as `annotate.py push` makes them."""
+"""Projects to try the browser on, created as `annotate.py push` creates them."""
 
 from __future__ import annotations
 

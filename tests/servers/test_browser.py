@@ -1,4 +1,4 @@
-"""The browser fixture itself: it says what is missing, and it sees what a page must not do."""
+"""The browser fixture itself: it reports a missing browser, and sees what a page must not do."""
 
 from __future__ import annotations
 

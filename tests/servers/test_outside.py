@@ -1,4 +1,4 @@
-"""Nothing outside is asked for: not by the server, on whichever page, and not by the pages in the browser."""
+"""Neither the server nor its pages contact other hosts."""
 
 from __future__ import annotations
 

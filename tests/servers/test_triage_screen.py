@@ -1,4 +1,4 @@
-"""The screen with all choices, in a real browser on a real server: one key each."""
+"""The triage screen, in a real browser on a real server: one key per choice."""
 
 from __future__ import annotations
 

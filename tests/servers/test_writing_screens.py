@@ -1,4 +1,4 @@
-"""The screens with a box, in a real browser on a real server, by the keyboard alone."""
+"""The text screens, in a real browser on a real server, by keyboard only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TYPED = [string.ascii_letters + string.digits, string.punctuation, "two  words, 
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_ten_pictures_by_the_keyboard_alone(labelling: Labelling, client: Client, make_project: MakeProject) -> None:
+def test_ten_images_by_keyboard(labelling: Labelling, client: Client, make_project: MakeProject) -> None:
     number = make_project(count=10, drafts=DRAFTS)["text"]
     labelling.open(number, timed=True)
     check_layout(labelling)
@@ -74,7 +74,7 @@ LONG = "a caption that goes on" + ", and on" * 80
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_pictures_of_any_shape_and_captions_of_any_length(
+def test_images_of_any_shape_and_captions_of_any_length(
     labelling: Labelling, client: Client, make_project: MakeProject, tmp_path: Path
 ) -> None:
     sizes = {"a tall one.png": (60, 600), "a wide one.png": (900, 60), "small.png": (16, 16)}

@@ -1,4 +1,4 @@
-"""Projects of a test's own on the Label Studio that all tests share (see the folder above)."""
+"""Projects of each test's own on the Label Studio server that all tests share (see the folder above)."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from annotation.project import Project
 from data import sample_set
 
 COUNT = 8
-Made = Callable[..., Project]
+Make = Callable[..., Project]
 
 
 @pytest.fixture(scope="session")
-def taken(tmp_path_factory: pytest.TempPathFactory) -> Selection:
-    """A few creatures, looked at."""
+def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
+    """A few sample images, selected for captioning."""
     folder = tmp_path_factory.mktemp("pictures") / "creatures"
     sample_set.write_sample_folder(folder, count=COUNT, size=48)
     return select_images(folder, keep_duplicates=True)
 
 
 @pytest.fixture
-def made(client: Client, taken: Selection, request: pytest.FixtureRequest) -> Made:
+def make(client: Client, selection: Selection, request: pytest.FixtureRequest) -> Make:
     """A project of this test's own, with its screens."""
 
-    def make(types: tuple[str, ...] = (), name: str = "") -> Project:
+    def create(types: tuple[str, ...] = (), name: str = "") -> Project:
         title = name or request.node.name.removeprefix("test_")[: project.LONGEST_NAME].rstrip()
-        return project.create_screens(client, project.new_project(title, project.LOCAL, taken.folder, types))
+        return project.create_screens(client, project.new_project(title, project.LOCAL, selection.folder, types))
 
-    return make
+    return create
 
 
 def tasks_of(client: Client, found: Project, screen: str = "text") -> list[Task]:
-    """The tasks of a screen in the order in which they are shown; none stands twice."""
+    """The tasks of a screen in the order in which they are shown; none twice."""
     tasks, doubled = tasks_by_sha256(client, found.screens[screen])
     assert not doubled
     return list(tasks.values())

@@ -1,4 +1,4 @@
-"""Push, answer, pull: what comes back is what was written, once each, however often it is asked for."""
+"""Push, answer, pull: every answer arrives unchanged and once, however often it is pulled."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from annotation.history import latest, read_history
 from annotation.images import Selection
 from annotation.push import push
 from data.errors import InputError
-from tests.servers.project.conftest import COUNT, Made, answer, tasks_of
+from tests.servers.project.conftest import COUNT, Make, answer, tasks_of
 
 pytestmark = pytest.mark.servers
 
 
-def drafts_for(taken: Selection, words: str = "a draft") -> dict[str, Draft]:
+def drafts_for(selection: Selection, words: str = "a draft") -> dict[str, Draft]:
     return {
-        each.sha256: Draft(f"{words} of {each.annotation.file_name}", "a-test-1", 0.5) for each in taken.samples[::2]
+        each.sha256: Draft(f"{words} of {each.annotation.file_name}", "a-test-1", 0.5)
+        for each in selection.samples[::2]
     }
 
 
@@ -30,46 +31,50 @@ def chosen_item(field: str, choice: str) -> dict[str, Any]:
     return {"id": field, "from_name": field, "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
 
 
-def test_a_second_push_makes_nothing(client: Client, taken: Selection, made: Made) -> None:
-    found = made(types=("water", "fire"))
-    first = push(client, found, taken.samples, taken.formats, drafts=drafts_for(taken), overlap=0.3)
+def test_a_second_push_creates_nothing(client: Client, selection: Selection, make: Make) -> None:
+    found = make(types=("water", "fire"))
+    first = push(client, found, selection.samples, selection.formats, drafts=drafts_for(selection), overlap=0.3)
     assert first.created == {"text": COUNT, "name": COUNT, "triage": COUNT}
     assert first.drafted == COUNT / 2
     twice = {task.sha256 for task in tasks_of(client, found) if task.overlap == 2}
-    assert len(twice) == first.asked_twice == sum(int(each.sha256[:8], 16) < 0.3 * 2**32 for each in taken.samples)
+    assert len(twice) == first.asked_twice == sum(int(each.sha256[:8], 16) < 0.3 * 2**32 for each in selection.samples)
 
-    second = push(client, project.create_screens(client, found), taken.samples, taken.formats, drafts=drafts_for(taken))
+    second = push(
+        client,
+        project.create_screens(client, found),
+        selection.samples,
+        selection.formats,
+        drafts=drafts_for(selection),
+    )
     assert second.created == dict.fromkeys(found.screens, 0)
     assert second.present == dict.fromkeys(found.screens, COUNT)
     assert second.drafted == second.duplicates == second.moved == second.elsewhere == 0
     order = [task.sha256 for task in tasks_of(client, found)]
-    assert order == [each.sha256 for each in taken.samples], "shown in another order than like beside like"
+    assert order == [each.sha256 for each in selection.samples], "shown in another order than like beside like"
     for screen in found.screens:
         assert {task.drafts for task in tasks_of(client, found, screen)} == {0 if screen == "triage" else 1}
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_pictures_are_shown(client: Client, taken: Selection, made: Made) -> None:
-    found = made()
-    push(client, found, taken.samples, taken.formats)
+def test_images_are_served(client: Client, selection: Selection, make: Make) -> None:
+    found = make()
+    push(client, found, selection.samples, selection.formats)
     headers = client.sdk._client_wrapper.get_headers()
     tasks = tasks_of(client, found)
     for task in tasks:
         shown = client.http.get(client.url + task.data["image"], headers=headers)
-        original = next(each for each in taken.samples if each.sha256 == task.sha256).path.read_bytes()
+        original = next(each for each in selection.samples if each.sha256 == task.sha256).path.read_bytes()
         assert shown.content == original and shown.headers["content-type"] == "image/png"
     assert client.http.get(client.url + tasks[0].data["image"]).status_code in {401, 403}
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_new_drafts_go_to_tasks_that_nobody_touched(
-    client: Client, taken: Selection, made: Made, tmp_path: Path
-) -> None:
-    found = made()
-    push(client, found, taken.samples, taken.formats, drafts=drafts_for(taken))
+def test_untouched_tasks_get_new_drafts(client: Client, selection: Selection, make: Make, tmp_path: Path) -> None:
+    found = make()
+    push(client, found, selection.samples, selection.formats, drafts=drafts_for(selection))
     first, _, third, *_ = tasks_of(client, found)
     answer(client, first, "mine")
-    again = push(client, found, taken.samples, taken.formats, drafts=drafts_for(taken, "a better draft"))
+    again = push(client, found, selection.samples, selection.formats, drafts=drafts_for(selection, "a better draft"))
     assert again.drafted == COUNT / 2 - 1
     answer(client, third, "corrected")
     pull.pull(client, found, tmp_path)
@@ -79,9 +84,9 @@ def test_new_drafts_go_to_tasks_that_nobody_touched(
     assert all(task.drafts == 1 for task in tasks_of(client, found))
 
 
-def test_every_kind_of_answer_comes_back(client: Client, taken: Selection, made: Made, tmp_path: Path) -> None:
-    found = made(types=("water", "fire"))
-    push(client, found, taken.samples, taken.formats)
+def test_every_kind_of_answer_is_pulled(client: Client, selection: Selection, make: Make, tmp_path: Path) -> None:
+    found = make(types=("water", "fire"))
+    push(client, found, selection.samples, selection.formats)
     tasks = tasks_of(client, found)
     text = 'a "quoted" fridge, émile 日本\n<b>second</b> line'
     numbers = [answer(client, tasks[0], text, seconds=12.5), answer(client, tasks[1], "one", "two")]
@@ -107,9 +112,9 @@ def test_every_kind_of_answer_comes_back(client: Client, taken: Selection, made:
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_a_later_pull_reads_only_what_changed(client: Client, taken: Selection, made: Made, tmp_path: Path) -> None:
-    found = made()
-    push(client, found, taken.samples, taken.formats)
+def test_a_later_pull_reads_only_what_changed(client: Client, selection: Selection, make: Make, tmp_path: Path) -> None:
+    found = make()
+    push(client, found, selection.samples, selection.formats)
     tasks = tasks_of(client, found)
     numbers = [answer(client, task, "before") for task in tasks[:4]] + [answer(client, tasks[4], was_cancelled=True)]
     assert pull.pull(client, found, tmp_path).read_whole == ["text"]
@@ -136,11 +141,11 @@ def test_a_later_pull_reads_only_what_changed(client: Client, taken: Selection, 
 
 @pytest.mark.usefixtures("captions_alone")
 def test_answers_deleted_in_bulk_are_noticed(
-    client: Client, taken: Selection, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, selection: Selection, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Data Manager's bulk actions may leave the time of a task as it was: then the number does not add up."""
-    found = made()
-    push(client, found, taken.samples, taken.formats)
+    """The Data Manager's bulk actions may not update the time of a task: then the counts do not add up."""
+    found = make()
+    push(client, found, selection.samples, selection.formats)
     tasks = tasks_of(client, found)
     monkeypatch.setattr(pull, "FEW", 2)
     for task in tasks[:3]:
@@ -155,11 +160,11 @@ def test_answers_deleted_in_bulk_are_noticed(
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_a_changed_configuration_is_told_and_mended(
-    client: Client, taken: Selection, made: Made, tmp_path: Path
+def test_a_changed_configuration_is_reported_and_restored(
+    client: Client, selection: Selection, make: Make, tmp_path: Path
 ) -> None:
-    found = made()
-    push(client, found, taken.samples[:2], taken.formats)
+    found = make()
+    push(client, found, selection.samples[:2], selection.formats)
     number = found.screens["text"]
     other = client.sdk.projects.get(id=number).label_config or ""
     client.sdk.projects.update(id=number, label_config=other.replace('name="text"', 'name="words"'))
@@ -171,14 +176,14 @@ def test_a_changed_configuration_is_told_and_mended(
     assert not pull.pull(client, found, tmp_path).changed_screens
 
 
-def test_other_peoples_projects_are_left_alone(client: Client, taken: Selection) -> None:
-    mine = project.new_project("ours", project.LOCAL, taken.folder, ())
+def test_other_peoples_projects_are_left_alone(client: Client, selection: Selection) -> None:
+    mine = project.new_project("ours", project.LOCAL, selection.folder, ())
     client.sdk.projects.create(title="ours captions", description="by somebody")
     with pytest.raises(InputError, match=r"has a project 'ours captions' \(number \d+\), not created by push.*--name"):
         project.create_screens(client, mine)
-    theirs = project.create_screens(client, project.new_project("yours", project.LOCAL, taken.folder, ()))
+    theirs = project.create_screens(client, project.new_project("yours", project.LOCAL, selection.folder, ()))
     with pytest.raises(InputError, match="pushed from another work folder"):
-        project.create_screens(client, project.new_project("yours", project.LOCAL, taken.folder, ()))
+        project.create_screens(client, project.new_project("yours", project.LOCAL, selection.folder, ()))
     client.sdk.projects.delete(id=theirs.screens["name"])
     with pytest.raises(InputError, match=r"the project 'yours names' is gone.*Push again"):
         project.open_screens(client, theirs)
@@ -186,14 +191,16 @@ def test_other_peoples_projects_are_left_alone(client: Client, taken: Selection)
 
 
 @pytest.mark.usefixtures("captions_alone")
-def test_what_a_killed_push_had_asked_for_is_no_second_project(client: Client, taken: Selection, made: Made) -> None:
-    """The server may make it after the next push has looked: the one in use stays, an empty twin goes."""
-    found = made()
+def test_a_project_requested_by_a_killed_push_is_deleted_if_empty(
+    client: Client, selection: Selection, make: Make
+) -> None:
+    """The server may create it after the next push has looked: the one in use stays, an empty duplicate goes."""
+    found = make()
     mark = client.sdk.projects.get(id=found.screens["text"]).description
     late = client.sdk.projects.create(title=found.title("text"), description=mark)
     inverse = replace(found, screens={"text": late.id})
     assert project.create_screens(client, inverse).screens == inverse.screens, "the one that is in use, not the first"
-    push(client, found, taken.samples[:2], taken.formats)
+    push(client, found, selection.samples[:2], selection.formats)
     assert [each["id"] for each in project.list_projects(client) if each["description"] == mark] == [
         found.screens["text"]
     ]
@@ -201,12 +208,12 @@ def test_what_a_killed_push_had_asked_for_is_no_second_project(client: Client, t
     assert busy.id is not None
     tasks: Any = [{"data": {"image": "x", "sha256": "0", "file_name": "y"}}]
     client.sdk.projects.import_tasks(id=busy.id, request=tasks)
-    push(client, found, taken.samples[:2], taken.formats)
+    push(client, found, selection.samples[:2], selection.formats)
     there = {each["id"] for each in project.list_projects(client) if each["description"] == mark}
     assert there == {found.screens["text"], busy.id}, "what has tasks is nothing to throw away"
 
 
-def test_a_project_whose_making_was_not_noted_is_found(client: Client, taken: Selection) -> None:
-    new = project.new_project("half made", project.LOCAL, taken.folder, ())
+def test_a_project_that_was_created_but_not_saved_is_found(client: Client, selection: Selection) -> None:
+    new = project.new_project("half made", project.LOCAL, selection.folder, ())
     made = project.create_screens(client, new)
     assert project.create_screens(client, new).screens == made.screens

@@ -1,4 +1,4 @@
-"""What people or servers may do that nobody meant: odd texts, odd names, wrong tokens, a busy port, leaking secrets."""
+"""Hostile input: odd texts, path traversal, wrong tokens, a busy port, leaking secrets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from annotation.images import Selection
 from annotation.push import push
 from data import captioned_folder
 from data.errors import InputError
-from tests.servers.project.conftest import COUNT, Made, answer, tasks_of
+from tests.servers.project.conftest import COUNT, Make, answer, tasks_of
 
 pytestmark = [
     pytest.mark.servers,
@@ -26,14 +26,14 @@ pytestmark = [
 ]
 
 
-def test_odd_texts_come_back_as_they_were_written(
-    label_studio: server.Server, client: Client, taken: Selection, made: Made,
+def test_odd_texts_are_pulled_unchanged(
+    label_studio: server.Server, client: Client, selection: Selection, make: Make,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    found = made(name="odd")
+    found = make(name="odd")
     project.save_project(found)
-    push(client, found, taken.samples, taken.formats)
+    push(client, found, selection.samples, selection.formats)
     texts = [
         "<script>alert(1)</script><img src=x onerror=alert(2)>",
         "a" * 100_000,
@@ -57,10 +57,10 @@ def test_odd_texts_come_back_as_they_were_written(
     assert sorted(exported) == sorted(text.strip() for text in texts)
 
 
-def test_names_that_climb_do_not_get_in(client: Client, taken: Selection, made: Made, tmp_path: Path) -> None:
-    """Anybody may add a task on the server, and write into it whatever they like."""
-    found = made()
-    push(client, found, taken.samples, taken.formats)
+def test_path_traversal_in_names_is_ignored(client: Client, selection: Selection, make: Make, tmp_path: Path) -> None:
+    """Anybody may add tasks on the server, with any content."""
+    found = make()
+    push(client, found, selection.samples, selection.formats)
     names = ["../../etc/passwd", "/etc/passwd", "a/../../b.png"]
     for index, name in enumerate(names):
         data = {"image": "/x", "file_name": name, "sha256": f"{index:064x}"}
@@ -75,12 +75,12 @@ def test_names_that_climb_do_not_get_in(client: Client, taken: Selection, made: 
     assert (again.new, again.deleted) == (0, 0)
 
 
-def test_a_copy_of_a_climbing_title_stays_in_its_folder(
-    client: Client, label_studio: server.Server, made: Made, taken: Selection
+def test_a_backup_of_a_path_as_title_stays_in_its_folder(
+    client: Client, label_studio: server.Server, make: Make, selection: Selection
 ) -> None:
     client.sdk.projects.create(title="../../climbs")
-    found = made()
-    push(client, found, taken.samples, taken.formats)
+    found = make()
+    push(client, found, selection.samples, selection.formats)
     folder = back_up(label_studio.folder, label_studio)
     copies = {path.name.partition("-")[2]: path for path in folder.iterdir()}
     assert "_climbs.json" in copies
@@ -95,7 +95,7 @@ def test_a_copy_of_a_climbing_title_stays_in_its_folder(
 
 @pytest.fixture(scope="module")
 def personal_token(client: Client) -> str:
-    """A personal access token, as people make it under Account & Settings."""
+    """A personal access token, as users create it under Account & Settings."""
     return str(client.sdk.tokens.create().token)
 
 
@@ -106,20 +106,20 @@ def token_file(personal_token: str, tmp_path: Path) -> Path:
     return file
 
 
-def test_somebody_elses_server_gets_the_pictures_sent(
-    label_studio: server.Server, taken: Selection, token_file: Path, tmp_path: Path
+def test_images_are_uploaded_to_another_server(
+    label_studio: server.Server, selection: Selection, token_file: Path, tmp_path: Path
 ) -> None:
-    """As any server is, the one of the tests can be reached by its address, with a personal access token."""
+    """The tests' server, used by its address and a personal access token, as any other server."""
     with connect(label_studio.url, token_file) as client:
         assert not client.legacy_token and client.server is None
-        found = project.create_screens(client, project.new_project("sent", label_studio.url, taken.folder, ()))
-        assert push(client, found, taken.samples, taken.formats).created["text"] == COUNT
-        again = push(client, found, taken.samples, taken.formats)
+        found = project.create_screens(client, project.new_project("sent", label_studio.url, selection.folder, ()))
+        assert push(client, found, selection.samples, selection.formats).created["text"] == COUNT
+        again = push(client, found, selection.samples, selection.formats)
         assert again.created["text"] == again.moved == 0
         assert len(client.sdk.files.list(id=found.screens["text"], all_=True)) == COUNT, "a picture was sent twice"
         tasks = tasks_of(client, found)
         shown = client.http.get(client.url + tasks[0].data["image"], headers=client.sdk._client_wrapper.get_headers())
-        assert shown.content == next(e for e in taken.samples if e.sha256 == tasks[0].sha256).path.read_bytes()
+        assert shown.content == next(e for e in selection.samples if e.sha256 == tasks[0].sha256).path.read_bytes()
         answer(client, tasks[0], "from afar")
         assert pull.pull(client, found, tmp_path).new == 1
 
@@ -141,7 +141,7 @@ def test_a_wrong_token_is_one_line_without_the_token(
 
 @pytest.fixture
 def without_old_tokens(label_studio: server.Server, token_file: Path) -> Iterator[None]:
-    """Servers are set up this way since 1.17."""
+    """The default since Label Studio 1.17."""
     with connect(label_studio.url, token_file) as admin:
         admin.sdk.jwt_settings.update(api_token_ttl_days=200, api_tokens_enabled=True, legacy_api_tokens_enabled=False)
         yield
@@ -149,21 +149,21 @@ def without_old_tokens(label_studio: server.Server, token_file: Path) -> Iterato
 
 
 @pytest.mark.usefixtures("without_old_tokens")
-def test_a_token_of_the_old_kind_that_is_switched_off(label_studio: server.Server, tmp_path: Path) -> None:
+def test_a_disabled_legacy_token(label_studio: server.Server, tmp_path: Path) -> None:
     (tmp_path / "old").write_text(label_studio.login.token)
     with pytest.raises(InputError, match=r"legacy.*personal access token"):
         connect(label_studio.url, tmp_path / "old")
 
 
 def test_secrets_stay_secret(
-    label_studio: server.Server, client: Client, made: Made, taken: Selection, personal_token: str,
+    label_studio: server.Server, client: Client, make: Make, selection: Selection, personal_token: str,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Not in what is printed, not in the list of processes, not in a file that others may read."""
+    """Not in the output, not in the process list, not in a file that others may read."""
     secrets = [label_studio.login.token, label_studio.login.password, personal_token.rpartition(".")[2]]
     monkeypatch.chdir(tmp_path)
     own = ["--server", str(label_studio.folder)]
-    for command in (["start", *own, "--images", str(taken.folder)], ["pull", *own], ["doctor", *own]):
+    for command in (["start", *own, "--images", str(selection.folder)], ["pull", *own], ["doctor", *own]):
         dispatch(command)
     printed = capsys.readouterr()
     shown = printed.out + printed.err + " ".join(psutil.Process(label_studio.pid).cmdline())
@@ -175,7 +175,7 @@ def test_secrets_stay_secret(
         assert not any(secret.encode() in content for secret in secrets), path
 
 
-def test_a_busy_port_is_told_with_its_owner(
+def test_a_busy_port_is_reported_with_its_owner(
     label_studio: server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -27,14 +27,14 @@ from annotation.images import Selection
 from annotation.project import Project
 from annotation.push import push
 from data.errors import InputError
-from tests.servers.project.conftest import COUNT, Made, answer
+from tests.servers.project.conftest import COUNT, Make, answer
 
 pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several requests to be killed between."""
+    """Several requests per command, to be killed between them."""
     monkeypatch.setattr("annotation.push.BATCH", 3)
     monkeypatch.setattr("annotation.client.PAUSES", (0.1,))
 
@@ -52,7 +52,7 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 def killed_after(child: int, seconds: float) -> bool:
-    """Kill the child after so long; False if it had ended before."""
+    """Kill the child after some seconds; False if it had ended before."""
     time.sleep(seconds)
     ended, _ = os.waitpid(child, os.WNOHANG)
     if ended:
@@ -69,7 +69,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def check_tasks(client: Client, found: Project) -> None:
-    """Every picture has one task on every screen, with one draft where there is a box, and one storage row."""
+    """Every image has one task on every screen, with one draft where there is a text box, and one storage row."""
     for screen, number in found.screens.items():
         tasks = list(list_tasks(client, number))
         assert len(tasks) == len({task.sha256 for task in tasks}) == COUNT, screen
@@ -84,19 +84,19 @@ def check_tasks(client: Client, found: Project) -> None:
 
 @pytest.mark.parametrize("kills", [pytest.param(3, id="few"), pytest.param(10, id="many", marks=pytest.mark.slow)])
 def test_killed_pushes_are_finished_by_the_next(
-    label_studio: server.Server, client: Client, taken: Selection, kills: int
+    label_studio: server.Server, client: Client, selection: Selection, kills: int
 ) -> None:
     """Each push is killed a little later than the one before, so that all stages are hit."""
-    drafts = {each.sha256: Draft("a draft", "a-test-1", 0.5) for each in taken.samples}
+    drafts = {each.sha256: Draft("a draft", "a-test-1", 0.5) for each in selection.samples}
 
     def work(new: Project) -> Project:
         with connect(folder=label_studio.folder) as own:
             made = project.create_screens(own, new)
-            push(own, made, taken.samples, taken.formats, drafts=drafts)
+            push(own, made, selection.samples, selection.formats, drafts=drafts)
             return made
 
-    whole = timed(lambda: work(project.new_project(f"measured {kills}", project.LOCAL, taken.folder, ())))
-    new = project.new_project(f"killed {kills}", project.LOCAL, taken.folder, ())
+    whole = timed(lambda: work(project.new_project(f"measured {kills}", project.LOCAL, selection.folder, ())))
+    new = project.new_project(f"killed {kills}", project.LOCAL, selection.folder, ())
     killed = sum(
         killed_after(in_child(lambda: work(new)), whole * (kill + 0.5) / kills) for kill in range(kills)
     )  # fmt: skip
@@ -106,10 +106,10 @@ def test_killed_pushes_are_finished_by_the_next(
 
 @pytest.mark.parametrize("kills", [pytest.param(2, id="few"), pytest.param(4, id="many", marks=pytest.mark.slow)])
 def test_killed_pulls_are_finished_by_the_next(
-    label_studio: server.Server, client: Client, taken: Selection, made: Made, tmp_path: Path, kills: int
+    label_studio: server.Server, client: Client, selection: Selection, make: Make, tmp_path: Path, kills: int
 ) -> None:
-    found = made(name=f"pulled {kills}")
-    push(client, found, taken.samples, taken.formats)
+    found = make(name=f"pulled {kills}")
+    push(client, found, selection.samples, selection.formats)
     tasks = list(list_tasks(client, found.screens["text"]))
     given = {answer(client, task, f"words {task.id}") for task in tasks}
 
@@ -131,7 +131,7 @@ def test_killed_pulls_are_finished_by_the_next(
 
 @dataclass(frozen=True)
 class Unlucky:
-    """A server of its own: killed at its first start, then it lost the port that it was to have."""
+    """A server of its own that was killed at its first start and then lost its port to another program."""
 
     folder: Path
     guard: dict[str, str]
@@ -150,8 +150,8 @@ def unlucky(installed: None, guard: dict[str, str], tmp_path_factory: pytest.Tem
         server.spawn(folder, next(server.candidate_ports(0, None)), guard),
         after=lambda: (folder / server.LOG).read_bytes(),
     )
-    with closing(socket.create_server((server.HOST, 0))) as taken, pytest.MonkeyPatch.context() as patch:
-        taken_port = taken.getsockname()[1]
+    with closing(socket.create_server((server.HOST, 0))) as socket_, pytest.MonkeyPatch.context() as patch:
+        taken_port = socket_.getsockname()[1]
         candidates = iter([taken_port, *(next(server.candidate_ports(0, None)) for _ in range(3))])
         patch.setattr("annotation.server.candidate_ports", lambda asked, last: candidates)
         running = server.start_server(folder, port=0, variables=guard)
@@ -160,7 +160,7 @@ def unlucky(installed: None, guard: dict[str, str], tmp_path_factory: pytest.Tem
 
 
 def kill(pid: int, after: Callable[[], object] = lambda: True) -> None:
-    """kill -9 as soon as something is so, and wait until the process is gone."""
+    """kill -9 once `after` is true, and wait until the process is gone."""
     process = psutil.Process(pid)
     while not after():
         time.sleep(0.02)
@@ -169,52 +169,52 @@ def kill(pid: int, after: Callable[[], object] = lambda: True) -> None:
         time.sleep(0.01)
 
 
-def test_a_server_killed_at_its_first_start_starts_after_all(unlucky: Unlucky) -> None:
-    """The user may be half made then: the database is begun anew."""
+def test_a_server_killed_at_its_first_start_starts_again(unlucky: Unlucky) -> None:
+    """The user may be incomplete then: the database is created again."""
     running = unlucky.start()
     assert server.http_status(running, "/api/current-user/whoami", running.login.token) == 200
     assert not (unlucky.folder / server.FIRST_START).exists()
 
 
-def test_a_port_that_is_lost_at_the_last_moment_is_not_believed(unlucky: Unlucky) -> None:
-    """Label Studio quietly takes the next port then, while somebody else answers on the one that was asked for."""
+def test_a_port_lost_at_the_last_moment_is_noticed(unlucky: Unlucky) -> None:
+    """Label Studio silently takes the next port then, while another program answers on the requested one."""
     assert unlucky.running.port != unlucky.taken_port
     assert server.find_server(unlucky.folder) == unlucky.start()
 
 
 @pytest.mark.parametrize("kills", [pytest.param(2, id="few"), pytest.param(6, id="many", marks=pytest.mark.slow)])
-def test_a_killed_server_loses_nothing(unlucky: Unlucky, taken: Selection, tmp_path: Path, kills: int) -> None:
+def test_a_killed_server_loses_nothing(unlucky: Unlucky, selection: Selection, tmp_path: Path, kills: int) -> None:
     """Kill it right after an answer was acknowledged, then while it takes tasks and answers, a little later each time.
 
     The times are parts of what all of it took the first time, so that a busy machine is no other test.
     """
-    found = project.new_project(f"unlucky {kills}", project.LOCAL, taken.folder, ())
+    found = project.new_project(f"unlucky {kills}", project.LOCAL, selection.folder, ())
     given: dict[int, str] = {}
     running = unlucky.start()
-    whole = timed(lambda: work_until_killed(unlucky.folder, found, taken, given, 0))
+    whole = timed(lambda: work_until_killed(unlucky.folder, found, selection, given, 0))
     kill(running.pid)
     assert len(given) == COUNT, "nobody killed it, and it did not take everything"
     for turn in range(1, kills):
         running = unlucky.start()
         timer = threading.Timer(whole * turn / kills, kill, [running.pid])
         timer.start()
-        work_until_killed(unlucky.folder, found, taken, given, turn)
+        work_until_killed(unlucky.folder, found, selection, given, turn)
         timer.join()
     unlucky.start()
     with connect(folder=unlucky.folder) as client:
         found = project.create_screens(client, found)
-        push(client, found, taken.samples, taken.formats)
+        push(client, found, selection.samples, selection.formats)
         check_tasks(client, found)
         pull.pull(client, found, tmp_path)
     texts = {record.annotation: record.values["text"][0] for record in latest(read_history(tmp_path))}
     assert given.items() <= texts.items(), "an answer that was acknowledged is gone"
 
 
-def work_until_killed(folder: Path, found: Project, taken: Selection, given: dict[int, str], turn: int) -> None:
-    """Push, then answer; every answer that the server acknowledged is noted in `given`."""
+def work_until_killed(folder: Path, found: Project, selection: Selection, given: dict[int, str], turn: int) -> None:
+    """Push, then answer; every answer that the server acknowledged is recorded in `given`."""
     with suppress(InputError, httpx.TransportError), connect(folder=folder) as client:
         found = project.create_screens(client, found)
-        push(client, found, taken.samples, taken.formats)
+        push(client, found, selection.samples, selection.formats)
         for task in list_tasks(client, found.screens["text"]):
             words = f"words {turn} {task.id}"
             given[answer(client, task, words)] = words

@@ -1,4 +1,4 @@
-"""The whole way of a few sample creatures, on a real server: from pictures to a LoRA, through every command."""
+"""From images to a LoRA through every command, on a real server."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def train(release: str, model: Path) -> Run:
     return run
 
 
-def test_from_pictures_to_weights(
+def test_from_images_to_weights(
     label_studio: server.Server, client: Client, tiny_model: Path,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is made here and belongs on the server: corrections, findings of lint; and what the commands fetch from it."""
+"""Corrections and lint findings are written to the server; `status --watch` and `start` read from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from annotation.project import LOCAL, ROOT, Project, create_screens, new_project
 from annotation.pull import condition, pull, query_tasks
 from annotation.push import push
 from annotation.write_back import write_findings
-from tests.servers.project.conftest import Made, answer, tasks_of
+from tests.servers.project.conftest import Make, answer, tasks_of
 
 pytestmark = pytest.mark.servers
 
@@ -26,14 +26,16 @@ TEXTS = ["a gray fridge", "a gray fridge", "a gray fridge", "a kettle"]
 
 @pytest.fixture
 def answered(
-    client: Client, taken: Selection, captions_alone: None,
+    client: Client, selection: Selection, captions_alone: None,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> Project:  # fmt: skip
     """Four captions, pulled into a work folder of this test's own."""
     monkeypatch.chdir(tmp_path)
-    made = create_screens(client, new_project(request.node.name.removeprefix("test_")[:38], LOCAL, taken.folder, ()))
+    made = create_screens(
+        client, new_project(request.node.name.removeprefix("test_")[:38], LOCAL, selection.folder, ())
+    )
     save_project(made)
-    push(client, made, taken.samples, taken.formats)
+    push(client, made, selection.samples, selection.formats)
     for task, text in zip(tasks_of(client, made), TEXTS, strict=False):
         answer(client, task, text, seconds=12.5)
     pull(client, made, ROOT / made.name)
@@ -71,7 +73,7 @@ def test_a_correction_reaches_the_server_but_not_over_newer_work(
     assert [record.values["text"][0] for record in records] == ["a gray fridge", "my own words", "a kettle"]
 
 
-def test_a_correction_made_without_a_server_goes_with_the_next_push(
+def test_a_correction_made_offline_is_written_by_the_next_push(
     client: Client, answered: Project, own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = ["--server", str(tmp_path / "no server")]
@@ -85,8 +87,8 @@ def test_a_correction_made_without_a_server_goes_with_the_next_push(
     assert "corrected  " not in capsys.readouterr().out
 
 
-def test_findings_of_lint_can_be_filtered_by(
-    client: Client, answered: Project, taken: Selection, own: list[str], capsys: pytest.CaptureFixture[str]
+def test_lint_findings_can_be_filtered(
+    client: Client, answered: Project, selection: Selection, own: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = answered.screens["text"]
     checks = ["lint", "--banned", "gray", *(f"--leave-out={name}" for name in ("alike", "neighbours", "spelling"))]
@@ -104,11 +106,11 @@ def test_findings_of_lint_can_be_filtered_by(
     assert dispatch([*checks, *own]) == 1
     assert "on the server: 3 tasks changed" in capsys.readouterr().out
     assert filtered("banned") == {task.sha256 for task in tasks_of(client, answered)[:3]}
-    again = push(client, answered, taken.samples, taken.formats)
+    again = push(client, answered, selection.samples, selection.formats)
     assert again.moved == 0 and not any(again.created.values())
     assert pull(client, answered, ROOT / answered.name).changed == 0
 
-    first = taken.samples[0].annotation.file_name
+    first = selection.samples[0].annotation.file_name
     dispatch(["fix", "--find", "gray ", "--replace", "", "--file", first, "--apply", *own])
     capsys.readouterr()
     assert dispatch([*checks, "--json", *own]) == 1
@@ -122,7 +124,7 @@ def test_findings_of_lint_can_be_filtered_by(
     assert "not marked on the server" in capsys.readouterr().out
 
 
-def test_watching_fetches_what_is_new(
+def test_watch_pulls_new_answers(
     client: Client, answered: Project, own: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     looks = 0
@@ -141,10 +143,10 @@ def test_watching_fetches_what_is_new(
     assert "1 new, 0 changed, 0 deleted\n" in said and "5 done" in said
 
 
-def test_start_says_where_people_work(
-    client: Client, answered: Project, made: Made, own: list[str], capsys: pytest.CaptureFixture[str]
+def test_start_prints_the_links(
+    client: Client, answered: Project, make: Make, own: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gone = made(name="gone")
+    gone = make(name="gone")
     save_project(gone)
     client.sdk.projects.delete(id=gone.screens["text"])
     assert dispatch(["start", *own]) == 0
