@@ -283,8 +283,8 @@ def run_pass(
     check_unet(job.given, pipe.unet)
     total = job.calls(pipe, todo)
     files = list(dict.fromkeys(file for request in each.requests for file in request.loras))
-    used = load_pass_loras(pipe, files, job.strict, group)
-    activate = partial(lora_loading.activate_loras, pipe, files)
+    used = load_pass_loras(pipe, files, job.strict, group) if files else {}
+    activate = partial(lora_loading.activate_loras, pipe, files) if files else lambda loras: None
     shared = output.shared_metadata(pipe, each.model, [], job.scheduler, job.given)
     shared |= {"style": job.style, "safety": "on" if checker else "off", "compiled": job.compile}
     if job.compile:

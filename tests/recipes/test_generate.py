@@ -63,7 +63,6 @@ def test_the_command_as_typed(tiny_model: Path, tmp_path: Path) -> None:
     assert result.stdout.splitlines()[0] == f"model: {tiny_model}"
     assert "2 steps, guidance 4, PLMS, 64 x 64" in result.stdout.splitlines()[1], "the values in force"
     assert "outputs/0001/00000-42.png" in result.stdout.splitlines()[-1]
-    assert "3/3" in result.stderr, "a bar that counts every step"
     assert "Traceback" not in result.stderr
     assert "requires torchvision" not in result.stderr, "the libraries' chatter"
     folder = tmp_path / "outputs" / "0001"
