@@ -122,7 +122,7 @@ def choose_settings(
     options: GenerateOptions, model: BaseModel, device: torch.device, given: ConditioningImages, style: Style
 ) -> SamplingSettings:
     """The settings of all images that have none of their own: as typed, else as they suit the model."""
-    suited = recommended(model)
+    suited = recommended(model.layout)
     width, height = choose_size(options, suited.size, model.step, given.size)
     return SamplingSettings(
         suited.steps if options.steps is None else options.steps,

@@ -15,9 +15,9 @@ import yaml
 from data.errors import InputError
 from infer.config import GenerateOptions, LoraFile
 from train import run_folder
-from train.model import BaseModel
 
 POCKET = "pocket"
+POCKET_FOLDER = Path(__file__).parents[1] / "data" / "pocket" / "base"
 RUNS = Path("runs")
 RECOMMENDED_FILE = "recommended.json"  # beside model_index.json
 
@@ -25,27 +25,41 @@ RECOMMENDED_FILE = "recommended.json"  # beside model_index.json
 class Recommended(NamedTuple):
     """Settings that suit a model, in force where nothing else was said. size: the side in pixels."""
 
-    guidance_scale: float
-    steps: int
-    size: int
+    guidance_scale: float = 7.5
+    steps: int = 50  # both from SD v1.4's paper and model card
+    size: int = 512
 
 
-SD_GUIDANCE, SD_STEPS = 7.5, 50  # the values of SD v1.4's paper and model card
-SMALL_GUIDANCE = 4.0  # for text widths below SD's 768, such as the embedded base's: less saturated, same style
+SMALL_GUIDANCE = 4.0  # for text widths below SD's 768, as of the embedded base: more makes colours too strong
 
 
-def recommended(model: BaseModel) -> Recommended:
-    """The settings in the model's folder if it has some, else those for models of its shape."""
-    small = model.config("unet").get("cross_attention_dim", 768) < 768
-    values = {"guidance_scale": SMALL_GUIDANCE if small else SD_GUIDANCE, "steps": SD_STEPS, "size": model.sample_size}
-    file = model.layout / RECOMMENDED_FILE
-    if model.weights is None and file.is_file():
-        try:
-            own = json.loads(file.read_text(encoding="utf-8"))
-            values |= {name: type(values[name])(own[name]) for name in values if name in own}
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"cannot be read ({error})", where=file) from None
-    return Recommended(**values)
+def recommended(folder: Path | None) -> Recommended:
+    """The settings in a model's folder (BaseModel.layout) if it has some, else those for models of its shape.
+
+    None: a model that is not a folder on this machine has Stable Diffusion's. Raises InputError for a damaged file.
+    """
+    if folder is None:
+        return Recommended()
+    file = folder / RECOMMENDED_FILE
+    try:
+        unet, vae = (
+            json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae")
+        )
+        size = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+        shape = Recommended(size=size)
+        if unet.get("cross_attention_dim", 768) < 768:
+            shape = shape._replace(guidance_scale=SMALL_GUIDANCE)
+        own = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return shape._replace(**{name: type(getattr(shape, name))(own[name]) for name in shape._fields if name in own})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"has no readable settings ({error})", where=folder) from None
+
+
+def recommended_for(chosen: ResolvedModel) -> Recommended:
+    """As recommended(), of the base under what was chosen; loads nothing."""
+    name = chosen.base or chosen.model
+    folder = POCKET_FOLDER if name == POCKET else Path(name).expanduser()
+    return recommended(folder if (folder / "unet" / "config.json").is_file() else None)
 
 
 @dataclass(frozen=True)

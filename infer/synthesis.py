@@ -69,7 +69,7 @@ class OwnGenerator:
         model = load_model(chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
         self.pipe = pipeline.build_pipeline(model, options.scheduler, device)
         lora_loading.load_loras(self.pipe, chosen.loras, strict=True)
-        suited = resolve_model.recommended(model)
+        suited = resolve_model.recommended(model.layout)
         guidance = suited.guidance_scale if options.guidance_scale is None else options.guidance_scale
         batch = pipeline.micro_batch_for(device)
         self.settings = SamplingSettings(options.steps, guidance, suited.size, suited.size, micro_batch=batch)

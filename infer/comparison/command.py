@@ -13,12 +13,20 @@ from infer.comparison.measures import Scorer
 from infer.comparison.page import Report
 from infer.comparison.trajectory import strip_requests, write_strips
 from infer.comparison.weights import WeightsFinder
+from infer.resolve_model import recommended_for
 
 
 def run(options: CompareOptions) -> int:
     """Returns the exit code. Raises InputError."""
+    suited = recommended_for(WeightsFinder(options).chosen)
+    changes = {"steps": suited.steps, "guidance_scale": suited.guidance_scale}
+    changes = {name: value for name, value in changes.items() if getattr(options, name) is None}
+    options = options.model_copy(update=changes)
     finder = WeightsFinder(options)
     print(finder.chosen.said)
+    print(
+        f"settings: {options.steps} steps, guidance {options.guidance_scale:g}" + (" (the model's)" if changes else "")
+    )
     cache = ImageCache(Machine.choose(options.device, options.dtype, options.strict), options.cells)
     command = figures.run if options.figures else strips if options.strip or options.gif else compare
     try:

@@ -54,10 +54,10 @@ class CompareOptions(Options):
     """seed of every image, unless an axis changes it; in a study the first one"""
     seeds: int | None = Field(default=None, ge=2, le=1000)
     """number of seeds of a study, for each prompt; default: 4, for the trigger 8"""
-    steps: int = Field(default=50, ge=1)
-    """denoising steps"""
-    guidance_scale: float = Field(default=7.5, ge=0.0, allow_inf_nan=False)
-    """guidance scale; 1 or less: no guidance"""
+    steps: int | None = Field(default=None, ge=1)
+    """denoising steps; default: as suits the model, 50 for Stable Diffusion and pocket"""
+    guidance_scale: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    """guidance scale; 1 or less: no guidance; default: as suits the model, 7.5 for Stable Diffusion, 4 for pocket"""
     scheduler: str | None = None
     """pndm, ddim, euler, euler_a, dpmpp_2m_karras, unipc ...; default: the model's own"""
     height: int | None = Field(default=None, ge=1)

@@ -11,7 +11,7 @@ from data.errors import InputError, check_choice
 from infer import resolve_model
 from infer.config import GenerateOptions
 from infer.prompts import LORA_TAG, LORAS
-from infer.resolve_model import POCKET, RUNS
+from infer.resolve_model import POCKET, RUNS, ResolvedModel
 from train import run_folder
 
 KNOWN_BASES = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -49,7 +49,7 @@ class ModelList:
         files = self.lora_files()
         return f"{files[check_choice(name, files, what='LoRA', where='--lora')]}:{weight!r}"
 
-    def source(self, name: str) -> source.Source:
+    def source(self, name: str) -> ResolvedModel:
         """The weights that a name stands for. Raises InputError."""
         return resolve_model.resolve(GenerateOptions(model=self.model(name)), self.runs)
 

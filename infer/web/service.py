@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import InputError, check_choice
 from infer import prompts
 from infer.output import OUTPUTS
-from infer.resolve_model import POCKET
+from infer.resolve_model import recommended_for
 from infer.web.config import StudioOptions
 from infer.web.models import ModelList
 from infer.web.queue import Job, JobQueue
@@ -48,8 +48,7 @@ class StudioService:
 
     def recommended_guidance(self, model: str) -> float:
         """The guidance scale that suits a model. Raises InputError."""
-        chosen = self.models.source(model)
-        return 4.0 if (chosen.base or chosen.model) == POCKET else 7.5
+        return recommended_for(self.models.source(model)).guidance_scale
 
     def submit(self, fields: Mapping[str, Any]) -> Job:
         """Queue a job. fields: of GenerateOptions, where `model` is a name and `loras` maps names to weights.

@@ -98,16 +98,17 @@ def test_runs_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_recommended_settings_follow_the_model(tiny_model: Path, tmp_path: Path) -> None:
-    assert recommended(load_model("pocket"))[:2] == (4.0, 50)
+    assert recommended(load_model("pocket").layout) == (4.0, 50, 64)
+    assert resolve_model.recommended_for(ResolvedModel("x", "", base="pocket")) == (4.0, 50, 64)
+    assert resolve_model.recommended_for(ResolvedModel("CompVis/stable-diffusion-v1-4", "")) == (7.5, 50, 512)
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
-    small = recommended(load_model(str(model)))
-    assert (small.guidance_scale, small.size) == (4.0, 64)
-    unet = model / "unet" / "config.json"
+    unet, own = model / "unet" / "config.json", model / resolve_model.RECOMMENDED_FILE
+    assert recommended(model) == (4.0, 50, 64)
     unet.write_text(json.dumps(json.loads(unet.read_text()) | {"cross_attention_dim": 768}))
-    assert recommended(load_model(str(model)))[:2] == (7.5, 50)
-    (model / resolve_model.RECOMMENDED_FILE).write_text('{"guidance_scale": 3, "steps": 20}')
-    assert recommended(load_model(str(model))) == (3.0, 20, 64)
-    (model / resolve_model.RECOMMENDED_FILE).write_text("{")
+    assert recommended(model) == (7.5, 50, 64)
+    own.write_text('{"guidance_scale": 3, "steps": 20}')
+    assert recommended(model) == (3.0, 20, 64)
+    own.write_text("{")
     with pytest.raises(InputError):
-        recommended(load_model(str(model)))
+        recommended(model)
