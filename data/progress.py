@@ -21,7 +21,7 @@ class ProgressBar(tqdm):
         self.in_terminal = bool(options["file"].isatty())
         if not self.in_terminal:
             options |= {"delay": INTERVAL, "mininterval": INTERVAL, "maxinterval": INTERVAL}
-            options["bar_format"] = "{desc}: {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+            options["bar_format"] = "{desc}: {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
         super().__init__(iterable, desc, total, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:

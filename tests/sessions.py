@@ -9,12 +9,18 @@ import sys
 from data.cli import parse
 from train import trainer
 from train.config import ALIASES, CONFIGS, Config
+from train.samples import GeneratePreviews
+
+
+def run(config: Config, generate: GeneratePreviews | None = None) -> int:
+    """The exit code of a session."""
+    return trainer.train(config, generate)[0]
 
 
 def main() -> None:
     for flags in json.loads(sys.argv[1]):
         config = parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-        assert trainer.run_training(config) == 0, flags
+        assert run(config) == 0, flags
 
 
 if __name__ == "__main__":

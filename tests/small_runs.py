@@ -14,9 +14,9 @@ from data.dataset import BatchLayout, EncodedDataset, EncodedImage, StepSampler,
 from data.schema import Batch
 from tests.tiny import TEXT_WIDTH, tiny_unet
 from train import adapters, trainer
-from train.config import Config
+from train.config import Config, Epsilon
 from train.ddpm import schedule
-from train.losses import Epsilon
+from train.losses import build_loss
 from train.trainer import MetricBuffer, TrainContext, TrainState
 from train.validation import Validator
 
@@ -79,7 +79,7 @@ def small_run(
     processes: int = 1,
     **changes: Any,
 ) -> tuple[TrainState, TrainContext]:
-    """A state from assembly.build() and its task. shapes: of the buckets' latents, seven pictures each."""
+    """A state from trainer.build_state() and its context. shapes: of the buckets' latents, seven pictures each."""
     config = config_of(**changes)
     layout = BatchLayout(config.batch_size, config.accumulate, processes)
     buckets = [entries(7, shape) for shape in shapes]
@@ -94,11 +94,12 @@ def small_run(
         config=config,
         accelerator=accelerator or Accelerator(cpu=True),
         model=SimpleNamespace(unet=network),
-        collection=SimpleNamespace(buckets=dict(enumerate(buckets)), preserved=()),
+        dataset=SimpleNamespace(buckets=dict(enumerate(buckets)), preserved=()),
     )
     validator = Validator({"held-out": [bucket[0] for bucket in buckets]}, Epsilon(), TABLES, 0.5, timesteps=2)
-    task = TrainContext(config, layout, Epsilon(), TABLES, batches, validator, folder / "checkpoints", "this run")
-    return trainer.build_state(cast(Any, parts)), task
+    loss = build_loss(Epsilon(), TABLES)
+    task = TrainContext(config, layout, loss, batches, validator, folder / "checkpoints", "this run")
+    return trainer.build_state(cast(Any, parts))[0], task
 
 
 def unet_run(folder: Path, adapter: str, **changes: Any) -> tuple[TrainState, TrainContext]:
@@ -110,7 +111,7 @@ def unet_run(folder: Path, adapter: str, **changes: Any) -> tuple[TrainState, Tr
 def gradients(state: TrainState, task: TrainContext) -> dict[str, Tensor]:
     """Of the first micro-batch, by name."""
     batch = next(task.batches(0, 1))
-    state.accelerator.backward(trainer.sample_losses(state.denoiser, task, batch).sum())
+    state.accelerator.backward(task.loss(state.denoiser, batch).sum())
     found = {name: weight.grad for name, weight in adapters.trainable_parameters(state.plain_unet()).items()}
     assert all(gradient is not None for gradient in found.values())
     return {name: gradient for name, gradient in found.items() if gradient is not None}

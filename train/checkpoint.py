@@ -13,17 +13,15 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.atomic_io import atomic_folder, file_sha256
 from data.errors import InputError
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 CHECKPOINT_FILES = ("weights.safetensors", "optimizer.safetensors")
 EMA_FILE = "ema.safetensors"

@@ -1,50 +1,53 @@
-"""The folders of a run as they are typed: `--data FOLDER`, `--data FOLDER=2`, or `{path: FOLDER, weight: 2}`."""
+"""Every option of a fine-tuning run, with its default: plain data. Machine settings are in accelerate_config.yaml.
+
+To add an adapter or objective: a class below, its name in the union, and its functions in train/adapters.py or
+train/losses.py.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from data.atomic_io import cache_root
 from data.captions import TEMPLATE
 from data.cli import Options, positional
-from data.errors import suggest
-from train.adapters import AdapterOptions
-from train.lora import LoraOptions
-from train.losses import AnyObjective, Epsilon
-from train.optim import OptimOptions, check_learning_rate
+from data.errors import InputError, suggest
 
-POCKET = "pocket"  # stands for the sample creatures
-FOLDER_KEYS = ("path", "weight")
+POCKET = "pocket"  # stands for the sample set and for the embedded base model
+POCKET_FOLDER = Path(__file__).parent.parent / "data" / "pocket" / "base"
+CONFIGS = Path(__file__).parent / "configs"
+
+
+# ---- datasets
 
 
 @dataclass(frozen=True, repr=False)
 class Folder:
-    """A captioned folder, and how often each of its pictures comes relative to those of weight 1."""
+    """A captioned folder, and how often each of its images is used relative to those of a folder of weight 1."""
 
     path: str
     weight: float = 1.0
 
     @property
     def place(self) -> Path:
-        """Where it is; the sample set's stands for a folder that depends on the picture size."""
+        """The absolute path; for the sample set a stand-in, as its folder depends on the image size."""
         return cache_root() / POCKET if self.path == POCKET else Path(self.path).expanduser().resolve()
 
     def __str__(self) -> str:
         return self.path if self.weight == 1 else f"{self.path}={self.weight:g}"
 
-    __repr__ = __str__  # what --help shows as the default
+    __repr__ = __str__
 
 
 def parse_folders(given: Any) -> list[Folder]:
-    """One folder or a list, each a word or a mapping. Raises ValueError, in a sentence, for what makes no sense."""
+    """One folder or a list of them: `FOLDER`, `FOLDER=2` or `{path: FOLDER, weight: 2}`. Raises ValueError."""
     items = given if isinstance(given, list | tuple) else [given]
     if not items:
         raise ValueError("no folder is given")
@@ -57,29 +60,30 @@ def parse_folders(given: Any) -> list[Folder]:
 
 
 def parse_folder(item: Any) -> Folder:
-    """A folder as it is typed, or as YAML has it."""
+    """One folder; `lr=2` is taken as a path if a folder of that name exists."""
     if isinstance(item, Folder):
-        return Folder(item.path, parse_weight(item.weight, item.path))
-    if isinstance(item, str):
-        return Folder(*split_weight(item))
-    if not isinstance(item, Mapping):
-        raise ValueError(f"{item!r} is no folder: write a path, or path: and weight:")
-    for key in item:
-        if key not in FOLDER_KEYS:
-            raise ValueError(f"unknown key {key!r}{suggest(str(key), FOLDER_KEYS)}; allowed: {', '.join(FOLDER_KEYS)}")
-    if not isinstance(item.get("path"), str) or not item["path"]:
-        raise ValueError(f"{dict(item)!r} names no folder: it needs path:")
-    return Folder(item["path"], parse_weight(item.get("weight", 1), item["path"]))
-
-
-def split_weight(text: str) -> tuple[str, float]:
-    """`FOLDER=2` -> FOLDER, 2. A folder that is really called `lr=2` is taken as it is."""
-    path, equals, number = text.rpartition("=")
-    if not equals or Path(text).expanduser().is_dir() or not is_number(number):
-        path, number = text, "1"
-    if not path:
-        raise ValueError(f"{text!r} names no folder")
-    return path, parse_weight(number, path)
+        path, weight = item.path, item.weight
+    elif isinstance(item, str):
+        path, weight = item, 1.0
+        head, equals, number = item.rpartition("=")
+        if equals and is_number(number) and not Path(item).expanduser().is_dir():
+            path, weight = head, number
+        if not path:
+            raise ValueError(f"{item!r} names no folder")
+    elif not isinstance(item, Mapping):
+        raise ValueError(f"{item!r} is not a folder: write a path, or path: and weight:")
+    else:
+        for key in item:
+            if key not in ("path", "weight"):
+                near = suggest(str(key), ("path", "weight"))
+                raise ValueError(f"unknown key {key!r}{near}; allowed: path, weight")
+        path, weight = item.get("path"), item.get("weight", 1)
+        if not isinstance(path, str) or not path:
+            raise ValueError(f"{dict(item)!r} names no folder: it needs path:")
+    number = float(weight) if isinstance(weight, str | int | float) and is_number(str(weight)) else math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{path} has weight {weight}; allowed: a number above 0 (leave the folder out instead of 0)")
+    return Folder(path, number)
 
 
 def is_number(text: str) -> bool:
@@ -90,186 +94,381 @@ def is_number(text: str) -> bool:
     return True
 
 
-def parse_weight(given: Any, path: str) -> float:
-    """A weight: above zero and finite. Raises ValueError naming the folder."""
-    weight = float(given) if isinstance(given, str | int | float) and is_number(str(given)) else math.nan
-    if not (0 < weight < math.inf):
-        raise ValueError(f"{path} has weight {given}; allowed: a number above 0 (leave the folder out instead of 0)")
-    return weight
-
-
-def folder_labels(folders: list[Folder]) -> list[str]:
-    """A short name for each, all different: as many parts from the end of the path as it takes. [""] for one alone."""
-    if len(folders) == 1:
-        return [""]
-    parts = [folder.place.parts for folder in folders]
-    length = next(n for n in range(1, max(map(len, parts)) + 1) if len({part[-n:] for part in parts}) == len(parts))
-    return ["/".join(part[-length:]) for part in parts]
-
-
 Folders = Annotated[list[Folder], BeforeValidator(parse_folders)]
-
-
-class ExportOptions(Options):
-    """What a finished run leaves beside its default files (LoRA: two LoRA files; full: a diffusers folder)."""
-
-    merge: bool = False
-    """LoRA: also leave a whole model in diffusers layout, export/model, with the LoRA merged into its weights"""
-    single_file: bool = False
-    """also leave the whole (for a LoRA: the merged) model as one file, export/model.safetensors, as A1111 reads it"""
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """of the exported weights; fp32 leaves frozen parts as they are in the base's files, whatever their precision"""
-
-
-class ReexportOptions(ExportOptions):
-    """What train/export.py is told."""
-
-    run: Path = positional()
-    """the run's folder, e.g. runs/0001-lora-r16"""
-    checkpoint: str | None = None
-    """the weights of this optimiser step, or of the best one (best); default: those that the run exported"""
-    output: Path | None = None
-    """folder for the files; default: the run's export, in a folder of their own if step or precision are others"""
-    model: str | None = None
-    """where the base model lies now, if not where the run's config.yaml says"""
-
-
-CONFIGS = Path(__file__).parent / "configs"
 
 
 class ImageOptions(Options):
     """How a captioned folder becomes training samples."""
 
     size: int | None = Field(default=None, gt=0)
-    """pixels of the square bucket's side; default: the size the base model was trained at"""
+    """side in pixels of the square bucket; default: the size the base model was trained at"""
     buckets: bool = True
-    """sort pictures of other shapes into wide and tall buckets of the same area instead of cutting squares"""
+    """sort images of other shapes into wide and tall buckets of the same area instead of cropping them to squares"""
     flip: bool = False
-    """also train on mirrored pictures (not if left and right matter, or there is writing)"""
+    """also train on mirrored images (not if left and right matter, or if there is writing)"""
     caption: str = TEMPLATE
-    """the prompt of a picture: a template with {text}, {type}, {name} or any other key of its metadata"""
+    """the prompt of an image: a template with {text}, {type}, {name} or any other key of its metadata"""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
-    """share of samples whose caption is replaced by the empty prompt, which guidance needs"""
+    """probability of replacing a caption by the empty prompt, which classifier-free guidance needs"""
     held_out: float = Field(default=0.1, ge=0, lt=1)
-    """share of pictures kept out of training to see whether it learns or memorises"""
+    """share of images held out for validation"""
     keep: Literal["auto", "device", "memory", "disk"] = "auto"
-    """where the encoded pictures are while it trains: on the GPU, in main memory (copied to the GPU ahead of use), or
-    on the disk, for sets larger than both; auto: the first that has room. The batches are the same"""
+    """where cached latents are kept during training: on the GPU, in main memory, or on disk for sets larger than both;
+    auto: the first that has room. The batches are the same"""
 
 
-class PreservationOptions(Options):
-    """Learn the look of the pictures and keep what other words mean (train/prior_preservation.py)."""
+# ---- what is trained
 
-    share: float = Field(default=0.0, ge=0, lt=1)
-    """share of samples that get one of the prompts below instead of their caption, and learn to answer it as the base
-    does, in the new look; 0.3 to 0.5 when a small set makes the network forget. Each asks a frozen copy of the base
-    twice, which costs its memory and up to half more time"""
-    strength: float = Field(default=1.0, gt=0, le=2)
-    """how much of what a prompt adds to the base's answer is kept: guidance multiplies it, and what suits the base's
-    look may be too much for the new one; 0.5 is as if the base had been guided half as strongly"""
-    prompts: Path | None = None
-    """text file of what to keep, one prompt a line; default: everyday things"""
+
+BLOCKS = "all, last-layers (the last up block and the output layers), or names such as up_blocks.3, mid_block, conv_out"
+MAX_RANK = 1024
+TARGETS = {  # names for groups of layers -> the ends of module names in diffusers' U-Net
+    "attention": ["to_q", "to_k", "to_v", "to_out.0"],
+    "feed-forward": ["ff.net.0.proj", "ff.net.2"],
+    "convolutions": [
+        *("conv1", "conv2", "conv_shortcut", "proj_in", "proj_out"),
+        *("downsamplers.0.conv", "upsamplers.0.conv"),
+    ],
+}
+
+
+class FullOptions(Options):
+    """Train the U-Net itself. Fits most and forgets most; exports a whole model."""
+
+    kind: Literal["full"] = "full"
+    """what is trained: a low-rank adapter (lora) or the U-Net itself (full)"""
+    blocks: list[str] = Field(default=["all"])
+    """blocks to train: all, last-layers, or names such as up_blocks.3, mid_block, conv_out; may be repeated"""
+    trains_base: ClassVar[bool] = True  # so the base model's weights are kept in float32
+
+    @field_validator("blocks")
+    @classmethod
+    def not_empty(cls, names: list[str]) -> list[str]:
+        if not names:
+            raise InputError("no blocks are chosen", where="--adapter.blocks", allowed=BLOCKS)
+        return names
+
+    @property
+    def label(self) -> str:
+        """A short name for the run's folder."""
+        if "all" in self.blocks:
+            return "full"
+        return "full-" + ("-".join(self.blocks) if len(self.blocks) <= 3 else f"{len(self.blocks)}-blocks")
+
+
+class LoraOptions(Options):
+    """Train a low-rank adapter; the base stays as it is, and the file is small."""
+
+    kind: Literal["lora"] = "lora"
+    """what is trained: a low-rank adapter (lora) or the U-Net itself (full)"""
+    rank: int = Field(default=16, ge=1, le=MAX_RANK)
+    """LoRA rank; higher ranks fit more and forget more"""
+    alpha: float | None = Field(default=None, gt=0)
+    """the update is scaled by alpha / rank; default: alpha = rank, a scale of 1 as in diffusers' scripts"""
+    ranks: list[str] = Field(default=[])
+    """ranks of single blocks as NAME=RANK, e.g. up_blocks.3=32; the smallest block that contains a layer decides, and
+    alpha / rank is the same in all of them; may be repeated"""
+    targets: list[str] = Field(default=["attention"])
+    """layers to adapt: attention, feed-forward, convolutions, or the end of a module's name; may be repeated"""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """dropout probability of the LoRA input"""
+    use_dora: bool = False
+    """DoRA: train the magnitude of each row of the weights separately; slower, often better at low ranks"""
+    use_rslora: bool = False
+    """rsLoRA: scale by alpha / sqrt(rank), so that large ranks learn as fast; with alpha = rank that is sqrt(rank)"""
+    trains_base: ClassVar[bool] = False
+
+    @field_validator("targets")
+    @classmethod
+    def not_empty(cls, targets: list[str]) -> list[str]:
+        if not targets:
+            raise InputError("no layers are chosen", where="--adapter.targets", allowed=", ".join(TARGETS))
+        return targets
+
+    @field_validator("ranks", mode="before")
+    @classmethod
+    def as_list(cls, ranks: Any) -> Any:
+        """A preset may write them as a mapping."""
+        return [f"{name}={rank}" for name, rank in ranks.items()] if isinstance(ranks, dict) else ranks
+
+    @field_validator("ranks")
+    @classmethod
+    def check_ranks(cls, ranks: list[str]) -> list[str]:
+        for text in ranks:
+            name, _, rank = text.partition("=")
+            if not (name and rank.isdecimal() and 1 <= int(rank) <= MAX_RANK):
+                allowed = f"NAME=RANK with a rank from 1 to {MAX_RANK}, e.g. up_blocks.3=32"
+                raise InputError(f"{text!r} is not a block's rank", where="--adapter.ranks", allowed=allowed)
+        return ranks
+
+    @property
+    def label(self) -> str:
+        """A short name for the run's folder."""
+        return f"{'dora' if self.use_dora else 'lora'}-r{self.rank}"
+
+
+AdapterOptions = Annotated[FullOptions | LoraOptions, Field(discriminator="kind")]
+
+
+# ---- the objective
+
+
+class Objective(Options):
+    """How errors become a loss, whatever is predicted."""
+
+    predicts: ClassVar[str]  # diffusers' prediction_type
+    why_not_zero_snr: ClassVar[str | None] = None  # the reason to refuse zero_terminal_snr, if there is one
+
+    loss: Literal["mse", "huber", "smooth-l1"] = "mse"
+    """mse; huber: pseudo-Huber, less sensitive to outliers; smooth-l1: pseudo-Huber divided by its threshold"""
+    huber_c: float | None = Field(default=None, gt=0, le=1)
+    """Huber threshold delta at the noisiest timestep, for huber and smooth-l1; default: 0.1"""
+    huber_schedule: Literal["constant", "exponential", "snr"] | None = None
+    """how the threshold falls from 1 at the clean end to huber-c at the noisy one; constant: always huber-c;
+    default: snr"""
+    weighting: Literal["none", "min-snr", "soft-min-snr"] = "none"
+    """timestep weighting of the loss: none, or min-SNR capped at gamma"""
+    gamma: float | None = Field(default=None, gt=0)
+    """signal-to-noise ratio above which min-snr and soft-min-snr reduce the weight; default: 5 and 4"""
+    noise_offset: float = Field(default=0.0, ge=0, le=1)
+    """size of a constant added to each channel's noise, for darker and brighter images; usually 0.05 to 0.1"""
+    input_perturbation: float = Field(default=0.0, ge=0, le=1)
+    """size of extra noise in the network's input only, against errors that add up while sampling; usually 0.1"""
+    zero_terminal_snr: bool = False
+    """rescale the noise schedule to zero terminal SNR; for v prediction only"""
+
+    @model_validator(mode="after")
+    def check_combination(self) -> Self:
+        huber = {"--objective.huber-c": self.huber_c, "--objective.huber-schedule": self.huber_schedule}
+        unused = [flag for flag, value in huber.items() if value is not None and self.loss == "mse"]
+        if unused:
+            fix = "Add --objective.loss huber, or leave it out."
+            raise InputError("has no effect with --objective.loss mse", where=unused[0], fix=fix)
+        if self.weighting == "none" and self.gamma is not None:
+            fix = "Add --objective.weighting min-snr, or leave it out."
+            raise InputError("has no effect with --objective.weighting none", where="--objective.gamma", fix=fix)
+        if self.zero_terminal_snr and self.why_not_zero_snr:
+            allowed = "--objective.kind velocity"
+            raise InputError(self.why_not_zero_snr, where="--objective.zero-terminal-snr", allowed=allowed)
+        return self
+
+
+class Epsilon(Objective):
+    """Predict the noise. With mean squares, L_simple. Source: Ho et al. 2020, arXiv 2006.11239, eq. 14."""
+
+    kind: Literal["epsilon"] = "epsilon"
+    """what the network predicts, as its base model does: the noise (epsilon), the velocity, or the image (sample)"""
+    predicts: ClassVar[str] = "epsilon"
+    why_not_zero_snr: ClassVar[str | None] = (
+        "at zero SNR the network's input is the noise itself: predicting it teaches nothing about images, and no image "
+        "follows from it when sampling (Lin et al. 2023, arXiv 2305.08891)"
+    )
+
+
+class Velocity(Objective):
+    """Predict v = sqrt(abar) eps - sqrt(1 - abar) x_0. Source: Salimans & Ho 2022, arXiv 2202.00512, appendix D."""
+
+    kind: Literal["velocity"] = "velocity"
+    """what the network predicts, as its base model does: the noise (epsilon), the velocity, or the image (sample)"""
+    predicts: ClassVar[str] = "v_prediction"
+
+
+class Sample(Objective):
+    """Predict x_0, the image itself. Source: Salimans & Ho 2022, arXiv 2202.00512, section 4."""
+
+    kind: Literal["sample"] = "sample"
+    """what the network predicts, as its base model does: the noise (epsilon), the velocity, or the image (sample)"""
+    predicts: ClassVar[str] = "sample"
+    why_not_zero_snr: ClassVar[str | None] = (
+        "rescaling a base to zero SNR is known to work for v prediction only (Lin et al. 2023, arXiv 2305.08891)"
+    )
+
+
+AnyKind = Epsilon | Velocity | Sample
+AnyObjective = Annotated[AnyKind, Field(discriminator="kind")]
+
+
+# ---- the optimiser
+
+
+ENDLESS_SCHEDULES = {"constant"}  # those that do not depend on --max-steps
+
+
+class OptimOptions(Options):
+    """How weights are updated."""
+
+    kind: Literal["adamw", "adamw-8bit", "adafactor", "prodigy", "schedule-free"] = "adamw"
+    """adamw; adamw-8bit (bitsandbytes, a quarter of the state); adafactor (little state); prodigy (finds its own
+    step size: use --learning-rate 1); schedule-free (AdamW that averages its own weights, constant schedule)"""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """decay of the mean of gradients"""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """decay of the mean of squared gradients"""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """added to the root of the second moment"""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """decoupled weight decay"""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """maximum global norm of the gradients; larger ones are scaled down"""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """learning rate after the warm-up: constant, or decaying to 0 at --max-steps"""
+    warmup: int = Field(default=0, ge=0)
+    """optimiser steps over which the learning rate rises from 0"""
+
+    @model_validator(mode="after")
+    def check_kind(self) -> Self:
+        """Refuse what the chosen optimiser would ignore or cannot do. Raises InputError."""
+        if self.kind == "schedule-free" and self.schedule != "constant":
+            what = f"schedule-free replaces a learning-rate schedule, but {self.schedule} was given"
+            raise InputError(what, where="--optim.schedule", allowed="constant", fix="Add --optim.schedule constant.")
+        if self.kind == "schedule-free" and self.beta1 == 0:
+            what = "schedule-free divides by it: it interpolates between the averaged and the newest weights"
+            raise InputError(what, where="--optim.beta1", allowed="more than 0", fix="Leave it out.")
+        for name in ("beta1", "beta2", "epsilon") if self.kind == "adafactor" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                what = "adafactor has no such setting: it keeps no mean of gradients, and its decay follows the step"
+                raise InputError(what, where=f"--optim.{name}", fix="Leave it out.")
+        return self
 
 
 class EmaOptions(Options):
-    """An exponential moving average of the trained weights; if there is one, it is validated, drawn and exported."""
+    """An exponential moving average of the trained weights; if enabled, it is validated, previewed and exported."""
 
     decay: float = Field(default=0.0, ge=0, lt=1)
-    """share of the average that is kept at each step, e.g. 0.999; 0: no average"""
+    """EMA decay, e.g. 0.999; 0: no EMA"""
     warmup: bool = True
-    """a smaller decay at first, (1 + n) / (10 + n) at update n, so that the start is soon forgotten"""
+    """EMA warm-up: a smaller decay at first, (1 + n) / (10 + n) at update n"""
     device: Literal["same", "cpu"] = "same"
-    """where it lies: beside the weights, or in the CPU's memory, which costs a copy of them at each step"""
+    """where the average is kept: beside the weights, or in main memory, which costs a copy of them at each step"""
+
+
+# ---- everything else
+
+
+class PreservationOptions(Options):
+    """Prior preservation: learn the style and keep the meaning of other words (train/prior_preservation.py)."""
+
+    share: float = Field(default=0.0, ge=0, lt=1)
+    """share of samples that get one of the prompts below instead of their caption, and learn to answer it as the base
+    does, in the new style; 0.3 to 0.5 when a small set makes the network forget. Each asks a frozen copy of the base
+    twice, which costs its memory and up to half more time"""
+    strength: float = Field(default=1.0, gt=0, le=2)
+    """how much of what a prompt adds to the base's prediction is kept: guidance multiplies it, and what suits the
+    base's style may be too much for the new one; 0.5 is as if the base had been guided half as strongly"""
+    prompts: Path | None = None
+    """text file of prompts to preserve, one a line; default: everyday things"""
 
 
 class MemoryOptions(Options):
-    """What a step costs in memory and time; the mathematics is the same."""
+    """Memory and time of a step; the mathematics is the same."""
 
     gradient_checkpointing: bool = False
-    """compute activations again in the backward pass instead of keeping them: far less memory, a quarter more time"""
+    """recompute activations in the backward pass instead of keeping them: far less memory, a quarter more time"""
     attention: Literal["sdpa", "xformers"] = "sdpa"
-    """torch's own fused attention, or xformers' (if it is installed, on a GPU)"""
+    """torch's fused attention, or xformers' (if it is installed, on a GPU)"""
     tf32: bool = True
-    """multiply float32 matrices with 10 bits of mantissa on GPUs that can, several times faster; fp16 keeps as many"""
+    """multiply float32 matrices with 10 bits of mantissa on GPUs that can, several times faster; fp16 has as many"""
 
 
 class ValidationOptions(Options):
-    """The denoising loss at fixed noise, on held-out pictures and as many training pictures."""
+    """The denoising loss at fixed noise, on held-out images and as many training images."""
 
     every: int = Field(default=200, gt=0)
-    """optimiser steps from one validation to the next; the first is before step 1, so it is the base model's"""
+    """optimiser steps between validations; the first comes before step 1 and measures the base model"""
     pictures: int = Field(default=64, gt=0)
-    """pictures looked at, at most, of each side"""
+    """maximum number of images per split (train, held-out)"""
     timesteps: int = Field(default=8, gt=0)
-    """evenly spread timesteps at which each is looked at"""
+    """evenly spread timesteps per image"""
     patience: int = Field(default=0, ge=0)
-    """stop after this many validations in a row in which the held-out loss did not surely fall; 0: never stop early"""
+    """early stopping: stop after this many validations without a significant improvement of the held-out loss; 0:
+    never"""
 
 
 class PreviewOptions(Options):
-    """Pictures drawn while it trains, always of the same prompts and seeds: the base's beside the tuned network's."""
+    """Images generated during training, always of the same prompts and seeds: the base's beside the tuned network's."""
 
     every: int | None = Field(default=None, ge=0)
-    """optimiser steps from one to the next; default: at each validation; 0: none"""
+    """optimiser steps between previews; 0: none; default: at each validation"""
     prompts: list[str] = Field(default=[])
-    """what to draw; may be repeated; default: captions of held-out pictures"""
+    """prompts to generate; may be repeated; default: captions of held-out images"""
     count: int = Field(default=1, gt=0)
-    """pictures of each prompt"""
+    """images per prompt"""
     seed: int = Field(default=42, ge=0, lt=2**62)
-    """seed of the first picture of each prompt; the next one has seed + 1"""
+    """seed of the first image of each prompt; the next one has seed + 1"""
     steps: int = Field(default=12, gt=0)
-    """denoising steps (DPM++ 2M, which needs few)"""
+    """sampling steps (DPM++ 2M, which needs few)"""
     guidance: float = Field(default=5.0, ge=0, allow_inf_nan=False)
-    """how strongly the prompt steers; 1 or less: not at all"""
-
-    def interval(self, validated_every: int) -> int:
-        """Steps from one to the next; 0: none."""
-        return validated_every if self.every is None else self.every
+    """guidance scale; 1 or less: no guidance"""
 
     @field_validator("prompts")
     @classmethod
-    def say_something(cls, prompts: list[str]) -> list[str]:
+    def check_prompts(cls, prompts: list[str]) -> list[str]:
         if not all(prompt.strip() for prompt in prompts):
-            raise ValueError("a preview's prompt is empty")
+            raise ValueError("a preview's prompt is empty; --previews.every 0 switches previews off")
         return prompts
 
 
 class CheckpointOptions(Options):
-    """What is kept so that a killed run goes on."""
+    """What is kept so that a killed run can be resumed."""
 
     every: int = Field(default=200, gt=0)
-    """optimiser steps from one checkpoint to the next"""
+    """optimiser steps between checkpoints"""
     keep: int = Field(default=2, gt=0)
-    """how many are kept, and the best one besides"""
+    """how many checkpoints to keep, besides the best one"""
     export: Literal["best", "last"] = "best"
-    """whose weights are exported: those of the lowest held-out loss, or the last ones (also if nothing is held out)"""
+    """export the best checkpoint (lowest held-out loss) or the last one, which is also used if nothing is held out"""
 
 
 class LoggingOptions(Options):
-    """What is written down while it trains."""
+    """What is logged during training."""
 
     every: int = Field(default=10, gt=0)
-    """optimiser steps from one line of metrics.jsonl to the next"""
+    """optimiser steps between lines of metrics.jsonl"""
     tensorboard: bool = True
     """also write TensorBoard files"""
     sample_ids: bool = False
-    """also write which pictures each step saw"""
+    """also log which images each step used"""
     wandb: bool = False
     """also log to Weights & Biases, if it is installed; WANDB_MODE=offline keeps it on this machine"""
     wandb_project: str = "atelier"
-    """the project that its runs appear in"""
+    """Weights & Biases project"""
+
+
+class ExportOptions(Options):
+    """What a finished run exports beside its default files (LoRA: two LoRA files; full: a diffusers folder)."""
+
+    merge: bool = False
+    """LoRA: also export a whole model in diffusers layout, export/model, with the LoRA merged into its weights"""
+    single_file: bool = False
+    """also export the whole (for a LoRA: the merged) model as one file, export/model.safetensors, as A1111 reads it"""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """of the exported weights; fp32 leaves frozen parts as they are in the base's files, whatever their precision"""
+
+
+class ReexportOptions(ExportOptions):
+    """Options of train/export.py."""
+
+    run: Path = positional()
+    """the run's folder, e.g. runs/0001-lora-r16"""
+    checkpoint: str | None = None
+    """the optimiser step to export, or best; default: the one that the run exported"""
+    output: Path | None = None
+    """folder for the files; default: the run's export, in a folder of their own if step or precision differ"""
+    model: str | None = None
+    """where the base model is now; default: where the run's config.yaml says"""
 
 
 class Config(Options):
     """A fine-tuning run."""
 
-    config: Path = CONFIGS / "pocket.yaml"
-    """preset to start from: a YAML file with the differences from the defaults"""
+    config: Path | None = None
+    """preset to start from, a YAML file; default: chosen by --model: pocket.yaml for the embedded base and models of
+    its size, sd14-lora.yaml or sd14-full.yaml for Stable Diffusion v1"""
     data: Folders = Field(default=[Folder(POCKET)])
-    """captioned folder (pictures with metadata.jsonl, or a .txt beside each); pocket: the sample creatures. Several
-    may be given; FOLDER=2: each of its pictures comes twice as often as one of a folder without a number (any number
-    above 0; "repeats" elsewhere). A regularisation set, against forgetting, is such a folder with a small number"""
-    model: str = "pocket"
+    """captioned folder (images with metadata.jsonl, or a .txt beside each); pocket: the sample creatures. Several may
+    be given; FOLDER=2: each of its images is used twice as often as one of a folder without a number (any number above
+    0; "repeats" elsewhere). A regularisation set, against forgetting, is such a folder with a small number"""
+    model: str = POCKET
     """base model: pocket, a hub id on this machine, a diffusers folder, or a .safetensors file"""
     tokenizer: str | None = None
     """folder of a CLIP tokenizer, for a single-file model"""
@@ -290,13 +489,13 @@ class Config(Options):
     learning_rate: float = Field(default=1e-4, gt=0)
     """peak learning rate"""
     batch_size: int = Field(default=4, gt=0)
-    """pictures in one process' micro-batch"""
+    """images per device and micro-batch"""
     accumulate: int = Field(default=1, gt=0)
     """micro-batches whose gradients are averaged before a step"""
     max_steps: int = Field(default=1000, gt=0)
-    """optimiser steps; a larger number extends a finished run of constant schedule, else it is another run"""
+    """optimiser steps; a larger number extends a finished run of constant schedule, otherwise it is another run"""
     seed: int = 0
-    """everything random follows from it"""
+    """random seed"""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads of each process; default: the cores divided by the processes"""
     runs: Path = Path("runs")
@@ -304,67 +503,29 @@ class Config(Options):
     run_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """name of the run's folder after its number; default: the adapter's"""
     new: bool = False
-    """start another run even if one with these settings is there"""
+    """start another run even if one with these settings exists"""
     dry_run: bool = False
     """print the plan and stop"""
     price_per_hour: float | None = Field(default=None, ge=0)
-    """what an hour on this machine costs, in any currency: the plan then says what the run will cost"""
+    """price of an hour on this machine, in any currency: the plan then estimates the price of the run"""
     probe: bool = True
     """time up to three steps before the start, for the plan; they change nothing"""
     sweep: str | None = None
-    """try values of a setting, compare them on held-out pictures: learning-rate=1e-5..1e-3, or adapter.rank=4,16,64"""
+    """try values of a setting, compare them on held-out images: learning-rate=1e-5..1e-3, or adapter.rank=4,16,64"""
     sweep_candidates: int = Field(default=8, ge=2, le=64)
     """how many values of a range a sweep tries, evenly spread in their logarithm"""
     sweep_steps: int | None = Field(default=None, gt=0)
-    """steps of a sweep's first round; the better half goes on to twice as many, and so on; default: a run in all"""
+    """steps of a sweep's first round; the better half continues to twice as many, and so on; default: a run in all"""
     strict: bool = False
-    """refuse to start if a picture has to be left out or a caption is cut"""
+    """refuse to start if an image has to be left out or a caption is truncated"""
 
     @model_validator(mode="after")
-    def rate_fits_the_optimiser(self) -> Self:
-        check_learning_rate(self.learning_rate, self.optim)
+    def check_learning_rate(self) -> Self:
+        """Prodigy's learning rate is a factor on the step size it finds. Raises InputError for one meant for AdamW."""
+        if self.optim.kind == "prodigy" and not 0.1 <= self.learning_rate <= 10:
+            what = f"{self.learning_rate:g} with prodigy, which finds the step size itself: the rate is a factor on it"
+            raise InputError(what, where="--learning-rate", allowed="0.1 to 10", fix="Add --learning-rate 1.")
         return self
-
-
-# May change when the same run is continued: where things lie, how long it goes on, what is written down.
-NOT_IN_IDENTITY = {
-    "config",
-    "max_steps",
-    "threads",
-    "runs",
-    "run_name",
-    "new",
-    "dry_run",
-    "logging",
-    "checkpoints",
-    "data",
-}
-NOT_IN_IDENTITY |= {"export"}  # a finished run can be exported again, train/export.py
-NOT_IN_IDENTITY |= {"price_per_hour", "probe", "strict", "sweep", "sweep_candidates", "sweep_steps"}
-NOT_IN_IDENTITY |= {"model", "tokenizer", "validation", "previews"}  # the model counts by its content
-# ... and what gives the same bits: gradient checkpointing repeats the same operations, an average on the CPU is updated
-# by the same roundings. Not compile, attention or tf32: they change the mathematics by no more than rounding, but a
-# resumed run promises the bits of one that was never stopped. Preserved prompts count by their words.
-BIT_EXACT_OPTIONS = {
-    "pictures": {"keep"},
-    "preserve": {"prompts"},
-    "memory": {"gradient_checkpointing"},
-    "ema": {"device"},
-}
-ENDLESS_SCHEDULES = {"constant"}
-
-
-def run_identity(config: Config, data_fingerprint: str, model_fingerprint: str) -> str:
-    """A hash of what makes two runs the same: settings, the data's content and the base model's, not names and paths.
-
-    The number of steps counts only where the learning rate depends on it.
-    """
-    left_out: Any = dict.fromkeys(NOT_IN_IDENTITY, True) | BIT_EXACT_OPTIONS
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude=left_out)
-    if config.optim.schedule not in ENDLESS_SCHEDULES:
-        settings["max_steps"] = config.max_steps
-    text = json.dumps([settings, data_fingerprint, model_fingerprint], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 ALIASES = {
@@ -376,3 +537,25 @@ ALIASES = {
     "--lr": "--learning-rate",
     "--rank": "--adapter.rank",
 }
+
+
+def choose_preset(typed: Mapping[str, Any]) -> Path:
+    """The preset for a model: flags as they were typed, by field name -> a YAML file."""
+    if is_small_model(str(typed.get("model", POCKET))):
+        return CONFIGS / "pocket.yaml"
+    return CONFIGS / ("sd14-full.yaml" if typed.get("adapter.kind") == "full" else "sd14-lora.yaml")
+
+
+def name_preset(config: Config) -> Config:
+    """The config with the preset that was chosen for it, for the run's folder and its first lines."""
+    typed = {"model": config.model, "adapter.kind": config.adapter.kind}
+    return config if config.config else config.model_copy(update={"config": choose_preset(typed)})
+
+
+def is_small_model(model: str) -> bool:
+    """Whether a model is the embedded base or of its size; hub ids and single files are Stable Diffusion v1."""
+    file = (POCKET_FOLDER if model == POCKET else Path(model).expanduser()) / "unet" / "config.json"
+    try:
+        return max(json.loads(file.read_text(encoding="utf-8"))["block_out_channels"]) < 320
+    except (OSError, ValueError, KeyError, TypeError):
+        return model == POCKET

@@ -8,18 +8,16 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from data.dataset import BatchLayout
 from data.errors import InputError, check_choice
 from train import signals
 from train.config import Config, MemoryOptions
 from train.optim import is_installed
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf16 with float32 trained weights"}
@@ -83,7 +81,7 @@ def check_no_sharding() -> None:
 
 
 def check_no_dynamo() -> None:
-    """Raises InputError if accelerate is to compile: it would do so past what train/torch_compile.py mends and proves."""
+    """Raises InputError if accelerate is to compile: train/torch_compile.py fixes and verifies compilation."""
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() != "no":
         what = f"dynamo_backend {backend} would compile the network without a proof that its gradients are right"
@@ -109,7 +107,7 @@ def set_tf32(on: bool) -> None:
     torch.backends.cudnn.allow_tf32 = on
 
 
-def configure_unet(unet: UNet2DConditionModel, memory: MemoryOptions) -> None:
+def configure_unet(unet: Any, memory: MemoryOptions) -> None:
     """Gradient checkpointing and attention, as asked for. diffusers' own default is torch's fused attention."""
     if memory.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -179,3 +177,7 @@ def release_memory() -> None:
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+def batch_layout(config: Config, accelerator: Accelerator) -> BatchLayout:
+    return BatchLayout(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)

@@ -10,12 +10,21 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.utils.data import DataLoader
 
 from data import latent_cache, rng
 from data.buckets import Bucket, assign_bucket
-from data.dataset import EncodedImage
+from data.dataset import (
+    BatchLayout,
+    EncodedDataset,
+    EncodedImage,
+    StepSampler,
+    TrainingNoise,
+    collate,
+    to_device,
+)
 from data.latent_cache import CacheResult, DiskEntries, EntryPaths, ImageCrop, MemoryEntries
-from data.schema import Sample
+from data.schema import Batch, Sample
 from data.shapes import Images, Moments, TextStates
 from train import signals
 from train.config import Config
@@ -176,3 +185,32 @@ def choose_for_validation(
     """At most validation.pictures of them, the same ones every time."""
     order = sorted(samples, key=lambda sample: rng.seed_for(config.seed, "validation", sample.sha256))
     return [records[sample.annotation.file_name] for sample in order[: config.validation.pictures]]
+
+
+def micro_batches(
+    encoded: Encoded,
+    config: Config,
+    layout: BatchLayout,
+    scaling_factor: float,
+    device: torch.device,
+    start: int,
+    stop: int,
+) -> Iterator[Batch]:
+    """This process's micro-batches of the steps [start, stop), on the device. Every sample, its noise and timestep are
+    a function of (seed, step, slot), so a resumed run repeats them.
+    """
+    images = EncodedDataset(
+        encoded.buckets,
+        encoded.empty,
+        seed=config.seed,
+        scaling_factor=scaling_factor,
+        dropout=config.pictures.caption_dropout,
+        noise=TrainingNoise(config.objective.noise_offset, config.objective.input_perturbation),
+        kept=encoded.kept,
+        share=config.preserve.share,
+    )
+    sizes = [len(bucket) for bucket in encoded.buckets]
+    sampler = StepSampler(sizes, layout, seed=config.seed, start=start, stop=stop, weights=encoded.weights)
+    # a generator of its own: DataLoader would draw from torch's global one
+    loader = DataLoader(images, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
+    return (to_device(batch, device) for batch in loader)

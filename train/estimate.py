@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,21 +31,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import latent_cache, rng
 from data.atomic_io import cache_root, write_atomic
 from data.cli import field_types
+from data.dataset import BatchLayout
 from data.schema import Batch
 from train import adapters, device, lora, model, optim
 from train.config import Config, EmaOptions
-from train.device import DTYPES, device_name
+from train.device import DTYPES, batch_layout, device_name
 from train.encode import all_prompts, encode_picture, encode_text, image_frames, text_key
+from train.losses import objective_warnings
 from train.metrics import read_metrics
-from train.model import Denoiser
+from train.model import BaseModel, Denoiser
 from train.optim import learning_rate
 from train.prior_preservation import TEACHER_PASSES
 from train.run_folder import Run
-from train.samples import preview_images, preview_prompts
+from train.samples import preview_interval
 from train.training_set import FolderShare, TrainingSet
-
-if TYPE_CHECKING:
-    from train.trainer import Job, TrainState
 
 
 @dataclass(frozen=True)
@@ -808,6 +807,7 @@ def format_seconds(seconds: float) -> str:
 class Plan:
     """The numbers of the first screen, and of plan.json."""
 
+    config: str  # the preset in force
     model: str
     data: str
     adapter: str
@@ -868,6 +868,7 @@ class Plan:
         share = 100 * self.trainable / self.parameters
         threads = f"{self.threads} CPU thread{'s' * (self.threads > 1)}"
         lines = [
+            f"config     {self.config}",
             f"model      {self.model}",
             f"adapter    {self.adapter}: {self.trainable:,} of {self.parameters:,} weights are trained ({share:.1f} %)",
             f"pictures   {self.data}: {self.training} to train on, {self.held_out} held out"
@@ -946,21 +947,26 @@ DISK_SPEED = 200e6  # bytes/s at which a checkpoint is written, hashed and flush
 class RunEstimate:
     """The forecast of one job; what is costly is worked out when it is asked for, once."""
 
-    job: Job
-    state: TrainState
+    config: Config
+    accelerator: Accelerator
+    model: BaseModel
+    dataset: TrainingSet
+    network: Any  # the U-Net as accelerate prepared it
+    teacher_bytes: int = 0
+    previews: int = 0  # images at a time
     earlier: Run | None = None  # whose steps tell how long one takes
 
     @property
-    def config(self) -> Config:
-        return self.job.config
+    def device(self) -> torch.device:
+        return self.accelerator.device
 
     @property
-    def device(self) -> torch.device:
-        return self.job.accelerator.device
+    def layout(self) -> BatchLayout:
+        return batch_layout(self.config, self.accelerator)
 
     @cached_property
     def unet(self) -> Any:
-        return self.state.plain_unet()
+        return self.accelerator.unwrap_model(self.network, keep_torch_compile=False)
 
     @cached_property
     def shapes(self) -> list[torch.Size]:
@@ -982,18 +988,18 @@ class RunEstimate:
 
     @property
     def tokens(self) -> int:
-        return self.job.model.tokenizer.model_max_length
+        return self.model.tokenizer.model_max_length
 
     @cached_property
     def sizes(self) -> dict[tuple[int, int], int]:
         """Latent sizes (height, width) of the buckets and how many pictures each has."""
-        factor = self.job.model.factor
-        return {(b.height // factor, b.width // factor): len(held) for b, held in self.job.collection.buckets.items()}
+        factor = self.model.factor
+        return {(b.height // factor, b.width // factor): len(held) for b, held in self.dataset.buckets.items()}
 
     @property
     def square(self) -> tuple[int, int]:
         """The latent size of previews."""
-        side = self.job.collection.square.width // self.job.model.factor
+        side = self.dataset.square.width // self.model.factor
         return side, side
 
     def question(self, batch: int, size: tuple[int, int]) -> UnetInput:
@@ -1027,7 +1033,7 @@ class RunEstimate:
 
     @property
     def setting(self) -> Setting:
-        half = DTYPES.get(self.job.accelerator.mixed_precision)
+        half = DTYPES.get(self.accelerator.mixed_precision)
         return Setting(self.device.type, half, self.config.accumulate > 1)
 
     def activations(self, batch: int, checkpointing: bool | None = None) -> int:
@@ -1041,14 +1047,14 @@ class RunEstimate:
         kept = self.activations(self.config.batch_size)
         parts = {
             "weights": weights,
-            "base": self.state.anchor.nbytes,
+            "base": self.teacher_bytes,
             "gradients": 4 * self.trained,
             "optimiser": self.optimizer,
             "average": self.average.device,
             "activations": kept,
             "kernels": int(WORKSPACE * kept),
             "pictures": self.encoded_bytes(),
-            "exchange": 4 * self.trained if self.job.layout.processes > 1 else 0,  # DDP's buckets
+            "exchange": 4 * self.trained if self.layout.processes > 1 else 0,  # DDP's buckets
             "process": self.process_bytes(weights),
         }
         held = sum(bytes_ for part, bytes_ in parts.items() if part not in ("gradients", "activations", "kernels"))
@@ -1056,7 +1062,7 @@ class RunEstimate:
         phases = {"training": sum(parts.values()), "validation": held + int((1 + WORKSPACE) * looked)}
         if self.device.type == "cpu":  # a checkpoint is written from copies in main memory
             phases["saving"] = held + self.checkpoint_bytes
-        if self.job.draw is not None and self.config.previews.every != 0:
+        if self.previews:
             phases["drawing"] = held + self.drawing_bytes()
         if self.missing:
             phases["encoding"] = weights + parts["process"] + self.encoding_bytes()
@@ -1064,7 +1070,7 @@ class RunEstimate:
 
     def encoded_bytes(self) -> int:
         """The encoded set: latent moments and text states in float32."""
-        model, collection = self.job.model, self.job.collection
+        model, collection = self.model, self.dataset
         sides = 2 if self.config.pictures.flip else 1
         area = max(height * width for height, width in self.sizes)
         prompts = len({prompt for prompts in collection.prompts.values() for prompt in prompts}) + 1
@@ -1079,13 +1085,13 @@ class RunEstimate:
         return max(0, resident_bytes() - weights)
 
     def encoding_bytes(self) -> int:
-        bucket = max(self.job.collection.buckets, key=lambda b: b.width * b.height)
-        peak = encode_bytes(self.job.model.config("vae"), bucket.height, bucket.width)
+        bucket = max(self.dataset.buckets, key=lambda b: b.width * b.height)
+        peak = encode_bytes(self.model.config("vae"), bucket.height, bucket.width)
         return int((1 + WORKSPACE) * peak)
 
     def drawing_bytes(self) -> int:
         """Of previews: both encoders are loaded beside the network, which is asked with the prompt and without."""
-        model = self.job.model
+        model = self.model
         rows = 2 if self.device.type == "cpu" else 2 * DRAWN_AT_ONCE
         asked = forward_bytes(self.unet, self.question(rows, self.square), self.setting)
         busiest = max(asked, decode_bytes(model.config("vae"), *self.square))
@@ -1094,8 +1100,8 @@ class RunEstimate:
     @cached_property
     def missing(self) -> int:
         """Pictures that are not in the cache yet."""
-        encoder = self.job.model.fingerprints["vae"]
-        frames = image_frames(self.job.collection, self.config)
+        encoder = self.model.fingerprints["vae"]
+        frames = image_frames(self.dataset, self.config)
         return sum(not latent_cache.has_latents(frame, encoder) for _, frame in frames)
 
     def fits(self) -> Fits:
@@ -1146,8 +1152,7 @@ class RunEstimate:
         common = max(self.sizes, key=lambda size: self.sizes[size])
         build = partial(optim.build_optimizer, config=self.config.optim)
         question = self.question(self.config.batch_size, common)
-        state, accelerator = self.state, self.job.accelerator
-        found = probe_steps(state.unet, question, accelerator, build)
+        found = probe_steps(self.network, question, self.accelerator, build)
         return found, self.flops.step / self.costs[common].step
 
     def seconds_before(self) -> float | None:
@@ -1158,17 +1163,17 @@ class RunEstimate:
             line["images_per_second"] for line in read_metrics(self.earlier.metrics) if "images_per_second" in line
         ]
         speeds = [speed for speed in speeds if speed]
-        return self.job.layout.global_batch / statistics.median(speeds) if speeds else None
+        return self.layout.global_batch / statistics.median(speeds) if speeds else None
 
     def duration(self, done: int) -> Duration | None:
         """Seconds of what is left after `done` steps, by what they go to."""
         if self.timing is None:
             return None
-        config, layout = self.config, self.job.layout
+        config, layout = self.config, self.layout
         seconds, how = self.timing
         operation = seconds / (layout.batch_size * layout.accumulate * self.work)  # of the U-Net, on one device
         looks = count_due(done, config.max_steps, config.validation.every) + (done == 0)
-        held = [self.job.collection.train, self.job.collection.held_out]
+        held = [self.dataset.train, self.dataset.held_out]
         pictures = sum(min(len(side), config.validation.pictures) for side in held)
         look = pictures * config.validation.timesteps * self.flops.forward
         saves = count_due(done, config.max_steps, config.checkpoints.every)
@@ -1185,20 +1190,18 @@ class RunEstimate:
 
     def drawing(self, done: int) -> float:
         """Operations of the previews that are still to be drawn, the base's among them."""
-        job, options = self.job, self.config.previews
-        every = options.interval(self.config.validation.every)
-        if job.draw is None or every == 0:
+        if not self.previews:
             return 0.0
+        options, every = self.config.previews, preview_interval(self.config)
         asked = by_area(self.unet, [self.square], self.tokens)[self.square].forward
         rows = 2 if options.guidance > 1 else 1
-        picture = options.steps * rows * asked + decode_flops(job.model.config("vae"), *self.square)
-        pictures = len(preview_images(preview_prompts(job), options))
-        return (count_due(done, self.config.max_steps, every) + (done == 0)) * pictures * picture
+        picture = options.steps * rows * asked + decode_flops(self.model.config("vae"), *self.square)
+        return (count_due(done, self.config.max_steps, every) + (done == 0)) * self.previews * picture
 
     def encoding(self) -> float:
         """Seconds for the pictures and captions that are not in the cache yet, by trying one of each."""
-        model, device, key = self.job.model, self.device, text_key(self.job.model)
-        unread = sum(not latent_cache.has_text_states(text, key) for text in all_prompts(self.job.collection))
+        model, device, key = self.model, self.device, text_key(self.model)
+        unread = sum(not latent_cache.has_text_states(text, key) for text in all_prompts(self.dataset))
 
         def read_one() -> None:
             encode_text(model, "", device)
@@ -1208,11 +1211,11 @@ class RunEstimate:
 
     def seconds_to_encode(self) -> float:
         """Of one picture: the autoencoder is tried on a grey one."""
-        bucket = max(self.job.collection.buckets, key=lambda b: len(self.job.collection.buckets[b]))
+        bucket = max(self.dataset.buckets, key=lambda b: len(self.dataset.buckets[b]))
         grey = torch.zeros(1, 3, bucket.height, bucket.width)
 
         def encode() -> None:
-            encode_picture(self.job.model, grey, self.device)
+            encode_picture(self.model, grey, self.device)
 
         return min(timed(encode, self.device))
 
@@ -1244,7 +1247,7 @@ class RunEstimate:
 
     def frozen_bytes(self) -> int:
         """The files of the parts that a whole model has beside the U-Net."""
-        model = self.job.model
+        model = self.model
         if model.weights is not None:
             return model.weights.stat().st_size
         folders = [model.layout / part for part in ("vae", "text_encoder", "tokenizer")]
@@ -1256,10 +1259,11 @@ def count_due(done: int, stop: int, every: int) -> int:
     return stop // every - done // every + (stop % every != 0) if stop > done else 0
 
 
-def make_plan(job: Job, forecast: RunEstimate, done: int) -> Plan:
+def make_plan(forecast: RunEstimate, done: int) -> Plan:
     """What will be done, in numbers."""
-    config, collection = job.config, job.collection
+    config, collection, accelerator = forecast.config, forecast.dataset, forecast.accelerator
     return Plan(
+        config=f"{config.config} (another: --config FILE)" if config.config else "defaults",
         model=config.model,
         data=", ".join(map(str, config.data)),
         adapter=config.adapter.label,
@@ -1267,31 +1271,35 @@ def make_plan(job: Job, forecast: RunEstimate, done: int) -> Plan:
         training=len(collection.train),
         held_out=len(collection.held_out),
         left_out=collection.left_out,
-        warnings=[*collection.warnings, *config.objective.warnings(), *plan_warnings(config, collection, done)],
+        warnings=[
+            *collection.warnings,
+            *objective_warnings(config.objective),
+            *plan_warnings(config, collection, done),
+        ],
         near_duplicates=collection.near_duplicates,
-        buckets=bucket_uses(collection, job.layout.global_batch, config.max_steps),
-        folders=folder_uses(collection.shares, job.layout.global_batch, config.max_steps),
+        buckets=bucket_uses(collection, forecast.layout.global_batch, config.max_steps),
+        folders=folder_uses(collection.shares, forecast.layout.global_batch, config.max_steps),
         captions_cut=collection.captions_cut,
         tokens=collection.tokens,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
-        processes=job.layout.processes,
+        processes=forecast.layout.processes,
         steps=config.max_steps,
         done=done,
         trainable=forecast.trained,
         parameters=sum(weight.numel() for weight in forecast.unet.parameters()),
-        precision=device.describe_precision(job.accelerator),
-        device=device.device_name(job.accelerator.device),
+        precision=device.describe_precision(accelerator),
+        device=device.device_name(accelerator.device),
         threads=torch.get_num_threads(),
         optimizer=optimizer_line(config),
-        switches=device.describe_memory_options(config, job.accelerator.device),
+        switches=device.describe_memory_options(config, accelerator.device),
         memory=forecast.memory,
         fits=forecast.fits(),
         disk=forecast.disk(),
         flops=forecast.flops,
         duration=forecast.duration(done),
         price_per_hour=config.price_per_hour,
-        sampling=model.ZERO_SNR_ADVICE if job.model.zero_terminal_snr else "",
+        sampling=model.ZERO_SNR_ADVICE if forecast.model.zero_terminal_snr else "",
     )
 
 

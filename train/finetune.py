@@ -8,26 +8,19 @@ import sys
 from data.cli import parse
 from data.errors import run_entry
 from train import signals  # it remembers who started this process, before torch is loaded
-from train.config import ALIASES, CONFIGS, Config
+from train.config import ALIASES, Config, choose_preset, name_preset
 
 
 def main() -> int:
     signals.check_launcher_flags(sys.argv[1:])
-    config = parse(
-        Config,
-        prog="finetune.py",
-        description=__doc__ or "",
-        preset=CONFIGS / "pocket.yaml",
-        aliases=ALIASES,
-    )
-    from infer import previews  # an entry may: the trainer itself does not know how to draw
+    config = parse(Config, prog="finetune.py", description=__doc__ or "", preset=choose_preset, aliases=ALIASES)
+    config = name_preset(config)
+    from infer import previews  # an entry may: the trainer itself does not know how to generate images
     from train import sweep, trainer
 
-    return (
-        sweep.run_sweep(config, sys.argv[1:])
-        if config.sweep
-        else trainer.run_training(config, draw=previews.generate_previews)
-    )
+    if config.sweep:
+        return sweep.run_sweep(config, sys.argv[1:])
+    return trainer.train(config, previews.generate_previews)[0]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Training losses by timestep: fine detail and composition are learnt at different speeds, which one mean hides."""
+"""Metrics of a run: collected on the device, written to metrics.jsonl and to trackers."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from io import FileIO
 from itertools import pairwise
@@ -13,26 +14,32 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from data.atomic_io import disk_error, write_atomic
+from data.dataset import BatchLayout
 from data.errors import InputError
 from data.progress import ProgressBar
+from train.config import Config
 
 TIMESTEP_BINS = 4
 
 
 def bin_losses(losses: Tensor, t: Tensor, steps: int) -> Tensor:
-    """(2, BANDS): the sum and the number of the losses (B,) in each of BANDS equal bands of timesteps t (B,)."""
+    """(2, TIMESTEP_BINS): sum and number of the losses (B,) in each bin of timesteps t (B,) in [0, steps).
+
+    Fine detail and composition are learnt at different speeds, which one mean hides.
+    """
     found = torch.zeros(2, TIMESTEP_BINS, device=losses.device)
-    return found.index_add_(
-        1, t * TIMESTEP_BINS // steps, torch.stack([losses.float(), torch.ones_like(losses).float()])
-    )
+    values = torch.stack([losses.float(), torch.ones_like(losses).float()])
+    return found.index_add_(1, t * TIMESTEP_BINS // steps, values)
 
 
 def mean_by_bin(sums: Sequence[float], counts: Sequence[float], steps: int) -> dict[str, float | None]:
-    """{"0-249": mean loss ...}; None for a band in which no sample fell."""
-    edges = [-(-steps * band // TIMESTEP_BINS) for band in range(TIMESTEP_BINS + 1)]  # rounded up
+    """{"0-249": mean loss ...}; None for an empty bin."""
+    edges = [-(-steps * index // TIMESTEP_BINS) for index in range(TIMESTEP_BINS + 1)]  # rounded up
     names = [f"{low}-{high - 1}" for low, high in pairwise(edges)]
     return {name: a / n if n else None for name, a, n in zip(names, sums, counts, strict=True)}
 
@@ -56,8 +63,84 @@ class Speed:
         }
 
 
+@dataclass
+class MetricBuffer:
+    """Metrics of the last steps, still on the device: reading them at every step would make the device wait."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)  # of the gradients, before clipping
+    rates: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)  # seconds for batches
+    sample_ids: list[list[str]] = field(default_factory=list)
+    bins: list[Tensor] = field(default_factory=list)  # (2, TIMESTEP_BINS) each
+    began: float = 0.0  # time.perf_counter() at the first step
+
+    def clear(self) -> None:
+        for entry in fields(self):
+            if entry.name != "began":
+                getattr(self, entry.name).clear()
+
+    def start_step(self) -> None:
+        self.began = self.began if self.losses else time.perf_counter()
+
+    def flush(
+        self,
+        step: int,
+        accelerator: Accelerator,
+        layout: BatchLayout,
+        speed: Speed,
+        logger: MetricsLogger,
+        *,
+        timesteps: int,
+        sample_ids: bool = False,
+    ) -> str | None:
+        """Log the steps up to `step`, averaged over all processes. Returns what was not finite, or None.
+
+        A gradient that is not finite is normal under a scaler, which skips such a step; without one it means that the
+        weights are lost, though only the next step's loss shows it.
+        """
+        if not self.losses:
+            return None
+        losses: list[float] = accelerator.reduce(torch.stack(self.losses), "mean").tolist()  # type: ignore[union-attr]
+        seconds = time.perf_counter() - self.began  # reading the losses waited for the device
+        norms: list[float] = torch.stack(self.norms).tolist()
+        sums, counts = accelerator.reduce(torch.stack(self.bins).sum(0), "sum").tolist()  # type: ignore[union-attr]
+        first = step - len(losses) + 1
+        lines: list[dict[str, Any]] = [
+            {"step": first + i, "loss": loss, "learning_rate": rate, "gradient_norm": none_if_infinite(norm)}
+            for i, (loss, norm, rate) in enumerate(zip(losses, norms, self.rates, strict=True))
+        ]
+        if sample_ids:
+            for line, samples in zip(lines, in_slot_order(self.sample_ids, layout), strict=True):
+                line["samples"] = samples
+        window = {"step": step, "window": len(losses), **speed.of(len(losses) * layout.global_batch, seconds)}
+        by_timestep = mean_by_bin(sums, counts, timesteps)
+        logger.write([*lines, window | {"data_wait": sum(self.waits) / seconds, "loss_by_timestep": by_timestep}])
+        logger.advance(0, loss=f"{sum(losses) / len(losses):.4f}")
+        scaled = accelerator.scaler is not None
+        for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+            if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
+                what = f"the gradient norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+                ids = ", ".join(dict.fromkeys(in_slot_order(self.sample_ids, layout)[i]))
+                return f"{what} at step {first + i}, on {ids}"
+        # a fused optimiser skips on the device, which accelerate's step_was_skipped does not see; the norm tells
+        skipped = sum(not math.isfinite(norm) for norm in norms)
+        if skipped:
+            logger.say(f"{skipped} of the last {len(losses)} steps overflowed in fp16 and were skipped by the scaler")
+        self.clear()
+        return None
+
+
+def in_slot_order(steps: list[list[str]], layout: BatchLayout) -> list[list[str]]:
+    """The samples of each step's global batch, gathered from all processes, in the order a single process has."""
+    ranks: list[list[list[str]]] = [steps] if layout.processes == 1 else gather_object([steps])
+    size = layout.batch_size
+    micros = [range(start, start + size) for start in range(0, size * layout.accumulate, size)]
+    return [[rank[step][row] for rows in micros for rank in ranks for row in rows] for step in range(len(steps))]
+
+
 class Tracker(Protocol):
-    """Someone who draws curves."""
+    """TensorBoard, or Weights & Biases."""
 
     def write(self, numbers: Mapping[str, float], step: int) -> None: ...
 
@@ -119,22 +202,8 @@ def check_wandb_installed() -> None:
         raise InputError("Weights & Biases is not installed", where="--logging.wandb", fix="pip install wandb")
 
 
-class MetricsLogger(Protocol):
-    """Where numbers go. Chosen once, before the loop begins."""
-
-    def write(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
-
-    def picture(self, name: str, step: int, file: Path) -> None: ...
-
-    def advance(self, steps: int, **shown: str) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class SilentLogger:
-    """For every process but the first."""
+class MetricsLogger:
+    """Logs nothing: for every process but the first."""
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         pass
@@ -152,8 +221,8 @@ class SilentLogger:
         pass
 
 
-class RunLogger:
-    """metrics.jsonl, trackers and a bar with ETA. A resumed run drops the lines of steps it will do again.
+class RunLogger(MetricsLogger):
+    """metrics.jsonl, trackers and a progress bar. A resumed run drops the lines of steps that it repeats.
 
     A line is any mapping with a `step`; numbers in it, nested ones too, go to the trackers under slashed names.
     """
@@ -165,7 +234,8 @@ class RunLogger:
         keep_until(self.metrics, start)
         self.file = self.metrics.open("ab", buffering=0)  # nothing is left to be written when it is closed
         self.trackers = [*([TensorBoard(folder / "tensorboard", start)] if tensorboard else []), *trackers]
-        self.bar = ProgressBar(total=stop, initial=start, desc="training", unit="step", leave=True, dynamic_ncols=True)
+        bar = {"initial": start, "unit": "step", "dynamic_ncols": True, "leave": True}
+        self.bar = ProgressBar(desc="training", total=stop, **bar)
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Raises InputError if the disk is full."""
@@ -186,13 +256,26 @@ class RunLogger:
         self.bar.update(steps)
 
     def say(self, text: str) -> None:
-        self.bar.write(text)
+        if self.bar.in_terminal:
+            self.bar.write(text)
+        else:
+            print(text, flush=True)
 
     def close(self) -> None:
         self.bar.close()
         self.file.close()
         for tracker in self.trackers:
             tracker.close()
+
+
+def open_logger(config: Config, folder: Path, identity: str, start: int) -> RunLogger:
+    """The logger of a run that begins or resumes after `start` steps."""
+    trackers: list[Tracker] = []
+    if config.logging.wandb:
+        settings = config.model_dump(mode="json")
+        trackers = [WeightsAndBiases(config.logging.wandb_project, folder.name, identity, settings, folder)]
+    tensorboard = config.logging.tensorboard
+    return RunLogger(folder, start=start, stop=config.max_steps, tensorboard=tensorboard, trackers=trackers)
 
 
 def put(file: FileIO, text: str) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from data.atomic_io import cache_root, file_sha256, write_atomic
 from data.errors import InputError, suggest
 from data.shapes import Latents, TextStates, Timesteps
+from train.config import POCKET, POCKET_FOLDER
 from train.ddpm import schedule
 from train.ddpm.schedule import Schedule
 
@@ -141,7 +142,6 @@ def rename_text_encoder_keys(state: Mapping[str, Tensor], model: CLIPTextModel) 
     return {f"text_model.{key}": tensor for key, tensor in kept.items()} if deep else kept
 
 
-POCKET_FOLDER = Path(__file__).parent.parent / "data" / "pocket" / "base"
 SD_V1_CONFIGS = Path(__file__).parent / "architectures" / "sd-v1"  # configs only: what a single file does not hold
 PARTS = ("unet", "vae", "text_encoder")
 
@@ -296,7 +296,7 @@ def load_model(model: str, *, tokenizer: str | None = None, dtype: torch.dtype =
     Raises InputError when it is not on this machine (saying how to get it) or lacks a part.
     """
     path = Path(model).expanduser()
-    if model == "pocket":
+    if model == POCKET:
         return model_from_folder(model, POCKET_FOLDER, tokenizer, dtype)
     if path.is_dir():
         return model_from_folder(model, path, tokenizer, dtype)

@@ -8,62 +8,15 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any
 
-from pydantic import Field, model_validator
+import torch
+from accelerate import Accelerator
 
-from data.cli import Options
 from data.errors import InputError
+from train.config import OptimOptions
 
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-
-Parameters = Iterable["torch.nn.Parameter"]
-
-
-class OptimOptions(Options):
-    """How weights are updated."""
-
-    kind: Literal["adamw", "adamw-8bit", "adafactor", "prodigy", "schedule-free"] = "adamw"
-    """adamw; adamw-8bit (bitsandbytes, a quarter of the state); adafactor (little state); prodigy (finds its own
-    step size: give --learning-rate 1); schedule-free (AdamW that averages its own weights, constant schedule)"""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """decay of the mean of gradients"""
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    """decay of the mean of squared gradients"""
-    epsilon: float = Field(default=1e-8, gt=0)
-    """added to the root of the second moment"""
-    weight_decay: float = Field(default=1e-2, ge=0)
-    """decoupled weight decay"""
-    clip_norm: float = Field(default=1.0, gt=0)
-    """largest global norm of all gradients together; larger ones are scaled down"""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """how the learning rate goes on after the warm-up: constant, or down to 0 at --max-steps"""
-    warmup: int = Field(default=0, ge=0)
-    """optimiser steps over which the learning rate rises from 0"""
-
-    @model_validator(mode="after")
-    def fits_its_kind(self) -> Self:
-        """What the chosen optimiser would ignore, or could not do, is refused. Raises InputError."""
-        if self.kind == "schedule-free" and self.schedule != "constant":
-            what = f"schedule-free takes the place of a schedule, {self.schedule} was given"
-            raise InputError(what, where="--optim.schedule", allowed="constant", fix="Add --optim.schedule constant.")
-        if self.kind == "schedule-free" and self.beta1 == 0:
-            what = "schedule-free divides by it: it weighs the average of the weights against the newest"
-            raise InputError(what, where="--optim.beta1", allowed="more than 0", fix="Leave it out.")
-        for name in ("beta1", "beta2", "epsilon") if self.kind == "adafactor" else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                what = "adafactor has no such setting: it keeps no mean of gradients, and its decay follows the step"
-                raise InputError(what, where=f"--optim.{name}", fix="Leave it out.")
-        return self
-
-
-def check_learning_rate(rate: float, config: OptimOptions) -> None:
-    """Prodigy's learning rate is a factor on the step size it finds. Raises InputError for what was meant for AdamW."""
-    if config.kind == "prodigy" and not 0.1 <= rate <= 10:
-        what = f"{rate:g} with prodigy, which finds the step size itself: the learning rate is a factor on it"
-        raise InputError(what, where="--learning-rate", allowed="0.1 to 10", fix="Add --learning-rate 1.")
+Parameters = Iterable[torch.nn.Parameter]
 
 
 def build_optimizer(parameters: Parameters, config: OptimOptions) -> torch.optim.Optimizer:
@@ -91,9 +44,7 @@ LIBRARIES = {"adamw-8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule-fr
 
 
 def adamw(parameters: Parameters, config: OptimOptions) -> torch.optim.Optimizer:
-    from torch.optim import AdamW
-
-    return with_aligned_state(AdamW(parameters, **adamw_arguments(config), fused=True))
+    return with_aligned_state(torch.optim.AdamW(parameters, **adamw_arguments(config), fused=True))
 
 
 def adamw_8bit(parameters: Parameters, config: OptimOptions) -> torch.optim.Optimizer:
@@ -159,16 +110,10 @@ def align_state(optimizer: torch.optim.Optimizer) -> None:
 
     A convolution's weight is channels-last, a moment read from a file is not: a resumed run would silently differ.
     """
-    import torch
-
     for weight, slots in optimizer.state.items():
         for name, value in slots.items():
-            if isinstance(value, torch.Tensor) and has_other_strides(value, weight):
+            if torch.is_tensor(value) and value.shape == weight.shape and value.stride() != weight.stride():
                 slots[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-
-
-def has_other_strides(value: torch.Tensor, weight: torch.Tensor) -> bool:
-    return value.shape == weight.shape and value.stride() != weight.stride()
 
 
 BUILDERS: dict[str, Callable[[Parameters, OptimOptions], torch.optim.Optimizer]] = {
@@ -187,10 +132,8 @@ def optimized_weights(optimizer: torch.optim.Optimizer) -> list[torch.nn.Paramet
 
 def clip_gradients(accelerator: Accelerator, optimizer: Any, limit: float) -> torch.Tensor:
     """Unscale all gradients and scale them down to a global norm of at most `limit`; returns the norm before, ()."""
-    from torch.nn.utils import clip_grad_norm_
-
     accelerator.unscale_gradients()
-    return clip_grad_norm_(optimized_weights(optimizer), limit)
+    return torch.nn.utils.clip_grad_norm_(optimized_weights(optimizer), limit)
 
 
 @contextmanager
@@ -200,8 +143,6 @@ def averaged_weights(optimizer: Any) -> Iterator[None]:
     Schedule-free takes gradients at y and is to be used at x, the average. Its own way back from x to y rounds, so y is
     kept: after the block every weight is what it was, bit for bit.
     """
-    import torch
-
     inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has these modes for every optimiser
     if not hasattr(inner, "eval"):
         yield

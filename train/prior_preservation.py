@@ -1,8 +1,8 @@
-"""Learn the look of the pictures and keep what words mean.
+"""Prior preservation: learn the style of the images and keep what other words mean.
 
-In a small set every picture has the same look, so a network learns it as what the captions' words mean ("creature"), or
-learns it everywhere and forgets what other words mean. Here a share of the samples is trained with a prompt c of a list
-instead of its caption. Such a picture x_0 does not show c; the answer to x_t is taught to be
+In a small set every image has the same style, so a network learns it as the meaning of the captions' words
+("creature"), or learns it everywhere and forgets what other words mean. Here a share of the samples is trained with a
+prompt c of a list instead of its caption. Such an image x_0 does not show c; the target for x_t is
 
     y + w (d - m(d)),   d = b(x_t, c) - b(x_t, "")
 
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -30,44 +30,16 @@ from accelerate import Accelerator
 from data.errors import InputError
 from data.schema import Batch
 from data.shapes import Latents, TextStates, Timesteps
+from train.config import PreservationOptions
 from train.model import Denoiser
-
-if TYPE_CHECKING:
-    from train.config import PreservationOptions
 
 DEFAULT_PROMPTS = Path(__file__).parent / "configs" / "nouns.txt"
 TEACHER_PASSES = 2  # forward passes of the base for each preserved sample
 
 
-class PriorTeacher(Protocol):
-    """What holds words where they were."""
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes on the device."""
-        ...
-
-    def moved(self, target: Latents, noisy: Latents, t: Timesteps, batch: Batch) -> Latents:
-        """The targets, (B, C, h, w), with those of preserved prompts moved by what the base says of them."""
-        ...
-
-
 @dataclass(frozen=True)
-class NoTeacher:
-    """Nothing is preserved."""
-
-    nbytes: int = 0
-
-    def moved(self, target: Latents, noisy: Latents, t: Timesteps, batch: Batch) -> Latents:
-        return target
-
-
-NO_TEACHER = NoTeacher()
-
-
-@dataclass(frozen=True)
-class FrozenTeacher:
-    """A copy of the base network, which never changes, so threads may ask it side by side."""
+class PriorTeacher:
+    """A frozen copy of the base network."""
 
     base: Denoiser
     empty: TextStates  # (L, D): of the empty prompt, on the device
@@ -76,10 +48,14 @@ class FrozenTeacher:
 
     @property
     def nbytes(self) -> int:
+        """Memory that it takes on the device."""
         return sum(weight.nbytes for weight in self.base.unet.parameters())
 
     @torch.no_grad()
-    def moved(self, target: Latents, noisy: Latents, t: Timesteps, batch: Batch) -> Latents:
+    def shift_target(self, target: Latents, noisy: Latents, t: Timesteps, batch: Batch) -> Latents:
+        """The targets, (B, C, h, w), with those of preserved prompts shifted by what the prompt adds to the base's
+        prediction.
+        """
         rows = [row for row, preserved in enumerate(batch.preserved) if preserved]
         if not rows:
             return target
@@ -88,42 +64,37 @@ class FrozenTeacher:
         empty = self.empty.to(prompts).expand_as(prompts)
         with self.autocast():
             both = self.base(noisy[index].repeat(2, 1, 1, 1), t[index].repeat(2), torch.cat([prompts, empty]))
-        said, unsaid = both.chunk(2)
-        added = remove_median(said - unsaid)
+        conditional, unconditional = both.chunk(2)
+        added = remove_median(conditional - unconditional)
         return target.index_add(0, index, (self.strength * added).to(target.dtype))
 
 
 def remove_median(added: Latents) -> Latents:
-    """(B, C, h, w) without the median of each channel, the lower of two, over the picture."""
+    """(B, C, h, w) without the median of each channel, the lower of two, over the image."""
     return added - added.flatten(2).median(-1).values[..., None, None]
 
 
-def freeze_teacher(
-    unet: Any, empty: TextStates | None, accelerator: Accelerator, strength: float = 1.0
-) -> PriorTeacher:
-    """Take a copy of the network before it is adapted. empty: None if nothing is to be preserved. strength: w above."""
-    if empty is None:
-        return NO_TEACHER
+def freeze_teacher(unet: Any, empty: TextStates, accelerator: Accelerator, strength: float = 1.0) -> PriorTeacher:
+    """Copy the network before it is adapted. empty: text states of the empty prompt. strength: w above."""
     device = accelerator.device
     base = copy.deepcopy(unet).requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
-    return FrozenTeacher(Denoiser(base), empty.to(device), strength, lambda: accelerator.autocast())
+    return PriorTeacher(Denoiser(base), empty.to(device), strength, lambda: accelerator.autocast())
 
 
 def read_preserved_prompts(config: PreservationOptions) -> list[str]:
-    """The prompts whose meaning is kept; none without a share. Raises InputError for a file that gives none."""
+    """The prompts to preserve; none without a share. Raises InputError for a file without prompts."""
     if not config.share:
         return []
     path = (config.prompts or DEFAULT_PROMPTS).expanduser()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
+        problem = "contains no prompt"
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", where="--preserve.prompts", allowed=PROMPT_FILE_FORMAT) from None
+        lines, problem = [], str(error.strerror)
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8", where="--preserve.prompts", allowed=PROMPT_FILE_FORMAT) from None
-    found = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
-    if not found:
-        raise InputError(f"{path} holds no prompt", where="--preserve.prompts", allowed=PROMPT_FILE_FORMAT)
-    return found
-
-
-PROMPT_FILE_FORMAT = "a text file with one prompt a line"
+        lines, problem = [], "is not UTF-8"
+    prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
+    if not prompts:
+        allowed = "a text file with one prompt a line"
+        raise InputError(f"{path}: {problem}", where="--preserve.prompts", allowed=allowed)
+    return prompts

@@ -115,9 +115,10 @@ def all_runs(runs: Path) -> list[Run]:
     return [Run(path) for path in sorted(found, key=lambda path: (int(path.name.partition("-")[0]), path.name))]
 
 
-def find_run(runs: Path, identity: str) -> Run | None:
-    """The newest run with these settings."""
-    return next((run for run in reversed(all_runs(runs)) if run.identity == identity), None)
+def find_run(runs: Path, *identities: str | None) -> Run | None:
+    """The newest run with one of these identities."""
+    known = set(identities) - {None}
+    return next((run for run in reversed(all_runs(runs)) if run.identity in known), None)
 
 
 def newest_finished(runs: Path) -> Path | None:

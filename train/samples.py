@@ -12,23 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from data import rng
 from data.atomic_io import atomic_folder
 from data.errors import InputError
-from train import device
-from train.config import POCKET, PreviewOptions
-from train.device import release_memory
+from train.config import POCKET, Config, PreviewOptions
+from train.device import describe_precision, release_memory
 from train.metrics import MetricsLogger
 from train.model import BaseModel
-from train.run_folder import Run
-
-if TYPE_CHECKING:
-    from train.trainer import Job
+from train.training_set import TrainingSet
 
 STRIP_FILE, PREVIEW_FILE = "strip.png", "preview.json"
 
@@ -63,62 +60,64 @@ class PreviewRequest:
     beside: Path | None
 
 
-GeneratePreviews = Callable[[PreviewRequest], list[str]]  # returns what a person should be told
+GeneratePreviews = Callable[[PreviewRequest], list[str]]  # returns remarks for the user
 
 
 @dataclass(frozen=True)
 class PreviewSampler:
-    """Draws the previews of one run. draw: None on every process but the first, and where nothing can draw."""
+    """Generates and saves the previews of one run. every: steps between them. generate: None on every process but the
+    first.
+    """
 
     options: PreviewOptions
-    validated_every: int
-    questions: Sequence[PreviewImage]
+    every: int
+    images: Sequence[PreviewImage]
     folder: Path
     model: BaseModel
     size: int
     identity: str
     precision: str
     device: torch.device
-    draw: GeneratePreviews | None
+    generate: GeneratePreviews | None
 
     def due(self, step: int, *, last: bool) -> bool:
-        """Whether step's previews are wanted, the same on every process. Those of step 0 are the base's."""
-        every = self.options.interval(self.validated_every)
-        return every > 0 and bool(self.questions) and (step % every == 0 or last)
+        """Whether this step has previews, the same on every process. Those of step 0 are the base's."""
+        return step % self.every == 0 or last
 
-    def take(self, unet: Any, step: int, report: MetricsLogger) -> None:
-        """Draw what is not there yet. A failure is said, and the training goes on."""
-        if self.draw is None or self.is_there(step):
+    def save(self, unet: Any, step: int, logger: MetricsLogger) -> None:
+        """Generate what does not exist yet. A failure is reported, and the training continues."""
+        if self.generate is None or self.exists(step):
             return
         try:
             for path in [path for pattern in (".*.part", ".*.old") for path in self.folder.glob(pattern)]:
                 shutil.rmtree(path)
-            if step and not self.is_there(0):  # previews were switched on, or their prompts changed, in between
-                self.paint(self.draw, None, 0, report)
-            self.paint(self.draw, unet, step, report)
-        except Exception as error:  # whatever it is, hours of training are worth more than a picture
-            report.say(f"step {step}: no previews ({error_line(error)}); the training goes on")
+            if step and not self.exists(0):  # previews were switched on, or their prompts changed, in between
+                self.write(None, 0, logger)
+            self.write(unet, step, logger)
+        except Exception as error:  # whatever it is, hours of training are worth more than an image
+            logger.say(f"step {step}: no previews ({error_line(error)}); the training continues")
             return
-        report.picture("previews", step, self.place(step) / STRIP_FILE)
+        logger.picture("previews", step, self.place(step) / STRIP_FILE)
 
-    def paint(self, draw: GeneratePreviews, unet: Any, step: int, report: MetricsLogger) -> None:
+    def write(self, unet: Any, step: int, logger: MetricsLogger) -> None:
         """One folder of previews, whole or not at all."""
+        assert self.generate is not None
         with atomic_folder(self.place(step)) as folder, isolated_evaluation(unet, self.device):
-            asked = PreviewRequest(
+            request = PreviewRequest(
                 model=self.model,
                 unet=unet,
                 weights=f"{self.identity} at step {step}" if step else "",
                 precision=self.precision,
                 device=self.device,
-                questions=self.questions,
+                questions=self.images,
                 steps=self.options.steps,
                 guidance=self.options.guidance,
                 size=self.size,
                 folder=folder,
                 beside=self.place(0) if step else None,
             )
-            for remark in draw(asked):
-                report.say(f"step {step}: previews: {remark}")
+            for remark in self.generate(request):
+                logger.say(f"step {step}: previews: {remark}")
             (folder / PREVIEW_FILE).write_text(self.facts(step), encoding="utf-8")
 
     def place(self, step: int) -> Path:
@@ -127,20 +126,14 @@ class PreviewSampler:
     def facts(self, step: int) -> str:
         """preview.json: what the pictures follow from."""
         asked = {"step": step, "steps": self.options.steps, "guidance": self.options.guidance, "size": self.size}
-        return json.dumps(asked | {"pictures": [asdict(question) for question in self.questions]}, indent=1) + "\n"
+        return json.dumps(asked | {"pictures": [asdict(image) for image in self.images]}, indent=1) + "\n"
 
-    def is_there(self, step: int) -> bool:
+    def exists(self, step: int) -> bool:
         """Whether a step's previews were drawn, of these prompts and in this way."""
         try:
             return (self.place(step) / PREVIEW_FILE).read_text(encoding="utf-8") == self.facts(step)
         except OSError:
             return False
-
-
-def preview_images(prompts: Sequence[str], options: PreviewOptions) -> list[PreviewImage]:
-    """The pictures to draw: `count` of each prompt, with seeds that are alike for all prompts."""
-    texts = dict.fromkeys(options.prompts or prompts)
-    return [PreviewImage(text, options.seed + number) for text in texts for number in range(options.count)]
 
 
 @contextmanager
@@ -168,33 +161,53 @@ def error_line(error: Exception) -> str:
     return text.splitlines()[0] if isinstance(error, InputError) else f"{type(error).__name__}: {text.splitlines()[0]}"
 
 
-FEW_CAPTIONS = 4  # pictures of the data's own that are previewed, where no prompts are given
-POCKET_PROMPTS = ("a water type fridge", "a fire type fridge")  # things the sample set does not show in its style
+CAPTIONS = 4  # previewed captions where no prompts are given
+POCKET_PROMPTS = ("a water type fridge", "a fire type fridge")  # things that the sample set does not contain
 
 
-def build_preview_sampler(job: Job, found: Run) -> PreviewSampler:
-    """The previews of a run; the first process draws them."""
-    config, accelerator = job.config, job.accelerator
+def preview_interval(config: Config) -> int:
+    """Steps between previews; 0: none."""
+    return config.validation.every if config.previews.every is None else config.previews.every
+
+
+def choose_previews(config: Config, dataset: TrainingSet) -> list[PreviewImage]:
+    """The images to generate: `count` of each prompt, with the same seeds for all prompts; none if switched off.
+
+    Default prompts: captions of the first images in validation, and for the sample set things that it does not contain.
+    """
+    if not preview_interval(config):
+        return []
+    own = POCKET_PROMPTS if config.data[0].path == POCKET else ()
+    samples = dataset.held_out or dataset.train
+    order = sorted(samples, key=lambda sample: rng.seed_for(config.seed, "validation", sample.sha256))
+    captions = dict.fromkeys(text for sample in order for text in dataset.prompts[sample.annotation.file_name][:1])
+    prompts = dict.fromkeys(config.previews.prompts or [*list(captions)[: CAPTIONS - len(own)], *own])
+    options = config.previews
+    return [PreviewImage(prompt, options.seed + index) for prompt in prompts for index in range(options.count)]
+
+
+def build_previews(
+    config: Config,
+    model: BaseModel,
+    dataset: TrainingSet,
+    identity: str,
+    run: Path,
+    accelerator: Accelerator,
+    generate: GeneratePreviews | None,
+) -> PreviewSampler | None:
+    """The previews of a run; None if there are none."""
+    images = choose_previews(config, dataset) if generate is not None else []
+    if not images:
+        return None
     return PreviewSampler(
         options=config.previews,
-        validated_every=config.validation.every,
-        questions=preview_images(preview_prompts(job), config.previews),
-        folder=found.path / "previews",
-        model=job.model,
-        size=job.collection.square.width,
-        identity=job.identity,
-        precision=device.describe_precision(accelerator),
+        every=preview_interval(config),
+        images=images,
+        folder=run / "previews",
+        model=model,
+        size=dataset.square.width,
+        identity=identity,
+        precision=describe_precision(accelerator),
         device=accelerator.device,
-        draw=job.draw if accelerator.is_main_process else None,
+        generate=generate if accelerator.is_main_process else None,
     )
-
-
-def preview_prompts(job: Job) -> list[str]:
-    """Captions of the first pictures that validation looks at, and for the sample set things that it does not show."""
-    pictures = job.collection.held_out or job.collection.train
-    order = sorted(pictures, key=lambda sample: rng.seed_for(job.config.seed, "validation", sample.sha256))
-    captions = dict.fromkeys(
-        text for sample in order for text in job.collection.prompts[sample.annotation.file_name][:1]
-    )
-    own = POCKET_PROMPTS if job.config.data[0].path == POCKET else ()
-    return [*list(captions)[: FEW_CAPTIONS - len(own)], *own]

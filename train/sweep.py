@@ -27,8 +27,9 @@ from data.errors import InputError, check_choice
 from data.reports.charts import Series
 from data.reports.page import Page
 from train import device, trainer
-from train.config import ALIASES, BIT_EXACT_OPTIONS, NOT_IN_IDENTITY, Config
+from train.config import ALIASES, Config
 from train.exporters.lora_files import ADAPTER_UNCHANGED
+from train.identity import BIT_EXACT, IGNORED
 from train.metrics import read_metrics
 from train.run_folder import Run
 from train.trainer import Diverged
@@ -85,8 +86,8 @@ def read_spec(text: str, candidates: int) -> Spec:
 def may_vary(path: str) -> bool:
     """Whether values of a setting give different runs whose held-out losses mean the same."""
     section = path.partition(".")[0]
-    bits = {f"{name}.{inner}" for name, inners in BIT_EXACT_OPTIONS.items() for inner in inners}
-    same_run = section in NOT_IN_IDENTITY or path in NOT_IN_IDENTITY | bits | ITS_OWN
+    bits = {f"{name}.{inner}" for name, inners in BIT_EXACT.items() for inner in inners}
+    same_run = section in IGNORED or path in IGNORED | bits | ITS_OWN
     return not same_run and not any(path == name or path.startswith(f"{name}.") for name in OTHER_QUESTION)
 
 
@@ -343,7 +344,7 @@ def run_sweep(config: Config, argv: Sequence[str]) -> int:
     if config.dry_run:
         print_lines(["memory, time and money of all candidates together, as if they were one run:"])
         whole = {"max_steps": total_steps(counts, first), "dry_run": True, "probe": config.probe}
-        return trainer.run_training(candidates[0].config.model_copy(update=whole))
+        return trainer.train(candidates[0].config.model_copy(update=whole))[0]
     for index, count in enumerate(counts):
         steps = first * 2**index
         going = better_half({c.value: c.loss(steps // 2) if index else 0.0 for c in candidates}, count)
@@ -396,7 +397,7 @@ def train_candidate(candidate: Candidate, steps: int, folder: Path) -> int:
     code = 0
     try:
         with output_to_log(folder / "log.txt"):
-            code, candidate.run = trainer.find_and_train(config)
+            code, candidate.run = trainer.train(config)
     except Diverged as error:
         candidate.failed = error.what
     except InputError as error:

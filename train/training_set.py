@@ -16,7 +16,7 @@ from data.captioned_folder import CaptionedFolder
 from data.errors import InputError, InputErrors, raise_all
 from data.sample_set import sample_folder
 from data.schema import Sample
-from train.config import POCKET, Config, Folder, folder_labels
+from train.config import POCKET, Config, Folder
 from train.model import BaseModel
 from train.prior_preservation import read_preserved_prompts
 
@@ -146,6 +146,15 @@ def read_folders(folders: Sequence[Folder], size: int) -> list[SourceFolder]:
             errors.append(InputError(f"no usable picture{why}", where=f"--data {folder}", fix=fix))
     raise_all(errors)
     return sources
+
+
+def folder_labels(folders: Sequence[Folder]) -> list[str]:
+    """A short, unique name for each: as many parts from the end of the path as it takes. [""] for a single folder."""
+    if len(folders) == 1:
+        return [""]
+    parts = [folder.place.parts for folder in folders]
+    length = next(n for n in range(1, max(map(len, parts)) + 1) if len({part[-n:] for part in parts}) == len(parts))
+    return ["/".join(part[-length:]) for part in parts]
 
 
 def with_label(sample: Sample, label: str) -> Sample:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -19,9 +19,10 @@ from scipy.special import stdtrit  # Student's t quantile; all of scipy.stats ta
 from data import disk_cache, rng
 from data.dataset import EncodedImage, mean_latents
 from train import oom
+from train.config import AnyKind
 from train.ddpm import diffusion, losses
 from train.ddpm.schedule import Schedule
-from train.losses import Objective
+from train.losses import OBJECTIVES, uniform_timesteps
 from train.model import Denoiser
 
 HELD_OUT, TRAIN = "held-out", "train"
@@ -115,7 +116,7 @@ class Validator:
     """Measures a network on fixed questions. sides: e.g. {"held-out": entries, "train": entries}."""
 
     sides: Mapping[str, Sequence[EncodedImage]]
-    objective: Objective
+    objective: AnyKind
     schedule: Schedule
     scaling_factor: float
     timesteps: int
@@ -148,12 +149,11 @@ class Validator:
         x0 = latents.to(device).expand(count, *latents.shape)
         eps = noise.to(device)
         uniforms = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) / count
-        t = self.objective.timesteps(uniforms, self.schedule)
+        t = uniform_timesteps(uniforms, self.schedule)  # whatever the training draws: runs can be compared
         states = entry.text_states[0].to(device).expand(count, *entry.text_states[0].shape)
         noisy = diffusion.add_noise(self.schedule, x0, eps, t)
-        target = self.objective.target(self.schedule, x0, eps, t)
+        target = OBJECTIVES[self.objective.kind].target(self.schedule, x0, eps, t)
         answer = oom.predict_in_chunks(lambda rows: denoiser(noisy[rows], t[rows], states[rows]), count)
-        # mean squares, whatever the training loss is: runs can be compared
         return losses.mse(answer, target).double().cpu().numpy()
 
 
@@ -358,31 +358,22 @@ def diagnosis_metrics(look: ValidationResult, progress: EarlyStopping) -> Mappin
 
 BASE_LOSSES_VERSION = 3  # raise it when the same questions would get other answers
 
-LossesBySplit = dict[str, Losses]
-Measure = Callable[[], LossesBySplit]
-
-
-def measure_uncached(measure: Measure) -> LossesBySplit:
-    """Without a memory: for several processes, which must all do the same."""
-    return measure()
-
 
 def measure_cached(
-    validator: Validator, network: tuple[object, ...], device: torch.device
-) -> Callable[[Measure], LossesBySplit]:
-    """A function that measures unless this was measured before.
+    validator: Validator, network: Sequence[object], denoiser: Denoiser, device: torch.device
+) -> dict[str, Losses]:
+    """The base model's losses, measured once for all runs that start from the same base on the same data.
 
-    network: everything besides the questions and the machine that the answers follow from.
+    Before the first step the network is the base, whatever adapter it carries.
+    network: everything besides the questions and the machine that the losses follow from.
     """
     key = disk_cache.cache_key("look", BASE_LOSSES_VERSION, *network, *machine_key(device), questions_hash(validator))
 
-    def look(measure: Measure) -> LossesBySplit:
-        found = disk_cache.cached_value(
-            "looks", key, lambda: {side: losses.values.tolist() for side, losses in measure().items()}
-        )
-        return {side: Losses(np.array(values, np.float64)) for side, values in found.items()}
+    def measure() -> dict[str, Any]:
+        return {side: losses.values.tolist() for side, losses in validator.measure(denoiser, device).items()}
 
-    return look
+    found = disk_cache.cached_value("looks", key, measure)
+    return {side: Losses(np.array(values, np.float64)) for side, values in found.items()}
 
 
 def questions_hash(validator: Validator) -> str:

@@ -79,7 +79,7 @@ class Bench:
     def network(self, *, contiguous: bool) -> Any:
         """The U-Net with its adapter, a new one each time."""
         unet: Any = load_model(self.config.model).unet
-        self.config.adapter.attach(unet, self.config.seed)
+        adapters.inject(unet, self.config.adapter, self.config.seed)
         layout = torch.contiguous_format if contiguous else torch.channels_last
         return unet.to(self.accelerator.device, memory_format=layout).train()
 

@@ -106,8 +106,8 @@ FAULTS = (
         "resume counts steps from 0",
         "kohya sd-scripts #1999, #2171",
         SAVING,
-        "state.step, state.pieces = kept.step, ",
-        "state.step, state.pieces = 0, ",
+        "state.step, state.splits = kept.step, ",
+        "state.step, state.splits = 0, ",
         (f"{UNIT}test_loop.py::test_a_stopped_run_ends_in_the_same_weights",),
     ),
     Fault(
@@ -337,8 +337,8 @@ FAULTS = (
         "only the first process reads the saved step",
         "ai-toolkit, BaseSDTrainProcess.py",
         SAVING,
-        "state.step, state.pieces = kept.step, ",
-        "state.step, state.pieces = kept.step if state.accelerator.is_main_process else 0, ",
+        "state.step, state.splits = kept.step, ",
+        "state.step, state.splits = kept.step if state.accelerator.is_main_process else 0, ",
         ("tests/recipes/test_processes.py::test_two_processes_are_the_run_that_one_process_is",),
     ),
     Fault(

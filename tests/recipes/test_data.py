@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.cli import parse
+from tests import sessions
 from train import trainer
 from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics
@@ -25,9 +26,7 @@ QUICK = [
 
 
 def finetune(*flags: str) -> int:
-    return trainer.run_training(
-        parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-    )
+    return sessions.run(parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
 
 
 def test_two_folders_from_memory_and_from_the_disk(

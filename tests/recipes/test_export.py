@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from data.atomic_io import current_umask
 from data.cli import parse
 from data.errors import InputError
-from train import model, trainer
+from tests import sessions
+from train import model
 from train.config import ALIASES, CONFIGS, Config, ReexportOptions
 from train.exporters import reexport
 from train.run_folder import Run
@@ -30,10 +31,7 @@ QUICK = [
 def finetune(folder: Path, model: Path, data: Path, *flags: str, steps: int = 2, batch: int = 4) -> Run:
     where = ["--model", str(model), "--data", str(data), "--runs", str(folder)]
     argv = [*where, "--max-steps", str(steps), "--batch-size", str(batch), *QUICK, *flags]
-    assert (
-        trainer.run_training(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
-        == 0
-    )
+    assert sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)) == 0
     return Run(next(path for path in folder.iterdir() if path.name.startswith("0001")))
 
 
@@ -118,7 +116,7 @@ def test_an_extended_run_can_be_made_again_from_its_own_settings(
     run = finetune(tmp_path, tiny_model, tiny_data, "--adapter.targets", "attention", steps=2)
     flags = ["--config", str(run.path / "config.yaml"), "--runs", str(tmp_path / "again")]
     config = parse(Config, flags, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-    assert config.max_steps == 2 and trainer.run_training(config) == 0
+    assert config.max_steps == 2 and sessions.run(config) == 0
     again = load_file(tmp_path / "again" / "0001-lora-r16" / "export" / "lora.safetensors")
     assert all(torch.equal(weight, again[key]) for key, weight in load_file(run.export / "lora.safetensors").items())
 

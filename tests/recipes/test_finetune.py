@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from data.cli import parse
 from data.errors import InputError
+from tests import sessions
 from train import checkpoint, trainer
 from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics
@@ -47,7 +48,7 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
     ) -> int:
         where = ["--model", str(tiny_model), "--data", str(data)]
         argv = [*where, "--max-steps", str(steps), *QUICK, *adapter, *flags]
-        return trainer.run_training(parse(Config, argv, prog="finetune.py", preset=CONFIGS / preset, aliases=ALIASES))
+        return sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / preset, aliases=ALIASES))
 
     return run
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from data.cli import parse
 from data.errors import InputError
-from train import trainer
+from tests import sessions
 from train.config import ALIASES, CONFIGS, Config
 
 QUICK = [
@@ -28,9 +28,7 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
 
     def run(*flags: str) -> int:
         argv = ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, *flags]
-        return trainer.run_training(
-            parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-        )
+        return sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
 
     return run
 

@@ -11,7 +11,7 @@ from safetensors.torch import load, load_file
 
 from data.cli import parse
 from data.errors import InputError
-from train import trainer
+from tests import sessions
 from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics
 from train.run_folder import all_runs
@@ -35,9 +35,7 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
 
     def run(*flags: str, steps: int = 4, model: Path = tiny_model) -> int:
         argv = ["--model", str(model), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
-        return trainer.run_training(
-            parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-        )
+        return sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
 
     return run
 

@@ -13,9 +13,11 @@ from data.cli import parse
 from data.errors import InputError
 from infer import config as infer_config
 from infer import generation, metadata, resolve_model
-from train import model, trainer
+from tests import sessions
+from train import model
 from train.config import ALIASES, CONFIGS, Config
 from train.ddpm import schedule as schedules
+from train.losses import DenoisingLoss
 from train.metrics import read_metrics
 
 QUICK = [
@@ -42,9 +44,7 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
             file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": predicts}))
         few = () if "full" in flags else ("--adapter.targets", "attention")
         argv = ["--model", str(base), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *few, *flags]
-        return trainer.run_training(
-            parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-        )
+        return sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
 
     return run
 
@@ -67,13 +67,13 @@ def test_a_dropped_caption_is_the_encoders_own_nothing_cached_or_not(
     from transformers import CLIPTextModel, CLIPTokenizer
 
     seen: list[torch.Tensor] = []
-    original = trainer.sample_losses
+    original = DenoisingLoss.__call__
 
-    def watching(denoiser: Any, task: Any, batch: Any, **others: Any) -> torch.Tensor:
+    def watching(self: Any, denoiser: Any, batch: Any, teacher: Any = None) -> torch.Tensor:
         seen.extend(batch.text_states)
-        return original(denoiser, task, batch, **others)
+        return original(self, denoiser, batch, teacher)
 
-    monkeypatch.setattr(trainer, "sample_losses", watching)
+    monkeypatch.setattr(DenoisingLoss, "__call__", watching)
     monkeypatch.setenv("ATELIER_CACHE", str(Path("cache").resolve()))
     for _ in ("encoded now", "out of the cache"):
         assert finetune("epsilon", "--pictures.caption-dropout", "1", "--new", steps=1) == 0

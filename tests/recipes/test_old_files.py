@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from train.config import Config, run_identity
+from train.config import Config
+from train.identity import identity_v1
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -131,4 +132,4 @@ def test_a_release_is_known_again(old: Path, command: Command, monkeypatch: pyte
 
 @pytest.mark.parametrize("row", json.loads((FIXTURE / "identities.json").read_text()), ids=lambda row: row["preset"])
 def test_the_identity_of_an_old_run_is_known(row: dict) -> None:
-    assert run_identity(Config.model_validate(row["settings"]), "data", "model") == row["identity"]
+    assert identity_v1(Config.model_validate(row["settings"]), "data", "model") == row["identity"]

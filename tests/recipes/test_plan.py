@@ -10,6 +10,7 @@ import torch
 
 from data.cli import parse
 from infer import previews
+from tests import sessions
 from train import estimate, sweep, trainer
 from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics
@@ -43,7 +44,7 @@ def test_the_first_screen_and_plan_json_tell_what_it_takes(
     config_of: ConfigOf, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of("--price-per-hour", "1.29", "--max-steps", "2", "--accumulate", "2")
-    assert trainer.run_training(config) == 0
+    assert sessions.run(config) == 0
     out = capsys.readouterr().out
     for words in ("memory     about", "training: weights", "s a step after a 3-step probe", "GFLOP a picture"):
         assert words in out
@@ -73,7 +74,7 @@ def test_previews_are_in_the_time(config_of: ConfigOf, tiny_model: Path, guidanc
     """At steps 0, 2, 4 and 5, two pictures of three steps and a decoding, as fast as training's operations are."""
     asked = ["--previews.every", "2", "--previews.steps", "3", "--previews.guidance", guidance]
     config = config_of("--max-steps", "5", *asked)
-    assert trainer.run_training(config, draw=previews.generate_previews) == 0
+    assert sessions.run(config, generate=previews.generate_previews) == 0
     (run,) = all_runs(Path("runs"))
     assert len(list(run.path.glob("previews/*/0*.png"))) == 4 * 2
     plan = run.facts("plan.json")
@@ -87,8 +88,8 @@ def test_previews_are_in_the_time(config_of: ConfigOf, tiny_model: Path, guidanc
 def test_captions_that_must_be_encoded_are_in_the_time(config_of: ConfigOf) -> None:
     template = ["--max-steps", "1", "--new", "--pictures.caption", "so many {text}"]
     for _ in range(2):
-        assert trainer.run_training(config_of(*template)) == 0
-    assert trainer.run_training(config_of(*template, "--pictures.size", "64")) == 0
+        assert sessions.run(config_of(*template)) == 0
+    assert sessions.run(config_of(*template, "--pictures.size", "64")) == 0
     captions, nothing, pictures = (run.facts("plan.json")["duration"]["encoding"] for run in all_runs(Path("runs")))
     assert captions > 0 and nothing == 0.0 and pictures > 0
 
@@ -115,7 +116,7 @@ def test_the_probe_changes_nothing(config_of: ConfigOf) -> None:
 def weights_after(config: Config) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    assert trainer.run_training(config) == 0
+    assert sessions.run(config) == 0
     return load_file(all_runs(config.runs)[-1].export / "lora.safetensors")
 
 
@@ -128,21 +129,18 @@ def test_too_little_memory_is_said_with_what_would_help(
     seen: list[Any] = []
     original = estimate.RunEstimate.fits
     monkeypatch.setattr(estimate.RunEstimate, "fits", lambda self: seen.append(self) or original(self))
-    assert trainer.run_training(config_of(*full)) == 0
+    assert sessions.run(config_of(*full)) == 0
     assert "beware" not in (out := capsys.readouterr().out) and "not measured" in out
     needed = seen[0].memory.peak
     monkeypatch.setattr(estimate, "free_bytes", lambda device: int(0.9 * needed))
-    assert trainer.run_training(config_of(*full)) == 0
+    assert sessions.run(config_of(*full)) == 0
     out = capsys.readouterr().out
     assert "are probably too much for" in out and "--batch-size 4 --accumulate 2" in out
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_shipped_config_is_planned(config_of: ConfigOf, preset: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        trainer.run_training(config_of("--pictures.size", "32", "--dry-run", "--no-probe", preset=preset, quick=False))
-        == 0
-    )
+    assert sessions.run(config_of("--pictures.size", "32", "--dry-run", "--no-probe", preset=preset, quick=False)) == 0
     assert "memory     about" in capsys.readouterr().out
     assert not Path("runs").exists()
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from data.cli import parse
 from tests.recipes.test_finetune import QUICK, command
-from train import checkpoint, trainer
+from train import checkpoint
 from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics
 from train.run_folder import all_runs, newest_finished
@@ -82,10 +82,7 @@ def test_two_processes_are_the_run_that_one_process_is(flags: list[str], tmp_pat
     flags = [*flags, "--runs", str(tmp_path / "runs"), "--ema.decay", "0.9"]
     steps = ["--max-steps", "4"]
     argv = [*flags, *steps, "--batch-size", "8", "--run-name", "one"]
-    assert (
-        trainer.run_training(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
-        == 0
-    )
+    assert sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)) == 0
     two = [*flags, "--batch-size", "4", "--run-name", "two"]
     out = run(sessions([*two, "--max-steps", "2"], [*two, *steps], [*two, *steps, "--new"]), ROOT)
     assert "4 x 1 accumulated x 2 processes = 8 pictures a step" in out

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from data.cli import parse
 from data.errors import InputError
 from infer import previews
+from tests import sessions
 from train import metrics, optim, trainer
 from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics
@@ -38,7 +39,7 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
     def run(*flags: str, steps: int = 4) -> int:
         argv = ["--model", str(tiny_model), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
         config = parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-        return trainer.run_training(config, draw=previews.generate_previews)
+        return sessions.run(config, generate=previews.generate_previews)
 
     return run
 

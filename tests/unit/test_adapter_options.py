@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from data import rng
 from data.errors import InputError
-from train import model
-from train.adapters import FullOptions, trainable_parameters
+from train import adapters, model
+from train.adapters import trainable_parameters
+from train.config import FullOptions, LoraOptions
 from train.exporters.verify import probe_output
-from train.lora import LoraOptions, PositionedDropout, adapted_layers, dora_magnitudes, set_sample_keys
+from train.lora import PositionedDropout, adapted_layers, dora_magnitudes, set_sample_keys
 from train.model import BaseModel
 
 EVERYTHING = ["attention", "feed-forward", "convolutions"]
@@ -64,7 +65,7 @@ def test_the_chosen_blocks_are_trained_in_float32_on_a_half_base(
 ) -> None:
     half = model.load_model(str(tiny_model), dtype=torch.float16)
     before = {name: tensor.clone() for name, tensor in half.unet.state_dict().items()}
-    FullOptions(blocks=names).attach(half.unet, seed=1)
+    adapters.inject(half.unet, FullOptions(blocks=names), 1)
     half.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     half.unet.train()
     assert {parameter.dtype for parameter in half.unet.parameters()} == {torch.float32}
@@ -83,7 +84,7 @@ def test_gradients_at_a_frozen_edge_are_those_of_training_everything(checkpointi
     found: list[dict[str, torch.Tensor]] = []
     for names in (["last-layers"], ["all"]):
         base = model.load_model(str(tiny_model))
-        FullOptions(blocks=names).attach(base.unet, seed=1)
+        adapters.inject(base.unet, FullOptions(blocks=names), 1)
         base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         base.unet.train()
         if checkpointing:
@@ -110,7 +111,7 @@ def test_gradients_at_a_frozen_edge_are_those_of_training_everything(checkpointi
 )
 def test_unknown_blocks_are_refused(name: str, message: str, base: BaseModel) -> None:
     with pytest.raises(InputError) as caught:
-        FullOptions(blocks=["conv_out", name]).attach(base.unet, seed=1)
+        adapters.inject(base.unet, FullOptions(blocks=["conv_out", name]), 1)
     assert message in str(caught.value)
 
 
@@ -135,7 +136,7 @@ def layers(base: BaseModel) -> dict[str, Any]:
 
 @pytest.mark.parametrize("alpha", [None, 2.0])
 def test_the_smallest_block_that_fits_sets_the_rank_and_scales_stay_equal(alpha: float | None, base: BaseModel) -> None:
-    lora(alpha=alpha, ranks=["up_blocks=8", "up_blocks.1.attentions=2", "mid_block=3"]).attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(alpha=alpha, ranks=["up_blocks=8", "up_blocks.1.attentions=2", "mid_block=3"]), 1)
     for name, layer in layers(base).items():
         expected = 8 if name.startswith("up_blocks") else 3 if name.startswith("mid_block") else 4
         expected = 2 if name.startswith("up_blocks.1.attentions") else expected
@@ -145,7 +146,7 @@ def test_the_smallest_block_that_fits_sets_the_rank_and_scales_stay_equal(alpha:
 
 
 def test_rslora_divides_by_the_root(base: BaseModel) -> None:
-    lora(alpha=6.0, use_rslora=True).attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(alpha=6.0, use_rslora=True), 1)
     assert {layer.scaling["default"] for layer in layers(base).values()} == {6.0 / math.sqrt(4)}
 
 
@@ -168,7 +169,7 @@ def test_ranks_that_cannot_be_read_are_refused(text: str) -> None:
 )
 def test_ranks_of_blocks_that_are_not_adapted_are_refused(ranks: list[str], message: str, base: BaseModel) -> None:
     with pytest.raises(InputError) as caught:
-        lora(ranks=ranks).attach(base.unet, seed=1)
+        adapters.inject(base.unet, lora(ranks=ranks), 1)
     assert message in str(caught.value)
 
 
@@ -179,7 +180,7 @@ def test_ranks_of_blocks_that_are_not_adapted_are_refused(ranks: list[str], mess
 def test_dora_starts_as_the_base_and_is_float32(dtype: torch.dtype, tiny_model: Path) -> None:
     base = model.load_model(str(tiny_model), dtype=dtype)
     before = probe_output(base.unet, base)
-    lora(use_dora=True).attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(use_dora=True), 1)
     assert {parameter.dtype for parameter in trainable_parameters(base.unet).values()} == {torch.float32}
     assert torch.equal(probe_output(base.unet, base), before)
     assert any("lora_magnitude_vector" in name for name in trainable_parameters(base.unet))
@@ -189,7 +190,7 @@ def test_dora_is_the_papers_formula(base: BaseModel) -> None:
     """Equation 5, on a linear layer and on a convolution, with channels-last weights as the trainer has them."""
     names = ["mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.resnets.0.conv1"]
     weights = {name: base.unet.get_submodule(name).weight.detach().clone() for name in names}  # type: ignore[union-attr]
-    lora(use_dora=True, targets=names, alpha=2.0).attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(use_dora=True, targets=names, alpha=2.0), 1)
     base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     move(base.unet)
     for name, layer in layers(base).items():
@@ -247,7 +248,7 @@ def test_a_share_is_dropped_and_the_rest_scaled() -> None:
 
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_masks_follow_from_positions_and_leave_the_global_generator_alone(use_dora: bool, base: BaseModel) -> None:
-    lora(dropout=0.3, use_dora=use_dora).attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(dropout=0.3, use_dora=use_dora), 1)
     move(base.unet)
     base.unet.train()
     torch.manual_seed(0)
@@ -264,7 +265,7 @@ def test_masks_follow_from_positions_and_leave_the_global_generator_alone(use_do
 
 
 def test_without_dropout_peft_is_left_as_it_is(base: BaseModel) -> None:
-    lora().attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(), 1)
     assert not any(isinstance(module, PositionedDropout) for module in base.unet.modules())
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pytest
 import torch
@@ -16,18 +16,11 @@ from data import rng
 from data.atomic_io import file_sha256
 from data.cli import Options
 from data.errors import InputError
-from train import model
-from train.adapters import (
-    Adapter,
-    AdapterOptions,
-    FullOptions,
-    load_trainable_state,
-    trainable_parameters,
-    trainable_state,
-)
+from train import adapters, model
+from train.adapters import load_trainable_state, trainable_parameters, trainable_state
+from train.config import TARGETS, AdapterOptions, FullOptions, LoraOptions
 from train.exporters import full_model, lora_files
 from train.exporters.verify import ExportRequest, probe_output
-from train.lora import TARGETS, LoraOptions
 from train.model import BaseModel
 
 
@@ -49,7 +42,7 @@ def train(unet: nn.Module, strength: float = 0.3) -> None:
 
 def test_a_lora_starts_as_the_base_bit_for_bit(base: BaseModel) -> None:
     before = probe_output(base.unet, base)
-    lora().attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(), 1)
     assert torch.equal(probe_output(base.unet, base), before)
     train(base.unet)
     assert (probe_output(base.unet, base) - before).abs().max() > 1e-3
@@ -58,7 +51,7 @@ def test_a_lora_starts_as_the_base_bit_for_bit(base: BaseModel) -> None:
 def test_its_weights_are_a_function_of_the_seed(tiny_model: Path) -> None:
     def attached(seed: int) -> dict[str, Tensor]:
         unet = model.load_model(str(tiny_model)).unet
-        lora(rank=4, targets=["attention", "convolutions"]).attach(unet, seed)
+        adapters.inject(unet, lora(rank=4, targets=["attention", "convolutions"]), seed)
         return trainable_state(unet)
 
     torch.manual_seed(0)
@@ -80,14 +73,14 @@ def test_its_weights_are_a_function_of_the_seed(tiny_model: Path) -> None:
 def test_the_global_generator_is_not_touched(base: BaseModel) -> None:
     unet = base.unet
     before = torch.get_rng_state()
-    lora().attach(unet, seed=1)
+    adapters.inject(unet, lora(), 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_it_is_float32_on_a_half_precision_base(tiny_model: Path) -> None:
     base = model.load_model(str(tiny_model), dtype=torch.bfloat16)
     before = probe_output(base.unet, base)
-    lora(rank=2).attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(rank=2), 1)
     assert {parameter.dtype for parameter in trainable_parameters(base.unet).values()} == {torch.float32}
     frozen = {parameter.dtype for parameter in base.unet.parameters() if not parameter.requires_grad}
     assert frozen == {torch.bfloat16}
@@ -95,7 +88,7 @@ def test_it_is_float32_on_a_half_precision_base(tiny_model: Path) -> None:
 
 
 def test_only_the_adapter_is_trained(base: BaseModel) -> None:
-    lora().attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(), 1)
     base.unet.train()
     noisy, states = rng.normal((1, 4, 8, 8), "noisy"), rng.normal((1, 5, 32), "states")
     (answer,) = base.unet(noisy, torch.tensor([5]), encoder_hidden_states=states, return_dict=False)
@@ -118,7 +111,7 @@ def test_rank_and_targets_are_what_was_asked(targets: list[str], base: BaseModel
     assert chosen
     want = sum(3 * (module.weight[0].numel() + module.weight.shape[0]) for module in chosen.values())
     adapter = lora(rank=3, targets=targets)
-    adapter.attach(base.unet, seed=1)
+    adapters.inject(base.unet, adapter, 1)
     found = trainable_parameters(base.unet)
     assert {name.partition(".lora_")[0] for name in found} == chosen.keys()
     assert sum(parameter.numel() for parameter in found.values()) == want
@@ -138,7 +131,7 @@ def test_alpha_over_rank_scales_the_update(alpha: float | None, scale: float, ba
     assert isinstance(layer, nn.Linear)
     x = rng.normal((2, layer.in_features), "x")
     before = layer(x)
-    adapter.attach(base.unet, seed=1)
+    adapters.inject(base.unet, adapter, 1)
     train(base.unet)
     down, up = trainable_parameters(base.unet).values()
     with torch.no_grad():
@@ -163,7 +156,7 @@ def test_alpha_over_rank_scales_the_update(alpha: float | None, scale: float, ba
 )
 def test_unknown_targets_are_refused(target: str, message: str, base: BaseModel) -> None:
     with pytest.raises(InputError) as caught:
-        lora(targets=["to_k", target]).attach(base.unet, seed=1)
+        adapters.inject(base.unet, lora(targets=["to_k", target]), 1)
     assert message in str(caught.value)
     assert not any("lora" in name for name, _ in base.unet.named_parameters())
 
@@ -180,12 +173,14 @@ def test_diffusers_own_pipeline_does_what_the_trained_network_does(
     targets: list[str], alpha: float, tiny_model: Path, base: BaseModel, tmp_path: Path
 ) -> None:
     adapter = lora(rank=4, alpha=alpha, targets=targets)
-    adapter.attach(base.unet, seed=1)
+    adapters.inject(base.unet, adapter, 1)
     base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the trainer has it
     train(base.unet)
     trained = probe_output(base.unet, base)
     names = ["lora.safetensors", "lora-kohya.safetensors"]
-    assert adapter.export(base.unet, base, tmp_path / "export") == [tmp_path / "export" / name for name in names]
+    assert adapters.export(base.unet, base, tmp_path / "export", adapter) == [
+        tmp_path / "export" / name for name in names
+    ]
     fresh = StableDiffusionPipeline.from_pretrained(tiny_model, local_files_only=True)
     before = probe_output(fresh.unet, base)
     fresh.load_lora_weights(str(tmp_path / "export"), weight_name="lora.safetensors")
@@ -195,11 +190,11 @@ def test_diffusers_own_pipeline_does_what_the_trained_network_does(
 
 def test_an_export_says_rank_and_alpha_and_leaves_the_network_as_it_was(base: BaseModel, tmp_path: Path) -> None:
     adapter = lora(rank=4, alpha=2.0)
-    adapter.attach(base.unet, seed=1)
+    adapters.inject(base.unet, adapter, 1)
     base.unet.train()
     train(base.unet)
     trained = probe_output(base.unet, base)
-    file, other = adapter.export(base.unet, base, tmp_path)
+    file, other = adapters.export(base.unet, base, tmp_path, adapter)
     assert set(tmp_path.iterdir()) == {file, other}
     with safe_open(file, framework="pt") as opened:
         header = json.loads(opened.metadata()["lora_adapter_metadata"])
@@ -210,12 +205,12 @@ def test_an_export_says_rank_and_alpha_and_leaves_the_network_as_it_was(base: Ba
 
 
 def test_a_lora_of_zeros_is_refused(base: BaseModel, tmp_path: Path) -> None:
-    lora().attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(), 1)
     (tmp_path / "lora.safetensors").write_bytes(b"the last good one")
     with pytest.raises(
         InputError, match=r"lora.safetensors: the adapter changes nothing: all of its updates are zero\. Train"
     ):
-        lora().export(base.unet, base, tmp_path)
+        adapters.export(base.unet, base, tmp_path, lora())
     assert [path.name for path in tmp_path.iterdir()] == ["lora.safetensors"]
     assert (tmp_path / "lora.safetensors").read_bytes() == b"the last good one"
 
@@ -223,7 +218,7 @@ def test_a_lora_of_zeros_is_refused(base: BaseModel, tmp_path: Path) -> None:
 def test_a_file_that_does_something_else_is_refused(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lora(alpha=2.0).attach(base.unet, seed=1)
+    adapters.inject(base.unet, lora(alpha=2.0), 1)
     train(base.unet)
     write = lora_files.write_diffusers
 
@@ -233,23 +228,23 @@ def test_a_file_that_does_something_else_is_refused(
 
     monkeypatch.setattr(lora_files, "write_diffusers", without_alpha)
     with pytest.raises(InputError, match="the exported file does not reproduce the trained network"):
-        lora(alpha=2.0).export(base.unet, base, tmp_path)
+        adapters.export(base.unet, base, tmp_path, lora(alpha=2.0))
     assert not list(tmp_path.iterdir())
 
 
 def test_full_trains_everything_in_float32(tiny_model: Path) -> None:
     base = model.load_model(str(tiny_model), dtype=torch.bfloat16)
-    FullOptions().attach(base.unet, seed=1)
+    adapters.inject(base.unet, FullOptions(), 1)
     assert trainable_parameters(base.unet).keys() == dict(base.unet.named_parameters()).keys()
     assert {parameter.dtype for parameter in base.unet.parameters()} == {torch.float32}
     assert (FullOptions().trains_base, lora().trains_base) == (True, False)
 
 
 def test_full_exports_a_whole_model(tiny_model: Path, base: BaseModel, tmp_path: Path) -> None:
-    FullOptions().attach(base.unet, seed=1)
+    adapters.inject(base.unet, FullOptions(), 1)
     base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train(base.unet, 0.01)
-    assert FullOptions().export(base.unet, base, tmp_path) == [tmp_path / "model"]
+    assert adapters.export(base.unet, base, tmp_path, FullOptions()) == [tmp_path / "model"]
     loaded = UNet2DConditionModel.from_pretrained(tmp_path / "model", subfolder="unet", use_safetensors=True)
     assert all(torch.equal(tensor, base.unet.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     assert loaded.state_dict().keys() == base.unet.state_dict().keys()
@@ -265,7 +260,7 @@ def test_full_exports_a_whole_model(tiny_model: Path, base: BaseModel, tmp_path:
 def test_a_full_export_that_differs_is_refused(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FullOptions().attach(base.unet, seed=1)
+    adapters.inject(base.unet, FullOptions(), 1)
     save = full_model.save_file
 
     def spoiled(tensors: dict[str, Tensor], *rest: object) -> None:
@@ -273,7 +268,7 @@ def test_a_full_export_that_differs_is_refused(
 
     monkeypatch.setattr(full_model, "save_file", spoiled)
     with pytest.raises(InputError, match=r"the exported U-Net differs from the trained one in \d+ tensors"):
-        FullOptions().export(base.unet, base, tmp_path)
+        adapters.export(base.unet, base, tmp_path, FullOptions())
     assert not list(tmp_path.iterdir())
 
 
@@ -321,37 +316,37 @@ class Biases(Options):
     """A kind that this test adds: train the biases alone. Source: Ben Zaken et al. 2022, arXiv 2106.10199."""
 
     kind: Literal["biases"] = "biases"
-
-    @property
-    def label(self) -> str:
-        return "biases"
-
-    @property
-    def trains_base(self) -> bool:
-        return True
-
-    def attach(self, unet: UNet2DConditionModel, seed: int) -> None:
-        for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(name.endswith(".bias"))
-
-    def export(
-        self, unet: UNet2DConditionModel, base: BaseModel, folder: Path, request: ExportRequest | None = None
-    ) -> list[Path]:
-        return FullOptions().export(unet, base, folder, request)
+    label: ClassVar[str] = "biases"
+    trains_base: ClassVar[bool] = True
 
 
-def test_another_kind_needs_only_the_protocol(tiny_model: Path, base: BaseModel, tmp_path: Path) -> None:
+def train_biases(unet: Any, options: Biases, seed: int) -> None:
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(name.endswith(".bias"))
+
+
+def test_another_kind_needs_only_options_and_functions(
+    tiny_model: Path, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(adapters.INJECT, "biases", train_biases)
+    monkeypatch.setitem(adapters.EXPORT, "biases", adapters.export_full)
     kinds = TypeAdapter(Annotated[AdapterOptions | Biases, Field(discriminator="kind")])
-    adapter: Adapter = kinds.validate_python({"kind": "biases"})
+    adapter: Any = kinds.validate_python({"kind": "biases"})
     assert isinstance(adapter, Biases)
-    adapter.attach(base.unet, seed=1)
+    adapters.inject(base.unet, adapter, 1)
     train(base.unet)
     trained, saved = probe_output(base.unet, base), trainable_state(base.unet)
     assert saved.keys() == {name for name, _ in base.unet.named_parameters() if name.endswith(".bias")}
     fresh = model.load_model(str(tiny_model))
-    adapter.attach(fresh.unet, seed=1)
+    adapters.inject(fresh.unet, adapter, 1)
     load_trainable_state(fresh.unet, saved, "here")
     assert torch.equal(probe_output(fresh.unet, fresh), trained)
-    (exported,) = adapter.export(base.unet, base, tmp_path)
+    (exported,) = adapters.export(base.unet, base, tmp_path, adapter)
     loaded = model.load_model(str(exported))
     assert torch.equal(probe_output(loaded.unet, loaded), trained)
+
+
+def test_every_kind_has_options_and_functions() -> None:
+    union, _ = get_args(AdapterOptions)
+    kinds = {kind.model_fields["kind"].default for kind in get_args(union)}
+    assert kinds == adapters.INJECT.keys() == adapters.EXPORT.keys()

@@ -1,20 +1,22 @@
 """The base's losses come out of the cache exactly as they were measured, for the same questions alone."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.small_runs import TABLES, Toy, config_of, entries, small_run
 from train import trainer, validation
+from train.config import Epsilon, Velocity
 from train.ddpm import schedule
-from train.losses import Epsilon, Velocity
-from train.metrics import SilentLogger
+from train.metrics import MetricsLogger
 from train.model import Denoiser
-from train.validation import LossesBySplit, Validator, measure_cached
+from train.validation import Validator, measure_cached
 
 CPU = torch.device("cpu")
 PICTURES = entries(4)
@@ -31,24 +33,32 @@ def validator(**changes: object) -> Validator:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def counting(asked: Validator, network: Toy, times: list[int]) -> Callable[[], LossesBySplit]:
-    def measure() -> LossesBySplit:
-        times.append(1)
-        return asked.measure(Denoiser(network), CPU)
+class Counted(Toy):
+    """Counts its forward passes."""
 
-    return measure
+    passes = 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        self.passes += 1
+        return super().forward(*args, **kwargs)
 
 
 def test_measured_once_and_equal_bit_for_bit() -> None:
-    times: list[int] = []
-    measure = counting(validator(), Toy(), times)
-    first, second = (measure_cached(validator(), NETWORK, CPU)(measure) for _ in range(2))
-    assert len(times) == 1
-    plain = measure()
+    toy = Counted()
+    first, passes = measure_cached(validator(), NETWORK, Denoiser(toy), CPU), toy.passes
+    second = measure_cached(validator(), NETWORK, Denoiser(toy), CPU)
+    assert toy.passes == passes > 0
+    plain = validator().measure(Denoiser(toy), CPU)
     for found in (first, second):
         assert found.keys() == plain.keys()
         for side, losses in found.items():
             assert losses.values.dtype == np.float64 and np.array_equal(losses.values, plain[side].values)
+
+
+def is_measured(asked: Validator, network: Sequence[object] = NETWORK) -> bool:
+    toy = Counted()
+    measure_cached(asked, network, Denoiser(toy), CPU)
+    return toy.passes > 0
 
 
 OTHERS: dict[str, dict[str, object]] = {
@@ -75,48 +85,31 @@ OTHERS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_other_questions_are_a_miss(other: str) -> None:
-    times: list[int] = []
-    measure_cached(validator(), NETWORK, CPU)(counting(validator(), Toy(), times))
-    asked = validator(**OTHERS[other])
-    measure_cached(asked, NETWORK, CPU)(counting(asked, Toy(), times))
-    assert len(times) == 2
+    assert is_measured(validator()) and is_measured(validator(**OTHERS[other]))
 
 
 def test_a_picture_that_was_renamed_is_none() -> None:
-    times: list[int] = []
-    measure_cached(validator(), NETWORK, CPU)(counting(validator(), Toy(), times))
+    assert is_measured(validator())
     renamed = {"held-out": [replace(PICTURES[0], sample_id="x"), PICTURES[1]], "train": PICTURES[2:]}
-    measure_cached(validator(sides=renamed), NETWORK, CPU)(counting(validator(), Toy(), times))
-    assert len(times) == 1
+    assert not is_measured(validator(sides=renamed))
 
 
 def test_another_network_or_machine_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
-    times: list[int] = []
-    measure = counting(validator(), Toy(), times)
-    measure_cached(validator(), NETWORK, CPU)(measure)
-    measure_cached(validator(), ("another U-Net", "its adapter"), CPU)(measure)
+    assert is_measured(validator()) and is_measured(validator(), ("another U-Net", "its adapter"))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    measure_cached(validator(), NETWORK, CPU)(measure)
+    assert is_measured(validator())
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
-    measure_cached(validator(), NETWORK, CPU)(measure)
-    assert len(times) == 4
+    assert is_measured(validator())
 
 
-def test_only_the_first_look_is_the_bases(tmp_path: Path) -> None:
-    """The loop asks for the base's losses before the first step, and measures ever after."""
+@pytest.mark.parametrize("base", [None, NETWORK])
+def test_only_the_first_look_is_the_bases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Sequence[object] | None
+) -> None:
+    """The base's losses come from the cache before the first step, if they may, and are measured ever after."""
     state, task = small_run(tmp_path, Toy())
-    asked: list[int] = []
-
-    def noting(measure: Callable[[], LossesBySplit]) -> LossesBySplit:
-        asked.append(state.step)
-        return measure()
-
-    trainer.fit(state, replace(task, measure_base=noting), SilentLogger())
-    assert asked == [0] and state.step == config_of().max_steps
-
-
-def test_without_a_memory_it_is_measured() -> None:
-    times: list[int] = []
-    for _ in range(2):
-        validation.measure_uncached(counting(validator(), Toy(), times))
-    assert len(times) == 2
+    steps: list[int] = []
+    original = validation.measure_cached
+    monkeypatch.setattr(validation, "measure_cached", lambda *given: steps.append(state.step) or original(*given))
+    trainer.fit(state, replace(task, base=base), MetricsLogger())
+    assert steps == ([0] if base else []) and state.step == config_of().max_steps

@@ -23,7 +23,7 @@ from train.checkpoint import (
     resume_checkpoint,
     save_checkpoint,
 )
-from train.optim import OptimOptions
+from train.config import OptimOptions
 
 KINDS = sorted(optim.BUILDERS)
 RUN = "the identity of this run"

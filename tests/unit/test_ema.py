@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from data.errors import InputError
 from tests.small_runs import Toy, advance, config_of, equal, small_run, trained
 from train import ema, trainer
-from train.config import EmaOptions, run_identity
+from train.config import EmaOptions
 from train.ema import Ema
-from train.metrics import SilentLogger
+from train.identity import run_identity
+from train.metrics import MetricsLogger
 from train.model import Denoiser
 
 FINITE = torch.tensor(1.0)
@@ -141,7 +142,7 @@ def test_the_loop_steps_it_and_validates_it(kind: str, tmp_path: Path) -> None:
     state, task = small_run(tmp_path, Toy(), ema={"decay": 0.95}, optim={"kind": kind}, accumulate=2)
     expected = manual(state, task, 5, 0.95)
     own = trained(state)
-    with trainer.evaluation_weights(state):
+    with state.evaluation_weights():
         inside = trained(state)
     for name, value in expected.items():
         torch.testing.assert_close(inside[name].double(), value, rtol=0, atol=1e-6)
@@ -164,7 +165,7 @@ def test_what_is_looked_at_is_the_average(tmp_path: Path) -> None:
     assert abs(expected - own) > 1e-3
 
 
-class Said(SilentLogger):
+class Said(MetricsLogger):
     """Remembers what was reported."""
 
     def __init__(self) -> None:
@@ -201,7 +202,7 @@ def test_off_by_default(tmp_path: Path) -> None:
     assert state.ema.state() is None
     advance(state, task, 1)
     own = trained(state)
-    with trainer.evaluation_weights(state):
+    with state.evaluation_weights():
         assert equal(trained(state), own)
 
 

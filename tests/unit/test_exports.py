@@ -19,12 +19,11 @@ from infer import pipeline
 from infer.config import LoraFile
 from tests.original_layout import merge_kohya, original_layout
 from tests.original_unet import OriginalUNet
-from train import lora, model
-from train.adapters import FullOptions, trainable_parameters
-from train.config import ExportOptions
+from train import adapters, lora, model
+from train.adapters import trainable_parameters
+from train.config import ExportOptions, FullOptions, LoraOptions
 from train.exporters import full_model, lora_files
 from train.exporters.verify import ExportRequest, check_same_output, probe_output
-from train.lora import LoraOptions
 from train.model import POCKET_FOLDER, BaseModel
 
 EVERYTHING = ["attention", "feed-forward", "convolutions"]
@@ -53,7 +52,7 @@ def train(unet: nn.Module, strength: float = 0.3) -> None:
 
 def trained(base: BaseModel, **given: Any) -> tuple[LoraOptions, Tensor]:
     adapter = LoraOptions.model_validate({"rank": 4, "targets": EVERYTHING, **given})
-    adapter.attach(base.unet, seed=1)
+    adapters.inject(base.unet, adapter, 1)
     base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the trainer has it
     base.unet.train()
     train(base.unet)
@@ -69,7 +68,7 @@ def test_every_file_of_a_lora_gives_the_same_prediction(
     kind: str, tiny_model: Path, base: BaseModel, tmp_path: Path
 ) -> None:
     adapter, answer = trained(base, **KINDS[kind])
-    written = adapter.export(base.unet, base, tmp_path, asked(merge=True))
+    written = adapters.export(base.unet, base, tmp_path, adapter, asked(merge=True))
     assert [path.name for path in written] == ["lora.safetensors", "lora-kohya.safetensors", "model"]
     assert torch.equal(probe_output(base.unet, base), answer), "the export changed the network"
 
@@ -96,7 +95,7 @@ def test_an_independent_reader_of_the_original_layout_agrees(
 ) -> None:
     """kohya's file merged by hand into the original layout, in a U-Net written from the original's structure."""
     adapter, answer = trained(base, **KINDS[kind])
-    adapter.export(base.unet, base, tmp_path, asked(single_file=True))
+    adapters.export(base.unet, base, tmp_path, adapter, asked(single_file=True))
     untouched = original_layout(tiny_model)
     network = OriginalUNet(base.config("unet"))
     network.load(merge_kohya(tiny_model, load_file(tmp_path / "lora-kohya.safetensors")))
@@ -134,10 +133,10 @@ def test_the_old_names_of_sd14s_own_autoencoder_are_known() -> None:
 
 
 def test_a_full_model_as_one_file_reads_back_everywhere(base: BaseModel, tmp_path: Path) -> None:
-    FullOptions().attach(base.unet, seed=1)
+    adapters.inject(base.unet, FullOptions(), 1)
     train(base.unet, 0.01)
     answer = probe_output(base.unet, base)
-    written = FullOptions().export(base.unet, base, tmp_path, asked(single_file=True))
+    written = adapters.export(base.unet, base, tmp_path, FullOptions(), asked(single_file=True))
     assert [path.name for path in written] == ["model", "model.safetensors"]
     network = OriginalUNet(base.config("unet"))
     network.load(load_file(tmp_path / "model.safetensors"))
@@ -147,7 +146,7 @@ def test_a_full_model_as_one_file_reads_back_everywhere(base: BaseModel, tmp_pat
     base.unet.load_state_dict(again.unet.state_dict())  # to addresses where MKL adds in the same order
     assert torch.equal(probe_output(base.unet, base), answer)
     third = tmp_path / "third"
-    FullOptions().attach(again.unet, seed=1)
+    adapters.inject(again.unet, FullOptions(), 1)
     FullOptions().export(
         again.unet, again, third, asked(single_file=True)
     )  # from a single file to a folder and a single file
@@ -158,9 +157,9 @@ def test_a_full_model_as_one_file_reads_back_everywhere(base: BaseModel, tmp_pat
 
 def test_the_embedded_base_has_an_original_layout_too(tmp_path: Path) -> None:
     base = model.load_model(str(POCKET_FOLDER))
-    FullOptions(blocks=["last-layers"]).attach(base.unet, seed=1)
+    adapters.inject(base.unet, FullOptions(blocks=["last-layers"]), 1)
     train(base.unet, 0.01)
-    FullOptions().export(base.unet, base, tmp_path, asked(single_file=True))
+    adapters.export(base.unet, base, tmp_path, FullOptions(), asked(single_file=True))
     network = OriginalUNet(base.config("unet"))
     network.load(load_file(tmp_path / "model.safetensors"))
     answer = probe_output(base.unet, base)
@@ -173,7 +172,9 @@ def test_the_embedded_base_has_an_original_layout_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
 def test_half_precision_is_in_every_tensor(precision: str, dtype: torch.dtype, base: BaseModel, tmp_path: Path) -> None:
     adapter, answer = trained(base, use_dora=True)
-    written = adapter.export(base.unet, base, tmp_path, asked(merge=True, single_file=True, precision=precision))
+    written = adapters.export(
+        base.unet, base, tmp_path, adapter, asked(merge=True, single_file=True, precision=precision)
+    )
     found = list(tmp_path.rglob("*.safetensors"))
     assert len(found) == 6
     for file in found:
@@ -190,7 +191,7 @@ def test_a_lora_trained_on_a_half_base_merges_into_the_bases_own_numbers(tiny_mo
     base = model.load_model(str(tiny_model))
     base.unet.half()
     adapter, _ = trained(base, targets=["attention"])
-    written = adapter.export(base.unet, base, tmp_path, asked(merge=True))
+    written = adapters.export(base.unet, base, tmp_path, adapter, asked(merge=True))
     mine = load_file(written[2] / "unet" / "diffusion_pytorch_model.safetensors")
     before = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
     adapted = {f"{name}.weight": layer for name, layer in lora.adapted_layers(base.unet)}
@@ -207,7 +208,7 @@ def test_a_lora_trained_on_a_half_base_merges_into_the_bases_own_numbers(tiny_mo
 
 def test_kohyas_header_and_shapes(base: BaseModel, tmp_path: Path) -> None:
     adapter, _ = trained(base, alpha=2.0, use_rslora=True)
-    _, file = adapter.export(base.unet, base, tmp_path, asked())
+    _, file = adapters.export(base.unet, base, tmp_path, adapter, asked())
     tensors = load_file(file)
     layer = "lora_unet_mid_block_resnets_0_conv1"
     assert tensors[f"{layer}.lora_down.weight"].shape == (4, 64, 3, 3)
@@ -231,7 +232,7 @@ def test_kohyas_header_and_shapes(base: BaseModel, tmp_path: Path) -> None:
 def test_with_ranks_of_its_own_every_layer_says_one_alpha(base: BaseModel, tmp_path: Path) -> None:
     """diffusers does not find an attention layer's own alpha: a file with several would be read wrongly there."""
     adapter, _ = trained(base, ranks=["up_blocks=8"], targets=["attention"])
-    _, file = adapter.export(base.unet, base, tmp_path, asked())
+    _, file = adapters.export(base.unet, base, tmp_path, adapter, asked())
     assert {tensor.item() for name, tensor in load_file(file).items() if name.endswith(".alpha")} == {8.0}
 
 
@@ -249,16 +250,16 @@ def test_a_kohya_file_that_lost_its_alpha_is_refused(
 
     monkeypatch.setattr(lora_files, "kohya_tensors", without_alpha)
     with pytest.raises(InputError, match=r"lora-kohya\.safetensors: the exported file does not reproduce the trained"):
-        adapter.export(base.unet, base, tmp_path)
+        adapters.export(base.unet, base, tmp_path, adapter)
     assert [path.name for path in tmp_path.iterdir()] == ["lora.safetensors"]
 
 
 def test_numbers_that_fp16_does_not_have_are_refused(base: BaseModel, tmp_path: Path) -> None:
-    FullOptions(blocks=["conv_out"]).attach(base.unet, seed=1)
+    adapters.inject(base.unet, FullOptions(blocks=["conv_out"]), 1)
     with torch.no_grad():
         base.unet.get_parameter("conv_out.bias")[0] = 1e5
     with pytest.raises(InputError, match=r"1 tensors have numbers beyond fp16, such as conv_out\.bias\. Take --export"):
-        FullOptions().export(base.unet, base, tmp_path, asked(precision="fp16"))
+        adapters.export(base.unet, base, tmp_path, FullOptions(), asked(precision="fp16"))
     assert not list(tmp_path.iterdir())
 
 

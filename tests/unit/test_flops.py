@@ -9,17 +9,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.full_size import skeleton as full_size
 from tests.tiny import tiny_unet
-from train import estimate
-from train.adapters import FullOptions
+from train import adapters, estimate
+from train.config import FullOptions, LoraOptions
 from train.estimate import Flops, UnetInput, interpolate, meta_copy, peak_of, step_flops
-from train.lora import LoraOptions
 from train.metrics import Speed
 from train.model import load_model
 
 
 def unet(adapter: FullOptions | LoraOptions) -> Any:
     network: Any = full_size("unet")
-    adapter.attach(network, seed=0)
+    adapters.inject(network, adapter, 0)
     return network
 
 
@@ -44,7 +43,7 @@ def test_a_count_is_exact_and_in_proportion_to_the_batch() -> None:
 
 def tiny() -> Any:
     network = tiny_unet(16)
-    FullOptions().attach(network, seed=0)
+    adapters.inject(network, FullOptions(), 0)
     return network
 
 
@@ -67,7 +66,7 @@ def test_the_mean_over_an_epoch_weighs_buckets_by_their_pictures() -> None:
 def test_a_count_is_of_this_network_not_of_one_like_it() -> None:
     """Remembered by everything it depends on: another adapter or shape is another count."""
     whole, low_rank = tiny(), tiny_unet(16)
-    LoraOptions(rank=2).attach(low_rank, seed=0)
+    adapters.inject(low_rank, LoraOptions(rank=2), 0)
     assert step_flops(low_rank, UnetInput(1, 16, 16)) < step_flops(whole, UnetInput(1, 16, 16))
     assert step_flops(whole, UnetInput(1, 16, 16)) == step_flops(whole, UnetInput(1, 16, 16))
     assert step_flops(whole, UnetInput(1, 16, 8)) < step_flops(whole, UnetInput(1, 16, 16))

@@ -6,7 +6,9 @@ import pytest
 
 from data.cli import parse
 from data.errors import InputError
-from train.config import ALIASES, CONFIGS, Config, Folder, folder_labels, run_identity
+from train.config import ALIASES, CONFIGS, Config, Folder
+from train.identity import run_identity
+from train.training_set import folder_labels
 
 
 def read(*flags: str, preset: Path = CONFIGS / "pocket.yaml") -> Config:
@@ -73,7 +75,7 @@ def test_nonsense_is_refused(flags: list[str], expected: str) -> None:
     ("text", "expected"),
     [
         ("data: []", ":1: no folder is given"),
-        ("data: 3", ":1: 3 is no folder: write a path, or path: and weight:"),
+        ("data: 3", ":1: 3 is not a folder: write a path, or path: and weight:"),
         ("data: [{path: a, wieght: 2}]", ":1: unknown key 'wieght', did you mean 'weight'?; allowed: path, weight"),
         ("data: [{weight: 2}]", ":1: {'weight': 2} names no folder: it needs path:"),
         ("data: [{path: a, weight: two}]", ":1: a has weight two; allowed: a number above 0"),

@@ -1,6 +1,7 @@
 """What a run will take: how often things are due, and what the screen says of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from train.config import Config
 from train.estimate import Disk, Duration, Fits, RunEstimate, count_due, format_bytes, format_flops, format_seconds
 from train.run_folder import Run
 
@@ -63,9 +65,10 @@ def test_what_is_free_is_asked_where_the_run_will_be(
         return SimpleNamespace(free=1000)
 
     monkeypatch.setattr("shutil.disk_usage", usage)
-    job: Any = SimpleNamespace(config=SimpleNamespace(runs=tmp_path / "runs" / "of" / "mine"))
-    state: Any = None
-    assert RunEstimate(job, state, Run(run) if earlier else None).room() == (1100 if earlier else 1000)
+    config = Config(runs=tmp_path / "runs" / "of" / "mine")
+    nothing: Any = None
+    found = RunEstimate(config, nothing, nothing, nothing, nothing, earlier=Run(run) if earlier else None)
+    assert found.room() == (1100 if earlier else 1000)
     assert asked == [run if earlier else tmp_path]
 
 
@@ -74,10 +77,10 @@ def test_a_resumed_run_tells_its_speed_from_its_own_steps(tmp_path: Path) -> Non
     (tmp_path / "plan.json").write_text(json.dumps({"device": "CPU"}))
     lines = [{"step": step, "images_per_second": speed} for step, speed in ((1, None), (2, 4.0), (3, 8.0), (4, 9.0))]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 5}]))
-    accelerator = SimpleNamespace(device=torch.device("cpu"))
-    job: Any = SimpleNamespace(accelerator=accelerator, layout=SimpleNamespace(global_batch=16))
-    state: Any = None
-    assert RunEstimate(job, state, Run(tmp_path)).timing == (2.0, "as in the steps before")
+    accelerator: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    nothing: Any = None
+    plain = RunEstimate(Config(batch_size=16), accelerator, nothing, nothing, nothing)
+    assert replace(plain, earlier=Run(tmp_path)).timing == (2.0, "as in the steps before")
     (tmp_path / "plan.json").write_text(json.dumps({"device": "NVIDIA A10"}))
-    assert RunEstimate(job, state, Run(tmp_path)).seconds_before() is None
-    assert RunEstimate(job, state, None).seconds_before() is None
+    assert replace(plain, earlier=Run(tmp_path)).seconds_before() is None
+    assert plain.seconds_before() is None

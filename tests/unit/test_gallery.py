@@ -107,9 +107,7 @@ def test_invalid_queries(text: str) -> None:
     assert caught.value.where == "--search" and caught.value.allowed
 
 
-def test_a_moved_image_keeps_its_star_and_is_not_encoded_again(
-    index: GalleryIndex, judge: Any, folder: Path
-) -> None:
+def test_a_moved_image_keeps_its_star_and_is_not_encoded_again(index: GalleryIndex, judge: Any, folder: Path) -> None:
     index.star(folder / "0001" / "00000.png", True)
     shutil.move(folder / "0001" / "00000.png", folder / "best.png")
     seen = judge.seen

@@ -16,12 +16,12 @@ from data.dataset import BatchLayout, EncodedDataset, EncodedImage, StepSampler,
 from data.errors import InputError
 from data.schema import Batch
 from train import checkpoint, optim, trainer
-from train.config import Config
+from train.config import Config, Epsilon
 from train.ddpm import schedule
 from train.ema import Ema
-from train.losses import Epsilon
-from train.metrics import RunLogger, SilentLogger, read_metrics
-from train.trainer import MetricBuffer, TrainContext, TrainState, fit, restore_state
+from train.losses import DenoisingLoss, build_loss
+from train.metrics import MetricsLogger, RunLogger, read_metrics
+from train.trainer import MetricBuffer, TrainContext, TrainState, fit
 from train.validation import Validator
 
 
@@ -76,7 +76,8 @@ def prepare(
     accelerator.native_amp = accelerator.scaler is not None  # only now: the toy itself stays in float32
     tables = schedule.scaled_linear(1000, 0.00085, 0.012)
     validator = Validator({"held-out": entries(3)}, Epsilon(), tables, 0.5, timesteps=2)
-    task = TrainContext(config, layout, Epsilon(), tables, batches, validator, folder / "checkpoints", "this run")
+    loss = build_loss(Epsilon(), tables)
+    task = TrainContext(config, layout, loss, batches, validator, folder / "checkpoints", "this run")
     return TrainState(0, prepared, optimizer, accelerator, Ema({}, config.ema)), task
 
 
@@ -97,7 +98,7 @@ def test_one_step_is_the_formula(tmp_path: Path) -> None:
     batch = next(task.batches(0, 1))
     toy = Toy()
     t = (batch.timestep_uniforms * 1000).long()
-    abar = task.schedule.alphas_cumprod[t].float()[:, None, None, None]
+    abar = task.loss.schedule.alphas_cumprod[t].float()[:, None, None, None]
     noisy = abar.sqrt() * batch.latents + (1 - abar).sqrt() * batch.noise
     expected = ((toy(noisy, t, batch.text_states, False)[0] - batch.noise) ** 2).mean()
     window = run(state, task, 1)
@@ -168,12 +169,12 @@ def test_a_step_that_overflows_is_left_out_and_counted(tmp_path: Path) -> None:
     assert state.accelerator.scaler is not None
     assert state.accelerator.scaler.get_scale() == pytest.approx(1.5e38)
     report = Said()
-    trainer.flush_metrics(state, task, window, report)
+    assert window.flush(1, state.accelerator, task.layout, task.speed, report, timesteps=1000) is None
     assert report.lines[0]["gradient_norm"] is None
     assert "1 of the last 1 steps overflowed in fp16" in report.words[0]
 
 
-class Said(SilentLogger):
+class Said(MetricsLogger):
     """Remembers what was reported."""
 
     def __init__(self) -> None:
@@ -228,7 +229,7 @@ def test_a_stopped_run_ends_in_the_same_weights(
         kept, skipped = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
         assert not skipped and (kept is None) == (session == 0)
         if kept is not None:
-            restore_state(state, kept, task.checkpoints)
+            state.load(kept, task.checkpoints)
         report = RunLogger(tmp_path, start=state.step, stop=6, tensorboard=False)
         finished = fit(state, task, report)
         report.close()
@@ -246,7 +247,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Pat
     state, task = prepare(tmp_path)
     with torch.no_grad():
         next(state.plain_unet().parameters()).fill_(float("nan"))
-    words = r"training: the loss became nan at step 1, on \d.png.*No checkpoint had been written yet"
+    words = r"training: .* nan at step 1, on \d.png.*No checkpoint had been written yet"
     with pytest.raises(InputError, match=words):
         fit(state, task, Said())
     assert checkpoint.list_checkpoints(task.checkpoints) == []
@@ -265,7 +266,7 @@ def test_a_run_that_bursts_later_names_its_last_good_checkpoint(
         original(state, *rest)
 
     monkeypatch.setattr(trainer, "train_step", bursting)
-    with pytest.raises(InputError, match=r"the loss became nan at step 4.*last good checkpoint is \S+/000003\."):
+    with pytest.raises(InputError, match=r"nan at step 4.*last good checkpoint is \S+/000003\."):
         fit(state, task, Said())
     assert [path.name for path in checkpoint.list_checkpoints(task.checkpoints)] == ["000002", "000003"]
 
@@ -283,15 +284,15 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(
 ) -> None:
     """Its loss is a number still; only that of the next step would not be, after the save."""
     state, task = prepare(tmp_path)
-    losses = trainer.sample_losses
+    original = DenoisingLoss.__call__
 
-    def steep(denoiser: Any, task: TrainContext, batch: Batch, **others: Any) -> Tensor:
-        found = losses(denoiser, task, batch)
+    def steep(self: DenoisingLoss, denoiser: Any, batch: Batch, teacher: Any = None) -> Tensor:
+        found = original(self, denoiser, batch, teacher)
         if state.step == 1:  # saved after step 2
             found.register_hook(lambda gradient: gradient * float("inf"))
         return found
 
-    monkeypatch.setattr(trainer, "sample_losses", steep)
-    with pytest.raises(InputError, match=r"training: the gradient's norm became (nan|inf) at step 2, on \d.png"):
+    monkeypatch.setattr(DenoisingLoss, "__call__", steep)
+    with pytest.raises(InputError, match=r"training: .*gradient.* (nan|inf) at step 2, on \d.png"):
         fit(state, task, Said())
     assert checkpoint.list_checkpoints(task.checkpoints) == []

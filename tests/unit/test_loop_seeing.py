@@ -11,7 +11,7 @@ import torch
 from tests.unit.test_loop import Said, prepare, weights
 from train import checkpoint, trainer
 from train.samples import PreviewSampler
-from train.trainer import TrainContext, TrainState, fit, restore_state
+from train.trainer import TrainContext, TrainState, fit
 from train.validation import Losses, Validator
 
 SPREAD = np.linspace(0.5, 1.5, 12)
@@ -27,7 +27,7 @@ class Scripted:
     means: list[float]
     questions: str = "the same"
 
-    def measure(self, denoiser: object, device: object, each: object) -> dict[str, Losses]:
+    def measure(self, denoiser: object, device: object) -> dict[str, Losses]:
         mean = self.means[-(-self.state.step // self.every)]
         return {"held-out": Losses((SPREAD * mean)[:, None])}
 
@@ -46,7 +46,7 @@ def test_it_stops_when_it_stops_learning(tmp_path: Path) -> None:
     state, task = scripted(tmp_path, FALLS_THEN_RISES)
     assert fit(state, task, Said())
     assert state.step == 8, "looks at 6 and 8 brought nothing"
-    assert state.progress.chosen is not None and state.progress.chosen.step == 4
+    assert state.early_stopping.chosen is not None and state.early_stopping.chosen.step == 4
     assert kept_steps(task) == [4, 8], "keep is 1: the newest, and the best one besides"
 
 
@@ -79,7 +79,7 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_weights(
         state, task = scripted(tmp_path / "parts", FALLS_THEN_RISES)
         kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
         if kept is not None:
-            restore_state(state, kept, task.checkpoints)
+            state.load(kept, task.checkpoints)
 
         def killed(state: TrainState, *rest: Any, kill: int | None = kill) -> None:
             original(state, *rest)
@@ -94,7 +94,7 @@ def test_a_killed_run_stops_at_the_same_step_with_the_same_weights(
                 fit(state, task, Said())
     assert state is not None
     assert state.step == whole.step == 8
-    assert state.progress == whole.progress
+    assert state.early_stopping == whole.early_stopping
     assert kept_steps(task) == [4, 8]
     best = [
         checkpoint.load_checkpoint(tmp_path / name / "checkpoints" / "000004", task.identity)
@@ -110,7 +110,7 @@ def test_a_run_killed_after_its_last_checkpoint_has_nothing_left_to_do(tmp_path:
     again, task = scripted(tmp_path, FALLS_THEN_RISES)
     kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
-    restore_state(again, kept, task.checkpoints)
+    again.load(kept, task.checkpoints)
     report = Said()
     assert fit(again, task, report)
     assert again.step == 8 and report.lines == []
@@ -122,7 +122,7 @@ def test_more_patience_goes_on(tmp_path: Path) -> None:
     again, task = scripted(tmp_path, FALLS_THEN_RISES, validation={"every": 2, "patience": 4})
     kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
-    restore_state(again, kept, task.checkpoints)
+    again.load(kept, task.checkpoints)
     assert fit(again, task, Said())
     assert again.step == 12
 
@@ -134,26 +134,26 @@ def test_other_pictures_to_look_at_start_anew_and_say_so(tmp_path: Path) -> None
     task = replace(task, validator=cast(Validator, Scripted(again, 2, FALLS_THEN_RISES, questions="others")))
     kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
-    restore_state(again, kept, task.checkpoints)
+    again.load(kept, task.checkpoints)
     report = Said()
     assert fit(again, task, report)
-    assert "validation asks for other pictures" in report.words[0]
-    assert again.progress.base is None and again.progress.questions == "others"
+    assert "validation uses other images" in report.words[0]
+    assert again.early_stopping.base is None and again.early_stopping.questions == "others"
 
 
 def test_a_longer_run_forgets_the_look_after_its_last_step(tmp_path: Path) -> None:
     """5 steps, then 14: what is remembered is what 14 in one go remember."""
     state, task = scripted(tmp_path, FALLS_THEN_RISES, max_steps=5)
     fit(state, task, Said())
-    assert state.progress.final is not None and state.progress.final.step == 5
+    assert state.early_stopping.final is not None and state.early_stopping.final.step == 5
     again, task = scripted(tmp_path, FALLS_THEN_RISES)
     kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
-    restore_state(again, kept, task.checkpoints)
+    again.load(kept, task.checkpoints)
     fit(again, task, Said())
     whole, other = scripted(tmp_path / "whole", FALLS_THEN_RISES)
     fit(whole, other, Said())
-    assert again.progress == whole.progress and again.step == whole.step
+    assert again.early_stopping == whole.early_stopping and again.step == whole.step
 
 
 def test_the_verdict_and_the_window_are_written(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_bands_average_to_the_loss(tmp_path: Path) -> None:
     window, batches = trainer.MetricBuffer(), task.batches(0, 3)
     for _ in range(3):
         trainer.train_step(state, task, batches, window)
-    sums, counts = torch.stack(window.bands).sum(0)
+    sums, counts = torch.stack(window.bins).sum(0)
     assert float(counts.sum()) == 12
     assert float(sums.sum() / counts.sum()) == pytest.approx(float(torch.stack(window.losses).mean()), rel=1e-6)
 
@@ -191,7 +191,7 @@ class Sketched:
     def due(self, step: int, *, last: bool) -> bool:
         return step % self.every == 0 or last
 
-    def take(self, unet: object, step: int, report: object) -> None:
+    def save(self, unet: object, step: int, logger: object) -> None:
         self.asked.append((step, [path.name for path in checkpoint.list_checkpoints(self.folder)]))
 
 
@@ -199,7 +199,7 @@ def test_previews_come_after_saving(tmp_path: Path) -> None:
     state, task = prepare(tmp_path, max_steps=5)
     sketched = Sketched(task.checkpoints, 2, [])
     published: list[int] = []
-    task = replace(task, easel=cast(PreviewSampler, sketched), publish=lambda: published.append(state.step))
+    task = replace(task, previews=cast(PreviewSampler, sketched), publish=lambda: published.append(state.step))
     fit(state, task, Said())
     assert [step for step, _ in sketched.asked] == [0, 2, 4, 5]
     assert [saved[-1] for step, saved in sketched.asked if step] == ["000002", "000004", "000005"]

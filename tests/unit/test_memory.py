@@ -11,16 +11,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from infer import pipeline
 from tests.tiny import tiny_unet
-from train import estimate
-from train.adapters import FullOptions
+from train import adapters, estimate
+from train.config import FullOptions, LoraOptions
 from train.estimate import LiveBytes, Setting, UnetInput, count_allocations, step_bytes
-from train.lora import LoraOptions
 from train.model import Denoiser
 
 
 def tiny(adapter: FullOptions | LoraOptions | None = None) -> Any:
     network: Any = tiny_unet(16)
-    (adapter or FullOptions()).attach(network, seed=0)
+    adapters.inject(network, (adapter or FullOptions()), 0)
     return network.to(memory_format=torch.channels_last).train()
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from data import rng
 from data.errors import InputError
+from train.config import Epsilon, Velocity
 from train.ddpm import losses
 from train.ddpm import schedule as schedules
 from train.ddpm.losses import Criterion, Plain, Scheduled, Weighted
-from train.losses import Epsilon, Velocity
+from train.losses import build_criterion
 
 TABLE = schedules.scaled_linear(1000, 0.00085, 0.012)
 RESCALED = schedules.zero_terminal_snr(TABLE)
@@ -83,7 +84,7 @@ def test_widths_by_name() -> None:
 def test_each_sample_has_the_width_and_the_weight_of_its_own_timestep() -> None:
     t = torch.tensor([0, 10, 100, 500, 900, 999])
     objective = Epsilon(loss="huber", huber_c=0.05, huber_schedule="exponential", weighting="min-snr", gamma=2.0)
-    together = objective.criterion(TABLE)(A, B, t)
+    together = build_criterion(objective, TABLE)(A, B, t)
     for row, step in enumerate(t.tolist()):
         c = 0.05 ** (step / 1000)
         abar = TABLE.alphas_cumprod[step].item()
@@ -95,16 +96,17 @@ def test_each_sample_has_the_width_and_the_weight_of_its_own_timestep() -> None:
 def test_what_is_not_asked_for_is_not_there() -> None:
     """The default loss is the mean square itself, bit for bit: nothing is multiplied by one."""
     t = torch.zeros(6, dtype=torch.int64)
-    assert Epsilon().criterion(TABLE) == Plain(losses.mse)
-    assert torch.equal(Velocity().criterion(TABLE)(A.float(), B.float(), t), losses.mse(A.float(), B.float()))
-    assert isinstance(Epsilon(loss="smooth-l1").criterion(TABLE), Scheduled)
-    assert isinstance(Epsilon(weighting="soft-min-snr").criterion(TABLE), Weighted)
+    assert build_criterion(Epsilon(), TABLE) == Plain(losses.mse)
+    assert torch.equal(build_criterion(Velocity(), TABLE)(A.float(), B.float(), t), losses.mse(A.float(), B.float()))
+    assert isinstance(build_criterion(Epsilon(loss="smooth-l1"), TABLE), Scheduled)
+    assert isinstance(build_criterion(Epsilon(weighting="soft-min-snr"), TABLE), Weighted)
 
 
 def test_the_defaults_are_kohyas() -> None:
     t = torch.arange(0, 1000, 200)
     default, said = Epsilon(loss="huber"), Epsilon(loss="huber", huber_c=0.1, huber_schedule="snr")
-    assert torch.equal(default.criterion(TABLE)(A[:5], B[:5], t), said.criterion(TABLE)(A[:5], B[:5], t))
+    found = [build_criterion(each, TABLE)(A[:5], B[:5], t) for each in (default, said)]
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("loss", ["mse", "huber", "smooth-l1"])
@@ -114,7 +116,7 @@ def test_loss_and_gradient_are_finite_everywhere(loss: str, weighting: str, sche
     objective = Velocity.model_validate({"loss": loss, "weighting": weighting})
     t = torch.arange(1000)
     prediction = rng.normal((1000, 4), "finite").requires_grad_()
-    criterion = objective.criterion(schedule.to("cpu"))
+    criterion = build_criterion(objective, schedule.to("cpu"))
     found = criterion(prediction, torch.zeros(1000, 4), t)
     (gradient,) = torch.autograd.grad(found.sum(), prediction)
     assert bool(found.isfinite().all()) and bool(gradient.isfinite().all())
@@ -123,7 +125,7 @@ def test_loss_and_gradient_are_finite_everywhere(loss: str, weighting: str, sche
 
 def test_compilation_finds_one_graph() -> None:
     """A read of the device, or a table made in the loop, would break it."""
-    criterion: Criterion = Epsilon(loss="huber", weighting="min-snr").criterion(TABLE.to("cpu"))
+    criterion: Criterion = build_criterion(Epsilon(loss="huber", weighting="min-snr"), TABLE.to("cpu"))
 
     def cost(prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
         return criterion(prediction, target, t)

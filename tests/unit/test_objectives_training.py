@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -16,11 +16,11 @@ from data.dataset import BatchLayout, EncodedDataset, EncodedImage, Position, Tr
 from data.errors import InputError
 from data.schema import Batch
 from train import losses, trainer
-from train.config import Config
+from train.config import AnyKind, Config, Epsilon, Objective, Sample, Velocity
 from train.ddpm import diffusion
 from train.ddpm import schedule as schedules
 from train.ddpm.schedule import Schedule
-from train.losses import Epsilon, Objective, Sample, Velocity
+from train.losses import OBJECTIVES, ObjectiveFunctions, build_loss
 from train.model import Denoiser
 from train.validation import Validator, entry_hash
 
@@ -58,13 +58,13 @@ def task_of(objective: Objective, schedule: Schedule = TABLE) -> trainer.TrainCo
         return iter(())
 
     validator = Validator({"held-out": [entry("0.png")]}, objective, schedule, 0.5, 8)
-    return trainer.TrainContext(Config(), BatchLayout(4), objective, schedule, none, validator, Path(), "")
+    return trainer.TrainContext(Config(), BatchLayout(4), build_loss(objective, schedule), none, validator, Path(), "")
 
 
 def test_the_network_sees_the_perturbed_noise_and_is_asked_for_the_plain_one() -> None:
     plain, batch = batch_of(TrainingNoise()), batch_of(TrainingNoise(perturbation=0.3))
     network = Answers()
-    found = trainer.sample_losses(Denoiser(network), task_of(Epsilon()), batch)
+    found = build_loss(Epsilon(), TABLE)(Denoiser(network), batch)
     t = (batch.timestep_uniforms * 1000).long()
     assert torch.equal(network.shown[0], diffusion.add_noise(TABLE, batch.latents, batch.input_noise, t))
     assert not torch.equal(network.shown[0], diffusion.add_noise(TABLE, batch.latents, batch.noise, t))
@@ -74,7 +74,7 @@ def test_the_network_sees_the_perturbed_noise_and_is_asked_for_the_plain_one() -
 def test_the_offset_is_seen_and_asked_for() -> None:
     batch = batch_of(TrainingNoise(offset=0.5))
     network = Answers()
-    found = trainer.sample_losses(Denoiser(network), task_of(Epsilon()), batch)
+    found = build_loss(Epsilon(), TABLE)(Denoiser(network), batch)
     t = (batch.timestep_uniforms * 1000).long()
     assert torch.equal(network.shown[0], diffusion.add_noise(TABLE, batch.latents, batch.noise, t))
     torch.testing.assert_close(found, (0.25 - batch.noise).square().mean(dim=(1, 2, 3)))
@@ -93,15 +93,14 @@ def test_a_network_that_knows_has_no_loss_in_any_space(objective: Objective) -> 
             return spaces.get(objective.predicts, diffusion.velocity(TABLE, batch.latents, eps, t))
 
     knows: Any = Knows()
-    assert trainer.sample_losses(knows, task_of(objective), batch).max() < 1e-6
+    assert build_loss(objective, TABLE)(knows, batch).max() < 1e-6
 
 
 def test_the_criterion_is_put_up_once_from_the_schedule_of_the_run() -> None:
     task = task_of(Velocity(weighting="min-snr", zero_terminal_snr=True), RESCALED)
-    assert task.criterion is task.criterion
     ones, t = torch.ones(2, 3), torch.tensor([500, 999])
     abar = RESCALED.alphas_cumprod[500].item()
-    assert task.criterion(ones, 0 * ones, t).tolist() == pytest.approx([min(abar, 5 * (1 - abar)), 0.0], rel=1e-6)
+    assert task.loss.criterion(ones, 0 * ones, t).tolist() == pytest.approx([min(abar, 5 * (1 - abar)), 0.0], rel=1e-6)
 
 
 LOSSES: list[dict[str, Any]] = [
@@ -123,7 +122,7 @@ def test_validation_is_the_same_whatever_the_training_loss(kind: type[Objective]
     x0 = mean_latents(entry("0.png").moments[0], 0.5).expand(8, 4, 4, 4)
     eps = rng.normal((8, 4, 4, 4), "validation", entry_hash(entry("0.png")))
     t = torch.arange(8) * 125 + 62
-    target = kind().target(TABLE, x0, eps, t)
+    target = OBJECTIVES[kind().kind].target(TABLE, x0, eps, t)
     assert plain[0].tolist() == pytest.approx((0.25 - target).square().mean(dim=(1, 2, 3)).tolist(), rel=1e-6)
 
 
@@ -162,46 +161,36 @@ def test_a_runs_config_can_be_read_back(objective: Objective) -> None:
     assert Config.model_validate(written).objective == objective
 
 
-PURE_NOISE = "at zero SNR the network's input is the noise itself: predicting that noise teaches nothing about pictures"
-MISTAKES = {
-    "zero SNR for eps": (["--objective.zero-terminal-snr"], f"--objective.zero-terminal-snr: {PURE_NOISE}"),
-    "what to do instead": (["--objective.zero-terminal-snr"], "; allowed: --objective.kind velocity"),
-    "zero SNR for x0": (
-        ["--objective.kind", "sample", "--objective.zero-terminal-snr"],
-        "--objective.zero-terminal-snr: rescaling a base to zero SNR is known to work for v prediction only",
-    ),
-    "gamma of nothing": (
-        ["--objective.gamma", "5"],
-        "--objective.gamma: means nothing with --objective.weighting none. Add --objective.weighting min-snr",
-    ),
-    "c of nothing": (
-        ["--objective.huber-c", "0.1"],
-        "--objective.huber-c: means nothing with --objective.loss mse. Add --objective.loss huber",
-    ),
-    "curve of nothing": (["--objective.huber-schedule", "snr"], "--objective.huber-schedule: means nothing with"),
-    "c of zero": (["--objective.huber-c", "0"], "--objective.huber-c: '0' is not allowed; allowed: greater than 0"),
-    "gamma of zero": (["--objective.gamma", "0"], "--objective.gamma: '0' is not allowed; allowed: greater than 0"),
-    "negative noise": (["--objective.noise-offset", "-1"], "--objective.noise-offset: '-1' is not allowed; allowed: "),
-    "too much": (["--objective.input-perturbation", "2"], "--objective.input-perturbation: '2' is not allowed; allo"),
-    "a loss": (["--objective.loss", "l3"], "--objective.loss: 'l3' is not allowed; allowed: 'mse', 'huber' or 'smo"),
-    "a weighting": (["--objective.weighting", "snr"], "--objective.weighting: 'snr' is not allowed; allowed: 'none'"),
-    "a kind": (["--objective.kind", "x0"], "unknown kind 'x0'; allowed: epsilon, velocity, sample"),
+VELOCITY, NOISY = "--objective.kind velocity", "--objective.zero-terminal-snr"
+MISTAKES = {  # flags -> where, and what is allowed or named
+    "zero SNR for eps": ([NOISY], NOISY, VELOCITY),
+    "zero SNR for x0": (["--objective.kind", "sample", NOISY], NOISY, VELOCITY),
+    "gamma of nothing": (["--objective.gamma", "5"], "--objective.gamma", "--objective.weighting min-snr"),
+    "c of nothing": (["--objective.huber-c", "0.1"], "--objective.huber-c", "--objective.loss huber"),
+    "curve of nothing": (["--objective.huber-schedule", "snr"], "--objective.huber-schedule", "--objective.loss huber"),
+    "c of zero": (["--objective.huber-c", "0"], "--objective.huber-c", "greater than 0"),
+    "gamma of zero": (["--objective.gamma", "0"], "--objective.gamma", "greater than 0"),
+    "negative noise": (["--objective.noise-offset", "-1"], "--objective.noise-offset", "0"),
+    "too much": (["--objective.input-perturbation", "2"], "--objective.input-perturbation", "1"),
+    "a loss": (["--objective.loss", "l3"], "--objective.loss", "'mse', 'huber'"),
+    "a weighting": (["--objective.weighting", "snr"], "--objective.weighting", "'none'"),
+    "a kind": (["--objective.kind", "x0"], "--objective.kind", "epsilon, velocity, sample"),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes_are_one_clear_line(case: str) -> None:
-    flags, expected = MISTAKES[case]
+    flags, where, named = MISTAKES[case]
     with pytest.raises(InputError) as caught:
         config(*flags)
-    assert expected in str(caught.value)
+    assert caught.value.where == where and named in f"{caught.value.allowed} {caught.value.fix}"
     assert "\n" not in str(caught.value)
 
 
 def test_a_weighting_that_undoes_the_rescaling_is_said() -> None:
-    (line,) = Velocity(zero_terminal_snr=True, weighting="min-snr").warnings()
-    assert line.startswith("min-snr gives the last timestep the weight 0")
-    assert Velocity(zero_terminal_snr=True).warnings() == Velocity(weighting="min-snr").warnings() == []
+    assert len(losses.objective_warnings(Velocity(zero_terminal_snr=True, weighting="min-snr"))) == 1
+    assert losses.objective_warnings(Velocity(zero_terminal_snr=True)) == []
+    assert losses.objective_warnings(Velocity(weighting="min-snr")) == []
 
 
 # ---------------------------------------------------------------- adding one
@@ -213,19 +202,46 @@ class Doubled(Objective):
     kind: Literal["doubled"] = "doubled"
     predicts = "epsilon"
 
-    def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        return 2 * eps
+
+def late(uniforms: Tensor, schedule: Schedule) -> Tensor:
+    """Only the noisier half of the timesteps."""
+    return losses.uniform_timesteps(0.5 + uniforms / 2, schedule)
 
 
-def test_another_objective_needs_only_its_target() -> None:
+def test_another_objective_needs_only_its_target(monkeypatch: pytest.MonkeyPatch) -> None:
     """It trains, is validated, and has every loss and weighting."""
-    objective = Doubled(loss="huber", weighting="min-snr")
+    twice = ObjectiveFunctions(lambda schedule, x0, eps, t: 2 * eps)
+    monkeypatch.setitem(OBJECTIVES, "doubled", twice)
+    objective: Any = Doubled(loss="huber", weighting="min-snr")
     batch = batch_of(TrainingNoise())
-    plain = trainer.sample_losses(Denoiser(Answers()), task_of(Doubled()), batch)
+    plain = build_loss(Doubled(), TABLE)(Denoiser(Answers()), batch)
     torch.testing.assert_close(plain, (0.25 - 2 * batch.noise).square().mean(dim=(1, 2, 3)))
-    assert trainer.sample_losses(Denoiser(Answers()), task_of(objective), batch).shape == (4,)
+    assert build_loss(objective, TABLE)(Denoiser(Answers()), batch).shape == (4,)
     assert task_of(objective).validator.measure(Denoiser(Answers()), CPU)["held-out"].values.shape == (1, 8)
     losses.check_prediction_type(objective, "epsilon")
+
+
+def test_validation_does_not_depend_on_the_timesteps_that_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So runs whose objectives draw timesteps in other ways can be compared."""
+    network = Denoiser(Answers())
+    plain = task_of(Epsilon())
+    expected = plain.validator.measure(network, CPU)["held-out"].values
+    monkeypatch.setitem(OBJECTIVES, "epsilon", ObjectiveFunctions(OBJECTIVES["epsilon"].target, late))
+    other = task_of(Epsilon())
+    assert torch.equal(other.loss.timesteps(torch.tensor([0.0, 0.5])), torch.tensor([500, 750]))
+    assert np.array_equal(other.validator.measure(network, CPU)["held-out"].values, expected)
+
+
+def test_every_objective_has_options_and_functions() -> None:
+    kinds = {kind.model_fields["kind"].default for kind in get_args(AnyKind)}
+    assert kinds == OBJECTIVES.keys(), f"only options or only functions: {kinds ^ OBJECTIVES.keys()}"
+
+
+def test_kinds_that_predict_alike_are_all_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "AnyKind", AnyKind | Doubled)
+    with pytest.raises(InputError) as caught:
+        losses.check_prediction_type(Sample(), "epsilon")
+    assert (caught.value.where, caught.value.allowed) == ("--objective.kind", "epsilon, doubled")
 
 
 def test_the_schedule_of_a_rescaled_base_is_that_of_what_it_exports(tmp_path: Path) -> None:

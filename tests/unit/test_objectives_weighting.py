@@ -10,10 +10,11 @@ from torch import Tensor
 
 from data import rng
 from data.errors import InputError
+from train.config import Epsilon, Objective, Sample, Velocity
 from train.ddpm import diffusion, losses
 from train.ddpm import schedule as schedules
 from train.ddpm.schedule import Schedule
-from train.losses import Epsilon, Objective, Sample, Velocity
+from train.losses import build_criterion
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 EVERY = {name: schedules.make_schedule(name, 1000) for name in schedules.SCHEDULES if name != "quadratic"}
@@ -77,7 +78,7 @@ def test_the_three_forms_are_one_objective(name: str) -> None:
     costs = {}
     for objective in (Sample, Epsilon, Velocity):
         form = objective.predicts
-        criterion = objective.model_validate({"weighting": name, "gamma": 5.0}).criterion(schedule)
+        criterion = build_criterion(objective.model_validate({"weighting": name, "gamma": 5.0}), schedule)
         costs[form] = criterion(said[form], targets[form], t)
     torch.testing.assert_close(costs["epsilon"], costs["sample"], rtol=1e-9, atol=0)
     torch.testing.assert_close(costs["v_prediction"], costs["sample"], rtol=1e-9, atol=0)
@@ -105,7 +106,7 @@ def test_tables_come_from_the_final_alphas() -> None:
     final = schedules.from_diffusers(SD | {"rescale_betas_zero_snr": True})
     objective = Velocity(weighting="min-snr", zero_terminal_snr=True)
     ones, t = torch.ones(1000, 1, dtype=torch.float64), torch.arange(1000)
-    found = objective.criterion(final)(ones, 0 * ones, t)
+    found = build_criterion(objective, final)(ones, 0 * ones, t)
     assert torch.equal(found, losses.timestep_weights("min-snr", final, 5.0, "v_prediction"))
     early = losses.timestep_weights("min-snr", before, 5.0, "v_prediction") / found
     assert early[500].item() == pytest.approx(1.15, abs=0.01)
@@ -117,7 +118,7 @@ def test_tables_come_from_the_final_alphas() -> None:
 def test_gamma_is_the_papers_unless_said(objective: type[Objective], name: str, gamma: float) -> None:
     schedule, t = EVERY["linear"], torch.tensor([0, 100, 999])
     ones = torch.ones(3, 4)
-    found = objective.model_validate({"weighting": name}).criterion(schedule)(ones, 0 * ones, t)
+    found = build_criterion(objective.model_validate({"weighting": name}), schedule)(ones, 0 * ones, t)
     abar = schedule.alphas_cumprod[t]
     wanted = [expected(name, objective.predicts, a / (1 - a), gamma) for a in abar.tolist()]
     assert found.tolist() == pytest.approx(wanted, rel=1e-6)

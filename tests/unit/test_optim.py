@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from train import optim
-from train.optim import OptimOptions, learning_rate, set_learning_rate
+from train.config import OptimOptions
+from train.optim import learning_rate, set_learning_rate
 
 PEAK = 3e-4
 

@@ -12,7 +12,7 @@ import torch
 from data.errors import InputError
 from tests.small_runs import Toy, advance, equal, gradients, seeded_unet, small_run, trained, unet_run
 from train import checkpoint, torch_compile, trainer
-from train.trainer import check_compiled, restore_state
+from train.trainer import check_compiled
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
 
@@ -45,17 +45,17 @@ def test_compiled_once_for_each_bucket_and_use(tmp_path: Path, dynamo: Any, monk
     state, task = small_run(tmp_path, Toy(), compile=True, **changes)
     check_compiled(state, task)
     found = advance(state, task, 4).losses
-    with trainer.evaluation_weights(state):
+    with state.evaluation_weights():
         (looked,) = task.validator.measure(state.denoiser, state.accelerator.device).values()
     assert math.isfinite(looked.mean) and state.unet.training
     found += advance(state, task, 4).losses
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-4, atol=0)
     assert dynamo["unique_graphs"] == 4
-    trainer.save_state(state, task)
+    state.save(task.checkpoints, task.identity)
     kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None and kept.average is not None
     assert kept.weights.keys() == trained(eager).keys() == kept.average.keys() - {"updates"}
-    restore_state(eager, kept, tmp_path)
+    eager.load(kept, tmp_path)
     assert equal(trained(eager), trained(state))
 
 

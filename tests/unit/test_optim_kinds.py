@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from data.cli import parse
 from data.errors import InputError
 from tests.small_runs import Toy, advance, config_of, equal, small_run, trained
-from train import optim, trainer
-from train.config import ALIASES, CONFIGS, Config
+from train import optim
+from train.config import ALIASES, CONFIGS, Config, OptimOptions
 from train.estimate import optimizer_bytes, optimizer_line
-from train.optim import OptimOptions, learning_rate
+from train.optim import learning_rate
 
 SHAPES = [(6, 5), (8,), (4, 3, 3, 3)]
 
@@ -193,7 +193,7 @@ def test_the_average_is_what_is_looked_at_and_training_goes_on_as_if_it_had_not_
     state, task = small_run(tmp_path, Toy(), **changes)
     for _ in range(6):
         own = trained(state)
-        with trainer.evaluation_weights(state):
+        with state.evaluation_weights():
             inside = trained(state)
         assert equal(trained(state), own)
         assert state.step < 2 or all(not torch.equal(inside[name], own[name]) for name in own)
@@ -206,7 +206,7 @@ def test_an_error_while_looking_leaves_the_training_weights(tmp_path: Any) -> No
     state, task = small_run(tmp_path, Toy(), optim={"kind": "schedule-free"}, ema={"decay": 0.9})
     advance(state, task, 3)
     own, average = trained(state), state.ema.state()
-    with pytest.raises(RuntimeError), trainer.evaluation_weights(state):
+    with pytest.raises(RuntimeError), state.evaluation_weights():
         raise RuntimeError
     assert equal(trained(state), own) and equal(state.ema.state(), average)
     advance(state, task, 1)

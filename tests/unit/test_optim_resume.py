@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from data.errors import InputError
 from tests.small_runs import Toy, advance, equal, seeded_unet, small_run, trained
 from train import checkpoint, optim, trainer
-from train.trainer import TrainContext, TrainState, restore_state
+from train.trainer import TrainContext, TrainState
 
 KINDS = sorted(optim.BUILDERS)
 EMA = {"decay": 0.9}
@@ -26,7 +26,7 @@ def reopened(folder: Path, network: Any, **changes: Any) -> tuple[TrainState, Tr
     state, task = small_run(folder, network, **changes)
     kept, skipped = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None and not skipped
-    restore_state(state, kept, task.checkpoints)
+    state.load(kept, task.checkpoints)
     return state, task
 
 
@@ -45,7 +45,7 @@ def test_twice_resumed_toy(kind: str, tmp_path: Path) -> None:
         if session:
             parts, task = reopened(tmp_path, Toy(), **settings(kind), accumulate=2)
         losses += advance(parts, task, steps).losses
-        trainer.save_state(parts, task)
+        parts.save(task.checkpoints, task.identity)
     assert torch.equal(torch.stack(losses), torch.stack(expected.losses))
     assert equal(everything(parts), everything(whole))
     start = dict(Toy().named_parameters())
@@ -67,10 +67,10 @@ def test_resumed_unet(adapter: str, kind: str, tmp_path: Path) -> None:
             parts, task = reopened(tmp_path, seeded_unet(), **changes)
         batches = task.batches(parts.step, 4)
         for _ in range(2):
-            with trainer.evaluation_weights(parts):
+            with parts.evaluation_weights():
                 task.validator.measure(parts.denoiser, parts.accelerator.device)
             trainer.train_step(parts, task, batches, window)
-        trainer.save_state(parts, task)
+        parts.save(task.checkpoints, task.identity)
     assert torch.equal(torch.stack(window.losses), torch.stack(expected.losses))
     assert equal(everything(parts), everything(whole))
 
@@ -82,7 +82,7 @@ def test_resumed_in_half_precision(adapter: str, tmp_path: Path, bf16_on_cpu: Ac
     expected = advance(whole, task, 4)
     parts, task = small_run(tmp_path, seeded_unet(), **changes)
     losses = advance(parts, task, 2).losses
-    trainer.save_state(parts, task)
+    parts.save(task.checkpoints, task.identity)
     parts, task = reopened(tmp_path, seeded_unet(), **changes)
     losses += advance(parts, task, 2).losses
     assert torch.equal(torch.stack(losses), torch.stack(expected.losses))
@@ -94,13 +94,13 @@ def test_it_would_be_seen(forget: str, tmp_path: Path) -> None:
     """The tests above can fail: without the optimiser's state, or the average's, the end is another."""
     whole, task = small_run(tmp_path, Toy(), **settings("schedule-free"))
     advance(whole, task, 2)
-    trainer.save_state(whole, task)
+    whole.save(task.checkpoints, task.identity)
     advance(whole, task, 2)
     parts, task = small_run(tmp_path, Toy(), **settings("schedule-free"))
     kept, _ = checkpoint.newest_checkpoint(task.checkpoints, task.identity)
     assert kept is not None
     before = everything(parts)
-    restore_state(parts, kept, task.checkpoints)
+    parts.load(kept, task.checkpoints)
     if forget == "optimizer":
         parts.optimizer.load_state_dict(before["optimizer"])
     else:
@@ -114,20 +114,20 @@ def test_a_checkpoint_of_before_there_were_averages(tmp_path: Path) -> None:
     """It has no ema.safetensors: it loads into a run without one, and is refused by name by a run with one."""
     plain, task = small_run(tmp_path, Toy())
     advance(plain, task, 1)
-    trainer.save_state(plain, task)
+    plain.save(task.checkpoints, task.identity)
     (folder,) = checkpoint.list_checkpoints(task.checkpoints)
     assert not (folder / "ema.safetensors").exists()
     again, _ = reopened(tmp_path, Toy())
     assert equal(everything(again), everything(plain))
     averaged, _ = small_run(tmp_path, Toy(), ema=EMA)
     with pytest.raises(InputError, match=r"checkpoints: the checkpoint holds no average of the weights"):
-        restore_state(averaged, checkpoint.load_checkpoint(folder, task.identity), task.checkpoints)
+        averaged.load(checkpoint.load_checkpoint(folder, task.identity), task.checkpoints)
 
 
 def test_the_average_is_sealed_like_the_rest(tmp_path: Path) -> None:
     state, task = small_run(tmp_path, Toy(), ema=EMA)
     advance(state, task, 1)
-    trainer.save_state(state, task)
+    state.save(task.checkpoints, task.identity)
     (folder,) = checkpoint.list_checkpoints(task.checkpoints)
     content = bytearray((folder / "ema.safetensors").read_bytes())
     content[-1] ^= 1

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from data.schema import Batch
 from tests.small_runs import Toy, advance, seeded_unet, small_run, trained
-from train import optim, trainer
+from train import optim
+from train.config import OptimOptions
+from train.losses import DenoisingLoss
 from train.model import Denoiser
-from train.optim import OptimOptions
-from train.trainer import TrainContext, TrainState
+from train.trainer import TrainState
 
 
 def rates(folder: Path, schedule: str, accumulate: int, processes: int) -> list[float]:
@@ -59,7 +60,7 @@ class Constant(nn.Module):
 def linear(slope: float) -> Any:
     """In place of the objective: `slope` times the mean of the answer, whose gradient is the slope for each sample."""
 
-    def losses(denoiser: Denoiser, task: TrainContext, batch: Batch, **others: Any) -> Tensor:
+    def losses(self: DenoisingLoss, denoiser: Denoiser, batch: Batch, teacher: Any = None) -> Tensor:
         return slope * denoiser(batch.latents, batch.timestep_uniforms, batch.text_states).flatten(1).mean(1)
 
     return losses
@@ -84,7 +85,7 @@ def test_every_update_has_weight_one(
     """Gradients of 1 average to 1 at every step. Seven pictures: windows end in the middle of an epoch, and none is
     cut short at its end, which would weigh it less.
     """
-    monkeypatch.setattr(trainer, "sample_losses", linear(1.0))
+    monkeypatch.setattr(DenoisingLoss, "__call__", linear(1.0))
     changes: dict[str, Any] = {"batch_size": batch, "accumulate": accumulate, "max_steps": 9, "optim": {"clip_norm": 9}}
     state, task = small_run(tmp_path, Constant(), **changes)
     norms = clipped_norms(state)
@@ -120,18 +121,18 @@ def first_gradients(folder: Path, adapter: str, batch: int, accumulate: int) -> 
 # ---- clipping
 
 
-def steep(denoiser: Denoiser, task: TrainContext, batch: Batch, **others: Any) -> Tensor:
+def steep(self: DenoisingLoss, denoiser: Denoiser, batch: Batch, teacher: Any = None) -> Tensor:
     """The objective with gradients a million times too large."""
-    return 1e6 * ordinary(denoiser, task, batch, **others)
+    return 1e6 * ordinary(self, denoiser, batch, teacher)
 
 
-ordinary = trainer.sample_losses
+ordinary = DenoisingLoss.__call__
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_huge_gradients_are_clipped(adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every step, not only at the first; the directions stay: all are scaled by one factor."""
-    monkeypatch.setattr(trainer, "sample_losses", steep)
+    monkeypatch.setattr(DenoisingLoss, "__call__", steep)
     changes: dict[str, Any] = {"adapter": {"kind": adapter}, "shapes": [(4, 4, 4)], "learning_rate": 1e-4}
     state, task = small_run(tmp_path, seeded_unet(), optim={"clip_norm": 0.5}, **changes)
     norms = clipped_norms(state)
@@ -141,7 +142,7 @@ def test_huge_gradients_are_clipped(adapter: str, tmp_path: Path, monkeypatch: p
 
 
 def test_small_gradients_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "sample_losses", linear(0.01))
+    monkeypatch.setattr(DenoisingLoss, "__call__", linear(0.01))
     state, task = small_run(tmp_path, Constant(), optim={"clip_norm": 0.5})
     norms = clipped_norms(state)
     advance(state, task, 2)
@@ -155,7 +156,7 @@ def test_huge_scaled_gradients_are_clipped(kind: str, tmp_path: Path, monkeypatc
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=1000)  # type: ignore[assignment]
     before = accelerator.state._mixed_precision
     accelerator.state._mixed_precision = "fp16"
-    monkeypatch.setattr(trainer, "sample_losses", steep)
+    monkeypatch.setattr(DenoisingLoss, "__call__", steep)
     changes: dict[str, Any] = {"optim": {"clip_norm": 0.5, "kind": kind}, "learning_rate": 1.0}
     try:
         state, task = small_run(tmp_path, Toy(), accelerator=accelerator, **changes)

@@ -11,9 +11,10 @@ from data.dataset import BatchLayout
 from data.errors import InputError
 from data.schema import Batch
 from tests.unit.test_loop import prepare, weights
-from train import checkpoint, oom, trainer
-from train.metrics import SilentLogger
-from train.trainer import fit, restore_state
+from train import checkpoint, oom
+from train.losses import DenoisingLoss
+from train.metrics import MetricsLogger
+from train.trainer import fit
 
 
 def batch_of(size: int) -> Batch:
@@ -34,17 +35,17 @@ def test_pieces_are_the_batch_in_order(size: int, count: int, sizes: list[int]) 
 def injected(monkeypatch: pytest.MonkeyPatch, *, fits: int, from_step: int) -> list[int]:
     """Batches of more than `fits` samples run out of memory after their backward pass has begun."""
     tried: list[int] = []
-    backward = trainer.sample_losses
+    original = DenoisingLoss.__call__
 
-    def limited(denoiser: object, task: trainer.TrainContext, batch: Batch, **others: Any) -> Tensor:
+    def limited(self: DenoisingLoss, denoiser: Any, batch: Batch, teacher: Any = None) -> Tensor:
         tried.append(len(batch.sample_ids))
-        losses = backward(denoiser, task, batch, **others)  # type: ignore[arg-type]
+        losses = original(self, denoiser, batch, teacher)
         if len(tried) > from_step and len(batch.sample_ids) > fits:
             losses.mean().backward()  # half of the work is done when it happens
             raise torch.OutOfMemoryError("injected")
         return losses
 
-    monkeypatch.setattr(trainer, "sample_losses", limited)
+    monkeypatch.setattr(DenoisingLoss, "__call__", limited)
     return tried
 
 
@@ -59,11 +60,11 @@ def test_out_of_memory_ends_in_the_same_weights(
 ) -> None:
     """Pieces of unequal sizes among them, which must not count alike."""
     whole, whole_task = prepare(tmp_path / "whole", batch_size=batch, accumulate=accumulate)
-    assert fit(whole, whole_task, SilentLogger())
+    assert fit(whole, whole_task, MetricsLogger())
     tried = injected(monkeypatch, fits=fits, from_step=3)
     cut, task = prepare(tmp_path / "cut", batch_size=batch, accumulate=accumulate)
-    assert fit(cut, task, SilentLogger())
-    assert tried[-1] == 1 and cut.pieces == 4 // fits
+    assert fit(cut, task, MetricsLogger())
+    assert tried[-1] == 1 and cut.splits == 4 // fits
     for ours, theirs in zip(weights(cut), weights(whole), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert capsys.readouterr().out.count("out of memory: going on") == 3 - fits, "said once for each halving"
@@ -72,19 +73,19 @@ def test_out_of_memory_ends_in_the_same_weights(
 def test_a_resumed_run_keeps_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     injected(monkeypatch, fits=2, from_step=0)
     state, task = prepare(tmp_path, max_steps=2)
-    assert fit(state, task, SilentLogger())
+    assert fit(state, task, MetricsLogger())
     resumed, task = prepare(tmp_path)
     kept, _ = checkpoint.newest_checkpoint(task.checkpoints, "this run")
     assert kept is not None
-    restore_state(resumed, kept, task.checkpoints)
-    assert resumed.pieces == 2
+    resumed.load(kept, task.checkpoints)
+    assert resumed.splits == 2
 
 
 def test_what_does_not_fit_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     injected(monkeypatch, fits=0, from_step=0)
     state, task = prepare(tmp_path)
     with pytest.raises(InputError, match="a single picture does not fit"):
-        fit(state, task, SilentLogger())
+        fit(state, task, MetricsLogger())
 
 
 def test_several_processes_are_told_which_batch_is_the_same() -> None:
@@ -100,4 +101,4 @@ def test_no_room_for_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(state.optimizer, "step", full)
     with pytest.raises(InputError, match="the optimiser's state does not fit"):
-        fit(state, task, SilentLogger())
+        fit(state, task, MetricsLogger())

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,10 +22,11 @@ from tests.small_runs import Toy, advance, entries, equal, seeded_unet, small_ru
 from tests.tiny import TEXT_WIDTH
 from tools.pocket.tuned import unseen_nouns
 from train import device, trainer
-from train.config import Config, PreservationOptions, run_identity
+from train.config import Config, PreservationOptions
+from train.identity import run_identity
 from train.model import Denoiser, load_model
-from train.prior_preservation import DEFAULT_PROMPTS, NO_TEACHER, FrozenTeacher, freeze_teacher, read_preserved_prompts
-from train.trainer import Job
+from train.prior_preservation import DEFAULT_PROMPTS, PriorTeacher, freeze_teacher, read_preserved_prompts
+from train.trainer import Setup
 from train.training_set import load_training_set
 
 EMPTY = torch.full((5, TEXT_WIDTH), -1.0)
@@ -63,7 +65,9 @@ def test_the_target_moves_by_what_the_base_says_of_the_prompt(strength: float) -
     network, batch = Spotted(tone=0.5), batch_of(0.5)
     assert 0 < sum(batch.preserved) < 8
     target, t = torch.randn(8, 4, 8, 8), torch.arange(8) * 100
-    moved = freeze_teacher(network, EMPTY, Accelerator(cpu=True), strength).moved(target, batch.latents, t, batch)
+    moved = freeze_teacher(network, EMPTY, Accelerator(cpu=True), strength).shift_target(
+        target, batch.latents, t, batch
+    )
     said = strength * (network.words(batch.text_states.mean(1)) - network.words(EMPTY.mean(0)))
     for row, preserved in enumerate(batch.preserved):
         if preserved:
@@ -76,9 +80,7 @@ def test_the_target_moves_by_what_the_base_says_of_the_prompt(strength: float) -
 def test_nothing_preserved_nothing_moves() -> None:
     batch, target = batch_of(0.0), torch.randn(8, 4, 8, 8)
     held = freeze_teacher(Toy(), EMPTY, Accelerator(cpu=True))
-    for anything in (held, NO_TEACHER):
-        assert anything.moved(target, batch.latents, torch.zeros(8, dtype=torch.long), batch) is target
-    assert freeze_teacher(Toy(), None, Accelerator(cpu=True)) is NO_TEACHER
+    assert held.shift_target(target, batch.latents, torch.zeros(8, dtype=torch.long), batch) is target
 
 
 def test_which_samples_are_preserved_follows_from_their_position() -> None:
@@ -116,23 +118,21 @@ def anchored_run(folder: Path, **changes: Any) -> tuple[trainer.TrainState, trai
         sampler = StepSampler([7], task.layout, seed=0, start=start, stop=stop)
         return iter([collate([source[place] for place in places]) for places in sampler])
 
-    state.anchor = freeze_teacher(Spotted(), EMPTY, Accelerator(cpu=True))
-    object.__setattr__(task, "batches", batches)
-    return state, task
+    teacher = freeze_teacher(Spotted(), EMPTY, Accelerator(cpu=True))
+    return state, replace(task, batches=batches, teacher=teacher)
 
 
 def test_training_leaves_the_base_as_it_was_and_accumulation_is_one_batch(tmp_path: Path) -> None:
     state, task = anchored_run(tmp_path, batch_size=8)
     advance(state, task, 3)
-    assert isinstance(state.anchor, FrozenTeacher)
-    assert equal(state.anchor.base.unet.state_dict(), Toy().state_dict())
+    assert task.teacher is not None
+    assert equal(task.teacher.base.unet.state_dict(), Toy().state_dict())
     parts, other = anchored_run(tmp_path, batch_size=2, accumulate=4)
     advance(parts, other, 3)
     for name, weight in trained(parts).items():
         torch.testing.assert_close(weight, trained(state)[name], atol=1e-6, rtol=1e-5)
     unheld, last = anchored_run(tmp_path, batch_size=8)
-    unheld.anchor = NO_TEACHER
-    advance(unheld, last, 3)
+    advance(unheld, replace(last, teacher=None), 3)
     assert not equal(trained(unheld), trained(state))
 
 
@@ -141,7 +141,7 @@ def test_a_base_that_is_the_network_keeps_the_direction_and_learns_the_rest() ->
     network, batch = Spotted(), batch_of(0.5)
     t = torch.arange(8) * 100
     empty = Denoiser(network)(batch.latents, t, EMPTY.expand(8, -1, -1)).detach()  # the look: whatever it says
-    wanted = freeze_teacher(network, EMPTY, Accelerator(cpu=True)).moved(empty, batch.latents, t, batch)
+    wanted = freeze_teacher(network, EMPTY, Accelerator(cpu=True)).shift_target(empty, batch.latents, t, batch)
     said = Denoiser(network)(batch.latents, t, batch.text_states)
     rows = torch.tensor(batch.preserved)
     torch.testing.assert_close(said[rows], wanted[rows], atol=1e-5, rtol=1e-5)
@@ -160,7 +160,7 @@ def test_the_shipped_list_holds_no_word_that_the_base_is_judged_by() -> None:
     ("content", "message"),
     [
         (None, "No such file"),
-        (b"# only a comment\n\n", "holds no prompt"),
+        (b"# only a comment\n\n", "contains no prompt"),
         (b"\xff\xfe\x00", "is not UTF-8"),
     ],
 )
@@ -192,7 +192,7 @@ def test_the_base_is_asked_as_the_trained_network_is(bf16_on_cpu: Accelerator) -
     t, preserved = torch.tensor([100, 900]), torch.ones(2, dtype=torch.bool)
     batch = cast(Batch, SimpleNamespace(text_states=said, preserved=preserved))
     zero = torch.zeros_like(x)
-    exact = FrozenTeacher(Denoiser(copy.deepcopy(unet)), EMPTY).moved(zero, x, t, batch)
+    exact = PriorTeacher(Denoiser(copy.deepcopy(unet)), EMPTY).shift_target(zero, x, t, batch)
     unet.to(torch.bfloat16)
     seen: set[tuple[torch.dtype, torch.dtype]] = set()
 
@@ -200,10 +200,9 @@ def test_the_base_is_asked_as_the_trained_network_is(bf16_on_cpu: Accelerator) -
         seen.add((layer.weight.dtype, answer.dtype))
 
     held = freeze_teacher(unet, EMPTY, bf16_on_cpu)
-    assert isinstance(held, FrozenTeacher)
     for name in ("norm1", "conv1"):
         held.base.unet.get_submodule(f"down_blocks.0.resnets.0.{name}").register_forward_hook(note)
-    found = held.moved(zero, x, t, batch)
+    found = held.shift_target(zero, x, t, batch)
     assert seen == {(torch.bfloat16, torch.bfloat16)}
     assert 0 < (found - exact).norm() < 0.05 * exact.norm()
 
@@ -211,10 +210,9 @@ def test_the_base_is_asked_as_the_trained_network_is(bf16_on_cpu: Accelerator) -
 def test_a_run_is_held_as_strongly_as_its_settings_say(tmp_path: Path) -> None:
     settings = {"data": [write_set(tmp_path / "set")], "preserve": {"share": 0.5, "strength": 0.6}}
     config, model = Config.model_validate(settings), load_model("pocket")
-    built = trainer.build_state(
-        Job(config, device.start_accelerator(config), model, load_training_set(config, model), "run")
-    )
-    assert isinstance(built.anchor, FrozenTeacher) and built.anchor.strength == 0.6
+    dataset = load_training_set(config, model)
+    _, teacher = trainer.build_state(Setup(config, device.start_accelerator(config), model, dataset, "run"))
+    assert teacher is not None and teacher.strength == 0.6
 
 
 def test_prompts_count_by_their_words_not_by_their_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,10 @@ from data.errors import InputError
 from infer import metadata
 from infer import previews as drawing
 from train import adapters, model
-from train.config import PreviewOptions
-from train.lora import LoraOptions
-from train.metrics import SilentLogger
+from train.config import Config, LoraOptions, PreviewOptions
+from train.metrics import MetricsLogger
 from train.model import load_model
-from train.samples import PreviewImage, PreviewRequest, PreviewSampler, preview_images
+from train.samples import PreviewImage, PreviewRequest, PreviewSampler, choose_previews, preview_interval
 
 CPU = torch.device("cpu")
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
@@ -34,7 +34,7 @@ def own_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
 
 
-class Said(SilentLogger):
+class Said(MetricsLogger):
     def __init__(self) -> None:
         self.words: list[str] = []
         self.pictures: list[tuple[str, int, Path]] = []
@@ -55,11 +55,19 @@ def blank(asked: PreviewRequest) -> list[str]:
     return []
 
 
+def images_of(**options: Any) -> list[PreviewImage]:
+    settings = {"steps": 2, "prompts": ["a water type fridge", "a fire"], **options}
+    return choose_previews(Config.model_validate({"previews": settings}), EMPTY_SET)
+
+
+EMPTY_SET: Any = SimpleNamespace(held_out=[], train=[], prompts={})
+
+
 def easel(folder: Path, draw: Callable[[PreviewRequest], list[str]] | None = blank, **options: Any) -> PreviewSampler:
-    settings = PreviewOptions.model_validate({"steps": 2, "prompts": ["a water type fridge", "a fire"], **options})
-    questions = preview_images([], settings)
+    settings = PreviewOptions.model_validate({"steps": 2, **options})
     model: Any = None
-    return PreviewSampler(settings, 4, questions, folder / "previews", model, 64, "this run", "fp32", CPU, draw)
+    place = folder / "previews"
+    return PreviewSampler(settings, 4, images_of(**options), place, model, 64, "this run", "fp32", CPU, draw)
 
 
 def real_easel(folder: Path, tiny_model: Path, **options: Any) -> PreviewSampler:
@@ -69,7 +77,7 @@ def real_easel(folder: Path, tiny_model: Path, **options: Any) -> PreviewSampler
 def trained_unet(model: model.BaseModel, seed: int = 0) -> Any:
     """A U-Net with a LoRA that changes something, as in the middle of a training."""
     unet: Any = model.unet
-    LoraOptions().attach(unet, seed)
+    adapters.inject(unet, LoraOptions(), seed)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in adapters.trainable_parameters(unet).items():
@@ -89,26 +97,21 @@ def opened(path: Path) -> Image.Image:
 
 @pytest.mark.parametrize(
     ("every", "due"),
-    [(None, [0, 4, 8, 9]), (3, [0, 3, 6, 9]), (0, []), (100, [0, 9])],
+    [(None, [0, 4, 8, 9]), (3, [0, 3, 6, 9]), (100, [0, 9])],
 )
 def test_when_they_are_due(tmp_path: Path, every: int | None, due: list[int]) -> None:
-    found = easel(tmp_path, every=every)
+    config = Config.model_validate({"previews": {"every": every}, "validation": {"every": 4}})
+    found = replace(easel(tmp_path), every=preview_interval(config))
     assert [step for step in range(10) if found.due(step, last=step == 9)] == due
 
 
-def test_without_prompts_there_are_none(tmp_path: Path) -> None:
-    assert not replace(easel(tmp_path), questions=[]).due(0, last=True)
+def test_without_prompts_or_an_interval_there_are_none() -> None:
+    assert images_of(prompts=[])[2:] == [] and images_of(every=0) == []
 
 
 def test_each_prompt_has_the_same_seeds() -> None:
-    options = PreviewOptions(count=2, seed=7)
-    assert preview_images(["a", "b", "a"], options) == [
-        PreviewImage("a", 7),
-        PreviewImage("a", 8),
-        PreviewImage("b", 7),
-        PreviewImage("b", 8),
-    ]
-    assert preview_images(["a"], PreviewOptions(prompts=["mine"])) == [PreviewImage("mine", 42)]
+    images = images_of(count=2, seed=7, prompts=["a", "b", "a"])
+    assert [(image.prompt, image.seed) for image in images] == [("a", 7), ("a", 8), ("b", 7), ("b", 8)]
 
 
 def test_a_picture_depends_on_its_prompt_and_seed_alone(tmp_path: Path, tiny_model: Path) -> None:
@@ -117,8 +120,8 @@ def test_a_picture_depends_on_its_prompt_and_seed_alone(tmp_path: Path, tiny_mod
     many = real_easel(tmp_path / "many", tiny_model, prompts=["a water type fridge", "a fire", "grass"], count=2)
     unet = trained_unet(model.load_model(str(tiny_model)))
     for each in (few, many):
-        each.take(unet, 0, Said())
-        each.take(unet, 4, Said())
+        each.save(unet, 0, Said())
+        each.save(unet, 4, Said())
     one, several = pixels(few.place(4)), pixels(many.place(4))
     assert one["00000-42.png"] == several["00002-42.png"]
     assert len(set(several.values())) == 6
@@ -128,8 +131,8 @@ def test_a_picture_says_how_it_was_made(tmp_path: Path, tiny_model: Path) -> Non
     board = real_easel(tmp_path, tiny_model, prompts=["a fire"])
     unet = trained_unet(model.load_model(str(tiny_model)))
     report = Said()
-    board.take(unet, 0, report)
-    board.take(unet, 4, report)
+    board.save(unet, 0, report)
+    board.save(unet, 4, report)
     base, tuned = (metadata.read_metadata(board.place(step) / "00000-42.png") for step in (0, 4))
     assert (tuned.prompt, tuned.seed, tuned.steps, tuned.guidance_scale) == ("a fire", 42, 2, 5.0)
     assert tuned.model.name == f"{base.model.name}, step 4"
@@ -159,9 +162,9 @@ def test_the_training_feels_nothing(tmp_path: Path, tiny_model: Path) -> None:
 
     torch.manual_seed(3)
     before, weights = state(), [parameter.detach().clone() for parameter in unet.parameters()]
-    board.take(unet, 0, Said())
-    board.take(unet, 4, Said())
-    assert board.is_there(4)
+    board.save(unet, 0, Said())
+    board.save(unet, 4, Said())
+    assert board.exists(4)
     assert state() == before
     assert all(torch.equal(a, b) for a, b in zip(weights, unet.parameters(), strict=True))
     assert all(bool((p.grad == 1).all()) for p in adapters.trainable_parameters(unet).values() if p.grad is not None)
@@ -192,8 +195,8 @@ def test_a_failure_is_said_and_leaves_nothing(tmp_path: Path, error: Exception, 
     board, report = easel(tmp_path, fail), Said()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    board.take(unet, 0, report)
-    assert report.words == [f"step 0: no previews ({words}); the training goes on"]
+    board.save(unet, 0, report)
+    assert report.words == [f"step 0: no previews ({words}); the training continues"]
     assert list((tmp_path / "previews").iterdir()) == []
     assert unet.training and torch.equal(torch.get_rng_state(), before) and torch.is_grad_enabled()
     assert report.pictures == []
@@ -204,7 +207,7 @@ def test_a_stop_asked_for_twice_is_obeyed(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        easel(tmp_path, interrupted).take(None, 0, Said())
+        easel(tmp_path, interrupted).save(None, 0, Said())
     assert list((tmp_path / "previews").iterdir()) == []
 
 
@@ -214,7 +217,7 @@ def test_a_nan_picture_is_said(tmp_path: Path, tiny_model: Path) -> None:
     with torch.no_grad():
         next(iter(adapters.trainable_parameters(unet).values())).fill_(float("nan"))
     report = Said()
-    board.take(unet, 4, report)
+    board.save(unet, 4, report)
     assert report.words == ["step 4: previews: 2 of 2 are no pictures, the numbers broke down (NaN)"]
     verdicts = [metadata.read_metadata(board.place(step) / "00000-42.png").verdict for step in (0, 4)]
     assert verdicts == ["ok", "nan"], "the base draws as ever"
@@ -223,8 +226,8 @@ def test_a_nan_picture_is_said(tmp_path: Path, tiny_model: Path) -> None:
 def test_a_prompt_that_is_too_long_is_said(tmp_path: Path, tiny_model: Path) -> None:
     board, report = real_easel(tmp_path, tiny_model, prompts=["fire " * 80]), Said()
     unet = trained_unet(model.load_model(str(tiny_model)))
-    board.take(unet, 0, report)
-    board.take(unet, 4, report)
+    board.save(unet, 0, report)
+    board.save(unet, 4, report)
     assert len(report.words) == 1, "once is enough"
     assert report.words[0].startswith("step 0: previews: the prompt 'fire fire")
     assert "80 tokens, 75 are read; lost: 'fire fire" in report.words[0]
@@ -234,7 +237,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     half = tmp_path / "previews" / ".000004.x.part"
     half.mkdir(parents=True)
     board = easel(tmp_path)
-    board.take(None, 0, Said())
+    board.save(None, 0, Said())
     assert [path.name for path in (tmp_path / "previews").iterdir()] == ["000000"]
 
 
@@ -248,11 +251,11 @@ def test_the_base_is_drawn_once_and_again_for_other_prompts(tmp_path: Path) -> N
     unet = nn.Dropout()
     board = easel(tmp_path, noting)
     for step in (0, 4, 4, 8):
-        board.take(unet, step, Said())
+        board.save(unet, step, Said())
     assert drawn == [(False, 2, False), (False, 2, True), (False, 2, True)]
     drawn.clear()
     other = easel(tmp_path, noting, prompts=["one"])
-    other.take(unet, 8, Said())
+    other.save(unet, 8, Said())
     assert drawn == [(True, 1, False), (False, 1, True)], "the base's own network, from its file"
     assert len(json.loads((other.place(0) / "preview.json").read_text())["pictures"]) == 1
 
@@ -263,16 +266,16 @@ def test_the_bases_own_network_draws_what_step_0_drew(
     """A LoRA starts as nothing: whether the base was drawn at step 0 or afterwards is the same."""
     first = real_easel(tmp_path / "a", tiny_model)
     model = load_model(str(tiny_model))
-    LoraOptions().attach(model.unet, 0)
-    first.take(model.unet, 0, Said())
+    adapters.inject(model.unet, LoraOptions(), 0)
+    first.save(model.unet, 0, Said())
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "nothing drawn yet"))
     later = real_easel(tmp_path / "b", tiny_model)
-    later.take(trained_unet(load_model(str(tiny_model))), 4, Said())
+    later.save(trained_unet(load_model(str(tiny_model))), 4, Said())
     assert pixels(first.place(0)) == pixels(later.place(0)) != pixels(later.place(4))
 
 
 def test_other_processes_draw_nothing(tmp_path: Path) -> None:
     board = easel(tmp_path, None)
     assert board.due(0, last=False), "all processes agree on when"
-    board.take(None, 0, Said())
+    board.save(None, 0, Said())
     assert list(tmp_path.iterdir()) == []

@@ -7,11 +7,9 @@ import torch
 from accelerate import Accelerator
 
 from tests.tiny import tiny_unet
-from train import estimate, optim
-from train.config import Config
+from train import adapters, estimate, optim
+from train.config import Config, LoraOptions, OptimOptions
 from train.estimate import UnetInput
-from train.lora import LoraOptions
-from train.optim import OptimOptions
 
 
 def adamw(weights: Any) -> torch.optim.Optimizer:
@@ -20,7 +18,7 @@ def adamw(weights: Any) -> torch.optim.Optimizer:
 
 def test_it_leaves_weights_gradients_generators_and_optimiser_as_they_were() -> None:
     unet: Any = tiny_unet(16)
-    LoraOptions(rank=2).attach(unet, seed=0)
+    adapters.inject(unet, LoraOptions(rank=2), 0)
     unet.train()
     trained = [weight for weight in unet.parameters() if weight.requires_grad]
     optimizer, accelerator = adamw(trained), Accelerator(cpu=True)
@@ -43,7 +41,7 @@ def test_a_long_step_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gradients_go_even_if_the_probe_fails() -> None:
     unet: Any = tiny_unet(16)
-    LoraOptions(rank=2).attach(unet, seed=0)
+    adapters.inject(unet, LoraOptions(rank=2), 0)
 
     def broken(weights: Any) -> torch.optim.Optimizer:
         raise torch.OutOfMemoryError("no room")

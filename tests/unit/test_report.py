@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from train.metrics import RunLogger, SilentLogger, keep_until, numbers, read_metrics
+from train.metrics import MetricsLogger, RunLogger, keep_until, numbers, read_metrics
 
 
 def write_lines(path: Path, *lines: str) -> Path:
@@ -130,7 +130,7 @@ def test_tensorboard_forgets_the_steps_done_again(tmp_path: Path) -> None:
 
 
 def test_other_processes_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    silent = SilentLogger()
+    silent = MetricsLogger()
     silent.write([{"step": 1}])
     silent.advance(1, loss="1")
     silent.say("a word")

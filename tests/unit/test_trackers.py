@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.errors import InputError
 from train import metrics
-from train.metrics import RunLogger, SilentLogger, WeightsAndBiases, check_wandb_installed
+from train.metrics import MetricsLogger, RunLogger, WeightsAndBiases, check_wandb_installed
 
 STAND_IN = """
 import json, os
@@ -87,4 +87,4 @@ def test_tensorboard_shows_pictures(tmp_path: Path) -> None:
 
 
 def test_other_processes_show_nothing(tmp_path: Path) -> None:
-    SilentLogger().picture("previews", 0, tmp_path / "none.png")
+    MetricsLogger().picture("previews", 0, tmp_path / "none.png")

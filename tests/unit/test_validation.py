@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from data import rng
 from data.dataset import EncodedImage, mean_latents
 from data.errors import InputError
+from train.config import Epsilon, Objective, Velocity
 from train.ddpm import diffusion, schedule
-from train.losses import Epsilon, Objective, Velocity
 from train.model import Denoiser
 from train.validation import Losses, Validator, entry_hash, paired_difference
 

@@ -14,8 +14,8 @@ from annotation.cli import dispatch
 from annotation.client import Client, Task
 from data import sample_set, validate
 from data.cli import parse
+from tests import sessions
 from tests.servers.project.conftest import answer, tasks_of
-from train import trainer
 from train.config import ALIASES, CONFIGS, Config
 from train.run_folder import Run, all_runs
 
@@ -94,7 +94,7 @@ def train(release: str, model: Path) -> Run:
     assert validate.validate_folder(prepare) == 0
     finetune = ["--data", release, "--model", str(model), *QUICK]
     config = parse(Config, finetune, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-    assert trainer.run_training(config) == 0
+    assert sessions.run(config) == 0
     (run,) = all_runs(Path("runs"))
     return run
 

@@ -36,7 +36,7 @@ from train.ddpm.runs.report import centred_mean, numbers
 from train.ddpm.runs.validation import X0Errors, measure_errors, spread_timesteps, validation_set
 from train.ddpm.unets.config import AnyNetwork, BasicUNetOptions, PlainUNetOptions, UNet2DOptions
 from train.metrics import read_metrics
-from train.optim import OptimOptions
+from train.config import OptimOptions
 from train.run_folder import Run
 from train.validation import Interval, Losses
 

@@ -15,7 +15,7 @@ from data.errors import InputError
 from train.config import ENDLESS_SCHEDULES, EmaOptions
 from train.ddpm.image_set_options import ImageSetOptions
 from train.ddpm.unets.config import AnyNetwork, ConvNextOptions
-from train.optim import OptimOptions
+from train.config import OptimOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BOUND_ONLY = ("only", "importance")  # values of ObjectiveOptions.bound without L_simple

@@ -36,7 +36,7 @@ from train.ddpm.samplers import make_sampler
 from train.ddpm.unets.build import NetworkShape, build_network
 from train.ema import Ema
 from train.estimate import peak_flops
-from train.metrics import MetricsLogger, RunLogger, SilentLogger, Speed, read_metrics
+from train.metrics import MetricsLogger, RunLogger, MetricsLogger, Speed, read_metrics
 from train.run_folder import Run
 from train.signals import launcher_pid, stop_requests, survive_closed_output
 from train.torch_compile import GRADIENT_TOLERANCE, relative_errors
@@ -95,7 +95,7 @@ class Trainer:
         self.steps = config.steps(len(images), self.layout.global_batch)
         self.identity = identity(config, images.fingerprint, self.steps)
         self.step = 0
-        self.logger: MetricsLogger = SilentLogger()
+        self.logger: MetricsLogger = MetricsLogger()
 
     def build(self) -> None:
         """Network, optimiser, average, loss and batches; before the loop, once."""
