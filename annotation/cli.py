@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from inspect import cleandoc
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,7 +59,8 @@ def dispatch(argv: Sequence[str]) -> int:
         return 0
     name = check_choice(argv[0], COMMANDS, what="command", where="annotate.py")
     _, options, run = COMMANDS[name]
-    return run(parse(options, argv[1:], prog=f"annotate.py {name}", description=options.__doc__ or "", aliases=ALIASES))
+    description = cleandoc(options.__doc__ or "")
+    return run(parse(options, argv[1:], prog=f"annotate.py {name}", description=description, aliases=ALIASES))
 
 
 def print_row(name: str, text: str) -> None:

@@ -16,6 +16,9 @@ Winner = Literal["central", "newest", "first"]
 class ProjectOptions(Options):
     name: str | None = None
     """project, a folder in captions/; default: the only one"""
+
+
+class ProjectImageOptions(ProjectOptions):
     images: Path | None = None
     """image folder, if it is not where the project says"""
 
@@ -56,7 +59,7 @@ folder's metadata; without types there is no triage"""
     """push nothing if any image would be left out"""
 
 
-class StartOptions(ImageOptions, LocalServerOptions):
+class StartOptions(LocalServerOptions, ImageOptions):
     """Start Label Studio on this machine and, with --images, push a folder of images to it.
 
     The first start installs Label Studio in its own environment (1 to 3 minutes, 1 GB). Later starts take seconds.
@@ -90,18 +93,16 @@ class InviteOptions(LocalServerOptions):
     """create a new link; the old one stops working"""
 
 
-class PushOptions(ImageOptions, UrlOptions):
+class PushOptions(UrlOptions, ImageOptions):
     """Put images and their drafts on the server. The image folder is only read.
 
     Run it again after adding images or drafts, or after an interruption: nothing is created twice.
     """
 
 
-class PullOptions(ServerOptions):
+class PullOptions(ServerOptions, ProjectOptions):
     """Fetch new and changed answers into captions/NAME/history.jsonl."""
 
-    name: str | None = None
-    """project, a folder in captions/; default: the only one"""
     everything: bool = False
     """read every answer again, not only those that changed"""
     accept_deleted: bool = False
@@ -153,7 +154,7 @@ captions.csv or .parquet, a Hugging Face dataset, a Label Studio export"""
     """text that every draft begins with"""
 
 
-class StatusOptions(ProjectOptions, ServerOptions):
+class StatusOptions(ServerOptions, ProjectImageOptions):
     """Show progress, speed, draft quality, annotator agreement and the estimated time left."""
 
     watch: bool = False
@@ -166,7 +167,7 @@ class StatusOptions(ProjectOptions, ServerOptions):
     """(also --json) print everything as JSON"""
 
 
-class LintOptions(ProjectOptions, ServerOptions):
+class LintOptions(ServerOptions, ProjectImageOptions):
     """Check every caption: length in tokens, wording, spelling, type, duplicates. Exit code 1 if anything is found."""
 
     config: Path | None = None
@@ -199,11 +200,9 @@ class LintOptions(ProjectOptions, ServerOptions):
     """show the findings on the server, in the Data Manager's column `lint`, which can be filtered"""
 
 
-class FixOptions(ServerOptions):
+class FixOptions(ServerOptions, ProjectOptions):
     """Edit many captions at once: preview first, then --apply. --undo reverts the last edit."""
 
-    name: str | None = None
-    """project, a folder in captions/; default: the only one"""
     find: str | None = None
     """text to find, case-sensitive"""
     replace: str | None = None
@@ -234,7 +233,7 @@ class FixOptions(ServerOptions):
     """revert the last correction, wherever nobody has changed the caption since"""
 
 
-class ExportOptions(ProjectOptions):
+class ExportOptions(ProjectImageOptions):
     """Export the captions as a dataset for finetune.py: images, metadata.jsonl, tables, lock file and dataset card."""
 
     into: Path | None = None

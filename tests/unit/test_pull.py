@@ -8,17 +8,8 @@ from typing import Any
 
 import pytest
 
+from annotation import pull
 from annotation.history import Record, latest
-from annotation.pull import (
-    AnswerParser,
-    ReadState,
-    check_deleted,
-    new_versions,
-    newest,
-    read_states,
-    rules_hash,
-    screen_fields,
-)
 from data.errors import InputError
 
 KEY = "ab" * 32
@@ -52,11 +43,11 @@ def task(*answers: dict[str, Any], predictions: list[dict[str, Any]] | None = No
     return {"data": values, "annotations": list(answers), "predictions": predictions or [], "updated_at": LATER}
 
 
-def parser(screen: str = "text", *types: str) -> AnswerParser:
-    return AnswerParser(screen, screen_fields(screen, types), {1: "ann@example.com"})
+def parser(screen: str = "text", *types: str) -> pull.AnswerParser:
+    return pull.AnswerParser(screen, pull.screen_fields(screen, types), {1: "ann@example.com"})
 
 
-def parse(reader: AnswerParser, *answers: dict[str, Any], **more: Any) -> Record:
+def parse(reader: pull.AnswerParser, *answers: dict[str, Any], **more: Any) -> Record:
     (found,) = reader.records(task(*answers, **more))
     return found
 
@@ -65,7 +56,7 @@ def parse(reader: AnswerParser, *answers: dict[str, Any], **more: Any) -> Record
 
 
 def added(*tasks: dict[str, object], history: list[Record], whole: bool = False) -> list[Record]:
-    return new_versions(tasks, parser(), history, whole=whole)
+    return pull.new_versions(tasks, parser(), history, whole=whole)
 
 
 def test_only_changed_answers_are_new_versions() -> None:
@@ -99,34 +90,34 @@ def test_a_known_draft_is_kept() -> None:
 def test_losing_most_answers_needs_consent() -> None:
     history = [record(number) for number in range(24)]
     deleted = [replace(each, status="deleted") for each in history]
-    check_deleted(deleted[:12], history, "text", "http://127.0.0.1:1")
-    check_deleted(deleted[:10], history[:10], "text", "http://127.0.0.1:1")
+    pull.check_deleted(deleted[:12], history, "text", "http://127.0.0.1:1")
+    pull.check_deleted(deleted[:10], history[:10], "text", "http://127.0.0.1:1")
     with pytest.raises(InputError, match="13 of 24") as error:
-        check_deleted(deleted[:13], history, "text", "http://127.0.0.1:1")
+        pull.check_deleted(deleted[:13], history, "text", "http://127.0.0.1:1")
     assert "--accept-deleted" in str(error.value.fix)
 
 
 def test_the_newest_time_in_any_format() -> None:
     tasks = [{"updated_at": "2026-01-01T10:00:00Z"}, {"updated_at": "2026-01-01T10:00:00.5Z"}]
-    assert newest(tasks, "") == "2026-01-01T10:00:00.5Z"
-    assert newest(tasks, LATER) == LATER
-    assert newest([], "") == ""
+    assert pull.newest(tasks, "") == "2026-01-01T10:00:00.5Z"
+    assert pull.newest(tasks, LATER) == LATER
+    assert pull.newest([], "") == ""
 
 
 def test_a_lost_or_broken_state_means_reading_everything(tmp_path: Path) -> None:
     path = tmp_path / "pulled.json"
     path.write_text('{"text": {"rules": "r", "until": "t", "others": 2}}')
-    assert read_states(path) == {"text": ReadState("r", "t", 2)}
+    assert pull.read_states(path) == {"text": pull.ReadState("r", "t", 2)}
     for content in ("", "[]", '{"text": 1}', '{"text": {"odd": 1}}'):
         path.write_text(content)
-        assert read_states(path) == {}
-    assert read_states(tmp_path / "none") == {}
+        assert pull.read_states(path) == {}
+    assert pull.read_states(tmp_path / "none") == {}
 
 
 def test_other_types_mean_reading_everything() -> None:
-    one, two = (screen_fields("triage", types) for types in (("water",), ("water", "fire")))
-    assert rules_hash(one) != rules_hash(two)
-    assert rules_hash(one) == rules_hash(screen_fields("triage", ("water",)))
+    one, two = (pull.screen_fields("triage", types) for types in (("water",), ("water", "fire")))
+    assert pull.rules_hash(one) != pull.rules_hash(two)
+    assert pull.rules_hash(one) == pull.rules_hash(pull.screen_fields("triage", ("water",)))
 
 
 # ---- parsing
