@@ -82,7 +82,7 @@ CASES = (
     images("inpaint", PHOTO, "--mask {inputs}/mask.png --prompt 'a cat' --scheduler euler_a"),
     images("scribble", "--scribble {inputs}/scribble.png --prompt 'a tree' --scheduler ddim"),
     images("controlnet", "--scribble {inputs}/scribble.png --controlnet {inputs}/controlnet --prompt 'a tree'"),
-    images("lora", f"--lora {LORA_FILE}:0.8 --prompt 'a fire type fridge' --batch-size 2"),
+    images("lora-weight", f"--lora {LORA_FILE}:0.8 --prompt 'a fire type fridge' --batch-size 2"),
     images("prompt-file", "--from-file {inputs}/prompts.csv --style creature --aspect 2:1"),
     Case(
         "images", "replay",

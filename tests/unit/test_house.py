@@ -36,7 +36,7 @@ ENTRIES = [
     "infer/studio.py",
     "infer/synthesize.py",
 ]
-LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 400, 60, 60
+LONGEST_FILE, LONGEST_FUNCTION, LONGEST_ENTRY = 450, 60, 60  # lines that are not blank; of an entry all
 FORBIDDEN_WORDS = ("utils", "helpers", "manager", "handler")
 
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -89,7 +89,8 @@ def test_entries_are_thin(entry: str) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_nothing_grows_too_large(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= LONGEST_FILE, f"{name(path)} has {text.count(chr(10))} lines"
+    lines = sum(bool(line.strip()) for line in text.splitlines())
+    assert lines <= LONGEST_FILE, f"{name(path)} has {lines} lines"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
