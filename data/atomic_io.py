@@ -12,7 +12,6 @@ from pathlib import Path
 from data.errors import InputError
 
 FSYNC_THREADS = 16  # files of a folder that are flushed to the disk at the same time
-BLOCK = 1 << 20  # bytes read at a time while hashing
 
 
 def cache_root() -> Path:
@@ -22,82 +21,83 @@ def cache_root() -> Path:
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content` in one step; a reader sees the old file or the new one, never a part of it."""
-    with atomic_file(path) as beside:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    with atomic_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed over `path` when the block ends well, else removed.
+    """A temporary file in the same folder to write to; renamed to `path` when the block succeeds, else removed.
 
-    durable: flush it to the disk first. A cache whose reader notices a torn file may go without, which is faster.
+    durable: flush it to the disk first; faster without, for a cache whose reader notices a torn file.
     Raises InputError if the disk is full or `path` cannot be written.
     """
-    beside: Path | None = None
+    partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
         os.close(handle)
-        beside = Path(name)
-        yield beside
+        partial = Path(name)
+        yield partial
         if durable:
-            fsync_path(beside)
-        apply_umask(beside)
-        os.replace(beside, path)
+            fsync_path(partial)
+        apply_umask(partial)
+        os.replace(partial, path)
         if durable:
             fsync_path(path.parent)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` to fill; when the block ends well it takes the place of `path`, else it is removed.
+    """A temporary folder to fill; it takes the place of `path` when the block succeeds, else it is removed.
 
     An old `path` is moved aside first, back if anything fails, and removed last.
     Raises InputError if the disk is full or `path` cannot be written.
     """
-    beside: Path | None = None
+    partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
-        yield beside
-        with ThreadPoolExecutor(FSYNC_THREADS) as threads:  # the disk takes many files' flushes in one go
-            list(threads.map(fsync_path, beside.rglob("*")))
-        fsync_path(beside)
-        for file in beside.rglob("*.safetensors"):
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
+        yield partial
+        with ThreadPoolExecutor(FSYNC_THREADS) as threads:  # many flushes at once are faster
+            list(threads.map(fsync_path, partial.rglob("*")))
+        fsync_path(partial)
+        for file in partial.rglob("*.safetensors"):
             apply_umask(file)
-        beside.chmod(0o777 & ~current_umask())
-        swap_folder(beside, path)
+        partial.chmod(0o777 & ~current_umask())
+        swap_folder(partial, path)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
-def swap_folder(beside: Path, path: Path) -> None:
-    """Rename folder `beside` to `path`, replacing what stands there; if that fails, what stood there is put back."""
-    if not path.exists():
-        os.replace(beside, path)
-        fsync_path(path.parent)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent))
-    os.replace(path, aside / path.name)
+def swap_folder(partial: Path, path: Path) -> None:
+    """Rename `partial` to `path`, replacing an old folder; if that fails, the old one is restored."""
+    aside = (
+        Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent)) if path.exists() else None
+    )
+    if aside is not None:
+        os.replace(path, aside / path.name)
     try:
-        os.replace(beside, path)
+        os.replace(partial, path)
     except OSError:
-        os.replace(aside / path.name, path)
+        if aside is not None:
+            os.replace(aside / path.name, path)
         raise
     fsync_path(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def fsync_path(path: Path) -> None:
-    """Push a file or a folder's entries to the disk, so that the rename after it cannot overtake the content."""
+    """Flush a file or a folder's entries to the disk, so that the following rename cannot overtake the content."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -106,30 +106,25 @@ def fsync_path(path: Path) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> InputError:
-    """A full disk or a missing right, said as one line; another file's trouble is blamed on that file."""
+    """A full disk or a missing permission; `where` is the file that the system names, if that is another one."""
     culprit = Path(error.filename) if isinstance(error.filename, str) and error.filename else path
     elsewhere = culprit != path and path.parent not in culprit.parents
-    what = "cannot be used" if elsewhere else "cannot be written"
-    where = culprit if elsewhere else path
-    return InputError(f"{what} ({error.strerror or error})", where=where, fix="The old state was left as it was.")
+    what = f"{'cannot be used' if elsewhere else 'cannot be written'} ({error.strerror or error})"
+    return InputError(what, where=culprit if elsewhere else path, fix="The previous state is unchanged.")
 
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def apply_umask(file: Path) -> None:
-    """The rights that any new file has: mkstemp and the safetensors library make theirs their owner's alone."""
+    """Give a file the permissions of any new file: mkstemp and safetensors make theirs private."""
     file.chmod(0o666 & ~current_umask())
 
 
 def current_umask() -> int:
-    """The process' umask."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -46,15 +46,14 @@ class Flag:
 
     path: str
     info: FieldInfo
-    section: str  # what its section is for
+    section: str  # help text of its section
     kinds: list[str]
 
     def __post_init__(self) -> None:
-        extra = self.info.json_schema_extra
         self.atoms = atoms(self.info.annotation)
         self.is_bool = set(self.atoms) - {NoneType} == {bool}
         self.is_list = get_origin(self.info.annotation) in (list, tuple)
-        self.is_positional = isinstance(extra, dict) and "positional" in extra
+        self.is_positional = "positional" in (self.info.json_schema_extra or ())
 
 
 def parse(
@@ -74,10 +73,10 @@ def parse(
     Raises InputError naming every unknown or invalid flag and YAML key. `--help` prints and exits 0.
     """
     flags = find_flags(model)
-    typed, wants_help = read_flags(sys.argv[1:] if argv is None else argv, flags, aliases or {}, prog)
+    typed = read_flags(sys.argv[1:] if argv is None else argv, flags, aliases or {}, prog)
+    wants_help = typed.pop("-h", False)
     values, lines = read_preset(typed, preset) if "config" in flags else ({}, {})
-    settle_kinds(model, values, typed)
-    merge(values, typed)
+    merge(model, values, typed)
     if wants_help:
         print_help(model, values, flags, prog, description)
         sys.exit(0)
@@ -111,16 +110,9 @@ def find_flags(model: type[BaseModel]) -> dict[str, Flag]:
     return flags
 
 
-def field_types(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
-    """Every dotted field name of a config with its annotation."""
-    return ((path, flag.info.annotation) for path, flag in find_flags(model).items())
-
-
 def section_types(annotation: Any) -> list[type[BaseModel]]:
     """The models inside an annotation: itself, or the members of a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for member in get_args(annotation) for model in section_types(member)]
+    return [atom for atom in atoms(annotation) if isinstance(atom, type) and issubclass(atom, BaseModel)]
 
 
 def atoms(annotation: Any) -> list[Any]:
@@ -141,10 +133,8 @@ def field_of(flag: str) -> str:
     return flag.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
-def read_flags(
-    argv: Sequence[str], flags: Mapping[str, Flag], aliases: Mapping[str, str], prog: str
-) -> tuple[dict[str, Any], bool]:
-    """The values as typed, by dotted field name, and whether help is wanted. Raises InputError for every bad flag.
+def read_flags(argv: Sequence[str], flags: Mapping[str, Flag], aliases: Mapping[str, str], prog: str) -> dict[str, Any]:
+    """The values as typed, by dotted field name; "-h" if help is wanted. Raises InputError for every bad flag.
 
     Underscores count as dashes; a repeated list flag adds an item; `--strict true` and `--no-strict` set a boolean.
     """
@@ -159,7 +149,7 @@ def read_flags(
         token = tokens.pop()
         name = spelling(token, names)
         if name in ("-h", "--help"):
-            typed["help"] = True
+            typed["-h"] = True
         elif name in names:
             path, alone = names[name]
             try:
@@ -167,11 +157,9 @@ def read_flags(
             except InputError as error:
                 errors.append(error)
                 continue
-            if flags[path].is_list:
-                value = [*typed.get(path, []), value]
-            elif value == "None" and NoneType in flags[path].atoms:
+            if value == "None" and NoneType in flags[path].atoms and not flags[path].is_list:
                 value = None
-            typed[path] = value
+            typed[path] = [*typed.get(path, []), value] if flags[path].is_list else value
         elif name.startswith("-") and name != "-":
             errors.append(InputError(f"unknown flag{suggest(name, names)}", where=name, fix=HELP))
             if tokens and not tokens[-1].startswith("-"):
@@ -181,7 +169,7 @@ def read_flags(
         else:
             errors.append(InputError(f"unexpected argument {token!r}", where=prog, fix=HELP))
     raise_all(errors)
-    return typed, typed.pop("help", False)
+    return typed
 
 
 def spelling(token: str, names: Mapping[str, Any]) -> str:
@@ -193,41 +181,35 @@ def spelling(token: str, names: Mapping[str, Any]) -> str:
 def take_value(token: str, alone: bool | None, tokens: list[str], names: Mapping[str, Any]) -> Any:
     """The value of a flag: after its `=`, else the next token, which is taken off; alone: that of a bare boolean."""
     _, equals, value = token.partition("=")
-    if alone is None and not equals:
+    if equals:
+        return value if alone is None else BOOLEANS.get(value.lower(), value)
+    if alone is None:
         if not tokens or spelling(tokens[-1], names) in names:
             raise InputError("expected a value", where=spelling(token, names), fix=HELP)
         return tokens.pop()
-    if alone is None:
-        return value
-    if alone and not equals and tokens and tokens[-1].lower() in BOOLEANS:
-        return BOOLEANS[tokens.pop().lower()]
-    return BOOLEANS.get(value.lower(), value) if equals else alone
+    return BOOLEANS[tokens.pop().lower()] if alone and tokens and tokens[-1].lower() in BOOLEANS else alone
 
 
 # ---- the preset
 
 
 def read_preset(typed: dict[str, Any], preset: Preset) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of `--config`, or of the command's own preset, with the `file:line` of each dotted key."""
-    if "config" in typed:
-        return read_yaml(Path(typed["config"]), preset if isinstance(preset, Path) else None)
-    path = preset(typed) if callable(preset) else preset
-    return read_yaml(path, path) if path else ({}, {})
+    """The values of `--config`, or of the command's own preset, with the `file:line` of each dotted key.
 
-
-def read_yaml(path: Path, own: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """A preset's values, and the `file:line` of each dotted key. Raises InputError.
-
-    own: the command's own preset, whose neighbours are suggested if `path` is a mere name that does not exist.
+    Raises InputError; for a preset that does not exist it lists its neighbours, or those of the command's own.
     """
+    own = preset if isinstance(preset, Path) or preset is None or "config" in typed else preset(typed)
+    path = Path(typed["config"]) if "config" in typed else own
+    if path is None:
+        return {}, {}
+    assert isinstance(path, Path)
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text) or {}
     except OSError as error:
-        folder = path.parent if path.parent != Path() else own.parent if own else Path("train/configs")
-        files = [f.relative_to(Path.cwd()) if f.is_relative_to(Path.cwd()) else f for f in folder.glob("*.yaml")]
-        allowed = ", ".join(sorted(map(str, files))) or None
+        folder = path.parent if path.parent != Path() or not isinstance(own, Path) else own.parent
+        allowed = ", ".join(sorted(str(relative(file)) for file in folder.glob("*.yaml"))) or None
         raise InputError(f"no such preset ({error.strerror})", where=f"--config {path}", allowed=allowed) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -235,25 +217,26 @@ def read_yaml(path: Path, own: Path | None) -> tuple[dict[str, Any], dict[str, s
         raise InputError(f"not valid YAML: {getattr(error, 'problem', None) or error}", where=where) from None
     if not isinstance(values, dict):
         raise InputError("expected a YAML mapping", where=path, fix="Write `key: value` lines.")
-    return values, {key: f"{path}:{line}" for key, line in key_lines(root, path)}
+    return values, dict(key_lines(root, path))
 
 
-def key_lines(node: yaml.Node | None, path: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """The dotted name and line of every key of a YAML mapping; a duplicate key is an InputError."""
+def key_lines(node: yaml.Node | None, path: Path, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted name and `file:line` of every key of a YAML mapping; a duplicate key is an InputError."""
     seen: set[str] = set()
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        name, where = f"{prefix}{key.value}", f"{path}:{key.start_mark.line + 1}"
         if name in seen:
-            raise InputError(f"duplicate key {name!r}", where=f"{path}:{line}", fix="Remove one of the two.")
+            raise InputError(f"duplicate key {name!r}", where=where, fix="Remove one of the two.")
         seen.add(name)
-        yield name, line
+        yield name, where
         yield from key_lines(value, path, f"{name}.")
 
 
-def settle_kinds(model: type[BaseModel], values: dict[str, Any], typed: Mapping[str, Any]) -> None:
-    """Name the kind of every union: `--adapter.rank 8` alone means the default kind.
+def merge(model: type[BaseModel], values: dict[str, Any], typed: Mapping[str, Any]) -> None:
+    """Put the typed values into the preset's, and name the kind of every union.
 
-    `--adapter.kind full` over a preset's `adapter: {kind: lora, rank: 16}` drops the preset's fields of the other kind.
+    `--adapter.rank 8` alone means the default kind; `--adapter.kind full` over a preset's
+    `adapter: {kind: lora, rank: 16}` drops the preset's fields.
     """
     for name, info in model.model_fields.items():
         default = getattr(info.default, "kind", None)
@@ -262,13 +245,9 @@ def settle_kinds(model: type[BaseModel], values: dict[str, Any], typed: Mapping[
             section.setdefault("kind", default)
             if typed.get(f"{name}.kind", section["kind"]) != section["kind"]:
                 section.clear()
-
-
-def merge(values: dict[str, Any], typed: Mapping[str, Any]) -> None:
-    """Put the typed values into the preset's."""
     for path, value in typed.items():
         *sections, name = path.split(".")
-        section: Any = values
+        section = values
         for key in sections:
             section = section.setdefault(key, {}) if isinstance(section, dict) else None
         if isinstance(section, dict):  # else the preset has no mapping there, which validation reports
@@ -280,23 +259,21 @@ def merge(values: dict[str, Any], typed: Mapping[str, Any]) -> None:
 
 def explain_error(model: type[BaseModel], detail: Any, given: Container[str], lines: Mapping[str, str]) -> InputError:
     """One pydantic error as an InputError that names the flag or the YAML line."""
-    path = dotted(model, detail["loc"])
+    path, flags = dotted(model, detail["loc"]), find_flags(model)
     section = path.rpartition(".")[0]
     where = flag_of(path) if path in given else lines.get(path) or lines.get(section) or flag_of(path)
-    flags = find_flags(model)
     if detail["type"] == "extra_forbidden" and path in flags:
         return InputError(f"{path} does not belong to the chosen {section}.kind", where=where)
     if detail["type"] == "extra_forbidden":
         siblings = [name for name in flags if name.startswith(section)]
         return InputError(f"unknown key {path!r}{suggest(path, siblings)}", where=where, allowed=", ".join(siblings))
     if detail["type"] == "missing":
-        name = path.upper() if path in flags and flags[path].is_positional else where
-        return InputError("is required", where=name, fix=HELP)
+        is_positional = path in flags and flags[path].is_positional
+        return InputError("is required", where=path.upper() if is_positional else where, fix=HELP)
     if detail["type"] == "union_tag_invalid":
-        allowed = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
-        kind = f"{path}.kind"
-        where = flag_of(kind) if kind in given or path not in lines else f"{where}.kind"
+        where = f"{where}.kind" if path in lines and f"{path}.kind" not in given else flag_of(f"{path}.kind")
         try:
+            allowed = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
             check_choice(str(detail["ctx"]["tag"]), allowed, what="kind", where=where)
         except InputError as error:
             return error
@@ -338,15 +315,15 @@ def print_help(model: type[Config], values: dict[str, Any], flags: Mapping[str, 
     groups: dict[str, Any] = {"": parser}
     for flag in flags.values():
         title, about = group_of(flag, flags)
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title, about.replace("%", "%%"))
-        keywords: dict[str, Any] = {"help": help_text(flag, config), "default": argparse.SUPPRESS}
+        group = groups.get(title) or parser.add_argument_group(title, about.replace("%", "%%"))
+        groups[title] = group
+        keywords: dict[str, Any] = {"help": help_text(flag, config).replace("%", "%%"), "default": argparse.SUPPRESS}
         if flag.is_positional:
-            groups[title].add_argument(flag.path, nargs="?", metavar=flag.path.upper(), **keywords)
+            group.add_argument(flag.path, nargs="?", metavar=flag.path.upper(), **keywords)
         elif flag.is_bool:
-            groups[title].add_argument(flag_of(flag.path), action=argparse.BooleanOptionalAction, **keywords)
+            group.add_argument(flag_of(flag.path), action=argparse.BooleanOptionalAction, **keywords)
         else:
-            groups[title].add_argument(flag_of(flag.path), metavar=metavar(flag), **keywords)
+            group.add_argument(flag_of(flag.path), metavar=metavar(flag), **keywords)
     parser.print_help()
 
 
@@ -370,28 +347,28 @@ def help_text(flag: Flag, config: Any) -> str:
     if value is None or (value == default and "default:" in text):
         value = None if "default:" in text else default
     shown = show_value(value)
-    return f"{text} (default: {shown})".strip().replace("%", "%%") if shown else text.replace("%", "%%")
+    return f"{text} (default: {shown})".strip() if shown else text
 
 
 def show_value(value: Any) -> str:
     """A default as --help prints it; nothing for None, the empty text and the empty list."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, Path) and value.is_relative_to(Path.cwd()):
-        value = value.relative_to(Path.cwd())
+    value = relative(value) if isinstance(value, Path) else value
     shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
     return shown if len(shown) <= MAX_DEFAULT else f"{shown[:MAX_DEFAULT]}..."
+
+
+def relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def metavar(flag: Flag) -> str:
     """FILE, FOLDER, N, X, TEXT or {a,b}; `N|{auto}` if several are allowed."""
     is_folder = "folder" in (flag.info.description or "").partition(".")[0].lower()
     names = {int: "N", float: "X", str: "TEXT", Path: "FOLDER" if is_folder else "FILE"}
-    choices = (
-        flag.kinds
-        if flag.kinds and flag.path.endswith(".kind")
-        else [str(atom) for atom in flag.atoms if not isinstance(atom, type)]
-    )
     types = [atom for atom in flag.atoms if isinstance(atom, type) and atom is not NoneType]
+    literals = [str(atom) for atom in flag.atoms if not isinstance(atom, type)]
+    choices = flag.kinds if flag.kinds and flag.path.endswith(".kind") else literals
     words = [names.get(atom) or atom.__name__.upper() for atom in types]
     return "|".join(dict.fromkeys([*words, *(["{" + ",".join(choices) + "}"] if choices else [])]))

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data import latent_cache, rng
 from data.atomic_io import cache_root, write_atomic
-from data.cli import field_types
+from data.cli import find_flags
 from data.dataset import BatchLayout
 from data.schema import Batch
 from train import adapters, device, lora, model, optim
@@ -1115,7 +1115,7 @@ class RunEstimate:
     def savings(self) -> Iterator[tuple[str, int]]:
         """(flags, peak of training with them), those that cost least first. Only flags that there are."""
         config, parts = self.config, self.memory.parts
-        now, known = self.memory.phases["training"], dict(field_types(Config))
+        now, known = self.memory.phases["training"], find_flags(Config)
         saved = self.optimizer - optimizer_bytes("adamw-8bit", self.shapes)
         lean = self.activations(config.batch_size, checkpointing=True)
         less = int((1 + WORKSPACE) * (parts["activations"] - lean))

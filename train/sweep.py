@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from data.cli import explain_error, field_types, flag_of
+from data.cli import explain_error, find_flags, flag_of
 from data.errors import InputError, check_choice
 from data.reports.charts import Series
 from data.reports.page import Page
@@ -68,7 +68,7 @@ def read_spec(text: str, candidates: int) -> Spec:
     field = name.strip().removeprefix("--").replace("-", "_")
     if not equals or not given.strip():
         raise InputError(f"no values in {text!r}", where=WHERE, allowed=EXAMPLES)
-    kinds = dict(field_types(Config))
+    kinds = find_flags(Config)
     shown = sorted(path.replace("_", "-") for path in kinds if may_vary(path))
     check_choice(field.replace("_", "-"), [path.replace("_", "-") for path in kinds], what="setting", where=WHERE)
     if not may_vary(field):
@@ -76,7 +76,7 @@ def read_spec(text: str, candidates: int) -> Spec:
         raise InputError(what, where=WHERE, allowed=", ".join(shown))
     if ".." in given:
         bounds = read_bounds(given)
-        return Spec(field, spread(*bounds, candidates, whole="int" in str(kinds[field])), bounds)
+        return Spec(field, spread(*bounds, candidates, whole=int in kinds[field].atoms), bounds)
     values = tuple(dict.fromkeys(value.strip() for value in given.split(",") if value.strip()))
     if len(values) < 2:
         raise InputError(f"one value is no comparison: {given!r}", where=WHERE, allowed=EXAMPLES)

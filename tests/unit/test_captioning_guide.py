@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from annotation.cli import COMMANDS
-from data.cli import field_types, flag_of
+from data.cli import find_flags, flag_of
 
 ROOT = Path(__file__).parents[2]
 USE = re.compile(r"annotate\.py ([a-z]+)((?: +(?:--[a-z-]+|[A-Z_]+|[a-z0-9_,]+))*)")
@@ -18,5 +18,5 @@ def test_every_command_and_flag_that_a_guide_names_exists(guide: str) -> None:
     assert uses or guide != "docs/captioning.md"
     for command, rest in uses:
         assert command in COMMANDS, f"{guide}: annotate.py {command}"
-        known = {flag_of(path) for path in dict(field_types(COMMANDS[command][1]))} | {"--json", "--help"}
+        known = {flag_of(path) for path in find_flags(COMMANDS[command][1])} | {"--json", "--help"}
         assert set(re.findall(r"--[a-z-]+", rest)) <= known, f"{guide}: annotate.py {command}{rest}"

@@ -245,7 +245,7 @@ def test_kill_9_in_the_middle_leaves_the_last_good_state(tmp_path: Path, name: s
 # ---------------------------------------------------------------- the rest
 
 
-@pytest.mark.parametrize("size", [0, 1, atomic_io.BLOCK, atomic_io.BLOCK + 1])
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
 def test_the_hash_is_that_of_the_bytes(tmp_path: Path, size: int) -> None:
     data = bytes(i % 251 for i in range(size))
     (tmp_path / "f").write_bytes(data)
