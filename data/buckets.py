@@ -29,13 +29,13 @@ class Bucket:
 
 @dataclass(frozen=True)
 class BucketUse:
-    """How a set of images falls into one bucket."""
+    """How a set of images uses one bucket."""
 
     bucket: Bucket
     count: int
     mean_cropped: float  # share of an image's area that is cut away, mean and worst, in [0, 1)
     worst_cropped: float
-    enlarged: int  # images that are smaller than the bucket, so must be blown up
+    enlarged: int  # images that are smaller than the bucket, and have to be enlarged
 
 
 def make_buckets(size: int, *, step: int, longest: float = 2.0, tolerance: float = TOLERANCE) -> list[Bucket]:
@@ -46,7 +46,7 @@ def make_buckets(size: int, *, step: int, longest: float = 2.0, tolerance: float
     """
     if step < 1 or size < step or size % step:
         near = max(step, round(size / max(step, 1)) * step)
-        raise InputError(f"size {size} does not fit the model", allowed=f"multiples of {step}", fix=f"Take {near}.")
+        raise InputError(f"size {size} does not fit the model", allowed=f"multiples of {step}", fix=f"Use {near}.")
     if longest < 1:
         raise InputError(f"longest ratio {longest} is below 1", allowed="1 (squares only) or more")
     area = size * size * (1 + tolerance)
@@ -69,7 +69,7 @@ def cropped_share(width: int, height: int, bucket: Bucket) -> float:
 
 
 def summarize_buckets(sizes: Iterable[tuple[int, int]], buckets: Sequence[Bucket]) -> list[BucketUse]:
-    """How images of these (width, height) fall into the buckets that are used, fullest first."""
+    """The buckets that images of these (width, height) use, fullest first."""
     members: dict[Bucket, list[tuple[int, int]]] = {}
     for size in sizes:
         members.setdefault(assign_bucket(*size, buckets), []).append(size)

@@ -1,7 +1,7 @@
-"""Annotation -> prompt text: a template, one of several captions by position, caption dropout, and a token count.
+"""Annotation -> prompt: caption templates, caption dropout, and a token count.
 
-A template is plain text with `{field}` in it: any field of Annotation, or any other key that the metadata has. A field
-that one image lacks leaves no trace: `a {type} fridge` becomes `a fridge`.
+A template is text with `{field}` in it: a field of Annotation, or any other key of the metadata. A field that an image
+lacks leaves no trace: `a {type} fridge` becomes `a fridge`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ NO_ARTICLE = re.compile(
     r"|santa claus|statue of liberty|coffee)$"
 )
 KEEPS_ARTICLE = ("compass", "dress", "bus", "cactus", "octopus", "hibiscus", "rhinoceros")
-EMPTY = "\0"  # stands where a field was empty, until the words around it are tidied
+EMPTY = "\0"  # marks an empty field until the words around it are tidied
 
 
 def known_fields(annotations: Iterable[Annotation]) -> set[str]:
-    """Every field that a template over these annotations may name: the schema's, and the keys that any of them has."""
+    """Every field that a template over these annotations may use: the schema's, and all keys of theirs."""
     extras = (annotation.model_extra or {} for annotation in annotations)
     return set(Annotation.model_fields).union(*extras)
 
@@ -42,9 +42,9 @@ def render_prompts(
 ) -> list[str]:
     """The prompts of one image: one for each of its captions, without repetition or blanks; [] if it has none.
 
-    fields: what the template may name, `known_fields` of the whole set, so that a key which only other images have is
+    fields: what the template may use, `known_fields` of the whole set, so that a key which only other images have is
     empty here and not an error; by default the schema's fields and this annotation's own keys.
-    Raises InputError for an unknown field, a field that holds no text, and anything but plain `{field}`.
+    Raises InputError for an unknown field, a field that is not text, and anything but plain `{field}`.
     """
     parts = parse_template(template, known_fields([annotation]) if fields is None else fields)
     values = dict(annotation)  # the schema's fields and the extra keys
@@ -52,18 +52,24 @@ def render_prompts(
     words = {name: field_to_text(name, values.get(name), annotation.file_name) for name in named}
     texts = annotation.captions or [""]
     prompts = (
-        tidy_text("".join(lead + fill_field(name, words | {"text": text}) for lead, name in parts)) for text in texts
+        tidy_text(
+            "".join(
+                lead + ((words | {"text": text})[name].replace(EMPTY, " ").strip() or EMPTY if name else "")
+                for lead, name in parts
+            )
+        )
+        for text in texts
     )
     return list(dict.fromkeys(prompt for prompt in prompts if prompt))
 
 
 def parse_template(template: str, fields: Collection[str]) -> list[tuple[str, str | None]]:
-    """The template as (literal text, field after it or None). Attribute access, indices, formats are not followed."""
+    """The template as (literal text, field after it or None). Attribute access, indices and formats are errors."""
     where = f"template {template!r}"
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        fix = "Write {{ and }} for braces that are meant as such."
+        fix = "Write {{ and }} for literal braces."
         raise InputError(str(error).lower(), where=where, fix=fix) from None
     for _, name, spec, conversion in parts:
         if spec or conversion:
@@ -73,13 +79,8 @@ def parse_template(template: str, fields: Collection[str]) -> list[tuple[str, st
     return [(literal, name) for literal, name, _, _ in parts]
 
 
-def fill_field(name: str | None, words: dict[str, str]) -> str:
-    """What stands in place of a field: its words, the EMPTY mark, or nothing after the last literal."""
-    return "" if name is None else words[name].replace(EMPTY, " ").strip() or EMPTY
-
-
 def field_to_text(name: str, value: Any, file_name: str) -> str:
-    """A field's value as words: lists are joined by commas, nothing is the empty string."""
+    """A field's value as words: lists are joined by commas, None is empty."""
     if isinstance(value, list | tuple):
         return ", ".join(filter(None, (field_to_text(name, item, file_name) for item in value)))
     if value is None or isinstance(value, str | int | float):
@@ -88,30 +89,30 @@ def field_to_text(name: str, value: Any, file_name: str) -> str:
 
 
 def tidy_text(text: str) -> str:
-    """Take out the EMPTY marks with the comma that belonged to them; runs of white space become one space."""
+    """Remove the EMPTY marks with the comma that belonged to them, and collapse white space."""
     headless = text.lstrip().startswith(EMPTY)
     text = re.sub(rf"\s*,?\s*{EMPTY}\s*(?=[,.;:!?]|$)", "", text).replace(EMPTY, " ")
     return " ".join((text.lstrip(" ,") if headless else text).split())
 
 
 def is_dropped(probability: float, *position: int | str) -> bool:
-    """Whether the caption at this position is replaced by the empty prompt (for classifier-free guidance)."""
+    """Whether the caption at this position is dropped for the empty prompt (for classifier-free guidance)."""
     return rng.uniform("caption-dropout", *position) < probability
 
 
 @dataclass(frozen=True)
 class TruncatedCaption:
-    """A caption that is longer than the text encoder reads."""
+    """A caption that is longer than the text encoder's limit."""
 
     file_name: str
     where: str
     count: int  # tokens, without the start and end token
-    lost_text: str  # whole words from the first one that is cut
+    lost_text: str  # whole words, from the first one that is truncated
 
 
 @dataclass(frozen=True)
 class TokenReport:
-    """How long the captions are for one tokenizer. Start and end tokens are counted in neither counts nor limit."""
+    """The lengths of the captions in tokens; neither counts nor limit include start and end token."""
 
     tokenizer: str
     limit: int
@@ -123,20 +124,22 @@ class TokenReport:
             return f"no captions to count (tokenizer {self.tokenizer})"
         middle = sorted(self.counts)[len(self.counts) // 2]
         lengths = f"{len(self.counts)} captions: median {middle}, longest {max(self.counts)} of {self.limit} tokens"
-        return f"{lengths}, {len(self.cut)} cut (tokenizer {self.tokenizer})"
+        return f"{lengths}, {len(self.cut)} truncated (tokenizer {self.tokenizer})"
 
 
 def count_tokens(
     captions: Sequence[Sample] | Sequence[str], tokenizer: PreTrainedTokenizerBase, template: str = TEMPLATE
 ) -> TokenReport:
-    """Count the tokens of every prompt (all captions of each sample) and name the words past the limit.
+    """Count the tokens of every prompt (all captions of each sample) and find the words past the limit.
 
     The limit is the tokenizer's model_max_length less its start and end token: 75 for Stable Diffusion v1.
     """
     rows = list(prompts_of(captions, template))
     name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
     if tokenizer.model_max_length > UNLIMITED:
-        raise InputError("tokenizer states no model_max_length", where=name, fix="Set it in its tokenizer_config.json.")
+        raise InputError(
+            "the tokenizer has no model_max_length", where=name, fix="Set it in its tokenizer_config.json."
+        )
     limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
     texts = [prompt for _, _, prompt in rows]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False) if texts else {}
@@ -162,7 +165,7 @@ def prompts_of(captions: Sequence[Sample] | Sequence[str], template: str) -> Ite
 
 
 def lost_words(prompt: str, at: int) -> str:
-    """The prompt from the word that holds character `at` on: half a word read is a word lost."""
+    """The prompt from the word that holds character `at` on."""
     while at > 0 and not prompt[at - 1].isspace():
         at -= 1
     return prompt[at:].strip()

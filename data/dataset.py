@@ -1,7 +1,7 @@
 """Encoded images and captions as a torch Dataset, and a sampler whose position is a pure function of the step.
 
-What the sample in a slot of the global batch is, which caption, noise and timestep it gets: all of it follows from
-(seed, optimiser step, slot). A resumed run, another number of processes or more accumulation see the same samples.
+The sample in a slot of the global batch, its caption, noise and timestep follow from (seed, optimiser step, slot):
+a resumed run, another number of processes or more accumulation see the same samples.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from data import captions, rng
-from data.schema import Batch
-from data.shapes import Latents, Moments, Posterior, TextStates
+from data.shapes import Latents, Moments, PerSample, Posterior, TextStates
 
 
 @dataclass(frozen=True)
 class TrainingNoise:
-    """How the noise of a sample is drawn; plain standard normal noise unless it is told more.
+    """How the noise of a sample is drawn: standard normal by default.
 
     offset: size of a constant added to each channel's noise, so that the mean brightness is noised as well.
     Source: Guttenberg 2023, "Diffusion with Offset Noise", crosslabs.org; usually 0.05 to 0.1.
 
-    perturbation: gamma of the noise that only the network's input gets, as its own errors will give it when it draws.
+    perturbation: gamma of extra noise in the network's input only, which mimics its own errors during sampling.
     Source: Ning et al. 2023, arXiv 2301.11706, algorithm 1 (DDPM-IP), gamma 0.1.
     """
 
@@ -34,7 +33,7 @@ class TrainingNoise:
     perturbation: float = 0.0
 
     def draw(self, shape: tuple[int, ...], *position: int) -> tuple[Latents, Latents]:
-        """(C, h, w) float32 twice: eps, which the target is made of, and the noise in the network's input."""
+        """(C, h, w) float32 twice: eps, the noise of the target, and the noise in the network's input."""
         eps = rng.normal(shape, "noise", *position)
         if self.offset:
             # eps <- eps + offset z, one z ~ N(0, 1) a channel
@@ -46,14 +45,12 @@ class TrainingNoise:
 
 
 PLAIN_NOISE = TrainingNoise()
-
-
-LOGVAR_RANGE = (-30.0, 20.0)  # of the log-variance, as diffusers' DiagonalGaussianDistribution has it
+LOGVAR_RANGE = (-30.0, 20.0)  # as in diffusers' DiagonalGaussianDistribution
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One image, encoded, in both orientations if it may be mirrored, with the states of each of its captions."""
+    """One encoded image, in both orientations if it may be mirrored, with the states of each of its captions."""
 
     sample_id: str
     moments: tuple[Posterior, ...]  # (2C, h, w) each: as it is, mirrored
@@ -62,7 +59,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a sample stands in the run: its optimiser step and its slot in the global batch."""
+    """The position of a sample in the run: its optimiser step and its slot in the global batch."""
 
     step: int
     slot: int
@@ -72,7 +69,7 @@ class Position:
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One sample of a batch; the fields of data.schema.Batch without the batch axis."""
+    """One sample of a batch; the fields of Batch without the batch axis."""
 
     latents: Latents
     text_states: TextStates
@@ -83,12 +80,25 @@ class TrainingSample:
     preserved: bool
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one micro-step trains on; all of it a function of (seed, optimiser step, slot in the global batch)."""
+
+    latents: Latents
+    text_states: TextStates
+    noise: Latents  # eps, the noise of the target
+    input_noise: Latents  # the noise in x_t: eps, or eps with an input perturbation
+    timestep_uniforms: PerSample  # (B,) in [0, 1); the objective turns them into timesteps
+    sample_ids: list[str]  # file names, for logs and errors
+    preserved: list[bool]  # whether the text states are those of a preserved prompt, not of a caption
+
+
 class EncodedDataset(Dataset[TrainingSample]):
     """Entries grouped by bucket (all latents of a bucket have one shape).
 
-    empty: the text encoder's own states of "", which takes a caption's place with probability `dropout`.
-    scaling_factor: latents are multiplied by it, as the U-Net expects them.
-    kept: states of prompts one of which takes a caption's place with probability `share` (train/prior_preservation.py).
+    empty: the text encoder's states of "", which replaces a caption with probability `dropout`.
+    scaling_factor: latents are multiplied by it, as the U-Net expects.
+    kept: states of prompts, one of which replaces a caption with probability `share` (train/prior_preservation.py).
     """
 
     def __init__(
@@ -130,7 +140,7 @@ class EncodedDataset(Dataset[TrainingSample]):
         )
 
     def kept_states(self, *here: int) -> TextStates:
-        """(L, D): one of the prompts whose meaning is kept."""
+        """(L, D): one of the preserved prompts."""
         return self.kept[rng.integer(len(self.kept), "preserved prompt", *here)]
 
     def states(self, entry: EncodedImage, *here: int) -> TextStates:
@@ -143,21 +153,21 @@ class EncodedDataset(Dataset[TrainingSample]):
 def moments_to_posterior(moments: Moments) -> Posterior:
     """(2C, h, w) mean and standard deviation of an autoencoder's mean and log-variance.
 
-    Worked out once, on the CPU: what is left to do for a sample (a product, a sum) is rounded alike on every device,
-    an exponential is not.
+    Computed once, on the CPU: the product and sum that remain for each sample are rounded alike on every device, an
+    exponential is not.
     """
     mean, log_variance = moments.chunk(2)
     return torch.cat([mean, (0.5 * log_variance.clamp(*LOGVAR_RANGE)).exp()])
 
 
 def sample_latents(moments: Posterior, *position: int | str) -> Latents:
-    """(C, h, w): a draw from the autoencoder's posterior, whose noise is a function of the position."""
+    """(C, h, w): a sample of the autoencoder's posterior, with noise by position."""
     mean, deviation = moments.chunk(2)
     return mean + deviation * copy_to(rng.normal(tuple(mean.shape), *position), mean.device)
 
 
 def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """To a GPU through pinned memory: a copy from other memory would wait for all that the GPU still has to do."""
+    """Copy through pinned memory: a copy from other memory would wait for the GPU's queue."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -171,13 +181,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
+STACKED = ("latents", "text_states", "noise", "input_noise")
+
+
 def collate(items: Sequence[TrainingSample]) -> Batch:
     """Stack items into a Batch."""
     return Batch(
-        latents=torch.stack([item.latents for item in items]),
-        text_states=torch.stack([item.text_states for item in items]),
-        noise=torch.stack([item.noise for item in items]),
-        input_noise=torch.stack([item.input_noise for item in items]),
+        **{name: torch.stack([getattr(item, name) for item in items]) for name in STACKED},
         timestep_uniforms=torch.tensor([item.timestep_uniform for item in items], dtype=torch.float64),
         sample_ids=[item.sample_id for item in items],
         preserved=[item.preserved for item in items],
@@ -186,7 +196,7 @@ def collate(items: Sequence[TrainingSample]) -> Batch:
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How a global batch is cut up: micro-batches one after another, each shared out over the processes."""
+    """How a global batch is divided: micro-batches one after another, each split over the processes."""
 
     batch_size: int  # samples in one process' micro-batch
     accumulate: int = 1
@@ -205,20 +215,19 @@ class BatchLayout:
 
 @dataclass(frozen=True)
 class Stream:
-    """The images of a bucket that have one weight: an endless series of orders of them all."""
+    """The images of a bucket that have one weight: an endless series of permutations of them all."""
 
-    number: int  # among all streams; the orders follow from it
+    number: int  # among all streams; seeds the permutations
     members: Sequence[int]  # positions in the bucket
-    share: int  # weight times images, over a denominator that all streams have in common
+    share: int  # weight times images, over a common denominator
 
 
 class StepSampler(Sampler[list[Position]]):
     """Micro-batches of positions for the steps [start, stop), each step's global batch from one bucket.
 
-    Each bucket is an endless stream: a new order of all its images each time round, so that every batch is full. The
-    buckets take turns in proportion to their sizes, so after any number of steps every image was seen equally often
-    to within one batch. weights: one an image, for each bucket: how often it comes relative to others of the set; an
-    image of weight 2 comes twice as often as one of weight 1, again to within one batch.
+    Each bucket is an endless stream, a new permutation of its images in each round, so every batch is full. Buckets
+    take turns in proportion to their sizes: after any number of steps every image was seen equally often to within
+    one batch. weights: one an image, for each bucket; an image of weight 2 is seen twice as often as one of weight 1.
     """
 
     def __init__(
@@ -258,7 +267,7 @@ class StepSampler(Sampler[list[Position]]):
         return stream.members[self.order(stream, round_)[place]]
 
     def order(self, stream: Stream, round_: int) -> list[int]:
-        """The order of a stream's images the round_-th time through; the last one is remembered."""
+        """The permutation of a stream's images in a round; the last one is cached."""
         known, order = self._orders.get(stream.number, (None, []))
         if known != round_:
             order = rng.permutation(len(stream.members), self.seed, "order", stream.number, round_)
@@ -267,7 +276,7 @@ class StepSampler(Sampler[list[Position]]):
 
 
 def make_streams(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
-    """The streams of each bucket, one for each weight that its images have, heaviest first."""
+    """The streams of each bucket, one for each weight of its images, heaviest first."""
     exact = [[Fraction(str(weight)) for weight in bucket] for bucket in weights]
     assert all(weight > 0 for bucket in exact for weight in bucket)
     denominator = lcm(*(weight.denominator for bucket in exact for weight in bucket))
@@ -285,8 +294,8 @@ def make_streams(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
 def stream_turn(streams: Sequence[Stream], place: int) -> tuple[Stream, int]:
     """Which stream fills the place-th place of a bucket, and how many places it has filled before.
 
-    Each stream in turn is told from all that come after it: of the first n places that are left it fills
-    n * share / total, rounded, so nobody is ever ahead or behind by more than a place or two.
+    Of the first n places that the streams before it leave, a stream fills n * share / total, rounded, so none is
+    ever ahead or behind by more than a place or two.
     """
     total = sum(stream.share for stream in streams)
     for stream in streams[:-1]:
@@ -299,7 +308,7 @@ def stream_turn(streams: Sequence[Stream], place: int) -> tuple[Stream, int]:
 
 
 def round_fraction(numerator: int, denominator: int) -> int:
-    """The whole number nearest to a fraction, without the rounding errors of floats."""
+    """The integer nearest to a fraction, without floating-point error."""
     return (2 * numerator + denominator) // (2 * denominator)
 
 
@@ -317,5 +326,5 @@ def bucket_turns(shares: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def mean_latents(moments: Posterior, scaling_factor: float) -> Latents:
-    """(C, h, w): the posterior's mean, scaled: what validation looks at, so that it holds no sampling noise."""
+    """(C, h, w): the posterior's mean, scaled: validation uses it, so that it has no sampling noise."""
     return moments.chunk(2)[0] * scaling_factor

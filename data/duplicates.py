@@ -1,14 +1,15 @@
-"""Near-duplicates (one image re-encoded, resized, cropped a little, brightened or mirrored), and the held-out split.
+"""Near-duplicates (an image re-encoded, resized, slightly cropped, brightened or mirrored), and the held-out split.
 
 Each image is a 48x48 colour thumbnail. Matrix products between small views of them (whole, slightly cropped,
-mirrored) propose pairs; each proposed pair is then aligned to a fraction of a pixel and accepted only if nothing is
-left over: another pose of the same creature differs somewhere, a copy nowhere.
+mirrored) propose pairs; each proposed pair is aligned to a fraction of a pixel and accepted only if no difference
+remains: another pose of the same creature differs somewhere, a copy nowhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,31 +25,30 @@ Thumbs = Array  # (n, side, side, channels) in [0, 1]
 Windows = Array  # (n, 4): left, top, right, bottom as shares of the image
 
 SIDE = 48  # pixels of a thumbnail
+WHOLE = np.array([0, 0, 1, 1], np.float32)
 ROUGH = 24  # pixels on which windows are fitted: finer ones took nine times as long and found no other pairs
-CROP = 0.06  # share cut from a side by the proposed views; fitting finds what lies between, and a little beyond
+CROP = 0.06  # share cropped from a side by the proposed views; fitting finds what lies between, and a little beyond
 MAX_CROP = 0.14  # share of width or height that a copy may have lost
 STEPS = 4  # Gauss-Newton steps; six moved no pair of the calibration across the threshold
+DUPLICATES_VERSION = 1  # raise it when the same images would give other pairs
+COARSE = 12  # pixels of the views that propose pairs
+ALIKE = 0.9  # correlation of two views from which a pair is examined
+# Calibrated on 650 creatures at 192 pixels and 15 kinds of copies of 300 of them: copies reach 0.67 (0.80 shrunk to a
+# third without antialiasing, 0.82 textures at JPEG quality 10); different images start at 0.96, where nothing but the
+# face differs, their lowest 1 % at 1.22. At 64 pixels they start at 1.06.
+DIFFERENT = 0.85  # `difference` up to which two images are the same
+FLAT = 0.01  # standard deviation under which an image counts as one flat colour ...
+SAME_COLOUR = 0.02  # ... and the difference up to which two such colours are the same
+BLOCK = 512  # rows, or pairs, compared at a time
 
 
-@dataclass(frozen=True)
-class CropView:
-    """A window of the image, seen as it is or in a mirror."""
-
-    window: tuple[float, float, float, float]
-    mirrored: bool
-
-    def of(self, thumbs: Thumbs, side: int) -> Thumbs:
-        windows = np.broadcast_to(np.array(self.window, np.float32), (len(thumbs), 4))
-        return crop_windows(thumbs[:, :, ::-1] if self.mirrored else thumbs, windows, side)
-
-
-def crop_views(mirrored: bool) -> list[CropView]:
+def crop_views() -> Windows:
     """The whole image first, then all sides, each side and each corner cropped by CROP."""
     whole, inner, low, high = (0.0, 1.0), (CROP, 1 - CROP), (CROP, 1.0), (0.0, 1 - CROP)
     sides = [(whole, low), (whole, high), (low, whole), (high, whole)]
     corners = [(x, y) for x in (low, high) for y in (low, high)]
     spans = [(whole, whole), (inner, inner), *sides, *corners]
-    return [CropView((x[0], y[0], x[1], y[1]), mirrored) for x, y in spans]
+    return np.array([(x[0], y[0], x[1], y[1]) for x, y in spans], np.float32)
 
 
 def interpolation_matrices(starts: Array, ends: Array, source: int, target: int) -> Array:
@@ -71,11 +71,16 @@ def crop_windows(thumbs: Thumbs, windows: Windows, side: int) -> Thumbs:
     return small.reshape(count, side, side, channels).astype(np.float32, copy=False)
 
 
+def crop_all(thumbs: Thumbs, window: Array, side: int) -> Thumbs:
+    """The same window of all thumbnails."""
+    return crop_windows(thumbs, np.broadcast_to(window, (len(thumbs), 4)), side)
+
+
 def alignment_difference(source: Thumbs, target: Thumbs, windows: Windows) -> Array:
-    """How much is left between target and source once the window, the contrast and the brightness are fitted: (n,).
+    """(n,) the difference that remains between target and source after fitting window, contrast and brightness.
 
     The mean of the largest 1 % of the differences (after a 3x3 mean), over the target's standard deviation: a copy is
-    near 0 everywhere, another pose of the same creature is not. Infinite if the fit left what a crop may do.
+    near 0 everywhere, another pose of the same creature is not. Infinite if the fit is no slight crop.
     """
     windows, tone = fit_windows(source.mean(axis=3, keepdims=True), target.mean(axis=3, keepdims=True), windows)
     left = np.abs(apply_tone(crop_windows(source, windows, SIDE), tone) - target).max(axis=3)
@@ -89,11 +94,11 @@ def alignment_difference(source: Thumbs, target: Thumbs, windows: Windows) -> Ar
 def fit_windows(source: Thumbs, target: Thumbs, windows: Windows) -> tuple[Windows, Array]:
     """Gauss-Newton on six numbers a pair: the window's four sides, gain and offset; returns (n, 4) and (n, 2).
 
-    What leaves [0, 1] is clipped, as an editor clips it.
+    Values outside [0, 1] are clipped, as an editor clips them.
     Source: Lucas and Kanade (1981); the window and tone are their warp and the usual affine photometric model.
     """
     tone = np.tile(np.array([1, 0], np.float32), (len(source), 1))
-    goal = CropView((0, 0, 1, 1), False).of(target, ROUGH)
+    goal = crop_all(target, WHOLE, ROUGH)
     for _ in range(STEPS):
         step = gauss_newton(crop_windows(source, windows, ROUGH), goal, tone, windows)
         windows, tone = windows + np.clip(step[:, :4], -0.05, 0.05), tone + step[:, 4:]
@@ -109,9 +114,8 @@ def gauss_newton(seen: Thumbs, goal: Thumbs, tone: Array, windows: Windows) -> A
     x, y = along[None, None, :, None], along[None, :, None, None]
     slopes = [slope_x * (1 - x), slope_y * (1 - y), slope_x * x, slope_y * y, seen, np.ones_like(seen)]
     error = goal - apply_tone(seen, tone)
-    free = (apply_tone(seen, tone) > 0) & (apply_tone(seen, tone) < 1) | (
-        error != 0
-    )  # clipped and right: no say in the slopes
+    # pixels that are clipped and right have no say in the slopes
+    free = (apply_tone(seen, tone) > 0) & (apply_tone(seen, tone) < 1) | (error != 0)
     columns = np.stack([(slope * free).reshape(len(seen), -1) for slope in slopes], axis=2)
     across = columns.transpose(0, 2, 1)
     normal = across @ columns + 1e-3 * np.eye(6, dtype=np.float32)  # the ridge keeps flat images solvable
@@ -130,29 +134,12 @@ def box_mean(values: Array) -> Array:
     return ((rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9).astype(np.float32, copy=False)
 
 
-DUPLICATES_VERSION = 1  # raise it when the same images would be other pairs
-COARSE = 12  # pixels of the views that propose pairs
-ALIKE = 0.9  # correlation of two views from which a pair is looked at closely
-# Calibrated on 650 drawn creatures at 192 pixels and 15 kinds of copies of 300 of them: copies reach 0.67 (0.80 shrunk
-# to a third without antialiasing, 0.82 textures at JPEG quality 10); different images start at 0.96, where nothing
-# but the face differs, their lowest 1 % at 1.22. At 64 pixels they start at 1.06.
-DIFFERENT = 0.85  # `difference` up to which two images are one
-FLAT = 0.01  # standard deviation under which an image counts as one flat colour ...
-SAME_COLOUR = 0.02  # ... and the difference up to which two such colours are the same
-BLOCK = 512  # rows, or pairs, compared at a time
-
-
 @dataclass(frozen=True)
 class Thumbnail:
     """A feature extractor: the image at 48x48, lightly blurred so that a shift by half a pixel changes little."""
 
-    @property
-    def name(self) -> str:
-        return "thumbnail"
-
-    @property
-    def version(self) -> str:
-        return f"1-{SIDE}"
+    name: ClassVar[str] = "thumbnail"
+    version: ClassVar[str] = f"1-{SIDE}"
 
     def encode(self, images: Sequence[Image.Image]) -> Array:
         return np.stack([self.shrink(image) for image in images]).reshape(len(images), -1)
@@ -178,33 +165,24 @@ def near_duplicates(images: Sequence[ImageSource], *, cache: bool = True) -> lis
     keys = [content_key(image) for image in images]
     if not cache:
         return compare_images(images, keys, cache=False)
-    found = disk_cache.cached_value(
-        "duplicates",
-        disk_cache.cache_key("duplicates", DUPLICATES_VERSION, *keys),
-        lambda: pairs_to_rows(compare_images(images, keys)),
-    )
-    return [Pair(*row) for row in found]
-
-
-def pairs_to_rows(pairs: Sequence[Pair]) -> list[list[float]]:
-    return [[pair.first, pair.second, pair.difference] for pair in pairs]
+    key = disk_cache.cache_key("duplicates", DUPLICATES_VERSION, *keys)
+    rows = disk_cache.cached_value("duplicates", key, lambda: [astuple(pair) for pair in compare_images(images, keys)])
+    return [Pair(*row) for row in rows]
 
 
 def compare_images(images: Sequence[ImageSource], keys: Sequence[str], *, cache: bool = True) -> list[Pair]:
     """As near_duplicates(); keys: of the images' contents."""
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     equal = [Pair(first[key], index, 0.0) for index, key in enumerate(keys) if first[key] < index]
-    kept = sorted(first.values())
-    thumbs = extract_features(Thumbnail(), [images[index] for index in kept], cache=cache).reshape(
-        len(kept), SIDE, SIDE, 3
-    )
+    unique = sorted(first.values())
+    rows = extract_features(Thumbnail(), [images[index] for index in unique], cache=cache)
+    thumbs = rows.reshape(len(unique), SIDE, SIDE, 3)
     best: dict[tuple[int, int], float] = {}
-    for a, b, left in (*flat_pairs(thumbs), *close_pairs(thumbs)):
-        pair = (kept[min(a, b)], kept[max(a, b)])
-        best[pair] = min(left, best.get(pair, np.inf))
-    return sorted(
-        equal + [Pair(a, b, left) for (a, b), left in best.items()], key=lambda pair: (pair.first, pair.second)
-    )
+    for a, b, difference in (*flat_pairs(thumbs), *close_pairs(thumbs)):
+        pair = (unique[min(a, b)], unique[max(a, b)])
+        best[pair] = min(difference, best.get(pair, np.inf))
+    close = [Pair(a, b, difference) for (a, b), difference in best.items()]
+    return sorted(equal + close, key=lambda pair: (pair.first, pair.second))
 
 
 def flat_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
@@ -217,29 +195,27 @@ def flat_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
 
 
 def close_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
-    """(source, target, difference) of the proposed pairs that are one image; a pair may come more than once."""
-    for mirrored in (False, True):
-        shown = crop_views(mirrored)
-        windows = np.array([view.window for view in shown], np.float32)
-        sources = np.ascontiguousarray(thumbs[:, :, ::-1]) if mirrored else thumbs
-        for a, b, view in propose_pairs(thumbs, shown):
-            left = alignment_difference(sources[a], thumbs[b], windows[view])
-            same = np.flatnonzero(left <= DIFFERENT)
-            yield from ((int(a[k]), int(b[k]), float(left[k])) for k in same)
+    """(source, target, difference) of the proposed pairs that are the same image; a pair may come more than once."""
+    windows = crop_views()
+    for sources in (thumbs, np.ascontiguousarray(thumbs[:, :, ::-1])):
+        for a, b, view in propose_pairs(sources, thumbs, windows):
+            difference = alignment_difference(sources[a], thumbs[b], windows[view])
+            same = np.flatnonzero(difference <= DIFFERENT)
+            yield from ((int(a[k]), int(b[k]), float(difference[k])) for k in same)
 
 
-def propose_pairs(thumbs: Thumbs, shown: Sequence[CropView]) -> Iterator[tuple[NDArray[np.intp], ...]]:
+def propose_pairs(sources: Thumbs, thumbs: Thumbs, windows: Windows) -> Iterator[tuple[NDArray[np.intp], ...]]:
     """Blocks of (source, target, view of the source): that view correlates with the whole target by ALIKE or more."""
     textured = np.flatnonzero(pixel_std(thumbs) >= FLAT)
-    wholes = unit_vectors(CropView((0, 0, 1, 1), False).of(thumbs[textured], COARSE))
+    wholes = unit_vectors(crop_all(thumbs[textured], WHOLE, COARSE))
     for start in range(0, len(textured), BLOCK):
         rows = textured[start : start + BLOCK]
-        seen = np.stack([unit_vectors(view.of(thumbs[rows], COARSE)) for view in shown])
-        a, b = np.nonzero(best_correlation(seen, wholes) >= ALIKE)
+        views = np.stack([unit_vectors(crop_all(sources[rows], window, COARSE)) for window in windows])
+        a, b = np.nonzero(best_correlation(views, wholes) >= ALIKE)
         a, b = a[a + start != b], b[a + start != b]  # an image is no copy of itself
         for at in range(0, len(a), BLOCK):
             x, y = a[at : at + BLOCK], b[at : at + BLOCK]
-            yield rows[x], textured[y], np.einsum("vpd,pd->vp", seen[:, x], wholes[y]).argmax(axis=0)
+            yield rows[x], textured[y], np.einsum("vpd,pd->vp", views[:, x], wholes[y]).argmax(axis=0)
 
 
 def best_correlation(seen: Array, wholes: Array) -> Array:
@@ -265,20 +241,16 @@ def pixel_std(thumbs: Thumbs) -> Array:
 
 
 def duplicate_groups(images: Sequence[ImageSource], *, cache: bool = True) -> list[int]:
-    """A group number for each image, as they come: near-duplicates, and near-duplicates of those, share one."""
-    parent = list(range(len(images)))
+    """A group number for each image, in order: near-duplicates, and near-duplicates of those, share one."""
+    if not images:
+        return []
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    for pair in near_duplicates(images, cache=cache):
-        low, high = sorted((root(pair.first), root(pair.second)))
-        parent[high] = low
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(root(index), len(numbers)) for index in range(len(images))]
+    pairs = near_duplicates(images, cache=cache)
+    ends = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    graph = coo_array((np.ones(len(pairs)), ends), shape=(len(images), len(images)))
+    return connected_components(graph, directed=False)[1].tolist()
 
 
 @dataclass(frozen=True)
@@ -292,9 +264,9 @@ class Split:
 def split_held_out(samples: Sequence[Sample], groups: Sequence[int], *, share: float, seed: int) -> Split:
     """Hold out about `share` of the near-duplicate groups, each whole.
 
-    A group's side depends on the seed and its smallest SHA-256 alone, so other images may come and go: nobody moves.
-    Exceptions: a new near-copy can redraw its own group; and where the draw leaves a side empty, the group nearest to
-    the threshold is put there (one group alone is trained on; a share of 0 holds nothing out).
+    A group's side depends on the seed and its smallest SHA-256 alone, so adding or removing images moves no other.
+    Exceptions: a new near-duplicate can move its own group; and where a side would be empty, the group nearest to the
+    threshold is put there (a single group is trained on; a share of 0 holds nothing out).
     """
     if not 0 <= share < 1:
         raise InputError(f"held-out share {share:g}", allowed="0 (none) up to, not including, 1")

@@ -1,4 +1,4 @@
-"""Annotation, Sample and Batch: the one definition of every field, on disk and in memory.
+"""Annotation and Sample: the one definition of every field of an image.
 
 A new annotation field is one line in Annotation: the labeling screen (annotation/labeling_config.py), the column of
 metadata.jsonl, the checks of prepare.py and `{field}` in caption templates follow from it.
@@ -8,29 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-
-if TYPE_CHECKING:
-    from data.shapes import Latents, PerSample, TextStates
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 def annotator_field(control: Literal["caption", "choice", "text"], help: str) -> dict[str, Any]:
-    """Mark a field as one that an annotator fills in, with the control it gets and a line of help."""
+    """Mark a field as one that an annotator fills in, with its control and a line of help."""
     return {"ask": control, "help": help}
 
 
 class Annotation(BaseModel):
-    """What people say about one image: one line of metadata.jsonl. Unknown keys are kept as they came."""
+    """One line of metadata.jsonl: what people say about an image. Unknown keys are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     file_name: str
     text: Text = Field(
-        default="", json_schema_extra=annotator_field("caption", "what is in the image, as you would ask for it")
+        default="", json_schema_extra=annotator_field("caption", "what is in the image, as you would prompt for it")
     )
     texts: list[Text] = Field(default_factory=list, description="further captions of the same image")
     type: Text | None = Field(default=None, json_schema_extra=annotator_field("choice", "which of these is it?"))
@@ -46,7 +43,7 @@ class Annotation(BaseModel):
 
     @property
     def captions(self) -> list[str]:
-        """Every caption there is, the main one first, without repetition or blanks."""
+        """All captions, the main one first, without repetition or blanks."""
         return list(dict.fromkeys(text for text in (self.text, *self.texts) if text))
 
     @classmethod
@@ -58,7 +55,7 @@ class Annotation(BaseModel):
 
 @dataclass(frozen=True)
 class Sample:
-    """An image on disk with its annotation. `where` is the file and line that said so, for error messages."""
+    """An image on disk with its annotation. `where`: file and line of the annotation, for error messages."""
 
     path: Path
     annotation: Annotation
@@ -70,16 +67,3 @@ class Sample:
     @property
     def captions(self) -> list[str]:
         return self.annotation.captions
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one micro-step trains on. Every entry is a function of (seed, optimiser step, slot in the global batch)."""
-
-    latents: Latents
-    text_states: TextStates
-    noise: Latents  # eps, which the target is made of
-    input_noise: Latents  # what x_t is made with: eps itself, or eps and an input perturbation
-    timestep_uniforms: PerSample  # (B,) in [0, 1); the objective turns them into timesteps
-    sample_ids: list[str]  # file names, for logs and for errors that name the image
-    preserved: list[bool]  # whether the text states are of a prompt whose meaning is kept, not of a caption

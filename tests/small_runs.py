@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.dataset import BatchLayout, EncodedDataset, EncodedImage, StepSampler, collate
-from data.schema import Batch
+from data.dataset import Batch, BatchLayout, EncodedDataset, EncodedImage, StepSampler, collate
 from tests.tiny import TEXT_WIDTH, tiny_unet
 from train import adapters, trainer
 from train.config import Config, Epsilon

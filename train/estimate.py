@@ -31,8 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import latent_cache, rng
 from data.atomic_io import cache_root, write_atomic
 from data.cli import find_flags
-from data.dataset import BatchLayout
-from data.schema import Batch
+from data.dataset import Batch, BatchLayout
 from train import adapters, device, lora, model, optim
 from train.config import Config, EmaOptions
 from train.device import DTYPES, batch_layout, device_name

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.dataset import BatchLayout
+from data.dataset import Batch, BatchLayout
 from data.errors import InputError
-from data.schema import Batch
 
 OUT_OF_MEMORY_HINT = "Use gradient checkpointing, an 8-bit optimiser, smaller pictures or a LoRA of lower rank."
 

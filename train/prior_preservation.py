@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from data.dataset import Batch
 from data.errors import InputError
-from data.schema import Batch
 from data.shapes import Latents, TextStates, Timesteps
 from train.config import PreservationOptions
 from train.model import Denoiser

@@ -21,9 +21,8 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from data.atomic_io import write_atomic
-from data.dataset import BatchLayout
+from data.dataset import Batch, BatchLayout
 from data.errors import InputError
-from data.schema import Batch
 from train import (
     adapters,
     checkpoint,

@@ -180,7 +180,7 @@ def test_captions_that_would_be_cut_are_named_with_what_is_lost(
     assert first.startswith(f"{folder}/metadata.jsonl:1: warning: ")
     assert "10075" in first and "75" in first and "'water" in first
     assert len(first) < 400
-    assert "3 captions: median 2, longest 10075 of 75 tokens, 1 cut (tokenizer " in text
+    assert "3 captions: median 2, longest 10075 of 75 tokens, 1 truncated (tokenizer " in text
 
 
 def test_pictures_of_which_a_template_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

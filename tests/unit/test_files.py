@@ -148,11 +148,10 @@ def test_a_disk_that_fills_up_while_flushing(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError) as caught:
         atomic_io.write_atomic(path, NEW)
-    left = "cannot be written (No space left on device). The old state was left as it was."
-    assert str(caught.value) == f"{path}: {left}"
+    assert caught.value.where == path and "No space left on device" in caught.value.what
     with pytest.raises(InputError) as caught, atomic_io.atomic_folder(folder) as beside:
         fill(beside, "new")
-    assert str(caught.value) == f"{folder}: {left}"
+    assert caught.value.where == folder and "No space left on device" in caught.value.what
     assert content(tmp_path) == {"f.bin": OLD, "set/a.txt": b"old", "set/sub/b.txt": b"old"}
 
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from data import latent_cache
-from data.dataset import BatchLayout, EncodedDataset, StepSampler, collate, to_device
+from data.dataset import Batch, BatchLayout, EncodedDataset, StepSampler, collate, to_device
 from data.errors import InputError
 from data.latent_cache import DiskEntries, EntryPaths, MemoryEntries
-from data.schema import Batch
 
 CPU = torch.device("cpu")
 

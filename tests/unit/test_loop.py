@@ -12,9 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.dataset import BatchLayout, EncodedDataset, EncodedImage, StepSampler, collate
+from data.dataset import Batch, BatchLayout, EncodedDataset, EncodedImage, StepSampler, collate
 from data.errors import InputError
-from data.schema import Batch
 from train import checkpoint, optim, trainer
 from train.config import Config, Epsilon
 from train.ddpm import schedule

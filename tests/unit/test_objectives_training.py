@@ -12,9 +12,17 @@ from torch import Tensor, nn
 
 from data import rng
 from data.cli import parse
-from data.dataset import BatchLayout, EncodedDataset, EncodedImage, Position, TrainingNoise, collate, mean_latents
+from data.dataset import (
+    Batch,
+    BatchLayout,
+    EncodedDataset,
+    EncodedImage,
+    Position,
+    TrainingNoise,
+    collate,
+    mean_latents,
+)
 from data.errors import InputError
-from data.schema import Batch
 from train import losses, trainer
 from train.config import AnyKind, Config, Epsilon, Objective, Sample, Velocity
 from train.ddpm import diffusion

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from data.schema import Batch
+from data.dataset import Batch
 from tests.small_runs import Toy, advance, seeded_unet, small_run, trained
 from train import optim
 from train.config import OptimOptions

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.dataset import BatchLayout
+from data.dataset import Batch, BatchLayout
 from data.errors import InputError
-from data.schema import Batch
 from tests.unit.test_loop import prepare, weights
 from train import checkpoint, oom
 from train.losses import DenoisingLoss

@@ -15,9 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from data.captions import count_tokens, with_article
-from data.dataset import BatchLayout, EncodedDataset, Position, StepSampler, collate
+from data.dataset import Batch, BatchLayout, EncodedDataset, Position, StepSampler, collate
 from data.errors import InputError
-from data.schema import Batch
 from tests.small_runs import Toy, advance, entries, equal, seeded_unet, small_run, trained
 from tests.tiny import TEXT_WIDTH
 from tools.pocket.tuned import unseen_nouns
