@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from data import latent_cache, rng
 from data.buckets import Bucket, assign_bucket
 from data.dataset import (
+    Batch,
     BatchLayout,
     EncodedDataset,
     EncodedImage,
@@ -24,7 +25,7 @@ from data.dataset import (
     to_device,
 )
 from data.latent_cache import CacheResult, DiskEntries, EntryPaths, ImageCrop, MemoryEntries
-from data.schema import Batch, Sample
+from data.schema import Sample
 from data.shapes import Images, Moments, TextStates
 from train import signals
 from train.config import Config

@@ -11,8 +11,8 @@ from typing import get_args
 
 from torch import Tensor
 
+from data.dataset import Batch
 from data.errors import InputError
-from data.schema import Batch
 from data.shapes import Latents, PerSample, Timesteps
 from train import lora
 from train.config import AnyKind, Objective
