@@ -72,7 +72,7 @@ def test_a_share_has_wilsons_interval() -> None:
 
 def test_the_classifier_learns_and_is_deterministic() -> None:
     images = image_sets.load_digit_images(8).only(["0", "1"])
-    train, test = images.taken(range(120)), images.taken(range(200, 300))
+    train, test = images.select(range(120)), images.select(range(200, 300))
     first, again = (scoring.train_on(train, seed=1) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert test.labels is not None
@@ -80,7 +80,7 @@ def test_the_classifier_learns_and_is_deterministic() -> None:
 
 
 def test_classifier_features_are_named_by_their_weights() -> None:
-    images = image_sets.load_digit_images(8).taken(range(12))
+    images = image_sets.load_digit_images(8).select(range(12))
     one, other = (ClassifierFeatures(scoring.SmallClassifier(1, 2).eval(), 1) for _ in range(2))
     scaled, spatial = one.scaled_to(images), ClassifierFeatures(one.network, 1, spatial=True)
     assert len({one.version, other.version, scaled.version}) == 3

@@ -293,7 +293,7 @@ def loss_of(network: Callable[..., Tensor], batch: Batch) -> Tensor:
 
 
 def digits(count: int) -> BatchStream:
-    return BatchStream(DIGITS.taken(range(count)), BatchLayout(count), seed=0, timesteps=TimestepSampler(50))
+    return BatchStream(DIGITS.select(range(count)), BatchLayout(count), seed=0, timesteps=TimestepSampler(50))
 
 
 def learn(network: nn.Module, batch: Callable[[int], Batch], steps: int) -> None:
@@ -305,7 +305,7 @@ def learn(network: nn.Module, batch: Callable[[int], Batch], steps: int) -> None
 
 
 def test_24_one_image_is_memorised_and_generated() -> None:
-    one, network = DIGITS.taken([7]), small_network()
+    one, network = DIGITS.select([7]), small_network()
     learn(network, BatchStream(one, BatchLayout(8), 0, TimestepSampler(50)).batch, 130)
     predict = prediction.clipped(prediction.v(network.eval(), STEEP))
     noise = samplers.seeded_noise(3, 2, (1, 8, 8))

@@ -91,7 +91,7 @@ def test_manifolds_are_prdc(k: int) -> None:
 
 
 def test_23_a_distance_does_not_depend_on_how_images_were_batched(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = image_sets.load_digit_images(8).taken(range(120)).images()
+    images = image_sets.load_digit_images(8).select(range(120)).images()
     extractor = make_extractor("descriptors", None)
     found = []
     for batch in (32, 7, 120):

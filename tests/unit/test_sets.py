@@ -85,10 +85,10 @@ def test_a_split_keeps_groups_together_and_stands_still() -> None:
     assert len(train) + len(held_out) == 40
     assert not {*(train.groups or ())} & {*(held_out.groups or ())}
     assert 4 <= len(held_out) <= 22
-    again, _ = grouped.taken(range(38)).split(0.3, seed=1)
+    again, _ = grouped.select(range(38)).split(0.3, seed=1)
     assert set(again.hashes) <= set(train.hashes)  # nobody moves when others go
     assert [len(side) for side in whole.split(0.0, seed=1)] == [40, 0]
-    assert len(whole.taken([0, 1]).split(0.01, seed=1)[1]) == 1
+    assert len(whole.select([0, 1]).split(0.01, seed=1)[1]) == 1
     twins = ImageSet("t", torch.zeros(4, 1, 4, 4, dtype=torch.uint8))
     assert [len(side) for side in twins.split(0.5, seed=0)] == [4, 0]  # one picture four times: one side
 
@@ -173,11 +173,11 @@ def test_folders_of_no_use(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no image"):
         load_image_set(options(set=str(tmp_path)), seed=0)
     (tmp_path / "a.png").write_bytes(b"\x89PNG and no more")
-    with pytest.raises(InputError, match="none of its 1 pictures can be used"):
+    with pytest.raises(InputError, match="none of its 1 images can be used"):
         load_image_set(options(set=str(tmp_path)), seed=0)
     (tmp_path / "a.png").unlink()
     picture(1).save(tmp_path / "b.png")
-    with pytest.raises(InputError, match="1 picture in"):
+    with pytest.raises(InputError, match="1 image in"):
         load_image_set(options(set=str(tmp_path)), seed=0)
 
 
@@ -243,12 +243,12 @@ def test_data_sets_that_are_not_what_was_asked(saved: Path, tmp_path: Path) -> N
         load_image_set(options(set=str(saved), split="tests"), seed=0)
     with pytest.raises(InputError, match="unknown column 'image'"):
         load_image_set(options(set=str(saved), column="image"), seed=0)
-    with pytest.raises(InputError, match=r"column 'note' of .* holds no pictures; allowed: img"):
+    with pytest.raises(InputError, match=r"column 'note' of .* has no images; allowed: img"):
         load_image_set(options(set=str(saved), column="note"), seed=0)
     datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(tmp_path / "words"))
-    with pytest.raises(InputError, match="has no column of pictures, only text"):
+    with pytest.raises(InputError, match="has no column of images, only text"):
         load_image_set(options(set=str(tmp_path / "words")), seed=0)
-    with pytest.raises(InputError, match=r"--data.set someone/thing: the data set cannot be opened here"):
+    with pytest.raises(InputError, match=r"--data.set someone/thing: the data set cannot be opened"):
         load_image_set(options(set="someone/thing"), seed=0)
     with pytest.raises(InputError, match="unknown set 'digit', did you mean 'digits'"):
         load_image_set(options(set="digit"), seed=0)

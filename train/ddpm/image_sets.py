@@ -1,4 +1,4 @@
-"""Pictures as one uint8 tensor, with their classes if they have any."""
+"""Small images as one uint8 tensor with classes: digits, the sample creatures, a folder, or a Hugging Face data set."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data import captioned_folder, duplicates, images, rng
+from data import images, rng
+from data.captioned_folder import match_rows, no_images_error, read_table
+from data.duplicates import duplicate_groups
 from data.errors import InputError, check_choice, suggest
 from data.progress import ProgressBar
+from data.sample_set import sample_folder
 from data.scan import missing_folder_error, scan_folder
 from data.shapes import Images
 from train.ddpm.image_set_options import HUB_PRESETS, ImageSetOptions
 
-UNKNOWN_LABEL = -1  # label of a picture without a class, where others have one
+UNKNOWN_LABEL = -1  # of an image without a class in a set with classes
+DEFAULT_SIZE = 32  # pixels
+MAX_COMPARED = 20_000  # images; in larger sets only identical ones are grouped, not near-duplicates
+DIGIT_SIDE, DIGIT_MAX = 8, 16  # pixels, and the value of white
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """pixels: (N, C, S, S) uint8. labels: (N,) int64 into `classes`, or None. groups: near-duplicates share a number.
 
-    flip: whether mirrored pictures belong to the set as well. notes: what a person should know of them.
+    flip: whether mirrored images belong to the set as well. notes: for the user.
     """
 
     name: str
@@ -57,8 +63,8 @@ class ImageSet:
 
     @cached_property
     def hashes(self) -> list[str]:
-        """SHA-256 of each picture's pixels."""
-        return [hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in self.pixels.cpu()]
+        """SHA-256 of each image's pixels."""
+        return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in self.pixels.cpu()]
 
     @property
     def fingerprint(self) -> str:
@@ -66,33 +72,31 @@ class ImageSet:
         labels = None if self.labels is None else self.labels.tolist()
         return hashlib.sha256(repr((self.hashes, labels, self.classes)).encode()).hexdigest()
 
-    def taken(self, positions: Sequence[int]) -> ImageSet:
-        """The pictures at these positions."""
+    def select(self, positions: Sequence[int]) -> ImageSet:
         rows = torch.tensor(list(positions), dtype=torch.int64)
         labels = None if self.labels is None else self.labels[rows]
         groups = None if self.groups is None else tuple(self.groups[row] for row in positions)
         return replace(self, pixels=self.pixels[rows], labels=labels, groups=groups)
 
     def only(self, names: Sequence[str]) -> ImageSet:
-        """The pictures of some classes, which are numbered anew. Raises InputError for a class that is not there."""
+        """The images of some classes, renumbered. Raises InputError for an unknown class."""
         if not names:
             return self
         if self.labels is None:
-            raise InputError(f"the pictures of {self.name} have no classes", where="--data.only", fix="Leave it out.")
+            raise InputError(f"the images of {self.name} have no classes", where="--data.only", fix="Leave it out.")
         kept = [check_choice(name, self.classes, what="class", where="--data.only") for name in dict.fromkeys(names)]
         numbers = {self.classes.index(name): new for new, name in enumerate(kept)}
-        positions = [place for place, label in enumerate(self.labels.tolist()) if label in numbers]
+        labels = self.labels.tolist()
+        positions = [place for place, label in enumerate(labels) if label in numbers]
         if not positions:
-            raise InputError(f"no picture of {', '.join(kept)} in {self.name}", where="--data.only")
-        some = self.taken(positions)
-        assert some.labels is not None
-        labels = torch.tensor([numbers[label] for label in some.labels.tolist()])
-        return replace(some, labels=labels, classes=tuple(kept))
+            raise InputError(f"no image of {', '.join(kept)} in {self.name}", where="--data.only")
+        renumbered = torch.tensor([numbers[labels[place]] for place in positions])
+        return replace(self.select(positions), labels=renumbered, classes=tuple(kept))
 
     def split(self, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-        """Those to train on and about `share` held out, near-duplicates on one side.
+        """Training images and about `share` held out, near-duplicates on one side.
 
-        A group's side depends on the seed and its smallest hash alone, as data/duplicates.py has it for samples.
+        The side of a group depends on the seed and its smallest hash alone, as in data/duplicates.py.
         """
         first = {key: place for place, key in reversed(list(enumerate(self.hashes)))}
         groups = self.groups or tuple(first[key] for key in self.hashes)
@@ -105,25 +109,27 @@ class ImageSet:
             held = {min(draw, key=draw.__getitem__)}
         if held and len(held) == len(draw):
             held -= {max(draw, key=draw.__getitem__)}
-        sides = [group in held for group in groups]
-        chosen = ([i for i, out in enumerate(sides) if out is side] for side in (False, True))
-        train, held_out = (self.taken(rows) for rows in chosen)
-        return train, held_out
+        sides: tuple[list[int], list[int]] = [], []
+        for place, group in enumerate(groups):
+            sides[group in held].append(place)
+        return self.select(sides[0]), self.select(sides[1])
 
     def at_most(self, count: int | None, seed: int) -> ImageSet:
         """All, or `count` of them, drawn by the seed and in their old order."""
         if count is None or count >= len(self):
             return self
-        return self.taken(sorted(rng.permutation(len(self), seed, "most")[:count]))
+        return self.select(sorted(rng.permutation(len(self), seed, "most")[:count]))
 
     def to(self, device: torch.device | str) -> ImageSet:
-        """The same pictures and classes resident on a device, where batches are then made."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, pixels=self.pixels.to(device), labels=labels)
 
     def images(self) -> list[Image.Image]:
-        """Pillow pictures, L or RGB."""
-        return [to_image(picture) for picture in self.pixels.cpu()]
+        """Pillow images, L or RGB."""
+        return [to_image(image) for image in self.pixels.cpu()]
+
+
+# ---- conversions
 
 
 def to_float(pixels: Tensor) -> Images:
@@ -132,30 +138,26 @@ def to_float(pixels: Tensor) -> Images:
 
 
 def to_uint8(images: Images) -> Tensor:
-    """float in [-1, 1] -> uint8, rounded to the nearest of 256 values and clipped beyond.
-
-    A plain cast would cut off: 254.9 would become 254. Raises InputError for NaN, which a cast would hide.
-    """
+    """float in [-1, 1] -> uint8, rounded to the nearest of 256 values and clipped. Raises InputError for NaN."""
     if not bool(images.isfinite().all()):
-        raise InputError("the network's pictures hold NaN or infinity", fix="Train with a smaller --learning-rate.")
-    return images.float().add(1.0).mul(127.5).round().clamp(0, 255).byte()
+        raise InputError("the network's images contain NaN or infinity", fix="Train with a smaller --learning-rate.")
+    return images.float().add(1.0).mul(127.5).round().clamp(0, 255).byte()  # a plain cast would truncate
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """uint8 (1, H, W) or (3, H, W) as an L or RGB picture."""
+    """uint8 (1, H, W) or (3, H, W) as an L or RGB image."""
     values = pixels.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
 
 
 def from_images(images: Sequence[Image.Image]) -> Tensor:
-    """L or RGB pictures of one size -> uint8 (N, C, H, W)."""
-    values = np.stack([np.asarray(image) for image in images])
-    tensor = torch.from_numpy(values[..., None] if values.ndim == 3 else values)
-    return tensor.permute(0, 3, 1, 2).contiguous()
+    """L or RGB images of one size -> uint8 (N, C, H, W)."""
+    tensor = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    return (tensor[..., None] if tensor.ndim == 3 else tensor).permute(0, 3, 1, 2).contiguous()
 
 
 def make_labels(names: Sequence[Any]) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Names or None for each picture -> labels and the classes in order; None if nobody has a name."""
+    """A name or None for each image -> labels and the sorted classes; None if there are no names."""
     classes = tuple(sorted({str(name) for name in names if name is not None}))
     if not classes:
         return None, ()
@@ -163,266 +165,201 @@ def make_labels(names: Sequence[Any]) -> tuple[Tensor | None, tuple[str, ...]]:
     return torch.tensor([UNKNOWN_LABEL if name is None else numbers[str(name)] for name in names]), classes
 
 
-SIDE, INK = 8, 16  # pixels, and the value of the darkest
-ENLARGED = "8 x 8 pixels enlarged {factor} times (bicubic): nothing between them was ever seen by a camera"
+# ---- sets by name
+
+
+def load_image_set(options: ImageSetOptions, *, seed: int) -> ImageSet:
+    """The images that the options describe, not yet split. Raises InputError naming the flag."""
+    # a data set of the hub is filtered and cut to --data.most before its images are decoded
+    image_set = choose_image_set(options, seed).only(options.only).at_most(options.most, seed)
+    if len(image_set) < 2:
+        what = f"{len(image_set)} image in {options.set}"
+        raise InputError(what, where="--data.set", allowed="2 or more, to train on one and hold one out")
+    return image_set if options.flip is None else replace(image_set, flip=options.flip)
+
+
+def choose_image_set(options: ImageSetOptions, seed: int) -> ImageSet:
+    """The whole set by its name or path."""
+    name, path, size = options.set, Path(options.set).expanduser(), options.size or DEFAULT_SIZE
+    if name == "digits":
+        digits = load_digit_images(options.size)
+        return replace(digits, pixels=digits.pixels.repeat(1, 3, 1, 1)) if options.mode == "RGB" else digits
+    if name == "creatures":
+        return replace(load_image_folder(sample_folder(size=size), size, options.mode, name=name), flip=True)
+    if name in HUB_PRESETS:
+        return load_preset(options, seed)
+    if path.is_dir() and not is_saved_dataset(path):
+        return load_image_folder(path, size, options.mode)
+    if path.is_dir():
+        return load_hub_dataset(options, seed=seed)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
+        raise missing_folder_error(path)
+    if "/" in name:
+        return load_hub_dataset(options, seed=seed)
+    names = ["digits", "creatures", *HUB_PRESETS]
+    allowed = f"{', '.join(names)}, a folder, or OWNER/NAME of a data set on the hub"
+    raise InputError(f"unknown set {name!r}{suggest(name, names)}", where="--data.set", allowed=allowed)
 
 
 def load_digit_images(size: int | None = None) -> ImageSet:
-    """White digits on black at size x size pixels, 8 if nothing is asked for: enlarged by a whole factor, with an even
-    black margin.
+    """scikit-learn's 1,797 handwritten digits, white on black: by default at the 8 x 8 pixels they were measured at.
 
-    At 8 they are what was measured; every larger picture is interpolated, so bits per dimension at another size are of
-    other pictures. Raises InputError under 8 pixels.
+    Larger ones are enlarged by a whole factor with a black margin; bits per dimension are then of other images.
+    Raises InputError under 8 pixels. Source: Alpaydin & Kaynak 1998, UCI repository.
     """
     from sklearn.datasets import load_digits
 
-    size = size or SIDE
-    if size < SIDE:
-        raise InputError(f"the digits have {SIDE} x {SIDE} pixels", where=f"--data.size {size}", allowed="8 and more")
-    found: Any = load_digits()
-    values = np.rint(np.asarray(found.images) * (255.0 / INK)).astype(np.uint8)
-    factor = size // SIDE
+    size = size or DIGIT_SIDE
+    if size < DIGIT_SIDE:
+        raise InputError("the digits have 8 x 8 pixels", where=f"--data.size {size}", allowed="8 and more")
+    digits: Any = load_digits()
+    values = np.rint(np.asarray(digits.images) * (255.0 / DIGIT_MAX)).astype(np.uint8)
+    factor = size // DIGIT_SIDE
     pixels = from_images([enlarge_digit(Image.fromarray(value), factor, size) for value in values])
-    labels = torch.from_numpy(np.asarray(found.target)).long()
-    notes = (ENLARGED.format(factor=factor),) if factor > 1 else ()
-    return ImageSet("digits", pixels, labels, tuple(map(str, range(10))), notes=notes)
+    labels = torch.from_numpy(np.asarray(digits.target)).long()
+    notes = (f"8 x 8 pixels enlarged {factor} times (bicubic)",) if factor > 1 else ()
+    return ImageSet("digits", pixels, labels, tuple("0123456789"), notes=notes)
 
 
 def enlarge_digit(digit: Image.Image, factor: int, size: int) -> Image.Image:
     """A digit enlarged by a whole factor in the middle of a black square."""
-    side = SIDE * factor
+    side = DIGIT_SIDE * factor
     larger = digit.resize((side, side), Image.Resampling.BICUBIC) if factor > 1 else digit
-    paper = Image.new("L", (size, size))
-    paper.paste(larger, ((size - side) // 2, (size - side) // 2))
-    return paper
-
-
-DEFAULT_SIZE = 32  # pixels, unless something else is asked for
-MAX_COMPARED = 20_000  # pictures; beyond, near-duplicates are not looked for, only equal ones
+    square = Image.new("L", (size, size))
+    square.paste(larger, ((size - side) // 2, (size - side) // 2))
+    return square
 
 
 def load_image_folder(
-    folder: Path, size: int | None, mode: Literal["L", "RGB"] | None, *, name: str | None = None
+    folder: Path, size: int, mode: Literal["L", "RGB"] | None, *, name: str | None = None
 ) -> ImageSet:
-    """Every picture that can be read, scaled to cover size x size pixels and cut at the centre; mode RGB by default.
+    """Every readable image, resized and center-cropped to a square, RGB by default; classes from `type` or sub-folders.
 
-    What cannot be read is left out and named in `notes`. Raises InputError if nothing is left.
+    Unreadable ones are left out and named in `notes`. Raises InputError if nothing is left.
     """
-    found = scan_folder(folder)
-    rows, _ = captioned_folder.match_rows(captioned_folder.read_table(found), found)
-    size, mode = size or DEFAULT_SIZE, mode or "RGB"
-    kept: list[Image.Image] = []
-    paths: list[Path] = []
-    names: list[str | None] = []
-    notes = [f"{problem.where}: {problem.what}" for problem in found.problems if problem.refused]
-    for file in ProgressBar(sorted(found.images), "reading pictures", unit="picture", delay=2.0):
+    scan = scan_folder(folder)
+    rows, _ = match_rows(read_table(scan), scan)
+    notes = [f"{problem.where}: {problem.what}" for problem in scan.problems if problem.refused]
+    kept: dict[str, Image.Image] = {}
+    for file in ProgressBar(sorted(scan.images), "reading images", unit="image", delay=2.0):
         try:
-            picture = images.open_image(found.images[file])
+            image = images.open_image(scan.images[file])
+            kept[file] = images.resize_and_crop(image, size, size).convert(mode or "RGB")
         except InputError as error:
             notes.append(str(error))
-            continue
-        kept.append(images.resize_and_crop(picture, size, size).convert(mode))
-        paths.append(found.images[file])
-        row = rows.get(file)
-        names.append((row.annotation.type if row else None) or sub_folder(file))
     if not kept:
-        raise no_usable_image_error(folder, notes) if notes else captioned_folder.no_images_error(folder)
+        what = f"none of its {len(notes)} images can be used; the first: {notes[0]}" if notes else ""
+        raise InputError(what, where=folder) if notes else no_images_error(folder)
+    types = [rows[file].annotation.type if file in rows else None for file in kept]
+    names = [kind or PurePosixPath(file).parent.name or None for kind, file in zip(types, kept, strict=True)]
     labels, classes = make_labels(names)
-    groups = tuple(duplicates.duplicate_groups(paths)) if len(paths) <= MAX_COMPARED else None
-    return ImageSet(name or str(folder), from_images(kept), labels, classes, groups=groups, notes=tuple(notes))
+    paths = [scan.images[file] for file in kept]
+    groups = tuple(duplicate_groups(paths)) if len(paths) <= MAX_COMPARED else None
+    pixels = from_images(list(kept.values()))
+    return ImageSet(name or str(folder), pixels, labels, classes, groups=groups, notes=tuple(notes))
 
 
-def sub_folder(file: str) -> str | None:
-    """The folder that a picture lies in, if it is not the top one."""
-    parent = PurePosixPath(file).parent.name
-    return parent or None
+# ---- Hugging Face data sets
 
 
-def no_usable_image_error(folder: Path, notes: list[str]) -> InputError:
-    return InputError(f"none of its {len(notes)} pictures can be used; the first: {notes[0]}", where=folder)
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether Dataset.save_to_disk wrote the folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-SAVED_FILES = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk leaves
-
-
-def is_saved(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in SAVED_FILES)
+def load_preset(options: ImageSetOptions, seed: int) -> ImageSet:
+    """A data set of the hub with the settings of its preset, unless others are given."""
+    preset = HUB_PRESETS[options.set]
+    settings = {
+        "set": preset.hub,
+        "size": options.size or preset.size,
+        "mode": options.mode or preset.mode,
+        "subset": options.subset or preset.subset,
+        "only": options.only or list(preset.only),
+    }
+    return replace(load_hub_dataset(options.model_copy(update=settings), seed=seed), name=options.set, flip=preset.flip)
 
 
 def load_hub_dataset(options: ImageSetOptions, *, seed: int) -> ImageSet:
-    """The pictures of a split, scaled to cover a square and cut at the centre.
+    """The images of a split, resized and center-cropped to a square.
 
-    Raises InputError for a set, split, column or class that is not there, and for a column that holds no pictures.
+    Raises InputError for an unknown set, split, column or class, and for a column without images.
     """
     rows = open_split(options)
-    column = image_column(rows, options)
-    label = label_column(rows, options)
+    column, label = find_columns(rows, options)
     rows = rows.select_columns([column, *([label] if label else [])])
-    names = class_names(rows, label)
-    rows, names = select_classes(rows, label, names, options)
+    values = list(rows[label]) if label else []
+    classes = getattr(rows.features[label], "names", None) if label else None  # else the values name themselves
+    if options.only:
+        if label is None:
+            fix = "Give --data.label-column."
+            raise InputError(f"{options.set} has no column of classes", where="--data.only", fix=fix)
+        names = [classes[value] if classes else str(value) for value in values]
+        known = classes or sorted(set(names))
+        wanted = {check_choice(name, known, what="class", where="--data.only") for name in options.only}
+        rows = rows.select([place for place, name in enumerate(names) if name in wanted])
     if options.most is not None and options.most < len(rows):
         rows = rows.select(sorted(rng.permutation(len(rows), seed, "most")[: options.most]))
     size, mode = options.size or DEFAULT_SIZE, options.mode or "RGB"
     kept = [
         images.resize_and_crop(to_rgb_image(row[column], options), size, size).convert(mode)
-        for row in ProgressBar(rows, f"reading {options.set}", unit="picture", delay=2.0)
+        for row in ProgressBar(rows, f"reading {options.set}", unit="image", delay=2.0)
     ]
     if not kept:
         raise InputError(f"split {options.split!r} of {options.set} is empty", where="--data.split")
-    labels, classes = labels_of_rows(rows, label, names)
-    return ImageSet(options.set, from_images(kept), labels, classes)
+    labels, names = make_labels(list(rows[label]) if label and not classes else [None])
+    if label and classes:  # the classes that occur, in the data set's own order
+        present = sorted(set(rows[label]))
+        labels = torch.tensor([present.index(value) for value in rows[label]])
+        names = tuple(classes[value] for value in present)
+    return ImageSet(options.set, from_images(kept), labels, names)
 
 
 def open_split(options: ImageSetOptions) -> Any:
-    """The split, from this disk or from the hub."""
+    """The split, from disk or from the hub."""
     import datasets
 
-    where = f"--data.set {options.set}"
     folder = Path(options.set).expanduser()
     try:
-        if is_saved(folder):
+        if is_saved_dataset(folder):
             found = datasets.load_from_disk(str(folder))
         else:
             found = datasets.load_dataset(options.set, options.subset)
     except (OSError, ValueError, RuntimeError) as error:  # no such set, no network, a script, a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        fix = f"With a network: python -c \"import datasets; datasets.load_dataset('{options.set}')\" fetches it once."
-        raise InputError(f"the data set cannot be opened here ({reason})", where=where, fix=fix) from None
+        what, where = f"the data set cannot be opened ({reason})", f"--data.set {options.set}"
+        fix = f"With a network: python -c \"import datasets; datasets.load_dataset('{options.set}')\" downloads it."
+        raise InputError(what, where=where, fix=fix) from None
     if isinstance(found, datasets.DatasetDict):
         found = found[check_choice(options.split, map(str, found), what="split", where="--data.split")]
     return found
 
 
-def image_column(rows: Any, options: ImageSetOptions) -> str:
-    """The column asked for, or the first that holds pictures."""
+def find_columns(rows: Any, options: ImageSetOptions) -> tuple[str, str | None]:
+    """The given columns of images and of classes, or the first of each type; None if there are no classes."""
     import datasets
 
-    pictures = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-    if options.column is not None:
-        check_choice(options.column, rows.features, what="column", where="--data.column")
-        if options.column not in pictures:
-            what = f"column {options.column!r} of {options.set} holds no pictures"
-            raise InputError(what, where="--data.column", allowed=", ".join(pictures) or "none here")
-        return options.column
-    if not pictures:
-        what = f"{options.set} has no column of pictures, only {', '.join(rows.features)}"
+    of_type = {
+        kind: [name for name, feature in rows.features.items() if isinstance(feature, kind)]
+        for kind in (datasets.Image, datasets.ClassLabel)
+    }
+    with_images, with_classes = of_type[datasets.Image], of_type[datasets.ClassLabel]
+    column, label = options.column, options.label_column
+    if column is not None:
+        check_choice(column, rows.features, what="column", where="--data.column")
+        if column not in with_images:
+            what = f"column {column!r} of {options.set} has no images"
+            raise InputError(what, where="--data.column", allowed=", ".join(with_images) or "none here")
+    elif not with_images:
+        what = f"{options.set} has no column of images, only {', '.join(rows.features)}"
         raise InputError(what, where="--data.set")
-    return pictures[0]
+    if label is not None:
+        check_choice(label, rows.features, what="column", where="--data.label-column")
+    return column or with_images[0], label or (with_classes[0] if with_classes else None)
 
 
-def label_column(rows: Any, options: ImageSetOptions) -> str | None:
-    """The column asked for, or the first of classes; None if there is none."""
-    import datasets
-
-    if options.label_column is not None:
-        return check_choice(options.label_column, rows.features, what="column", where="--data.label-column")
-    found = [name for name, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
-    return found[0] if found else None
-
-
-def class_names(rows: Any, label: str | None) -> list[str] | None:
-    """Names of the numbers in a column of classes; None for a column of words or numbers, which name themselves."""
-    return getattr(rows.features[label], "names", None) if label else None
-
-
-def select_classes(rows: Any, label: str | None, names: list[str] | None, options: ImageSetOptions) -> tuple[Any, Any]:
-    """The rows of the classes asked for; only the column of classes is read to find them."""
-    if not options.only:
-        return rows, names
-    if label is None:
-        raise InputError(
-            f"{options.set} has no column of classes", where="--data.only", fix="Give --data.label-column."
-        )
-    values = [names[value] if names else str(value) for value in rows[label]]
-    known = names or sorted(set(values))
-    wanted = {check_choice(name, known, what="class", where="--data.only") for name in options.only}
-    return rows.select([place for place, value in enumerate(values) if value in wanted]), names
-
-
-def labels_of_rows(
-    rows: Any, label: str | None, names: list[str] | None
-) -> tuple[torch.Tensor | None, tuple[str, ...]]:
-    """Labels into the classes that occur, in the data set's own order of them."""
-    if label is None:
-        return None, ()
-    values = list(rows[label])
-    if names is None:
-        return make_labels(values)
-    there = sorted(set(values))
-    numbers = {value: number for number, value in enumerate(there)}
-    return torch.tensor([numbers[value] for value in values]), tuple(names[value] for value in there)
-
-
-def to_rgb_image(picture: Any, options: ImageSetOptions) -> Image.Image:
-    """An upright 8-bit RGB picture. Raises InputError for what is none."""
-    if not isinstance(picture, Image.Image):
-        raise InputError(f"a row of {options.set} holds no picture", where="--data.column")
-    rgb, _ = images.to_rgb(picture, Path(options.set))
-    return images.upright(rgb, picture)[0]
-
-
-OWN = ("digits", "creatures")
-FEWEST = 2  # pictures: one to train on, one to hold out
-
-
-def load_image_set(options: ImageSetOptions, *, seed: int) -> ImageSet:
-    """The pictures that the options ask for, not yet split. Raises InputError, naming the flag, for what cannot be."""
-    # a set of the hub is already filtered and cut to --data.most, before its pictures were decoded
-    found = choose_image_set(options, seed).only(options.only).at_most(options.most, seed)
-    if len(found) < FEWEST:
-        raise InputError(f"{len(found)} picture in {options.set}", where="--data.set", allowed=f"{FEWEST} or more")
-    flip = found.flip if options.flip is None else options.flip
-    return replace(found, flip=flip)
-
-
-def choose_image_set(options: ImageSetOptions, seed: int) -> ImageSet:
-    """The whole set, by the word for it."""
-    word, path = options.set, Path(options.set).expanduser()
-    if word == "digits":
-        return match_mode(load_digit_images(options.size), options)
-    if word == "creatures":
-        return load_sample_images(options)
-    if word in HUB_PRESETS:
-        return load_preset(options, seed)
-    if path.is_dir():
-        return (
-            load_hub_dataset(options, seed=seed)
-            if is_saved(path)
-            else load_image_folder(path, options.size, options.mode)
-        )
-    if word.startswith((".", "/", "~")) or word.count("/") > 1 or path.exists():
-        raise missing_folder_error(path)
-    if "/" in word:
-        return load_hub_dataset(options, seed=seed)
-    words = [*OWN, *HUB_PRESETS]
-    allowed = f"{', '.join(words)}, a folder, or OWNER/NAME of a data set on the hub"
-    raise InputError(f"unknown set {word!r}{suggest(word, words)}", where="--data.set", allowed=allowed)
-
-
-def match_mode(found: ImageSet, options: ImageSetOptions) -> ImageSet:
-    """Grey pictures in three equal channels, if colour was asked for."""
-    return replace(found, pixels=found.pixels.repeat(1, 3, 1, 1)) if options.mode == "RGB" else found
-
-
-def load_sample_images(options: ImageSetOptions) -> ImageSet:
-    """The sample set, drawn at the size that is trained on."""
-    from data.sample_set import sample_folder
-
-    size = options.size or DEFAULT_SIZE
-    found = load_image_folder(sample_folder(size=size), size, options.mode, name="creatures")
-    return replace(found, flip=True)
-
-
-def load_preset(options: ImageSetOptions, seed: int) -> ImageSet:
-    """A data set of the hub as its preset has it, but for what was asked for."""
-    known = HUB_PRESETS[options.set]
-    asked = options.model_copy(
-        update={
-            "set": known.hub,
-            "size": options.size or known.size,
-            "mode": options.mode or known.mode,
-            "subset": options.subset or known.subset,
-            "only": options.only or list(known.only),
-        }
-    )
-    return replace(load_hub_dataset(asked, seed=seed), name=options.set, flip=known.flip)
+def to_rgb_image(image: Any, options: ImageSetOptions) -> Image.Image:
+    """An upright 8-bit RGB image. Raises InputError for anything else."""
+    if not isinstance(image, Image.Image):
+        raise InputError(f"a row of {options.set} has no image", where="--data.column")
+    return images.upright(images.to_rgb(image, Path(options.set))[0], image)[0]

@@ -185,7 +185,7 @@ def held_out_images(model: Model, folder: Path, count: int) -> tuple[Images, Ten
     _, unseen = load_image_set(config.data, seed=config.seed).split(config.data.held_out, config.seed)
     if len(unseen) < 2:
         raise InputError("the run held no images out", where=folder, fix="Train with --data.held-out 0.1.")
-    some = unseen.taken(range(min(count, len(unseen)))).to(model.device)
+    some = unseen.select(range(min(count, len(unseen)))).to(model.device)
     return to_float(some.pixels), some.labels if model.info.classes else None
 
 

@@ -40,7 +40,7 @@ class ValidationSet:
 
 def validation_set(images: ImageSet, count: int, model: Model) -> ValidationSet:
     """The `count` images with the smallest hashes, with their classes if the model is conditional."""
-    some = images.taken(sorted(range(len(images)), key=images.hashes.__getitem__)[:count])
+    some = images.select(sorted(range(len(images)), key=images.hashes.__getitem__)[:count])
     labels = some.labels.to(model.device) if some.labels is not None and model.info.classes else None
     return ValidationSet(to_float(some.pixels).to(model.device), labels)
 
