@@ -169,11 +169,28 @@ NOT_IDENTITY = {"config", "max_steps", "epochs", "threads", "runs", "run_name", 
 NOT_IDENTITY |= {"looks", "drawings", "checkpoints"}
 
 
+# Options that always count. Later ones count only where they differ from their default, so that a new option does not
+# orphan earlier runs.
+FIRST_OPTIONS = {
+    "": "conditional class_dropout learning_rate batch_size compile channels_last seed",
+    "data": "set size mode flip only column label_column subset split most held_out",
+    "network": "kind width multiples init_width block multiple scale_shift full_skip time widths blocks attention groups "
+    "dropout final_activation",
+    "schedule": "name steps zero_terminal_snr",
+    "objective": "predicts loss bound variance weighting gamma corruption",
+    "optim": "kind beta1 beta2 epsilon weight_decay clip_norm schedule warmup",
+    "ema": "decay device warmup",
+}
+
+
 def identity(config: FitConfig, fingerprint: str, steps: int) -> str:
     """A hash of what makes two runs the same. The number of steps counts only if the learning rate depends on it."""
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=NOT_IDENTITY)
-    if config.objective.noise == "gaussian":
-        del settings["objective"]["noise"]  # added later, with this default
+    changed: dict[str, Any] = config.model_dump(mode="json", exclude=NOT_IDENTITY, exclude_defaults=True)
+    for section, first in FIRST_OPTIONS.items():
+        options, differing = (settings[section], changed.get(section, {})) if section else (settings, changed)
+        for name in options.keys() - {*first.split(), *FIRST_OPTIONS, *differing}:
+            del options[name]
     if config.optim.schedule not in ENDLESS_SCHEDULES:
         settings["steps"] = steps
     return hashlib.sha256(json.dumps(["ddpm", settings, fingerprint], sort_keys=True).encode()).hexdigest()
