@@ -24,13 +24,27 @@ def cache_key(*parts: object) -> str:
 
 def cached_value(kind: str, key: str, work_out: Callable[[], Any]) -> Any:
     """A JSON value: as it was kept, else worked out and kept. Numbers come back bit for bit."""
-    path = cache_root() / kind / key[:2] / f"{key}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    found = read_value(kind, key)
+    if found is None:
         found = work_out()
-        write_atomic(path, json.dumps(found))
-        return found
+        write_value(kind, key, found)
+    return found
+
+
+def value_path(kind: str, key: str) -> Path:
+    return cache_root() / kind / key[:2] / f"{key}.json"
+
+
+def read_value(kind: str, key: str) -> Any:
+    """A kept JSON value, or None."""
+    try:
+        return json.loads(value_path(kind, key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_value(kind: str, key: str, value: Any) -> None:
+    write_atomic(value_path(kind, key), json.dumps(value))
 
 
 def cached_files(kind: str, key: str, folder: Path, make: Callable[[Path], Any]) -> Any:

@@ -6,14 +6,17 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
-from data.dataset import BatchLayout
+from data.dataset import Batch, BatchLayout
 from data.errors import InputError, check_choice
 from train import signals
 from train.config import Config, MemoryOptions
@@ -181,3 +184,85 @@ def release_memory() -> None:
 
 def batch_layout(config: Config, accelerator: Accelerator) -> BatchLayout:
     return BatchLayout(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
+
+
+# ---- out of memory: micro-batches are split, and the gradients of the parts add up to the same sum
+
+OUT_OF_MEMORY_HINT = "Use gradient checkpointing, an 8-bit optimiser, smaller images or a LoRA of lower rank."
+
+
+def split_batch(batch: Batch, count: int) -> list[Batch]:
+    """The batch in at most `count` parts of nearly equal size, in order."""
+    size = len(batch.sample_ids)
+    step = -(-size // count)
+    return [slice_batch(batch, slice(start, start + step)) for start in range(0, size, step)] if count > 1 else [batch]
+
+
+def slice_batch(batch: Batch, rows: slice) -> Batch:
+    """Some rows of every entry that has a batch axis."""
+    entries = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
+    cut: dict[str, Any] = {
+        name: value[rows] if isinstance(value, Tensor | list) else value for name, value in entries.items()
+    }
+    return Batch(**cut)
+
+
+def split_further(count: int, layout: BatchLayout) -> int:
+    """Twice as many parts, after memory ran out.
+
+    Raises InputError for single samples, and with several processes: one that repeats a batch would leave the others
+    waiting for its gradients.
+    """
+    if layout.processes > 1:
+        fix = f"Use --batch-size {max(1, layout.batch_size // 2)} --accumulate {2 * layout.accumulate}: the same batch."
+        raise InputError("a micro-batch does not fit into the device's memory", where="training", fix=fix)
+    if count >= layout.batch_size:
+        raise InputError(
+            "a single image does not fit into the device's memory", where="training", fix=OUT_OF_MEMORY_HINT
+        )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    size = -(-layout.batch_size // (2 * count))
+    print(
+        f"\nout of memory: continuing with micro-batches split into parts of {size}; the gradient is the same",
+        flush=True,
+    )
+    return 2 * count
+
+
+@torch.no_grad()
+def predict_in_chunks(predict: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """predict(*inputs) for all rows at once or, where memory runs out, in chunks. Raises InputError if one row is too
+    much.
+    """
+    rows = size = len(inputs[0])
+    while (found := try_chunks(predict, inputs, size)) is None:
+        if size == 1:
+            what = "a single image does not fit into the device's memory"
+            raise InputError(what, where="validation", fix="Use smaller images.")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = -(-size // 2)
+    assert len(found) == rows
+    return found
+
+
+def try_chunks(predict: Callable[..., Tensor], inputs: Sequence[Tensor], size: int) -> Tensor | None:
+    """None if memory ran out; what was allocated is free again only after this function has returned."""
+    found: list[Tensor] = []
+    try:
+        for parts in zip(*(tensor.split(size) for tensor in inputs), strict=True):
+            found.append(predict(*parts))
+        return torch.cat(found)
+    except torch.OutOfMemoryError:
+        return None
+
+
+@contextmanager
+def optimizer_memory_guard() -> Iterator[None]:
+    """The optimiser's moments are allocated at the first step, when the gradients already exist."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        what = "the optimiser's state does not fit into the device's memory"
+        raise InputError(what, where="training", fix=OUT_OF_MEMORY_HINT) from None

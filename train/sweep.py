@@ -29,9 +29,8 @@ from data.reports.page import Page
 from train import device, trainer
 from train.config import ALIASES, Config
 from train.exporters.lora_files import ADAPTER_UNCHANGED
-from train.identity import BIT_EXACT, IGNORED
 from train.metrics import read_metrics
-from train.run_folder import Run
+from train.run_folder import BIT_EXACT, IGNORED, Run
 from train.trainer import Diverged
 from train.validation import Interval, Losses, paired_difference
 

@@ -28,9 +28,7 @@ from train import (
     checkpoint,
     device,
     losses,
-    oom,
     optim,
-    resume,
     run_folder,
     signals,
     torch_compile,
@@ -44,13 +42,12 @@ from train.encode import Encoded, encode_text, encode_training_set, micro_batche
 from train.estimate import Plan, RunEstimate, make_plan, peak_flops
 from train.exporters.metadata import export_metadata
 from train.exporters.verify import ExportRequest, write_record
-from train.identity import identity_v1, run_identity
 from train.losses import DenoisingLoss
 from train.metrics import MetricBuffer, MetricsLogger, Speed, bin_losses, check_wandb_installed, open_logger
 from train.model import BaseModel, Denoiser, load_model
 from train.prior_preservation import PriorTeacher, freeze_teacher
 from train.report import Outcome, write_report, write_summary
-from train.run_folder import Run, to_json
+from train.run_folder import Run, identity_v1, run_identity, to_json
 from train.samples import GeneratePreviews, PreviewSampler, build_previews, choose_previews
 from train.training_set import TrainingSet, load_training_set
 from train.validation import HELD_OUT, TRAIN, EarlyStopping, Losses, ValidationResult, Validator
@@ -149,7 +146,7 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
     """
     setup = load_setup(config)
     accelerator, run = setup.accelerator, setup.earlier
-    done = resume.describe_finished(run, config, accelerator) if run and resume.is_finished(run, config) else ""
+    done = checkpoint.describe_finished(run, config, accelerator) if run and checkpoint.is_finished(run, config) else ""
     if run is not None and done and not config.dry_run:
         accelerator.print(done)
         return 0, run
@@ -443,7 +440,7 @@ def export(setup: Setup, state: TrainState, run: Run, plan: Plan) -> None:
         unet = state.accelerator.unwrap_model(state.unet, keep_fp32_wrapper=False, keep_torch_compile=False)
         files = adapters.export(unet, setup.model, run.export, config.adapter, request)
     write_record(run.export, state.step, request.options, files)
-    outcome = Outcome(resume.next_command(run), steps, state.step, stopping, config.checkpoints.export, why)
+    outcome = Outcome(checkpoint.next_command(run), steps, state.step, stopping, config.checkpoints.export, why)
     write_summary(run, plan, outcome)
     run.write_json("done", {"steps": steps} | ({"patience": config.validation.patience} if early else {}))
     if why:
@@ -488,7 +485,7 @@ def train_step(state: TrainState, context: TrainContext, batches: Iterator[Batch
     buffer.waits.append(time.perf_counter() - start)
     losses = compute_gradients(state, context, micro_batches)
     norm = optim.clip_gradients(state.accelerator, optimizer, config.optim.clip_norm)
-    with oom.optimizer_memory_guard():
+    with device.optimizer_memory_guard():
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.ema.update(norm)
@@ -507,13 +504,13 @@ def compute_gradients(state: TrainState, context: TrainContext, batches: Sequenc
     """
     while (losses := try_gradients(state, context, batches)) is None:
         state.optimizer.zero_grad(set_to_none=True)  # some weights may have a gradient already
-        state.splits = oom.split_further(state.splits, context.layout)
+        state.splits = device.split_further(state.splits, context.layout)
     return losses
 
 
 def try_gradients(state: TrainState, context: TrainContext, batches: Sequence[Batch]) -> Tensor | None:
     """None if memory ran out; what was allocated is free again only after this function has returned."""
-    parts = [part for batch in batches for part in oom.split_batch(batch, state.splits)]
+    parts = [part for batch in batches for part in device.split_batch(batch, state.splits)]
     losses: list[Tensor] = []
     try:
         for batch in parts:

@@ -1,6 +1,6 @@
-"""Does it learn or memorise: the denoising loss at fixed noise, on held-out pictures and on as many training pictures.
+"""Validation: the denoising loss at fixed noise on held-out and training images, early stopping, and a diagnosis.
 
-Noise and timesteps are functions of the picture alone, so two measurements differ only by the network: the difference
+Noise and timesteps are functions of the image alone, so two measurements differ only by the network: the difference
 from the base is paired, and its interval is far narrower than that of either loss.
 """
 
@@ -18,7 +18,7 @@ from scipy.special import stdtrit  # Student's t quantile; all of scipy.stats ta
 
 from data import disk_cache, rng
 from data.dataset import EncodedImage, mean_latents
-from train import oom
+from train import device as devices
 from train.config import AnyKind
 from train.ddpm import diffusion, losses
 from train.ddpm.schedule import Schedule
@@ -30,7 +30,7 @@ HELD_OUT, TRAIN = "held-out", "train"
 
 @dataclass(frozen=True)
 class Losses:
-    """Loss of each picture at each timestep. values: (pictures, timesteps) float64."""
+    """Loss of each image at each timestep. values: (images, timesteps) float64."""
 
     values: np.ndarray
 
@@ -40,7 +40,7 @@ class Losses:
 
     @property
     def per_picture(self) -> np.ndarray:
-        """(pictures,)"""
+        """(images,)"""
         return self.values.mean(axis=1)
 
     @property
@@ -61,9 +61,9 @@ class Interval:
 
     @property
     def bounds(self) -> str:
-        """The interval in words; a single picture has none."""
+        """The interval in words; a single image has none."""
         known = np.isfinite(self.low) and np.isfinite(self.high)
-        return f"95 % interval {self.low:+.4f} to {self.high:+.4f}" if known else "on one picture only"
+        return f"95 % interval {self.low:+.4f} to {self.high:+.4f}" if known else "on one image only"
 
     @property
     def finite(self) -> dict[str, float | None]:
@@ -76,7 +76,7 @@ class Interval:
 
 
 def paired_difference(now: Losses, base: Losses, confidence: float = 0.95) -> Interval:
-    """now - base over the same pictures, with Student's t interval; pictures are the independent units."""
+    """now - base over the same images, with Student's t interval; images are the independent units."""
     differences = now.per_picture - base.per_picture
     mean = float(differences.mean())
     if len(differences) < 2:
@@ -107,13 +107,13 @@ def welch_difference(one: np.ndarray, other: np.ndarray, confidence: float = 0.9
 
 
 def entry_hash(entry: EncodedImage) -> str:
-    """A hash of a picture as the network sees it: renaming it changes neither its noise nor what was asked."""
+    """A hash of an image as the network sees it, so renaming it does not change its noise."""
     return hashlib.sha256(entry.moments[0].detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Validator:
-    """Measures a network on fixed questions. sides: e.g. {"held-out": entries, "train": entries}."""
+    """Measures a network at fixed noise. sides: the images of each split, {"held-out": ..., "train": ...}."""
 
     sides: Mapping[str, Sequence[EncodedImage]]
     objective: AnyKind
@@ -123,26 +123,28 @@ class Validator:
 
     @property
     def questions(self) -> str:
-        """A hash of what is asked: losses of the same questions can be compared."""
+        """A hash of images and timesteps: losses with the same hash can be compared."""
         contents = {side: [entry_hash(entry) for entry in entries] for side, entries in self.sides.items()}
         return hashlib.sha256(json.dumps([contents, self.timesteps]).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def measure(self, denoiser: Denoiser, device: torch.device) -> dict[str, Losses]:
-        """The loss of every side. Leaves the network's mode and every generator as they were."""
-        was_training = denoiser.unet.training
+        """The loss of every split. Leaves the network's mode and every generator as they were."""
+        was_training, found = denoiser.unet.training, dict[str, Losses]()
         denoiser.unet.eval()
         try:
-            return {
-                side: Losses(np.stack([self.one(denoiser, device, entry) for entry in entries]))
-                for side, entries in self.sides.items()
-                if entries
-            }
+            for split, entries in self.sides.items():
+                rows: list[np.ndarray] = []
+                for entry in entries:
+                    rows.append(self.image_losses(denoiser, device, entry))
+                if rows:
+                    found[split] = Losses(np.stack(rows))
         finally:
             denoiser.unet.train(was_training)
+        return found
 
-    def one(self, denoiser: Denoiser, device: torch.device, entry: EncodedImage) -> np.ndarray:
-        """(timesteps,): one picture at evenly spread timesteps, as a batch: no picture depends on its neighbours."""
+    def image_losses(self, denoiser: Denoiser, device: torch.device, entry: EncodedImage) -> np.ndarray:
+        """(timesteps,): one image at evenly spread timesteps, as a batch, so it does not depend on other images."""
         count = self.timesteps
         latents = mean_latents(entry.moments[0], self.scaling_factor)
         noise = rng.normal((count, *latents.shape), "validation", entry_hash(entry))
@@ -153,16 +155,16 @@ class Validator:
         states = entry.text_states[0].to(device).expand(count, *entry.text_states[0].shape)
         noisy = diffusion.add_noise(self.schedule, x0, eps, t)
         target = OBJECTIVES[self.objective.kind].target(self.schedule, x0, eps, t)
-        answer = oom.predict_in_chunks(lambda rows: denoiser(noisy[rows], t[rows], states[rows]), count)
-        return losses.mse(answer, target).double().cpu().numpy()
+        predicted = devices.predict_in_chunks(denoiser, noisy, t, states)
+        return losses.mse(predicted, target).double().cpu().numpy()
 
 
-MIN_FOR_T_TEST = 6  # pictures; Student's t over fewer sees almost nothing, so the means alone are compared
+MIN_FOR_T_TEST = 6  # images; with fewer Student's t has almost no power, so the means alone are compared
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """One validation: the loss of every picture, by side."""
+    """One validation: the loss of every image, by split."""
 
     step: int
     per_picture: Mapping[str, Sequence[float]]
@@ -175,18 +177,18 @@ class ValidationResult:
 
     @property
     def judged_by(self) -> str:
-        """The held-out side, if anything was held out."""
+        """The split that decides: held-out, if anything was held out."""
         return HELD_OUT if HELD_OUT in self.per_picture else next(iter(self.per_picture))
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """What is remembered of the validations.
+    """The validations so far, as far as decisions depend on them; part of every checkpoint.
 
-    questions: what was measured (pictures, timesteps); losses on other questions cannot be compared.
-    base: the untrained network. best: the lowest held-out loss of a trained one, on the validations' grid of steps.
-    final: the look after the last step, if that is off the grid: a longer run has none there, so it must not count.
-    reference: the last look that was surely better than the reference before it. waited: looks since then.
+    questions: Validator.questions; losses with another hash cannot be compared.
+    base: the untrained network. best: the lowest held-out loss, on the grid of validation steps.
+    final: the validation after the last step, if off the grid: a longer run has none there, so it must not count.
+    reference: the last significant improvement. waited: validations since then.
     """
 
     questions: str = ""
@@ -197,11 +199,11 @@ class EarlyStopping:
     waited: int = 0
 
     def about(self, questions: str) -> EarlyStopping:
-        """This, if it is about these questions; else nothing is remembered."""
+        """This, if it used the same images and timesteps; otherwise a new start."""
         return self if self.questions == questions else EarlyStopping(questions)
 
     def after(self, look: ValidationResult, *, on_grid: bool) -> EarlyStopping:
-        """What is known after one more look."""
+        """The state after one more validation."""
         if look.step == 0:
             return replace(self, base=look, reference=look)
         if not on_grid:
@@ -212,25 +214,25 @@ class EarlyStopping:
         return replace(self, best=best, final=None, waited=self.waited + 1)
 
     def continued(self) -> EarlyStopping:
-        """For a run that goes on past what was its last step."""
+        """For a run that continues past what was its last step."""
         return replace(self, final=None)
 
     def out_of_patience(self, patience: int) -> bool:
-        """Whether `patience` looks in a row brought nothing. Pictures that are trained on say nothing of that."""
+        """Whether `patience` validations in a row brought no significant improvement on held-out images."""
         held_out = self.reference is not None and self.reference.judged_by == HELD_OUT
         return held_out and 0 < patience <= self.waited
 
     @property
     def chosen(self) -> ValidationResult | None:
-        """The trained network's best look, the final one included; the earlier of equals."""
+        """The best validation, the final one included; the earlier of equals."""
         return self.final if self.final is not None and is_better(self.final, self.best) else self.best
 
     def since_base(self, look: ValidationResult) -> dict[str, Interval]:
-        """The change of every side against the untrained network."""
+        """The change of every split since the base."""
         return {} if self.base is None else {side: paired_change(look, self.base, side) for side in look.per_picture}
 
     def since_best(self, look: ValidationResult) -> Interval | None:
-        """The change of the held-out side since its best step; None if this is it."""
+        """The change of the deciding split since its best step; None if this is the best."""
         return paired_change(look, self.best, look.judged_by) if self.best and self.best.step < look.step else None
 
     def to_json(self) -> dict[str, Any]:
@@ -238,7 +240,7 @@ class EarlyStopping:
 
     @staticmethod
     def from_json(facts: Mapping[str, Any] | None) -> EarlyStopping:
-        """The inverse of to_json, bit for bit; an empty one for a checkpoint from before there was any."""
+        """The inverse of to_json, bit for bit; a new one for checkpoints that have none."""
         if facts is None:
             return EarlyStopping()
         looks = {
@@ -248,20 +250,20 @@ class EarlyStopping:
 
 
 def paired_change(now: ValidationResult, before: ValidationResult, side: str) -> Interval:
-    """The paired difference of one side."""
+    """The paired difference of one split."""
     return paired_difference(now.losses(side), before.losses(side))
 
 
 def is_better(look: ValidationResult, best: ValidationResult | None) -> bool:
-    """Whether the mean loss is finite and lower. The noise is fixed: what differs is the network alone."""
+    """Whether the mean loss is finite and lower."""
     mean = look.mean(look.judged_by)
     return bool(np.isfinite(mean)) and (best is None or mean < best.mean(look.judged_by))
 
 
 def is_significantly_better(look: ValidationResult, reference: ValidationResult) -> bool:
-    """Whether the loss fell by more than chance explains: the 95 % interval of the paired difference lies below 0.
+    """Whether the 95 % interval of the paired difference lies below 0.
 
-    Against the reference, not the look before: slow but steady progress adds up until it shows.
+    Against the last significant improvement, not the previous validation: slow but steady progress adds up.
     """
     change = paired_change(look, reference, look.judged_by)
     few = len(look.per_picture[look.judged_by]) < MIN_FOR_T_TEST
@@ -274,8 +276,8 @@ def explain_stop(progress: EarlyStopping, patience: int, step: int) -> str:
     since = f"step {progress.reference.step}" if progress.reference.step else "the base"
     looks = "1 validation" if patience == 1 else f"{patience} validations"
     return (
-        f"stopped at step {step}: in {looks} in a row the held-out loss did not fall below that of {since}"
-        f" by more than chance explains (--validation.patience {patience})"
+        f"stopped early at step {step}: no significant improvement of the held-out loss over {since} in {looks}"
+        f" (--validation.patience {patience})"
     )
 
 
@@ -284,7 +286,7 @@ Word = Literal["learns", "memorises", "gets worse", "cannot tell yet"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One word for it, and the sentence with the numbers that it rests on."""
+    """A verdict in a word, and the numbers that support it."""
 
     word: Word
     because: str
@@ -294,9 +296,9 @@ class Diagnosis:
 
 
 def generalization_gap(look: ValidationResult, base: ValidationResult | None) -> Interval | None:
-    """Held-out change minus training change since the base: how much of the gain does not carry over to new pictures.
+    """Held-out change minus training change since the base: how much of the improvement does not generalise.
 
-    The changes of two groups of pictures: each is paired with the base, the groups are independent (Welch's interval).
+    Each change is paired with the base; the two groups of images are independent (Welch's interval).
     """
     if base is None or base.step == look.step or not {HELD_OUT, TRAIN} <= look.per_picture.keys():
         return None
@@ -305,7 +307,7 @@ def generalization_gap(look: ValidationResult, base: ValidationResult | None) ->
 
 
 def diagnose(look: ValidationResult, progress: EarlyStopping) -> Diagnosis:
-    """The verdict on a trained network. Each claim needs a 95 % interval that excludes chance."""
+    """Whether a trained network learns or memorises. Each claim needs a 95 % interval that excludes 0."""
     change = progress.since_base(look)
     gap = generalization_gap(look, progress.base)
     if HELD_OUT not in change or gap is None:
@@ -314,31 +316,31 @@ def diagnose(look: ValidationResult, progress: EarlyStopping) -> Diagnosis:
     since_best = progress.since_best(look)
     lost = since_best is not None and since_best.low > 0
     if held_out.low > 0 and train.low > 0:
-        what = f"even the training pictures lose ({against_base(train)}); a lower --learning-rate may do"
+        what = f"even the training loss has risen ({against_base(train)}); try a lower --learning-rate"
         return Diagnosis("gets worse", what)
     if gap.low > 0 and (held_out.low > 0 or lost):
         return Diagnosis("memorises", f"{describe_loss(progress, held_out, since_best)}; {describe_gap(gap)}")
     if held_out.high < 0:
         more = f"; {describe_gap(gap)}" if gap.low > 0 else ""
-        return Diagnosis("learns", f"pictures it has never seen gain: {against_base(held_out)}{more}")
-    return Diagnosis("cannot tell yet", f"the held-out change may be chance: {against_base(held_out)}")
+        return Diagnosis("learns", f"the held-out loss has fallen: {against_base(held_out)}{more}")
+    return Diagnosis("cannot tell yet", f"the held-out change is not significant yet: {against_base(held_out)}")
 
 
 def reason_unknown(look: ValidationResult, progress: EarlyStopping) -> str:
     if HELD_OUT not in look.per_picture:
-        return "no pictures are held out, so memorising would look the same"
-    return "this is the base itself" if progress.base == look else "the base model's losses are not known"
+        return "no images are held out, so memorising would look the same"
+    return "this is the base itself" if progress.base == look else "the base model's loss is not known"
 
 
 def describe_loss(progress: EarlyStopping, held_out: Interval, since_best: Interval | None) -> str:
     if since_best is not None and since_best.low > 0:
         assert progress.best is not None
-        return f"held-out pictures have lost since step {progress.best.step} ({since_best.words})"
-    return f"held-out pictures lose against the base ({held_out.words})"
+        return f"the held-out loss has risen since step {progress.best.step} ({since_best.words})"
+    return f"the held-out loss has risen since the base ({held_out.words})"
 
 
 def describe_gap(gap: Interval) -> str:
-    return f"training pictures gained {gap.mean:.4f} more than held-out ones ({gap.bounds})"
+    return f"the training loss fell {gap.mean:.4f} more than the held-out loss ({gap.bounds})"
 
 
 def against_base(change: Interval) -> str:
@@ -346,7 +348,7 @@ def against_base(change: Interval) -> str:
 
 
 def diagnosis_metrics(look: ValidationResult, progress: EarlyStopping) -> Mapping[str, object]:
-    """What metrics.jsonl holds of a look: changes, gap and verdict, as far as they are known."""
+    """Changes, gap and verdict of a validation for metrics.jsonl, as far as they are known."""
     trained = look.step > 0
     gap = generalization_gap(look, progress.base) if trained else None
     return {
@@ -356,7 +358,7 @@ def diagnosis_metrics(look: ValidationResult, progress: EarlyStopping) -> Mappin
     }
 
 
-BASE_LOSSES_VERSION = 3  # raise it when the same questions would get other answers
+BASE_LOSSES_VERSION = 3  # to be raised when the same validation would give other losses
 
 
 def measure_cached(
@@ -365,19 +367,20 @@ def measure_cached(
     """The base model's losses, measured once for all runs that start from the same base on the same data.
 
     Before the first step the network is the base, whatever adapter it carries.
-    network: everything besides the questions and the machine that the losses follow from.
+    network: everything besides the images and the machine that the losses follow from.
     """
     key = disk_cache.cache_key("look", BASE_LOSSES_VERSION, *network, *machine_key(device), questions_hash(validator))
 
-    def measure() -> dict[str, Any]:
-        return {side: losses.values.tolist() for side, losses in validator.measure(denoiser, device).items()}
-
-    found = disk_cache.cached_value("looks", key, measure)
-    return {side: Losses(np.array(values, np.float64)) for side, values in found.items()}
+    measured = disk_cache.read_value("looks", key)
+    if measured is None:
+        found = validator.measure(denoiser, device)
+        disk_cache.write_value("looks", key, {split: losses.values.tolist() for split, losses in found.items()})
+        return found
+    return {split: Losses(np.array(values, np.float64)) for split, values in measured.items()}
 
 
 def questions_hash(validator: Validator) -> str:
-    """A hash of the questions: the very numbers that the network is given."""
+    """A hash of the very numbers that the network is given."""
     digest = hashlib.sha256(validator.questions.encode())
     digest.update(f"{validator.objective!r} {validator.scaling_factor!r} {validator.timesteps}".encode())
     entries = [entry for entries in validator.sides.values() for entry in entries]
@@ -388,6 +391,6 @@ def questions_hash(validator: Validator) -> str:
 
 
 def machine_key(device: torch.device) -> tuple[object, ...]:
-    """What sums are rounded by: the processor's kind, the threads, the library."""
+    """What rounding depends on: the processor's kind, the threads, the library."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return device.type, kind, torch.get_num_threads(), torch.__version__

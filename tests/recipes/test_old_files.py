@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from train.config import Config
-from train.identity import identity_v1
+from train.run_folder import identity_v1
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")

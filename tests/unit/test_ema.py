@@ -14,9 +14,9 @@ from tests.small_runs import Toy, advance, config_of, equal, small_run, trained
 from train import ema, trainer
 from train.config import EmaOptions
 from train.ema import Ema
-from train.identity import run_identity
 from train.metrics import MetricsLogger
 from train.model import Denoiser
+from train.run_folder import run_identity
 
 FINITE = torch.tensor(1.0)
 

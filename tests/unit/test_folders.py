@@ -7,7 +7,7 @@ import pytest
 from data.cli import parse
 from data.errors import InputError
 from train.config import ALIASES, CONFIGS, Config, Folder
-from train.identity import run_identity
+from train.run_folder import run_identity
 from train.training_set import folder_labels
 
 

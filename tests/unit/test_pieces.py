@@ -10,7 +10,7 @@ from torch import Tensor
 from data.dataset import Batch, BatchLayout
 from data.errors import InputError
 from tests.unit.test_loop import prepare, weights
-from train import checkpoint, oom
+from train import checkpoint, device
 from train.losses import DenoisingLoss
 from train.metrics import MetricsLogger
 from train.trainer import fit
@@ -24,7 +24,7 @@ def batch_of(size: int) -> Batch:
 
 @pytest.mark.parametrize(("size", "count", "sizes"), [(4, 1, [4]), (4, 2, [2, 2]), (5, 2, [3, 2]), (3, 4, [1, 1, 1])])
 def test_pieces_are_the_batch_in_order(size: int, count: int, sizes: list[int]) -> None:
-    parts = oom.split_batch(batch_of(size), count)
+    parts = device.split_batch(batch_of(size), count)
     assert [len(part.sample_ids) for part in parts] == sizes
     assert torch.cat([part.latents for part in parts]).flatten().tolist() == list(range(size))
     assert torch.cat([part.timestep_uniforms for part in parts]).tolist() == list(range(size))
@@ -89,7 +89,7 @@ def test_what_does_not_fit_at_all_is_an_error(tmp_path: Path, monkeypatch: pytes
 
 def test_several_processes_are_told_which_batch_is_the_same() -> None:
     with pytest.raises(InputError, match="--batch-size 4 --accumulate 6: the same batch"):
-        oom.split_further(1, BatchLayout(8, 3, processes=2))
+        device.split_further(1, BatchLayout(8, 3, processes=2))
 
 
 def test_no_room_for_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,9 @@ from tests.tiny import TEXT_WIDTH
 from tools.pocket.tuned import unseen_nouns
 from train import device, trainer
 from train.config import Config, PreservationOptions
-from train.identity import run_identity
 from train.model import Denoiser, load_model
 from train.prior_preservation import DEFAULT_PROMPTS, PriorTeacher, freeze_teacher, read_preserved_prompts
+from train.run_folder import run_identity
 from train.trainer import Setup
 from train.training_set import load_training_set
 
