@@ -26,7 +26,7 @@ LOCAL = "own"  # the server of a project that is on the local server, whatever i
 MARK = "Made by Atelier (annotate.py push); key "
 LONGEST_NAME = 38  # characters: Label Studio allows 50 in a title
 SETTINGS = {
-    "sampling": "Sequential sampling",  # in the order of push: like beside like
+    "sampling": "Sequential sampling",  # in the order of push: similar images in a row
     "show_skip_button": True,
     "show_collab_predictions": True,  # show drafts
     "show_instruction": False,
