@@ -239,7 +239,7 @@ def merge(model: type[BaseModel], values: dict[str, Any], typed: Mapping[str, An
     `adapter: {kind: lora, rank: 16}` drops the preset's fields.
     """
     for name, info in model.model_fields.items():
-        default = getattr(info.default, "kind", None)
+        default = getattr(info.default, "kind", None) if len(section_types(info.annotation)) > 1 else None
         section = values.setdefault(name, {}) if default is not None else None
         if isinstance(section, dict):
             section.setdefault("kind", default)

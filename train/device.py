@@ -137,7 +137,7 @@ def run_conditions(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def check_run_conditions(before: Mapping[str, Any], accelerator: Accelerator, folder: Path) -> None:
-    """Another number of processes sees other pictures a step, another precision gives other weights. Raises InputError.
+    """Another number of processes sees other images a step, another precision gives other weights. Raises InputError.
 
     before: the ways of the run that is to go on, among other facts; nothing is refused where they were not written.
     """

@@ -1,4 +1,4 @@
-"""Pictures to latent moments and captions to text states, once; then the autoencoder and the text encoder may go."""
+"""Images to latent moments and captions to text states, cached; and micro-batches of both."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ STORAGE_NAMES = {"memory": "in main memory", "disk": "on the disk, read again fo
 
 @dataclass(frozen=True)
 class Encoded:
-    """Everything the loop needs of the data."""
+    """The encoded training set."""
 
     buckets: list[Sequence[EncodedImage]]
-    weights: list[list[float]]  # of each entry of each bucket: how often it comes, relative to others
+    weights: list[list[float]]  # of each entry of each bucket: how often it is used, relative to others
     train_subset: Sequence[EncodedImage]  # as many as are held out, for validation
     held_out: Sequence[EncodedImage]
     empty: TextStates
@@ -49,19 +49,19 @@ class Encoded:
 
 
 def encode_training_set(model: BaseModel, collection: TrainingSet, config: Config, accelerator: Accelerator) -> Encoded:
-    """Encode what is not in the cache yet. The first process does it, the others read what it kept."""
+    """Encode what is not cached yet. The first process does it, the others read the cache."""
     with accelerator.main_process_first():
         states, texts = encode_captions(model, collection, accelerator.device)
-        moments, pictures = encode_pictures(model, collection, config, accelerator.device)
+        moments, images = encode_images(model, collection, config, accelerator.device)
     model.forget("vae", "text_encoder")
     names = collection.prompts
     records = {name: EntryPaths(name, moments[name], tuple(states[text] for text in names[name])) for name in names}
     size = latent_cache.total_bytes(records.values())
     home = latent_cache.choose_storage(config.pictures.keep, size)
-    for path in (*texts.damaged, *pictures.damaged):
+    for path in (*texts.damaged, *images.damaged):
         accelerator.print(f"damaged, encoded again: {path}")
     accelerator.print(
-        f"encoded    {len(records)} pictures, {size / latent_cache.GIB:.2f} GiB, kept {STORAGE_NAMES[home]}"
+        f"encoded    {len(records)} images, {size / latent_cache.GIB:.2f} GiB, kept {STORAGE_NAMES[home]}"
     )
     return store_encoded(home, collection, config, records, states)
 
@@ -73,7 +73,7 @@ def store_encoded(
     records: dict[str, EntryPaths],
     states: Mapping[str, Path],
 ) -> Encoded:
-    """The encoded set where it will be read from."""
+    """The encoded set in memory or on disk."""
     memory = MemoryEntries(torch.device("cpu"))
     shelve = DiskEntries if home == "disk" else memory.entries
     buckets = [[sample.annotation.file_name for sample in samples] for samples in collection.buckets.values()]
@@ -91,7 +91,7 @@ def store_encoded(
 def encode_captions(
     model: BaseModel, collection: TrainingSet, device: torch.device
 ) -> tuple[dict[str, Path], CacheResult]:
-    """Where the states of each prompt lie, the empty one included."""
+    """The files of the text states of each prompt, the empty one included."""
     prompts = all_prompts(collection)
 
     def encoded(text: str) -> TextStates:
@@ -103,21 +103,21 @@ def encode_captions(
 
 
 def all_prompts(collection: TrainingSet) -> list[str]:
-    """All that is said, once each: the empty prompt, those that are preserved, the captions."""
+    """Every prompt once: the empty one, those to preserve, the captions."""
     captions = (text for texts in collection.prompts.values() for text in texts)
     return list(dict.fromkeys(["", *collection.preserved, *captions]))
 
 
-def encode_pictures(
+def encode_images(
     model: BaseModel, collection: TrainingSet, config: Config, device: torch.device
 ) -> tuple[dict[str, tuple[Path, ...]], CacheResult]:
-    """Where the moments of every picture lie, in both orientations if it may be mirrored."""
+    """The files of the latent moments of each image, in both orientations if it may be mirrored."""
     frames = image_frames(collection, config)
     encoder = model.fingerprints["vae"]
 
     def encoded(pixels: Images) -> Moments:
         signals.stop_with_launcher()
-        return encode_picture(model, pixels, device)
+        return encode_image(model, pixels, device)
 
     filled = latent_cache.cache_latents([f for _, f in frames], encoded, encoder)
     moments: dict[str, tuple[Path, ...]] = {}
@@ -127,23 +127,23 @@ def encode_pictures(
 
 
 def image_frames(collection: TrainingSet, config: Config) -> list[tuple[str, ImageCrop]]:
-    """What the autoencoder will see of each picture, by file name, in both orientations if it may be mirrored."""
+    """The crop of each image by file name, in both orientations if it may be mirrored."""
     flips = (False, True) if config.pictures.flip else (False,)
     return [
         (sample.annotation.file_name, ImageCrop(sample.path, sample.sha256, bucket.width, bucket.height, flip))
-        for sample, bucket in with_bucket(collection, list(collection.buckets))
+        for sample, bucket in with_buckets(collection, list(collection.buckets))
         for flip in flips
     ]
 
 
-def with_bucket(collection: TrainingSet, sizes: Sequence[Bucket]) -> list[tuple[Sample, Bucket]]:
-    """Every picture with the bucket it is trained in; held-out pictures go to the nearest that training uses."""
+def with_buckets(collection: TrainingSet, sizes: Sequence[Bucket]) -> list[tuple[Sample, Bucket]]:
+    """Every image with the bucket it is trained in; held-out images go to the nearest that training uses."""
     trained = [(sample, bucket) for bucket, samples in collection.buckets.items() for sample in samples]
     return trained + [(sample, assign_bucket(sample.width, sample.height, sizes)) for sample in collection.held_out]
 
 
 @torch.no_grad()
-def encode_picture(model: BaseModel, pixels: Images, device: torch.device) -> Moments:
+def encode_image(model: BaseModel, pixels: Images, device: torch.device) -> Moments:
     """(1, 3, H, W) -> (1, 2C, h, w) mean and log-variance, in float32: in fp16 SD v1's autoencoder overflows."""
     vae: Any = model.vae
     vae.to(device, torch.float32)
@@ -154,7 +154,7 @@ def encode_picture(model: BaseModel, pixels: Images, device: torch.device) -> Mo
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """No TF32 on a GPU, whatever the training uses: what is kept must not depend on how the first run was started."""
+    """No TF32 on a GPU, whatever the training uses: the cache must not depend on how the first run was started."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -183,7 +183,7 @@ def text_key(model: BaseModel) -> str:
 def choose_for_validation(
     samples: Sequence[Sample], config: Config, records: dict[str, EntryPaths]
 ) -> list[EntryPaths]:
-    """At most validation.pictures of them, the same ones every time."""
+    """At most validation.images of them, the same ones every time."""
     order = sorted(samples, key=lambda sample: rng.seed_for(config.seed, "validation", sample.sha256))
     return [records[sample.annotation.file_name] for sample in order[: config.validation.pictures]]
 

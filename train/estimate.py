@@ -35,7 +35,7 @@ from data.dataset import Batch, BatchLayout
 from train import adapters, device, lora, model, optim
 from train.config import Config, EmaOptions
 from train.device import DTYPES, batch_layout, device_name
-from train.encode import all_prompts, encode_picture, encode_text, image_frames, text_key
+from train.encode import all_prompts, encode_image, encode_text, image_frames, text_key
 from train.losses import objective_warnings
 from train.metrics import read_metrics
 from train.model import BaseModel, Denoiser
@@ -1214,7 +1214,7 @@ class RunEstimate:
         grey = torch.zeros(1, 3, bucket.height, bucket.width)
 
         def encode() -> None:
-            encode_picture(self.model, grey, self.device)
+            encode_image(self.model, grey, self.device)
 
         return min(timed(encode, self.device))
 

@@ -286,7 +286,7 @@ def put(file: FileIO, text: str) -> None:
 
 
 def without_infinities(value: Any) -> Any:
-    """JSON has no infinity and no NaN (the interval of a single picture, a loss that burst): they become null."""
+    """JSON has no infinity and no NaN (the interval of a single image, a loss that burst): they become null."""
     if isinstance(value, Mapping):
         return {name: without_infinities(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -257,7 +257,7 @@ class BaseModel:
 
     @property
     def step(self) -> int:
-        """Picture sides must be multiples of this many pixels: the autoencoder's factor times the U-Net's."""
+        """Image sides must be multiples of this many pixels: the autoencoder's factor times the U-Net's."""
         return self.factor * 2 ** (len(self.config("unet")["block_out_channels"]) - 1)
 
     @property

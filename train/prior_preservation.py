@@ -7,11 +7,11 @@ prompt c of a list instead of its caption. Such an image x_0 does not show c; th
     y + w (d - m(d)),   d = b(x_t, c) - b(x_t, "")
 
 y is the objective's target, which pulls towards the look, b the base network before training, w a strength, and m(d)
-the median of d over the picture, one number a channel. So what c adds to the empty prompt stays what it was, in
-proportion, but for the tone of what fills most of the picture, its paper: that belongs to the look. The base knows its
+the median of d over the image, one number a channel. So what c adds to the empty prompt stays what it was, in
+proportion, but for the tone of what fills most of the image, its paper: that belongs to the look. The base knows its
 own paper only; d says at every step that the new one is wrong, and guidance multiplies that: it draws with
 e("") + s (e(c) - e("")) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6), whose first part becomes the look and whose
-second remains the base's, times s w. A prior set of the base's own pictures (Ruiz et al. 2022, arXiv 2208.12242, eq. 2)
+second remains the base's, times s w. A prior set of the base's own images (Ruiz et al. 2022, arXiv 2208.12242, eq. 2)
 keeps words as well, but with them the base's look.
 """
 

@@ -1,6 +1,6 @@
-"""When previews are drawn and where they lie. How a picture is drawn is infer's business: the entry hands it down.
+"""When previews are drawn and where they lie. How an image is drawn is infer's business: the entry hands it down.
 
-previews/STEP/ holds a picture for each prompt and seed, strip.png with the base beside the tuned network, and
+previews/STEP/ holds an image for each prompt and seed, strip.png with the base beside the tuned network, and
 preview.json. The training does not notice: modes, gradients and generators are afterwards as they were.
 """
 
@@ -32,7 +32,7 @@ STRIP_FILE, PREVIEW_FILE = "strip.png", "preview.json"
 
 @dataclass(frozen=True)
 class PreviewImage:
-    """One picture to draw, always the same: it depends on nothing but its prompt and its seed."""
+    """One image to draw, always the same: it depends on nothing but its prompt and its seed."""
 
     prompt: str
     seed: int
@@ -43,8 +43,8 @@ class PreviewRequest:
     """What a drawing function is asked for.
 
     unet: the network that is trained, used in place; None: the base's own, loaded from its file.
-    weights: names the weights that draw, unlike any others. precision: in words, for the pictures' metadata.
-    folder: an empty folder to write PNGs into. beside: the folder of the base's pictures, for the strip.
+    weights: names the weights that draw, unlike any others. precision: in words, for the images' metadata.
+    folder: an empty folder to write PNGs into. beside: the folder of the base's images, for the strip.
     """
 
     model: BaseModel
@@ -124,7 +124,7 @@ class PreviewSampler:
         return self.folder / f"{step:06d}"
 
     def facts(self, step: int) -> str:
-        """preview.json: what the pictures follow from."""
+        """preview.json: what the images follow from."""
         asked = {"step": step, "steps": self.options.steps, "guidance": self.options.guidance, "size": self.size}
         return json.dumps(asked | {"pictures": [asdict(image) for image in self.images]}, indent=1) + "\n"
 

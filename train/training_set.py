@@ -1,4 +1,4 @@
-"""From a captioned folder to what is trained on: what is left out and why, the held-out split, the buckets."""
+"""The training set: captioned folders, what is left out and why, the held-out split, the buckets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from train.prior_preservation import read_preserved_prompts
 
 @dataclass(frozen=True)
 class SourceFolder:
-    """A folder as it was read. label: what the names of its pictures start with; empty if it is the only one."""
+    """A folder and its images. label: a prefix for their names; empty for a single folder."""
 
     folder: Folder
     label: str
@@ -42,18 +42,18 @@ class FolderShare:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The usable pictures, by what they are for. A sample's file_name is its id: no two folders share one."""
+    """The usable images. A sample's file_name is its id, unique over all folders."""
 
-    found: int  # pictures seen in the folders
+    found: int  # images seen in the folders
     train: list[Sample]
     held_out: list[Sample]
-    buckets: dict[Bucket, list[Sample]]  # of the training pictures
+    buckets: dict[Bucket, list[Sample]]  # of the training images
     square: Bucket
     prompts: dict[str, list[str]]  # sample id -> prompts
-    weights: dict[str, float]  # sample id -> how often it comes, relative to others
+    weights: dict[str, float]  # sample id -> how often it is used, relative to others
     shares: list[FolderShare]  # one a folder
     left_out: list[str]
-    warnings: list[str]  # used, but not as its owner may think
+    warnings: list[str]  # about images that are used
     captions_cut: list[str]
     near_duplicates: int
     tokens: str
@@ -61,7 +61,7 @@ class TrainingSet:
     preserved: Sequence[str] = ()  # prompts whose meaning is kept, train/prior_preservation.py
 
     def facts(self) -> dict[str, Any]:
-        """data.json: which pictures were trained on, so that anyone can check."""
+        """data.json: which images were trained on, so that anyone can check."""
         return {
             "fingerprint": self.fingerprint,
             "train": {sample.annotation.file_name: sample.sha256 for sample in self.train},
@@ -73,7 +73,7 @@ class TrainingSet:
         }
 
     def uses(self) -> list[BucketUse]:
-        """How the training pictures fall into the buckets, in the order of the buckets."""
+        """How the training images fall into the buckets, in the order of the buckets."""
         return [
             buckets.bucket_use(bucket, [(s.width, s.height) for s in held]) for bucket, held in self.buckets.items()
         ]
@@ -88,7 +88,7 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     sources = read_folders(config.data, size)
     left_out = [str(problem) for source in sources for problem in source.listing.problems if problem.refused]
     warnings = [str(problem) for source in sources for problem in source.listing.problems if not problem.refused]
-    # the order must not depend on file names: renaming pictures is no other data set
+    # the order must not depend on file names: renaming images is no other data set
     found = [(sample, source) for source in sources for sample in source.listing.samples]
     found.sort(key=lambda pair: (pair[0].sha256, pair[0].captions, pair[1].folder.weight))
     raw = [sample for sample, _ in found]
@@ -102,7 +102,7 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
         check_strict(left_out, cut, empty, config.data)
     samples = [with_label(sample, source.label) for sample, source in found]
     names = [sample.annotation.file_name for sample in samples]
-    assert len(set(names)) == len(names), "a sample id stands for two pictures"
+    assert len(set(names)) == len(names), "a sample id stands for two images"
     weights = dict(zip(names, relative_weights([source.folder.weight for _, source in found]), strict=True))
     train, held_out, near = split_held_out(samples, config)
     square, sorted_out = sort_into_buckets(train, size, model.step, config.pictures.buckets)
@@ -143,7 +143,7 @@ def read_folders(folders: Sequence[Folder], size: int) -> list[SourceFolder]:
             refused = [problem for problem in listing.problems if problem.refused]
             why = f": {refused[0].where} {refused[0].what}" + (", and so on" if refused[1:] else "") if refused else ""
             fix = f"See python data/prepare.py {path}"
-            errors.append(InputError(f"no usable picture{why}", where=f"--data {folder}", fix=fix))
+            errors.append(InputError(f"no usable image{why}", where=f"--data {folder}", fix=fix))
     raise_all(errors)
     return sources
 
@@ -183,43 +183,43 @@ def folder_shares(
 
 
 def shared_image_warnings(samples: list[Sample], sources: list[SourceFolder]) -> list[str]:
-    """A warning if pictures of equal content lie in several folders: they come as often as all of these say."""
+    """A warning if images of equal content are in several folders: they are used once for each."""
     places: dict[str, dict[str, str]] = {}
     for sample, source in zip(samples, sources, strict=True):
         places.setdefault(sample.sha256, {}).setdefault(source.label, sample.annotation.file_name)
     twice = [list(names.values()) for names in places.values() if len(names) > 1]
     if not twice:
         return []
-    count = "1 picture lies" if len(twice) == 1 else f"{len(twice)} pictures lie"
+    count = "1 image is" if len(twice) == 1 else f"{len(twice)} images are"
     return [f"{count} in more than one folder, used once for each (e.g. {' and '.join(twice[0])})"]
 
 
 def render_prompts(samples: list[Sample], template: str) -> list[list[str]]:
-    """The prompts of each picture, the empty one where nothing is said. Raises InputError for an unknown field."""
+    """The prompts of each image, at least the empty one. Raises InputError for an unknown field."""
     fields = captions.known_fields(sample.annotation for sample in samples)
     return [captions.render_prompts(sample.annotation, template, fields=fields) or [""] for sample in samples]
 
 
 def empty_prompt_warnings(places: list[str], config: Config) -> list[str]:
-    """A warning if pictures are trained on with the empty prompt, which nobody asked for."""
+    """A warning if captions of images are empty."""
     if not places:
         return []
-    some = "1 picture has" if len(places) == 1 else f"{len(places)} pictures have"
-    return [f"{some} the empty prompt, for {config.pictures.caption!r} leaves nothing to say (e.g. {places[0]})"]
+    some = "1 image has" if len(places) == 1 else f"{len(places)} images have"
+    return [f"{some} an empty prompt from the template {config.pictures.caption!r} (e.g. {places[0]})"]
 
 
 def check_strict(left_out: list[str], cut: list[str], empty: list[str], folders: Sequence[Folder]) -> None:
     """--strict: nothing may be dropped. Raises InputErrors naming everything."""
     where = ", ".join(str(folder) for folder in folders)
     problems = [InputError(f"{text.removesuffix('.')} (--strict)") for text in left_out]
-    problems += [InputError(f"caption cut: {text} (--strict)", where=where) for text in cut]
-    problems += [InputError("the caption template leaves nothing to say of it (--strict)", where=at) for at in empty]
+    problems += [InputError(f"caption truncated: {text} (--strict)", where=where) for text in cut]
+    problems += [InputError("the caption template gives an empty prompt (--strict)", where=at) for at in empty]
     if problems:
         raise InputErrors(problems)
 
 
 def split_held_out(samples: list[Sample], config: Config) -> tuple[list[Sample], list[Sample], int]:
-    """Training pictures, held-out pictures, and how many are near-duplicates of another."""
+    """Training images, held-out images, and how many are near-duplicates of another."""
     groups = duplicates.duplicate_groups(samples)
     near = sum(groups.count(group) > 1 for group in groups)
     if config.pictures.held_out == 0:
@@ -231,7 +231,7 @@ def split_held_out(samples: list[Sample], config: Config) -> tuple[list[Sample],
 def sort_into_buckets(
     samples: list[Sample], size: int, step: int, several: bool
 ) -> tuple[Bucket, dict[Bucket, list[Sample]]]:
-    """The square bucket, and the training pictures of each bucket, largest first."""
+    """The square bucket, and the training images of each bucket, largest first."""
     if size % step:
         raise InputError(f"{size} pixels", where="--pictures.size", allowed=f"a multiple of {step} for this model")
     square = Bucket(size, size)
@@ -245,7 +245,7 @@ def sort_into_buckets(
 def content_fingerprint(
     samples: list[Sample], prompts: list[list[str]], weights: list[float], preserved: Sequence[str] = ()
 ) -> str:
-    """A hash of the pictures' bytes, prompts and weights, and of preserved prompts: names and places do not count."""
+    """A hash of the images' bytes, prompts and weights, and of preserved prompts: names and places do not count."""
     rows: list[list[Any]] = [[sample.sha256, texts] for sample, texts in zip(samples, prompts, strict=True)]
     if len(set(weights)) > 1:
         rows = [[*row, weight] for row, weight in zip(rows, weights, strict=True)]

@@ -68,6 +68,6 @@ def encode_samples(target: TargetRun, cache: ImageCache, samples: Sequence[Sampl
     names = [sample.annotation.file_name for sample in samples]
     chosen = replace(images, buckets=by_bucket, held_out=[], prompts={name: images.prompts[name] for name in names})
     states, _ = encode.encode_captions(model, chosen, device)
-    moments, _ = encode.encode_pictures(model, chosen, target.config, device)
+    moments, _ = encode.encode_images(model, chosen, target.config, device)
     paths = [EntryPaths(name, moments[name], tuple(states[text] for text in chosen.prompts[name])) for name in names]
     return MemoryEntries(device).entries(paths)

@@ -164,7 +164,7 @@ def test_ranks_that_cannot_be_read_are_refused(text: str) -> None:
     ("ranks", "message"),
     [
         (["mid_blok=4"], "--adapter.ranks: this U-Net has no block 'mid_blok', did you mean 'mid_block'?"),
-        (["conv_in=4"], "--adapter.ranks: no adapted layer lies in 'conv_in'. Add its layers with --adapter.targets."),
+        (["conv_in=4"], "--adapter.ranks: block 'conv_in' contains no adapted layer."),
     ],
 )
 def test_ranks_of_blocks_that_are_not_adapted_are_refused(ranks: list[str], message: str, base: BaseModel) -> None:

@@ -185,7 +185,7 @@ def test_nan_in_the_text_encoder_names_the_caption(encode_all: Encode, model_fol
 
 
 def test_an_interrupted_encoding_goes_on(encode_all: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = encode.encode_picture, Counter[str]()
+    original, calls = encode.encode_image, Counter[str]()
 
     def counted(*arguments: Any) -> torch.Tensor:
         calls["all"] += 1
@@ -193,7 +193,7 @@ def test_an_interrupted_encoding_goes_on(encode_all: Encode, monkeypatch: pytest
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(encode, "encode_picture", counted)
+    monkeypatch.setattr(encode, "encode_image", counted)
     with pytest.raises(KeyboardInterrupt):
         encode_all()
     assert len(entries()["latents"]) == 2

@@ -147,9 +147,8 @@ def test_a_full_model_as_one_file_reads_back_everywhere(base: BaseModel, tmp_pat
     assert torch.equal(probe_output(base.unet, base), answer)
     third = tmp_path / "third"
     adapters.inject(again.unet, FullOptions(), 1)
-    FullOptions().export(
-        again.unet, again, third, asked(single_file=True)
-    )  # from a single file to a folder and a single file
+    # from a single file to a folder and a single file
+    adapters.export(again.unet, again, third, FullOptions(), asked(single_file=True))
     mine, theirs = load_file(third / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert (probe_output(model.load_model(str(third / "model")).unet, base) - answer).abs().max() < 1e-5

@@ -231,7 +231,7 @@ def flags(*argv: str) -> Config:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["schedule-free"], "--optim.schedule: schedule-free takes the place of a schedule, cosine was given; allowed"),
+        (["schedule-free"], "--optim.schedule: schedule-free replaces a learning-rate schedule"),
         (["prodigy"], "--learning-rate: 0.0015 with prodigy, which finds the step size itself"),
         (["prodigy", "--lr", "50"], "--learning-rate: 50 with prodigy, which finds the step size itself"),
         (["adafactor", "--optim.beta1", "0.5"], "--optim.beta1: adafactor has no such setting"),
