@@ -102,7 +102,7 @@ def test_the_same_command_again_does_nothing_more_steps_extend_new_starts_over(
     assert finetune(steps=2) == 0
     assert "finished after 2 steps; nothing to do" in capsys.readouterr().out
     assert finetune(steps=4) == 0
-    assert "continuing runs/0001-lora-r16 after step 2" in capsys.readouterr().out
+    assert "resuming runs/0001-lora-r16 after step 2" in capsys.readouterr().out
     assert json.loads(Path("runs/0001-lora-r16/done").read_text()) == {"steps": 4}
     extended = exported(Path("runs/0001-lora-r16"))
     assert any(not torch.equal(before[name], extended[name]) for name in before)
@@ -119,7 +119,7 @@ def test_preserved_prompts_change_the_weights_and_resume_to_the_bit(
     assert finetune(*held, steps=2) == 0
     assert "base 3.0 MiB" in capsys.readouterr().out, "the plan counts the frozen copy"
     assert finetune(*held, steps=4) == 0
-    assert "continuing runs/0001-lora-r16 after step 2" in capsys.readouterr().out
+    assert "resuming runs/0001-lora-r16 after step 2" in capsys.readouterr().out
     assert finetune(*held, "--new", steps=4) == 0
     assert finetune(steps=4) == 0
     resumed, whole, plain = (exported(Path(f"runs/000{number}-lora-r16")) for number in (1, 2, 3))
@@ -150,7 +150,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_step", interrupted)
         assert finetune() == 130
-    assert "stopped after step 3 of 4; the same command continues it" in capsys.readouterr().out
+    assert "stopped after step 3 of 4; the same command resumes it" in capsys.readouterr().out
     assert newest_finished(Path("runs")) is None
     assert finetune() == 0
     assert finetune("--new") == 0
@@ -285,7 +285,7 @@ def test_kill_9_loses_nothing(
     process.communicate()
     assert newest_finished(tmp_path / "runs") is None
     assert finetune(steps=24) == 0
-    assert "continuing runs/0001-lora-r16 after step" in capsys.readouterr().out
+    assert "resuming runs/0001-lora-r16 after step" in capsys.readouterr().out
     assert finetune("--new", steps=24) == 0
     resumed, whole = exported(Path("runs/0001-lora-r16")), exported(Path("runs/0002-lora-r16"))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)

@@ -87,7 +87,7 @@ def test_a_run_without_a_checkpoint_says_that_it_begins_again(
     assert (FIRST / "export" / "lora.safetensors").is_file() and (FIRST / "done").is_file()
     (FIRST / "done").unlink()
     assert finetune(steps=4) == 0
-    assert "no checkpoint in runs/0001-lora-r16: it begins at step 0" in capsys.readouterr().out
+    assert "no checkpoint in runs/0001-lora-r16: starting at step 0" in capsys.readouterr().out
     steps = [line["step"] for line in read_metrics(FIRST / "metrics.jsonl") if "validation" in line]
     assert steps == [0, 4], "lines of what is done again are written once"
 
@@ -135,7 +135,7 @@ def test_a_run_that_finished_in_another_precision_says_so(
     assert finetune(steps=1) == 0
     out = capsys.readouterr().out
     assert "finished after 1 steps; nothing to do" in out
-    assert "beware: it was trained by 1 process in bf16 with float32 trained weights; this would be" in out
+    assert "warning: it was trained by 1 process in bf16 with float32 trained weights; this would be" in out
 
 
 def test_fewer_steps_than_are_done_take_nothing_back(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ def test_it_stops_early_and_leaves_the_best(
         with pytest.raises(SystemExit):
             finetune(*IMPATIENT, "--previews.every", "0", steps=30)
     assert finetune(*IMPATIENT, "--previews.every", "0", steps=30) == 0
-    assert "continuing runs/0001-lora-r16 after step" in capsys.readouterr().out
+    assert "resuming runs/0001-lora-r16 after step" in capsys.readouterr().out
     assert finetune(*IMPATIENT, "--previews.every", "0", "--new", steps=30) == 0
     out = capsys.readouterr().out
     killed_run, whole = all_runs(Path("runs"))
@@ -142,7 +142,7 @@ def test_it_stops_early_and_leaves_the_best(
     assert finetune(*IMPATIENT, "--previews.every", "0", steps=30) == 0
     said = capsys.readouterr().out
     assert f"finished after {done['steps']} steps (out of patience); nothing to do.\n" in said
-    assert "\n--validation.patience 3 goes on, --new starts over.\n" in said
+    assert "\n--validation.patience 3 continues it, --new starts over.\n" in said
     before = exported(whole.path)
     assert finetune(*IMPATIENT, "--previews.every", "0", "--checkpoints.export", "last", steps=30) == 0
     assert f"lora-kohya.safetensors, the weights of step {done['steps']}" in capsys.readouterr().out

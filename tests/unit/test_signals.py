@@ -66,7 +66,7 @@ def test_signals_are_given_back() -> None:
 def test_a_dead_launcher_asks_too() -> None:
     """A child of a process that is killed: its parent is another one from then on."""
     child = (
-        "import os, sys, time; from train.signals import Asked\n"
+        "import os, sys, time; from train.signals import StopRequest as Asked\n"
         "asked = Asked(os.getppid()); print(bool(asked), flush=True)\n"
         "for _ in range(600):\n"
         "    if asked: break\n"
@@ -101,9 +101,9 @@ def test_only_a_launchers_child_watches_its_parent(monkeypatch: pytest.MonkeyPat
 
 CHILD = """
 from data.errors import InputError
-from train.launched import refuse_missing_processes
+from train.signals import check_process_count
 try:
-    refuse_missing_processes()
+    check_process_count()
     print("goes on")
 except InputError as error:
     print(error)
@@ -150,8 +150,8 @@ def test_a_closed_terminal_asks_too_but_not_with_nohup(handler: signal.Handlers)
 
 UNREAD = """
 import os, sys
-from train.signals import outlasting_readers
-with outlasting_readers():
+from train.signals import survive_closed_output
+with survive_closed_output():
     for number in range(5):
         print("a line", number, flush=True)
         print("another", file=sys.stderr)

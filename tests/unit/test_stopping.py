@@ -53,18 +53,13 @@ def test_getting_worse_uses_up_patience() -> None:
     assert progress.out_of_patience(2)
     assert progress.chosen is not None and progress.chosen.step == 10
     words = explain_stop(progress, 2, 30)
-    assert words == (
-        "stopped at step 30: in 2 validations in a row the held-out loss did not fall below that of step 10 by more "
-        "than chance explains (--validation.patience 2)"
-    )
+    assert all(part in words for part in ("step 30", "step 10", "2 validations", "--validation.patience 2"))
 
 
 def test_never_better_than_the_base() -> None:
     progress = told(look(0, 0.0), look(10, 0.1))
     assert progress.out_of_patience(1)
-    assert "below that of the base" in explain_stop(progress, 1, 10) and "1 validation in" in explain_stop(
-        progress, 1, 10
-    )
+    assert "over the base in 1 validation " in explain_stop(progress, 1, 10)
     assert progress.chosen is not None and progress.chosen.step == 10, "the base itself is nothing to export"
 
 

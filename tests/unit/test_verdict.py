@@ -67,22 +67,21 @@ def test_it_learns() -> None:
     now = look(10, -0.1, -0.1)
     verdict = diagnose(now, progress(now))
     assert verdict.word == "learns"
-    assert verdict.because.startswith("pictures it has never seen gain: -0.1000, 95 % interval -0.1")
-    assert "training pictures gained" not in verdict.because
+    assert "-0.1000, 95 % interval -0.1" in verdict.because and "training" not in verdict.because
 
 
 def test_it_learns_and_partly_by_heart() -> None:
     now = look(10, -0.1, -0.2)
     verdict = diagnose(now, progress(now))
     assert verdict.word == "learns"
-    assert "training pictures gained 0.1" in verdict.because
+    assert "training loss fell 0.1" in verdict.because
 
 
 def test_it_memorises_from_the_start() -> None:
     now = look(10, 0.1, -0.2)
     verdict = diagnose(now, progress(now))
     assert verdict.word == "memorises"
-    assert "held-out pictures lose against the base (+0.1" in verdict.because
+    assert "since the base (+0.1" in verdict.because
 
 
 def test_it_memorises_since_its_best_step() -> None:
@@ -90,7 +89,7 @@ def test_it_memorises_since_its_best_step() -> None:
     best, now = look(10, -0.2, -0.2), look(20, -0.1, -0.4)
     verdict = diagnose(now, progress(best, now))
     assert verdict.word == "memorises"
-    assert "held-out pictures have lost since step 10 (+0.1" in verdict.because
+    assert "since step 10 (+0.1" in verdict.because
 
 
 def test_a_loss_that_both_sides_share_is_no_memorising() -> None:
@@ -108,9 +107,12 @@ def test_it_cannot_tell_yet() -> None:
     now = look(10, -0.001, -0.001, noise=0.05)
     assert diagnose(now, progress(now)).word == "cannot tell yet"
     train_only = ValidationResult(10, {"train": BASE["train"].tolist()})
-    assert "no pictures are held out" in diagnose(train_only, EarlyStopping()).because
-    assert "the base model's losses are not known" in diagnose(now, EarlyStopping()).because
-    assert "this is the base itself" in diagnose(look(0, 0, 0), progress()).because
+    unknown = [
+        diagnose(train_only, EarlyStopping()),
+        diagnose(now, EarlyStopping()),
+        diagnose(look(0, 0, 0), progress()),
+    ]
+    assert {each.word for each in unknown} == {"cannot tell yet"} and len({each.because for each in unknown}) == 3
 
 
 def test_what_is_written_of_a_look() -> None:
