@@ -123,51 +123,44 @@ def bits_per_dim(
     decoder: Decoder = discretised,
     count: int | None = None,
     spacing: str = "linspace",
+    together: int = 1,
     progress: Callable[[Iterator[Any]], Iterable[Any]] = iter,
 ) -> ElboTerms:
     """Every term of the bound for images x0 (B, C, H, W) in [-1, 1], one sample of x_t a step. Source: eq. 3, 5.
 
     noise(i): the noise in x_t at step i. sigma: the variance of the reverse steps. count, spacing: of a shorter chain.
-    progress: wraps the iterator over steps, e.g. in tqdm. InputError for images that the decoder does not support.
+    together: steps per batch, which is faster for few images; only for unconditional networks, as rows of the batch
+    then do not correspond to images. progress: wraps the iterator over steps. InputError for values that the decoder
+    does not support.
     """
     decoder.check(x0)
     chain = samplers.respace(schedule, count, spacing)
     prior = prior_term(chain.schedule, x0)
-    columns = zip(*progress(iterate_terms(predict, chain, x0, noise, sigma, decoder)), strict=True)
+    columns = zip(*progress(iterate_terms(predict, chain, x0, noise, sigma, decoder, together)), strict=True)
     return ElboTerms(prior.cpu().double(), *(torch.stack(column, dim=1).cpu().double() for column in columns))
 
 
 @torch.no_grad()
 def iterate_terms(
-    predict: Denoiser, chain: samplers.Chain, x0: Images, noise: Noise, sigma: Variance, decoder: Decoder
+    predict: Denoiser,
+    chain: samplers.Chain,
+    x0: Images,
+    noise: Noise,
+    sigma: Variance,
+    decoder: Decoder,
+    together: int,
 ) -> Iterator[tuple[PerSample, ...]]:
     """(B,) L_i, mean squared error of x_0, and of eps, for i = 0, 1 ... of the chain."""
-    schedule = chain.schedule.to(x0.device)
-    for i in range(len(chain)):
-        step = torch.full((len(x0),), i, dtype=torch.int64, device=x0.device)
-        eps = noise(i)
-        xt = diffusion.add_noise(schedule, x0, eps, step)
-        prediction = predict(xt, chain.t(i, xt))
-        term = step_term(prediction, schedule, step, x0, sigma, decoder if i == 0 else None)
-        yield term, losses.mse(prediction.x0, x0), losses.mse(prediction.eps, eps)
-
-
-@torch.no_grad()
-def total_bits(
-    predict: Denoiser, schedule: Schedule, x0: Images, noise: Noise, *, sigma: Variance, together: int = 16
-) -> PerSample:
-    """(B,) bits_per_dim(...).total, with `together` steps in one batch: many times faster for few images.
-
-    predict: of an unconditional network, since rows of the batch do not correspond to images.
-    """
-    discretised.check(x0)
-    on_device, total = schedule.to(x0.device), prior_term(schedule, x0).cpu().double()
-    for steps in torch.arange(schedule.steps).split(together):
-        t = steps.repeat_interleave(len(x0)).to(x0.device)
-        some, eps = x0.repeat(len(steps), 1, 1, 1), torch.cat([noise(i) for i in steps.tolist()])
-        terms = variational_term(predict(diffusion.add_noise(on_device, some, eps, t), t), some, sigma)
-        total += terms.cpu().double().reshape(len(steps), len(x0)).sum(dim=0)
-    return total
+    schedule, timesteps = chain.schedule.to(x0.device), torch.tensor(chain.timesteps)
+    for steps in torch.arange(len(chain)).split(together):
+        i, t = (each.repeat_interleave(len(x0)).to(x0.device) for each in (steps, timesteps[steps]))
+        images, eps = x0.repeat(len(steps), 1, 1, 1), torch.cat([noise(step) for step in steps.tolist()])
+        prediction = predict(diffusion.add_noise(schedule, images, eps, i), t)
+        terms = step_term(prediction, schedule, i, images, sigma, decoder=None)
+        if steps[0] == 0:
+            terms = torch.where(i == 0, step_term(prediction, schedule, i, images, sigma, decoder), terms)
+        columns = terms, losses.mse(prediction.x0, images), losses.mse(prediction.eps, eps)
+        yield from zip(*(column.reshape(len(steps), len(x0)) for column in columns), strict=True)
 
 
 def prior_term(schedule: Schedule, x0: Images) -> PerSample:

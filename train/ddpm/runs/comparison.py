@@ -148,7 +148,8 @@ def measure_model(
     if options.bits:
         x0, sigma = images.x0[: options.bits], prediction.get_variance(model.info.objective.variance)
         noise = samplers.seeded_noise(0, len(x0), model.image_shape, model.device)
-        bits = elbo.total_bits(model.denoiser(clip=True), model.schedule, x0, noise, sigma=sigma)
+        predict = model.denoiser(clip=True)
+        bits = elbo.bits_per_dim(predict, model.schedule, x0, noise, sigma=sigma, together=16).total
     facts = {
         "key": key,
         "timesteps": errors.timesteps,

@@ -25,7 +25,7 @@ from data import metrics, rng
 from data.atomic_io import write_atomic
 from data.errors import InputError
 from data.features import Extractor, Features, extract_features, make_extractor
-from data.metrics.coverage import PrecisionRecall, precision_recall
+from data.metrics.coverage import precision_recall
 from data.metrics.distances import KernelDistance, check_enough_rows, frechet_distance, kernel_distance
 from data.metrics.statistics import wilson_interval
 from data.progress import ProgressBar
@@ -62,31 +62,6 @@ class Accuracy:
         return f"{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}] of {self.count}"
 
 
-@dataclass(frozen=True)
-class DistanceRow:
-    """One set of images against real ones of the training split."""
-
-    name: str
-    pictures: int
-    frechet: float
-    spatial: float | None
-    kernel: KernelDistance
-    manifold: PrecisionRecall
-
-
-@dataclass(frozen=True)
-class Score:
-    """All that was measured; None or empty where not possible, and `why` gives the reason."""
-
-    run: str
-    features: str
-    rows: list[DistanceRow]
-    bits: dict[str, Interval]
-    curve: elbo.RateDistortion | None
-    learnt: dict[str, Accuracy]
-    why: list[str]
-
-
 def score(options: ScoreOptions) -> int:
     """Generate, measure, write score.html and score.json; returns the exit code."""
     folder, model = open_model(options)
@@ -113,18 +88,28 @@ def score(options: ScoreOptions) -> int:
     generated = to_uint8(images)
     rows = measure_distances(options, extractors, real, unseen, generated, config.seed)
     bits, curve = measure_bits(options, model, unseen, sigma) if options.bits else ({}, None)
+    learnt: dict[str, Accuracy] = {}
     if classifier is None or labels is None:
         missing = "the set has no classes" if classifier is None else "the network is unconditional"
         why.append(f"no classifier was trained on generated images: {missing}")
-        learnt = {}
     else:
         learnt = compare_classifiers(classifier, real, unseen, generated, labels.cpu(), config.seed)
-    name = f"{extractors[0].name} {extractors[0].version}"
-    result = Score(folder.name, name, rows, bits, curve, learnt, why)
+    facts = {
+        "run": folder.name,
+        "features": f"{extractors[0].name} {extractors[0].version}",
+        "rows": rows,
+        "bits": {name: asdict(each) for name, each in bits.items()},
+        "curve": curve and {"rate": curve.rate.tolist(), "rmse": curve.rmse.tolist()},
+        "learnt": {name: asdict(each) for name, each in learnt.items()},
+        "why": why,
+    }
     out = options.out or folder / "score"
-    write_score(result, out, generated)
-    print("\n".join(format_score(result)))
-    print(f"report:    {out / 'score.html'}")
+    write_atomic(out / "score.json", json.dumps(facts, indent=1) + "\n")
+    write_page(facts, bits, learnt, generated, out / "score.html")
+    print("\n".join(["", f"features:  {facts['features']}", *format_table([COLUMNS, *distance_table(rows)])]))
+    print("\n".join(f"{name}: {each.mean:.4f} bits/dim ({each.bounds})" for name, each in bits.items()))
+    print("\n".join(f"classifier trained on {name}: {each}" for name, each in learnt.items()))
+    print("\n".join([*(f"note: {reason}" for reason in why), f"report:    {out / 'score.html'}"]))
     return 0
 
 
@@ -152,7 +137,7 @@ def measure_distances(
     unseen: ImageSet,
     generated: Tensor,
     seed: int,
-) -> list[DistanceRow]:
+) -> list[dict[str, Any]]:
     """Generated images against real ones; and other real ones against the same, as many where there are as many.
 
     Raises InputError if there are too few generated ones for the features.
@@ -177,18 +162,19 @@ def encode_pixels(extractor: Extractor, pixels: Tensor) -> np.ndarray:
 
 def distance_row(
     options: ScoreOptions, name: str, base: Sequence[np.ndarray], encoded: Sequence[np.ndarray]
-) -> DistanceRow:
+) -> dict[str, Any]:
+    """Distances of one set of images from real ones of the training split, as in score.json."""
     try:
         if not len(encoded[0]):
             raise InputError("no images", allowed="1 or more")
-        return DistanceRow(
-            name,
-            len(encoded[0]),
-            frechet_distance(base[0], encoded[0]),
-            frechet_distance(base[1], encoded[1]) if len(base) > 1 else None,
-            kernel_distance(base[0], encoded[0]),
-            precision_recall(base[0], encoded[0], k=options.k),
-        )
+        return {
+            "name": name,
+            "pictures": len(encoded[0]),
+            "frechet": frechet_distance(base[0], encoded[0]),
+            "spatial": frechet_distance(base[1], encoded[1]) if len(base) > 1 else None,
+            "kernel": asdict(kernel_distance(base[0], encoded[0])),
+            "manifold": asdict(precision_recall(base[0], encoded[0], k=options.k)),
+        }
     except InputError as error:
         fix = "Raise --count, or choose --features of fewer dimensions."
         raise InputError(f"{name}: {error.what}", where="--count", allowed=error.allowed, fix=fix) from None
@@ -351,28 +337,24 @@ class ClassifierFeatures:
 # ---- the report
 
 
-def distance_table(result: Score) -> list[tuple[Any, ...]]:
+def distance_table(rows: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """The cells of COLUMNS."""
     return [
         (
-            row.name,
-            row.pictures,
-            round(row.frechet, 3),
-            None if row.spatial is None else round(row.spatial, 3),
-            str(row.kernel),
-            *(round(value, 3) for value in asdict(row.manifold).values()),
+            row["name"],
+            row["pictures"],
+            round(row["frechet"], 3),
+            None if row["spatial"] is None else round(row["spatial"], 3),
+            str(KernelDistance(**row["kernel"])),
+            *(round(value, 3) for value in row["manifold"].values()),
         )
-        for row in result.rows
+        for row in rows
     ]
 
 
-def format_score(result: Score) -> list[str]:
-    table = [COLUMNS, *distance_table(result)]
-    widths = [max(len(str(row[column])) for row in table) for column in range(len(COLUMNS))]
-    lines = ["", f"features:  {result.features}"]
-    lines += ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-    lines += [f"{name}: {each.mean:.4f} bits/dim ({each.bounds})" for name, each in result.bits.items()]
-    lines += [f"classifier trained on {name}: {each}" for name, each in result.learnt.items()]
-    return lines + [f"note: {reason}" for reason in result.why]
+def format_table(table: Sequence[Sequence[Any]]) -> list[str]:
+    widths = [max(len(str(row[column])) for row in table) for column in range(len(table[0]))]
+    return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
 
 
 def published_table() -> tuple[list[str], list[list[str | None]]]:
@@ -381,29 +363,25 @@ def published_table() -> tuple[list[str], list[list[str | None]]]:
     return head, [[cell or None for cell in line] for line in rows]
 
 
-def write_score(result: Score, out: Path, generated: Tensor) -> None:
-    """score.json and score.html."""
-    facts, curve = asdict(result), result.curve
-    if curve is not None:
-        facts["curve"] = {"rate": curve.rate.tolist(), "rmse": curve.rmse.tolist()}
-    write_atomic(out / "score.json", json.dumps(facts, indent=1) + "\n")
-    page = Page(f"Score of {result.run}", f"features: {result.features}")
-    page.section("Distances").text(NOT_INCEPTION).table(COLUMNS, distance_table(result))
+def write_page(
+    facts: dict[str, Any], bits: dict[str, Interval], learnt: dict[str, Accuracy], generated: Tensor, path: Path
+) -> None:
+    page = Page(f"Score of {facts['run']}", f"features: {facts['features']}")
+    page.section("Distances").text(NOT_INCEPTION).table(COLUMNS, distance_table(facts["rows"]))
     page.strip([(image_grid(generated[:60], 12).convert("RGB"), "the first generated images")], columns=1, width=600)
-    if result.bits:
-        rows = [(name, each.mean, each.bounds) for name, each in result.bits.items()]
+    if bits:
+        rows = [(name, each.mean, each.bounds) for name, each in bits.items()]
         page.section("Bits per dimension")
         page.table(("part of the bound", "bits/dim", "95 % interval over images"), rows)
-    if curve is not None:
-        series = Series("held out", curve.rate.tolist(), curve.rmse.tolist())
+        series = Series("held out", facts["curve"]["rate"], facts["curve"]["rmse"])
         page.curve(series, x="bits/dim sent", y="RMSE of 255", title="Rate and distortion")
-    if result.learnt:
+    if learnt:
         page.section("A classifier trained without real images")
-        shares = [(name, str(each)) for name, each in result.learnt.items()]
+        shares = [(name, str(each)) for name, each in learnt.items()]
         page.table(("trained on", "accuracy on held-out real images"), shares)
-    for reason in result.why:
+    for reason in facts["why"]:
         page.note(reason)
     head, published = published_table()
     page.section("Published").text("In Inception features, 50,000 samples. Dhariwal & Nichol 2021, table 5.")
     page.table(head, published)
-    page.write(out / "score.html")
+    page.write(path)
