@@ -33,7 +33,7 @@ VARIATION_SELECTORS = range(0xFE00, 0xFE10)  # they have no glyph of their own
 class SheetCell:
     """An image and the caption under it."""
 
-    picture: Image.Image
+    image: Image.Image
     label: str = ""
 
 
@@ -70,7 +70,7 @@ def build_grid(cells: Sequence[SheetCell], per_row: int, *, footer: str = "") ->
 
 def build_sheet(rows: Sequence[SheetRow], *, columns: Sequence[str] = (), footer: str = "") -> Image.Image:
     """Rows of images of one size on white paper. columns: headings. footer: what all have in common."""
-    width, height = rows[0].cells[0].picture.size
+    width, height = rows[0].cells[0].image.size
     scale = max(1, math.ceil(MIN_READABLE_SIDE / max(width, height)))
     cell_width, cell_height = width * scale, height * scale
     inner_width = max(len(row.cells) for row in rows) * (cell_width + GAP) - GAP
@@ -90,7 +90,7 @@ def build_sheet(rows: Sequence[SheetRow], *, columns: Sequence[str] = (), footer
         draw_block(pen, GAP, top, label)
         for number, (cell, caption) in enumerate(zip(row.cells, under, strict=True)):
             left = GAP + number * (cell_width + GAP)
-            paper.paste(enlarge(cell.picture, cell_width, cell_height), (left, top + label.height))
+            paper.paste(enlarge(cell.image, cell_width, cell_height), (left, top + label.height))
             draw_block(pen, left, top + label.height + cell_height + GAP // 2, caption)
         top += room + GAP
     draw_block(pen, GAP, top, foot, FAINT)
@@ -106,19 +106,19 @@ def max_height(blocks: Sequence[TextBlock]) -> int:
     return max((block.height for block in blocks), default=0)
 
 
-def enlarge(picture: Image.Image, width: int, height: int) -> Image.Image:
-    picture = picture.convert("RGB")
-    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.LANCZOS)
+def enlarge(image: Image.Image, width: int, height: int) -> Image.Image:
+    image = image.convert("RGB")
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def placeholder_image(width: int, height: int, words: str = "NaN") -> Image.Image:
     """What stands for an image whose numbers broke down: grey, crossed out and labelled, so nobody takes it for one."""
-    picture = Image.new("RGB", (width, height), "#b0b0b0")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height), "#b0b0b0")
+    pen = ImageDraw.Draw(image)
     pen.line([(0, 0), (width, height)], fill="#c03030", width=2)
     pen.line([(0, height), (width, 0)], fill="#c03030", width=2)
     pen.text((width // 2, height // 2), words, fill=INK, font=load_font(max(10, width // 6)), anchor="mm")
-    return picture
+    return image
 
 
 # ---- text

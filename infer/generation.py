@@ -195,7 +195,7 @@ def run_generation(options: GenerateOptions) -> int:
 def generate(options: GenerateOptions, group: ProcessGroup, original: Any = None) -> int:
     """original: the metadata of the image that --params-from repeats, if it is ours."""
     chosen = resolve(options)
-    group.say(chosen.said)
+    group.say(chosen.description)
     if options.seed == RANDOM_SEED and not options.seeds:
         options = options.model_copy(update={"seed": group.agree(prompts.random_seed)})
         group.say(f"seed: {options.seed}")

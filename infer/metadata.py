@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from data import images
 from data.atomic_io import write_atomic
 from data.errors import InputError
-from infer import text_encoding
+from infer.text_encoding import TokenCount, is_weighted
 
 KEY = "atelier"
 A1111_KEY = "parameters"
@@ -54,15 +54,6 @@ class LoraUsed(MetadataModel):
     prediction: float = 0.0
 
 
-class TokensUsed(MetadataModel):
-    """See infer.text_encoding.TokenCount."""
-
-    count: int
-    limit: int
-    lost: str = ""
-    chunks: int = 1
-
-
 class InputUsed(MetadataModel):
     """An input image: init, mask or scribble."""
 
@@ -90,8 +81,8 @@ class ImageMetadata(MetadataModel):
     device: str
     model: ModelUsed
     loras: tuple[LoraUsed, ...] = ()
-    tokens: TokensUsed
-    negative_tokens: TokensUsed
+    tokens: TokenCount
+    negative_tokens: TokenCount
     micro_batch: int
     threads: int
     versions: dict[str, str]
@@ -126,7 +117,7 @@ def format_parameters(info: ImageMetadata) -> str:
 def a1111_settings(info: ImageMetadata) -> dict[str, Any]:
     """The last line of A1111's text. Noise comes from the CPU: without `RNG: CPU` readers would use the GPU's."""
     sampler, karras = info.sampler.removesuffix(" Karras"), info.sampler.endswith(" Karras")
-    weighted = info.weighting == "a1111" and any(map(text_encoding.is_weighted, (info.prompt, info.negative_prompt)))
+    weighted = info.weighting == "a1111" and any(map(is_weighted, (info.prompt, info.negative_prompt)))
     return {
         "Steps": info.steps,
         "Sampler": sampler,

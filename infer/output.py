@@ -20,7 +20,7 @@ from infer import contact_sheet, lora_loading, schedulers
 from infer.conditioning_images import NO_IMAGES, ConditioningImages
 from infer.contact_sheet import MAX_CELLS, SheetCell, SheetRow
 from infer.lora_loading import LoraEffect
-from infer.metadata import ImageMetadata, LoraUsed, ModelUsed, TokensUsed, read_metadata
+from infer.metadata import ImageMetadata, LoraUsed, ModelUsed, read_metadata
 from infer.pipeline import DTYPES, GeneratedImage
 from infer.prompts import ImageRequest
 from infer.resolve_model import POCKET
@@ -168,8 +168,8 @@ def build_metadata(
         verdict=generated.verdict,
         decoded_again=generated.decoded_again,
         concepts=generated.concepts,
-        tokens=TokensUsed(**asdict(tokens[request.prompt])),
-        negative_tokens=TokensUsed(**asdict(tokens[settings.negative_prompt])),
+        tokens=tokens[request.prompt],
+        negative_tokens=tokens[settings.negative_prompt],
         **asdict(settings),
         **shared,
     )

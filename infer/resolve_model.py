@@ -23,7 +23,7 @@ RECOMMENDED_FILE = "recommended.json"  # beside model_index.json
 
 
 class Recommended(NamedTuple):
-    """Settings that suit a model, in force where nothing else was said. size: the side in pixels."""
+    """Settings that suit a model, in force where no other value is given. size: the side in pixels."""
 
     guidance_scale: float = 7.5
     steps: int = 50  # both from SD v1.4's paper and model card
@@ -66,12 +66,12 @@ def recommended_for(chosen: ResolvedModel) -> Recommended:
 class ResolvedModel:
     """model, tokenizer: arguments of train.model.load_model. base: what it was tuned from, if that is not `model`.
 
-    loras: a run's own adapter first, then the requested ones. said: which weights these are and why, the first line.
+    loras: a run's own adapter first, then the requested ones. description: which weights and why.
     zero_terminal_snr: whether the adapter was trained at a rescaled noise schedule, which its base does not say.
     """
 
     model: str
-    said: str
+    description: str
     base: str | None = None
     loras: tuple[LoraFile, ...] = ()
     tokenizer: str | None = None
@@ -98,10 +98,10 @@ def resolve(options: GenerateOptions, runs: Path = RUNS) -> ResolvedModel:
 
 def replace_base(base: str, chosen: ResolvedModel, model: str | None) -> ResolvedModel:
     """The same weights with another base: under a LoRA the model itself, of a whole model what it is compared with."""
-    said = f"{chosen.said}; base: {base}"
+    description = f"{chosen.description}; base: {base}"
     if chosen.base is None and (model is None or is_run(Path(model).expanduser())):
-        return replace(chosen, model=base, said=said)
-    return replace(chosen, base=base, said=said)
+        return replace(chosen, model=base, description=description)
+    return replace(chosen, base=base, description=description)
 
 
 def resolve_default(loras: tuple[LoraFile, ...], runs: Path) -> ResolvedModel:
@@ -114,7 +114,7 @@ def resolve_default(loras: tuple[LoraFile, ...], runs: Path) -> ResolvedModel:
     if newest is None:
         return ResolvedModel(POCKET, f"model: {POCKET}, the embedded base (there is no finished run in {runs}/)")
     run = resolve_run(newest, ())
-    return replace(run, said=f"{run.said}, the newest finished run")
+    return replace(run, description=f"{run.description}, the newest finished run")
 
 
 def resolve_named(model: str, loras: tuple[LoraFile, ...]) -> ResolvedModel:
@@ -137,8 +137,8 @@ def resolve_run(folder: Path, loras: tuple[LoraFile, ...]) -> ResolvedModel:
         raise InputError("the run is not finished, nothing is exported", where=f"--model {folder}", fix=fix)
     if whole.is_dir():
         return ResolvedModel(str(whole), f"model: {folder}", base, loras)
-    said = f"model: {folder} (a LoRA over {base})"
-    return ResolvedModel(base, said, None, (LoraFile(lora), *loras), tokenizer, zero_snr)
+    description = f"model: {folder} (a LoRA over {base})"
+    return ResolvedModel(base, description, None, (LoraFile(lora), *loras), tokenizer, zero_snr)
 
 
 def base_of_run(folder: Path) -> tuple[str, str | None, bool]:

@@ -38,7 +38,7 @@ LEFT_OUT_SUFFIX = "left-out"  # of a file instead of an image that never came ou
 PromptAndSeed = tuple[str, int]
 
 
-# ---- generators: `model`, `folder` (a file name made of it), `said` (for the first line), `fingerprint`, `generate()`
+# ---- generators: `model`, `folder` (a file name), `description` (the first line), `fingerprint`, `generate()`
 
 
 def make_generator(name: str, options: SynthesizeOptions) -> OwnGenerator | DiffusersGenerator:
@@ -73,7 +73,7 @@ class OwnGenerator:
         guidance = suited.guidance_scale if options.guidance_scale is None else options.guidance_scale
         batch = pipeline.micro_batch_for(device)
         self.settings = SamplingSettings(options.steps, guidance, suited.size, suited.size, micro_batch=batch)
-        self.said = chosen.said
+        self.description = chosen.description
         self.model = " + ".join([chosen.model, *(str(lora.path) for lora in chosen.loras)])
         run = next((lora.path.parent.parent.name for lora in chosen.loras), None)
         self.folder = folder_name(run or Path(chosen.model).name)
@@ -104,7 +104,7 @@ class DiffusersGenerator:
         check_downloaded(model)
         from diffusers import AutoPipelineForText2Image
 
-        self.model, self.options, self.folder, self.said = (
+        self.model, self.options, self.folder, self.description = (
             model,
             options,
             folder_name(Path(model).name),
@@ -270,7 +270,7 @@ def run_synthesis(options: SynthesizeOptions) -> int:
 def synthesize_set(name: str, options: SynthesizeOptions, items: Sequence[SynthesisItem], theme: str) -> Path:
     """Generate the set of one model; returns its folder. Raises InputError."""
     generator = make_generator(name, options)
-    print(generator.said)
+    print(generator.description)
     folder = options.outdir / theme / generator.folder
     generate_set(generator, items, options, folder)
     finish_set(folder, items)

@@ -207,8 +207,9 @@ def measure_prompts(prompts: Sequence[str], tokenizer: Any, grammar: str = "none
         ]
         return {text: TokenCount(n, limit, "", max(1, -(-n // limit))) for text, n in zip(texts, counts, strict=True)}
     report = count_tokens(texts, tokenizer)
-    lost = {texts[int(cut.where.rpartition(" ")[2]) - 1]: cut.lost_text for cut in report.cut}
-    return {text: TokenCount(n, report.limit, lost.get(text, "")) for text, n in zip(texts, report.counts, strict=True)}
+    cut = iter(report.cut)  # in order, those over the limit
+    lost = [next(cut).lost_text if count > limit else "" for count in report.counts]
+    return {text: TokenCount(n, limit, end) for text, n, end in zip(texts, report.counts, lost, strict=True)}
 
 
 def truncated_prompts(tokens: dict[str, TokenCount]) -> list[InputError]:

@@ -23,7 +23,7 @@ def run(options: CompareOptions) -> int:
     changes = {name: value for name, value in changes.items() if getattr(options, name) is None}
     options = options.model_copy(update=changes)
     finder = WeightsFinder(options)
-    print(finder.chosen.said)
+    print(finder.chosen.description)
     print(
         f"settings: {options.steps} steps, guidance {options.guidance_scale:g}" + (" (the model's)" if changes else "")
     )

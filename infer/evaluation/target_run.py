@@ -63,7 +63,7 @@ def find_target(options: EvaluateOptions) -> TargetRun:
     model = load_model(base.model, tokenizer=base.tokenizer)
     images = load_training_set(config, model)
     check_images(run, images)
-    return TargetRun(run, config, finder.chosen.said, base, tuned, model, images)
+    return TargetRun(run, config, finder.chosen.description, base, tuned, model, images)
 
 
 def find_folder(options: EvaluateOptions) -> Path:

@@ -30,7 +30,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def draw(pipe, pictures, *rest, **more):
         for each in plain(pipe, pictures, *rest, **more):
-            seen.append(each.picture.prompt)
+            seen.append(each.request.prompt)
             yield each
 
     monkeypatch.setattr(pipeline, "generate_images", draw)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from data.errors import InputError
 from infer import metadata
-from infer.metadata import ImageMetadata, LoraUsed, ModelUsed, TokensUsed
+from infer.metadata import ImageMetadata, LoraUsed, ModelUsed
+from infer.text_encoding import TokenCount
 
 PICTURE = Image.new("RGB", (8, 8), "#336699")
 
@@ -30,8 +31,8 @@ def recipe(**changes: object) -> ImageMetadata:
         dtype="fp32",
         device="cpu (AVX2)",
         model=ModelUsed(name="pocket", fingerprint="0123456789abcdef"),
-        tokens=TokensUsed(count=4, limit=75),
-        negative_tokens=TokensUsed(count=1, limit=75),
+        tokens=TokenCount(count=4, limit=75),
+        negative_tokens=TokenCount(count=1, limit=75),
         micro_batch=1,
         threads=2,
         versions={"atelier": "0.1.0", "torch": "2.13.0"},
@@ -126,7 +127,7 @@ def test_what_is_not_ascii_is_written_as_utf8(tmp_path: Path, prompt: str, kind:
 
 
 def test_a_recipe_is_read_back_whole_and_pixels_are_kept(tmp_path: Path) -> None:
-    written = recipe(verdict="nan", tokens=TokensUsed(count=90, limit=75, lost="the end"))
+    written = recipe(verdict="nan", tokens=TokenCount(count=90, limit=75, lost="the end"))
     metadata.write_png(tmp_path / "a.png", PICTURE, written)
     assert metadata.read_metadata(tmp_path / "a.png") == written
     with Image.open(tmp_path / "a.png") as picture:

@@ -33,7 +33,7 @@ def resolve(runs: Path, *argv: object) -> ResolvedModel:
 def test_without_runs_it_is_the_embedded_base(tmp_path: Path) -> None:
     found = resolve(tmp_path / "runs")
     assert (found.model, found.is_tuned) == ("pocket", False)
-    assert "pocket" in found.said
+    assert "pocket" in found.description
 
 
 def test_the_newest_finished_run_is_the_default(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_newest_finished_run_is_the_default(tmp_path: Path) -> None:
     found = resolve(tmp_path)
     assert (found.model, found.tokenizer) == ("CompVis/stable-diffusion-v1-4", "words")
     assert found.loras == (LoraFile(run / "export" / "lora.safetensors"),)
-    assert "0002-style" in found.said and found.is_tuned
+    assert "0002-style" in found.description and found.is_tuned
 
 
 def test_a_full_run_is_a_model_with_a_base(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_base_replaces_the_model_under_a_lora_and_is_compared_with_a_whole_model
     full = a_run(tmp_path, "0002-full", kind="full")
     moved = resolve(tmp_path, "--model", style, "--base", "here/sd14")
     assert (moved.model, moved.base, moved.is_tuned) == ("here/sd14", None, True)
-    assert "here/sd14" in moved.said
+    assert "here/sd14" in moved.description
     whole = resolve(tmp_path, "--model", full, "--base", "here/sd14")
     assert (whole.model, whole.base) == (str(full / "export" / "model"), "here/sd14")
     mine = resolve(tmp_path, "--model", "mine.safetensors", "--base", "here/sd14", "--compare-base")

@@ -18,7 +18,7 @@ from infer.synthesis import load_theme
 class Painter:
     """Paints the seed as a colour; `broken` prompts are black so many times."""
 
-    model, folder, said, fingerprint, guidance_scale = "painter", "painter", "model: painter", "1", None
+    model, folder, description, fingerprint, guidance_scale = "painter", "painter", "model: painter", "1", None
 
     def __init__(self, black: int = 0) -> None:
         self.black, self.calls = black, []
