@@ -18,7 +18,6 @@ from PIL import Image
 from data import disk_cache, rng
 from data.errors import InputError
 from data.features import ImageSource, content_key, extract_features
-from data.schema import Sample
 
 Array = NDArray[np.float32]
 Thumbs = Array  # (n, side, side, channels) in [0, 1]
@@ -261,18 +260,18 @@ class Split:
     held_out: list[int]
 
 
-def split_held_out(samples: Sequence[Sample], groups: Sequence[int], *, share: float, seed: int) -> Split:
+def split_held_out(hashes: Sequence[str], groups: Sequence[int], *, share: float, seed: int) -> Split:
     """Hold out about `share` of the near-duplicate groups, each whole.
 
-    A group's side depends on the seed and its smallest SHA-256 alone, so adding or removing images moves no other.
-    Exceptions: a new near-duplicate can move its own group; and where a side would be empty, the group nearest to the
-    threshold is put there (a single group is trained on; a share of 0 holds nothing out).
+    hashes: SHA-256 of each image. A group's side depends on the seed and its smallest hash alone, so adding or removing
+    images moves no other. Exceptions: a new near-duplicate can move its own group; and where a side would be empty, the
+    group nearest to the threshold is put there (a single group is trained on; a share of 0 holds nothing out).
     """
     if not 0 <= share < 1:
         raise InputError(f"held-out share {share:g}", allowed="0 (none) up to, not including, 1")
     smallest: dict[int, str] = {}
-    for sample, group in zip(samples, groups, strict=True):
-        smallest[group] = min(sample.sha256, smallest.get(group, sample.sha256))
+    for key, group in zip(hashes, groups, strict=True):
+        smallest[group] = min(key, smallest.get(group, key))
     draw = {group: rng.uniform(seed, "held-out", key) for group, key in smallest.items()}
     held = {group for group, number in draw.items() if number < share}
     if share and not held and len(draw) > 1:

@@ -214,7 +214,7 @@ def summarize(
         buckets=buckets.summarize_buckets([(sample.width, sample.height) for sample in samples], sizes),
         tokens=tokens,
         groups=[group for group in groups.values() if len(group) > 1],
-        split=duplicates.split_held_out(samples, numbers, share=share, seed=seed),
+        split=duplicates.split_held_out([sample.sha256 for sample in samples], numbers, share=share, seed=seed),
         seed=seed,
         share=share,
     )

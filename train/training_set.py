@@ -224,7 +224,8 @@ def split_held_out(samples: list[Sample], config: Config) -> tuple[list[Sample],
     near = sum(groups.count(group) > 1 for group in groups)
     if config.pictures.held_out == 0:
         return samples, [], near
-    parts = duplicates.split_held_out(samples, groups, share=config.pictures.held_out, seed=config.seed)
+    hashes = [sample.sha256 for sample in samples]
+    parts = duplicates.split_held_out(hashes, groups, share=config.pictures.held_out, seed=config.seed)
     return [samples[index] for index in parts.train], [samples[index] for index in parts.held_out], near
 
 

@@ -94,25 +94,11 @@ class ImageSet:
         return replace(self.select(positions), labels=renumbered, classes=tuple(kept))
 
     def split(self, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-        """Training images and about `share` held out, near-duplicates on one side.
-
-        The side of a group depends on the seed and its smallest hash alone, as in data/duplicates.py.
-        """
+        """Training images and about `share` held out, near-duplicates on one side."""
         first = {key: place for place, key in reversed(list(enumerate(self.hashes)))}
         groups = self.groups or tuple(first[key] for key in self.hashes)
-        smallest: dict[int, str] = {}
-        for key, group in zip(self.hashes, groups, strict=True):
-            smallest[group] = min(key, smallest.get(group, key))
-        draw = {group: rng.uniform(seed, "held-out", key) for group, key in smallest.items()}
-        held = {group for group, number in draw.items() if number < share}
-        if share and not held and len(draw) > 1:
-            held = {min(draw, key=draw.__getitem__)}
-        if held and len(held) == len(draw):
-            held -= {max(draw, key=draw.__getitem__)}
-        sides: tuple[list[int], list[int]] = [], []
-        for place, group in enumerate(groups):
-            sides[group in held].append(place)
-        return self.select(sides[0]), self.select(sides[1])
+        split = duplicates.split_held_out(self.hashes, groups, share=share, seed=seed)
+        return self.select(split.train), self.select(split.held_out)
 
     def at_most(self, count: int | None, seed: int) -> ImageSet:
         """All, or `count` of them, drawn by the seed and in their old order."""
