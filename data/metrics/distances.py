@@ -1,7 +1,8 @@
-"""The Frechet distance between two sets of features, seen as Gaussians: with Inception features it is called FID.
+"""Distances between two sets of features: Frechet (FID), kernel (KID) and CMMD.
 
-Source: Heusel et al. 2017, arXiv 1706.08500, eq. 6; Dowson & Landau 1982. The number means nothing without the name of
-the features and the number of images: it is biased upwards by about 1 / n.
+A Frechet distance sees the sets as Gaussians; it means nothing without the name of the features and the number of
+images: it is biased upwards by about 1 / n. Source: Heusel et al. 2017, arXiv 1706.08500, eq. 6; Dowson & Landau 1982.
+Kernel distances are unbiased at any number of images, and may come out below 0 by chance.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from data.errors import InputError
 
 Matrix = NDArray[np.floating]
 Vector = NDArray[np.floating]
+Kernel = Callable[[Matrix, Matrix], Matrix]
+SIGMA = 10.0  # of the Gaussian kernel
 
 
 def check_features(features: Matrix, what: str, *, least: int = 1) -> NDArray[np.float64]:
@@ -27,10 +30,8 @@ def check_features(features: Matrix, what: str, *, least: int = 1) -> NDArray[np
         raise InputError(f"{what}: {len(matrix)} images", allowed=f"{least} or more")
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad):
-        raise InputError(
-            f"{what}: the features of {len(bad)} images are not finite, the first is number {bad[0]}",
-            fix="The extractor failed on them: look at the images, or run it in fp32.",
-        )
+        what = f"{what}: the features of {len(bad)} images are not finite, the first is number {bad[0]}"
+        raise InputError(what, fix="Check these images, or run the extractor in fp32.")
     return matrix
 
 
@@ -38,14 +39,12 @@ def check_same_width(*sides: Matrix) -> None:
     """Raise InputError for features of different extractors."""
     widths = sorted({side.shape[1] for side in sides})
     if len(widths) > 1:
-        raise InputError(
-            f"features of {' and '.join(map(str, widths))} numbers were put together",
-            fix="Encode all images with one extractor.",
-        )
+        what = f"features of different widths: {' and '.join(map(str, widths))}"
+        raise InputError(what, fix="Encode all images with one extractor.")
 
 
 def unit_rows(features: Matrix) -> NDArray[np.float64]:
-    """Rows of length 1, so that a product of two is a cosine; a row of zeros stays one."""
+    """Rows of length 1, so that a product of two is a cosine; a row of zeros stays zero."""
     matrix = np.asarray(features, np.float64)
     return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
@@ -53,19 +52,19 @@ def unit_rows(features: Matrix) -> NDArray[np.float64]:
 def frechet_distance(real: Matrix, drawn: Matrix) -> float:
     """d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of (n, d) and (m, d) features, at least 0.
 
-    Raises InputError for d or fewer rows on a side: their covariance has no inverse, and the distance would be of the
-    few directions that they happen to span.
+    Raises InputError for d or fewer rows on a side: their covariance is singular.
     """
     check_enough_rows(real, drawn)
-    moments = [(side.mean(axis=0), np.cov(side, rowvar=False, ddof=1).reshape(side.shape[1], -1)) for side in
-               (np.asarray(real, np.float64), np.asarray(drawn, np.float64))]  # fmt: skip
-    return gaussian_frechet_distance(*moments[0], *moments[1])
+    x, y = np.asarray(real, np.float64), np.asarray(drawn, np.float64)
+    covariances = (np.cov(side, rowvar=False, ddof=1).reshape(side.shape[1], -1) for side in (x, y))
+    (first, second), (own, other) = (x.mean(axis=0), y.mean(axis=0)), covariances
+    return gaussian_frechet_distance(first, own, second, other)
 
 
 def gaussian_frechet_distance(mean: Matrix, covariance: Matrix, other_mean: Matrix, other_covariance: Matrix) -> float:
     """The distance between N(mean, covariance) and another; (d,) and (d, d)."""
     gap = mean - other_mean
-    # tr (C1 C2)^(1/2) = tr (C1^(1/2) C2 C1^(1/2))^(1/2), and that is symmetric: its eigenvalues are real
+    # tr (C1 C2)^(1/2) = tr (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric: its eigenvalues are real
     root = symmetric_root(covariance)
     values = np.linalg.eigvalsh(root @ other_covariance @ root)
     cross = np.sqrt(np.clip(values, 0.0, None)).sum()
@@ -73,7 +72,7 @@ def gaussian_frechet_distance(mean: Matrix, covariance: Matrix, other_mean: Matr
 
 
 def symmetric_root(matrix: Matrix) -> Matrix:
-    """The square root of a positive semi-definite matrix; eigenvalues under 0 are rounding."""
+    """The square root of a positive semi-definite matrix; negative eigenvalues are rounding."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
 
@@ -83,18 +82,14 @@ def check_enough_rows(*sides: Matrix) -> None:
     width, fewest = sides[0].shape[1], min(map(len, sides))
     assert all(side.ndim == 2 and side.shape[1] == width for side in sides), [side.shape for side in sides]
     if fewest <= width:
-        raise InputError(
-            f"a Frechet distance of {fewest} images in {width} features",
-            allowed=f"{width + 1} images or more on each side",
-            fix="Draw more, or take features of fewer dimensions.",
-        )
+        what, allowed = f"a Frechet distance of {fewest} images in {width} features", f"{width + 1} images or more"
+        raise InputError(what, allowed=f"{allowed} on each side", fix="Generate more, or use fewer features.")
 
 
 def small_sample_frechet_distance(real: Matrix, drawn: Matrix) -> float:
-    """The same distance where there are fewer rows than columns, in the time of the rows: a number for those who ask.
+    """The same distance with fewer rows than columns, where it is far too large: print `frechet_bias` beside it.
 
-    tr (C1 C2)^(1/2) is the sum of the singular values of X Y^T / sqrt((n - 1)(m - 1)), X and Y the centred rows. It is
-    far above the distance of the sources: print `bias` beside it, and use the kernel distance to conclude anything.
+    tr (C1 C2)^(1/2) is the sum of the singular values of X Y^T / sqrt((n - 1)(m - 1)), X and Y the centred rows.
     """
     x, y = check_features(real, "real", least=2), check_features(drawn, "drawn", least=2)
     check_same_width(x, y)
@@ -105,22 +100,17 @@ def small_sample_frechet_distance(real: Matrix, drawn: Matrix) -> float:
 
 
 def frechet_bias(real: Matrix, *, draws: int = 10, seed: int = 0) -> float:
-    """What two halves of the real set are apart: the mean over `draws` splits, a floor that no model can go under."""
+    """The distance of two halves of the real set: the mean over `draws` splits, a floor for any model."""
     x = check_features(real, "real", least=4)
     half = len(x) // 2
     orders = [rng.permutation(len(x), seed, "halves", draw) for draw in range(draws)]
-    return float(
-        np.mean([small_sample_frechet_distance(x[order[:half]], x[order[half : 2 * half]]) for order in orders])
-    )
-
-
-Kernel = Callable[[Matrix, Matrix], Matrix]
-SIGMA = 10.0
+    halves = [(x[order[:half]], x[order[half : 2 * half]]) for order in orders]
+    return float(np.mean([small_sample_frechet_distance(a, b) for a, b in halves]))
 
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """value: of all images at once. error: standard error of it, over splits of the images into blocks."""
+    """value: of all images at once. error: its standard error, over splits of the images into blocks."""
 
     value: float
     error: float
@@ -130,23 +120,26 @@ class KernelDistance:
 
 
 def kernel_distance(real: Matrix, drawn: Matrix, *, blocks: int = 10, seed: int = 0) -> KernelDistance:
-    """Of (n, d) and (m, d) features. Raises InputError for fewer than two rows a block."""
+    """KID of (n, d) and (m, d) features. Raises InputError for fewer than two rows a block.
+
+    Source: Binkowski et al. 2018, arXiv 1801.01401, section 4.
+    """
     fewest = min(len(real), len(drawn))
     if fewest < 2 * blocks:
         raise InputError(f"a kernel distance of {fewest} images", allowed=f"{2 * blocks} or more on each side")
     x, y = np.asarray(real, np.float64), np.asarray(drawn, np.float64)
-    parts = [np.array_split(side[rng.permutation(len(side), seed, "blocks", name)], blocks) for side, name in
-             ((x, "real"), (y, "drawn"))]  # fmt: skip
-    each = [unbiased_mmd(a, b) for a, b in zip(*parts, strict=True)]
+    x_blocks = np.array_split(x[rng.permutation(len(x), seed, "blocks", "real")], blocks)
+    y_blocks = np.array_split(y[rng.permutation(len(y), seed, "blocks", "drawn")], blocks)
+    each = [unbiased_mmd(a, b) for a, b in zip(x_blocks, y_blocks, strict=True)]
     return KernelDistance(unbiased_mmd(x, y), float(np.std(each, ddof=1) / np.sqrt(blocks)))
 
 
-def kernel(x: Matrix, y: Matrix) -> Matrix:
+def polynomial_kernel(x: Matrix, y: Matrix) -> Matrix:
     """k(x, y) = (x y / d + 1)^3, (n, d) and (m, d) -> (n, m)."""
     return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
-def unbiased_mmd(x: Matrix, y: Matrix, kernel: Kernel = kernel) -> float:
+def unbiased_mmd(x: Matrix, y: Matrix, kernel: Kernel = polynomial_kernel) -> float:
     """MMD^2_u: images are not compared with themselves. Source: Gretton et al. 2012, JMLR 13, eq. 3."""
     n, m = len(x), len(y)
     within_x, within_y = kernel(x, x), kernel(y, y)
@@ -167,8 +160,8 @@ def gaussian_kernel(x: Matrix, y: Matrix) -> Matrix:
 def cmmd(real: Matrix, drawn: Matrix) -> float:
     """1000 MMD^2_u with the Gaussian kernel, of text-image features (n, d) and (m, d).
 
-    The published number keeps images' likeness to themselves, which adds about 10 / n; this one is unbiased, so it
-    may come out below 0. It sees means (about 10 |mean difference|^2) and hardly spread: read it beside coverage.
+    The published number compares images with themselves, which adds about 10 / n; this one is unbiased. It sees means
+    (about 10 |mean difference|^2) and hardly spread: read it beside coverage.
     """
     x, y = check_features(real, "real", least=2), check_features(drawn, "drawn", least=2)
     check_same_width(x, y)

@@ -1,6 +1,6 @@
 """Are generated images copies of training images? Nearest neighbours, calibrated by held-out images; loss gaps.
 
-No number of this file proves copying or its absence: look at the nearest pairs as well (`nearest` names them).
+No number here proves copying or its absence: look at the nearest pairs as well (`nearest` names them).
 """
 
 from __future__ import annotations
@@ -39,19 +39,14 @@ def find_copies(train: Matrix, held_out: Matrix, drawn: Matrix) -> CopyReport:
 
     Source: Somepalli et al. 2023, arXiv 2212.03860, section 4; the calibration by held-out images is ours.
     """
-    x, other, y = (
-        check_features(train, "training set"),
-        check_features(held_out, "held-out set", least=5),
-        check_features(drawn, "generated set"),
-    )
+    x, y = check_features(train, "training set"), check_features(drawn, "generated set")
+    other = check_features(held_out, "held-out set", least=5)
     check_same_width(x, other, y)
     likeness, nearest = nearest_neighbours(y, x)
     threshold = float(np.quantile(nearest_neighbours(other, x)[0], QUANTILE))
     low, middle, high = (float(value) for value in np.quantile(likeness, [0.75, 0.90, 0.95]))
-    return CopyReport(
-        likeness, nearest, threshold, float((likeness > threshold).mean()), (low, middle, high),
-        float((likeness > ALARM).mean()),
-    )  # fmt: skip
+    above, alarm = float((likeness > threshold).mean()), float((likeness > ALARM).mean())
+    return CopyReport(likeness, nearest, threshold, above, (low, middle, high), alarm)
 
 
 def nearest_neighbours(images: Matrix, among: Matrix) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -63,8 +58,8 @@ def nearest_neighbours(images: Matrix, among: Matrix) -> tuple[NDArray[np.float6
 def authenticity(train: Matrix, drawn: Matrix) -> float:
     """Per cent of generated images farther from their nearest training image than that one is from its own nearest.
 
-    0 for copies; held-out images say what fresh ones of this source have (50 in few dimensions, more in many: an
-    image that is nearest to others lies amidst them). Source: Alaa et al. 2022, arXiv 2102.08921, section 3.
+    0 for copies; compare with held-out images (50 in few dimensions, more in many).
+    Source: Alaa et al. 2022, arXiv 2102.08921, section 3.
     """
     x, y = check_features(train, "training set", least=2), check_features(drawn, "generated set")
     check_same_width(x, y)
@@ -81,17 +76,13 @@ def data_copying_score(train: Matrix, held_out: Matrix, drawn: Matrix) -> float:
     Mann-Whitney's U of the distances to the nearest training image, with ties at a half, over one cell.
     Source: Meehan et al. 2020, arXiv 2004.05675, section 3.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import mannwhitneyu
 
-    x, other, y = (
-        check_features(train, "training set"),
-        check_features(held_out, "held-out set", least=5),
-        check_features(drawn, "generated set", least=5),
-    )
+    x, y = check_features(train, "training set"), check_features(drawn, "generated set", least=5)
+    other = check_features(held_out, "held-out set", least=5)
     check_same_width(x, other, y)
-    gaps = np.concatenate([pairwise_distances(y, x).min(axis=1), pairwise_distances(other, x).min(axis=1)])
-    n, m = len(y), len(other)
-    u = rankdata(gaps)[:n].sum() - n * (n + 1) / 2
+    own, fresh = pairwise_distances(y, x).min(axis=1), pairwise_distances(other, x).min(axis=1)
+    n, m, u = len(y), len(other), mannwhitneyu(own, fresh, method="asymptotic").statistic
     return float((u - n * m / 2) / np.sqrt(n * m * (n + m + 1) / 12))
 
 
@@ -99,7 +90,7 @@ def data_copying_score(train: Matrix, held_out: Matrix, drawn: Matrix) -> float:
 class MembershipInference:
     """How well an image's denoising loss tells whether it was trained on. auc: 0.5 is not at all.
 
-    found: share of training images told at a false-alarm rate of 1 %. gap: mean loss held out minus trained.
+    found: share of training images recognised at a false-positive rate of 1 %. gap: mean loss held out minus trained.
     """
 
     auc: float
@@ -110,18 +101,16 @@ class MembershipInference:
 def membership_inference(train_losses: Vector, held_out_losses: Vector, *, rate: float = 0.01) -> MembershipInference:
     """Of losses (n,) and (m,) at the same timesteps and noise; lower means "trained on".
 
-    Source: Carlini et al. 2023, arXiv 2301.13188, section 5 (report the true positives at a low false-positive rate).
-    Raises InputError when a rate that low cannot be seen with so few held-out images.
+    Source: Carlini et al. 2023, arXiv 2301.13188, section 5. Raises InputError for fewer than two losses on a side.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import mannwhitneyu
 
     members, others = np.asarray(train_losses, np.float64), np.asarray(held_out_losses, np.float64)
-    if min(len(members), len(others)) < 2:
-        raise InputError(f"losses of {min(len(members), len(others))} images", allowed="2 or more on each side")
     n, m = len(members), len(others)
-    u = rankdata(np.concatenate([others, members]))[:m].sum() - m * (m + 1) / 2  # pairs with the held-out loss above
+    if min(n, m) < 2:
+        raise InputError(f"losses of {min(n, m)} images", allowed="2 or more on each side")
+    u = mannwhitneyu(others, members, method="asymptotic").statistic  # pairs with the held-out loss above
     # the threshold lets at most rate of the held-out images through: with fewer than 1 / rate of them, none
     threshold = np.sort(others)[int(rate * m)]
-    return MembershipInference(
-        float(u / (n * m)), float((members < threshold).mean()), float(others.mean() - members.mean())
-    )
+    found, gap = float((members < threshold).mean()), float(others.mean() - members.mean())
+    return MembershipInference(float(u / (n * m)), found, gap)

@@ -1,7 +1,7 @@
-"""How sure a number is: intervals over prompts, leave-one-out errors of set metrics, shares, repeats on redrawn splits.
+"""Confidence intervals and tests of evaluation numbers.
 
 Images of one prompt are alike, so they are one observation: everything here counts *clusters* (prompts, runs), never
-images. `tests/unit/test_metric_intervals.py` shows by simulation that the intervals hold the truth 95 times in 100.
+images. `tests/unit/test_metric_intervals.py` shows by simulation that the intervals cover the truth 95 times in 100.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from data import rng
 from data.errors import InputError
-from data.metrics.distances import Matrix, Vector, check_features, check_same_width, kernel
-from data.rng import seed_for
+from data.metrics.distances import Matrix, Vector, check_features, check_same_width, polynomial_kernel
 
 Labels = Sequence[object] | NDArray[np.generic]
 LEVEL = 0.95
@@ -24,7 +23,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the ends of its interval (95 % unless told)."""
+    """A value and the ends of its interval (95 % by default)."""
 
     value: float
     low: float
@@ -50,13 +49,12 @@ def mean_interval(values: Vector, clusters: Labels, *, level: float = LEVEL) -> 
     means = cluster_means(values, clusters)
     if len(means) < 2:
         raise InputError(f"an interval over {len(means)} prompts", allowed="2 or more")
-    return student_interval(
-        float(means.mean()), float(means.std(ddof=1) / math.sqrt(len(means))), len(means) - 1, level
-    )
+    error = float(means.std(ddof=1) / math.sqrt(len(means)))
+    return student_interval(float(means.mean()), error, len(means) - 1, level)
 
 
 def student_interval(value: float, error: float, degrees: int, level: float = LEVEL) -> Interval:
-    """value +- t * error, t the quantile of Student's distribution with so many degrees of freedom."""
+    """value +- t * error, t the quantile of Student's distribution."""
     from scipy.stats import t
 
     half = float(t.ppf(0.5 + level / 2.0, degrees)) * error
@@ -66,10 +64,10 @@ def student_interval(value: float, error: float, degrees: int, level: float = LE
 def jackknife_interval(
     statistic: Callable[[NDArray[np.bool_]], float], clusters: Labels, *, level: float = LEVEL
 ) -> Interval:
-    """The interval of a number that only whole sets have, by leaving out one cluster at a time.
+    """The interval of a statistic of whole sets, by leaving out one cluster at a time.
 
-    statistic: of a mask (n,) of the rows to use. Drawing rows again (the bootstrap) would compare images with
-    themselves, which unbiased distances take for closeness. Source: Efron & Tibshirani 1993, chapter 11.
+    statistic: of a mask (n,) of the rows to use. The bootstrap would compare images with themselves, which unbiased
+    distances take for closeness. Source: Efron & Tibshirani 1993, chapter 11.
     """
     labels = np.array([str(label) for label in clusters])
     names = np.unique(labels)
@@ -82,24 +80,20 @@ def jackknife_interval(
 
 
 def wilson_interval(successes: int, trials: int, *, level: float = LEVEL) -> Interval:
-    """The interval of a share. Source: Wilson 1927; holds its level from a handful of trials on."""
-    from scipy.stats import norm
+    """The interval of a proportion. Source: Wilson 1927; holds its level from a handful of trials on."""
+    from scipy.stats import binomtest
 
     if not 0 <= successes <= trials or trials == 0:
         raise InputError(f"{successes} of {trials}", allowed="0 to all of 1 or more")
-    z = float(norm.ppf(0.5 + level / 2.0))
-    share = successes / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
-    low = 0.0 if successes == 0 else middle - half
-    return Interval(share, low, 1.0 if successes == trials else middle + half)
+    ends = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    return Interval(successes / trials, float(ends.low), float(ends.high))
 
 
 def resampled_interval(differences: Vector, train: int, test: int, *, level: float = LEVEL) -> Interval:
     """The mean of J paired differences, each on a new split of the same images into train and test.
 
-    Splits share images, so the differences are not independent: their variance is taken (1/J + test/train) times
-    instead of 1/J. Source: Nadeau & Bengio 2003, Machine Learning 52, eq. 8.
+    Splits share images, so the differences are not independent: the variance counts 1/J + test/train times, not 1/J.
+    Source: Nadeau & Bengio 2003, Machine Learning 52, eq. 8.
     """
     values = np.asarray(differences, np.float64)
     if len(values) < 2:
@@ -108,19 +102,15 @@ def resampled_interval(differences: Vector, train: int, test: int, *, level: flo
     return student_interval(float(values.mean()), error, len(values) - 1, level)
 
 
-DRAWS = 1000
+def kernel_two_sample_test(x: Matrix, y: Matrix, *, draws: int = 1000, seed: int = 0) -> float:
+    """Permutation p-value of the kernel distance under "both sets come from the same distribution".
 
-
-def kernel_two_sample_test(x: Matrix, y: Matrix, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """The p-value of the kernel distance under "both sets come from one source", by exchanging rows.
-
-    p = (1 + how many exchanges are at least as far apart) / (1 + draws). Source: Gretton et al. 2012, JMLR 13, section
-    8. The Gram matrix is computed once; every exchange only adds it up in another order.
+    p = (1 + permutations at least as far apart) / (1 + draws). Source: Gretton et al. 2012, JMLR 13, section 8.
     """
     x, y = check_features(x, "x", least=2), check_features(y, "y", least=2)
     check_same_width(x, y)
     pooled = np.concatenate([x, y])
-    gram = kernel(pooled, pooled)
+    gram = polynomial_kernel(pooled, pooled)
     np.fill_diagonal(gram, 0.0)
     sides = np.zeros((draws + 1, len(pooled)))
     sides[:, : len(x)] = 1.0
@@ -131,7 +121,7 @@ def kernel_two_sample_test(x: Matrix, y: Matrix, *, draws: int = DRAWS, seed: in
 
 
 def permuted_mmd(gram: Matrix, sides: Matrix) -> Vector:
-    """MMD^2_u for each row of `sides`, which says by 1 and 0 to which set an image belongs; the diagonal is 0."""
+    """MMD^2_u for each row of `sides` (1: first set, 0: second); the diagonal of gram is 0."""
     n, m = sides[0].sum(), (1.0 - sides[0]).sum()
     to_first = sides @ gram  # (draws, images): sum of kernels with the first set
     within_first = (to_first * sides).sum(axis=1)
@@ -141,7 +131,7 @@ def permuted_mmd(gram: Matrix, sides: Matrix) -> Vector:
 
 
 def sign_flip_test(differences: Vector, clusters: Labels, *, draws: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of "base and tuned differ by chance": the signs of whole prompts' differences are flipped.
+    """Two-sided p-value of "base and tuned differ by chance", by flipping the signs of whole prompts' differences.
 
     Exact (all sign patterns) for up to 13 prompts. Source: Fisher 1935, chapter III.
     """
@@ -161,14 +151,12 @@ def all_signs(count: int) -> NDArray[np.float64]:
 
 
 def random_signs(draws: int, count: int, seed: int) -> NDArray[np.float64]:
-    rng = np.random.default_rng(seed_for(seed, "signs"))
-    return rng.choice([-1.0, 1.0], size=(draws, count))
+    return np.random.default_rng(rng.seed_for(seed, "signs")).choice([-1.0, 1.0], size=(draws, count))
 
 
 def equivalence_test(differences: Vector, clusters: Labels, margin: float) -> float:
-    """The p-value of "they differ by `margin` or more": small means equal for all purposes.
+    """The p-value of "they differ by `margin` or more": small means equal for all purposes, not just uncertain.
 
-    A difference that is "not significant" may only be badly known; this test says which.
     Two one-sided t tests over clusters; the larger p counts. Source: Schuirmann 1987, J. Pharmacokin. Biopharm. 15.
     """
     from scipy.stats import t
@@ -186,10 +174,9 @@ def equivalence_test(differences: Vector, clusters: Labels, margin: float) -> fl
 
 
 def holm_correction(values: Mapping[str, float] | Sequence[float]) -> dict[str, float]:
-    """p-values of several questions asked together, so that the chance of any false alarm is that of one.
+    """p-values corrected for multiple comparisons. Source: Holm 1979, Scand. J. Statist. 6.
 
-    The k-th smallest of n is multiplied by n - k + 1, and none is below its forerunner. Source: Holm 1979, Scand. J.
-    Statist. 6. Names are kept; a sequence is named by its places.
+    The k-th smallest of n is multiplied by n - k + 1, and none is below its predecessor. A sequence is named by place.
     """
     named = dict(values) if isinstance(values, Mapping) else {str(place): p for place, p in enumerate(values)}
     adjusted: dict[str, float] = {}

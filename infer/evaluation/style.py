@@ -17,7 +17,7 @@ from data import rng
 from data.features import DESCRIPTOR_NAMES, standardized
 from data.metrics import distances as metrics
 from data.metrics import statistics as stats
-from data.metrics.distances import Kernel, Matrix, Vector, cmmd, gaussian_kernel, kernel, unit_rows
+from data.metrics.distances import Kernel, Matrix, Vector, cmmd, gaussian_kernel, polynomial_kernel, unit_rows
 from data.metrics.memorization import nearest_neighbours
 from infer.evaluation.samples import Evidence, Features, Pairs
 from infer.evaluation.section import (
@@ -46,7 +46,7 @@ class Distance:
 
     real: Matrix
     generated: Matrix
-    kernel: Kernel = kernel
+    kernel: Kernel = polynomial_kernel
 
     @cached_property
     def _parts(self) -> tuple[float, Matrix, Vector]:
@@ -135,7 +135,7 @@ def distances(train: Features, pairs: Pairs, seed: int) -> list[Number]:
     everything = np.ones(len(pairs), bool)
     numbers = []
     for name, (base, tuned, real) in (("descriptors", styles), ("content", contents)):
-        gap = Gap(Distance(real, base), Distance(real, tuned), floor_of(real, kernel, seed))
+        gap = Gap(Distance(real, base), Distance(real, tuned), floor_of(real, polynomial_kernel, seed))
         before, spread = gap.base(everything), stats.jackknife_interval(gap.tuned, pairs.prompts)
         title = f"kernel distance of {name}"
         numbers.append(from_interval(title, spread, base=before, floor=gap.floor, ceiling=before))
