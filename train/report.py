@@ -16,9 +16,9 @@ from PIL import Image
 from data.atomic_io import write_atomic
 from data.reports.charts import Series
 from data.reports.page import Page
-from train.estimate import Plan
 from train.exporters import verify
 from train.metrics import read_metrics
+from train.plan import Plan
 from train.run_folder import Run
 from train.samples import PREVIEW_FILE
 from train.validation import HELD_OUT, EarlyStopping, diagnose

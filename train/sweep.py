@@ -341,7 +341,7 @@ def run_sweep(config: Config, argv: Sequence[str]) -> int:
     candidates = [Candidate(value, candidate_config(config, spec, value, folder, first)) for value in spec.values]
     print_lines(plan_lines(config, spec, counts, first))
     if config.dry_run:
-        print_lines(["memory, time and money of all candidates together, as if they were one run:"])
+        print_lines(["memory, time and cost of all candidates together, as if they were one run:"])
         whole = {"max_steps": total_steps(counts, first), "dry_run": True, "probe": config.probe}
         return trainer.train(candidates[0].config.model_copy(update=whole))[0]
     for index, count in enumerate(counts):

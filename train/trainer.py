@@ -39,12 +39,14 @@ from train.config import Config
 from train.ddpm import diffusion
 from train.ema import Ema
 from train.encode import Encoded, encode_text, encode_training_set, micro_batches
-from train.estimate import Plan, RunEstimate, make_plan, peak_flops
+from train.estimate import RunEstimate
 from train.exporters.metadata import export_metadata
 from train.exporters.verify import ExportRequest, write_record
+from train.flops import peak_flops
 from train.losses import DenoisingLoss
 from train.metrics import MetricBuffer, MetricsLogger, Speed, bin_losses, check_wandb_installed, open_logger
 from train.model import BaseModel, Denoiser, load_model
+from train.plan import Plan, make_plan
 from train.prior_preservation import PriorTeacher, freeze_teacher
 from train.report import Outcome, write_report, write_summary
 from train.run_folder import Run, identity_v1, run_identity, to_json

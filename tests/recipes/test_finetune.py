@@ -217,7 +217,7 @@ def test_a_base_that_is_no_square_and_a_picture_that_is_no_picture(
     (folder / "metadata.jsonl").write_text(rows + json.dumps({"file_name": "broken.png", "text": "x"}) + "\n")
     assert finetune(data=folder, steps=2) == 0
     out = capsys.readouterr().out
-    assert "left out" in out and "broken.png" in out
+    assert "skipped" in out and "broken.png" in out
     assert len(json.loads(Path("runs/0001-lora-r16/plan.json").read_text())["buckets"]) == 2
     with pytest.raises(InputError, match=r"broken\.png.*--strict"):
         finetune("--strict", data=folder)

@@ -11,7 +11,7 @@ import torch
 from data.cli import parse
 from infer import previews
 from tests import sessions
-from train import estimate, sweep, trainer
+from train import estimate, flops, sweep, trainer
 from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics
 from train.model import load_model
@@ -46,9 +46,9 @@ def test_the_first_screen_and_plan_json_tell_what_it_takes(
     config = config_of("--price-per-hour", "1.29", "--max-steps", "2", "--accumulate", "2")
     assert sessions.run(config) == 0
     out = capsys.readouterr().out
-    for words in ("memory     about", "training: weights", "s a step after a 3-step probe", "GFLOP a picture"):
+    for words in ("memory     about", "training: weights", "s a step after a 3-step probe", "GFLOP an image"):
         assert words in out
-    assert "money      " in out and "at 1.29 an hour" in out and "checkpoints of" in out
+    assert "cost       " in out and "at 1.29 an hour" in out and "checkpoints of" in out
     (run,) = all_runs(Path("runs"))
     plan = run.facts("plan.json")
     assert plan["peak_gib"] == pytest.approx(max(plan["memory"]["phases"].values()) / 2**30)
@@ -79,7 +79,7 @@ def test_previews_are_in_the_time(config_of: ConfigOf, tiny_model: Path, guidanc
     assert len(list(run.path.glob("previews/*/0*.png"))) == 4 * 2
     plan = run.facts("plan.json")
     model = load_model(str(tiny_model))
-    decoding = estimate.decode_flops(model.config("vae"), 32 // model.factor, 32 // model.factor)
+    decoding = flops.decode_flops(model.config("vae"), 32 // model.factor, 32 // model.factor)
     picture = 3 * rows * plan["flops"]["forward"] + decoding
     seconds = plan["duration"]["step"] / (4 * plan["flops"]["step"])
     assert plan["duration"]["previews"] == pytest.approx(4 * 2 * picture * seconds)
@@ -99,7 +99,7 @@ def test_the_plan_of_a_sweep_is_that_of_all_its_rounds(config_of: ConfigOf, caps
     assert sweep.run_sweep(config, []) == 0
     out = capsys.readouterr().out
     assert "rounds     4 to step 3, 2 to step 6" in out
-    assert "length     18 steps in all" in out and "length     18 steps = " in out and "money      " in out
+    assert "length     18 steps in all" in out and "length     18 steps = " in out and "cost       " in out
     assert not all_runs(Path("runs/sweep-adapter.rank"))
 
 
@@ -130,7 +130,7 @@ def test_too_little_memory_is_said_with_what_would_help(
     original = estimate.RunEstimate.fits
     monkeypatch.setattr(estimate.RunEstimate, "fits", lambda self: seen.append(self) or original(self))
     assert sessions.run(config_of(*full)) == 0
-    assert "beware" not in (out := capsys.readouterr().out) and "not measured" in out
+    assert "warning" not in (out := capsys.readouterr().out) and "not measured" in out
     needed = seen[0].memory.peak
     monkeypatch.setattr(estimate, "free_bytes", lambda device: int(0.9 * needed))
     assert sessions.run(config_of(*full)) == 0

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.full_size import skeleton as full_size
 from tests.tiny import tiny_unet
-from train import adapters, estimate
+from train import adapters, flops
 from train.config import FullOptions, LoraOptions
-from train.estimate import Flops, UnetInput, interpolate, meta_copy, peak_of, step_flops
+from train.flops import Flops, UnetInput, interpolate, meta_copy, peak_of, step_flops
 from train.metrics import Speed
 from train.model import load_model
 
@@ -26,7 +26,7 @@ def test_full_fine_tuning_of_sd_v1() -> None:
     network = unet(FullOptions())
     assert sum(weight.numel() for weight in network.parameters()) == 859_520_964
     question = UnetInput(1, 64, 64)
-    forward, step = estimate.forward_and_step_flops(network, question)
+    forward, step = flops.forward_and_step_flops(network, question)
     assert forward / 1e12 == pytest.approx(0.803, abs=5e-4)
     assert step / 1e12 == pytest.approx(2.407, abs=5e-4)
     assert step_flops(network, question, checkpointing=True) / 1e12 == pytest.approx(3.002, abs=5e-4)
@@ -50,16 +50,16 @@ def tiny() -> Any:
 def test_three_areas_tell_all_others_exactly() -> None:
     network = tiny()
     sizes = [(8, 8), (16, 8), (16, 16), (32, 8), (24, 16), (32, 32)]
-    costs = estimate.by_area(network, sizes, 77)
+    costs = flops.flops_by_size(network, sizes, 77)
     for size in sizes:
-        assert [costs[size].forward, costs[size].step] == estimate.forward_and_step_flops(
-            network, UnetInput(1, *size)
-        ), size
+        assert [costs[size].forward, costs[size].step] == flops.forward_and_step_flops(network, UnetInput(1, *size)), (
+            size
+        )
 
 
 def test_the_mean_over_an_epoch_weighs_buckets_by_their_pictures() -> None:
     costs = {(8, 8): Flops(1.0, 3.0), (8, 16): Flops(2.0, 7.0)}
-    assert estimate.mean_flops(costs, {(8, 8): 3, (8, 16): 1}) == Flops(1.25, 4.0)
+    assert flops.mean_flops(costs, {(8, 8): 3, (8, 16): 1}) == Flops(1.25, 4.0)
     assert interpolate({1: 2, 2: 5, 3: 10}, 10) == 101  # x^2 + 1
 
 
@@ -108,7 +108,7 @@ def test_counting_leaves_the_network_as_it_is() -> None:
 )
 def test_peaks_by_the_data_sheets(name: str, precision: str, tf32: bool, tera: float | None) -> None:
     assert peak_of(name, precision, tf32) == (None if tera is None else pytest.approx(tera * 1e12))
-    assert estimate.peak_flops(torch.device("cpu")) is None
+    assert flops.peak_flops(torch.device("cpu")) is None
 
 
 def test_speed_counts_operations_of_each_device() -> None:
@@ -127,5 +127,5 @@ def test_decoding_a_picture_is_counted_as_the_real_autoencoder_does_it(tiny_mode
     latents = torch.zeros(1, model.latent_channels, 4, 8)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.vae.decode(latents)  # pyright: ignore[reportArgumentType]
-    found = estimate.decode_flops(model.config("vae"), 4, 8)
+    found = flops.decode_flops(model.config("vae"), 4, 8)
     assert found == pytest.approx(counter.get_total_flops(), rel=0.02)  # attention on a CPU is an operation of its own

@@ -1,7 +1,5 @@
 """Memory before the start: counted allocations against closed forms, and against what a real step takes."""
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -11,10 +9,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from infer import pipeline
 from tests.tiny import tiny_unet
-from train import adapters, estimate
+from train import adapters, estimate, memory
 from train.config import FullOptions, LoraOptions
-from train.estimate import LiveBytes, Setting, UnetInput, count_allocations, step_bytes
-from train.model import Denoiser
+from train.flops import UnetInput
+from train.memory import LiveBytes, Setting, count_allocations, step_bytes
+from train.model import Denoiser, load_model
 
 
 def tiny(adapter: FullOptions | LoraOptions | None = None) -> Any:
@@ -107,35 +106,31 @@ def test_what_saves_memory_saves_memory() -> None:
     assert step_bytes(network, question, Setting("cuda", torch.bfloat16)) < 0.8 * plain
     gradients = sum(weight.nbytes for weight in network.parameters())
     assert plain < step_bytes(network, question, Setting(accumulate=True)) <= plain + gradients
-    assert estimate.forward_bytes(network, question, Setting()) < 0.5 * plain
+    assert memory.forward_bytes(network, question, Setting()) < 0.5 * plain
 
 
-@pytest.mark.parametrize("count", [estimate.encode_bytes, estimate.decode_bytes])
-def test_encoding_and_decoding_a_picture(tiny_model: Any, count: Any) -> None:
-    from train import model
-
-    config = model.load_model(str(tiny_model)).config("vae")
-    small, large = (count(config, side, side) for side in (32, 64))
-    weights = sum(weight.nbytes for weight in model.load_model(str(tiny_model)).vae.parameters())
+@pytest.mark.parametrize("method", ["encode", "decode"])
+def test_encoding_and_decoding_an_image(tiny_model: Any, method: str) -> None:
+    model = load_model(str(tiny_model))
+    small, large = (memory.autoencoder_bytes(model.config("vae"), method, side, side) for side in (32, 64))
+    weights = sum(weight.nbytes for weight in model.vae.parameters())
     assert weights < small < large
     assert large - weights == pytest.approx(4 * (small - weights), rel=0.1)
 
 
-def test_previews_are_counted_as_many_at_once_as_they_are_drawn() -> None:
-    assert estimate.DRAWN_AT_ONCE == pipeline.GPU_MICRO_BATCH
+def test_previews_are_counted_in_the_batches_that_generation_uses() -> None:
+    assert estimate.PREVIEW_BATCH == pipeline.GPU_MICRO_BATCH
 
 
 def test_the_text_encoder(tiny_model: Any) -> None:
-    from train.model import load_model
-
     model = load_model(str(tiny_model))
     weights = sum(weight.nbytes for weight in model.text_encoder.parameters())
-    assert estimate.text_encoder_bytes(model.config("text_encoder")) == weights
+    assert memory.text_encoder_bytes(model.config("text_encoder")) == weights
 
 
-def test_what_is_free() -> None:
-    free = estimate.free_bytes(torch.device("cpu"))
-    assert free is not None and estimate.resident_bytes() < free
+def test_free_memory() -> None:
+    free = memory.free_bytes(torch.device("cpu"))
+    assert free is not None and memory.resident_bytes() < free
 
 
 def test_attention_keeps_no_attention_matrix() -> None:
@@ -144,23 +139,3 @@ def test_attention_keeps_no_attention_matrix() -> None:
         answer: Tensor = torch.nn.functional.scaled_dot_product_attention(question, question, question)
         assert answer.shape == question.shape
         assert live.peak < 2 * question.nbytes
-
-
-PHASES = """
-import torch
-from train import machine, memory
-before = memory.resident_bytes()
-held = [torch.ones(16_000) for _ in range(4000)]  # 64 kB each, below what is mapped on its own
-last = held.pop()
-full = memory.resident_bytes() - before
-held.clear()
-machine.give_back()
-print(full >> 20, (memory.resident_bytes() - before) >> 20)
-"""
-
-
-def test_freed_memory_goes_back_to_the_system() -> None:
-    """In a process of its own, whose memory nothing else has used; the last piece is kept, below which glibc keeps."""
-    done = subprocess.run([sys.executable, "-c", PHASES], capture_output=True, text=True, check=True)
-    full, left = map(int, done.stdout.split())
-    assert full > 200 and left < 60

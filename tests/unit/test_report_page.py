@@ -7,13 +7,23 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from train.estimate import BucketUse, Disk, Fits, Flops, MemoryEstimate, Plan
+from train.estimate import Disk, Fits, MemoryEstimate
+from train.flops import Flops
+from train.plan import BucketUse, Plan
 from train.report import MOST_SHOWN, best_step, comparable_looks, render_report, shown_steps
 from train.run_folder import Run
 
 NUMBERS = {"trainable": 10, "parameters": 100, "threads": 1, "done": 0}
 COUNTS = {"pictures": 20, "training": 16, "held_out": 4, "near_duplicates": 0, "batch_size": 4, "accumulate": 1}
-WORDS = {"model": "pocket", "data": "pocket", "adapter": "lora-r4", "tokens": "", "precision": "fp32", "device": "CPU"}
+WORDS = {
+    "config": "pocket.yaml",
+    "model": "pocket",
+    "data": "pocket",
+    "adapter": "lora-r4",
+    "tokens": "",
+    "precision": "fp32",
+    "device": "CPU",
+}
 FOUND: dict[str, Any] = {
     **{"optimizer": "adamw", "switches": "", "folders": [], "fits": Fits(1, None, []), "disk": Disk(1, 2, 3, 4, 1)},
     **{"memory": MemoryEstimate({"weights": 1}, {"training": 1}, None), "flops": Flops(1.0, 3.0), "duration": None},

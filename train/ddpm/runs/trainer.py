@@ -35,8 +35,8 @@ from train.ddpm.runs.validation import measure_errors, spread_timesteps, validat
 from train.ddpm.samplers import make_sampler
 from train.ddpm.unets.build import NetworkShape, build_network
 from train.ema import Ema
-from train.estimate import peak_flops
-from train.metrics import MetricsLogger, RunLogger, MetricsLogger, Speed, read_metrics
+from train.flops import peak_flops
+from train.metrics import MetricsLogger, RunLogger, Speed, read_metrics
 from train.run_folder import Run
 from train.signals import launcher_pid, stop_requests, survive_closed_output
 from train.torch_compile import GRADIENT_TOLERANCE, relative_errors
