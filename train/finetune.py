@@ -15,12 +15,18 @@ def main() -> int:
     signals.check_launcher_flags(sys.argv[1:])
     config = parse(Config, prog="finetune.py", description=__doc__ or "", preset=choose_preset, aliases=ALIASES)
     config = name_preset(config)
-    from infer import previews  # an entry may: the trainer itself does not know how to generate images
-    from train import sweep, trainer
-
     if config.sweep:
+        from train import sweep
+
         return sweep.run_sweep(config, sys.argv[1:])
-    return trainer.train(config, previews.generate_previews)[0]
+    from train import trainer
+
+    generate = None
+    if config.previews.every != 0:
+        from infer import previews  # an entry may: the trainer itself does not know how to generate images
+
+        generate = previews.generate_previews
+    return trainer.train(config, generate)[0]
 
 
 if __name__ == "__main__":

@@ -24,27 +24,28 @@ class Fault:
 
 
 LOOP, SAVING, STATE, WINDOW = "train/trainer.py", "train/trainer.py", "train/trainer.py", "train/trainer.py"
-SHARE = "accelerator.backward(losses.sum() / (layout.batch_size * layout.accumulate))"
+SHARE = "state.accelerator.backward(loss.sum() / (context.layout.batch_size * context.layout.accumulate))"
 
 FAULTS = (
     Fault(
         "clipping clips nothing",
         "diffusers train_text_to_image_lora.py: an iterator that the optimiser has used up",
-        *("train/optim.py", "clip_grad_norm_(weights(optimizer), limit)", "clip_grad_norm_(iter(()), limit)"),
+        *("train/optim.py", "clip_grad_norm_(optimized_weights(optimizer), limit)", "clip_grad_norm_(iter(()), limit)"),
         (f"{UNIT}test_loop.py::test_clipping_clips_the_global_norm",),
     ),
     Fault(
         "clipping each weight by itself",
         "ai-toolkit, OneTrainer's fused backward pass: not the global norm",
         LOOP,
-        "norm = optim.clip(accelerator, optimizer, task.config.optim.clip_norm)",
-        "norm = sum(accelerator.clip_grad_norm_([w], task.config.optim.clip_norm) for w in optim.weights(optimizer))",
+        "norm = optim.clip_gradients(state.accelerator, optimizer, config.optim.clip_norm)",
+        "norm = sum(optim.clip_gradients(state.accelerator, torch.optim.SGD([w], lr=1.0), config.optim.clip_norm) "
+        "for w in optim.optimized_weights(optimizer))",
         (f"{UNIT}test_loop.py::test_clipping_clips_the_global_norm",),
     ),
     Fault(
         "accumulated gradients are summed, not averaged",
         "EveryDream2, ai-toolkit: the loss is not divided by the number of micro-batches",
-        *(LOOP, SHARE, "accelerator.backward(losses.sum() / layout.batch_size)"),
+        *(LOOP, SHARE, "state.accelerator.backward(loss.sum() / context.layout.batch_size)"),
         # not by the weights after a step: Adam does not feel the gradient's size
         (f"{UNIT}test_optim_step.py::test_every_update_has_weight_one",),
     ),
@@ -60,8 +61,8 @@ FAULTS = (
         "the logged loss is the last micro-batch's",
         "kohya sd-scripts, LossRecorder",
         LOOP,
-        "window.losses.append(losses.mean())",
-        "window.losses.append(losses[-layout.batch_size :].mean())",
+        "buffer.losses.append(losses.mean())",
+        "buffer.losses.append(losses[-context.layout.batch_size :].mean())",
         (f"{UNIT}test_loop.py::test_accumulation_is_one_large_batch", f"{UNIT}test_loop_seeing.py"),
     ),
     Fault(
@@ -69,7 +70,7 @@ FAULTS = (
         "diffusers #8236, accelerate #662: the scheduler is stepped once a process",
         LOOP,
         "optim.learning_rate(state.step, ",
-        "optim.learning_rate(state.step * layout.processes, ",
+        "optim.learning_rate(state.step * context.layout.processes, ",
         (f"{UNIT}test_optim_step.py::test_the_rate_follows_the_optimiser_step_alone",),
     ),
     Fault(
@@ -77,7 +78,7 @@ FAULTS = (
         "diffusers #9633, kohya sd-scripts #251",
         LOOP,
         "optim.learning_rate(state.step, ",
-        "optim.learning_rate(state.step * layout.accumulate, ",
+        "optim.learning_rate(state.step * context.layout.accumulate, ",
         (f"{UNIT}test_optim_step.py::test_the_rate_follows_the_optimiser_step_alone",),
     ),
     Fault(
@@ -90,7 +91,7 @@ FAULTS = (
         "resume does not load the weights",
         "diffusers #12690: LoRA checkpoints were not loaded",
         SAVING,
-        "    adapters.load_state(state.plain_unet(), kept.weights, where)\n",
+        "        adapters.load_trainable_state(self.plain_unet(), saved.weights, folder)\n",
         "",
         (f"{UNIT}test_loop.py::test_a_stopped_run_ends_in_the_same_weights",),
     ),
@@ -98,7 +99,7 @@ FAULTS = (
         "resume does not load the optimiser",
         "EveryDream2: the optimiser's state is opt-in",
         SAVING,
-        "    state.optimizer.load_state_dict(dict(kept.optimizer))\n",
+        "        self.optimizer.load_state_dict(dict(saved.optimizer))\n",
         "",
         (f"{UNIT}test_loop.py::test_a_stopped_run_ends_in_the_same_weights",),
     ),
@@ -106,14 +107,14 @@ FAULTS = (
         "resume counts steps from 0",
         "kohya sd-scripts #1999, #2171",
         SAVING,
-        "state.step, state.splits = kept.step, ",
-        "state.step, state.splits = 0, ",
+        "self.step, self.splits = saved.step, ",
+        "self.step, self.splits = 0, ",
         (f"{UNIT}test_loop.py::test_a_stopped_run_ends_in_the_same_weights",),
     ),
     Fault(
         "resume does not load the average",
         "diffusers #5783, SimpleTuner: EMA begins anew",
-        *(SAVING, "    state.ema.load_state(kept.average, where)\n", ""),
+        *(SAVING, "        self.ema.load_state(saved.average, folder)\n", ""),
         (f"{UNIT}test_optim_resume.py::test_twice_resumed_toy",),
     ),
     Fault(
@@ -125,7 +126,7 @@ FAULTS = (
     Fault(
         "the raw weights are validated and exported",
         "OneTrainer #889",
-        *(STATE, "with optim.own_average(state.optimizer), state.ema.swapped():", "if True:"),
+        *(STATE, "with optim.averaged_weights(self.optimizer), self.ema.swapped():", "if True:"),
         (f"{UNIT}test_ema.py::test_what_is_looked_at_is_the_average",),
     ),
     Fault(
@@ -139,7 +140,7 @@ FAULTS = (
     Fault(
         "a step that the scaler left out is averaged",
         "EMA moves although the weights did not",
-        *("train/ema.py", "moved = torch.isfinite(norm)", "moved = torch.isfinite(torch.zeros_like(norm))"),
+        *("train/ema.py", "moved, n = torch.isfinite(norm)", "moved, n = torch.isfinite(torch.zeros_like(norm))"),
         (f"{UNIT}test_ema.py::test_a_step_that_was_left_out_is_not_averaged",),
     ),
     Fault(
@@ -162,15 +163,15 @@ FAULTS = (
         "an export is compared with an answer that autocast rounded",
         "our own: full runs in fp16 and bf16 failed at their end",
         "train/trainer.py",
-        "state.unwrapped_unet()",
-        "state.plain_unet()",
+        "unwrap_model(state.unet, keep_fp32_wrapper=False, keep_torch_compile=False)",
+        "unwrap_model(state.unet, keep_torch_compile=False)",
         ("tests/recipes/test_export.py::test_what_was_trained_in_mixed_precision",),
     ),
     Fault(
         "a run goes on with another number of processes",
         "our own: it then saw the same pictures again",
         "train/trainer.py",
-        '    machine.refuse_other_ways(found.facts("plan.json"), job.accelerator, found.path)\n',
+        '    device.check_run_conditions(run.facts("plan.json"), accelerator, run.path)\n',
         "",
         ("tests/recipes/test_going_on.py::test_other_processes_and_precisions_do_not_go_on_unnoticed",),
     ),
@@ -178,7 +179,7 @@ FAULTS = (
         "validation draws new noise each time",
         "diffusers, ai-toolkit: two measurements differ by luck",
         "train/validation.py",
-        'seeds.normal((count, *latents.shape), "validation", content_of(entry))',
+        'rng.normal((count, *latents.shape), "validation", entry_hash(entry))',
         "torch.randn((count, *latents.shape))",
         (f"{UNIT}test_validation.py",),
     ),
@@ -194,16 +195,16 @@ FAULTS = (
         "the cache does not look at the picture",
         "kohya sd-scripts #2269: latents are found by file name and shape",
         "data/latent_cache.py",
-        'digest("latent", VERSION, encoder, self.sha256, self.width',
-        'digest("latent", VERSION, encoder, self.path.name, self.width',
+        '"latent", encoder, self.sha256, self.width',
+        '"latent", encoder, self.path.name, self.width',
         (f"{UNIT}test_encoding.py::test_what_changes_is_a_miss_and_nothing_else",),
     ),
     Fault(
         "the cache does not look at the autoencoder",
         "kohya sd-scripts #2276: latents of another VAE",
         "data/latent_cache.py",
-        'digest("latent", VERSION, encoder, self.sha256',
-        'digest("latent", VERSION, self.sha256',
+        '"latent", encoder, self.sha256',
+        '"latent", self.sha256',
         (f"{UNIT}test_cache.py::test_any_other_input_is_a_miss",),
     ),
     Fault(
@@ -216,7 +217,7 @@ FAULTS = (
         "the cache freezes the posterior's mean",
         "OneTrainer caches the mean, kohya one sample",
         "data/dataset.py",
-        "return mean + deviation * seeds.normal(tuple(mean.shape), *position).to(mean.device)",
+        "return mean + deviation * copy_to(rng.normal(tuple(mean.shape), *position), mean.device)",
         "return mean",
         (f"{UNIT}test_dataset.py::test_latents_have_the_posteriors_mean_and_variance",),
     ),
@@ -237,7 +238,7 @@ FAULTS = (
     Fault(
         "captions are not dropped once they are cached",
         "ai-toolkit ab5fef89",
-        *("data/dataset.py", "captions.dropped(self.dropout, *here)", "captions.dropped(0.0, *here)"),
+        *("data/dataset.py", "captions.is_dropped(self.dropout, *here)", "captions.is_dropped(0.0, *here)"),
         (f"{UNIT}test_dataset.py::test_captions_orientation_and_dropout_have_their_rates",),
     ),
     Fault(
@@ -311,34 +312,34 @@ FAULTS = (
     Fault(
         "weights are those of the schedule before it was rescaled",
         "kohya sd-scripts, get_noise_scheduler",
-        STATE,
-        "self.objective.criterion(self.schedule)",
-        "self.objective.criterion("
-        '__import__("train.ddpm.schedule", fromlist=["it"]).scaled_linear(self.schedule.steps, 0.00085, 0.012))',
+        "train/losses.py",
+        "build_criterion(objective, schedule))",
+        "build_criterion(objective, "
+        '__import__("train.ddpm.schedule", fromlist=["it"]).scaled_linear(schedule.steps, 0.00085, 0.012)))',
         (f"{UNIT}test_objectives_training.py::test_the_criterion_is_put_up_once_from_the_schedule_of_the_run",),
     ),
     Fault(
         "frozen parts are saved in half precision",
         "diffusers train_text_to_image.py",
         "train/exporters/full_model.py",
-        "    if not as_it_is:\n        cast = files.in_precision(part_tensors(base, part), request.dtype, target)",
-        "    if True:\n        cast = files.in_precision(part_tensors(base, part), torch.float16, target)",
+        "    if not as_it_is:\n        cast = verify.cast_tensors(part_tensors(base, part), request.dtype, target)",
+        "    if True:\n        cast = verify.cast_tensors(part_tensors(base, part), torch.float16, target)",
         (f"{UNIT}test_adapters.py::test_full_exports_a_whole_model",),
     ),
     Fault(
         "the first process waits for the others where they do not come",
         "diffusers #2606: saving under a test for the main process",
         SAVING,
-        "    state.accelerator.wait_for_everyone()\n",
-        "    if state.accelerator.is_main_process:\n        state.accelerator.wait_for_everyone()\n",
+        "        state.accelerator.wait_for_everyone()\n",
+        "        if state.accelerator.is_main_process:\n            state.accelerator.wait_for_everyone()\n",
         ("tests/recipes/test_processes.py::test_two_processes_are_the_run_that_one_process_is",),
     ),
     Fault(
         "only the first process reads the saved step",
         "ai-toolkit, BaseSDTrainProcess.py",
         SAVING,
-        "state.step, state.splits = kept.step, ",
-        "state.step, state.splits = kept.step if state.accelerator.is_main_process else 0, ",
+        "self.step, self.splits = saved.step, ",
+        "self.step, self.splits = saved.step if self.accelerator.is_main_process else 0, ",
         ("tests/recipes/test_processes.py::test_two_processes_are_the_run_that_one_process_is",),
     ),
     Fault(
