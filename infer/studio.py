@@ -12,13 +12,12 @@ import os
 from data.atomic_io import cache_root
 from data.cli import parse
 from data.errors import run_entry
+from infer.web.auth import listen, read_password
 from infer.web.config import StudioOptions
 
 
 def main() -> int:
     options = parse(StudioOptions, prog="studio.py", description=__doc__ or "", aliases={"--listen": "--host"})
-    from infer.web.auth import listen, read_password
-
     password = read_password(options)
     with listen(options.host, options.port) as listener:
         print("starting ...", flush=True)

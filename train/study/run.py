@@ -6,8 +6,11 @@ python train/study/run.py --real animals10 --artificial sd21 --artificial openjo
 
 from pathlib import Path
 
+from data import sample_set
 from data.cli import parse
 from data.errors import InputError, run_entry
+from infer.config import SynthesizeOptions
+from train import run_folder
 from train.study.config import StudyOptions
 
 
@@ -20,10 +23,7 @@ def main() -> int:
 
 def drawn_by_newest_run(asked: StudyOptions) -> Path:
     """Creatures drawn by the newest run, so many a type. Drawing is infer's: train does not know it, an entry may."""
-    from data import sample_set
     from infer import synthesis
-    from infer.config import SynthesizeOptions
-    from train import run_folder
 
     if run_folder.newest_finished(Path("runs")) is None:
         raise InputError("there is no finished run in runs/ to draw creatures with",
