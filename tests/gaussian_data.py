@@ -10,9 +10,14 @@ from torch import Tensor
 
 from train.ddpm import analytic, samplers
 from train.ddpm.prediction import Denoiser, Prediction
-from train.ddpm.schedule import Schedule
+from train.ddpm.schedule import SCHEDULES, Schedule
 
 F64 = torch.float64
+EVERY_SCHEDULE = sorted(set(SCHEDULES) - {"quadratic"})
+
+
+def close(found: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
 def column(*values: float) -> Tensor:

@@ -1,30 +1,27 @@
-"""The diffusion process against closed forms, and one step of it against diffusers' schedulers."""
+"""The diffusion process against closed forms and diffusers; predictions in four parametrizations; seeded noise."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from data import rng
 from data.errors import InputError
-from train.ddpm import diffusion
+from tests.gaussian_data import EVERY_SCHEDULE, close
+from train.ddpm import diffusion, prediction
 from train.ddpm import schedule as schedules
+from train.ddpm.samplers import SeededNoise, seeded_noise
 from train.ddpm.schedule import Schedule
 
-EVERY = sorted(set(schedules.SCHEDULES) - {"quadratic"})
 SHAPE = (6, 3, 4, 5)
 STEPS = torch.tensor([0, 1, 9, 250, 750, 999])
 
 
 def sample(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
     return rng.normal(SHAPE, "process tests", name).to(dtype)
-
-
-def close(found: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> None:
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
 # ---------------------------------------------------------------- identities
@@ -38,7 +35,7 @@ def test_noise_is_added_as_equation_4_says() -> None:
         close(xt[row], math.sqrt(abar) * x0[row] + math.sqrt(1 - abar) * eps[row], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY_SCHEDULE)
 def test_03_round_trips_between_eps_x0_and_v(name: str) -> None:
     schedule, x0, eps = schedules.make_schedule(name, 1000), sample("x0"), sample("eps")
     xt = diffusion.add_noise(schedule, x0, eps, STEPS)
@@ -51,7 +48,7 @@ def test_03_round_trips_between_eps_x0_and_v(name: str) -> None:
     close(signal * diffusion.x0_from_eps(schedule, xt, eps, STEPS), signal * x0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY_SCHEDULE)
 def test_03_posterior_mean_by_three_routes(name: str) -> None:
     schedule, x0, eps = schedules.make_schedule(name, 1000), sample("x0"), sample("eps")
     t = STEPS.clamp(min=1)  # the first step has no precision to weigh by
@@ -86,51 +83,14 @@ def test_drawn_noise_has_the_moments_of_the_process() -> None:
     assert drawn.var().item() == pytest.approx(1 - abar, rel=5 * math.sqrt(2 / n))
 
 
-def test_signal_to_noise_ratio_of_each_sample() -> None:
-    schedule = schedules.linear(1000)
-    found = diffusion.gather(schedule.snr, STEPS, STEPS)
-    assert (found.shape, found.dtype) == ((6,), torch.float32)
-    close(found.double(), schedule.snr[STEPS], rtol=1e-7)
-
-
 # ---------------------------------------------------------------- against diffusers
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 
 
-def theirs(kind: Any, **options: object) -> Any:
-    """A scheduler of diffusers with Stable Diffusion's settings (its own annotations do not follow from_config)."""
-    return kind.from_config(SD | options)
-
-
-# at small t diffusers' own float32 tables are this far off; from 50 on they are not
-STEP_TOLERANCE = {1: 5e-4, 5: 5e-4, 10: 5e-4, 50: 1e-5, 500: 1e-5, 999: 1e-5}
-
-
-@pytest.mark.parametrize("t", STEP_TOLERANCE)
-def test_16_one_ancestral_step_is_that_of_diffusers(t: int) -> None:
-    scheduler, schedule = theirs(DDPMScheduler), schedules.from_diffusers(SD)
-    x0, eps, steps = sample("x0"), sample("eps"), torch.full((6,), t)
-    xt = diffusion.add_noise(schedule, x0, eps, steps)
-    mean, variance = diffusion.posterior(schedule, diffusion.x0_from_eps(schedule, xt, eps, steps), xt, steps)
-    ours = mean + variance.sqrt() * torch.randn(SHAPE, generator=rng.generator(t), dtype=torch.float64)
-    stepped = scheduler.step(eps, t, xt, generator=rng.generator(t)).prev_sample
-    close(ours, stepped, atol=STEP_TOLERANCE[t])
-
-
-@pytest.mark.parametrize("t", STEP_TOLERANCE)
-def test_16_one_deterministic_step_is_that_of_diffusers(t: int) -> None:
-    # arXiv 2010.02502, eq. 12 with sigma = 0: the predicted x_0, noised again to the step before
-    scheduler, schedule = theirs(DDIMScheduler, set_alpha_to_one=False), schedules.from_diffusers(SD)
-    scheduler.set_timesteps(1000)
-    x0, eps, steps = sample("x0"), sample("eps"), torch.full((6,), t)
-    xt = diffusion.add_noise(schedule, x0, eps, steps)
-    ours = diffusion.add_noise(schedule, diffusion.x0_from_eps(schedule, xt, eps, steps), eps, steps - 1)
-    close(ours, scheduler.step(eps, t, xt).prev_sample, atol=STEP_TOLERANCE[t])
-
-
 def test_noising_and_velocity_are_those_of_diffusers() -> None:
-    scheduler, schedule = theirs(DDPMScheduler), schedules.from_diffusers(SD)
+    scheduler: Any = DDPMScheduler.from_config(SD)
+    schedule = schedules.from_diffusers(SD)
     x0, eps = sample("x0", torch.float32), sample("eps", torch.float32)
     close(diffusion.add_noise(schedule, x0, eps, STEPS), scheduler.add_noise(x0, eps, STEPS), atol=1e-5)
     close(diffusion.velocity(schedule, x0, eps, STEPS), scheduler.get_velocity(x0, eps, STEPS), atol=1e-5)
@@ -144,7 +104,7 @@ def without_signal() -> Schedule:
     return schedules.zero_terminal_snr(schedules.from_diffusers(SD))
 
 
-def test_17_noise_prediction_is_refused_without_signal(without_signal: Schedule) -> None:
+def test_17_noise_prediction_needs_a_signal(without_signal: Schedule) -> None:
     with pytest.raises(InputError, match=r"zero terminal SNR.*; allowed: v or x0 prediction"):
         diffusion.x0_from_eps(without_signal, sample("xt"), sample("eps"), STEPS)
     with pytest.raises(InputError, match="zero terminal SNR"):
@@ -202,13 +162,7 @@ def test_any_sample_shape(shape: tuple[int, ...]) -> None:
     xt = diffusion.add_noise(schedule, ones, ones * 0, t)
     close(xt[1].flatten()[0].double(), schedule.sqrt_alphas_cumprod[7], rtol=1e-7)
     assert xt.shape == shape
-
-
-def test_small_integer_timesteps_are_taken() -> None:
-    schedule = schedules.linear(10)
-    t = torch.tensor([3, 9], dtype=torch.int32)
-    found = diffusion.gather(schedule.snr, t, t)
-    close(found.double(), schedule.snr[[3, 9]], rtol=1e-7)
+    assert diffusion.gather(schedule.snr, t.int(), t).dtype == torch.float32  # small integer timesteps
 
 
 @pytest.mark.parametrize("t", [-1, 10])
@@ -242,3 +196,95 @@ def test_gradients_flow_and_compilation_finds_one_graph() -> None:
     close(found, x0, atol=1e-5)
     (gradient,) = torch.autograd.grad(found.sum(), x0)
     close(gradient, torch.ones(SHAPE), atol=1e-5)
+
+
+# ---------------------------------------------------------------- predictions in every form
+
+
+def answered(kind: prediction.Parametrization, schedule: Schedule) -> tuple[prediction.Prediction, Tensor, Tensor]:
+    """The prediction of a network that answers exactly right, and the x_0 and eps that it was right about."""
+    x0, eps = sample("x0"), sample("eps")
+    xt = diffusion.add_noise(schedule, x0, eps, STEPS)
+    return kind(lambda xt, t: kind.target(schedule, x0, eps, t), schedule)(xt, STEPS), x0, eps
+
+
+@pytest.mark.parametrize("name", EVERY_SCHEDULE)
+@pytest.mark.parametrize("kind", prediction.PARAMETRIZATIONS)
+def test_03_every_parametrization_says_the_same(kind: str, name: str) -> None:
+    schedule = schedules.make_schedule(name, 1000)
+    seen, x0, eps = answered(prediction.get_parametrization(kind), schedule)
+    mean = diffusion.posterior(schedule, x0, seen.xt, STEPS)[0]
+    # a form that divides by a small number makes rounding grow by it: eps by sqrt(abar), 1.5e-5 at the cosine's end;
+    # the mean by the weight of x_0 in it for x_0, 1e-7 there, and by beta for eps, 1e-4 at the beginning
+    smallest = {"eps": schedule.sqrt_alphas_cumprod, "mean": schedule.posterior_mean_coef_x0.minimum(schedule.betas)}
+    scale = diffusion.gather(smallest.get(kind, torch.ones(1000, dtype=torch.float64)), STEPS, x0)
+    close(scale * seen.x0, scale * x0, atol=1e-11)
+    close(scale * seen.eps, scale * eps, atol=1e-11)
+    close(scale * seen.v, scale * diffusion.velocity(schedule, x0, eps, STEPS), atol=1e-11)
+    close(seen.mean, mean, atol=1e-10)
+    close(diffusion.add_noise(schedule, seen.x0, seen.eps, STEPS), seen.xt, atol=1e-9)
+    assert seen.fraction is None
+
+
+@pytest.mark.parametrize("kind", prediction.PARAMETRIZATIONS)
+def test_17_at_zero_terminal_snr_all_but_eps_find_the_picture(kind: str) -> None:
+    schedule = schedules.zero_terminal_snr(schedules.linear(1000))
+    if kind == "eps":
+        with pytest.raises(InputError, match=r"zero terminal SNR.*; allowed: v or x0 prediction"):
+            prediction.get_parametrization(kind)(lambda xt, t: xt, schedule)
+        return
+    seen, x0, eps = answered(prediction.get_parametrization(kind), schedule)
+    close(seen.x0[-1], x0[-1], atol=1e-10)
+    close(seen.eps[-1], eps[-1], atol=1e-10)
+
+
+def test_clipping_keeps_eps_in_agreement() -> None:
+    schedule, xt = schedules.linear(1000), 2 * sample("xt")
+    plain = prediction.eps(lambda xt, t: 0.5 * xt, schedule)
+    seen, cut = plain(xt, STEPS), prediction.clipped(plain)(xt, STEPS)
+    assert seen.x0.abs().max() > 10  # divided by sqrt(abar_T) = 0.006
+    assert torch.equal(cut.x0, seen.x0.clamp(-1, 1))
+    close(diffusion.add_noise(schedule, cut.x0, cut.eps, STEPS), xt, atol=1e-12)
+    inside = seen.x0.abs() < 1
+    close(cut.eps[inside], seen.eps[inside], atol=1e-11)
+    narrow = prediction.clipped(plain, 0.0, 0.5)(xt, STEPS)
+    assert (narrow.x0.min(), narrow.x0.max()) == (0.0, 0.5)
+    close(cut.mean, diffusion.posterior(schedule, cut.x0, xt, STEPS)[0], atol=1e-12)
+
+
+def test_a_learned_range_is_a_second_half_of_channels() -> None:
+    schedule, xt = schedules.linear(1000), sample("xt")
+    between = sample("between").tanh()
+    kind = prediction.get_parametrization("v", learned_range=True)
+    seen = kind(lambda xt, t: torch.cat([0.1 * xt, between], dim=1), schedule)(xt, STEPS)
+    plain = prediction.v(lambda xt, t: 0.1 * xt, schedule)(xt, STEPS)
+    assert torch.equal(seen.x0, plain.x0)
+    assert seen.fraction is not None
+    assert torch.equal(seen.fraction, (between + 1) / 2)
+    assert seen.clipped().fraction is seen.fraction
+    with pytest.raises(AssertionError, match="2C channels"):
+        kind(lambda xt, t: xt, schedule)(xt, STEPS)
+
+
+def test_detached_keeps_the_variance_alone() -> None:
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    kind = prediction.eps.with_learned_range()
+    seen = kind(lambda xt, t: torch.cat([weight * xt, weight * xt], dim=1), schedules.linear(1000))(sample("x"), STEPS)
+    still = seen.detached()
+    assert still.fraction is not None
+    assert not still.x0.requires_grad
+    assert not still.mean.requires_grad
+    assert still.fraction.requires_grad
+    assert seen.mean.requires_grad
+
+
+def test_22_noise_is_a_function_of_seed_and_position() -> None:
+    noise = seeded_noise(7, 3, (1, 2, 2))
+    assert torch.equal(noise.start(), noise("start"))
+    assert torch.equal(noise(5)[2], seeded_noise(9, 1, (1, 2, 2))(5)[0])
+    assert torch.equal(SeededNoise((8, 7), (1, 2, 2))(5).flip(0), noise(5)[:2])
+    assert not torch.equal(noise(5), noise(6))
+    assert not torch.equal(noise(5), noise("known", 5))
+    many = seeded_noise(0, 4, (1, 50, 50))(1)
+    assert many.std().item() == pytest.approx(1, abs=0.03)
+    assert abs(torch.corrcoef(many.flatten(1))[0, 1].item()) < 0.08

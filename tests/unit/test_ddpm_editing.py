@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data import rng
-from tests.gaussian_data import moments
+from tests.gaussian_data import close, moments
 from train.ddpm import analytic, diffusion, editing, guidance, prediction, samplers
 from train.ddpm import schedule as schedules
 from train.ddpm.editing import Inpainting, Inversion
@@ -20,10 +20,6 @@ LINEAR = schedules.linear(200, 5e-4, 0.1)  # as much noise at its end as 1000 st
 SHAPE = (2, 4, 4)
 NOISE = SeededNoise((11, 12), SHAPE, dtype=F64)
 PICTURES = torch.stack([rng.normal(SHAPE, "picture", i).double().tanh() for i in range(2)])
-
-
-def close(found: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> None:
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
 # ---------------------------------------------------------------- test 21: guidance

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import Tensor
 
 from data import rng
-from tests.gaussian_data import column, gaussian_mix, moments, perfect
+from tests.gaussian_data import close, column, gaussian_mix, moments, perfect
 from train.ddpm import analytic, diffusion, prediction, samplers
 from train.ddpm import schedule as schedules
 from train.ddpm.samplers import FINISHED, SamplingContext, SeededNoise, seeded_noise
@@ -20,10 +20,6 @@ from train.ddpm.schedule import Schedule
 
 LINEAR = schedules.linear(1000)
 F64 = torch.float64
-
-
-def close(found: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> None:
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
 def no_noise(*position: int | str) -> Tensor:

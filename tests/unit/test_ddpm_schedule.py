@@ -7,19 +7,15 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from tests.gaussian_data import EVERY_SCHEDULE, close
 from train.ddpm import schedule as schedules
 from train.ddpm.schedule import Schedule
 
-EVERY = sorted(set(schedules.SCHEDULES) - {"quadratic"})
 F64 = torch.float64
 
 
-def close(found: torch.Tensor, expected: torch.Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> None:
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
-
-
 @pytest.mark.parametrize("T", [1, 2, 10, 1000])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY_SCHEDULE)
 def test_01_the_chain_of_single_steps_is_the_closed_form(name: str, T: int) -> None:
     # eq. 2 iterated on a Gaussian: mean m <- sqrt(alpha) m, variance v <- alpha v + beta, from a point mass at 1
     schedule = schedules.make_schedule(name, T)
@@ -32,7 +28,7 @@ def test_01_the_chain_of_single_steps_is_the_closed_form(name: str, T: int) -> N
         assert math.sqrt(variance) == pytest.approx(schedule.sqrt_one_minus_alphas_cumprod[t].item(), abs=2e-13)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY_SCHEDULE)
 def test_02_posterior_weights_are_consistent(name: str) -> None:
     # x_{t-1} = c1 x_0 + c2 x_t + sqrt(B) z must have the mean and variance of q(x_{t-1} | x_0)
     s = schedules.make_schedule(name, 1000)
@@ -50,7 +46,7 @@ def test_the_first_step_back_is_certain() -> None:
     assert c1[0].item() == pytest.approx(1.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY_SCHEDULE)
 def test_signal_to_noise_ratio_falls_and_its_logarithm_agrees(name: str) -> None:
     s = schedules.make_schedule(name, 1000)
     assert bool((s.snr[1:] < s.snr[:-1]).all())
@@ -106,7 +102,7 @@ def test_cosine_keeps_its_promise_about_the_cumulative_product() -> None:
 
 
 def test_terminal_signal_of_the_named_schedules() -> None:
-    left = {name: schedules.make_schedule(name, 1000).alphas_cumprod[-1].item() for name in EVERY}
+    left = {name: schedules.make_schedule(name, 1000).alphas_cumprod[-1].item() for name in EVERY_SCHEDULE}
     assert left["linear"] == pytest.approx(4.04e-5, rel=2e-3)
     assert left["scaled_linear"] == pytest.approx(7.33e-4, rel=2e-3)
     assert left["sigmoid"] == pytest.approx(3.97e-5, rel=2e-3)
@@ -114,7 +110,7 @@ def test_terminal_signal_of_the_named_schedules() -> None:
     assert left["cosine"] == pytest.approx(2.4e-10, rel=2e-2)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY_SCHEDULE)
 def test_17_zero_terminal_snr(name: str) -> None:
     before = schedules.make_schedule(name, 1000)
     after = schedules.zero_terminal_snr(before)
