@@ -1,7 +1,7 @@
 # setup   .venv with everything (Python 3.11 or newer is all that is needed)
-# demo    fine-tune the embedded model on the sample creatures, then draw base and tuned side by side
-# test    what CI runs, with servers: a real Label Studio (1 GB, made on first use) and a real Chromium; quick: without
-# test-all adds the slow tier; lint: ruff and pyright; clean: what can be made again
+# demo    fine-tune the embedded model on the sample creatures, then generate base and tuned images side by side
+# test    what CI runs, with servers: a real Label Studio (1 GB, installed on first use) and a real Chromium; quick: without
+# test-all adds the slow tier; lint: ruff and pyright; clean: delete what can be made again
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -22,10 +22,10 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train/finetune.py
-	$(BIN)/python infer/generate.py --compare-base --guidance-scale 4 $(PROMPTS)
+	$(BIN)/python infer/generate.py --compare-base $(PROMPTS)
 
-# The servers tier mostly waits, so it runs beside the quick one, which steps aside for it. What fails there, with a
-# real browser and a real server on a busy machine, is tried once more when the machine is idle, whole files of it
+# The servers tier mostly waits, so it runs beside the quick tier, which is niced. A test file that fails there, with a
+# real browser and a real server on a busy machine, is run once more when the machine is idle
 test: setup
 	$(BIN)/ruff check .
 	@mkdir -p build; rm -rf build/again .pytest_cache/servers
