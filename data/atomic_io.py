@@ -41,7 +41,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
         yield partial
         if durable:
             fsync_path(partial)
-        apply_umask(partial)
+        partial.chmod(0o666 & ~current_umask())
         os.replace(partial, path)
         if durable:
             fsync_path(path.parent)

@@ -165,7 +165,10 @@ def near_duplicates(images: Sequence[ImageSource], *, cache: bool = True) -> lis
     if not cache:
         return compare_images(images, keys, cache=False)
     key = disk_cache.cache_key("duplicates", DUPLICATES_VERSION, *keys)
-    rows = disk_cache.cached_value("duplicates", key, lambda: [astuple(pair) for pair in compare_images(images, keys)])
+    rows = disk_cache.read_value("duplicates", key)
+    if rows is None:
+        rows = [astuple(pair) for pair in compare_images(images, keys)]
+        disk_cache.write_value("duplicates", key, rows)
     return [Pair(*row) for row in rows]
 
 

@@ -80,50 +80,59 @@ class TrainingSet:
 
 
 def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
-    """Read the folders, leave out what cannot be used (or refuse, if --strict), split it and sort it into buckets.
+    """Read the folders, skip what cannot be used (--strict refuses), split off held-out images, sort into buckets.
 
     Raises InputError if nothing can be used.
     """
-    size = config.pictures.size or model.sample_size
+    options, size = config.pictures, config.pictures.size or model.sample_size
     sources = read_folders(config.data, size)
-    left_out = [str(problem) for source in sources for problem in source.listing.problems if problem.refused]
-    warnings = [str(problem) for source in sources for problem in source.listing.problems if not problem.refused]
-    # the order must not depend on file names: renaming images is no other data set
+    problems = [problem for source in sources for problem in source.listing.problems]
+    left_out = [str(problem) for problem in problems if problem.refused]
+    # the order must not depend on file names: renaming images does not make another dataset
     found = [(sample, source) for source in sources for sample in source.listing.samples]
     found.sort(key=lambda pair: (pair[0].sha256, pair[0].captions, pair[1].folder.weight))
-    raw = [sample for sample, _ in found]
-    prompts, preserved = render_prompts(raw, config.pictures.caption), read_preserved_prompts(config.preserve)
+    raw, origins = [sample for sample, _ in found], [source for _, source in found]
+    fields = captions.known_fields(sample.annotation for sample in raw)
+    prompts = [captions.render_prompts(each.annotation, options.caption, fields=fields) or [""] for each in raw]
     empty = [sample.where for sample, texts in zip(raw, prompts, strict=True) if texts == [""]]
-    report = captions.count_tokens(raw, model.tokenizer, config.pictures.caption)
-    kept = captions.count_tokens(preserved, model.tokenizer)
-    cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in report.cut]
-    cut += [f"preserved prompt {item.where}: {item.count} tokens, lost: {item.lost_text}" for item in kept.cut]
+    preserved = read_preserved_prompts(config.preserve)
+    tokens = captions.count_tokens(raw, model.tokenizer, options.caption)
+    cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in tokens.cut]
+    for item in captions.count_tokens(preserved, model.tokenizer).cut:
+        cut.append(f"preserved prompt {item.where}: {item.count} tokens, lost: {item.lost_text}")
     if config.strict:
         check_strict(left_out, cut, empty, config.data)
     samples = [with_label(sample, source.label) for sample, source in found]
     names = [sample.annotation.file_name for sample in samples]
     assert len(set(names)) == len(names), "a sample id stands for two images"
-    weights = dict(zip(names, relative_weights([source.folder.weight for _, source in found]), strict=True))
-    train, held_out, near = split_held_out(samples, config)
-    square, sorted_out = sort_into_buckets(train, size, model.step, config.pictures.buckets)
+    weights = relative_weights([source.folder.weight for source in origins])
+    groups = duplicates.duplicate_groups(samples)
+    train, held_out = list(range(len(samples))), list[int]()
+    if options.held_out:
+        split = duplicates.split_held_out([s.sha256 for s in samples], groups, share=options.held_out, seed=config.seed)
+        train, held_out = split.train, split.held_out
+    trained = [samples[index] for index in train]
+    square, sorted_out = sort_into_buckets(trained, size, model.step, options.buckets)
     return TrainingSet(
         found=sum(source.listing.found for source in sources),
-        train=train,
-        held_out=held_out,
+        train=trained,
+        held_out=[samples[index] for index in held_out],
         buckets=sorted_out,
         square=square,
         prompts=dict(zip(names, prompts, strict=True)),
         preserved=preserved,
-        weights=weights,
-        shares=folder_shares(sources, samples, held_out, found),
+        weights=dict(zip(names, weights, strict=True)),
+        shares=folder_shares(sources, origins, set(held_out)),
         left_out=left_out,
-        warnings=warnings
-        + shared_image_warnings(samples, [source for _, source in found])
-        + empty_prompt_warnings(empty, config),
+        warnings=[
+            *(str(problem) for problem in problems if not problem.refused),
+            *shared_image_warnings(samples, origins),
+            *empty_prompt_warnings(empty, options.caption),
+        ],
         captions_cut=cut,
-        near_duplicates=near,
-        tokens=str(report),
-        fingerprint=content_fingerprint(samples, prompts, list(weights.values()), preserved),
+        near_duplicates=sum(groups.count(group) > 1 for group in groups),
+        tokens=str(tokens),
+        fingerprint=content_fingerprint(samples, prompts, weights, preserved),
     )
 
 
@@ -172,14 +181,13 @@ def relative_weights(weights: Sequence[float]) -> list[float]:
 
 
 def folder_shares(
-    sources: list[SourceFolder], samples: list[Sample], held_out: list[Sample], found: list[tuple[Sample, SourceFolder]]
+    sources: Sequence[SourceFolder], origins: Sequence[SourceFolder], held_out: set[int]
 ) -> list[FolderShare]:
-    """What each folder contributes."""
-    out = {sample.annotation.file_name for sample in held_out}
-    own = {id(source): [0, 0] for source in sources}
-    for sample, (_, source) in zip(samples, found, strict=True):
-        own[id(source)][sample.annotation.file_name in out] += 1
-    return [FolderShare(source.folder.path, source.folder.weight, *own[id(source)]) for source in sources]
+    """What each folder contributes. origins: the folder of each sample; held_out: indices of samples."""
+    counts = {id(source): [0, 0] for source in sources}
+    for index, source in enumerate(origins):
+        counts[id(source)][index in held_out] += 1
+    return [FolderShare(source.folder.path, source.folder.weight, *counts[id(source)]) for source in sources]
 
 
 def shared_image_warnings(samples: list[Sample], sources: list[SourceFolder]) -> list[str]:
@@ -194,18 +202,12 @@ def shared_image_warnings(samples: list[Sample], sources: list[SourceFolder]) ->
     return [f"{count} in more than one folder, used once for each (e.g. {' and '.join(twice[0])})"]
 
 
-def render_prompts(samples: list[Sample], template: str) -> list[list[str]]:
-    """The prompts of each image, at least the empty one. Raises InputError for an unknown field."""
-    fields = captions.known_fields(sample.annotation for sample in samples)
-    return [captions.render_prompts(sample.annotation, template, fields=fields) or [""] for sample in samples]
-
-
-def empty_prompt_warnings(places: list[str], config: Config) -> list[str]:
+def empty_prompt_warnings(places: Sequence[str], template: str) -> list[str]:
     """A warning if captions of images are empty."""
     if not places:
         return []
     some = "1 image has" if len(places) == 1 else f"{len(places)} images have"
-    return [f"{some} an empty prompt from the template {config.pictures.caption!r} (e.g. {places[0]})"]
+    return [f"{some} an empty prompt from the template {template!r} (e.g. {places[0]})"]
 
 
 def check_strict(left_out: list[str], cut: list[str], empty: list[str], folders: Sequence[Folder]) -> None:
@@ -216,17 +218,6 @@ def check_strict(left_out: list[str], cut: list[str], empty: list[str], folders:
     problems += [InputError("the caption template gives an empty prompt (--strict)", where=at) for at in empty]
     if problems:
         raise InputErrors(problems)
-
-
-def split_held_out(samples: list[Sample], config: Config) -> tuple[list[Sample], list[Sample], int]:
-    """Training images, held-out images, and how many are near-duplicates of another."""
-    groups = duplicates.duplicate_groups(samples)
-    near = sum(groups.count(group) > 1 for group in groups)
-    if config.pictures.held_out == 0:
-        return samples, [], near
-    hashes = [sample.sha256 for sample in samples]
-    parts = duplicates.split_held_out(hashes, groups, share=config.pictures.held_out, seed=config.seed)
-    return [samples[index] for index in parts.train], [samples[index] for index in parts.held_out], near
 
 
 def sort_into_buckets(

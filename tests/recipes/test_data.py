@@ -55,7 +55,7 @@ def test_two_folders_from_memory_and_from_the_disk(
     seen = {use["folder"]: use["times"] for use in plan["folders"]}
     assert seen[str(tiny_data)] == pytest.approx(2 * seen["again"])
     assert sum(use["times"] * use["training"] for use in plan["folders"]) == pytest.approx(5 * 4)
-    assert "folder     again: " in out and "12 pictures lie in more than one folder" in out
+    assert "folder     again: " in out and "12 images are in more than one folder" in out
     assert "bucket     32x32: " in out
     assert finetune(*data) == 0
     assert "nothing to do" in capsys.readouterr().out, "where the pictures are kept makes no other run"

@@ -192,7 +192,7 @@ def test_a_cut_caption_is_named_before_the_first_step(
     assert finetune("--dry-run", data=folder) == 0
     cut = capsys.readouterr().out.partition("cut        1:")[2]
     assert f"{rows[-1]['file_name']} ({folder}/metadata.jsonl:12): 77 tokens, lost: fire water" in cut
-    with pytest.raises(InputError, match=r"caption cut: .*77 tokens, lost: fire water.*--strict"):
+    with pytest.raises(InputError, match=r"caption truncated: .*77 tokens, lost: fire water.*--strict"):
         finetune("--strict", data=folder)
 
 

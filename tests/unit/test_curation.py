@@ -122,9 +122,9 @@ def test_the_same_picture_in_two_folders_is_said(model: BaseModel, folders: tupl
     assert not read(model, a, b).warnings
     copied(a / "2.png", b / "again.png", "the same bytes")
     (warning,) = read(model, a, b).warnings
-    assert warning == "1 picture lies in more than one folder, used once for each (e.g. water/2.png and fire/again.png)"
+    assert warning.startswith("1 image ") and warning.endswith("(e.g. water/2.png and fire/again.png)")
     copied(a / "3.png", b / "and again.png", "the same bytes")
-    assert read(model, a, b).warnings[0].startswith("2 pictures lie in more than one folder")
+    assert read(model, a, b).warnings[0].startswith("2 images ")
 
 
 def test_a_column_of_one_folder_is_empty_in_the_other(model: BaseModel, folders: tuple[Path, Path]) -> None:
@@ -144,9 +144,8 @@ def test_pictures_of_which_a_template_says_nothing(model: BaseModel, folders: tu
     found = read(model, *folders, **asked)
     assert found.prompts["fire/0.png"] == ["sad"] and found.prompts["water/0.png"] == [""]
     (warning,) = found.warnings
-    assert warning.startswith("6 pictures have the empty prompt, for '{mood}' leaves nothing to say (e.g. ")
-    words = r"water/metadata\.jsonl:1: the caption template leaves nothing to say of it \(--strict\)"
-    with pytest.raises(InputError, match=words):
+    assert warning.startswith("6 images ") and "'{mood}'" in warning
+    with pytest.raises(InputError, match=r"water/metadata\.jsonl:1: .*template.*\(--strict\)"):
         read(model, *folders, strict=True, **asked)
 
 
@@ -165,5 +164,5 @@ def test_every_folder_that_cannot_be_used_is_named(
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(folders[0] / "0.png", bare / "0.png")
-    with pytest.raises(InputError, match=rf"--data {bare}=0.5: no usable picture: {bare}/.* has no caption. See"):
+    with pytest.raises(InputError, match=rf"--data {bare}=0.5: no usable image: {bare}/.* has no caption. See"):
         read(model, folders[0], f"{bare}=0.5")
