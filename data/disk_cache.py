@@ -1,7 +1,7 @@
-"""Answers that take long to work out, kept on disk and keyed by everything that they follow from.
+"""Expensive results on disk, keyed by everything they depend on.
 
-A key is the digest of the inputs' contents, the settings, the versions of what computes and, where rounding counts,
-the kind of machine: something else is a miss, and nothing is ever stale. What is damaged is worked out again.
+A key is the digest of the inputs' contents, the settings, the versions of the code and, where rounding counts, the kind
+of machine: any change is a miss, and nothing is ever stale. Damaged entries are computed again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def cache_key(*parts: object) -> str:
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
 
 
-def cached_value(kind: str, key: str, work_out: Callable[[], Any]) -> Any:
-    """A JSON value: as it was kept, else worked out and kept. Numbers come back bit for bit."""
+def cached_value(kind: str, key: str, compute: Callable[[], Any]) -> Any:
+    """A cached JSON value, computed if it is missing. Numbers come back bit for bit."""
     found = read_value(kind, key)
     if found is None:
-        found = work_out()
+        found = compute()
         write_value(kind, key, found)
     return found
 
@@ -36,7 +36,7 @@ def value_path(kind: str, key: str) -> Path:
 
 
 def read_value(kind: str, key: str) -> Any:
-    """A kept JSON value, or None."""
+    """A cached JSON value, or None."""
     try:
         return json.loads(value_path(kind, key).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -48,24 +48,24 @@ def write_value(kind: str, key: str, value: Any) -> None:
 
 
 def cached_files(kind: str, key: str, folder: Path, make: Callable[[Path], Any]) -> Any:
-    """Fill `folder` with the files that `make` writes into an empty one, and return the JSON value that it returns."""
-    kept = cache_root() / kind / key[:2] / key
-    manifest = read_manifest(kept)
+    """Copy into `folder` the cached files that `make` wrote into an empty one, and return the JSON value it returned."""
+    cached = cache_root() / kind / key[:2] / key
+    manifest = read_manifest(cached)
     if manifest is None:
-        with atomic_folder(kept) as beside:
-            returned = make(beside)
-            manifest = {"returned": returned, "files": {file.name: file_sha256(file) for file in beside.iterdir()}}
-            (beside / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        with atomic_folder(cached) as partial:
+            returned = make(partial)
+            manifest = {"returned": returned, "files": {file.name: file_sha256(file) for file in partial.iterdir()}}
+            (partial / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     for name in manifest["files"]:
-        shutil.copyfile(kept / name, folder / name)
+        shutil.copyfile(cached / name, folder / name)
     return manifest["returned"]
 
 
-def read_manifest(kept: Path) -> dict[str, Any] | None:
-    """What is known of a kept folder; None if there is none, or one of its files is not as it was written."""
+def read_manifest(cached: Path) -> dict[str, Any] | None:
+    """The manifest of a cached folder; None if there is none, or one of its files has changed."""
     try:
-        manifest = json.loads((kept / MANIFEST).read_text(encoding="utf-8"))
-        whole = all(file_sha256(kept / name) == digest for name, digest in manifest["files"].items())
+        manifest = json.loads((cached / MANIFEST).read_text(encoding="utf-8"))
+        whole = all(file_sha256(cached / name) == digest for name, digest in manifest["files"].items())
     except (OSError, ValueError, KeyError):
         return None
     return manifest if whole else None

@@ -46,7 +46,7 @@ class Extractor(Protocol):
 def extract_features(extractor: Extractor, images: Sequence[ImageSource], *, cache: bool = True) -> Features:
     """The (n, d) float32 features of samples, files or images in memory; rows are cached under cache_root()/features.
 
-    Raises InputError for a file that is not a usable image, or that changed since its sample was read.
+    Raises InputError for a file that is not a usable image, or has changed since its sample was read.
     """
     folder = cache_root() / "features" / f"{extractor.name}-{extractor.version}"
     rows: dict[str, Features] = {}
@@ -76,7 +76,7 @@ def content_key(image: ImageSource) -> str:
 
 
 def load_image(image: ImageSource, key: str) -> Image.Image:
-    """The image as RGB, decoded from the very bytes that were hashed."""
+    """The image as RGB, decoded from the bytes that were hashed."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     path = image.path if isinstance(image, Sample) else image
@@ -87,7 +87,7 @@ def load_image(image: ImageSource, key: str) -> Image.Image:
 
 
 def load_row(folder: Path, key: str) -> Features | None:
-    """A cached row, or None if there is none or the disk gave back something else."""
+    """A cached row, or None if there is none or it is damaged."""
     try:
         row = np.load(folder / key[:2] / f"{key}.npy", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -122,7 +122,7 @@ class PixelFeatures:
 
 Plane = NDArray[np.float32]  # (h, w) in [0, 1]
 Rows = NDArray[np.float64]  # (images, descriptors)
-AREA = 128 * 128  # pixels an image is scaled to, its shape kept, so that line width and grain are comparable
+AREA = 128 * 128  # pixels that images are scaled to, so that line width and grain are comparable
 WHITE = 0.85  # all three colours at or above: paper, cream included
 DARK = 0.22  # luminance below: ink
 FRAME = 1 / 16  # width of the border, as a share of the shorter side
@@ -151,7 +151,7 @@ class StyleDescriptors:
 
 
 def describe_style(image: Image.Image) -> list[float]:
-    """The numbers of one image, in the order of NAMES."""
+    """The numbers of one image, in the order of DESCRIPTOR_NAMES."""
     colours = resize_to_area(image)
     luminance = colours @ np.array([0.299, 0.587, 0.114], np.float32)
     white = colours.min(axis=2) >= WHITE
@@ -181,7 +181,7 @@ def border_features(colours: NDArray[np.float32], white: NDArray[np.bool_]) -> t
 
 
 def palette_features(colours: NDArray[np.float32]) -> tuple[float, float, float]:
-    """Entropy of the palette, and the log of how many colours cover 50 % and 90 % of it; all over their maxima."""
+    """Entropy of the palette, and the log of the number of colours that cover 50 % and 90 %; relative to their maxima."""
     cells = np.minimum((colours * LEVELS).astype(int), LEVELS - 1) @ np.array([LEVELS**2, LEVELS, 1])
     count = np.sort(np.bincount(cells.ravel()))[::-1]
     share = count[count > 0] / cells.size
@@ -201,10 +201,7 @@ def colourfulness(colours: NDArray[np.float32]) -> float:
 
 
 def edge_features(luminance: Plane) -> tuple[float, float, float, list[float]]:
-    """Shares of pixels on an edge, on a strong edge, in a flat area; and how the strength spreads over directions.
-
-    A direction is that of the line, 0 degrees lying flat, 90 standing upright.
-    """
+    """Shares of pixels on an edge, on a strong edge, in a flat area; and the strength by direction of the line."""
     down, right = np.gradient(luminance)
     strength = np.hypot(down, right)
     lines = np.mod(np.arctan2(right, -down), np.pi) / np.pi * TURNS
@@ -222,7 +219,7 @@ def mirror_symmetry(luminance: Plane) -> float:
 
 
 def saturation_and_hue(colours: NDArray[np.float32]) -> tuple[list[float], list[float]]:
-    """Histograms of saturation (HSV), and of hue weighted by chroma: grey has no hue. No colour at all: all hues 0."""
+    """Histograms of saturation (HSV), and of hue weighted by chroma; without any colour all hues are 0."""
     high, low = colours.max(axis=2), colours.min(axis=2)
     chroma = high - low
     red, green, blue = np.moveaxis(colours, 2, 0)

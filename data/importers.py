@@ -9,22 +9,17 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
-
-from pydantic import ValidationError
 
 from data import captioned_folder
 from data.captioned_folder import ImageContent
 from data.errors import InputError, Problem, quoted
 from data.images import FORMATS, SUFFIXES, decode, read_bytes
-from data.metadata_table import CAPTION_KEYS, Table, add_row, check_values, explain_validation_error
+from data.metadata_table import CAPTION_KEYS, Table, add_row
 from data.progress import ProgressBar
 from data.scan import FolderScan, scan_folder
 from data.schema import Annotation
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 Pair = tuple[ImageContent, Annotation]
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
@@ -43,10 +38,10 @@ def import_folder(source: Path, into: Path, *, pictures: Path | None = None) -> 
     elif is_hf_dataset(source):
         pairs = read_hf_dataset(source, problems)
     else:
-        listing = captioned_folder.read_folder(source)
-        problems += [problem for problem in listing.problems if problem.refused]  # warnings come again with the copy
-        problems += captioned_folder.skipped_warning(listing)
-        pairs = ((sample.path, sample.annotation) for sample in listing.samples)
+        folder = captioned_folder.read_folder(source)
+        problems += [problem for problem in folder.problems if problem.refused]  # warnings come again with the copy
+        problems += captioned_folder.skipped_warning(folder)
+        pairs = ((sample.path, sample.annotation) for sample in folder.samples)
     captioned_folder.write_folder(into, require_rows(pairs, source, problems))
     return problems
 
@@ -60,6 +55,14 @@ def require_rows(pairs: Iterator[Pair], source: Path, problems: list[Problem]) -
     if not count:
         first = f"; first: {problems[0]}" if problems else ""
         raise InputError(f"holds no captioned image that can be used{first}", where=source)
+
+
+def checked_annotation(values: dict[str, Any], where: str, problems: list[Problem]) -> Annotation | None:
+    """The annotation of valid values; else None, and their errors among the problems."""
+    table = Table()
+    add_row(table, values, where, dict)
+    problems += [problem for problem in table.problems if problem.refused]
+    return table.rows[0].annotation if table.rows else None
 
 
 # ---- Hugging Face datasets
@@ -78,66 +81,48 @@ def read_hf_dataset(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
         loaded = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"cannot be read as a Hugging Face dataset ({error})", where=folder) from error
-    several = isinstance(loaded, datasets.DatasetDict)
     splits = dict(loaded.items()) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     for name, split in splits.items():
-        yield from split_rows(split, str(name) if several else "", folder, problems)
+        image = next((key for key, kind in split.features.items() if isinstance(kind, datasets.Image)), None)
+        text = next((key for key in ("text", *CAPTION_KEYS) if key in split.features), None)
+        if image is None or text is None:
+            what = f"has columns {', '.join(split.column_names)}: none is {'an image' if image is None else 'a text'}"
+            raise InputError(what, where=folder, allowed="a column of images, and one named text or caption")
+        for number, row in enumerate(split.cast_column(image, datasets.Image(decode=False))):
+            where = f"{folder}: row {number}" + (f" of {name}" if name else "")
+            try:
+                content, values = read_row(row, image, text, str(name), number)
+            except InputError as error:
+                problems.append(Problem.of(error, where))
+                continue
+            if annotation := checked_annotation(values, where, problems):
+                yield content, annotation
 
 
-def split_rows(split: Dataset, name: str, folder: Path, problems: list[Problem]) -> Iterator[Pair]:
-    """The rows of one split; its name is kept in the key `split`."""
-    import datasets
-
-    image = next((key for key, kind in split.features.items() if isinstance(kind, datasets.Image)), None)
-    text = next((key for key in ("text", *CAPTION_KEYS) if key in split.features), None)
-    if image is None or text is None:
-        what = f"has columns {', '.join(split.column_names)}: none is {'an image' if image is None else 'a text'}"
-        raise InputError(what, where=folder, allowed="a column of images, and one named text or caption")
-    undecoded = split.cast_column(image, datasets.Image(decode=False))
-    for number in range(len(undecoded)):
-        where = f"{folder}: row {number}" + (f" of {name}" if name else "")
-        try:
-            yield row_to_pair(undecoded[number], image, text, f"{name}/" if name else "", number)
-        except InputError as error:
-            problems.append(Problem.of(error, where))
-
-
-def row_to_pair(row: dict[str, Any], image: str, text: str, prefix: str, number: int) -> Pair:
-    """One row of a dataset as an image and its annotation."""
+def read_row(row: dict[str, Any], image: str, text: str, split: str, number: int) -> tuple[bytes, dict[str, Any]]:
+    """The image's bytes and the values of the annotation of one row; a split's name is kept in the key `split`."""
     stored = row.pop(image) or {}
     content = stored.get("bytes")
     if content is None:
         what = "holds a path instead of an image" if stored.get("path") else "holds no image"
         raise InputError(what, fix="Save the dataset with its images in it.")
-    info = decode(content, Path("its image"))[1]
+    suffix = FORMATS[decode(content, Path("its image"))[1].format][0]
     given = row.pop(text)
     texts = [part for part in (given if isinstance(given, list) else [given]) if isinstance(part, str) and part.strip()]
     if not texts:
         raise InputError(f"has no caption in {text!r}")
     values = {key: value for key, value in row.items() if value is not None and is_json(value)}
-    values |= {"split": prefix.rstrip("/")} if prefix else {}
-    values |= {"file_name": f"{prefix}{number:06}{FORMATS[info.format][0]}", "text": texts[0]}
-    values |= {"texts": texts[1:]} if texts[1:] else {}
-    return content, validate_annotation(values)
+    values |= {"file_name": f"{split}/{number:06}{suffix}" if split else f"{number:06}{suffix}", "text": texts[0]}
+    return content, values | ({"split": split} if split else {}) | ({"texts": texts[1:]} if texts[1:] else {})
 
 
 def is_json(value: Any) -> bool:
-    """Whether a column's value can stand in metadata.jsonl (images, bytes and dates cannot)."""
+    """Whether metadata.jsonl can hold a column's value (not images, bytes and dates)."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return False
     return True
-
-
-def validate_annotation(values: dict[str, Any]) -> Annotation:
-    """The annotation, or what is wrong with the values in one line."""
-    check_values(values)
-    try:
-        return Annotation.model_validate(values)
-    except ValidationError as error:
-        what, fix = explain_validation_error(error.errors(include_url=False)[0])
-        raise InputError(what, fix=fix) from error
 
 
 # ---- Label Studio
@@ -146,31 +131,28 @@ def validate_annotation(values: dict[str, Any]) -> Annotation:
 def read_label_studio(export: Path, pictures: Path | None, problems: list[Problem]) -> Iterator[Pair]:
     """The finished tasks of a Label Studio export in the format JSON, with provenance.
 
-    JSON_MIN and CSV are refused: they drop skipped tasks and their reason without a word.
+    JSON_MIN and CSV are refused: they drop skipped tasks and their reason silently.
     """
-    seen = scan_folder(pictures or export.parent)
+    scan = scan_folder(pictures or export.parent)
     taken: dict[str, str] = {}
     for number, task in enumerate(read_export(export), start=1):
-        where = f"{export}: task {task.get('id', number)}"
-        found = Table()
+        name = f"task {task.get('id', number)}"
+        where = f"{export}: {name}"
         try:
-            name = find_task_image(task, seen, pictures)
-            values, others = task_to_values(task, name)
-            if name in taken:
-                raise InputError(
-                    f"{quoted(name)} has a caption already ({taken[name]})", fix="Keep one of the two tasks."
-                )
+            image = find_task_image(task, scan, pictures)
+            values, others = task_to_values(task, image)
+            if image in taken:
+                what = f"{quoted(image)} has a caption already ({taken[image]})"
+                raise InputError(what, fix="Keep one of the two tasks.")
         except InputError as error:
             problems.append(Problem.of(error, where))
             continue
-        add_row(found, values, where, dict)
         if others:
             what = f"{others} older answer{'s' * (others > 1)} to this task ignored: the newest is used"
-            found.problems.append(Problem(where, what, refused=False))
-        problems += found.problems
-        for row in found.rows:
-            taken[name] = f"task {task.get('id', number)}"
-            yield seen.images[name], row.annotation
+            problems.append(Problem(where, what, refused=False))
+        if annotation := checked_annotation(values, where, problems):
+            taken[image] = name
+            yield scan.images[image], annotation
 
 
 def read_export(export: Path) -> list[dict[str, Any]]:
@@ -187,17 +169,17 @@ def read_export(export: Path) -> list[dict[str, Any]]:
     return tasks
 
 
-def find_task_image(task: dict[str, Any], seen: FolderScan, pictures: Path | None) -> str:
+def find_task_image(task: dict[str, Any], scan: FolderScan, pictures: Path | None) -> str:
     """The name of a task's image in the folder of images."""
     names = list(possible_names(task["data"]))
     for name in names:
-        if (found := seen.find(name)) is not None:
-            return found
-    by_end = [known for known in seen.images if names and PurePosixPath(known).name == PurePosixPath(names[0]).name]
+        if (image := scan.find(name)) is not None:
+            return image
+    by_end = [known for known in scan.images if names and PurePosixPath(known).name == PurePosixPath(names[0]).name]
     if len(by_end) == 1:
         return by_end[0]
     fix = "Check that folder." if pictures else "Give the folder with the images (--pictures FOLDER)."
-    raise InputError(f"no image {quoted(names[0] if names else '')} in {seen.folder}", fix=fix)
+    raise InputError(f"no image {quoted(names[0] if names else '')} in {scan.folder}", fix=fix)
 
 
 def possible_names(data: dict[str, Any]) -> Iterator[str]:
@@ -231,7 +213,7 @@ def task_to_values(task: dict[str, Any], name: str) -> tuple[dict[str, Any], int
 
 
 def result_to_values(result: Any) -> dict[str, Any]:
-    """What one control of the labelling screen says: a text area is the caption unless a field has its name."""
+    """The values of one control of the labeling screen: a text area is the caption unless a field has its name."""
     if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
         return {}
     field, value = str(result.get("from_name", "")), result["value"]

@@ -1,6 +1,5 @@
-"""The only place where a seed is derived from a position.
+"""Random numbers as a function of a position (seed, optimiser step, slot ...), never of earlier numbers.
 
-Everything random is a function of where it stands (seed, optimiser step, slot ...), never of what was drawn before it.
 So a resumed run needs no generator state, and results do not depend on the number of workers or processes.
 """
 
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEED_BITS = 63  # torch.Generator.manual_seed takes a signed 64-bit number
+COUNTER_BITS = 24  # of each number of counter_bits(): as many as a float32 has
+COUNTER_RANGE = 2.0**COUNTER_BITS
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64  # as the signed number with these bits
 
 
 def seed_for(*position: int | str) -> int:
@@ -30,38 +32,34 @@ def uniform(*position: int | str) -> float:
 
 
 def integer(below: int, *position: int | str) -> int:
-    """A whole number in [0, below) for a position; `below` is far under 2**63, so the modulo bias is under 1e-9."""
+    """An integer in [0, below) for a position; the modulo bias is under 1e-9."""
     assert 0 < below < 2**32
     return seed_for(*position) % below
 
 
 def permutation(count: int, *position: int | str) -> list[int]:
-    """An order of range(count) for a position."""
+    """A permutation of range(count) for a position."""
     return sorted(range(count), key=lambda index: seed_for(*position, index))
 
 
 def generator(*position: int | str) -> torch.Generator:
-    """A CPU generator of its own for a position: CPU noise is the same whatever device uses it."""
+    """A CPU generator for a position: CPU noise is the same whatever device uses it."""
     import torch
 
     return torch.Generator("cpu").manual_seed(seed_for(*position))
 
 
 def normal(shape: tuple[int, ...], *position: int | str) -> torch.Tensor:
-    """Standard normal noise, float32 on the CPU, of the given shape for a position."""
+    """Standard normal noise, float32 on the CPU, for a position."""
     import torch
 
     return torch.randn(shape, generator=generator(*position), dtype=torch.float32)
 
 
-COUNTER_BITS = 24  # of each number of counted(): as many as a float32 has
-
-
 def counter_bits(keys: torch.Tensor, salt: int, count: int) -> torch.Tensor:
-    """(B,) int64 -> (B, count) int64 in [0, 2**24): for each key and salt its own numbers, equal on every device.
+    """(B,) int64 -> (B, count) int64 in [0, 2**24): numbers by key and salt, equal on every device.
 
-    A generator without state: the number at a place is SplitMix64's output at that counter, so a large mask is made
-    where it is used. Source: Steele, Lea & Flood 2014, OOPSLA, figure 16 (mix64variant13).
+    A counter-based generator, SplitMix64. Source: Steele, Lea & Flood 2014, OOPSLA, figure 16 (mix64variant13).
     """
     import torch
 
@@ -70,21 +68,15 @@ def counter_bits(keys: torch.Tensor, salt: int, count: int) -> torch.Tensor:
     return (splitmix64(start[:, None] + counter * GOLDEN_GAMMA) >> (64 - COUNTER_BITS)) & (2**COUNTER_BITS - 1)
 
 
-GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64  # as the signed number with these bits
-
-
 def splitmix64(z: torch.Tensor) -> torch.Tensor:
-    """Every bit of int64 numbers made to depend on every other; products wrap, shifts fill with zeros."""
+    """Mix the bits of int64 numbers; products wrap, shifts fill with zeros."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64)):
         z = (z ^ ((z >> shift) & (2 ** (64 - shift) - 1))) * factor
     return z ^ ((z >> 31) & (2**33 - 1))
 
 
-COUNTER_RANGE = 2.0**COUNTER_BITS
-
-
 def counter_uniforms(keys: Tensor, salt: int, count: int) -> Tensor:
-    """(B,) int64 -> (B, count) float32 in [0, 1): for each key and salt its own numbers, equal on every device."""
+    """(B,) int64 -> (B, count) float32 in [0, 1): numbers by key and salt, equal on every device."""
     return counter_bits(keys, salt, count).float() / COUNTER_RANGE
 
 
