@@ -175,7 +175,7 @@ def server_variables(folder: Path) -> dict[str, str]:
 def wait_for_port(pid: int, port: int, folder: Path) -> bool:
     """Wait until the process listens; False if on another port, which Label Studio picks when this one is taken."""
     started = time.monotonic()
-    with ProgressBar(desc="starting Label Studio", bar_format="{desc} {elapsed}") as bar:
+    with ProgressBar(desc="starting Label Studio", bar_format="{desc} {elapsed}", disable=None) as bar:
         while time.monotonic() - started < START_TIMEOUT:
             if (actual := listening_port(pid)) is not None:
                 return actual == port
