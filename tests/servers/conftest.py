@@ -27,7 +27,7 @@ NO_LABEL_STUDIO = pytest.StashKey[InputError]()
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Make Label Studio's environment before the clock of the first test runs: that takes minutes on a new machine."""
-    if not any("installed" in getattr(item, "fixturenames", ()) for item in session.items):
+    if not any("label_studio_installed" in getattr(item, "fixturenames", ()) for item in session.items):
         return
     try:
         environment.ensure_environment()
@@ -36,7 +36,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def installed(pytestconfig: pytest.Config) -> None:
+def label_studio_installed(pytestconfig: pytest.Config) -> None:
     """Label Studio is installed; if not, the test fails with what to do."""
     if NO_LABEL_STUDIO in pytestconfig.stash:
         pytest.fail(f"no Label Studio to try: {pytestconfig.stash[NO_LABEL_STUDIO]}", pytrace=False)
@@ -58,7 +58,7 @@ def guard(outside: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def label_studio(
-    tmp_path_factory: pytest.TempPathFactory, guard: dict[str, str], installed: None
+    tmp_path_factory: pytest.TempPathFactory, guard: dict[str, str], label_studio_installed: None
 ) -> Iterator[server.Server]:
     """A Label Studio server without projects."""
     variables = guard | {"NO_FSYNC": "yes"}

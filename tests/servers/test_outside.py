@@ -19,7 +19,7 @@ CONNECT = "import socket; socket.socket().connect(('192.0.2.1', 80))"
 
 
 @pytest.mark.parametrize(("code", "noted"), [(LOOK_UP, "getaddrinfo pypi.org"), (CONNECT, "connect 192.0.2.1")])
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("label_studio_installed")
 def test_the_guard_sees_and_refuses(guard: dict[str, str], tmp_path: Path, code: str, noted: str) -> None:
     own = guard | {"EGRESS_LOG": str(tmp_path / "log")}
     python = str(environment.environment_folder() / environment.PYTHON)

@@ -143,7 +143,9 @@ class Unlucky:
 
 
 @pytest.fixture(scope="module")
-def unlucky(installed: None, guard: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unlucky]:
+def unlucky(
+    label_studio_installed: None, guard: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Unlucky]:
     folder = (tmp_path_factory.mktemp("unlucky") / ".server").resolve()
     server.prepare_folder(folder)
     kill(
