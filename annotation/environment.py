@@ -111,7 +111,7 @@ def pip_install(folder: Path) -> None:
             last.append(line.strip())
             bar.update(line.startswith(("Collecting ", "Processing ")) and bar.n < total)
             if line.startswith("Installing "):
-                bar.set_description("installing")
+                bar.set_description_str("installing")
                 bar.update(total - bar.n)
     if process.returncode:
         fix = f"Check the network and the disk, then run the command again; pip's full output is in {log}."
