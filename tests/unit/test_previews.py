@@ -218,7 +218,8 @@ def test_a_nan_picture_is_said(tmp_path: Path, tiny_model: Path) -> None:
         next(iter(adapters.trainable_parameters(unet).values())).fill_(float("nan"))
     report = Said()
     board.save(unet, 4, report)
-    assert report.words == ["step 4: previews: 2 of 2 are no pictures, the numbers broke down (NaN)"]
+    (note,) = report.words
+    assert "2 of 2" in note and "NaN" in note
     verdicts = [metadata.read_metadata(board.place(step) / "00000-42.png").verdict for step in (0, 4)]
     assert verdicts == ["ok", "nan"], "the base draws as ever"
 
@@ -230,7 +231,7 @@ def test_a_prompt_that_is_too_long_is_said(tmp_path: Path, tiny_model: Path) -> 
     board.save(unet, 4, report)
     assert len(report.words) == 1, "once is enough"
     assert report.words[0].startswith("step 0: previews: the prompt 'fire fire")
-    assert "80 tokens, 75 are read; lost: 'fire fire" in report.words[0]
+    assert "80 tokens" in report.words[0] and "lost: 'fire fire" in report.words[0]
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
