@@ -97,6 +97,7 @@ def write_pipeline(target: Path, unet: nn.Module, text: nn.Module, steps: int) -
         save_tokenizer(folder / "tokenizer")
         noise_schedule().save_pretrained(folder / "scheduler")
         (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n", encoding="utf-8")
+        (folder / "recommended.json").write_text('{"guidance_scale": 4.0, "steps": 50}\n', encoding="utf-8")
 
 
 def publish(target: Path = BASE) -> None:
