@@ -48,7 +48,7 @@ def write_value(kind: str, key: str, value: Any) -> None:
 
 
 def cached_files(kind: str, key: str, folder: Path, make: Callable[[Path], Any]) -> Any:
-    """Copy into `folder` the cached files that `make` wrote into an empty one, and return the JSON value it returned."""
+    """Copy into `folder` the cached files that `make` wrote into an empty one, and return its JSON value."""
     cached = cache_root() / kind / key[:2] / key
     manifest = read_manifest(cached)
     if manifest is None:

@@ -181,7 +181,7 @@ def border_features(colours: NDArray[np.float32], white: NDArray[np.bool_]) -> t
 
 
 def palette_features(colours: NDArray[np.float32]) -> tuple[float, float, float]:
-    """Entropy of the palette, and the log of the number of colours that cover 50 % and 90 %; relative to their maxima."""
+    """Entropy of the palette, and the log of how many colours cover 50 % and 90 %; relative to their maxima."""
     cells = np.minimum((colours * LEVELS).astype(int), LEVELS - 1) @ np.array([LEVELS**2, LEVELS, 1])
     count = np.sort(np.bincount(cells.ravel()))[::-1]
     share = count[count > 0] / cells.size

@@ -205,13 +205,13 @@ FAULTS = (
         "data/latent_cache.py",
         '"latent", encoder, self.sha256',
         '"latent", self.sha256',
-        (f"{UNIT}test_cache.py::test_any_other_input_is_a_miss",),
+        (f"{UNIT}test_latent_cache.py::test_any_other_input_is_a_miss",),
     ),
     Fault(
         "the cache does not look at the orientation",
         "AnimaLoraStudio #176: one coin flip is frozen",
         *("data/latent_cache.py", "self.width, self.height, self.flip)", "self.width, self.height)"),
-        (f"{UNIT}test_cache.py::test_any_other_input_is_a_miss",),
+        (f"{UNIT}test_latent_cache.py::test_any_other_input_is_a_miss",),
     ),
     Fault(
         "the cache freezes the posterior's mean",
@@ -227,7 +227,7 @@ FAULTS = (
         "data/latent_cache.py",
         "        if not bool(torch.isfinite(moments).all()):",
         "        moments = torch.nan_to_num(moments)\n        if not bool(torch.isfinite(moments).all()):",
-        (f"{UNIT}test_cache.py::test_nan_names_the_picture",),
+        (f"{UNIT}test_latent_cache.py::test_nan_names_the_picture",),
     ),
     Fault(
         "a dropped caption is zeros",
@@ -251,7 +251,7 @@ FAULTS = (
         "unknown keys of a preset are ignored",
         "ai-toolkit: kwargs.get turns a typo into the default",
         *("data/cli.py", 'ConfigDict(frozen=True, extra="forbid"', 'ConfigDict(frozen=True, extra="ignore"'),
-        (f"{UNIT}test_options.py::test_a_preset_is_blamed_by_line",),
+        (f"{UNIT}test_cli.py::test_a_preset_is_blamed_by_line",),
     ),
     Fault(
         "a kohya file loses its alpha",
