@@ -212,7 +212,9 @@ def propose_pairs(sources: Thumbs, thumbs: Thumbs, windows: Windows) -> Iterator
     wholes = unit_vectors(crop_all(thumbs[textured], WHOLE, COARSE))
     for start in range(0, len(textured), BLOCK):
         rows = textured[start : start + BLOCK]
-        views = np.stack([unit_vectors(crop_all(sources[rows], window, COARSE)) for window in windows])
+        views = np.empty((len(windows), len(rows), wholes.shape[1]), wholes.dtype)
+        for index, window in enumerate(windows):
+            views[index] = unit_vectors(crop_all(sources[rows], window, COARSE))
         a, b = np.nonzero(best_correlation(views, wholes) >= ALIKE)
         a, b = a[a + start != b], b[a + start != b]  # an image is no copy of itself
         for at in range(0, len(a), BLOCK):

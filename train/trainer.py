@@ -290,7 +290,7 @@ def build_context(
         base=(model.fingerprints["unet"], *map(repr, network)) if accelerator.num_processes == 1 else None,
         previews=build_previews(config, model, setup.dataset, setup.identity, run.path, accelerator, generate),
         speed=Speed(plan.flops.step, peak, plan.processes),
-        publish=lambda: write_report(run, plan) if accelerator.is_main_process else None,
+        publish=partial(write_report, run, plan) if accelerator.is_main_process else lambda: None,
     )
 
 

@@ -95,7 +95,7 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     fields = captions.known_fields(sample.annotation for sample in raw)
     prompts = [captions.render_prompts(each.annotation, options.caption, fields=fields) or [""] for each in raw]
     empty = [sample.where for sample, texts in zip(raw, prompts, strict=True) if texts == [""]]
-    preserved = read_preserved_prompts(config.preserve)
+    preserved = read_preserved_prompts(config.preserve) if config.preserve.share else []
     tokens = captions.count_tokens(raw, model.tokenizer, options.caption)
     cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in tokens.cut]
     for item in captions.count_tokens(preserved, model.tokenizer).cut:

@@ -87,19 +87,13 @@ def kohya_to_diffusers(state: Mapping[str, Tensor]) -> TensorsAndAlphas:
 
     converted, alphas = _convert_non_diffusers_lora_to_diffusers(dict(state))
     renamed = convert_unet_state_dict_to_peft(converted)
-    return {magnitude_name(key): magnitude(key, tensor) for key, tensor in renamed.items()}, alphas
-
-
-def magnitude_name(key: str) -> str:
-    """peft saves a layer's magnitudes without the `.weight` at their end."""
-    return key.removesuffix(".weight") if key.endswith(".lora_magnitude_vector.weight") else key
-
-
-def magnitude(key: str, tensor: Tensor) -> Tensor:
-    """(out, 1) -> (out,), (out, 1, 1, 1) -> (1, out, 1, 1), as peft has them; other tensors as they are."""
-    if ".lora_magnitude_vector" not in key:
-        return tensor
-    return tensor.flatten() if tensor.ndim == 2 else tensor.transpose(0, 1)
+    found: dict[str, Tensor] = {}
+    for key, tensor in renamed.items():
+        if ".lora_magnitude_vector" in key:  # as peft has them: (out, 1) -> (out,), (out, 1, 1, 1) -> (1, out, 1, 1)
+            key = key.removesuffix(".weight")
+            tensor = tensor.flatten() if tensor.ndim == 2 else tensor.transpose(0, 1)
+        found[key] = tensor
+    return found, alphas
 
 
 # ---- the header
@@ -149,7 +143,10 @@ def export_lora(unet: Any, base: BaseModel, folder: Path, request: ExportRequest
         "lora.safetensors": (write_diffusers, load_diffusers),
         "lora-kohya.safetensors": (write_kohya, load_kohya),
     }
-    return [export_lora_file(unet, base, folder / name, trained, request, *both) for name, both in formats.items()]
+    files: list[Path] = []
+    for name, (write, load) in formats.items():
+        files.append(export_lora_file(unet, base, folder / name, trained, request, write, load))
+    return files
 
 
 def export_lora_file(
