@@ -80,8 +80,8 @@ def bar_chart(values: Mapping[str, tuple[float, float, float]], *, title: str = 
     for row, (value, low, high) in enumerate(values.values()):
         axes.barh(row, value, 0.62, color=SERIES[0], alpha=0.75, gid=f"s{row}")
         whisker = [low, low, np.nan, low, high, np.nan, high, high]
-        axes.plot(whisker, row + np.array([-0.15, 0.15, 0, 0, 0, 0, -0.15, 0.15]), color=FAINT, linewidth=1.6)
-        axes.text(max(high, value), row, f" {value:.3f}", color=FAINT, va="center", size=11.5)
+        axes.plot(whisker, row + np.array([-0.15, 0.15, 0, 0, 0, 0, -0.15, 0.15]), color=SOFT, linewidth=1.6)
+        axes.text(max(high, value) + 0.012 * most, row, f"{value:.3f}", color=FAINT, va="center", size=11.5)
     axes.set(xlim=(0, most), ylim=(len(values) - 0.5, -0.5), yticks=range(len(values)), yticklabels=list(values))
     axes.grid(axis="x", color=RULE)
     axes.set_axisbelow(True)
