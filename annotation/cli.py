@@ -325,9 +325,8 @@ def run_draft(options: config.DraftOptions) -> int:
         return key not in old or (options.refresh and (importing or old[key].score < drafting.HUMAN))
 
     wanted = [image for key, image in images.items() if needs_draft(key)]
-    style = drafting.Style(options.prefix, options.forbidden, remove=not options.report)
     sources = draft_sources(options, project, images)
-    drafts, forbidden = drafting.draft_all(wanted, sources, style, project.folder)
+    drafts, forbidden = drafting.draft_all(wanted, sources, options, project.folder)
     print(f"drafted {len(drafts)} of {len(wanted)} images; {len(answered & set(images))} already have an answer")
     for source, count in Counter(draft.source for draft in drafts.values()).most_common():
         score = median(draft.score for draft in drafts.values() if draft.source == source)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotation.agreement import token_f1, whole_word
+from annotation.config import DraftOptions
+from annotation.history import read_lines
 from annotation.images import ImageFile
 from data.atomic_io import file_sha256, write_atomic
 from data.errors import InputError
@@ -63,34 +65,23 @@ class Source:
     batch: int = 0
 
 
-@dataclass(frozen=True)
-class Style:
-    """prefix: put before each draft that lacks it. forbidden: words or phrases; removed, or else only reported."""
-
-    prefix: str = ""
-    forbidden: Sequence[str] = ()
-    remove: bool = True
-
-    def apply(self, draft: Draft) -> tuple[Draft | None, list[str]]:
-        """The draft in this style (None if nothing is left), and the forbidden words that it had."""
-        found = [word for word in self.forbidden if whole_word(word).search(draft.text)]
-        text = draft.text
-        for word in found if self.remove else ():
-            text = tidy_punctuation(whole_word(word).sub("", text))
-        if not text:
-            return None, found
-        before = "" if text.lower().startswith(self.prefix.strip().lower()) else self.prefix
-        return replace(draft, text=before + text), found
-
-
 def tidy_punctuation(text: str) -> str:
     """Repair what a removed word leaves: double spaces, a space before a comma, a comma at the start."""
     text = re.sub(r"\s+([,.;:!?])", r"\1", " ".join(text.split()))
     return re.sub(r"([,;:])(?:\s*[,;:])+", r"\1", text).strip(" ,;:")
 
 
+def apply_style(text: str, options: DraftOptions) -> tuple[str, list[str]]:
+    """A draft with the prefix and, unless they are only reported, without forbidden words; and the words it had."""
+    found = [word for word in options.forbidden if whole_word(word).search(text)]
+    for word in [] if options.report else found:
+        text = tidy_punctuation(whole_word(word).sub("", text))
+    has_prefix = not text or text.lower().startswith(options.prefix.strip().lower())
+    return text if has_prefix else options.prefix + text, found
+
+
 def draft_all(
-    images: Sequence[ImageFile], sources: Sequence[Source], style: Style, folder: Path
+    images: Sequence[ImageFile], sources: Sequence[Source], options: DraftOptions, folder: Path
 ) -> tuple[dict[str, Draft], dict[str, list[str]]]:
     """Ask each source about the images that earlier ones had no draft for; drafts are written batch by batch.
 
@@ -103,25 +94,13 @@ def draft_all(
         size = source.batch or max(1, len(left))
         for start in ProgressBar(range(0, len(left), size), source.label, unit="batch", delay=2.0):
             batch = left[start : start + size]
-            new = draft_batch(batch, source, style, forbidden)
-            if new:
-                add_drafts(folder, {image.sha256: image for image in batch}, new)
-            drafts |= new
+            suggestions = zip(batch, source.suggest(batch), strict=True)
+            for image, (text, score) in [(image, each) for image, each in suggestions if each is not None]:
+                styled, words = apply_style(text, options)
+                forbidden |= {image.sha256: words} if words else {}
+                drafts |= {image.sha256: Draft(styled, source.label, score)} if styled else {}
+            add_drafts(folder, [image for image in batch if image.sha256 in drafts], drafts)
     return drafts, forbidden
-
-
-def draft_batch(
-    batch: Sequence[ImageFile], source: Source, style: Style, forbidden: dict[str, list[str]]
-) -> dict[str, Draft]:
-    """SHA-256 -> draft, in the house style; forbidden words are noted in `forbidden`."""
-    drafts: dict[str, Draft] = {}
-    for image, suggestion in zip(batch, source.suggest(batch), strict=True):
-        if suggestion is None:
-            continue
-        draft, words = style.apply(Draft(suggestion[0], source.label, suggestion[1]))
-        forbidden |= {image.sha256: words} if words else {}
-        drafts |= {image.sha256: draft} if draft else {}
-    return drafts
 
 
 # ---- file
@@ -129,35 +108,28 @@ def draft_batch(
 
 def read_drafts(folder: Path) -> dict[str, Draft]:
     """SHA-256 -> draft; empty if there are none. Raises InputError."""
-    return {key: draft for key, (_, draft) in read_draft_lines(folder).items()}
+    return {sha256: draft for sha256, _, draft in read_draft_lines(folder)}
 
 
-def read_draft_lines(folder: Path) -> dict[str, tuple[str, Draft]]:
-    """SHA-256 -> file name and draft."""
-    path = folder / DRAFTS
-    if not path.exists():
-        return {}
-    drafts: dict[str, tuple[str, Draft]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        try:
-            if line:
-                values = json.loads(line)
-                draft = Draft(str(values["text"]), str(values["source"]), float(values["score"]))
-                drafts[str(values["sha256"])] = str(values["file_name"]), draft
-        except (ValueError, TypeError, KeyError) as error:
-            fix = "Remove the line, or draft again."
-            raise InputError("is not a draft", where=f"{path}:{number}", fix=fix) from error
-    return drafts
+def read_draft_lines(folder: Path) -> list[tuple[str, str, Draft]]:
+    """SHA-256, file name and draft of each line."""
+
+    def parse(sha256: str, file_name: str, text: str, source: str, score: float) -> tuple[str, str, Draft]:
+        return sha256, file_name, Draft(str(text), str(source), float(score))
+
+    return read_lines(folder / DRAFTS, parse, "a draft", "Remove the line, or draft again.")
 
 
-def add_drafts(folder: Path, images: Mapping[str, ImageFile], drafts: Mapping[str, Draft]) -> None:
-    """Add `drafts` (SHA-256 -> draft) to the file, in place of older ones of the same images; atomic."""
-    known = read_draft_lines(folder) | {key: (images[key].file_name, draft) for key, draft in drafts.items()}
+def add_drafts(folder: Path, images: Sequence[ImageFile], drafts: Mapping[str, Draft]) -> None:
+    """Add the images' drafts to the file, in place of older ones; atomic."""
+    new = {image.sha256: (image.file_name, drafts[image.sha256]) for image in images}
+    known = {sha256: (file_name, draft) for sha256, file_name, draft in read_draft_lines(folder)} | new
     lines: list[str] = []
     for key, (file_name, draft) in sorted(known.items(), key=lambda item: (item[1][0], item[0])):
         values = {"sha256": key, "file_name": file_name} | asdict(draft) | {"score": round(draft.score, 4)}
         lines.append(json.dumps(values, ensure_ascii=False) + "\n")
-    write_atomic(folder / DRAFTS, "".join(lines))
+    if new:
+        write_atomic(folder / DRAFTS, "".join(lines))
 
 
 # ---- from file names

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -128,7 +128,7 @@ def add_corrections(folder: Path, new: Sequence[Correction]) -> None:
     write_lines(folder / CORRECTIONS, (*read_corrections(folder), *new))
 
 
-def read_lines(path: Path, kind: type[T], what: str, fix: str) -> list[T]:
+def read_lines(path: Path, kind: Callable[..., T], what: str, fix: str) -> list[T]:
     if not path.exists():
         return []
     found: list[T] = []

@@ -1,4 +1,4 @@
-"""The images of a project, and which of a folder are worth captioning, in which order: once each, similar ones in a row."""
+"""The images of a project, and which of a folder to caption, in which order: once each, similar ones in a row."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def push_all(clock: Clock, client: Client, taken: Selection) -> Project:
     made = project.new_project("creatures", project.LOCAL, taken.folder, sample_set.TYPES)
     pictures = {each.sha256: ImageFile(each.sha256, each.annotation.file_name, each.path) for each in taken.samples}
     made_up = {key: Draft(f"a draft of {each.file_name}", "benchmark-1", 0.5) for key, each in pictures.items()}
-    add_drafts(ROOT / made.name, pictures, made_up)
+    add_drafts(ROOT / made.name, list(pictures.values()), made_up)
     drafts = read_drafts(ROOT / made.name)
     with clock("push to three screens, with drafts", limit=5.0):
         made = project.create_screens(client, made)

@@ -13,9 +13,9 @@ from annotation.config import DraftOptions
 from annotation.drafts import (
     Draft,
     Source,
-    Style,
     Suggestion,
     add_drafts,
+    apply_style,
     clean_file_name,
     draft_all,
     from_file_names,
@@ -114,22 +114,21 @@ def test_drafts_improve_with_more_captions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("style", "text", "expected", "found"),
+    ("options", "text", "expected", "found"),
     [
-        (Style(), "a fox", "a fox", []),
-        (Style("pkt, "), "a fox", "pkt, a fox", []),
-        (Style("pkt, "), "PKT, a fox", "PKT, a fox", []),
-        (Style(forbidden=("photo of", "cute")), "a photo of a cute, red fox", "a a, red fox", ["photo of", "cute"]),
-        (Style(forbidden=("cute",)), "cute, red fox", "red fox", ["cute"]),
-        (Style(forbidden=("cute",)), "a red fox, cute", "a red fox", ["cute"]),
-        (Style(forbidden=("cute",)), "acute cuteness", "acute cuteness", []),
-        (Style(forbidden=("cute",), remove=False), "cute fox", "cute fox", ["cute"]),
-        (Style("pkt, ", forbidden=("cute",)), "Cute", None, ["cute"]),
+        ({}, "a fox", "a fox", []),
+        ({"prefix": "pkt, "}, "a fox", "pkt, a fox", []),
+        ({"prefix": "pkt, "}, "PKT, a fox", "PKT, a fox", []),
+        ({"forbidden": ("photo of", "cute")}, "a photo of a cute, red fox", "a a, red fox", ["photo of", "cute"]),
+        ({"forbidden": ("cute",)}, "cute, red fox", "red fox", ["cute"]),
+        ({"forbidden": ("cute",)}, "a red fox, cute", "a red fox", ["cute"]),
+        ({"forbidden": ("cute",)}, "acute cuteness", "acute cuteness", []),
+        ({"forbidden": ("cute",), "report": True}, "cute fox", "cute fox", ["cute"]),
+        ({"prefix": "pkt, ", "forbidden": ("cute",)}, "Cute", "", ["cute"]),
     ],
 )
-def test_the_house_style(style: Style, text: str, expected: str | None, found: list[str]) -> None:
-    styled, words = style.apply(Draft(text, "s", 0.5))
-    assert (styled.text if styled else None, words) == (expected, found)
+def test_the_house_style(options: dict[str, object], text: str, expected: str, found: list[str]) -> None:
+    assert apply_style(text, DraftOptions.model_validate(options)) == (expected, found)
 
 
 def test_sources_are_asked_in_turn_and_drafts_written_as_they_come(tmp_path: Path) -> None:
@@ -143,9 +142,8 @@ def test_sources_are_asked_in_turn_and_drafts_written_as_they_come(tmp_path: Pat
         return Source(label, suggest, batch=2)
 
     sources = [source("one", "a", "c"), source("two", "a", "b")]
-    drafts, forbidden = draft_all(
-        images("a", "b", "c", "d"), sources, Style(forbidden=("two",), remove=False), tmp_path
-    )
+    options = DraftOptions(forbidden=("two",), report=True)
+    drafts, forbidden = draft_all(images("a", "b", "c", "d"), sources, options, tmp_path)
     assert {key: draft.text for key, draft in drafts.items()} == {"a": "one", "c": "one", "b": "two"}
     assert asked == [["a", "b"], ["c", "d"], ["b", "d"]]
     assert forbidden == {"b": ["two"]} and read_drafts(tmp_path) == drafts
@@ -153,8 +151,8 @@ def test_sources_are_asked_in_turn_and_drafts_written_as_they_come(tmp_path: Pat
 
 def test_the_drafts_file(tmp_path: Path) -> None:
     a, b = images("a.png", "b.png")
-    add_drafts(tmp_path, {"b.png": b}, {"b.png": Draft("<b>\u2028", "s-1", 1 / 3)})
-    add_drafts(tmp_path, {"a.png": a, "b.png": b}, {"a.png": Draft("x", "s-1", 1.0)})
+    add_drafts(tmp_path, [b], {"b.png": Draft("<b>\u2028", "s-1", 1 / 3)})
+    add_drafts(tmp_path, [a], {"a.png": Draft("x", "s-1", 1.0)})
     lines = (tmp_path / "drafts.jsonl").read_text().split("\n")
     assert lines[0] == '{"sha256": "a.png", "file_name": "a.png", "text": "x", "source": "s-1", "score": 1.0}'
     assert json.loads(lines[1])["score"] == 0.3333
@@ -234,7 +232,7 @@ def test_an_unreadable_image_is_named_and_left_out(work: Path, capsys: pytest.Ca
 def test_refresh_keeps_drafts_by_people(work: Path) -> None:
     files = images_by_sha256(work.parent.parent / "pictures")
     chosen = list(files)[4]
-    add_drafts(work, files, {chosen: Draft("by a person", "sidecars-1", 1.0)})
+    add_drafts(work, [files[chosen]], {chosen: Draft("by a person", "sidecars-1", 1.0)})
     run(refresh=True)
     assert read_drafts(work)[chosen].text == "by a person"
     assert len(read_drafts(work)) == 4
