@@ -80,7 +80,8 @@ def test_a_release_contains_answers_and_provenance(work: Path, capsys: pytest.Ca
     assert table["000.png"] == {
         "file_name": "000.png", "text": "a red fox", "type": "water", "name": "Bulino", "quality": "good",
         "annotator": "annotator 1", "source": "label-studio", "seconds": 12.5, "corrected": False,
-        "origin": "prediction-changed", "draft_source": "blip-1", "sha256": file_sha256(out / "000.png"), "release": name,
+        "origin": "prediction-changed", "draft_source": "blip-1", "release": name,
+        "sha256": file_sha256(out / "000.png"),
     }  # fmt: skip
     assert (table["001.png"]["text"], table["001.png"]["type"]) == ("a grey cat", "fire")  # newest; majority
     assert table["005.png"]["texts"] == ["some dog, \u202eرأس"]
