@@ -2,7 +2,7 @@
 
 python data/prepare.py FOLDER
 
-Exit code 0: nothing is wrong. 1: something is to be mended, or to be known. 2: a wrong path or flag.
+Exit code 0: no problems. 1: errors or warnings. 2: a wrong path or flag.
 """
 
 from data.cli import parse
@@ -11,8 +11,7 @@ from data.validate import ALIASES, PrepareOptions, validate_folder
 
 
 def main() -> int:
-    checkup = parse(PrepareOptions, prog="prepare.py", description=__doc__ or "", aliases=ALIASES)
-    return validate_folder(checkup)
+    return validate_folder(parse(PrepareOptions, prog="prepare.py", description=__doc__ or "", aliases=ALIASES))
 
 
 if __name__ == "__main__":

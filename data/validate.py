@@ -86,18 +86,14 @@ class FolderSummary:
     """A captioned folder as training would see it. tokens is None if there is no tokenizer to count with."""
 
     folder: CaptionedFolder
+    options: PrepareOptions
     problems: list[Problem]  # of the folder, and of captions that would be truncated
     shape: ModelShape
     buckets: list[buckets.BucketUse]
     tokens: captions.TokenReport | None
     groups: list[list[Sample]]  # near-duplicates, two or more each
-    split: duplicates.Split
-    seed: int
-    share: float
-
-    @property
-    def samples(self) -> list[Sample]:
-        return self.folder.samples
+    train: list[Sample]
+    held_out: list[Sample]
 
     @property
     def refused(self) -> int:
@@ -116,18 +112,10 @@ def validate_folder(options: PrepareOptions) -> int:
     source = options.tokenizer or options.model or (EMBEDDED if (EMBEDDED / "tokenizer").is_dir() else None)
     tokenizer = load_tokenizer(source) if source else None
     folder, imported = choose_folder(options, shape.size)
-    summary = summarize(
-        read_folder(folder),
-        shape=shape,
-        tokenizer=tokenizer,
-        template=options.caption,
-        seed=options.seed,
-        share=options.held_out,
-        imported=imported,
-    )
+    summary = summarize(read_folder(folder), options, shape, tokenizer, imported)
     if options.html:
         write_page(summary, options.html)
-    print(json.dumps(to_json(summary), indent=1) if options.as_json else format_report(summary, options.html))
+    print(json.dumps(to_json(summary), indent=1) if options.as_json else format_report(summary))
     return EXIT_PROBLEMS if summary.problems else 0
 
 
@@ -186,37 +174,35 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def summarize(
     folder: CaptionedFolder,
-    *,
+    options: PrepareOptions,
     shape: ModelShape,
     tokenizer: PreTrainedTokenizerBase | None,
-    template: str = captions.TEMPLATE,
-    seed: int = 0,
-    share: float = 0.1,
-    imported: Sequence[Problem] = (),
+    imported: Sequence[Problem],
 ) -> FolderSummary:
     """Work out what training would do with the usable images of a folder. Raises InputError for a bad setting.
 
-    share, seed: of the held-out split; finetune.py makes the same split from the same two numbers.
     imported: the problems of the source that the folder was imported from.
     """
-    samples = folder.samples
+    samples, template = folder.samples, options.caption
     captions.parse_template(template, captions.known_fields(sample.annotation for sample in samples))
     sizes = buckets.make_buckets(shape.size, step=shape.step)
     tokens = captions.count_tokens(samples, tokenizer, template) if tokenizer is not None else None
     numbers = duplicates.duplicate_groups(samples)
+    hashes = [sample.sha256 for sample in samples]
+    split = duplicates.split_held_out(hashes, numbers, share=options.held_out, seed=options.seed)
     groups: dict[int, list[Sample]] = {}
     for sample, number in zip(samples, numbers, strict=True):
         groups.setdefault(number, []).append(sample)
     return FolderSummary(
         folder=folder,
+        options=options,
         problems=[*imported, *folder.problems, *truncated_captions(tokens), *empty_prompts(samples, template)],
         shape=shape,
         buckets=buckets.summarize_buckets([(sample.width, sample.height) for sample in samples], sizes),
         tokens=tokens,
         groups=[group for group in groups.values() if len(group) > 1],
-        split=duplicates.split_held_out([sample.sha256 for sample in samples], numbers, share=share, seed=seed),
-        seed=seed,
-        share=share,
+        train=[samples[index] for index in split.train],
+        held_out=[samples[index] for index in split.held_out],
     )
 
 
@@ -244,61 +230,64 @@ def shorten(text: str, length: int) -> str:
 # ---- JSON and text
 
 
+def names_of(samples: Sequence[Sample]) -> list[str]:
+    return [sample.annotation.file_name for sample in samples]
+
+
 def to_json(summary: FolderSummary) -> dict[str, Any]:
     """Everything as plain JSON values."""
-    samples = summary.samples
+    folder, options = summary.folder, summary.options
     return {
-        "folder": printable(summary.folder.folder),
-        "found": summary.folder.found,
-        "usable": len(samples),
+        "folder": printable(folder.folder),
+        "found": folder.found,
+        "usable": len(folder.samples),
         "problems": [problem.fields() for problem in summary.problems],
-        "formats": summary.folder.formats,
-        "notes": summary.folder.notes,
-        "sizes": [[sample.width, sample.height] for sample in samples],
+        "formats": folder.formats,
+        "notes": folder.notes,
+        "sizes": [[sample.width, sample.height] for sample in folder.samples],
         "size": summary.shape.size,
         "step": summary.shape.step,
         "buckets": [asdict(use) for use in summary.buckets],
         "captions": asdict(summary.tokens) if summary.tokens else None,
-        "near_duplicates": [[sample.annotation.file_name for sample in group] for group in summary.groups],
-        "seed": summary.seed,
-        "held_out_share": summary.share,
-        "train": [samples[index].annotation.file_name for index in summary.split.train],
-        "held_out": [samples[index].annotation.file_name for index in summary.split.held_out],
+        "near_duplicates": [names_of(group) for group in summary.groups],
+        "seed": options.seed,
+        "held_out_share": options.held_out,
+        "train": names_of(summary.train),
+        "held_out": names_of(summary.held_out),
     }
 
 
-def format_report(summary: FolderSummary, html: Path | None) -> str:
+def format_report(summary: FolderSummary) -> str:
     """A line for each problem, then the summary, then the next command."""
-    lines = [str(problem) for problem in summary.problems]
-    lines += ["", printable(summary.folder.folder)] if lines else [printable(summary.folder.folder)]
+    folder, usable = summary.folder.folder, len(summary.folder.samples)
+    lines = [*map(str, summary.problems), *([""] if summary.problems else []), printable(folder)]
     lines += [f"  {name:<15}{line}" for name, line in summary_rows(summary)]
-    lines += [f"  {'page':<15}{html}"] if html else []
-    train = f"python train/finetune.py --data {shlex.quote(str(summary.folder.folder))}"
-    if not summary.samples:
+    lines += [f"  {'page':<15}{summary.options.html}"] if summary.options.html else []
+    advice = f"python train/finetune.py --data {shlex.quote(str(folder))}"
+    if not usable:
         advice = "fix these problems; no image can be used."
     elif summary.refused:
-        advice = f"fix these problems and check again, or train on the {len(summary.samples)} usable images: {train}"
-    else:
-        advice = train
+        advice = f"fix these problems and check again, or train on the {usable} usable images: {advice}"
     return "\n".join([*lines, "", f"next: {advice}"])
 
 
 def summary_rows(summary: FolderSummary) -> list[tuple[str, str]]:
     """A name and a line for each aspect of the folder."""
-    folder, tokens = summary.folder, summary.tokens
+    folder, options, held = summary.folder, summary.options, summary.held_out
     formats = ", ".join(f"{count} {name}" for name, count in sorted(folder.formats.items()))
-    usable = f"{len(summary.samples)} of {folder.found} usable" + (f" ({formats})" if formats else "")
-    warnings = len(summary.problems) - summary.refused
-    count = sum(len(sample.captions) for sample in summary.samples)
+    usable = f"{len(folder.samples)} of {folder.found} usable" + (f" ({formats})" if formats else "")
+    count = sum(len(sample.captions) for sample in folder.samples)
     not_counted = f"{count} captions; tokens not counted: there is no tokenizer here (--tokenizer FOLDER)"
+    shown = ", ".join(map(printable, names_of(held[:MAX_EXAMPLES]))) + (", ..." if len(held) > MAX_EXAMPLES else "")
+    sides = f"{len(summary.train)} to train on, {len(held)} held out" + (f" ({shown})" if held else "")
     return [
-        ("images", f"{usable}; {summary.refused} errors, {warnings} warnings"),
-        ("sizes", sizes_line(summary.samples)),
+        ("images", f"{usable}; {summary.refused} errors, {len(summary.problems) - summary.refused} warnings"),
+        ("sizes", sizes_line(folder.samples)),
         *[("opened", f"{count} images: {note}") for note, count in sorted(folder.notes.items())],
         *[("bucket", bucket_line(use)) for use in summary.buckets],
-        ("captions", str(tokens) if tokens else not_counted),
+        ("captions", str(summary.tokens) if summary.tokens else not_counted),
         ("near-duplicates", duplicates_line(summary.groups)),
-        ("split", split_line(summary)),
+        ("split", f"{sides}; seed {options.seed}, share {options.held_out:g}"),
     ]
 
 
@@ -321,19 +310,10 @@ def bucket_line(use: buckets.BucketUse) -> str:
 def duplicates_line(groups: Sequence[Sequence[Sample]]) -> str:
     if not groups:
         return "none"
-    names = [[printable(sample.annotation.file_name) for sample in group[:MAX_EXAMPLES]] for group in groups]
-    shown = "; ".join(" = ".join(group) for group in names[:MAX_EXAMPLES])
+    shown = "; ".join(" = ".join(map(printable, names_of(group[:MAX_EXAMPLES]))) for group in groups[:MAX_EXAMPLES])
     more = "; ..." if len(groups) > MAX_EXAMPLES or any(len(group) > MAX_EXAMPLES for group in groups) else ""
     count = sum(map(len, groups))
     return f"{count} images in {len(groups)} groups, each kept on one side of the split: {shown}{more}"
-
-
-def split_line(summary: FolderSummary) -> str:
-    held = summary.split.held_out
-    shown = ", ".join(printable(summary.samples[index].annotation.file_name) for index in held[:MAX_EXAMPLES])
-    names = f" ({shown}{', ...' if len(held) > MAX_EXAMPLES else ''})" if held else ""
-    sides = f"{len(summary.split.train)} to train on, {len(held)} held out"
-    return f"{sides}{names}; seed {summary.seed}, share {summary.share:g}"
 
 
 # ---- HTML
@@ -344,11 +324,11 @@ def write_page(summary: FolderSummary, path: Path) -> Path:
     page = Page(printable(summary.folder.folder), "what training would make of this folder")
     page.facts({
         "images found": summary.folder.found,
-        "usable": len(summary.samples),
+        "usable": len(summary.folder.samples),
         "errors": summary.refused,
         "warnings": len(summary.problems) - summary.refused,
-        "to train on": len(summary.split.train),
-        "held out": len(summary.split.held_out),
+        "to train on": len(summary.train),
+        "held out": len(summary.held_out),
     })  # fmt: skip
     page.table(["", ""], summary_rows(summary))
     if summary.problems:
@@ -369,8 +349,8 @@ def write_page(summary: FolderSummary, path: Path) -> Path:
             page.strip(thumbnails(group[:6], ""), columns=6, title=f"{len(group)} images")
         if len(summary.groups) > MAX_GROUPS:
             page.note(f"{len(summary.groups) - MAX_GROUPS} more groups are not shown.")
-    add_images(page, "Held out", [summary.samples[index] for index in summary.split.held_out])
-    add_images(page, "To train on", [summary.samples[index] for index in summary.split.train])
+    add_images(page, "Held out", summary.held_out)
+    add_images(page, "To train on", summary.train)
     return page.write(path)
 
 

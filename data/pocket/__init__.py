@@ -1,1 +1,0 @@
-"""The embedded default: a sample set drawn by code, a small base model and a scorer."""
