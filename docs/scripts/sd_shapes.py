@@ -1,4 +1,4 @@
-"""The true shapes of a Stable Diffusion v1 model, read from its configs: what docs/stable-diffusion.md tells."""
+"""Tensor shapes and parameter counts of a Stable Diffusion v1 model, read from its configs, for docs/."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from train.model import POCKET_FOLDER, SD_V1_CONFIGS
 
 MODELS = {"the embedded base": POCKET_FOLDER, "SD v1.4": SD_V1_CONFIGS}
-BEGIN, END = "<!-- {name} -->", "<!-- /{name} -->"  # around what a command writes into a page
+BEGIN, END = "<!-- {name} -->", "<!-- /{name} -->"  # around the part of a page that a command writes
 
 
 @dataclass(frozen=True)
 class Level:
-    """One depth of the U-Net: its feature maps, and whether text is looked at there."""
+    """One resolution level of the U-Net: feature map size, and whether it has cross-attention."""
 
     channels: int
     side: int
@@ -31,7 +31,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A model's shapes, without the batch. folder: its configs in diffusers layout."""
+    """A model's tensor shapes, without the batch dimension. folder: its configs in diffusers layout."""
 
     folder: Path
 
@@ -56,7 +56,7 @@ class Anatomy:
 
     @property
     def ratio(self) -> float:
-        """Numbers of a picture for each number of its latents."""
+        """Number of image values for each latent value."""
         return math.prod(self.picture) / math.prod(self.latents)
 
     @property
@@ -66,7 +66,7 @@ class Anatomy:
 
     @property
     def levels(self) -> list[Level]:
-        """From the top of the U to its bottom; a level halves the sides of the one above."""
+        """From the highest resolution to the lowest; each level halves the side of the previous one."""
         config = self.config("unet")
         named = zip(config["block_out_channels"], config["down_block_types"], strict=True)
         side = config["sample_size"]
@@ -74,12 +74,12 @@ class Anatomy:
 
     @property
     def calls(self) -> int:
-        """U-Net calls for 50 steps of the model's own scheduler, without guidance: PNDM makes one more."""
+        """U-Net calls for 50 steps of the model's own scheduler, without guidance. PNDM makes one extra call."""
         return 51 if self.config("scheduler")["_class_name"] == "PNDMScheduler" else 50
 
     @cached_property
     def parameters(self) -> dict[str, int]:
-        """Numbers that were learnt, by part; the networks are built without memory for their weights."""
+        """Parameter count of each part; the networks are built on the meta device."""
         import torch
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
@@ -94,23 +94,23 @@ class Anatomy:
 
 
 def shapes_table() -> str:
-    """The models side by side, as Markdown."""
+    """Markdown table that compares the models."""
     found = [Anatomy(folder) for folder in MODELS.values()]
     rows = [
-        ("picture", *(shape(each.picture) for each in found)),
+        ("image", *(shape(each.picture) for each in found)),
         ("latents", *(shape(each.latents) for each in found)),
-        ("numbers of a picture for one of its latents", *(f"{each.ratio:g}" for each in found)),
-        ("pixels a latent position stands for", *(f"{each.factor} x {each.factor}" for each in found)),
-        ("tokens of a prompt, start and end included", *(str(each.text_states[0]) for each in found)),
-        ("text states", *(shape(each.text_states) for each in found)),
-        ("words of the vocabulary", *(f"{each.config('text_encoder')['vocab_size']:,}" for each in found)),
-        ("layers of the text encoder", *(str(each.config("text_encoder")["num_hidden_layers"]) for each in found)),
+        ("image values per latent value", *(f"{each.ratio:g}" for each in found)),
+        ("pixels per latent position", *(f"{each.factor} x {each.factor}" for each in found)),
+        ("tokens per prompt, including start and end", *(str(each.text_states[0]) for each in found)),
+        ("text embeddings", *(shape(each.text_states) for each in found)),
+        ("vocabulary size", *(f"{each.config('text_encoder')['vocab_size']:,}" for each in found)),
+        ("text encoder layers", *(str(each.config("text_encoder")["num_hidden_layers"]) for each in found)),
         ("U-Net levels", *("<br>".join(level(one) for one in each.levels) for each in found)),
         ("timestep embedding", *(str(4 * each.levels[0].channels) for each in found)),
         ("parameters, VAE", *(f"{each.parameters['vae']:,}" for each in found)),
         ("parameters, text encoder", *(f"{each.parameters['text_encoder']:,}" for each in found)),
         ("parameters, U-Net", *(f"{each.parameters['unet']:,}" for each in found)),
-        ("U-Net calls at 50 steps, with guidance", *(f"2 x {each.calls}" for each in found)),
+        ("U-Net calls for 50 steps with guidance", *(f"2 x {each.calls}" for each in found)),
     ]
     return table(["", *MODELS], rows)
 
@@ -120,23 +120,23 @@ def shape(sizes: Sequence[int]) -> str:
 
 
 def level(found: Level) -> str:
-    return shape(found.shape) + (" with text" if found.attends else "")
+    return shape(found.shape) + (" + text" if found.attends else "")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def between(text: str, name: str) -> str:
-    """What stands between the marks of a name in a page."""
+    """The content between the markers of a section."""
     begin, end = BEGIN.format(name=name), END.format(name=name)
     return text.partition(begin)[2].partition(end)[0].strip()
 
 
 def put(text: str, name: str, content: str) -> str:
-    """The page with `content` between the marks of a name."""
+    """The page with the content between the markers replaced."""
     begin, end = BEGIN.format(name=name), END.format(name=name)
     head, found, rest = text.partition(begin)
     assert found, f"the page has no {begin}"
