@@ -37,14 +37,14 @@ def labeling_configs(types: Sequence[str], schema: Schema = Annotation) -> dict[
 
     types: the allowed values of `type`; without any there is no triage.
     """
-    asked = schema.asked()
-    screens = {field: text_screen(field, schema) for field, how in asked.items() if how["ask"] != "choice"}
+    asked = schema.annotator_fields()
+    screens = {field: text_screen(field, schema) for field, how in asked.items() if how["control"] != "choice"}
     return screens | ({TRIAGE: triage_screen(types, schema)} if types and len(screens) < len(asked) else {})
 
 
 def caption_field(schema: Schema = Annotation) -> str:
     """The field that holds the caption, which is also the name of its screen."""
-    (field,) = (field for field, how in schema.asked().items() if how["ask"] == "caption")
+    (field,) = (field for field, how in schema.annotator_fields().items() if how["control"] == "caption")
     return field
 
 
@@ -55,8 +55,8 @@ def text_screen(field: str, schema: Schema = Annotation) -> str:
     the image appears. Then: type, Tab, Ctrl+Enter; to skip: Tab, Ctrl+Space. Label Studio does not enforce `required`
     here, so whoever reads the answers must treat a blank one as open.
     """
-    how = schema.asked()[field]
-    caption = how["ask"] == "caption"
+    how = schema.annotator_fields()[field]
+    caption = how["control"] == "caption"
     root, side = new_screen()
     add_question(side, "caption" if caption else field, how["help"])
     xml.SubElement(
@@ -87,7 +87,7 @@ def triage_screen(types: Sequence[str], schema: Schema = Annotation) -> str:
     keys = assign_keys(choices, schema)
     root, side = new_screen()
     for field, options in choices.items():
-        add_question(side, field.replace("_", " "), schema.asked()[field]["help"])
+        add_question(side, field.replace("_", " "), schema.annotator_fields()[field]["help"])
         answer = xml.SubElement(side, "Choices", control(field), choice="single", showInline="true", required="false")
         for option in options:
             key = keys.get((field, option))
@@ -98,7 +98,7 @@ def triage_screen(types: Sequence[str], schema: Schema = Annotation) -> str:
 
 def choices_by_field(types: Sequence[str], schema: Schema = Annotation) -> dict[str, list[str]]:
     """The values of each field that is chosen: those of its Literal, or `types` for `type`."""
-    fields = [field for field, how in schema.asked().items() if how["ask"] == "choice"]
+    fields = [field for field, how in schema.annotator_fields().items() if how["control"] == "choice"]
     choices = {field: list(literal_values(schema.model_fields[field].annotation)) for field in fields}
     if "type" in choices and not choices["type"]:
         choices["type"] = check_types(types)

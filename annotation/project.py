@@ -71,7 +71,9 @@ class Project:
         """The title of a screen's Label Studio project, e.g. "animals captions", "animals names", "animals triage"."""
         if screen == TRIAGE:
             return f"{self.name} {screen}"
-        return f"{self.name} " + ("captions" if Annotation.asked()[screen]["ask"] == "caption" else f"{screen}s")
+        return f"{self.name} " + (
+            "captions" if Annotation.annotator_fields()[screen]["control"] == "caption" else f"{screen}s"
+        )
 
     def in_order(self) -> list[tuple[str, int]]:
         """Screens and their Label Studio projects, the captions first."""

@@ -19,8 +19,10 @@ from data.schema import Annotation
 
 LOCK = "dataset.lock"
 REASON = "skip_reason"  # a choice that keeps an image out, so that no row has it
-FIELDS = tuple(name for name, how in Annotation.asked().items() if how["ask"] != "caption" and name != REASON)
-CHOICES = tuple(name for name in FIELDS if Annotation.asked()[name]["ask"] == "choice")
+FIELDS = tuple(
+    name for name, how in Annotation.annotator_fields().items() if how["control"] != "caption" and name != REASON
+)
+CHOICES = tuple(name for name in FIELDS if Annotation.annotator_fields()[name]["control"] == "choice")
 EXAMPLES = 5
 LEFT_OUT_SHOWN = 8  # names in the card; the lock has all of them
 LONGEST_DIFF = 400  # words of a caption that is compared word by word

@@ -1,1 +1,1 @@
-"""Words everyone shares, and pictures on their way to tensors."""
+"""Datasets: captioned folders, images, captions, caches, metrics and reports; what all packages share."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside, flushed to the disk, then renamed."""
+"""Files and folders that appear whole or not at all: written under a temporary name, flushed, then renamed."""
 
 import hashlib
 import os

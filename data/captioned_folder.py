@@ -71,7 +71,7 @@ def read_folder(folder: Path) -> CaptionedFolder:
 
 
 def skipped_warning(captioned: CaptionedFolder) -> Iterator[Problem]:
-    """One warning for all images that somebody meant to leave out."""
+    """One warning for all images with a skip_reason."""
     names = [name for skipped in captioned.skipped.values() for name in skipped]
     if names:
         reasons = ", ".join(f"{len(skipped)} {reason}" for reason, skipped in sorted(captioned.skipped.items()))

@@ -20,7 +20,7 @@ from data.shapes import Latents, Moments, PerSample, Posterior, TextStates
 
 @dataclass(frozen=True)
 class TrainingNoise:
-    """How the noise of a sample is drawn: standard normal by default.
+    """The noise of a training sample: standard normal by default.
 
     offset: size of a constant added to each channel's noise, so that the mean brightness is noised as well.
     Source: Guttenberg 2023, "Diffusion with Offset Noise", crosslabs.org; usually 0.05 to 0.1.
@@ -32,7 +32,7 @@ class TrainingNoise:
     offset: float = 0.0
     perturbation: float = 0.0
 
-    def draw(self, shape: tuple[int, ...], *position: int) -> tuple[Latents, Latents]:
+    def sample(self, shape: tuple[int, ...], *position: int) -> tuple[Latents, Latents]:
         """(C, h, w) float32 twice: eps, the noise of the target, and the noise in the network's input."""
         eps = rng.normal(shape, "noise", *position)
         if self.offset:
@@ -126,8 +126,8 @@ class EncodedDataset(Dataset[TrainingSample]):
         here = (self.seed, position.step, position.slot)
         moments = entry.moments[rng.integer(len(entry.moments), "flip", *here)]
         latents = sample_latents(moments, "latent", *here) * self.scaling_factor
-        drawn = self.noise.draw(tuple(latents.shape), *here)
-        noise, input_noise = (copy_to(values, latents.device) for values in drawn)
+        both = self.noise.sample(tuple(latents.shape), *here)
+        noise, input_noise = (copy_to(values, latents.device) for values in both)
         preserved = bool(self.kept) and rng.uniform("preserved", *here) < self.share
         return TrainingSample(
             latents=latents,

@@ -160,7 +160,7 @@ class Pair:
 
 
 def near_duplicates(images: Sequence[ImageSource], *, cache: bool = True) -> list[Pair]:
-    """Every pair of near-duplicates, first < second; of images with equal bytes the first stands for the others."""
+    """Every pair of near-duplicates, first < second; of images with equal bytes only the first is compared further."""
     keys = [content_key(image) for image in images]
     if not cache:
         return compare_images(images, keys, cache=False)

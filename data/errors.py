@@ -61,7 +61,7 @@ def check_choice(value: str, allowed: Iterable[str], *, what: str, where: object
 
 
 def suggest(value: str, words: Iterable[str]) -> str:
-    """`, did you mean 'x'?` if one of the words is near, else the empty string."""
+    """`, did you mean 'x'?` if a word is similar, else the empty string."""
     near = difflib.get_close_matches(value, list(words), n=1, cutoff=0.6)
     return f", did you mean {near[0]!r}?" if near else ""
 
@@ -89,7 +89,7 @@ def run_entry(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(0)
 
 
-MAX_QUOTE = 120  # characters of somebody's text that a message repeats
+MAX_QUOTE = 120  # characters of a user's text that a message repeats
 
 
 def quoted(text: str) -> str:

@@ -216,7 +216,7 @@ def total_bytes(records: Iterable[EntryPaths]) -> int:
 def choose_storage(keep: str, size: int) -> str:
     """memory or disk for `size` bytes; `auto` is memory while there is ample room, `device` another name for memory.
 
-    Raises InputError if memory was asked for and has no room.
+    Raises InputError if memory was requested and is too small.
     """
     free = free_memory()
     if keep == "auto":

@@ -32,10 +32,10 @@ def sample_folder(*, size: int = SIZE) -> Path:
 
 def write_sample_folder(folder: Path, *, count: int = COUNT, size: int = SIZE) -> None:
     """Write the first `count` images of `size` pixels and their metadata.jsonl as a folder that appears whole."""
-    with atomic_folder(folder) as beside:
+    with atomic_folder(folder) as partial:
         for index in range(count):
-            (beside / f"{index:05d}.png").write_bytes(sample_png(index, size))
-        (beside / "metadata.jsonl").write_bytes(b"".join(_metadata().splitlines(keepends=True)[:count]))
+            (partial / f"{index:05d}.png").write_bytes(sample_png(index, size))
+        (partial / "metadata.jsonl").write_bytes(b"".join(_metadata().splitlines(keepends=True)[:count]))
 
 
 def sample_png(index: int, size: int = SIZE) -> bytes:

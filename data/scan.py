@@ -1,4 +1,4 @@
-"""What lies in a captioned folder: images and caption files by name, without opening them or leaving the folder."""
+"""List a captioned folder: images and caption files by name, without opening them or leaving the folder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FolderScan:
         return os.path.realpath(self.folder)
 
     def is_inside(self, path: Path) -> bool:
-        """Whether a file lies in the folder once links are followed; raises OSError for a dangling link."""
+        """Whether a file is in the folder once links are followed; raises OSError for a dangling link."""
         return os.path.commonpath([self.root, os.path.realpath(path, strict=True)]) == self.root
 
     def check_link(self, path: Path) -> None:

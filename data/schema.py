@@ -17,7 +17,7 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 def annotator_field(control: Literal["caption", "choice", "text"], help: str) -> dict[str, Any]:
     """Mark a field as one that an annotator fills in, with its control and a line of help."""
-    return {"ask": control, "help": help}
+    return {"control": control, "help": help}
 
 
 class Annotation(BaseModel):
@@ -47,8 +47,8 @@ class Annotation(BaseModel):
         return list(dict.fromkeys(text for text in (self.text, *self.texts) if text))
 
     @classmethod
-    def asked(cls) -> dict[str, dict[str, Any]]:
-        """The fields an annotator fills in: name -> {"ask": control, "help": line}, in the order of the screen."""
+    def annotator_fields(cls) -> dict[str, dict[str, Any]]:
+        """The fields an annotator fills in: name -> {"control": control, "help": line}, in the order of the screen."""
         fields = cls.model_fields.items()
         return {name: field.json_schema_extra for name, field in fields if isinstance(field.json_schema_extra, dict)}
 

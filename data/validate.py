@@ -126,7 +126,7 @@ def check_targets(options: PrepareOptions) -> None:
     source = options.folder.expanduser().resolve() if options.folder else None
     for flag, target in (("--html", options.html), ("--into", options.into)):
         if source and target and target.resolve().is_relative_to(source):
-            what = "lies in the folder that is being checked"
+            what = "is inside the folder that is being checked"
             raise InputError(what, where=f"{flag} {target}", fix="Write it elsewhere.")
     if options.into is None and options.pictures is not None:
         raise InputError("is for importing", where="--pictures", fix="Give the new folder: --into NEW_FOLDER.")
@@ -261,8 +261,8 @@ def format_report(summary: FolderSummary) -> str:
     """A line for each problem, then the summary, then the next command."""
     folder, usable = summary.folder.folder, len(summary.folder.samples)
     lines = [*map(str, summary.problems), *([""] if summary.problems else []), printable(folder)]
-    lines += [f"  {name:<15}{line}" for name, line in summary_rows(summary)]
-    lines += [f"  {'page':<15}{summary.options.html}"] if summary.options.html else []
+    lines += [f"  {name:<17}{line}" for name, line in summary_rows(summary)]
+    lines += [f"  {'page':<17}{summary.options.html}"] if summary.options.html else []
     advice = f"python train/finetune.py --data {shlex.quote(str(folder))}"
     if not usable:
         advice = "fix these problems; no image can be used."

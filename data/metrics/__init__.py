@@ -1,1 +1,1 @@
-"""Feature matrices in, numbers out: how far a set of drawn pictures is from real ones."""
+"""Metrics of feature matrices: distances, coverage, memorization, prompt adherence, and their statistics."""

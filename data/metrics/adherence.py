@@ -1,4 +1,4 @@
-"""Does the image show what the prompt says? Of text and image features of one model, not the one that drew."""
+"""Prompt adherence, from the text and image features of a model other than the generator."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ def clip_text_similarity(images: Matrix, texts: Matrix) -> NDArray[np.float64]:
 
     Others print 2.5 max(cos, 0) (Hessel et al. 2021, CLIPScore) or 100 cos (torchmetrics) of the same thing.
     """
-    x, words = check_features(images, "images"), check_features(texts, "texts")
-    check_same_width(x, words)
-    assert len(x) == len(words), (len(x), len(words))
-    return (unit_rows(x) * unit_rows(words)).sum(axis=1)
+    x, y = check_features(images, "images"), check_features(texts, "texts")
+    check_same_width(x, y)
+    assert len(x) == len(y), (len(x), len(y))
+    return (unit_rows(x) * unit_rows(y)).sum(axis=1)
 
 
 def r_precision(images: Matrix, texts: Matrix, own: NDArray[np.integer], *, seed: int = 0) -> NDArray[np.bool_]:
     """R-precision: (n,) whether an image's own text comes first among CANDIDATES of the texts, its own among them.
 
-    texts: (k, d), each different; own: (n,) the row of each image's text. The others are drawn by position, alike for
+    texts: (k, d), each different; own: (n,) the row of each image's text. The others are chosen by position, alike for
     all images of a text, so that base and tuned answer the same question. A tie is not first.
     Source: Park et al. 2021, "Benchmark for Compositional Text-to-Image Synthesis", with K = 100.
     """
-    x, words = check_features(images, "images"), check_features(texts, "texts", least=2)
-    check_same_width(x, words)
-    cosines = unit_rows(x) @ unit_rows(words).T
+    x, y = check_features(images, "images"), check_features(texts, "texts", least=2)
+    check_same_width(x, y)
+    cosines = unit_rows(x) @ unit_rows(y).T
     won = np.zeros(len(x), bool)
     for text in np.unique(own):
-        others = distractors(int(text), len(words), seed)
+        others = distractors(int(text), len(y), seed)
         mine = own == text
         won[mine] = cosines[mine][:, [text]].ravel() > cosines[mine][:, others].max(axis=1)
     return won
@@ -45,7 +45,7 @@ def r_precision(images: Matrix, texts: Matrix, own: NDArray[np.integer], *, seed
 
 @cache
 def distractors(text: int, count: int, seed: int) -> list[int]:
-    """The rows that a text is told among."""
+    """The other rows among which a text has to be found."""
     order = rng.permutation(count, seed, "candidates", text)
     return [other for other in order if other != text][: CANDIDATES - 1]
 

@@ -27,12 +27,12 @@ class PrecisionRecall:
     coverage: float
 
 
-def precision_recall(real: Matrix, drawn: Matrix, *, k: int = 3) -> PrecisionRecall:
+def precision_recall(real: Matrix, generated: Matrix, *, k: int = 3) -> PrecisionRecall:
     """Of (n, d) and (m, d) features. Raises InputError for k or fewer rows on a side."""
-    fewest = min(len(real), len(drawn))
+    fewest = min(len(real), len(generated))
     if fewest <= k:
         raise InputError(f"precision and recall of {fewest} images", allowed=f"{k + 1} or more on each side")
-    x, y = np.asarray(real, np.float64), np.asarray(drawn, np.float64)
+    x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     real_reach, drawn_reach = neighbour_radius(x, k), neighbour_radius(y, k)
     inside = np.zeros(len(y))  # real balls that each generated image lies in
     covered = np.zeros(len(x), bool)

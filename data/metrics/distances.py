@@ -49,13 +49,13 @@ def unit_rows(features: Matrix) -> NDArray[np.float64]:
     return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
 
-def frechet_distance(real: Matrix, drawn: Matrix) -> float:
+def frechet_distance(real: Matrix, generated: Matrix) -> float:
     """d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of (n, d) and (m, d) features, at least 0.
 
     Raises InputError for d or fewer rows on a side: their covariance is singular.
     """
-    check_enough_rows(real, drawn)
-    x, y = np.asarray(real, np.float64), np.asarray(drawn, np.float64)
+    check_enough_rows(real, generated)
+    x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     covariances = (np.cov(side, rowvar=False, ddof=1).reshape(side.shape[1], -1) for side in (x, y))
     (first, second), (own, other) = (x.mean(axis=0), y.mean(axis=0)), covariances
     return gaussian_frechet_distance(first, own, second, other)
@@ -86,12 +86,12 @@ def check_enough_rows(*sides: Matrix) -> None:
         raise InputError(what, allowed=f"{allowed} on each side", fix="Generate more, or use fewer features.")
 
 
-def small_sample_frechet_distance(real: Matrix, drawn: Matrix) -> float:
-    """The same distance with fewer rows than columns, where it is far too large: print `frechet_bias` beside it.
+def small_sample_frechet_distance(real: Matrix, generated: Matrix) -> float:
+    """The same distance with fewer rows than columns, where it is far too large: print `frechet_bias` with it.
 
     tr (C1 C2)^(1/2) is the sum of the singular values of X Y^T / sqrt((n - 1)(m - 1)), X and Y the centred rows.
     """
-    x, y = check_features(real, "real", least=2), check_features(drawn, "drawn", least=2)
+    x, y = check_features(real, "real", least=2), check_features(generated, "generated", least=2)
     check_same_width(x, y)
     gap = x.mean(axis=0) - y.mean(axis=0)
     x, y = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1), (y - y.mean(axis=0)) / np.sqrt(len(y) - 1)
@@ -119,15 +119,15 @@ class KernelDistance:
         return f"{self.value:.5f} ± {self.error:.5f}"
 
 
-def kernel_distance(real: Matrix, drawn: Matrix, *, blocks: int = 10, seed: int = 0) -> KernelDistance:
+def kernel_distance(real: Matrix, generated: Matrix, *, blocks: int = 10, seed: int = 0) -> KernelDistance:
     """KID of (n, d) and (m, d) features. Raises InputError for fewer than two rows a block.
 
     Source: Binkowski et al. 2018, arXiv 1801.01401, section 4.
     """
-    fewest = min(len(real), len(drawn))
+    fewest = min(len(real), len(generated))
     if fewest < 2 * blocks:
         raise InputError(f"a kernel distance of {fewest} images", allowed=f"{2 * blocks} or more on each side")
-    x, y = np.asarray(real, np.float64), np.asarray(drawn, np.float64)
+    x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     x_blocks = np.array_split(x[rng.permutation(len(x), seed, "blocks", "real")], blocks)
     y_blocks = np.array_split(y[rng.permutation(len(y), seed, "blocks", "drawn")], blocks)
     each = [unbiased_mmd(a, b) for a, b in zip(x_blocks, y_blocks, strict=True)]
@@ -157,12 +157,12 @@ def gaussian_kernel(x: Matrix, y: Matrix) -> Matrix:
     return np.exp(-np.clip(square, 0.0, None) / (2.0 * SIGMA**2))
 
 
-def cmmd(real: Matrix, drawn: Matrix) -> float:
+def cmmd(real: Matrix, generated: Matrix) -> float:
     """1000 MMD^2_u with the Gaussian kernel, of text-image features (n, d) and (m, d).
 
     The published number compares images with themselves, which adds about 10 / n; this one is unbiased. It sees means
-    (about 10 |mean difference|^2) and hardly spread: read it beside coverage.
+    (about 10 |mean difference|^2) and hardly spread: read it with coverage.
     """
-    x, y = check_features(real, "real", least=2), check_features(drawn, "drawn", least=2)
+    x, y = check_features(real, "real", least=2), check_features(generated, "generated", least=2)
     check_same_width(x, y)
     return 1000.0 * unbiased_mmd(unit_rows(x), unit_rows(y), gaussian_kernel)

@@ -34,12 +34,12 @@ class CopyReport:
     alarm: float
 
 
-def find_copies(train: Matrix, held_out: Matrix, drawn: Matrix) -> CopyReport:
+def find_copies(train: Matrix, held_out: Matrix, generated: Matrix) -> CopyReport:
     """Likeness of each generated image to the training set, against what images not trained on have.
 
     Source: Somepalli et al. 2023, arXiv 2212.03860, section 4; the calibration by held-out images is ours.
     """
-    x, y = check_features(train, "training set"), check_features(drawn, "generated set")
+    x, y = check_features(train, "training set"), check_features(generated, "generated set")
     other = check_features(held_out, "held-out set", least=5)
     check_same_width(x, other, y)
     likeness, nearest = nearest_neighbours(y, x)
@@ -55,13 +55,13 @@ def nearest_neighbours(images: Matrix, among: Matrix) -> tuple[NDArray[np.float6
     return cosines.max(axis=1), cosines.argmax(axis=1)
 
 
-def authenticity(train: Matrix, drawn: Matrix) -> float:
+def authenticity(train: Matrix, generated: Matrix) -> float:
     """Per cent of generated images farther from their nearest training image than that one is from its own nearest.
 
     0 for copies; compare with held-out images (50 in few dimensions, more in many).
     Source: Alaa et al. 2022, arXiv 2102.08921, section 3.
     """
-    x, y = check_features(train, "training set", least=2), check_features(drawn, "generated set")
+    x, y = check_features(train, "training set", least=2), check_features(generated, "generated set")
     check_same_width(x, y)
     within = pairwise_distances(x, x)
     np.fill_diagonal(within, np.inf)
@@ -70,7 +70,7 @@ def authenticity(train: Matrix, drawn: Matrix) -> float:
     return float(100.0 * (across[np.arange(len(y)), nearest] > within.min(axis=1)[nearest]).mean())
 
 
-def data_copying_score(train: Matrix, held_out: Matrix, drawn: Matrix) -> float:
+def data_copying_score(train: Matrix, held_out: Matrix, generated: Matrix) -> float:
     """C_T, in standard deviations: well below 0 when generated images lie nearer to training images than held-out do.
 
     Mann-Whitney's U of the distances to the nearest training image, with ties at a half, over one cell.
@@ -78,7 +78,7 @@ def data_copying_score(train: Matrix, held_out: Matrix, drawn: Matrix) -> float:
     """
     from scipy.stats import mannwhitneyu
 
-    x, y = check_features(train, "training set"), check_features(drawn, "generated set", least=5)
+    x, y = check_features(train, "training set"), check_features(generated, "generated set", least=5)
     other = check_features(held_out, "held-out set", least=5)
     check_same_width(x, other, y)
     own, fresh = pairwise_distances(y, x).min(axis=1), pairwise_distances(other, x).min(axis=1)

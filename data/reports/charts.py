@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 class Series:
     """One line. low and high, if given, bound a band about it, e.g. a 95 % interval. NaN or infinity is a gap.
 
-    faint: drawn pale, for raw values behind their running mean. mark: a large ring at each point.
+    faint: pale, for raw values behind their running mean. mark: a large ring at each point.
     """
 
     name: str
@@ -53,7 +53,7 @@ def line_chart(
     """Lines over a common axis (scatter: points alone), with bands, a legend and tooltips; or that there are none."""
     points = [finite_points(line, log_y) for line in series]
     if not any(np.isfinite(values).any() for _, values in points):
-        return macro("empty", text=f"{y}: nothing to draw yet")
+        return macro("empty", text=f"{y}: no values yet")
     axes = new_axes(HEIGHT, left=72, bottom=40)
     axes.set(xlabel=x, ylabel=y, yscale="log" if log_y else "linear")
     for index, (line, (places, values)) in enumerate(zip(series, points, strict=True)):
@@ -160,10 +160,10 @@ def draw_dots(axes: Any, line: Series, index: int, places: Floats, values: Float
     dots = []
     for k in np.flatnonzero(shown if every or len(values) <= MAX_DOTS else lonely):
         at_x, at_y = axes.transData.transform((places[k], values[k]))
-        told = escape(f"{line.name}: {values[k]:.4g} at {places[k]:.6g}")
+        tooltip = escape(f"{line.name}: {values[k]:.4g} at {places[k]:.6g}")
         place = f'cx="{at_x:.1f}" cy="{HEIGHT - at_y:.1f}" r="{6 if line.mark else 2.6}"'
         dots.append(
-            f'<circle class="dot" style="{series_style(index, line.faint)}" {place}><title>{told}</title></circle>'
+            f'<circle class="dot" style="{series_style(index, line.faint)}" {place}><title>{tooltip}</title></circle>'
         )
     return dots
 

@@ -49,7 +49,7 @@ class Page:
         return self
 
     def add(self, block: str) -> Self:
-        """Add finished HTML; what comes before the first section stands under the title."""
+        """Add finished HTML; before the first section it goes under the title."""
         if not self.sections:
             self.sections.append(Section("", ""))
         self.sections[-1].blocks.append(Markup(block))
@@ -116,8 +116,8 @@ def escape(text: str) -> str:
 
 def is_numeric(column: Sequence[Cell]) -> bool:
     """Whether a column holds numbers alone, dashes aside."""
-    told = [cell for cell in column if cell is not None]
-    return bool(told) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in told)
+    filled = [cell for cell in column if cell is not None]
+    return bool(filled) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in filled)
 
 
 def column_texts(column: Sequence[Cell]) -> list[str]:

@@ -43,7 +43,7 @@ def test_every_field_is_on_one_screen_with_one_text_box_or_choices(schema: type[
     assert screens == config.labeling_configs(tuple(TYPES), schema)
     assert next(iter(screens)) == config.caption_field(schema) == "text"
     fields = [element.attrib["name"] for screen in screens.values() for element in controls(screen)]
-    assert sorted(fields) == sorted(schema.asked())
+    assert sorted(fields) == sorted(schema.annotator_fields())
     for name, screen in screens.items():
         if name == config.TRIAGE:
             assert {element.tag for element in controls(screen)} == {"Choices"}

@@ -19,7 +19,7 @@ POSITIONS = [(7, 3, 1), (8, 3, 1), (7, 4, 1), (7, 3, 2), (7, 1, 3)]  # run seed,
 
 def draws(noise: TrainingNoise) -> tuple[Tensor, Tensor]:
     """(COUNT, 4, 5, 6) twice: eps and the input's noise in the slots of ten steps."""
-    pairs = [noise.draw(SHAPE, 7, slot % 10, slot // 10) for slot in range(COUNT)]
+    pairs = [noise.sample(SHAPE, 7, slot % 10, slot // 10) for slot in range(COUNT)]
     return torch.stack([eps for eps, _ in pairs]), torch.stack([seen for _, seen in pairs])
 
 
@@ -31,7 +31,7 @@ def near(found: Tensor, expected: float, deviation: float) -> bool:
 def test_without_them_noise_is_what_it_was() -> None:
     """Bit for bit the stream that runs had before there was a choice."""
     for step in range(5):
-        eps, seen = PLAIN_NOISE.draw(SHAPE, 3, step, 1)
+        eps, seen = PLAIN_NOISE.sample(SHAPE, 3, step, 1)
         assert seen is eps
         assert torch.equal(eps, rng.normal(SHAPE, "noise", 3, step, 1))
 
@@ -91,10 +91,10 @@ def test_both_at_once() -> None:
 def test_they_follow_from_the_position_alone() -> None:
     noise = TrainingNoise(0.1, 0.1)
     state = torch.get_rng_state()
-    first, again = noise.draw(SHAPE, 7, 3, 1), noise.draw(SHAPE, 7, 3, 1)
+    first, again = noise.sample(SHAPE, 7, 3, 1), noise.sample(SHAPE, 7, 3, 1)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
-    others = [noise.draw(SHAPE, *here) for here in POSITIONS]
+    others = [noise.sample(SHAPE, *here) for here in POSITIONS]
     offsets = [eps - rng.normal(SHAPE, "noise", *h) for (eps, _), h in zip(others, POSITIONS, strict=True)]
     assert all(not torch.allclose(a, b) for a, b in pairwise(offsets))
 
@@ -120,7 +120,7 @@ def test_a_batch_carries_both() -> None:
     assert torch.equal(noised.latents, plain.latents) and torch.equal(noised.text_states, plain.text_states)
     assert torch.equal(noised.timestep_uniforms, plain.timestep_uniforms)
     for slot in range(3):
-        eps, seen = TrainingNoise(0.1, 0.2).draw(SHAPE, 1, 2, slot)
+        eps, seen = TrainingNoise(0.1, 0.2).sample(SHAPE, 1, 2, slot)
         assert torch.equal(noised.noise[slot], eps) and torch.equal(noised.input_noise[slot], seen)
 
 

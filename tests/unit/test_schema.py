@@ -89,8 +89,8 @@ def test_a_row_without_a_file_name_is_refused() -> None:
 
 
 def test_what_is_asked_of_people_and_in_which_order() -> None:
-    asked = Annotation.asked()
-    assert [name for name, how in asked.items() if how["ask"] == "caption"] == ["text"] == list(asked)[:1]
+    asked = Annotation.annotator_fields()
+    assert [name for name, how in asked.items() if how["control"] == "caption"] == ["text"] == list(asked)[:1]
     assert {"type", "name", "quality", "skip_reason"} <= set(asked)
     assert all(how["help"] and "\n" not in how["help"] and "$" not in how["help"] for how in asked.values())
     # provenance is never asked for, it is recorded
@@ -103,8 +103,8 @@ def test_a_field_added_in_one_line_is_asked_checked_and_written() -> None:
             None, json_schema_extra=annotator_field("choice", "how does it feel?")
         )
 
-    assert Extended.asked()["mood"] == {"ask": "choice", "help": "how does it feel?"}
-    assert list(Extended.asked())[:-1] == list(Annotation.asked())
+    assert Extended.annotator_fields()["mood"] == {"control": "choice", "help": "how does it feel?"}
+    assert list(Extended.annotator_fields())[:-1] == list(Annotation.annotator_fields())
     assert (
         json.loads(Extended.model_validate({"file_name": "a.png", "mood": "calm"}).model_dump_json())["mood"] == "calm"
     )
