@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from data import rng
-from data.errors import InputError
 from train.ddpm import losses
 
 # one sample with errors 0, 1, -3, 0.5; one without any
@@ -69,9 +68,7 @@ def test_half_precision_is_summed_in_single(name: str) -> None:
     assert expected.dtype == torch.float64
 
 
-def test_mistakes_are_named() -> None:
-    with pytest.raises(InputError, match="unknown loss 'hubert', did you mean 'huber'\\?; allowed: mse, l2, l1, huber"):
-        losses.get_loss("hubert")
+def test_shapes_are_checked() -> None:
     with pytest.raises(AssertionError, match=r"prediction \(2, 4\), target \(2, 1\)"):
         losses.mse(PREDICTION, TARGET[:, :1])
     with pytest.raises(AssertionError, match="a batch of samples"):

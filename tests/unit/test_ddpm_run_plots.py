@@ -11,7 +11,6 @@ from PIL import Image
 from data.errors import InputError
 from docs.scripts import ddpm_figures as figures  # figures is an entry, by its main()
 from docs.scripts import plots, run_plots, run_tables
-from train.ddpm.runs.report import centred_mean
 
 NAMES = {"unet2d": "UNet2DModel", "basic": "BasicUNet", "plain": "BasicUNet without skips"}
 
@@ -57,14 +56,6 @@ def test_a_training_becomes_its_curves(tmp_path: Path) -> None:
     assert curves.stat().st_size <= plots.LIMIT
     with Image.open(drawn) as last:
         assert last.getpixel((0, 0)) == 20
-
-
-def test_a_running_mean_is_in_the_middle() -> None:
-    assert centred_mean([4.0, 1.0, 4.0, 7.0, 0.0], reach=1) == [4.0, 3.0, 4.0, 11 / 3, 0.0]
-    line = [float(value) for value in range(100)]
-    found = centred_mean(line)
-    assert found[:75] == line[:75]  # a straight fall is neither early nor late, at the start neither
-    assert found[-1] == sum(line[-13:]) / 13  # the last value does not stand for itself
 
 
 def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:

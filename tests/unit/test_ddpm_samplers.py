@@ -296,31 +296,19 @@ def test_16_a_ddim_step_is_that_of_diffusers(eta: float, t: int) -> None:
     close(ours, theirs.step(eps, t, xt, eta=eta, variance_noise=noise).prev_sample, atol=STEP_TOLERANCE[t])
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_16_dpm_solver_is_that_of_diffusers() -> None:
-    config = {key: value for key, value in SD.items() if key != "clip_sample"}
-    theirs: Any = DPMSolverMultistepScheduler(**config, timestep_spacing="trailing")  # pyright: ignore
-    theirs.set_timesteps(20)
-    schedule, x_T = schedules.from_diffusers(SD), rng.normal(SHAPE, "solver")
-    predict, x = analytic.gaussian_denoiser(schedule, 0.2, 0.5), x_T
-    for t in theirs.timesteps.tolist():
-        x = theirs.step(predict(x, torch.full((2,), t)).eps, t, x).prev_sample
-    sampler = samplers.make_sampler("dpm++", count=20, spacing="trailing")
-    close(samplers.generate(sampler, predict, schedule, x_T, no_noise), x, atol=1e-4)
-
-
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers, with numpy 2
-def test_16_heun_is_that_of_diffusers() -> None:
+@pytest.mark.parametrize(("name", "solver"), [("dpm++", DPMSolverMultistepScheduler), ("heun", HeunDiscreteScheduler)])
+def test_16_a_solver_is_that_of_diffusers(name: str, solver: Any) -> None:
     config = {key: value for key, value in SD.items() if key != "clip_sample"}
-    theirs: Any = HeunDiscreteScheduler(**config, timestep_spacing="trailing")  # pyright: ignore
+    theirs = solver(**config, timestep_spacing="trailing")
     theirs.set_timesteps(20)
     schedule, x_T = schedules.from_diffusers(SD), rng.normal(SHAPE, "solver")
-    predict = analytic.gaussian_denoiser(schedule, 0.2, 0.5)
-    x = x_T / schedule.sqrt_alphas_cumprod[-1].item()  # in units of the picture, as Karras et al. have it
+    predict, scaled = analytic.gaussian_denoiser(schedule, 0.2, 0.5), name == "heun"  # in units of x_0 (Karras et al.)
+    x = x_T / schedule.sqrt_alphas_cumprod[-1].item() if scaled else x_T
     for t in theirs.timesteps:
         seen = predict(theirs.scale_model_input(x, t), torch.full((2,), int(t)))
         x = theirs.step(seen.eps, t, x).prev_sample
-    sampler = samplers.make_sampler("heun", count=20, spacing="trailing")
+    sampler = samplers.make_sampler(name, count=20, spacing="trailing")
     close(samplers.generate(sampler, predict, schedule, x_T, no_noise), x, atol=1e-4)
 
 

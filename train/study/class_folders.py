@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from data import rng
 from data.captioned_folder import read_folder
@@ -95,18 +97,12 @@ def read_captioned(folder: Path) -> dict[str, list[tuple[Path, str]]]:
 
 def merge_groups(files: Sequence[Path], species: Sequence[str], *, duplicates: bool) -> Rows:
     """One number a group: files of one species, and near-duplicates, transitively."""
-    near = duplicate_groups(files) if duplicates else list(range(len(files)))
-    parent: dict[object, object] = {}
-
-    def root(item: object) -> object:
-        while parent.setdefault(item, item) != item:
-            item = parent[item]
-        return item
-
-    for name, number in zip(species, near, strict=True):
-        parent[root(("species", name))] = root(("near", number))
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(root(("species", name)), len(numbers)) for name in species], np.int64)
+    rows, ends = range(len(files)), []
+    for key in (species, duplicate_groups(files) if duplicates else rows):
+        _, first, inverse = np.unique(np.asarray(key), return_index=True, return_inverse=True)
+        ends += first[inverse].tolist()  # an edge from each file to the first one of its species, and of its duplicates
+    graph = coo_array((np.ones(len(ends)), ([*rows, *rows], ends)), shape=(len(files), len(files)))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def match_classes(real: LabelledImages, artificial: LabelledImages) -> LabelledImages:

@@ -24,19 +24,24 @@ from data.atomic_io import write_atomic
 from data.errors import InputError
 from data.reports.charts import Series
 from data.reports.page import Page
-from train.config import EmaOptions
+from train.config import EmaOptions, OptimOptions
 from train.ddpm import elbo, prediction, samplers
 from train.ddpm.image_sets import ImageSet, load_image_set, to_uint8
 from train.ddpm.runs import grids, trainer
-from train.ddpm.runs.config import CheckpointOptions, CompareOptions, FitConfig, ObjectiveOptions, PreviewOptions
-from train.ddpm.runs.config import ValidationOptions
+from train.ddpm.runs.config import (
+    CheckpointOptions,
+    CompareOptions,
+    FitConfig,
+    ObjectiveOptions,
+    PreviewOptions,
+    ValidationOptions,
+)
 from train.ddpm.runs.model import INFO_FILE, Model, blame_flag, build_schedule, load_model
 from train.ddpm.runs.objective import build_corruption
 from train.ddpm.runs.report import centred_mean, numbers
 from train.ddpm.runs.validation import X0Errors, measure_errors, spread_timesteps, validation_set
 from train.ddpm.unets.config import AnyNetwork, BasicUNetOptions, PlainUNetOptions, UNet2DOptions
 from train.metrics import read_metrics
-from train.config import OptimOptions
 from train.run_folder import Run
 from train.validation import Interval, Losses
 
@@ -245,7 +250,8 @@ def build_verdicts(options: CompareOptions, trained: Sequence[Trained]) -> list[
     verdicts = list(course_verdicts(everywhere, **chosen))
     for part, timesteps in thirds(trained).items():
         unet2d, basic = (error_grid(trained, name, timesteps) for name in ("unet2d", "basic"))
-        verdicts.append(compare_smaller(f"UNet2DModel's errors are smaller than BasicUNet's at {part}:", unet2d, basic, **chosen))
+        claim = f"UNet2DModel's errors are smaller than BasicUNet's at {part}:"
+        verdicts.append(compare_smaller(claim, unet2d, basic, **chosen))
     if options.bits > 1:
         unet2d, basic, plain = (
             np.stack([each.bits.numpy() for each in trained if each.name == name and each.bits is not None])
@@ -333,7 +339,8 @@ def error_curves(options: CompareOptions, trained: Sequence[Trained]) -> list[Se
     """Error of x_0 by timestep, with the spread over seeds and images."""
     series = []
     for name, label in NAMES.items():
-        values = np.stack([each.errors.x0.values for each in trained if each.name == name])  # (seeds, images, timesteps)
+        # (seeds, images, timesteps)
+        values = np.stack([each.errors.x0.values for each in trained if each.name == name])
         low, high = bootstrap(
             lambda rows, columns, values=values: values[np.ix_(rows, columns)].mean(axis=(0, 1)),
             values.shape,

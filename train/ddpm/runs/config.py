@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 
 from data.cli import Options
 from data.errors import InputError
-from train.config import ENDLESS_SCHEDULES, EmaOptions
+from train.config import ENDLESS_SCHEDULES, EmaOptions, OptimOptions
 from train.ddpm.image_set_options import ImageSetOptions
 from train.ddpm.unets.config import AnyNetwork, ConvNextOptions
-from train.config import OptimOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BOUND_ONLY = ("only", "importance")  # values of ObjectiveOptions.bound without L_simple
@@ -168,14 +167,13 @@ class FitConfig(Options):
 NOT_IDENTITY = {"config", "max_steps", "epochs", "threads", "runs", "run_name", "new", "log_every", "tensorboard"}
 NOT_IDENTITY |= {"looks", "drawings", "checkpoints"}
 
-
 # Options that always count. Later ones count only where they differ from their default, so that a new option does not
 # orphan earlier runs.
 FIRST_OPTIONS = {
     "": "conditional class_dropout learning_rate batch_size compile channels_last seed",
     "data": "set size mode flip only column label_column subset split most held_out",
-    "network": "kind width multiples init_width block multiple scale_shift full_skip time widths blocks attention groups "
-    "dropout final_activation",
+    "network": "kind width multiples init_width block multiple scale_shift full_skip time "
+    "widths blocks attention groups dropout final_activation",
     "schedule": "name steps zero_terminal_snr",
     "objective": "predicts loss bound variance weighting gamma corruption",
     "optim": "kind beta1 beta2 epsilon weight_decay clip_norm schedule warmup",

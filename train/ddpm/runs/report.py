@@ -82,8 +82,8 @@ def write_report(run: Run, steps: int, *, ended: str = "") -> None:
         norms = numbers(line["gradient_norm"] for line in trained)
         page.curve(Series("gradient norm", x, norms), x="step", y="norm", title="Gradient norm", log_y=True)
         rates = numbers(line["images_per_second"] for line in speeds)
-        page.curve(Series("images per second", [line["step"] for line in speeds], rates), x="step", y="images per second",
-                   title="Speed")  # fmt: skip
+        speed = Series("images per second", [line["step"] for line in speeds], rates)
+        page.curve(speed, x="step", y="images per second", title="Speed")
     page.write(run.path / "report.html")
 
 

@@ -44,9 +44,9 @@ from train.ddpm.samplers import seeded_noise
 from train.validation import Interval, Losses, paired_difference
 
 PUBLISHED = Path(metrics.__file__).parent / "lecture.csv"  # Dhariwal & Nichol 2021, arXiv 2105.05233, table 5
-NOT_INCEPTION = """Distances are in the named features, not Inception's: they can be compared with the real rows and with
-other runs in the same features and with as many images, not with the published FIDs below. The real rows are distances
-between two sets of real images: the floor. Fewer images (n) make a Frechet distance larger."""
+NOT_INCEPTION = """Distances are in the named features, not Inception's: they can be compared with the real rows and
+with other runs in the same features and with as many images, not with the published FIDs below. The real rows are
+distances between two sets of real images: the floor. Fewer images (n) make a Frechet distance larger."""
 COLUMNS = ("pictures", "n", "FD", "sFD", "KID", "precision", "recall", "density", "coverage")
 
 

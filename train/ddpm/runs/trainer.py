@@ -1,4 +1,4 @@
-"""fit.py: train a diffusion model from scratch. `Trainer.train_step` is algorithm 1 of Ho et al. 2020, arXiv 2006.11239.
+"""fit.py: train a diffusion model from scratch. `Trainer.train_step` is algorithm 1 of Ho et al., arXiv 2006.11239.
 
 Read from top to bottom: `fit` opens or creates the run folder, `Trainer` builds everything once, `train_loop` says what
 happens between two steps: log, validate, save a checkpoint, generate a preview.
@@ -365,9 +365,9 @@ class Trainer:
         classes = f", {len(images.classes)} classes" if images.classes else ""
         conditional = ", conditional" if config.conditional else ""
         epochs = self.steps * self.layout.global_batch / len(images)
+        shape = " x ".join(map(str, images.pixels.shape[1:]))
         lines = [
-            f"set:       {images.name}, {len(images)} images of {images.channels} x {images.size} x {images.size}{classes}"
-            f"; {len(self.held_out)} held out",
+            f"set:       {images.name}, {len(images)} images of {shape}{classes}; {len(self.held_out)} held out",
             f"network:   {config.network.kind}, {size:,} parameters, predicts {config.objective.predicts}{conditional}",
             f"schedule:  {config.schedule.name}, {config.schedule.steps} steps",
             f"training:  {self.steps} steps of {self.layout.global_batch} images ({epochs:.1f} epochs), "
