@@ -191,19 +191,19 @@ def build_previews(
     model: BaseModel,
     dataset: TrainingSet,
     identity: str,
-    run: Path,
+    folder: Path,
     accelerator: Accelerator,
     generate: GeneratePreviews | None,
 ) -> PreviewSampler | None:
-    """The previews of a run; None if there are none."""
-    images = choose_previews(config, dataset) if generate is not None else []
+    """None without previews. The first process generates; all know when."""
+    images = choose_previews(config, dataset) if generate else []
     if not images:
         return None
     return PreviewSampler(
         options=config.previews,
         every=preview_interval(config),
         images=images,
-        folder=run / "previews",
+        folder=folder / "previews",
         model=model,
         size=dataset.square.width,
         identity=identity,

@@ -132,6 +132,7 @@ class Setup:
     dataset: TrainingSet
     identity: str  # of the run
     earlier: Run | None = None  # the run to resume
+    generate: GeneratePreviews | None = None
 
     @property
     def layout(self) -> BatchLayout:
@@ -141,12 +142,13 @@ class Setup:
 # ---- set up
 
 
+@signals.survive_closed_output()
 def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int, Run | None]:
     """Plan, train and export; returns the exit code and the run. The same settings resume the run that has them.
 
     generate: how preview images are generated; without it there are none.
     """
-    setup = load_setup(config)
+    setup = load_setup(config, generate)
     accelerator, run = setup.accelerator, setup.earlier
     done = checkpoint.describe_finished(run, config, accelerator) if run and checkpoint.is_finished(run, config) else ""
     if run is not None and done and not config.dry_run:
@@ -165,17 +167,24 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
             accelerator.print(done)
         return 0, run
     run = run or create_run_folder(setup)
-    with signals.survive_closed_output(), run.lock() if accelerator.is_main_process else nullcontext():
-        encoded = encode_training_set(setup.model, setup.dataset, config, accelerator)
-        device.release_memory()
+    return train_in(run, setup, state, plan, teacher), run
+
+
+def train_in(run: Run, setup: Setup, state: TrainState, plan: Plan, teacher: PriorTeacher | None) -> int:
+    """Encode, train and export in the run's folder; returns the exit code."""
+    config, accelerator = setup.config, setup.accelerator
+    encoded = encode_training_set(setup.model, setup.dataset, config, accelerator)
+    device.release_memory()
+    with run.lock() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             run.reopen()
             write_atomic(run.path / "config.yaml", config_yaml(config))  # that of an extended run differs
             run.write_json("plan.json", plan.facts())
             run.write_json("versions.json", run_folder.library_versions())
-        context = build_context(setup, encoded, run, plan, teacher, generate)
-        enabled = accelerator.is_main_process
-        logger = open_logger(config, run.path, setup.identity, state.step) if enabled else MetricsLogger()
+        context = build_context(run, setup, encoded, plan, teacher)
+        logger = MetricsLogger()  # logs nothing
+        if accelerator.is_main_process:
+            logger = open_logger(config, run.path, setup.identity, state.step)
         try:
             if config.compile and state.step < config.max_steps:
                 check_compiled(state, context)
@@ -184,13 +193,13 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
             logger.close()
         if not finished:
             accelerator.print(f"stopped after step {state.step} of {config.max_steps}; the same command resumes it")
-            return 130, run
+            return 130
         if accelerator.is_main_process:
             export(setup, state, run, plan)
-    return 0, run
+    return 0
 
 
-def load_setup(config: Config) -> Setup:
+def load_setup(config: Config, generate: GeneratePreviews | None) -> Setup:
     """Find the model, the images and an earlier run. Raises InputError for what is missing or does not fit together."""
     optim.check_installed(config.optim)
     if config.logging.wandb:
@@ -206,7 +215,8 @@ def load_setup(config: Config) -> Setup:
     fingerprints = dataset.fingerprint, model.fingerprint + model.schedule_fingerprint
     identity, v1 = run_identity(config, *fingerprints), identity_v1(config, *fingerprints)
     run = None if config.new else run_folder.find_run(config.runs, identity, v1)
-    return Setup(config, accelerator, model, dataset, run.identity if run and run.identity else identity, run)
+    identity = run.identity if run and run.identity else identity
+    return Setup(config, accelerator, model, dataset, identity, run, generate)
 
 
 def build_state(setup: Setup) -> tuple[TrainState, PriorTeacher | None]:
@@ -265,15 +275,8 @@ def config_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json", exclude={"new", "dry_run"}), sort_keys=False)
 
 
-def build_context(
-    setup: Setup,
-    encoded: Encoded,
-    run: Run,
-    plan: Plan,
-    teacher: PriorTeacher | None,
-    generate: GeneratePreviews | None,
-) -> TrainContext:
-    config, accelerator, model = setup.config, setup.accelerator, setup.model
+def build_context(run: Run, setup: Setup, encoded: Encoded, plan: Plan, teacher: PriorTeacher | None) -> TrainContext:
+    config, accelerator, model, identity = setup.config, setup.accelerator, setup.model, setup.identity
     loss = losses.build_loss(config.objective, model.schedule.to(accelerator.device))
     splits = {HELD_OUT: encoded.held_out, TRAIN: encoded.train_subset}
     peak = peak_flops(accelerator.device, accelerator.mixed_precision)
@@ -285,10 +288,10 @@ def build_context(
         batches=partial(micro_batches, encoded, config, setup.layout, model.scaling_factor, accelerator.device),
         validator=Validator(splits, config.objective, loss.schedule, model.scaling_factor, config.validation.timesteps),
         checkpoints=run.checkpoints,
-        identity=setup.identity,
+        identity=identity,
         teacher=teacher,
+        previews=build_previews(config, model, setup.dataset, identity, run.path, accelerator, setup.generate),
         base=(model.fingerprints["unet"], *map(repr, network)) if accelerator.num_processes == 1 else None,
-        previews=build_previews(config, model, setup.dataset, setup.identity, run.path, accelerator, generate),
         speed=Speed(plan.flops.step, peak, plan.processes),
         publish=partial(write_report, run, plan) if accelerator.is_main_process else lambda: None,
     )
@@ -433,10 +436,10 @@ def export(setup: Setup, state: TrainState, run: Run, plan: Plan) -> None:
     config, steps, stopping = setup.config, state.step, state.early_stopping
     early = steps < config.max_steps
     why = validation.explain_stop(stopping, config.validation.patience, steps) if early else ""
-    load_best(setup, state, run)
-    request = ExportRequest(
-        config.export, export_metadata(config, setup.model, plan.facts(), run.path.name, state.step)
-    )
+    if config.checkpoints.export != "last":
+        load_best(setup, state, run)
+    metadata = export_metadata(config, setup.model, plan.facts(), run.path.name, state.step)
+    request = ExportRequest(config.export, metadata)
     with state.evaluation_weights():
         # in the weights' own precision: accelerate's autocast is taken off, for good
         unet = state.accelerator.unwrap_model(state.unet, keep_fp32_wrapper=False, keep_torch_compile=False)
@@ -454,14 +457,9 @@ def export(setup: Setup, state: TrainState, run: Run, plan: Plan) -> None:
 
 
 def load_best(setup: Setup, state: TrainState, run: Run) -> None:
-    """Load the best checkpoint, if it is to be exported; the last one stays among the checkpoints."""
+    """Load the best checkpoint, if held-out images judged it; the last one stays among the checkpoints."""
     best = state.early_stopping.chosen
-    if (
-        setup.config.checkpoints.export == "last"
-        or best is None
-        or best.judged_by != HELD_OUT
-        or best.step == state.step
-    ):
+    if best is None or best.judged_by != HELD_OUT or best.step == state.step:
         return
     try:
         state.load(checkpoint.load_checkpoint(run.checkpoints / f"{best.step:06d}", setup.identity), run.checkpoints)

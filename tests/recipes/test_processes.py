@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.cli import parse
+from tests import sessions as session
 from tests.recipes.test_finetune import QUICK, command
 from train import checkpoint
 from train.config import ALIASES, CONFIGS, Config
@@ -82,7 +83,7 @@ def test_two_processes_are_the_run_that_one_process_is(flags: list[str], tmp_pat
     flags = [*flags, "--runs", str(tmp_path / "runs"), "--ema.decay", "0.9"]
     steps = ["--max-steps", "4"]
     argv = [*flags, *steps, "--batch-size", "8", "--run-name", "one"]
-    assert sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)) == 0
+    assert session.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)) == 0
     two = [*flags, "--batch-size", "4", "--run-name", "two"]
     out = run(sessions([*two, "--max-steps", "2"], [*two, *steps], [*two, *steps, "--new"]), ROOT)
     assert "4 x 1 accumulated x 2 processes = 8 pictures a step" in out

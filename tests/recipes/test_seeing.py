@@ -77,7 +77,7 @@ def test_other_questions_on_a_continued_run(finetune: Finetune, capsys: pytest.C
     asked = ["--previews.every", "0"]
     assert finetune(*asked) == 0
     assert finetune(*asked, "--validation.timesteps", "5", steps=8) == 0
-    assert "validation asks for other pictures or timesteps than before" in capsys.readouterr().out
+    assert "validation uses other images or timesteps than before" in capsys.readouterr().out
     run = Path("runs/0001-lora-r16")
     looks = [line for line in read_metrics(run / "metrics.jsonl") if "validation" in line]
     assert [look["step"] for look in looks] == [0, 2, 4, 6, 8] and len({look["questions"] for look in looks}) == 2
@@ -130,7 +130,7 @@ def test_it_stops_early_and_leaves_the_best(
     assert killed_run.facts("best.json") == best and killed_run.facts("done") == done
     assert done["patience"] == 2 and done["steps"] < 30
     assert best["exported"] == best["step"] < done["steps"] and best["side"] == "held-out"
-    assert f"stopped at step {done['steps']}: in 2 validations in a row" in out
+    assert f"stopped early at step {done['steps']}" in out
     steps = [int(path.name) for path in whole.checkpoints.iterdir() if path.name.isdecimal()]
     assert sorted(steps) == [best["step"], done["steps"]], "the best and the last"
     looks = {line["step"]: line for line in read_metrics(whole.metrics) if "validation" in line}
@@ -171,16 +171,16 @@ def test_a_best_checkpoint_that_is_gone_is_said(
 ) -> None:
     import shutil
 
-    original = trainer.load_best_weights
+    original = trainer.load_best
 
     def spoilt(*given: object) -> None:
         for path in Path("runs/0001-lora-r16/checkpoints").glob("[0-9]*"):
             shutil.rmtree(path)
         original(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer, "load_best_weights", spoilt)
+    monkeypatch.setattr(trainer, "load_best", spoilt)
     assert finetune("--pictures.held-out", "0.4", "--previews.every", "0", steps=6) == 0
-    assert "the best step's weights are gone, so the last ones are exported" in capsys.readouterr().out
+    assert "the best checkpoint is gone" in capsys.readouterr().out
     best = json.loads(Path("runs/0001-lora-r16/best.json").read_text())
     assert best["exported"] == 6 != best["step"]
 
