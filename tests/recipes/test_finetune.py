@@ -176,7 +176,7 @@ def test_full_fine_tuning_leaves_a_whole_model(finetune: Finetune, tiny_model: P
 def test_the_plan_alone(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
     assert finetune("--dry-run", "--accumulate", "2") == 0
     out = capsys.readouterr().out
-    assert "4 x 2 accumulated x 1 process = 8 pictures a step" in out
+    assert "4 x 2 accumulated x 1 process = 8 images a step" in out
     assert "held out" in out and "tokens" in out
     assert not Path("runs").exists()
 
@@ -190,7 +190,7 @@ def test_a_cut_caption_is_named_before_the_first_step(
     rows = [row | {"text": "fire"} for row in rows[:-1]] + [rows[-1] | {"text": "fire " * 76 + "water"}]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert finetune("--dry-run", data=folder) == 0
-    cut = capsys.readouterr().out.partition("cut        1:")[2]
+    cut = capsys.readouterr().out.partition("truncated  1:")[2]
     assert f"{rows[-1]['file_name']} ({folder}/metadata.jsonl:12): 77 tokens, lost: fire water" in cut
     with pytest.raises(InputError, match=r"caption truncated: .*77 tokens, lost: fire water.*--strict"):
         finetune("--strict", data=folder)

@@ -86,7 +86,7 @@ def test_two_processes_are_the_run_that_one_process_is(flags: list[str], tmp_pat
     assert session.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)) == 0
     two = [*flags, "--batch-size", "4", "--run-name", "two"]
     out = run(sessions([*two, "--max-steps", "2"], [*two, *steps], [*two, *steps, "--new"]), ROOT)
-    assert "4 x 1 accumulated x 2 processes = 8 pictures a step" in out
+    assert "4 x 1 accumulated x 2 processes = 8 images a step" in out
     assert "0002-two after step 2" in out
     one_run, two_run, whole_run = all_runs(tmp_path / "runs")
     ours, theirs, whole = (

@@ -209,7 +209,7 @@ def test_the_report_can_be_read_while_it_trains(finetune: Finetune, monkeypatch:
 
 def test_patience_without_held_out_pictures_is_said(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
     assert finetune("--pictures.held-out", "0", "--validation.patience", "1", "--previews.every", "0", steps=2) == 0
-    assert "no picture is held out: --validation.patience has no effect" in capsys.readouterr().out
+    assert "no image is held out: --validation.patience has no effect" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
