@@ -19,6 +19,7 @@ MAX_SEED = 2**63 - 1  # torch.Generator.manual_seed takes a signed 64-bit number
 RANDOM_SEED = -1
 MAX_WEIGHT = 100.0  # of a LoRA; more is a typo
 MAX_ASPECT = 8.0
+SAMPLERS = ", ".join(schedulers.SCHEDULERS)
 SLOT_NAME = re.compile(r"[A-Za-z][\w-]*")  # of --grid
 FAST_FLAGS = "--steps 20 --scheduler dpmpp_2m_karras --guidance-stop 0.8"  # what --fast stood for
 
@@ -96,7 +97,7 @@ class GenerateOptions(cli.Options):
     """how much of the unguided prediction's spread is restored (Lin et al. 2023); use 0.7 with zero-SNR models"""
     guidance_stop: float = Field(default=1.0, gt=0.0, le=1.0)
     """share of the steps, from the first on, that use guidance; less is faster and gives a different image"""
-    scheduler: str | None = Field(None, description=f"{', '.join(schedulers.SCHEDULERS)}; default: the model's own")
+    scheduler: str | None = Field(default=None, description=f"{SAMPLERS}; default: the model's own")
     height: int | None = Field(default=None, ge=1)
     """pixels; default: the model's own size"""
     width: int | None = Field(default=None, ge=1)

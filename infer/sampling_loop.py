@@ -76,11 +76,11 @@ def sample(
         else:  # a copy: schedulers keep predictions, and a CUDA graph writes each one into the same memory
             noise_pred = unet(latents, t, prompt_embeds).clone()
         latents = scheduler.step(noise_pred, t, latents, **options, return_dict=False)[0]
-        if start.mask is not None:  # restore the original outside the mask, noised as much as the next step expects
-            following, original = timesteps[step + 1 : step + 2], start.original
-            if len(following):
-                original = scheduler.add_noise(original, start.noise, following)
-            latents = (1 - start.mask) * original + start.mask * latents
+        if start.inpaint is not None:  # restore the original outside the mask, noised as the next step expects
+            original, noise, mask = start.inpaint
+            if step + 1 < len(timesteps):
+                original = scheduler.add_noise(original, noise, timesteps[step + 1 : step + 2])
+            latents = (1 - mask) * original + mask * latents
         callback(step, t, latents)
     return latents
 
@@ -114,13 +114,11 @@ def step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[
 
 @dataclass(frozen=True)
 class Start:
-    """Where the loop starts. extra_channels: input of an inpainting U-Net. The rest: what inpainting restores."""
+    """Where the loop starts. extra_channels: input of an inpainting U-Net. inpaint: original, noise and mask."""
 
     latents: Latents
     extra_channels: Tensor | None = None
-    original: Latents | None = None
-    noise: Latents | None = None
-    mask: Tensor | None = None
+    inpaint: tuple[Latents, Latents, Tensor] | None = None
 
 
 def prepare_latents(
@@ -149,7 +147,8 @@ def prepare_latents(
     if is_inpainting_unet:
         masked = encode_image(pipe, images.pixels * (images.mask < 0.5), generators)
         return Start(latents, torch.cat([mask, masked], dim=1))
-    return Start(latents, None, original, noise, mask)
+    assert original is not None
+    return Start(latents, None, (original, noise, mask))
 
 
 def initial_noise(pipe: Any, settings: SamplingSettings, generators: Sequence[torch.Generator]) -> Latents:

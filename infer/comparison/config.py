@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from data.cli import Options, field_of
 from data.errors import InputError
 from infer import config, schedulers
-from infer.config import DEFAULT_PROMPTS, MAX_SEED
+from infer.config import DEFAULT_PROMPTS, MAX_SEED, SAMPLERS
 
 AXES = ("x", "y", "z")
 DESCRIPTION = """Images side by side: base and tuned, checkpoints, LoRA weights, seeds, steps and whatever else an axis
@@ -58,8 +58,7 @@ class CompareOptions(Options):
     """denoising steps; default: as suits the model, 50 for Stable Diffusion and pocket"""
     guidance_scale: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
     """guidance scale; 1 or less: no guidance; default: as suits the model, 7.5 for Stable Diffusion, 4 for pocket"""
-    scheduler: str | None = None
-    """pndm, ddim, euler, euler_a, dpmpp_2m_karras, unipc ...; default: the model's own"""
+    scheduler: str | None = Field(default=None, description=f"{SAMPLERS}; default: the model's own")
     height: int | None = Field(default=None, ge=1)
     """height in pixels; default: the model's own size"""
     width: int | None = Field(default=None, ge=1)

@@ -46,6 +46,7 @@ LEVEL = 0.05
 def study_options(options: CompareOptions) -> CompareOptions:
     """The options with the study's axes and prompts. Raises InputError for axes that do not fit."""
     if options.study == "steps":
+        assert options.steps is not None  # the command has filled it in
         values = sorted({max(1, round(share * options.steps)) for share in STEP_SHARES})
         x, prompts, seeds = f"steps={','.join(map(str, values))}", (*SIMPLE, *COMPLEX), SEEDS
     elif options.study == "guidance":
