@@ -31,9 +31,10 @@ def main() -> int:
 def load_backend(options, models):
     """torch takes seconds to import: load it once the page is open."""
     from infer.web.gallery import Gallery
+    from infer.web.service import Backend
     from infer.web.worker import Worker
 
-    return Worker(options, models), Gallery(options.judge, models)
+    return Backend(Worker(options, models), Gallery(options.judge, models))
 
 
 if __name__ == "__main__":

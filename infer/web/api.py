@@ -9,7 +9,7 @@ import base64
 import binascii
 import io
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,12 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
 from data.errors import InputError
-from infer import metadata, schedulers
+from infer import schedulers
 from infer.config import MAX_SEED
-from infer.metadata import ImageMetadata
 from infer.web.queue import Job
 from infer.web.service import StudioService
 from infer.web.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_PROMPT, MAX_STEPS
+
+if TYPE_CHECKING:
+    from infer.web.gallery import Gallery
 
 SAMPLER = "sampler_name"  # A1111 answers 404 to an unknown one
 SCHEDULES = ("Automatic", "Karras")
@@ -55,7 +57,7 @@ class TextToImage(Body):
     scheduler: str | None = None
     batch_size: int = Field(default=1, ge=1, le=MAX_IMAGES)
     n_iter: int = Field(default=1, ge=1, le=MAX_IMAGES)
-    steps: int = Field(default=50, ge=1, le=MAX_STEPS)
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     cfg_scale: float | None = Field(default=None, ge=0.0, le=MAX_GUIDANCE, allow_inf_nan=False)
     width: int | None = Field(default=None, ge=1, le=4096)
     height: int | None = Field(default=None, ge=1, le=4096)
@@ -86,31 +88,34 @@ class ImageBody(Body):
 
 
 def routes(service: StudioService) -> APIRouter:
-    router = APIRouter(prefix="/sdapi/v1")
+    router = APIRouter()
     add_generation(router, service)
     add_lists(router, service)
-    router.add_api_route("/png-info", png_info, methods=["POST"])
-    both = APIRouter()
-    both.include_router(router)
-    both.add_api_route("/png-info", png_info, methods=["POST"])
-    return both
+
+    @router.post("/sdapi/v1/png-info")
+    @router.post("/png-info")
+    def png_info(body: ImageBody) -> dict[str, Any]:
+        """How an uploaded PNG was made."""
+        return service.backend().gallery.png_info(decode_image(body))
+
+    return router
 
 
 def add_generation(router: APIRouter, service: StudioService) -> None:
-    @router.post("/txt2img")
+    @router.post("/sdapi/v1/txt2img")
     async def txt2img(body: TextToImage) -> dict[str, Any]:
         """Waits for the images. They are made even if the client disconnects."""
         job = await run_in_threadpool(lambda: service.submit(request_fields(body)))
         await job.wait()
         if job.state == "failed":
             raise InputError(job.error)
-        return await run_in_threadpool(txt2img_response, body, job)
+        return await run_in_threadpool(txt2img_response, body, job, service.backend().gallery)
 
-    @router.get("/progress")
+    @router.get("/sdapi/v1/progress")
     def progress(skip_current_image: bool = False) -> dict[str, Any]:
         return progress_response(service.queue.current, len(service.queue.waiting), skip_current_image)
 
-    @router.post("/interrupt")
+    @router.post("/sdapi/v1/interrupt")
     def interrupt() -> dict[str, Any]:
         """Stop the running job; waiting ones stay in the queue."""
         job = service.queue.current
@@ -122,37 +127,37 @@ def add_generation(router: APIRouter, service: StudioService) -> None:
 def add_lists(router: APIRouter, service: StudioService) -> None:
     """Models, LoRAs, samplers, styles, and the default model."""
 
-    @router.get("/options")
+    @router.get("/sdapi/v1/options")
     def get_options() -> dict[str, Any]:
         name = service.default_model or next(iter(service.models.models()))
         return {"sd_model_checkpoint": name, "samples_format": "png", "CLIP_stop_at_last_layers": 1}
 
-    @router.post("/options")
+    @router.post("/sdapi/v1/options")
     def set_options(body: Settings) -> None:
         """Change the model for clients that do not name one."""
         if body.sd_model_checkpoint is not None:
             service.models.model(body.sd_model_checkpoint)
             service.default_model = body.sd_model_checkpoint
 
-    @router.get("/samplers")
+    @router.get("/sdapi/v1/samplers")
     def samplers() -> list[dict[str, Any]]:
         return [{"name": named.shown, "aliases": [key], "options": {}} for key, named in schedulers.SCHEDULERS.items()]
 
-    @router.get("/schedulers")
+    @router.get("/sdapi/v1/schedulers")
     def schedules() -> list[dict[str, Any]]:
         return [{"name": name.lower(), "label": name, "aliases": None} for name in SCHEDULES]
 
-    @router.get("/sd-models")
+    @router.get("/sdapi/v1/sd-models")
     def models() -> list[dict[str, Any]]:
         return [{"title": name, "model_name": name, "hash": None, "sha256": None, "filename": path, "config": None}
                 for name, path in service.models.models().items()]  # fmt: skip
 
-    @router.get("/loras")
+    @router.get("/sdapi/v1/loras")
     def loras() -> list[dict[str, Any]]:
         files = service.models.lora_files()
         return [{"name": name, "alias": name, "path": path, "metadata": {}} for name, path in files.items()]
 
-    @router.get("/prompt-styles")
+    @router.get("/sdapi/v1/prompt-styles")
     def prompt_styles() -> list[dict[str, Any]]:
         return [{"name": style.name, "prompt": style.prompt, "negative_prompt": style.negative}
                 for style in service.styles.values()]  # fmt: skip
@@ -180,37 +185,14 @@ def sampler_key(body: TextToImage) -> str | None:
         raise InputError(f"unknown sampler {name!r}", where=SAMPLER, allowed=error.allowed) from None
 
 
-def txt2img_response(body: TextToImage, job: Job) -> dict[str, Any]:
+def txt2img_response(body: TextToImage, job: Job, gallery: Gallery) -> dict[str, Any]:
     """The files exactly as in outputs/, and how they were made."""
     paths = [image.path for image in job.images if not image.is_base]
     images = [base64.b64encode(path.read_bytes()).decode() for path in paths] if body.send_images else []
-    info = job_info([metadata.read_metadata(path) for path in paths]) | {"state": job.state}
+    info = gallery.a1111_info(paths) | {"state": job.state}
     if paths:
         info["files"] = [path.as_posix() for path in paths]
     return {"images": images, "parameters": body.model_dump(), "info": json.dumps(info)}
-
-
-def job_info(recipes: list[ImageMetadata]) -> dict[str, Any]:
-    """A1111's `info` of the finished images."""
-    if not recipes:
-        return {"all_prompts": [], "all_seeds": [], "infotexts": []}
-    first = recipes[0]
-    return {
-        "prompt": first.prompt, "all_prompts": [recipe.prompt for recipe in recipes],
-        "negative_prompt": first.negative_prompt,
-        "all_negative_prompts": [recipe.negative_prompt for recipe in recipes],
-        "seed": first.seed, "all_seeds": [recipe.seed for recipe in recipes],
-        "subseed": first.seed, "all_subseeds": [recipe.seed for recipe in recipes], "subseed_strength": 0,
-        "width": first.width, "height": first.height, "sampler_name": first.sampler, "steps": first.steps,
-        "cfg_scale": first.guidance_scale, "batch_size": len(recipes), "restore_faces": False,
-        "face_restoration_model": None, "sd_model_name": first.model.name,
-        "sd_model_hash": (first.model.file_hash or first.model.fingerprint)[: metadata.MODEL_HASH_LENGTH],
-        "sd_vae_name": None, "sd_vae_hash": None, "seed_resize_from_w": -1, "seed_resize_from_h": -1,
-        "denoising_strength": 0, "extra_generation_params": {}, "index_of_first_image": 0, "clip_skip": 1,
-        "infotexts": [metadata.format_parameters(recipe) for recipe in recipes],
-        "styles": [first.style] if first.style else [], "job_timestamp": "",
-        "is_using_inpainting_conditioning": False, "version": first.versions.get("atelier", ""),
-    }  # fmt: skip
 
 
 def progress_response(job: Job | None, waiting: int, skip_image: bool) -> dict[str, Any]:
@@ -239,16 +221,13 @@ def newest_preview(job: Job) -> str | None:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def png_info(body: ImageBody) -> dict[str, Any]:
-    """How an uploaded PNG was made. Raises InputError."""
+def decode_image(body: ImageBody) -> bytes:
+    """Raises InputError."""
     text = body.image.partition(",")[2] if body.image.startswith("data:") else body.image
     try:
-        content = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError(f"is not a PNG in base64 ({error})", where="image") from None
-    texts = metadata.read_image_texts(io.BytesIO(content), "image")
-    info = texts.get(metadata.A1111_KEY, "")
-    return {"info": info, "items": texts, "parameters": metadata.parse_parameters(info) if info else {}}
 
 
 async def input_error(request: Request, error: Exception) -> JSONResponse:

@@ -17,16 +17,16 @@ from data.errors import InputError
 from infer.web import api, page
 from infer.web.auth import AuthMiddleware, url_of
 from infer.web.config import StudioOptions
-from infer.web.service import Backend, StudioService
+from infer.web.service import LoadBackend, StudioService
 
 WARM_UP_AFTER = 4.0  # seconds after which the model is loaded even if nobody has opened the page
 
 
-def serve(options: StudioOptions, password: str, listener: socket.socket, load_backend: Backend) -> int:
+def serve(options: StudioOptions, password: str, listener: socket.socket, load_backend: LoadBackend) -> int:
     """Serve until Ctrl-C; returns the exit code. Raises InputError for an unknown model."""
     service = StudioService(options, load_backend)
     if options.model:
-        service.backend()[0].check_default_model()
+        service.backend().worker.check_default_model()
     app = page.mount(build(service, url_of(listener)), service)
     protected = AuthMiddleware(app, password, options.is_private)
     config = uvicorn.Config(protected, log_level="warning", lifespan="on", timeout_graceful_shutdown=1)  # pyright: ignore

@@ -18,8 +18,8 @@ from PIL import Image
 from data.atomic_io import write_atomic
 from data.errors import InputError
 from infer.config import MAX_SEED
-from infer.output import OUTPUTS
 from infer.web import components, controls
+from infer.web.config import OUTPUTS
 from infer.web.controls import NAMES
 from infer.web.queue import Job
 from infer.web.service import StudioService
@@ -61,13 +61,16 @@ class Callbacks:
         request = controls.to_request(values) | {"seed": parse_seed(values)}
         if not str(request["prompt"]).strip():
             raise InputError("describe what you would like to see", where="--prompt")
-        tuned = request["loras"] or self.service.models.source(values["model"]).is_tuned
-        if values["place"] == "Compare" and not tuned:
-            fix = "Choose a finished run or a LoRA in the expert settings; train/finetune.py makes one."
-            raise InputError("this is a base model, so there is nothing to compare it with", fix=fix)
+        if values["place"] == "Compare" and not request["loras"]:
+            self._check_tuned(values["model"])
         if values["place"] == "Scribble":
             request |= {"scribble": save_scribble(values["scribble"]), "strength": float(values["freedom"])}
         return self.service.submit(request)
+
+    def _check_tuned(self, model: str) -> None:
+        if not self.service.backend().worker.is_tuned(model):
+            fix = "Choose a finished run or a LoRA in the expert settings; train/finetune.py makes one."
+            raise InputError("this is a base model, so there is nothing to compare it with", fix=fix)
 
     def stage(self, job: Job) -> str:
         """HTML of a job's state."""
@@ -84,14 +87,10 @@ class Callbacks:
         if job is not None:
             self.service.queue.stop(job)
 
-    def guidance(self, model: str) -> Any:
-        """The guidance scale for a model that was just chosen."""
-        return self._or_warn(lambda: self.service.recommended_guidance(model), gr.skip())
-
     def search(self, text: str) -> str:
         text = text or ""
         try:
-            return components.gallery(self.service.backend()[1].search(text), text)
+            return components.gallery(self.service.backend().gallery.search(text), text)
         except InputError as error:
             return components.error(page_message(error))
 
@@ -107,7 +106,7 @@ class Callbacks:
             return skipped
 
         def act() -> tuple[Any, ...]:
-            path, gallery = self.service.image_path(str(data["picture"])), self.service.backend()[1]
+            path, gallery = self.service.image_path(str(data["picture"])), self.service.backend().gallery
             if data["act"] == "star":
                 gallery.star(path, bool(data["star"]))
                 return skipped

@@ -8,14 +8,13 @@ import gradio as gr
 
 from infer import schedulers
 from infer.config import MAX_WEIGHT
-from infer.resolve_model import POCKET
 from infer.web import components
-from infer.web.config import SHAPES
+from infer.web.config import POCKET, SHAPES
 from infer.web.service import StudioService
 from infer.web.validation import MAX_GUIDANCE, MAX_PROMPT, MAX_STEPS
 
 COUNTS = (1, 2, 4, 8)
-STEPS = 30
+OWN = "the model's own"
 SCRIBBLE = """
 <canvas width="512" height="512" tabindex="0" role="img"
   aria-label="Draw here with the mouse, a pen or a finger; Ctrl+Z undoes a line"></canvas>
@@ -67,7 +66,7 @@ def simple_controls(service: StudioService) -> Controls:
 
 def expert_controls(service: StudioService) -> Controls:
     models = [(f"{name} (embedded)" if name == POCKET else name, name) for name in service.models.models()]
-    samplers = [("the model's own", ""), *((named.shown, key) for key, named in schedulers.SCHEDULERS.items())]
+    samplers = [(OWN, ""), *((named.shown, key) for key, named in schedulers.SCHEDULERS.items())]
     first = models[0][1]
     controls: Controls = {
         "negative": gr.Textbox(label="Negative prompt", info="What to avoid: blurry, text", elem_id="negative"),
@@ -79,11 +78,13 @@ def expert_controls(service: StudioService) -> Controls:
         controls["weight"] = gr.Number(
             1.0, minimum=-MAX_WEIGHT, maximum=MAX_WEIGHT, step=0.1, label="Weight", elem_id="weight"
         )
-    controls["steps"] = gr.Slider(1, MAX_STEPS, STEPS, step=1, label="Steps", elem_id="steps", buttons=[])
-    controls["guidance"] = gr.Slider(
-        0, MAX_GUIDANCE, service.recommended_guidance(first), step=0.5, label="Guidance",
-        info="How closely the image follows the prompt.", elem_id="guidance", buttons=[],
-    )  # fmt: skip
+    with gr.Row():
+        controls["steps"] = gr.Number(
+            None, minimum=1, maximum=MAX_STEPS, precision=0, label="Steps", placeholder=OWN, elem_id="steps"
+        )
+        controls["guidance"] = gr.Number(
+            None, minimum=0, maximum=MAX_GUIDANCE, step=0.5, label="Guidance", placeholder=OWN, elem_id="guidance"
+        )
     with gr.Row():
         controls["seed"] = gr.Textbox("", label="Seed", placeholder="random", elem_id="seed")
         controls["locked"] = gr.Checkbox(False, label="Keep this seed", elem_id="locked")
@@ -100,8 +101,8 @@ def to_request(values: dict[str, Any]) -> dict[str, Any]:
     return {
         "prompt": values["prompt"] or "", "negative_prompt": values["negative"] or "", "style": values["style"] or None,
         "aspect": "" if has_size or values["shape"] in (None, "1:1") else values["shape"],
-        "num_images": int(values["count"] or 1), "steps": int(values["steps"]),
-        "guidance_scale": float(values["guidance"]), "model": values["model"],
+        "num_images": int(values["count"] or 1), "steps": None if values["steps"] is None else int(values["steps"]),
+        "guidance_scale": values["guidance"], "model": values["model"],
         "loras": {values["lora"]: float(values["weight"] or 0.0)} if values["lora"] else {},
         "scheduler": values["sampler"] or None, "width": int(values["width"] or 0) or None,
         "height": int(values["height"] or 0) or None, "compare_base": values["place"] == "Compare",
@@ -114,7 +115,7 @@ def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "place": "Generate", "prompt": settings["prompt"], "style": "", "count": 1, "freedom": gr.skip(),
         "shape": settings["shape"] if by_shape else None, "negative": settings.get("negative_prompt", ""),
-        "steps": settings.get("steps", STEPS), "guidance": settings.get("guidance_scale", gr.skip()),
+        "steps": settings.get("steps"), "guidance": settings.get("guidance_scale"),
         "seed": str(settings.get("seed", "")), "locked": "seed" in settings, "model": settings.get("model", gr.skip()),
         "lora": settings.get("lora", ""), "weight": settings.get("weight", 1.0),
         "sampler": settings.get("scheduler") or "", "width": 0 if by_shape else settings.get("width", 0),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 from data.errors import InputError, printable
 from data.features import Clip
-from infer import conditioning_images, config, galleries, metadata, png_info, schedulers, templates
+from infer import galleries, metadata, png_info, schedulers, templates
 from infer.comparison.measures import POCKET_SCORER
+from infer.conditioning_images import size_for_aspect
+from infer.config import GenerateOptions, parse_aspect
 from infer.galleries import GalleryIndex, SearchHit, search_index
 from infer.metadata import ImageMetadata
-from infer.output import OUTPUTS
-from infer.web.config import SHAPES
+from infer.resolve_model import resolve
+from infer.web.config import OUTPUTS, SHAPES
 from infer.web.models import ModelList
 from infer.web.validation import check_limits
 from train.model import load_model
@@ -105,11 +108,40 @@ class Gallery:
         """The aspect ratio that gives exactly this size with this model; "" if none does."""
         if "width" not in settings or "height" not in settings:
             return "1:1"
-        model = load_model(self.models.source(str(settings.get("model", ""))).model)
+        name = self.models.model(str(settings.get("model", "")))
+        model = load_model(resolve(GenerateOptions(model=name), self.models.runs).model)
         for shape in SHAPES.values():
-            size = conditioning_images.size_for_aspect(
-                config.parse_aspect(shape) or 1.0, model.sample_size**2, model.step
-            )
+            ratio = parse_aspect(shape) or 1.0
+            size = size_for_aspect(ratio, model.sample_size**2, model.step)
             if size == (settings["width"], settings["height"]):
                 return shape
         return ""
+
+    def png_info(self, content: bytes) -> dict[str, Any]:
+        """A1111's answer to an uploaded PNG. Raises InputError."""
+        texts = metadata.read_image_texts(io.BytesIO(content), "image")
+        info = texts.get(metadata.A1111_KEY, "")
+        return {"info": info, "items": texts, "parameters": metadata.parse_parameters(info) if info else {}}
+
+    def a1111_info(self, paths: Sequence[Path]) -> dict[str, Any]:
+        """A1111's `info` of finished images."""
+        recipes = [metadata.read_metadata(path) for path in paths]
+        if not recipes:
+            return {"all_prompts": [], "all_seeds": [], "infotexts": []}
+        first = recipes[0]
+        return {
+            "prompt": first.prompt, "all_prompts": [recipe.prompt for recipe in recipes],
+            "negative_prompt": first.negative_prompt,
+            "all_negative_prompts": [recipe.negative_prompt for recipe in recipes],
+            "seed": first.seed, "all_seeds": [recipe.seed for recipe in recipes],
+            "subseed": first.seed, "all_subseeds": [recipe.seed for recipe in recipes], "subseed_strength": 0,
+            "width": first.width, "height": first.height, "sampler_name": first.sampler, "steps": first.steps,
+            "cfg_scale": first.guidance_scale, "batch_size": len(recipes), "restore_faces": False,
+            "face_restoration_model": None, "sd_model_name": first.model.name,
+            "sd_model_hash": (first.model.file_hash or first.model.fingerprint)[: metadata.MODEL_HASH_LENGTH],
+            "sd_vae_name": None, "sd_vae_hash": None, "seed_resize_from_w": -1, "seed_resize_from_h": -1,
+            "denoising_strength": 0, "extra_generation_params": {}, "index_of_first_image": 0, "clip_skip": 1,
+            "infotexts": [metadata.format_parameters(recipe) for recipe in recipes],
+            "styles": [first.style] if first.style else [], "job_timestamp": "",
+            "is_using_inpainting_conditioning": False, "version": first.versions.get("atelier", ""),
+        }  # fmt: skip

@@ -8,10 +8,8 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from data.errors import InputError, check_choice
-from infer import resolve_model
-from infer.config import GenerateOptions
 from infer.prompts import LORA_TAG, LORAS
-from infer.resolve_model import POCKET, RUNS, ResolvedModel
+from infer.web.config import POCKET, RUNS
 from train import run_folder
 
 KNOWN_BASES = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -40,18 +38,13 @@ class ModelList:
     def model(self, name: str) -> str:
         """What --model takes for a name; the default for "". Raises InputError."""
         models = self.models()
-        return (
-            models[check_choice(name, models, what="model", where="--model")] if name else next(iter(models.values()))
-        )
+        name = check_choice(name, models, what="model", where="--model") if name else next(iter(models))
+        return models[name]
 
     def lora(self, name: str, weight: float) -> str:
         """What --lora takes. Raises InputError."""
         files = self.lora_files()
         return f"{files[check_choice(name, files, what='LoRA', where='--lora')]}:{weight!r}"
-
-    def source(self, name: str) -> ResolvedModel:
-        """The weights that a name stands for. Raises InputError."""
-        return resolve_model.resolve(GenerateOptions(model=self.model(name)), self.runs)
 
 
 def _can_generate(run: Path) -> bool:

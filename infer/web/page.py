@@ -69,7 +69,6 @@ def connect_generation(callbacks: Callbacks, fields: Controls, generate: Any, st
         trigger(callbacks.generate, list(fields.values()), outputs, js=INPUTS, **SILENT)
     stop.click(callbacks.stop, [key], None, queue=False, **SILENT)
     fields["seed"].input(None, None, [fields["locked"]], js="() => true", **SILENT)
-    fields["model"].input(callbacks.guidance, [fields["model"]], [fields["guidance"]], queue=False, **SILENT)
 
 
 def connect_gallery(callbacks: Callbacks, fields: Controls, query: Any, found: Any, stage: Any) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.errors import InputError, check_choice
 from infer import prompts
-from infer.output import OUTPUTS
-from infer.resolve_model import recommended_for
-from infer.web.config import StudioOptions
+from infer.web.config import OUTPUTS, StudioOptions
 from infer.web.models import ModelList
 from infer.web.queue import Job, JobQueue
 from infer.web.validation import parse_request
@@ -21,22 +19,31 @@ if TYPE_CHECKING:
     from infer.web.worker import Worker
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-Backend = Callable[[StudioOptions, ModelList], "tuple[Worker, Gallery]"]
+
+
+class Backend(NamedTuple):
+    """What needs torch."""
+
+    worker: Worker
+    gallery: Gallery
+
+
+LoadBackend = Callable[[StudioOptions, ModelList], Backend]
 
 
 class StudioService:
     """load_backend: imports torch, which takes seconds; called once, when the page is open or the first job runs."""
 
-    def __init__(self, options: StudioOptions, load_backend: Backend) -> None:
+    def __init__(self, options: StudioOptions, load_backend: LoadBackend) -> None:
         self.options, self._load_backend = options, load_backend
         self.models = ModelList(options.model)
         self.styles = prompts.read_styles(prompts.STYLES_FILE)
-        self.queue = JobQueue(lambda job: self.backend()[0].generate(job))
+        self.queue = JobQueue(lambda job: self.backend().worker.generate(job))
         self.default_model = ""  # the model that an API client switched to
-        self._backend: tuple[Worker, Gallery] | None = None
+        self._backend: Backend | None = None
         self._loading = threading.Lock()
 
-    def backend(self) -> tuple[Worker, Gallery]:
+    def backend(self) -> Backend:
         with self._loading:
             if self._backend is None:
                 self._backend = self._load_backend(self.options, self.models)
@@ -44,11 +51,7 @@ class StudioService:
 
     def warm_up(self) -> None:
         """Load the default model in the background, while somebody looks at the page."""
-        threading.Thread(target=lambda: self.backend()[0].warm_up(), name="warm-up", daemon=True).start()
-
-    def recommended_guidance(self, model: str) -> float:
-        """The guidance scale that suits a model. Raises InputError."""
-        return recommended_for(self.models.source(model)).guidance_scale
+        threading.Thread(target=lambda: self.backend().worker.warm_up(), name="warm-up", daemon=True).start()
 
     def submit(self, fields: Mapping[str, Any]) -> Job:
         """Queue a job. fields: of GenerateOptions, where `model` is a name and `loras` maps names to weights.

@@ -33,7 +33,7 @@ class Worker:
     def __init__(self, options: StudioOptions, models: ModelList) -> None:
         self.device = pipeline.choose_device(options.device)
         self.dtype = pipeline.choose_dtype(options.dtype, self.device)
-        self.runs = models.runs
+        self.model_list, self.runs = models, models.runs
         self.default = GenerateOptions(model=models.model(""), tokenizer=options.tokenizer)
         self.models: OrderedDict[tuple[object, ...], BaseModel] = OrderedDict()
         self.previews: dict[str, Preview] = {}
@@ -103,6 +103,10 @@ class Worker:
         if model.name not in self.previews:
             self.previews[model.name] = choose_preview(pipe, model.sample_size)
         return self.previews[model.name]
+
+    def is_tuned(self, name: str) -> bool:
+        """Whether there is a base to compare a model with. Raises InputError."""
+        return resolve_model.resolve(GenerateOptions(model=self.model_list.model(name)), self.runs).is_tuned
 
     def check_default_model(self) -> None:
         """Raise InputError if the model of the command line does not exist."""

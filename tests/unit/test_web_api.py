@@ -22,7 +22,7 @@ from infer.web.callbacks import parse_seed
 from infer.web.config import StudioOptions
 from infer.web.controls import from_settings, to_request
 from infer.web.gallery import Gallery
-from infer.web.service import StudioService
+from infer.web.service import Backend, StudioService
 from infer.web.worker import Worker
 from tests.tiny import tiny_lora
 from train import model
@@ -48,7 +48,7 @@ def service(home: Path, tiny_model: Path) -> Iterator[StudioService]:
         patch.chdir(home)
         yield StudioService(
             StudioOptions(model=str(tiny_model)),
-            lambda options, models: (Worker(options, models), Gallery(options.judge, models)),
+            lambda options, models: Backend(Worker(options, models), Gallery(options.judge, models)),
         )
 
 
@@ -268,7 +268,7 @@ def test_no_path_leaves_the_output_folder(client: TestClient, home: Path) -> Non
 
 
 def image_settings(service: StudioService, name: str) -> dict[str, Any]:
-    return service.backend()[1].settings(service.image_path(name))
+    return service.backend().gallery.settings(service.image_path(name))
 
 
 def again(service: StudioService, name: str) -> Path:

@@ -24,7 +24,7 @@ from infer.web.controls import NAMES
 from infer.web.latent_preview import ProgressCallback
 from infer.web.models import ModelList, check_lora_tags
 from infer.web.queue import Job, JobImage, JobStopped
-from infer.web.service import StudioService
+from infer.web.service import Backend, StudioService
 
 
 def job(prompt: str = "a cat", **fields: Any) -> Job:
@@ -88,7 +88,6 @@ def test_model_list(tmp_path: Path) -> None:
     models = ModelList(None, runs, files)
     assert list(models.models()) == ["0001-a", "pocket"]
     assert (models.model(""), models.model("pocket")) == (str(runs / "0001-a"), "pocket")
-    assert models.source("0001-a").is_tuned and not models.source("pocket").is_tuned
     assert models.lora("ink", 0.5) == f"{files / 'ink.safetensors'}:0.5"
     with pytest.raises(InputError) as caught:
         models.lora("inc", 1.0)
@@ -207,11 +206,12 @@ def data_url(canvas: Image.Image) -> str:
 
 @pytest.fixture
 def callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callbacks:
-    def no_backend(*_: Any) -> Any:
-        raise AssertionError("not needed")
+    class Worker:
+        def is_tuned(self, model: str) -> bool:
+            return False
 
     monkeypatch.chdir(tmp_path)
-    return Callbacks(StudioService(StudioOptions(), no_backend))
+    return Callbacks(StudioService(StudioOptions(), lambda *_: Backend(Worker(), None)))  # type: ignore[arg-type]
 
 
 def first_stage(callbacks: Callbacks, values: tuple[Any, ...]) -> str:
@@ -254,6 +254,11 @@ def test_fields_become_a_job(callbacks: Callbacks) -> None:
     assert (options.negative_prompt, options.seed, options.scheduler) == ("text", 77, "euler_a")
     assert (options.guidance_scale, options.model, options.compare_base) == (5.5, "pocket", False)
     assert submitted.state == "waiting", "the job stays when the page is left"
+
+
+def test_empty_fields_follow_the_model(callbacks: Callbacks) -> None:
+    first_stage(callbacks, field_values(steps=None, guidance=None))
+    assert not {"steps", "guidance_scale"} & callbacks.service.queue.waiting[0].options.model_fields_set
 
 
 def test_a_seed_that_is_not_locked_is_random(callbacks: Callbacks) -> None:
