@@ -13,21 +13,17 @@ from infer.comparison.measures import Scorer
 from infer.comparison.page import Report
 from infer.comparison.trajectory import strip_requests, write_strips
 from infer.comparison.weights import WeightsFinder
-from infer.resolve_model import recommended_for
 
 
 def run(options: CompareOptions) -> int:
     """Returns the exit code. Raises InputError."""
-    suited = recommended_for(WeightsFinder(options).chosen)
-    changes = {"steps": suited.steps, "guidance_scale": suited.guidance_scale}
-    changes = {name: value for name, value in changes.items() if getattr(options, name) is None}
-    options = options.model_copy(update=changes)
     finder = WeightsFinder(options)
     print(finder.chosen.description)
-    print(
-        f"settings: {options.steps} steps, guidance {options.guidance_scale:g}" + (" (the model's)" if changes else "")
-    )
     cache = ImageCache(Machine.choose(options.device, options.dtype, options.strict), options.cells)
+    own = cache.recommended(finder.of_model(""))
+    guidance = own.guidance_scale if options.guidance_scale is None else options.guidance_scale
+    chosen = " (the model's)" if None in (options.steps, options.guidance_scale) else ""
+    print(f"settings: {options.steps or own.steps} steps, guidance {guidance:g}{chosen}")
     command = figures.run if options.figures else strips if options.strip or options.gif else compare
     try:
         return command(options, finder, cache)
@@ -38,7 +34,8 @@ def run(options: CompareOptions) -> int:
 
 def compare(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> int:
     """The axes, or those of a study, as sheets and a page."""
-    options = studies.study_options(options) if options.study else options
+    if options.study:
+        options = studies.study_options(options, cache.recommended(finder.of_model("")).steps)
     grid = build_grid(options, finder)
     scorer = Scorer(options.scorer or measures.POCKET_SCORER)
     requests = list(grid.requests.values())

@@ -55,9 +55,9 @@ class CompareOptions(Options):
     seeds: int | None = Field(default=None, ge=2, le=1000)
     """number of seeds of a study, for each prompt; default: 4, for the trigger 8"""
     steps: int | None = Field(default=None, ge=1)
-    """denoising steps; default: as suits the model, 50 for Stable Diffusion and pocket"""
+    """denoising steps; default: the model's, 50"""
     guidance_scale: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
-    """guidance scale; 1 or less: no guidance; default: as suits the model, 7.5 for Stable Diffusion, 4 for pocket"""
+    """guidance scale, 1 or less for none; default: the model's, 7.5 for SD v1, 4 for pocket"""
     scheduler: str | None = Field(default=None, description=f"{SAMPLERS}; default: the model's own")
     height: int | None = Field(default=None, ge=1)
     """height in pixels; default: the model's own size"""

@@ -24,16 +24,16 @@ Position = tuple[int, ...]  # index on each axis, x first
 
 @dataclass(frozen=True)
 class CellRequest:
-    """Everything that decides an image, except what the model itself says (its size, its scheduler)."""
+    """Everything that decides an image. None: the model's own."""
 
     weights: Weights
     prompt: str
     seed: int
-    steps: int
-    guidance_scale: float
+    steps: int | None = None
+    guidance_scale: float | None = None
     scheduler: str | None = None
     negative_prompt: str = ""
-    width: int | None = None  # None: the model's own
+    width: int | None = None
     height: int | None = None
     template: str = ""
 

@@ -34,6 +34,7 @@ from infer.lora_loading import LoraEffect, load_loras, lora_display_name
 from infer.metadata import ImageMetadata
 from infer.pipeline import SamplingSettings
 from infer.prompts import ImageRequest
+from infer.resolve_model import Recommended, recommended
 from infer.sampling_loop import count_unet_calls
 from infer.schedulers import a1111_name, build_scheduler
 from infer.text_encoding import TokenCount, check_grammar, measure_prompts, truncated_prompts
@@ -84,6 +85,7 @@ class ImageCache:
     machine: Machine
     folder: Path | None = None
     models: dict[tuple[str, str | None, bool], BaseModel] = field(default_factory=dict)
+    defaults: dict[str, Recommended] = field(default_factory=dict)
     tokens: dict[tuple[str, str], TokenCount] = field(default_factory=dict)  # by tokenizer and text
 
     def path(self, request: CellRequest) -> Path:
@@ -99,11 +101,19 @@ class ImageCache:
         return cache_key("cell", VERSION, output.model_used(model), scheduler, files, own, *self.machine.facts)
 
     def settings(self, request: CellRequest) -> SamplingSettings:
-        side = self.model(request.weights).sample_size
+        own = self.recommended(request.weights)
         return SamplingSettings(
-            request.steps, request.guidance_scale, request.width or side, request.height or side,
-            request.negative_prompt, pipeline.micro_batch_for(self.machine.device), weighting=WEIGHTING,
+            request.steps or own.steps,
+            own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+            request.width or own.size, request.height or own.size, request.negative_prompt,
+            pipeline.micro_batch_for(self.machine.device), weighting=WEIGHTING,
         )  # fmt: skip
+
+    def recommended(self, weights: Weights) -> Recommended:
+        """The model's own steps, guidance and size."""
+        if weights.model not in self.defaults:
+            self.defaults[weights.model] = recommended(self.model(weights).layout)
+        return self.defaults[weights.model]
 
     def model(self, weights: Weights) -> BaseModel:
         """A model whose networks load when they are first used."""
@@ -152,7 +162,7 @@ class ImageCache:
     def calls(self, request: CellRequest) -> int:
         """U-Net calls of a request. Raises InputError for steps that its scheduler cannot make."""
         scheduler = build_scheduler(request.scheduler, self.model(request.weights).scheduler_config)
-        return count_unet_calls(cast(Any, SimpleNamespace(scheduler=scheduler)), request.steps)
+        return count_unet_calls(cast(Any, SimpleNamespace(scheduler=scheduler)), self.settings(request).steps)
 
     def get(self, requests: Sequence[CellRequest]) -> dict[CellRequest, CachedImage]:
         """The image of every request; only missing ones are generated. Raises InputError."""

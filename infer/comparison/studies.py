@@ -43,11 +43,10 @@ SETTLED = 0.25  # of the distance between two seeds' images
 LEVEL = 0.05
 
 
-def study_options(options: CompareOptions) -> CompareOptions:
-    """The options with the study's axes and prompts. Raises InputError for axes that do not fit."""
+def study_options(options: CompareOptions, steps: int) -> CompareOptions:
+    """The options with the study's axes and prompts. steps: the model's. Raises InputError for axes that do not fit."""
     if options.study == "steps":
-        assert options.steps is not None  # the command has filled it in
-        values = sorted({max(1, round(share * options.steps)) for share in STEP_SHARES})
+        values = sorted({max(1, round(share * (options.steps or steps))) for share in STEP_SHARES})
         x, prompts, seeds = f"steps={','.join(map(str, values))}", (*SIMPLE, *COMPLEX), SEEDS
     elif options.study == "guidance":
         x, prompts, seeds = f"guidance-scale={GUIDANCE}", (*SIMPLE[:2], *COMPLEX[:2]), SEEDS

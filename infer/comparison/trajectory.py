@@ -139,15 +139,16 @@ def write_strips(
     """strip-00.png, and with --gif walk-00.gif, for each prompt: a column for each step, a row for model and view."""
     frames = record_requests(cache, [request for _, request in rows], MAX_FRAMES if options.gif else COLUMNS)
     request, paths = rows[0][1], []
-    foot = f"{request.steps} steps, guidance {request.guidance_scale:g}; {NOISY}: x_t; {DENOISED}: predicted x_0"
+    own = cache.settings(request)
+    foot = f"{own.steps} steps, guidance {own.guidance_scale:g}; {NOISY}: x_t; {DENOISED}: predicted x_0"
     for number, prompt in enumerate(dict.fromkeys(request.template for _, request in rows)):
-        own = {model: frames[request] for model, request in rows if request.template == prompt}
+        models = {model: frames[request] for model, request in rows if request.template == prompt}
         images = {}
-        for model, found in own.items():
-            prefix = f"{model}, " if len(own) > 1 else ""
+        for model, found in models.items():
+            prefix = f"{model}, " if len(models) > 1 else ""
             images[prefix + NOISY] = [frame.noisy for frame in found]
             images[prefix + DENOISED] = [frame.denoised for frame in found]
-        heads = [f"t = {frame.t}" for frame in next(iter(own.values()))[:-1]] + ["finished"]
+        heads = [f"t = {frame.t}" for frame in next(iter(models.values()))[:-1]] + ["finished"]
         title, columns = f"{prompt}  (seed {request.seed})", evenly(len(heads), COLUMNS)
         cells = {(x, y): row[index] for y, row in enumerate(images.values()) for x, index in enumerate(columns)}
         sheet = Sheet([heads[index] for index in columns], list(images), cells, title, foot)

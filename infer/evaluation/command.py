@@ -15,7 +15,6 @@ from infer.evaluation.prompts import build_prompts
 from infer.evaluation.samples import Evidence
 from infer.evaluation.section import Section
 from infer.evaluation.target_run import find_target
-from infer.resolve_model import recommended
 
 MODULES = (style, adherence, composition, diversity, memorization, forgetting)  # sections 1 to 6
 
@@ -28,7 +27,7 @@ def run(options: EvaluateOptions) -> int:
     cache = ImageCache(Machine.choose(options.device, options.dtype), options.cells)
     prompts = build_prompts(target, counts, options.seed, options.trigger)
     guidance = options.guidance_scale
-    guidance = recommended(target.model.layout).guidance_scale if guidance is None else guidance
+    guidance = cache.recommended(target.base).guidance_scale if guidance is None else guidance
     requests = build_requests(target, prompts, counts, guidance)
     folder = options.outdir or target.run.path / ("evaluation-quick" if options.quick else "evaluation")
     report.check_folder(folder)

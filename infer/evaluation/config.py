@@ -27,7 +27,7 @@ class EvaluateOptions(Options):
     steps: int | None = Field(default=None, ge=1)
     """denoising steps; default: 50, with --quick 10"""
     guidance_scale: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
-    """guidance scale; default: 4 for the embedded base, else 7.5"""
+    """guidance scale; default: the model's, 7.5 for SD v1, 4 for pocket"""
     captions: int | None = Field(default=None, ge=10)
     """number of training captions; default: all, with --quick 24"""
     prompts: int | None = Field(default=None, ge=4, le=100)

@@ -61,16 +61,13 @@ class Callbacks:
         request = controls.to_request(values) | {"seed": parse_seed(values)}
         if not str(request["prompt"]).strip():
             raise InputError("describe what you would like to see", where="--prompt")
-        if values["place"] == "Compare" and not request["loras"]:
-            self._check_tuned(values["model"])
+        tuned = request["loras"] or self.service.models.is_tuned(values["model"])
+        if values["place"] == "Compare" and not tuned:
+            fix = "Choose a finished run or a LoRA in the expert settings; train/finetune.py makes one."
+            raise InputError("this is a base model, so there is nothing to compare it with", fix=fix)
         if values["place"] == "Scribble":
             request |= {"scribble": save_scribble(values["scribble"]), "strength": float(values["freedom"])}
         return self.service.submit(request)
-
-    def _check_tuned(self, model: str) -> None:
-        if not self.service.backend().worker.is_tuned(model):
-            fix = "Choose a finished run or a LoRA in the expert settings; train/finetune.py makes one."
-            raise InputError("this is a base model, so there is nothing to compare it with", fix=fix)
 
     def stage(self, job: Job) -> str:
         """HTML of a job's state."""

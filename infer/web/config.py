@@ -11,8 +11,7 @@ from pydantic import Field, model_validator
 from data.cli import Options
 
 LOOPBACK = "127.0.0.1"
-# as in infer/output.py and infer/resolve_model.py, without importing torch
-OUTPUTS, RUNS, POCKET = Path("outputs"), Path("runs"), "pocket"
+OUTPUTS = Path("outputs")  # as in infer/output.py, which imports torch
 SHAPES = {"Square": "1:1", "Landscape": "3:2", "Portrait": "2:3", "Wide": "16:9", "Tall": "9:16"}
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import gradio as gr
 
+from data.errors import InputError
 from infer import schedulers
 from infer.config import MAX_WEIGHT
+from infer.resolve_model import POCKET
 from infer.web import components
-from infer.web.config import POCKET, SHAPES
+from infer.web.config import SHAPES
 from infer.web.service import StudioService
-from infer.web.validation import MAX_GUIDANCE, MAX_PROMPT, MAX_STEPS
+from infer.web.validation import MAX_PROMPT
 
 COUNTS = (1, 2, 4, 8)
 OWN = "the model's own"
@@ -79,12 +81,8 @@ def expert_controls(service: StudioService) -> Controls:
             1.0, minimum=-MAX_WEIGHT, maximum=MAX_WEIGHT, step=0.1, label="Weight", elem_id="weight"
         )
     with gr.Row():
-        controls["steps"] = gr.Number(
-            None, minimum=1, maximum=MAX_STEPS, precision=0, label="Steps", placeholder=OWN, elem_id="steps"
-        )
-        controls["guidance"] = gr.Number(
-            None, minimum=0, maximum=MAX_GUIDANCE, step=0.5, label="Guidance", placeholder=OWN, elem_id="guidance"
-        )
+        for name in ("steps", "guidance"):
+            controls[name] = gr.Textbox("", label=name.title(), placeholder=OWN, elem_id=name)
     with gr.Row():
         controls["seed"] = gr.Textbox("", label="Seed", placeholder="random", elem_id="seed")
         controls["locked"] = gr.Checkbox(False, label="Keep this seed", elem_id="locked")
@@ -96,17 +94,25 @@ def expert_controls(service: StudioService) -> Controls:
 
 
 def to_request(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields' values as fields of GenerateOptions, not yet validated."""
+    """The fields' values as fields of GenerateOptions. Raises InputError for text that is not a number."""
     has_size = bool(values["width"] or values["height"])
     return {
         "prompt": values["prompt"] or "", "negative_prompt": values["negative"] or "", "style": values["style"] or None,
         "aspect": "" if has_size or values["shape"] in (None, "1:1") else values["shape"],
-        "num_images": int(values["count"] or 1), "steps": None if values["steps"] is None else int(values["steps"]),
-        "guidance_scale": values["guidance"], "model": values["model"],
+        "num_images": int(values["count"] or 1), "steps": parse_number(values["steps"], int, "--steps"),
+        "guidance_scale": parse_number(values["guidance"], float, "--guidance-scale"), "model": values["model"],
         "loras": {values["lora"]: float(values["weight"] or 0.0)} if values["lora"] else {},
         "scheduler": values["sampler"] or None, "width": int(values["width"] or 0) or None,
         "height": int(values["height"] or 0) or None, "compare_base": values["place"] == "Compare",
     }  # fmt: skip
+
+
+def parse_number(text: str, kind: type, flag: str) -> Any:
+    """None for an empty field: the model's own value. Raises InputError."""
+    try:
+        return kind(text) if text.strip() else None
+    except ValueError:
+        raise InputError(f"{text[:40]!r} is not a number", where=flag) from None
 
 
 def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "place": "Generate", "prompt": settings["prompt"], "style": "", "count": 1, "freedom": gr.skip(),
         "shape": settings["shape"] if by_shape else None, "negative": settings.get("negative_prompt", ""),
-        "steps": settings.get("steps"), "guidance": settings.get("guidance_scale"),
+        "steps": str(settings.get("steps", "")), "guidance": str(settings.get("guidance_scale", "")),
         "seed": str(settings.get("seed", "")), "locked": "seed" in settings, "model": settings.get("model", gr.skip()),
         "lora": settings.get("lora", ""), "weight": settings.get("weight", 1.0),
         "sampler": settings.get("scheduler") or "", "width": 0 if by_shape else settings.get("width", 0),

@@ -20,7 +20,7 @@ from infer.galleries import GalleryIndex, SearchHit, search_index
 from infer.metadata import ImageMetadata
 from infer.resolve_model import resolve
 from infer.web.config import OUTPUTS, SHAPES
-from infer.web.models import ModelList
+from infer.web.models import LOADING, ModelList
 from infer.web.validation import check_limits
 from train.model import load_model
 
@@ -37,7 +37,10 @@ class Gallery:
 
     @cached_property
     def judge(self) -> Clip:
-        return Clip(self.folder)
+        clip = Clip(self.folder)
+        with LOADING:
+            _ = clip.parts
+        return clip
 
     def search(self, text: str) -> list[SearchHit]:
         """The newest images, or those that match the text best. Raises InputError."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
 from data.errors import InputError, check_choice
+from infer.config import GenerateOptions
 from infer.prompts import LORA_TAG, LORAS
-from infer.web.config import POCKET, RUNS
+from infer.resolve_model import POCKET, RUNS, resolve
 from train import run_folder
 
+# Networks are loaded one at a time: transformers creates them under a global "meta" device.
+LOADING = threading.Lock()
 KNOWN_BASES = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 
@@ -45,6 +49,10 @@ class ModelList:
         """What --lora takes. Raises InputError."""
         files = self.lora_files()
         return f"{files[check_choice(name, files, what='LoRA', where='--lora')]}:{weight!r}"
+
+    def is_tuned(self, name: str) -> bool:
+        """Whether there is a base to compare a model with. Raises InputError."""
+        return resolve(GenerateOptions(model=self.model(name)), self.runs).is_tuned
 
 
 def _can_generate(run: Path) -> bool:

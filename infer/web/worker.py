@@ -18,7 +18,7 @@ from infer.output import SavedImage
 from infer.prompts import ImageRequest
 from infer.web.config import StudioOptions
 from infer.web.latent_preview import Preview, ProgressCallback, choose_preview
-from infer.web.models import ModelList
+from infer.web.models import LOADING, ModelList
 from infer.web.queue import Job, JobImage
 from infer.web.validation import check_count, check_size
 from train import model
@@ -33,7 +33,7 @@ class Worker:
     def __init__(self, options: StudioOptions, models: ModelList) -> None:
         self.device = pipeline.choose_device(options.device)
         self.dtype = pipeline.choose_dtype(options.dtype, self.device)
-        self.model_list, self.runs = models, models.runs
+        self.runs = models.runs
         self.default = GenerateOptions(model=models.model(""), tokenizer=options.tokenizer)
         self.models: OrderedDict[tuple[object, ...], BaseModel] = OrderedDict()
         self.previews: dict[str, Preview] = {}
@@ -56,7 +56,8 @@ class Worker:
         base = None
         if options.compare_base:
             base = self._model(chosen.base or chosen.model, chosen.tokenizer, use="base")
-        pipe = pipeline.build_pipeline(model, plan.scheduler, self.device)
+        with LOADING:
+            pipe = pipeline.build_pipeline(model, plan.scheduler, self.device)
         job.total = plan.calls(pipe, plan.requests) * (1 if base is None else 2)
         progress = ProgressCallback(job, self._preview(pipe, model))
         job.raise_if_stopped()
@@ -104,10 +105,6 @@ class Worker:
             self.previews[model.name] = choose_preview(pipe, model.sample_size)
         return self.previews[model.name]
 
-    def is_tuned(self, name: str) -> bool:
-        """Whether there is a base to compare a model with. Raises InputError."""
-        return resolve_model.resolve(GenerateOptions(model=self.model_list.model(name)), self.runs).is_tuned
-
     def check_default_model(self) -> None:
         """Raise InputError if the model of the command line does not exist."""
         chosen = resolve_model.resolve(self.default, self.runs)
@@ -121,7 +118,8 @@ class Worker:
             try:
                 chosen = resolve_model.resolve(self.default, self.runs)
                 model = self._model(chosen.model, chosen.tokenizer, chosen.zero_terminal_snr)
-                pipe = pipeline.build_pipeline(model, None, self.device)
+                with LOADING:
+                    pipe = pipeline.build_pipeline(model, None, self.device)
                 settings = pipeline.SamplingSettings(1, 2.0, model.sample_size, model.sample_size)
                 list(
                     pipeline.generate_images(pipe, [ImageRequest(0, "an image", 0)], settings)

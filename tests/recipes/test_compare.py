@@ -50,6 +50,7 @@ def test_the_command_as_typed(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
         "model: pocket",
+        "settings: 2 steps, guidance 4 (the model's)",
         "2 images, 2 newly generated: outputs/0001/index.html and outputs/0001/sheet.png",
     ]
     assert "Traceback" not in result.stderr

@@ -119,8 +119,7 @@ def test_stop(tab: Studio) -> None:
     """What is being drawn stops at its next step; what was finished is kept; the next order is drawn."""
     tab.mode("Expert")
     tab.page.check("#count input[value='8']", force=True)
-    tab.page.fill("#steps input[type=number]", "150")
-    tab.page.press("#steps input[type=number]", "Tab")
+    tab.set("steps", 150)
     drawn = len(tab.running.pictures())
     tab.draw("a long job")
     tab.page.wait_for_selector("#stage .preview img")
@@ -128,8 +127,7 @@ def test_stop(tab: Studio) -> None:
     tab.page.wait_for_selector("#generate:visible")
     assert len(tab.running.pictures()) < drawn + 8
     tab.page.check("#count input[value='1']", force=True)
-    tab.page.fill("#steps input[type=number]", "4")
-    tab.page.press("#steps input[type=number]", "Tab")
+    tab.set("steps", 4)
 
 
 def test_a_scribble_with_undo_and_clear(tab: Studio) -> None:

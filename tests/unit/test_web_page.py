@@ -24,7 +24,7 @@ from infer.web.controls import NAMES
 from infer.web.latent_preview import ProgressCallback
 from infer.web.models import ModelList, check_lora_tags
 from infer.web.queue import Job, JobImage, JobStopped
-from infer.web.service import Backend, StudioService
+from infer.web.service import StudioService
 
 
 def job(prompt: str = "a cat", **fields: Any) -> Job:
@@ -89,6 +89,7 @@ def test_model_list(tmp_path: Path) -> None:
     assert list(models.models()) == ["0001-a", "pocket"]
     assert (models.model(""), models.model("pocket")) == (str(runs / "0001-a"), "pocket")
     assert models.lora("ink", 0.5) == f"{files / 'ink.safetensors'}:0.5"
+    assert models.is_tuned("0001-a") and not models.is_tuned("pocket")
     with pytest.raises(InputError) as caught:
         models.lora("inc", 1.0)
     assert (caught.value.where, caught.value.allowed) == ("--lora", "ink")
@@ -193,7 +194,7 @@ def test_the_stage() -> None:
 
 def field_values(**fields: Any) -> tuple[Any, ...]:
     values = {"place": "Generate", "prompt": "a cat", "style": "", "shape": "1:1", "count": 1, "freedom": 0.7,
-              "negative": "", "steps": 3, "guidance": 4.0, "seed": "", "locked": False, "model": "", "lora": "",
+              "negative": "", "steps": "3", "guidance": "4", "seed": "", "locked": False, "model": "", "lora": "",
               "weight": 1.0, "sampler": "", "width": 0, "height": 0, "scribble": ""} | fields  # fmt: skip
     return tuple(values[name] for name in NAMES)
 
@@ -206,12 +207,11 @@ def data_url(canvas: Image.Image) -> str:
 
 @pytest.fixture
 def callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callbacks:
-    class Worker:
-        def is_tuned(self, model: str) -> bool:
-            return False
+    def no_backend(*_: Any) -> Any:
+        raise AssertionError("not needed")
 
     monkeypatch.chdir(tmp_path)
-    return Callbacks(StudioService(StudioOptions(), lambda *_: Backend(Worker(), None)))  # type: ignore[arg-type]
+    return Callbacks(StudioService(StudioOptions(), no_backend))
 
 
 def first_stage(callbacks: Callbacks, values: tuple[Any, ...]) -> str:
@@ -230,6 +230,9 @@ def first_stage(callbacks: Callbacks, values: tuple[Any, ...]) -> str:
         ({"prompt": " "}, "Prompt: "),
         ({"seed": "many", "locked": True}, "Seed: "),
         ({"seed": "7" * 5000, "locked": True}, "Seed: "),
+        ({"steps": "many"}, "Steps: "),
+        ({"steps": "151"}, "Steps: "),
+        ({"guidance": "nan"}, "Guidance: "),
         ({"place": "Compare"}, "nothing to compare"),
         ({"place": "Scribble"}, "Scribble: "),
         ({"place": "Scribble", "scribble": "data:image/png;base64,AAAA"}, "Scribble: "),
@@ -246,7 +249,7 @@ def test_problems_are_shown_on_the_stage(callbacks: Callbacks, fields: dict[str,
 
 def test_fields_become_a_job(callbacks: Callbacks) -> None:
     fields = {"style": "origami", "shape": "3:2", "count": 4, "negative": "text", "seed": "77", "locked": True,
-              "sampler": "euler_a", "guidance": 5.5}  # fmt: skip
+              "sampler": "euler_a", "guidance": "5.5"}  # fmt: skip
     assert 'role="alert"' not in first_stage(callbacks, field_values(**fields))
     (submitted,) = callbacks.service.queue.waiting
     options = submitted.options
@@ -257,7 +260,7 @@ def test_fields_become_a_job(callbacks: Callbacks) -> None:
 
 
 def test_empty_fields_follow_the_model(callbacks: Callbacks) -> None:
-    first_stage(callbacks, field_values(steps=None, guidance=None))
+    first_stage(callbacks, field_values(steps="", guidance=""))
     assert not {"steps", "guidance_scale"} & callbacks.service.queue.waiting[0].options.model_fields_set
 
 
