@@ -132,14 +132,9 @@ def test_what_a_picture_tells(client: TestClient) -> None:
             found = client.post(path, json={"image": image}).json()
             assert found["info"] == info["infotexts"][0]
             assert found["parameters"]["Seed"] == "7" and metadata.KEY in found["items"]
-    for wrong, words in {
-        "!!!": "is not a PNG in base64", "": "is not a readable image",
-        coded_bytes(b"no picture"): "is not a readable image",
-        coded_bytes(declaring(8_000, 11_000)): "is too large an image",
-        coded_bytes(declaring(20_000, 20_000)): "is not a readable image",
-    }.items():  # fmt: skip
-        found = client.post("/png-info", json={"image": wrong})
-        assert found.status_code == 422 and words in found.json()["detail"]
+    huge = [coded_bytes(declaring(*size)) for size in ((8_000, 11_000), (20_000, 20_000))]
+    for wrong in ("!!!", "", coded_bytes(b"no image"), *huge):
+        assert client.post("/png-info", json={"image": wrong}).status_code == 422
 
 
 def coded_bytes(content: bytes) -> str:
