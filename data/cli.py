@@ -259,7 +259,8 @@ def merge(model: type[BaseModel], values: dict[str, Any], typed: Mapping[str, An
 
 def explain_error(model: type[BaseModel], detail: Any, given: Container[str], lines: Mapping[str, str]) -> InputError:
     """One pydantic error as an InputError that names the flag or the YAML line."""
-    path, flags = dotted(model, detail["loc"]), find_flags(model)
+    flags = find_flags(model)
+    path = dotted(flags, detail["loc"])
     section = path.rpartition(".")[0]
     where = flag_of(path) if path in given else lines.get(path) or lines.get(section) or flag_of(path)
     if detail["type"] == "extra_forbidden" and path in flags:
@@ -283,17 +284,14 @@ def explain_error(model: type[BaseModel], detail: Any, given: Container[str], li
     return InputError(f"{detail['input']!r} is not allowed", where=where, allowed=allowed)
 
 
-def dotted(model: type[BaseModel], loc: Sequence[int | str]) -> str:
+def dotted(flags: Mapping[str, Flag], loc: Sequence[int | str]) -> str:
     """A pydantic location without the tags of unions: ('adapter', 'lora', 'rank') -> 'adapter.rank'."""
-    names: list[str] = []
-    level: list[type[BaseModel]] = [model]
+    path = ""
     for part in loc:
-        fields = [section.model_fields[str(part)] for section in level if str(part) in section.model_fields]
-        if not fields and any(getattr(s.model_fields.get("kind"), "default", None) == part for s in level):
-            continue
-        names.append(str(part))
-        level = [section for info in fields for section in section_types(info.annotation)]
-    return ".".join(names)
+        kind = flags.get(f"{path}.kind")
+        if kind is None or part not in kind.kinds:
+            path = f"{path}.{part}" if path else str(part)
+    return path
 
 
 # ---- help
