@@ -1,9 +1,9 @@
-"""Draw the figures of docs/ddpm.md, which need no trained network, or keep those that a run left for docs/ddpm-runs.md.
+"""Make the figures of docs/ddpm.md, which need no trained network, or copy a run's figures to docs/ddpm-runs.md.
 
 python docs/scripts/ddpm_figures.py collapse
-    one of them; without a name, all
+    one figure; default: all
 python docs/scripts/ddpm_figures.py --of outputs/ddpm-compare compare
-    ddpm-compare-*.png and the tables of docs/ddpm-runs.md, of a folder of any of the four commands
+    ddpm-compare-*.png and the tables of docs/ddpm-runs.md, from the output folder of fit, sample, compare or score
 """
 
 import argparse
@@ -19,31 +19,33 @@ FOLDER = Path(__file__).parents[1] / "figures"
 
 
 def main() -> int:
-    """Names on the command line, pictures in --out."""
+    """Write the named figures to --out."""
     parser = argparse.ArgumentParser(
         prog="figures.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: all")
     parser.add_argument(
-        "--out", type=Path, default=FOLDER, help="the folder to write ddpm-NAME.png to; default: docs/figures"
+        "--out", type=Path, default=FOLDER, help="output folder for ddpm-NAME.png; default: docs/figures"
     )
-    parser.add_argument("--of", type=Path, metavar="FOLDER", help="keep what lies there; NAME is then what to call it")
-    chosen = parser.parse_args()
-    if chosen.of is not None:
-        keep(chosen.of, "-".join(chosen.names) or chosen.of.name, chosen.out)
+    parser.add_argument(
+        "--of", type=Path, metavar="FOLDER", help="output folder of a command to copy from, under the name NAME"
+    )
+    args = parser.parse_args()
+    if args.of is not None:
+        keep(args.of, "-".join(args.names) or args.of.name, args.out)
         return 0
-    names = [check_choice(name, NAMES, what="figure") for name in chosen.names] or list(NAMES)
-    from docs.scripts import plots  # matplotlib and torch are loaded only once the names are known to be right
+    names = [check_choice(name, NAMES, what="figure") for name in args.names] or list(NAMES)
+    from docs.scripts import plots  # matplotlib and torch are imported only after the names are checked
 
     for name in names:
-        path = chosen.out / f"ddpm-{name}.png"
+        path = args.out / f"ddpm-{name}.png"
         plots.save(plots.FIGURES[name](), path)
         print(path)
     return 0
 
 
 def keep(folder: Path, name: str, out: Path) -> None:
-    """The figures of a folder into `out`, and its tables between the marks of docs/ddpm-runs.md, or of a copy there."""
+    """Copy a folder's figures to `out` and write its tables between the markers of ddpm-runs.md beside `out`."""
     from docs.scripts import run_plots, run_tables
 
     kept = run_plots.keep(folder, name, out)

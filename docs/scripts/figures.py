@@ -14,38 +14,38 @@ from docs.scripts import overview, plots
 
 DOCS = Path(__file__).parents[1]
 COLUMNS, ROWS, SIDE = 10, 5, 96
-LIMIT = 200 << 10  # bytes a figure may have
-PAIRS = (1, 52, 79, 85, 90, 112, 156, 184)  # the pictures of docs/captioning.md, in the order of its table
+LIMIT = 200 << 10  # maximum bytes of a figure
+PAIRS = (1, 52, 79, 85, 90, 112, 156, 184)  # the images of docs/captioning.md, in the order of its table
 PAIR_SIDE = 176
 INK = "#2a1a4a"
 
 
 def main() -> int:
-    """creatures: fifty of the sample pictures. pairs: the eight of the guide. demo: a sheet of generate.py, kept small.
+    """creatures: fifty sample images. pairs: the eight of the captioning guide. demo: a sheet of generate.py.
 
-    thesis: the folder of `compare.py --figures thesis`, all panels on one sheet. study: of `compare.py --study steps`.
-    types: a sheet of compare.py, at half its size.
-    captioning: what `python -m tests.benchmarks.labelling --screenshot SHOT` saw.
-    studio: what `python -m tests.benchmarks.studio --screenshot SHOT` saw.
-    evaluation, classifiers: what a browser saw of the report of infer/evaluate.py, of train/study/run.py.
+    thesis: all panels of `compare.py --figures thesis` on one sheet. study: the curves of `compare.py --study steps`.
+    types: a sheet of compare.py at half size.
+    captioning: a screenshot by `python -m tests.benchmarks.labelling --screenshot SHOT`.
+    studio: a screenshot by `python -m tests.benchmarks.studio --screenshot SHOT`.
+    evaluation, classifiers: a screenshot of the report by infer/evaluate.py or train/study/run.py.
     """
     match sys.argv[1:]:
         case ["creatures"]:
-            keep(sample_sheet(), DOCS / "creatures.png")
+            save(sample_sheet(), DOCS / "creatures.png")
         case ["pairs"]:
-            keep(numbered(PAIRS), DOCS / "captioning-pairs.png")
+            save(numbered(PAIRS), DOCS / "captioning-pairs.png")
         case ["demo", sheet]:
-            keep(Image.open(sheet).convert("RGB"), DOCS / "demo.png")
+            save(Image.open(sheet).convert("RGB"), DOCS / "demo.png")
         case ["types", sheet]:
-            keep(halved(Image.open(sheet).convert("RGB")), DOCS / "types.png")
+            save(halved(Image.open(sheet).convert("RGB")), DOCS / "types.png")
         case ["captioning", shot]:
-            keep(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
+            save(Image.open(shot).convert("RGB"), DOCS / "captioning-screen.png")
         case ["studio", shot]:
-            keep(Image.open(shot).convert("RGB"), DOCS / "studio.png")
+            save(Image.open(shot).convert("RGB"), DOCS / "studio.png")
         case [("evaluation" | "classifiers") as name, shot]:
-            keep(halved(Image.open(shot).convert("RGB")), DOCS / "figures" / f"{name}.png")
+            save(halved(Image.open(shot).convert("RGB")), DOCS / "figures" / f"{name}.png")
         case ["thesis", folder]:
-            keep(overview.panels(Path(folder)), DOCS / "thesis-figures.png")
+            save(overview.panels(Path(folder)), DOCS / "thesis-figures.png")
         case ["study", ("steps" | "guidance") as name, folder]:
             plots.save(overview.curves(Path(folder), name), DOCS / "figures" / f"sd-study-{name}.png")
         case other:
@@ -60,7 +60,7 @@ def halved(sheet: Image.Image) -> Image.Image:
 
 
 def sample_sheet() -> Image.Image:
-    """A column for each type."""
+    """Sample images with one column per type."""
     sheet = Image.new("RGB", (COLUMNS * SIDE, ROWS * SIDE), "white")
     for place in range(COLUMNS * ROWS):
         row, column = divmod(place, COLUMNS)
@@ -69,7 +69,7 @@ def sample_sheet() -> Image.Image:
 
 
 def numbered(indices: tuple[int, ...], columns: int = 4) -> Image.Image:
-    """Sample pictures in rows, each with its number from 1 on."""
+    """Sample images in rows, numbered from 1."""
     sheet = Image.new("RGB", (columns * PAIR_SIDE, -(-len(indices) // columns) * PAIR_SIDE), "white")
     pen = ImageDraw.Draw(sheet)
     for place, index in enumerate(indices):
@@ -82,11 +82,11 @@ def numbered(indices: tuple[int, ...], columns: int = 4) -> Image.Image:
     return sheet
 
 
-def keep(picture: Image.Image, path: Path) -> None:
-    """Save with the most colours that the limit allows."""
+def save(image: Image.Image, path: Path) -> None:
+    """Save with as many colours as the size limit allows."""
     for colours in (256, 128, 64, 32):
         with atomic_file(path) as beside:
-            few = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            few = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
             few.save(beside, "PNG", optimize=True)
         if path.stat().st_size <= LIMIT:
             return

@@ -1,4 +1,4 @@
-"""What a comparison left in its folder, as one small picture for a page: all panels of the thesis, or curves."""
+"""A comparison's output as one small image for the docs: all panels of the thesis, or the curves of a study."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
 SIDE, GAP, ACROSS = 128, 14, 6  # pixels of a panel, between panels; panels in a row: 2 + 2 + 2, 2 + 4, 2 + 2 + 2
-HEAD, SMALL = 13, 11  # pixels of letters
-FRAME = "#d8d8d8"  # most pictures of the embedded base have white grounds
+HEAD, SMALL = 13, 11  # font sizes in pixels
+FRAME = "#d8d8d8"  # most images of the embedded base have a white background
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: its file, what was drawn, and the thesis' own words where they are others."""
+    """One panel: its image, its prompt, and the thesis' own prompt if it differs."""
 
     letter: str
-    picture: Path
-    said: str
+    image: Path
+    prompt: str
     thesis: str
 
     @property
     def words(self) -> TextBlock:
-        return contact_sheet.wrap_text(f"({self.letter}) {self.said}", SIDE, SMALL)
+        return contact_sheet.wrap_text(f"({self.letter}) {self.prompt}", SIDE, SMALL)
 
     @property
     def own(self) -> TextBlock:
@@ -48,7 +48,7 @@ class Panel:
 
 
 def panels(folder: Path) -> Image.Image:
-    """All figures that `compare.py --figures thesis` drew into a folder, on one sheet. Raises InputError."""
+    """All figures of a `compare.py --figures thesis` folder on one sheet. Raises InputError."""
     lines = {line["figure"]: line for line in lines_of(folder)}
     figures = load_figures()
     missing = [
@@ -86,7 +86,7 @@ def panels(folder: Path) -> Image.Image:
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     log = folder / output.LOG_FILE
     if not log.is_file():
-        raise InputError("holds no figures", where=folder, fix="Make them: infer/compare.py --figures thesis")
+        raise InputError("contains no figures", where=folder, fix="Make them: infer/compare.py --figures thesis")
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if "figure" in line]
 
@@ -100,7 +100,7 @@ def panel_of(folder: Path, figure: Figure, place: int, lines: Mapping[str, dict[
 
 
 def in_rows(figures: Sequence[Figure]) -> list[list[Figure]]:
-    """Figures side by side while their panels fit."""
+    """Rows of figures, as many in each as fit."""
     rows: list[list[Figure]] = [[]]
     for figure in figures:
         if sum(len(each.panels) for each in rows[-1]) + len(figure.panels) > ACROSS:
@@ -110,7 +110,7 @@ def in_rows(figures: Sequence[Figure]) -> list[list[Figure]]:
 
 
 def shared(lines: Sequence[dict[str, Any]]) -> str:
-    """What all panels have in common, and the tuned weights."""
+    """The settings that all panels share, and the tuned weights."""
     first, tuned = lines[0], next((line for line in lines if line["loras"]), None)
     loras = ", ".join(f"{LoraUsed(**lora).name} at {lora['weight']:g}" for lora in (tuned or first)["loras"])
     weights = {ModelUsed(**line["model"]).name: None for line in lines}
@@ -123,9 +123,9 @@ def shared(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def put(paper: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, left: int, top: int) -> None:
-    with Image.open(panel.picture) as opened:
-        picture = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    paper.paste(picture, (left, top))
+    with Image.open(panel.image) as opened:
+        image = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    paper.paste(image, (left, top))
     pen.rectangle((left - 1, top - 1, left + SIDE, top + SIDE), outline=FRAME)
     draw_block(pen, left, top + SIDE + 4, panel.words)
     draw_block(pen, left, top + SIDE + 4 + panel.words.height, panel.own, FAINT)
@@ -135,7 +135,7 @@ def put(paper: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, left: int, t
 
 
 def curves(folder: Path, title: str) -> Plot:
-    """What a study of steps or guidance measured: the way to the last picture, and the similarity to the prompt."""
+    """Curves of a study of steps or guidance: distance to the final image and similarity to the prompt."""
     from docs.scripts import plots
 
     found = numbers_of(folder)
@@ -152,7 +152,7 @@ def curves(folder: Path, title: str) -> Plot:
                 bounds = ([max(p["low"], 0.0) for p in points], [p["high"] for p in points])
                 axes.fill_between(values, *bounds, color=colours[name], alpha=0.15, linewidth=0)
             far.plot(values, found[name]["between seeds"], "--", color=colours[name], label=f"two seeds, {name}")
-        far.set(title=f"Distance to the picture at {values[-1]:g} {title}", xlabel=title, ylabel="RMS of colours")
+        far.set(title=f"Distance to the image at {values[-1]:g} {title}", xlabel=title, ylabel="RMS of colours")
         fits.set(title="Similarity to the prompt", xlabel=title, ylabel="cosine")
         far.set_ylim(top=1.35 * far.get_ylim()[1])  # room for the legend
         far.legend(fontsize=8, ncols=2, loc="upper right")
@@ -166,5 +166,5 @@ def numbers_of(folder: Path) -> dict[str, Any]:
     mark = folder / results.MARK
     found = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
     if "curves" not in found:
-        raise InputError("holds no curves", where=folder, fix="Make them: infer/compare.py --study steps")
+        raise InputError("contains no curves", where=folder, fix="Make them: infer/compare.py --study steps")
     return found["curves"]

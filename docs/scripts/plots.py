@@ -1,4 +1,4 @@
-"""The figures of docs/ddpm.md that need no trained network: closed forms, and this library's code held against them."""
+"""The figures of docs/ddpm.md that need no trained network: closed forms against this library's results."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from train.ddpm.elbo import bits_per_dim, continuous, rate_distortion
 from train.ddpm.samplers import SeededNoise
 from train.ddpm.schedule import Schedule
 
-LIMIT = 200 << 10  # bytes that a figure may have
+LIMIT = 200 << 10  # maximum bytes of a figure
 INK, FAINT = "#222222", "#c8c8c8"
-BLUE, ORANGE, GREEN, PINK, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5e4fa2"  # for every kind of eye
+BLUE, ORANGE, GREEN, PINK, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5e4fa2"  # colour-blind safe
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "font.family": "DejaVu Sans",
@@ -45,19 +45,19 @@ F64 = torch.float64
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure whole; InputError if it is larger than the docs allow."""
+    """Write a figure atomically. Raises InputError if it exceeds LIMIT."""
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(drawn, format="png", metadata={"Software": None})
-    with Image.open(drawn) as picture, atomic_file(path) as beside:
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(beside, "PNG", optimize=True)
+    with Image.open(drawn) as image, atomic_file(path) as beside:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(beside, "PNG", optimize=True)
         if beside.stat().st_size > LIMIT:
             raise InputError(f"{beside.stat().st_size} bytes", where=path, allowed=f"{LIMIT} bytes")
 
 
 def canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """An empty figure of the house's style, in inches, and its axes row by row."""
+    """An empty figure, size in inches, and its axes row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -65,7 +65,7 @@ def canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tupl
 
 
 def styled(draw: Callable[[], Figure]) -> Callable[[], Figure]:
-    """A figure drawn with STYLE, whatever the user's own matplotlib settings are."""
+    """A plot function that uses STYLE instead of the user's matplotlib settings."""
 
     def drawn() -> Figure:
         with rc_context(STYLE):
@@ -84,10 +84,10 @@ ENTROPY = math.log2(2 * math.pi * math.e) / 2  # of N(0, 1), in bits
 
 @styled
 def elbo() -> Figure:
-    """The bound of N(0, 1) data under the exact denoiser: every schedule and length walks one curve to one sum.
+    """The bound of N(0, 1) data under the exact denoiser: all schedules and lengths follow one curve to one sum.
 
-    When x_t is known, L_T + ... + L_t bits were sent, which must be the information I(x_0; x_t) = log2(1 + SNR) / 2.
-    L_0 is what is left of the entropy.
+    Once x_t is known, L_T + ... + L_t bits were sent, which must equal the information I(x_0; x_t) = log2(1 + SNR) / 2.
+    L_0 is the rest of the entropy.
     """
     figure = Figure(figsize=(8.6, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
@@ -120,7 +120,7 @@ def elbo() -> Figure:
 
 
 def table_of_errors(axes: Axes) -> None:
-    """Heads and frame of the numbers on the right of `elbo`."""
+    """Headers and frame of the table on the right of `elbo`."""
     for column, (name, colour) in enumerate(RUNS.items()):
         axes.text(-0.75, -column, name, ha="right", va="center", color=colour, fontweight="bold")
     for row, T in enumerate(LENGTHS):
@@ -133,7 +133,7 @@ def table_of_errors(axes: Axes) -> None:
 
 
 def identity(schedule: Schedule) -> tuple[Tensor, float]:
-    """Bits until x_t is known, t = T ... 1, and the whole bound: bound.py with the exact denoiser of N(0, 1).
+    """Bits until x_t is known, t = T ... 1, and the whole bound: elbo.py with the exact denoiser of N(0, 1).
 
     Expectations over x_0 and eps by two-point Gauss-Hermite quadrature, exact for terms of second degree.
     """
@@ -164,7 +164,7 @@ STD = 0.1
 
 @styled
 def collapse() -> Figure:
-    """What few steps do to the spread of samples, in closed form and measured, beside published distances."""
+    """Effect of few steps on the spread of samples, in closed form and measured, with published FIDs."""
     figure, (left, right) = canvas(8.6, 3.7, columns=2)
     schedule = schedules.linear(1000)
     for name, colour in KINDS.items():
@@ -190,7 +190,7 @@ def collapse() -> Figure:
 
 
 def closed_std(schedule: Schedule, name: str, count: int) -> float:
-    """Standard deviation of samples of N(0, STD^2), in closed form."""
+    """Closed-form standard deviation of samples of N(0, STD^2)."""
     chain = samplers.respace(schedule, count)
     return (
         analytic.ddim_gain(chain, STD)
@@ -200,7 +200,7 @@ def closed_std(schedule: Schedule, name: str, count: int) -> float:
 
 
 def measured_std(schedule: Schedule, name: str, count: int, pixels: int = 20_000) -> float:
-    """The same of `pixels` values that the sampler itself drew."""
+    """Measured standard deviation of `pixels` sampled values."""
     noise = SeededNoise((0,), (1, 1, pixels), dtype=F64)
     drawn = samplers.generate(
         samplers.make_sampler(name, count=count),
@@ -214,22 +214,26 @@ def measured_std(schedule: Schedule, name: str, count: int, pixels: int = 20_000
 
 # ---- order of convergence
 
-SOLVERS = {"ddim": (GREEN, 1, 1), "heun": (PURPLE, 2, 2), "dpm++": (PINK, 2, 1)}  # colour, order, looks a step
+SOLVERS = {
+    "ddim": (GREEN, 1, 1),
+    "heun": (PURPLE, 2, 2),
+    "dpm++": (PINK, 2, 1),
+}  # colour, order, network evaluations per step
 
 
 @styled
 def order() -> Figure:
-    """The error of deterministic samplers against the probability flow, by looks of the network."""
+    """Error of deterministic samplers against the probability flow, by number of network evaluations."""
     figure, (axes,) = canvas(6.2, 3.9)
     counts = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-    for name, (colour, power, looks) in SOLVERS.items():
+    for name, (colour, power, evaluations) in SOLVERS.items():
         errors = [flow_error(name, count) for count in counts]
-        seen = [looks * count for count in counts]
+        seen = [evaluations * count for count in counts]
         axes.plot(seen, errors, "o-", color=colour, markersize=3.5, linewidth=1.5)
         axes.text(seen[-1] * 1.1, errors[-1], f"{name}\norder {power}", color=colour, va="center", fontweight="bold")
         guide = [errors[-1] * (seen[-1] / n) ** power for n in seen]
         axes.plot(seen, guide, color=colour, linewidth=0.8, linestyle=(0, (2, 3)))
-    axes.set(xscale="log", yscale="log", xlabel="looks of the network", ylabel="relative error of samples")
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="relative error of samples")
     axes.set_xticks([10, 30, 100, 300, 1000], labels=["10", "30", "100", "300", "1000"])
     axes.set_xlim(7, 3000)
     axes.minorticks_off()
@@ -239,7 +243,7 @@ def order() -> Figure:
 
 
 def flow_error(name: str, count: int, std: float = 0.5) -> float:
-    """How far a sampler's result for N(0, std^2) is from the probability flow's, in even steps of log SNR."""
+    """Relative error of a sampler for N(0, std^2) against the probability flow, with even steps of log SNR."""
     schedule = analytic.even_in_log_snr(count, 16.0, -10.0)
     one = torch.ones(1, 1, 1, 1, dtype=F64)
     predict = analytic.gaussian_denoiser(schedule, std=std)
@@ -249,12 +253,12 @@ def flow_error(name: str, count: int, std: float = 0.5) -> float:
     return abs(gain.item() / analytic.flow_gain(schedule, std) - 1)
 
 
-# ---- schedules, and pictures going under
+# ---- schedules and the forward process
 
 
 @styled
 def schedule_curves() -> Figure:
-    """The signal that is left, and the log signal-to-noise ratio, of the named schedules."""
+    """Remaining signal and log signal-to-noise ratio of the named schedules."""
     figure, (left, right) = canvas(8.6, 3.3, columns=2)
     for name, colour in list(RUNS.items())[:4]:
         schedule = schedules.make_schedule(name, 1000)
@@ -263,14 +267,14 @@ def schedule_curves() -> Figure:
     zero = schedules.zero_terminal_snr(schedules.make_schedule("scaled_linear", 1000))
     left.plot(zero.alphas_cumprod, color=BLUE, linewidth=1.1, linestyle=(0, (3, 2)), label="…at zero terminal SNR")
     right.plot(zero.log_snr[:-1], color=BLUE, linewidth=1.1, linestyle=(0, (3, 2)))
-    left.set(xlabel="t", title=r"$\bar\alpha_t$, the share of the picture in the variance of $x_t$")
+    left.set(xlabel="t", title=r"$\bar\alpha_t$, the share of the image in the variance of $x_t$")
     right.set(xlabel="t", ylim=(-14, 10), title=r"$\log\ \mathrm{SNR}(t)$")
     left.legend()
     return figure
 
 
 def label_of(name: str) -> str:
-    """The name of a schedule, with its other name."""
+    """A schedule's name, with its alias."""
     return "scaled_linear = quadratic" if name == "scaled_linear" else name
 
 
@@ -279,16 +283,16 @@ STRIP = (0, 20, 60, 80, 100, 150, 250, 350, 500, 999)
 
 @styled
 def forward() -> Figure:
-    """One picture at rising t under two schedules: the forward process."""
+    """The forward process: one image at increasing t under two schedules."""
     rows = ("linear", "cosine")
     figure, axes = canvas(8.6, 1.95, columns=len(STRIP), rows=len(rows))
     pixels = torch.frombuffer(bytearray(sample_set.sample_image(404).tobytes()), dtype=torch.uint8)
-    picture = pixels.reshape(64, 64, 3).permute(2, 0, 1).float() / 127.5 - 1
+    image = pixels.reshape(64, 64, 3).permute(2, 0, 1).float() / 127.5 - 1
     eps = rng.normal((3, 64, 64), "forward")
     for place, cell in enumerate(axes):
         row, column = divmod(place, len(STRIP))
         t = torch.tensor([STRIP[column]])
-        xt = diffusion.add_noise(schedules.make_schedule(rows[row], 1000), picture[None], eps[None], t)[0]
+        xt = diffusion.add_noise(schedules.make_schedule(rows[row], 1000), image[None], eps[None], t)[0]
         cell.imshow(((xt.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy(), interpolation="nearest")
         cell.set(xticks=[], yticks=[])
         cell.spines[:].set_visible(False)
@@ -307,7 +311,7 @@ CENTRES = ((-0.8, 0.0), (0.6, 0.7), (0.5, -0.6))
 
 @styled
 def added_noise() -> Figure:
-    """Points of a mixture: true, drawn by algorithm 2, drawn without its noise, and by DDIM."""
+    """Points of a mixture: true, sampled by algorithm 2, the same without noise, and by DDIM."""
     figure, axes = canvas(8.6, 2.35, columns=4)
     centres = torch.tensor(CENTRES, dtype=F64).reshape(3, 2, 1, 1)
     mixture = analytic.Mixture(

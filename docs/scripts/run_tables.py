@@ -1,4 +1,4 @@
-"""Tables and figures of docs/ddpm-runs.md: what the four commands left, as Markdown between two marks of the page."""
+"""Tables and figures of docs/ddpm-runs.md: results of the four commands, as Markdown between two markers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data.errors import InputError
 from train.metrics import read_metrics
 
 LECTURE = Path(__file__).parents[2] / "data" / "metrics" / "lecture.csv"
-PARTS = 10  # of a training, for its table of losses
+PARTS = 10  # rows of a run's table of losses
 CAPTIONS = {  # by the last word of a figure's name
     "training": "The loss of every step with its running mean, and the error of x_0 at fixed noise",
     "drawn": "Generated at the end of training, from the same noise as all previews",
@@ -32,9 +32,9 @@ CAPTIONS = {  # by the last word of a figure's name
 
 
 def fill(page: Path, name: str, folder: Path, figures: Sequence[Path] = ()) -> bool:
-    """Put what the folder holds between <!-- NAME --> and <!-- /NAME --> of the page; False if it has no such marks.
+    """Write a folder's results between <!-- NAME --> and <!-- /NAME --> of the page; False without such markers.
 
-    figures: made of the folder, to be shown below its numbers. Raises InputError for a folder that holds neither.
+    figures: made from the folder, shown below its numbers. Raises InputError for a folder with neither.
     """
     text = page.read_text(encoding="utf-8")
     block = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.S)
@@ -50,13 +50,13 @@ def fill(page: Path, name: str, folder: Path, figures: Sequence[Path] = ()) -> b
 
 
 def lines_of(folder: Path, *, found: bool = False) -> list[str]:
-    """The Markdown of a folder's numbers. found: whether there are figures of it, so that it need not have numbers."""
+    """The Markdown of a folder's numbers. found: whether it has figures; then numbers are optional."""
     for file, lines in (("compare.json", of_comparison), ("score.json", of_score), ("metrics.jsonl", of_training)):
         if (folder / file).is_file():
             return lines(folder)
     if found:
         return []
-    raise InputError("holds no numbers of compare.py, score.py or fit.py", where=folder)
+    raise InputError("contains no results of compare.py, score.py or fit.py", where=folder)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
@@ -65,7 +65,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 
 def word(cell: object) -> str:
-    """A cell: whole numbers with commas, others with four digits that count, nothing for None."""
+    """A table cell: integers with commas, floats with four significant digits, empty for None."""
     if cell is None:
         return ""
     if isinstance(cell, float):
@@ -77,14 +77,14 @@ def read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-# ---- what each folder says
+# ---- one function per command
 
 
 def of_comparison(folder: Path) -> list[str]:
     facts = read(folder / "compare.json")
     settings, rows = facts["settings"], facts["table"]
     lines = [
-        f"{settings['seeds']} trainings of each network on {settings['data']['set']}: {settings['steps']} steps of "
+        f"{settings['seeds']} runs of each network on {settings['data']['set']}: {settings['steps']} steps of "
         f"{settings['batch_size']} images; intervals of 95 % from {settings['resamples']:,} resamples of seeds and "
         f"images, paired.",
         "",
@@ -96,7 +96,7 @@ def of_comparison(folder: Path) -> list[str]:
 
 
 def of_score(folder: Path) -> list[str]:
-    """Our rows, then the lecture's."""
+    """Our rows, then the published ones."""
     facts = read(folder / "score.json")
     kinds = ("precision", "recall", "density", "coverage")
     head = ("images", "n", "FD", "sFD", "KID", *kinds)
@@ -108,8 +108,10 @@ def of_score(folder: Path) -> list[str]:
     lines = [f"Features: {facts['features']}.", "", *table(head, rows), ""]
     bits = [(name, each["mean"], f"{each['low']:.4g} to {each['high']:.4g}") for name, each in facts["bits"].items()]
     lines += [*table(("part of the bound", "bits/dim", "95 % over images"), bits), ""] if bits else []
-    learnt = [(name, f"{100 * each['right'] / each['count']:.1f} %") for name, each in facts["learnt"].items()]
-    lines += [*table(("a classifier trained on", "accuracy on held-out real ones"), learnt), ""] if learnt else []
+    accuracies = [(name, f"{100 * each['right'] / each['count']:.1f} %") for name, each in facts["learnt"].items()]
+    lines += (
+        [*table(("a classifier trained on", "accuracy on held-out real ones"), accuracies), ""] if accuracies else []
+    )
     return [*lines, *lecture()]
 
 
@@ -121,10 +123,10 @@ def lecture() -> list[str]:
 
 
 def of_training(folder: Path) -> list[str]:
-    """The mean loss of each tenth of the training, and the error of x_0 at its end."""
+    """Mean loss of each tenth of the run, and the error of x_0 at the end."""
     rows, facts = read_metrics(folder / "metrics.jsonl"), read(folder / "data.json")
     losses = [row["loss"] for row in rows if "loss" in row]
-    looks = [row for row in rows if "validation" in row]
+    validations = [row for row in rows if "validation" in row]
     done, whole = len(losses), facts["steps"]
     size = whole / PARTS
     means = []
@@ -134,7 +136,7 @@ def of_training(folder: Path) -> list[str]:
     left = "" if done >= whole else f" Stopped after step {done:,}."
     lines = [f"{facts['pictures']:,} images of {facts['set']}, {whole:,} steps.{left}", ""]
     lines += table(("tenth", *map(str, range(1, PARTS + 1))), [("mean loss", *means)])
-    first, last = looks[0], looks[-1]
+    first, last = validations[0], validations[-1]
     sides = last["validation"].items()
     ends = ", ".join(f"{side} {first['validation'][side]:.4f} to {error:.4f}" for side, error in sides)
     return [*lines, "", f"Error of x_0 at fixed noise, from before step 1 to step {last['step']:,}: {ends}."]

@@ -1,6 +1,6 @@
-"""ENTRY: make the figures and the table of docs/stable-diffusion.md, with the embedded base and nothing else.
+"""ENTRY: make the figures and the table of docs/stable-diffusion.md from the embedded base model.
 
-python docs/scripts/sd_figures.py vae guidance        some of them; without a name, all
+python docs/scripts/sd_figures.py vae guidance        these figures; default: all
 """
 
 import argparse
@@ -16,19 +16,19 @@ DOCS = Path(__file__).parents[1]
 
 
 def main() -> int:
-    """Names on the command line; pictures in --out/figures, the table in --out/stable-diffusion.md."""
+    """Write the named figures to --out/figures and the table to --out/stable-diffusion.md."""
     parser = argparse.ArgumentParser(
         prog="figures.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: all")
-    parser.add_argument("--out", type=Path, default=DOCS, help="the folder of the docs; default: docs")
-    parser.add_argument("--steps", type=int, default=50, help="denoising steps of drawn pictures; default: 50")
-    asked = parser.parse_args()
-    names = [check_choice(name, NAMES, what="figure") for name in asked.names] or list(NAMES)
+    parser.add_argument("--out", type=Path, default=DOCS, help="documentation folder; default: docs")
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps of generated images; default: 50")
+    args = parser.parse_args()
+    names = [check_choice(name, NAMES, what="figure") for name in args.names] or list(NAMES)
     from docs.scripts import sd_plots
 
     for name in names:
-        print(sd_plots.make(name, asked.out, asked.steps))
+        print(sd_plots.make(name, args.out, args.steps))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The figures of docs/stable-diffusion.md, drawn by the embedded base's own parts; see docs/scripts/sd_figures.py."""
+"""The figures of docs/stable-diffusion.md, generated with the embedded base; see docs/scripts/sd_figures.py."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FEWEST_COLOURS = 32
 
 
 def make(name: str, docs: Path, steps: int) -> Path:
-    """Make one figure, or the page's table; the file that was written. Raises InputError."""
+    """Make one figure or the page's table; returns the file written. Raises InputError."""
     if name == "shapes":
         page = docs / PAGE
         write_atomic(page, sd_shapes.put(page.read_text(encoding="utf-8"), "shapes", sd_shapes.shapes_table()))
@@ -51,14 +51,14 @@ def make(name: str, docs: Path, steps: int) -> Path:
     return path
 
 
-def keep(picture: Image.Image, path: Path) -> None:
-    """Save a sheet with the most colours that the docs' limit allows, none over 1000 pixels wide."""
-    if picture.width > 1000:
-        picture = picture.resize((1000, round(picture.height * 1000 / picture.width)), Image.Resampling.LANCZOS)
+def keep(image: Image.Image, path: Path) -> None:
+    """Save a sheet at most 1000 pixels wide, with as many colours as the size limit allows."""
+    if image.width > 1000:
+        image = image.resize((1000, round(image.height * 1000 / image.width)), Image.Resampling.LANCZOS)
     path.parent.mkdir(parents=True, exist_ok=True)
     colours = 256
     while True:
-        few = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         few.save(path, "PNG", optimize=True)
         if path.stat().st_size <= plots.LIMIT or colours <= FEWEST_COLOURS:
             return
@@ -70,7 +70,7 @@ def keep(picture: Image.Image, path: Path) -> None:
 
 @plots.styled
 def parts() -> Figure:
-    """How the parts work together, with their shapes in both models."""
+    """Diagram of the parts and their tensor shapes in both models."""
     small, large = (Anatomy(folder) for folder in sd_shapes.MODELS.values())
     figure, (axes,) = plots.canvas(9.2, 3.7)
     axes.set(xlim=(-2, 100), ylim=(0, 40))
@@ -82,9 +82,9 @@ def parts() -> Figure:
     box(axes, 8, 31, "prompt", f"{small.text_states[0]} tokens", plots.FAINT)
     box(axes, 32, 31, "text encoder (CLIP)", both(small.text_states, large.text_states), plots.ORANGE)
     box(axes, 8, 9, "noise", both(small.latents, large.latents), plots.FAINT)
-    box(axes, 37, 9, "U-Net", "predicts the noise,\ntwice a step with guidance", plots.BLUE)
-    box(axes, 62, 9, "scheduler", "one step to less noise,\n50 times", plots.GREEN)
-    box(axes, 88, 9, "VAE decoder", both(small.picture, large.picture), plots.PURPLE)
+    box(axes, 37, 9, "U-Net", "predicts the noise,\ntwice per step with guidance", plots.BLUE)
+    box(axes, 62, 9, "scheduler", "removes some noise,\n50 times", plots.GREEN)
+    box(axes, 88, 9, "VAE decoder", both(small.image, large.image), plots.PURPLE)
     for start, end, bend in (
         ((17, 31), (21, 31), 0), ((35, 25.5), (37, 15), 0), ((17, 9), (27, 9), 0), ((47, 9), (52, 9), 0),
         ((72, 9), (78, 9), 0), ((60, 14.5), (41, 14.5), 0.45),
@@ -99,7 +99,7 @@ def parts() -> Figure:
 
 
 def box(axes: Axes, x: float, y: float, title: str, text: str, colour: str) -> None:
-    """A rounded box about (x, y)."""
+    """A rounded box centred at (x, y)."""
     width, height = 20 if len(title) > 12 else 18, 11
     corner = (x - width / 2, y - height / 2)
     style = "round,pad=0,rounding_size=1.2"
@@ -112,7 +112,7 @@ def box(axes: Axes, x: float, y: float, title: str, text: str, colour: str) -> N
 
 @plots.styled
 def text() -> Figure:
-    """Cosines of phrases as the embedded base's text encoder sees them."""
+    """Cosine similarities of phrases in the embedded base's text encoder."""
     cosines = phrase_cosines()
     figure, (axes,) = plots.canvas(6.4, 4.6)
     shown = axes.imshow(cosines, cmap="YlGnBu", vmin=min(0.0, float(cosines.min())), vmax=1)
@@ -129,7 +129,7 @@ def text() -> Figure:
 
 @torch.no_grad()
 def phrase_cosines() -> np.ndarray:
-    """(n, n) cosines of the last state of each phrase, where CLIP gathers the whole, less the phrases' mean."""
+    """(n, n) cosine similarities of the phrases' pooled embeddings, with their mean subtracted."""
     model = load_model(POCKET)
     tokens = model.tokenizer(list(PHRASES), padding="max_length", truncation=True, return_tensors="pt")
     pooled = model.text_encoder(tokens.input_ids).pooler_output.double()  # (n, D)
@@ -140,75 +140,73 @@ def phrase_cosines() -> np.ndarray:
 PLOTS = {"parts": parts, "text": text}
 
 
-# ---- sheets of pictures
+# ---- image sheets
 
 
 def vae(steps: int) -> Image.Image:
-    """Pictures, the four channels of their latents, and what the decoder makes of these."""
+    """Images, the four channels of their latents, and the decoded images."""
     model = load_model(POCKET)
     side = model.sample_size
     rows = [sample_set.sample_image(index, side) for index in CREATURES]
     cells: dict[tuple[int, int], Image.Image] = {}
     notes: dict[tuple[int, int], str] = {}
-    for row, picture in enumerate(rows):
-        latents, decoded = there_and_back(model, picture)
-        planes = [channel_picture(plane, side) for plane in latents]
-        cells |= {(column, row): each for column, each in enumerate([picture, *planes, decoded])}
-        notes[len(planes) + 1, row] = f"{psnr(picture, decoded):.1f} dB"
-    heads = ["picture", *(f"channel {index + 1}" for index in range(model.latent_channels)), "decoded"]
+    for row, image in enumerate(rows):
+        latents, decoded = encode_and_decode(model, image)
+        planes = [channel_image(plane, side) for plane in latents]
+        cells |= {(column, row): each for column, each in enumerate([image, *planes, decoded])}
+        notes[len(planes) + 1, row] = f"{psnr(image, decoded):.1f} dB"
+    heads = ["image", *(f"channel {index + 1}" for index in range(model.latent_channels)), "decoded"]
     shapes = Anatomy(model.layout)
-    foot = (
-        f"{sd_shapes.shape(shapes.picture)} to {sd_shapes.shape(shapes.latents)}: {shapes.ratio:g} times fewer numbers"
-    )
+    foot = f"{sd_shapes.shape(shapes.image)} to {sd_shapes.shape(shapes.latents)}: {shapes.ratio:g} times fewer values"
     return render_sheet(Sheet(heads, [""] * len(rows), cells, footer=foot, notes=notes))
 
 
 @torch.no_grad()
-def there_and_back(model: Any, picture: Image.Image) -> tuple[torch.Tensor, Image.Image]:
-    """The latents (C, h, w) of a picture, the mean of what the encoder says, and the picture decoded from them."""
-    pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32)).permute(2, 0, 1) / 127.5 - 1
+def encode_and_decode(model: Any, image: Image.Image) -> tuple[torch.Tensor, Image.Image]:
+    """(C, h, w) mean latents of an image, and the image decoded from them."""
+    pixels = torch.from_numpy(np.asarray(image.convert("RGB"), np.float32)).permute(2, 0, 1) / 127.5 - 1
     mean = model.vae.encode(pixels[None]).latent_dist.mean
     return mean[0], images.tensor_to_image(model.vae.decode(mean, return_dict=False)[0][0].float())
 
 
-def channel_picture(plane: torch.Tensor, side: int) -> Image.Image:
-    """One channel as a grey picture with hard pixels, -3 to 3 deviations from black to white."""
+def channel_image(plane: torch.Tensor, side: int) -> Image.Image:
+    """One channel as a grey image without interpolation; black to white is -3 to 3 standard deviations."""
     scaled = ((plane - plane.mean()) / plane.std() / 6 + 0.5).clamp(0, 1)
     grey = Image.fromarray((scaled * 255).round().byte().numpy()).convert("RGB")
     return grey.resize((side * 4, side * 4), Image.Resampling.NEAREST)
 
 
 def psnr(one: Image.Image, two: Image.Image) -> float:
-    """Decibels: 10 log10(255^2 / mean square difference)."""
+    """PSNR in decibels: 10 log10(255^2 / mean squared error)."""
     gap = np.asarray(one.convert("RGB"), np.float64) - np.asarray(two.convert("RGB"), np.float64)
     return float(10 * np.log10(255**2 / np.mean(gap**2)))
 
 
-def store() -> ImageCache:
+def image_cache() -> ImageCache:
     device = torch.device("cpu")
     return ImageCache(Machine(device, pipeline.DTYPES["fp32"]))
 
 
 def scheduler(steps: int) -> Image.Image:
-    """One picture on its way out of noise."""
-    kept, wish = store(), CellRequest(Weights(POCKET), PROMPT, SEED, steps, 4.0)
-    with kept.pipe(wish.weights) as (pipe, _):
-        pipe.scheduler = schedulers.build_scheduler(None, kept.model(wish.weights).scheduler_config)
-        frames = trajectory.record_frames(pipe, wish.prompt, wish.seed, kept.settings(wish), MOMENTS)
+    """One image at several timesteps: the latents, and the estimate of the final image."""
+    cache, request = image_cache(), CellRequest(Weights(POCKET), PROMPT, SEED, steps, 4.0)
+    with cache.pipe(request.weights) as (pipe, _):
+        pipe.scheduler = schedulers.build_scheduler(None, cache.model(request.weights).scheduler_config)
+        frames = trajectory.record_frames(pipe, request.prompt, request.seed, cache.settings(request), MOMENTS)
     heads = [f"t = {frame.t}" for frame in frames[:-1]] + ["finished"]
     cells = {(column, 0): frame.noisy for column, frame in enumerate(frames)}
     cells |= {(column, 1): frame.denoised for column, frame in enumerate(frames)}
     sampler = schedulers.a1111_name(pipe.scheduler, None)
     foot = f"{PROMPT}, seed {SEED}, {steps} steps, guidance 4, {sampler}, the embedded base"
-    return render_sheet(Sheet(heads, ["as it is", "expected"], cells, footer=foot))
+    return render_sheet(Sheet(heads, ["current", "estimate"], cells, footer=foot))
 
 
 def guidance(steps: int) -> Image.Image:
-    """One prompt and seed at rising guidance."""
-    kept = store()
-    wishes = {scale: CellRequest(Weights(POCKET), PROMPT, SEED, steps, scale) for scale in GUIDANCE}
-    found = kept.get(list(wishes.values()))
-    cells = {(column, 0): found[wish].image for column, wish in enumerate(wishes.values())}
+    """One prompt and seed at increasing guidance."""
+    cache = image_cache()
+    requests = {scale: CellRequest(Weights(POCKET), PROMPT, SEED, steps, scale) for scale in GUIDANCE}
+    found = cache.get(list(requests.values()))
+    cells = {(column, 0): found[request].image for column, request in enumerate(requests.values())}
     recipe = next(iter(found.values())).recipe
     foot = f"{PROMPT}, seed {SEED}, {steps} steps, {recipe.sampler}, the embedded base"
     return render_sheet(Sheet([f"s = {scale:g}" for scale in GUIDANCE], [""], cells, footer=foot))

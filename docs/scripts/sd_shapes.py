@@ -50,14 +50,14 @@ class Anatomy:
         return self.config("vae")["latent_channels"], side, side
 
     @property
-    def picture(self) -> tuple[int, int, int]:
+    def image(self) -> tuple[int, int, int]:
         side = self.latents[1] * self.factor
         return 3, side, side
 
     @property
     def ratio(self) -> float:
         """Number of image values for each latent value."""
-        return math.prod(self.picture) / math.prod(self.latents)
+        return math.prod(self.image) / math.prod(self.latents)
 
     @property
     def text_states(self) -> tuple[int, int]:
@@ -97,7 +97,7 @@ def shapes_table() -> str:
     """Markdown table that compares the models."""
     found = [Anatomy(folder) for folder in MODELS.values()]
     rows = [
-        ("image", *(shape(each.picture) for each in found)),
+        ("image", *(shape(each.image) for each in found)),
         ("latents", *(shape(each.latents) for each in found)),
         ("image values per latent value", *(f"{each.ratio:g}" for each in found)),
         ("pixels per latent position", *(f"{each.factor} x {each.factor}" for each in found)),

@@ -74,11 +74,11 @@ def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"holds nothing that fit.py, sample.py, score.py or compare.py leaves"):
+    with pytest.raises(InputError, match="contains no output of fit"):
         run_plots.keep(tmp_path, "x", tmp_path)
     monkeypatch.setattr(run_plots, "LIMIT", 500)
     with pytest.raises(InputError, match="bytes; allowed: 500 bytes"):
-        run_plots.save_picture(noise(100, 100), tmp_path / "large.png")
+        run_plots.save_image(noise(100, 100), tmp_path / "large.png")
     noise(100, 100).save(tmp_path / "walk.gif")
     with pytest.raises(InputError, match=r"walk\.gif: .* bytes; allowed: 500 bytes"):
         run_plots.keep(tmp_path, "x", tmp_path / "out")
@@ -96,7 +96,7 @@ def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text(json.dumps(facts))
     assert run_tables.fill(page, "compare", tmp_path)
     words = page.read_text()
-    assert words.startswith("before\n<!-- compare -->\n2 trainings of each network on digits: 9 steps of 4 images")
+    assert words.startswith("before\n<!-- compare -->\n2 runs of each network on digits: 9 steps of 4 images")
     assert "- Better: **yes** (-0.1000, from -0.2000 to -0.0500)\n" in words
     assert "| BasicUNet | 309,057 |  | 0.1235 |\n<!-- /compare -->\nafter\n" in words
     assert run_tables.fill(page, "compare", tmp_path) and page.read_text() == words
@@ -104,7 +104,7 @@ def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:
     assert run_tables.fill(page, "compare", tmp_path, [tmp_path / "figures" / "ddpm-compare-errors.png"])
     assert "losses, which are three scales](figures/ddpm-compare-errors.png)\n<!-- /compare -->" in page.read_text()
     assert run_tables.lines_of(tmp_path.parent, found=True) == []
-    with pytest.raises(InputError, match="holds no numbers"):
+    with pytest.raises(InputError, match="contains no results"):
         run_tables.lines_of(tmp_path.parent)
 
 

@@ -36,7 +36,7 @@ def test_shapes_and_counts_of_sd_v14() -> None:
     """The published parameter counts, and the thesis' ratio put right."""
     found = Anatomy(SD_V1_CONFIGS)
     assert found.parameters == {"vae": 83_653_863, "text_encoder": 123_060_480, "unet": 859_520_964}
-    assert (found.picture, found.latents, found.ratio, found.factor) == ((3, 512, 512), (4, 64, 64), 48, 8)
+    assert (found.image, found.latents, found.ratio, found.factor) == ((3, 512, 512), (4, 64, 64), 48, 8)
     assert "**(4, 64, 64)**" in PAGE and "**48 times fewer**" in PAGE
     assert f"{3 * 512 * 512:,}" in PAGE and f"{4 * 64 * 64:,}" in PAGE
 
