@@ -35,7 +35,7 @@ def run(options: EvaluateOptions) -> int:
     kinds = {"training captions": prompts.captions, "prompts without style": prompts.plain, "mixes": prompts.mixes,
              "types on objects": prompts.grid, "seeds of a prompt": prompts.variety}  # fmt: skip
     plan = ", ".join(f"{len(some)} {name}" for name, some in kinds.items() if some)
-    print(f"{len(requests)} images of {counts.steps} steps, of base and tuned: {plan}; cached images are reused")
+    print(f"{len(requests)} images of base and tuned, steps {counts.steps}: {plan}; cached images are reused")
     try:
         images = cache.get(list(requests.values()))
     except KeyboardInterrupt:

@@ -92,9 +92,9 @@ def prompts_hash(texts: Sequence[str]) -> str:
 
 
 def report_page(found: Collection, sections: Sequence[Section], facts: Facts) -> Page:
-    subtitle = (f"{image_count(found)} images of {found.counts.steps} steps, base and tuned from the same seeds; "
+    subtitle = (f"{image_count(found)} images, denoising steps: {found.counts.steps}, base and tuned from the same seeds; "
                 f"{len(found.train)} training and {len(found.held_out)} held-out images")  # fmt: skip
-    page = Page(f"What fine-tuning did: {found.target.run.path.name}", subtitle).section("Found")
+    page = Page(f"What fine-tuning did: {found.target.run.path.name}", subtitle).section("Findings")
     alarms = [alarm for each in sections for alarm in each.alarms]
     for alarm in alarms:
         page.note(f"{alarm.kind}: {alarm.said}")
