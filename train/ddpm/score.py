@@ -3,20 +3,13 @@
 python train/ddpm/score.py --run runs/0001-ddpm-digits-convnext --count 1000 --bits 64
 """
 
-import sys
-
 from data.cli import parse
 from data.errors import run_entry
 from train.ddpm.runs.config import ScoreOptions
 
 
 def main() -> int:
-    description = __doc__ or ""
-    if {"-h", "--help"} & set(sys.argv):
-        from train.ddpm.samplers import SAMPLERS
-
-        description += f"\nsamplers: {', '.join(SAMPLERS)}"
-    options = parse(ScoreOptions, prog="score.py", description=description, aliases={"-n": "--count"})
+    options = parse(ScoreOptions, prog="score.py", description=__doc__ or "", aliases={"-n": "--count"})
     from train.ddpm.runs import scoring  # loads torch, once the flags are valid
 
     return scoring.score(options)

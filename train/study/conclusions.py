@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import t
@@ -72,13 +72,7 @@ def arm_rows(answers: Sequence[Answer]) -> list[ArmRow]:
     for arm, generator in dict.fromkeys((each.arm, each.generator) for each in answers):
         mine = repeats_of(answers, arm, generator)
         measured = [measure(each.real, each.real_labels) for each in mine]
-        other = [
-            np.mean(
-                [(logits.argmax(1) == each.artificial_labels[name]).mean() for name, logits in each.artificial.items()]
-            )
-            for each in mine
-            if each.artificial
-        ]
+        other = [each.accuracy_on_artificial for each in mine if each.artificial]
         rows.append(
             ArmRow(
                 arm,
@@ -105,14 +99,14 @@ def differences(answers: Sequence[Answer], *, test_share: float, margin: float) 
     """Every question whose arms were trained, for each generator, with Nadeau and Bengio's intervals."""
     generators = list(dict.fromkeys(each.generator for each in answers if each.generator != NEEDS_NONE))
     trained = {each.arm for each in answers}
-    raw = []
+    found = []
     for arm, other, question in QUESTIONS:
         for generator in generators if {arm, other} <= trained else ():
             gaps = accuracies(answers, arm, generator) - accuracies(answers, other, generator)
             points = resampled_interval(gaps, train=1000, test=round(1000 * test_share / (1 - test_share)))
-            raw.append((arm, other, generator, question, points, *p_values(points, len(gaps), margin)))
-    adjusted = holm_correction([each[5] for each in raw])
-    return [Difference(*each[:5], p=adjusted[str(place)], within=each[6]) for place, each in enumerate(raw)]
+            found.append(Difference(arm, other, generator, question, points, *p_values(points, len(gaps), margin)))
+    adjusted = holm_correction([each.p for each in found])
+    return [replace(each, p=adjusted[str(place)]) for place, each in enumerate(found)]
 
 
 def p_values(points: Interval, count: int, margin: float) -> tuple[float, float]:

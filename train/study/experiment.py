@@ -125,6 +125,12 @@ class Answer:
     def accuracy(self) -> float:
         return float((self.real.argmax(1) == self.real_labels).mean())
 
+    @property
+    def accuracy_on_artificial(self) -> float:
+        """The mean over generators."""
+        right = [logits.argmax(1) == self.artificial_labels[name] for name, logits in self.artificial.items()]
+        return float(np.mean([each.mean() for each in right]))
+
 
 def load_material(options: StudyOptions, artificial: Sequence[Path], real: Path) -> Material:
     """Read all sets once. Raises InputError if classes do not match by name."""

@@ -205,7 +205,7 @@ class RunOptions(Options):
     runs: Path = Path("runs")
     """folder of the run folders"""
     sampler: str = "ddim"
-    """one of the samplers listed above (train/ddpm/samplers.py)"""
+    """a sampler of train/ddpm/samplers.py (sample.py --help lists them)"""
     steps: int | None = Field(default=50, gt=0)
     """sampler steps; at most those of the schedule"""
     spacing: str = "linspace"
