@@ -92,8 +92,10 @@ def prompts_hash(texts: Sequence[str]) -> str:
 
 
 def report_page(found: Collection, sections: Sequence[Section], facts: Facts) -> Page:
-    subtitle = (f"{image_count(found)} images, denoising steps: {found.counts.steps}, base and tuned from the same seeds; "
-                f"{len(found.train)} training and {len(found.held_out)} held-out images")  # fmt: skip
+    subtitle = (
+        f"{image_count(found)} images with {found.counts.steps} denoising steps, base and tuned from the same seeds; "
+        f"{len(found.train)} training and {len(found.held_out)} held-out images"
+    )
     page = Page(f"What fine-tuning did: {found.target.run.path.name}", subtitle).section("Findings")
     alarms = [alarm for each in sections for alarm in each.alarms]
     for alarm in alarms:
