@@ -1,4 +1,4 @@
-"""The part of the model card that says what the exported files are, how to use them, and under which licence."""
+"""What a run leaves for people: report.html, and README.md as its model card."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ USES = {
     "model.safetensors": "AUTOMATIC1111: `models/Stable-diffusion`; ComfyUI: `models/checkpoints`; diffusers: "
     "`from_single_file`",
 }
-RAIL = """The base is Stable Diffusion v1: the CreativeML Open RAIL-M licence, with its restrictions on use, applies to
-what is derived from it, these files included."""
-OTHER_LICENCE = "The base model's licence applies to what is derived from it, these files included."
+RAIL = """The base model is Stable Diffusion v1: the CreativeML Open RAIL-M licence, with its restrictions on use,
+applies to derived models, these files included."""
+OTHER_LICENCE = "The base model's licence applies to derived models, these files included."
 DORA = """DoRA in `lora-kohya.safetensors` is LyCORIS' (`dora_scale` is the length of each row of the merged weights).
 Tools differ here: some take the lengths of the base's rows, or of columns. A merged model (`python train/export.py RUN
 --merge --single-file`) is the same everywhere."""
 
 
 def describe_files(run: Run) -> str:
-    """Markdown: a table of the files, what to write into a prompt, what alpha means, the licence."""
+    """Markdown: a table of the files, an example prompt, the LoRA scale and the licence."""
     config = read_config(run)
     made = verify.read_record(run.export)
     rows = [table_row(run, name) for name in made.get("files", [])]
@@ -53,7 +53,7 @@ def describe_files(run: Run) -> str:
 
 
 def update_card_files(run: Run) -> None:
-    """The card of a finished run after it was exported again: its table of files."""
+    """Update the table of files in the card of a run that was exported again."""
     file: Path = run.path / "README.md"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     before, files, after = text.partition("\n## Files\n\n")
@@ -70,13 +70,13 @@ def table_row(run: Run, name: str) -> str:
 
 
 def example_prompt(config: dict[str, Any]) -> str:
-    """What the captions looked like: there is no trigger word but what they all share."""
+    """There is no trigger word other than what all captions share."""
     template = config.get("pictures", {}).get("caption", "")
-    return f"It was trained with captions of the form `{template}`; prompts like them work best." if template else ""
+    return f"It was trained on captions of the form `{template}`; such prompts work best." if template else ""
 
 
 def lora_scale(adapter: dict[str, Any]) -> str:
-    """The update's scale in numbers: the same alpha means other things in other tools."""
+    """The scale of the update in numbers, since alpha means different things in different tools."""
     if adapter.get("kind") != "lora":
         return ""
     rank, alpha = adapter["rank"], adapter["alpha"] or adapter["rank"]
@@ -86,7 +86,7 @@ def lora_scale(adapter: dict[str, Any]) -> str:
         f"Rank {rank}, alpha {alpha:g}: the update is scaled by alpha /{root} rank = {factor:g}; both files carry it."
     )
     if adapter.get("ranks"):
-        said += f" Blocks with a rank of their own keep alpha / rank: {', '.join(adapter['ranks'])}."
+        said += f" Blocks with their own rank keep alpha / rank: {', '.join(adapter['ranks'])}."
     return said + (f"\n\n{DORA}" if adapter.get("use_dora") else "")
 
 
@@ -102,18 +102,18 @@ def read_config(run: Run) -> dict[str, Any]:
 Curve = Mapping[str, Any]
 
 SMOOTHED = 50  # steps
-MOST_SHOWN = 6  # previews of one prompt: the base, the last, and those evenly between
-THUMBNAIL_PIXELS = 256  # pixels at most of a preview on the page; the full size lies in previews/
-PAGE_EXPLAINED = """The same pictures with the same noise at the same timesteps, each time: the curves differ only by the
-network. Both falling together: it learns. The training side falling while the held-out side rises: it memorises; stop
-earlier, or lower the rank or the learning rate."""
-GAP_EXPLAINED = """How much more the training pictures gained than the held-out ones, since the base: what was learnt by
-heart rather than in general. A band that leaves zero is no accident; a gap that grows while held-out pictures still
-gain is usual."""
+MOST_SHOWN = 6  # previews of one prompt: the base, the last, and evenly spaced ones in between
+THUMBNAIL_PIXELS = 256  # at most; the full-size images are in previews/
+PAGE_EXPLAINED = """Each validation uses the same images, noise and timesteps, so the curves differ only by the network. If
+both fall, it learns. If the training curve falls while the held-out curve rises, it memorises: stop earlier, or use a lower
+rank or learning rate."""
+GAP_EXPLAINED = """How much more the loss fell on training images than on held-out ones, since the base model:
+memorisation rather than learning. A band that excludes zero is significant; a gap that grows while the held-out loss still falls is
+normal."""
 MEASURED = {  # columns of metrics.jsonl's windows, as far as a run has them
-    "images_per_second": ("Speed", "pictures a second"),
+    "images_per_second": ("Speed", "images a second"),
     "tflops": ("Arithmetic", "TFLOP a second"),
-    "mfu": ("Share of the device's peak that is model arithmetic (MFU)", "share"),
+    "mfu": ("Share of the device's peak used by the model (MFU)", "share"),
     "data_wait": ("Share of a step spent waiting for data", "share"),
 }
 HEADS = {
@@ -125,10 +125,10 @@ HEADS = {
 
 
 def render_report(run: Run, plan: Plan, lines: Sequence[Curve], *, ended: str, best: int | None) -> Page:
-    """The page out of what metrics.jsonl and previews/ hold. best: the best step, once it is settled."""
+    """The page, from metrics.jsonl and previews/. best: the best step, once it is final."""
     looks = comparable_looks(lines)
     best = best if best is not None else best_step(looks)
-    page = Page(run.path.name, f"{plan.adapter} on {plan.model}, {plan.steps} steps of {plan.global_batch} pictures")
+    page = Page(run.path.name, f"{plan.adapter} on {plan.model}, {plan.steps} steps of {plan.global_batch} images")
     summary_section(page, plan, lines, looks, ended, best)
     validation_section(page, looks, best)
     previews_section(page, run.path / "previews")
@@ -140,13 +140,13 @@ def render_report(run: Run, plan: Plan, lines: Sequence[Curve], *, ended: str, b
 def summary_section(
     page: Page, plan: Plan, lines: Sequence[Curve], looks: Sequence[Curve], ended: str, best: int | None
 ) -> None:
-    """The verdict, and the numbers that people ask for first."""
+    """The diagnosis and the most important numbers."""
     last = looks[-1]
     verdict = last.get("verdict")
-    said = "Nothing is trained yet."
+    said = "Not trained yet."
     if verdict:
         said = f"{HEADS[verdict['word']]} (step {last['step']}): {verdict['because']}."
-    running = f"Still training: step {last['step']} of {plan.steps} at the last look."
+    running = f"Still training: step {last['step']} of {plan.steps} at the last validation."
     page.note(f"{said} {ended or running}")
     side = measured_side(looks)
     chosen = next((look for look in looks if look["step"] == best), None)
@@ -158,29 +158,29 @@ def summary_section(
             "best step": best,
             f"{side} loss there": chosen["validation"][side] if chosen else None,
             "against the base": f"{change['mean'] / base:+.1%}" if change and base else None,
-            "pictures a second": statistics.median(speeds) if speeds else None,
+            "images a second": statistics.median(speeds) if speeds else None,
         }
     )
 
 
 def validation_section(page: Page, looks: Sequence[Curve], best: int | None) -> None:
-    """Loss at fixed noise, the gap between both sides, and where on the timesteps it fell."""
-    page.section("Does it learn, or memorise?").text(PAGE_EXPLAINED)
+    """Loss at fixed noise, the memorisation gap, and the loss by timestep."""
+    page.section("Learning or memorising?").text(PAGE_EXPLAINED)
     page.curve(*sides(looks), *best_mark(looks, best), x="step", y="loss", title="Denoising loss at fixed noise")
-    page.table(("side", "base", "now", "change, 95 % interval"), list(comparison_table(looks)))
+    page.table(("split", "base", "now", "change, 95 % interval"), list(comparison_table(looks)))
     gaps = [(look["step"], look["gap"]) for look in looks if look.get("gap")]
     if gaps:
         nothing: dict[str, float | None] = {"mean": 0.0, "low": 0.0, "high": 0.0}  # of the base against itself
         gap = interval_band("gap", [(0, nothing), *gaps])
         page.curve(gap, x="step", y="held-out minus training", title="Memorisation gap, with its 95 % interval")
         page.text(GAP_EXPLAINED)
-    page.section("By timestep").text("Small timesteps are fine detail, large ones composition and colour.")
-    title = f"Loss of {measured_side(looks)} pictures, {preview_caption(looks[0]['step'])} and now"
+    page.section("By timestep").text("Small timesteps are about fine detail, large ones about composition and colour.")
+    title = f"Loss of {measured_side(looks)} images, {preview_caption(looks[0]['step'])} and now"
     page.curve(*by_timestep(looks), x="timestep, share of T", y="loss", title=title)
 
 
 def training_section(page: Page, lines: Sequence[Curve]) -> None:
-    """What every step wrote down."""
+    """Loss, learning rate, gradient norm and speed."""
     steps = [line for line in lines if "loss" in line]
     windows = [line for line in lines if "loss_by_timestep" in line]
     page.section("Training")
@@ -197,11 +197,11 @@ def training_section(page: Page, lines: Sequence[Curve]) -> None:
 
 
 def previews_section(page: Page, folder: Path) -> None:
-    """A row for each prompt: the base first, then the network as it was over time."""
+    """A row for each prompt: the base first, then the network over time."""
     steps = shown_steps(folder)
     if not steps:
         return
-    page.section("Previews").text("The same prompts and seeds each time. The full-size pictures lie in previews/.")
+    page.section("Previews").text("The same prompts and seeds each time. The full-size images are in previews/.")
     asked = json_of(steps[-1])["pictures"]
     for index, question in enumerate(asked):
         name = f"{index:05d}-{question['seed']}.png"
@@ -210,7 +210,7 @@ def previews_section(page: Page, folder: Path) -> None:
 
 
 def shown_steps(folder: Path) -> list[Path]:
-    """Folders of previews of the same questions as the newest: the first, the last and evenly between."""
+    """Folders of previews with the newest one's prompts: the first, the last and evenly spaced ones in between."""
     found = sorted(path.parent for path in folder.glob(f"[0-9]*/{PREVIEW_FILE}"))
     alike = [path for path in found if json_of(path)["pictures"] == json_of(found[-1])["pictures"]]
     count = min(MOST_SHOWN, len(alike))
@@ -233,18 +233,18 @@ def preview_caption(step: int) -> str:
 
 
 def comparable_looks(lines: Sequence[Curve]) -> list[Curve]:
-    """The validations that asked what the newest asks: others (other pictures, other timesteps) are other losses."""
+    """The validations on the newest one's images and timesteps; others cannot be compared with it."""
     looks = [line for line in lines if "validation" in line]
     return [look for look in looks if look.get("questions") == looks[-1].get("questions")]
 
 
 def base_of(looks: Sequence[Curve], side: str) -> float | None:
-    """The untrained network's loss; None if it was asked something else, or not finite."""
+    """The base model's loss; None if it was not measured on these images and timesteps, or is not finite."""
     return looks[0]["validation"][side] if looks[0]["step"] == 0 else None
 
 
 def best_step(looks: Sequence[Curve]) -> int | None:
-    """The trained step of the lowest loss so far."""
+    """The step with the lowest loss so far, the base excluded."""
     side = measured_side(looks)
     trained = [look for look in looks if look["step"] > 0 and look["validation"][side] is not None]
     return min(trained, key=lambda look: look["validation"][side])["step"] if trained else None
@@ -258,7 +258,7 @@ def best_mark(looks: Sequence[Curve], best: int | None) -> list[Series]:
 
 
 def sides(looks: Sequence[Curve]) -> list[Series]:
-    """One line a side: held-out, train."""
+    """One line per split: held-out, train."""
     names = looks[0]["validation"]
     return [
         Series(side, [k["step"] for k in looks], [without_missing(k["validation"][side]) for k in looks])
@@ -273,11 +273,11 @@ def comparison_table(looks: Sequence[Curve]) -> Iterator[tuple[str, float | None
 
 
 def format_interval(change: Mapping[str, float | None]) -> str:
-    """A mean with its 95 % interval, in words; a single picture has none (null in metrics.jsonl)."""
+    """A mean with its 95 % interval; a single image has none (null in metrics.jsonl)."""
     if change["mean"] is None:
         return "not finite"
     if change["low"] is None:
-        return f"{change['mean']:+.4f}, on one picture only"
+        return f"{change['mean']:+.4f}, on one image only"
     return f"{change['mean']:+.4f}, 95 % interval {change['low']:+.4f} to {change['high']:+.4f}"
 
 
@@ -288,7 +288,7 @@ def interval_band(name: str, points: Sequence[tuple[int, Mapping[str, float | No
 
 
 def by_timestep(looks: Sequence[Curve]) -> list[Series]:
-    """The first and the last look, over evenly spread timesteps."""
+    """The first and the last validation, over evenly spread timesteps."""
     side = measured_side(looks)
     count = len(looks[0]["per_timestep"][side])
     places = [(index + 0.5) / count for index in range(count)]
@@ -297,19 +297,19 @@ def by_timestep(looks: Sequence[Curve]) -> list[Series]:
 
 
 def training_curves(steps: Sequence[Curve]) -> list[Series]:
-    """The loss as it was, and its mean over the last SMOOTHED steps: timesteps differ in loss more than steps do."""
+    """The loss and its mean over the last SMOOTHED steps: it varies more with the timesteps than with the steps."""
     raw = [without_missing(line["loss"]) for line in steps]
     places = [line["step"] for line in steps]
     return [Series("loss", places, raw, faint=True), Series(f"mean of {SMOOTHED}", places, running_mean(raw))]
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """The mean of the last SMOOTHED values at each place, of fewer at the start."""
+    """The mean of the last SMOOTHED values, of fewer at the start."""
     return [statistics.fmean(values[max(0, end - SMOOTHED) : end]) for end in range(1, len(values) + 1)]
 
 
 def band_curves(windows: Sequence[Curve]) -> list[Series]:
-    """A line for each band of timesteps."""
+    """A line for each bin of timesteps."""
     names = windows[0]["loss_by_timestep"] if windows else {}
     places = [line["step"] for line in windows]
     return [
@@ -325,7 +325,7 @@ def curve_values(steps: Sequence[Curve], name: str) -> Series:
 
 
 def without_missing(value: float | None) -> float:
-    """null in metrics.jsonl is a number that was not finite: a gap in a curve."""
+    """null in metrics.jsonl is a number that was not finite; it becomes a gap in the curve."""
     return math.nan if value is None else value
 
 
@@ -337,17 +337,17 @@ def measured_side(looks: Sequence[Curve]) -> str:
 
 CARD = """# {name}
 
-A fine-tune of `{model}` ({adapter}) on {training} captioned pictures; {held_out} more were held out.
+A fine-tune of `{model}` ({adapter}) on {training} captioned images; {held_out} more were held out.
 
 | | |
 | --- | --- |
-| steps | {steps} of {global_batch} pictures each ({epochs:.1f} times through the pictures) |
+| steps | {steps} of {global_batch} images each ({epochs:.1f} epochs) |
 | weights trained | {trainable:,} of {parameters:,} |
 | precision, machine | {precision}, {device} |
-| weights exported | those of step {exported} |
+| exported weights | step {exported} |
 | loss at fixed noise, {side} | {base} before, {now} after |
 | change against the base | {change} |
-| verdict | {verdict} |
+| diagnosis | {verdict} |
 
 Use it: `{command}`{beware}
 
@@ -357,14 +357,14 @@ Use it: `{command}`{beware}
 
 ## How it was made
 
-Everything that made it is in this folder: `config.yaml` (settings), `data.json` (pictures and their hashes),
-`plan.json`, `versions.json`, `metrics.jsonl`. `python train/export.py {path}` writes other files from its checkpoints.
+This folder has all that is needed to repeat it: `config.yaml` (settings), `data.json` (images and their hashes),
+`plan.json`, `versions.json`, `metrics.jsonl`. `python train/export.py {path}` exports other formats.
 """
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. exported: the step whose weights were; export: best or last, as asked; stopped: why early."""
+    """How a run ended. exported: the step that was exported; export: best or last; stopped: why early."""
 
     command: str
     steps: int
@@ -390,7 +390,7 @@ def write_summary(run: Run, plan: Plan, outcome: Outcome) -> None:
 
 
 def card_facts(run: Run, plan: Plan, outcome: Outcome) -> dict[str, Any]:
-    """The words and numbers of the model card; the losses are those of the exported weights, where they were seen."""
+    """The fields of CARD; the losses are those of the exported weights, if they were validated."""
     looks = comparable_looks(read_metrics(run.metrics))
     side = measured_side(looks)
     seen = [line for line in looks if line["step"] <= outcome.exported][-1]
@@ -411,7 +411,7 @@ def card_facts(run: Run, plan: Plan, outcome: Outcome) -> dict[str, Any]:
 
 
 def end_of_run(outcome: Outcome) -> str:
-    """How the run ended and what it left, for the head of the page."""
+    """How the run ended and what was exported, for the top of the page."""
     why = f"{outcome.stopped[0].upper()}{outcome.stopped[1:]}. " if outcome.stopped else ""
     which = "last" if outcome.exported == outcome.steps else "best"
     exported = f"the weights of step {outcome.exported}, the {which}, are exported"
@@ -419,7 +419,7 @@ def end_of_run(outcome: Outcome) -> str:
 
 
 def write_report(run: Run, plan: Plan) -> None:
-    """report.html of a run that is still going on."""
+    """report.html of an unfinished run."""
     lines = read_metrics(run.metrics)
     if any("validation" in line for line in lines):
         page: Page = render_report(run, plan, lines, ended="", best=None)

@@ -86,7 +86,7 @@ def test_from_pictures_to_a_lora_that_diffusers_loads(
 
 def test_a_single_picture_to_look_at_has_no_interval(finetune: Finetune) -> None:
     assert finetune("--validation.pictures", "1", steps=1) == 0
-    assert "on one picture only" in Path("runs/0001-lora-r16/README.md").read_text()
+    assert "on one image only" in Path("runs/0001-lora-r16/README.md").read_text()
 
 
 def test_nothing_held_out(finetune: Finetune) -> None:

@@ -202,7 +202,7 @@ def test_the_report_can_be_read_while_it_trains(finetune: Finetune, monkeypatch:
 
     monkeypatch.setattr(trainer, "train_step", reading)
     assert finetune("--previews.every", "0") == 0
-    assert "Nothing is trained yet. Still training: step 0 of 4" in pages[0]
+    assert "Not trained yet. Still training: step 0 of 4" in pages[0]
     assert "Still training: step 2 of 4" in pages[3] and "best, step 2" in pages[3]
     assert "Finished after 4 steps" in report.read_text()
 

@@ -83,5 +83,6 @@ def test_drawing_with_another_schedule_than_the_models_is_refused(name: str) -> 
         return
     with pytest.raises(InputError) as caught:
         schedulers.build_scheduler(name, config)
-    line = f"--scheduler: {schedulers.SCHEDULERS[name].shown} cannot draw with a model trained at zero terminal SNR; allowed: "
+    shown = schedulers.SCHEDULERS[name].shown
+    line = f"--scheduler: {shown} cannot draw with a model trained at zero terminal SNR; allowed: "
     assert str(caught.value).startswith(f"{line}ddim, ddpm, euler")

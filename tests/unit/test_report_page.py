@@ -65,7 +65,7 @@ def html(tmp_path: Path, lines: list[dict[str, Any]], ended: str = "", best: int
 
 def test_before_the_first_step(tmp_path: Path) -> None:
     text = html(tmp_path, [look(0, 0.5, 0.5)])
-    assert "Nothing is trained yet. Still training: step 0 of 30" in text
+    assert "Not trained yet. Still training: step 0 of 30" in text
     assert "nothing to draw yet" in text and "Memorisation gap" not in text
 
 
@@ -73,7 +73,7 @@ def test_the_verdict_and_the_best_step_stand_on_top(tmp_path: Path) -> None:
     lines = [look(0, 0.5, 0.5), *training(1, 2), look(10, 0.4, 0.4), look(20, 0.45, 0.2, "memorises")]
     text = html(tmp_path, lines)
     head = text[: text.index("<svg")]
-    assert "It memorises (step 20): why at 20. Still training: step 20 of 30 at the last look." in head
+    assert "It memorises (step 20): why at 20. Still training: step 20 of 30 at the last validation." in head
     assert "<dt>best step</dt><dd>10</dd>" in head and "<dd>-20.0%</dd>" in head
     assert "best, step 10" in text and 'r="6"' in text
     assert "Memorisation gap" in text and "t 750-999" in text

@@ -1,4 +1,4 @@
-"""The structure of the code: imports point one way without circles, entries are thin, files and functions stay short."""
+"""The structure of the code: imports point one way, entries are thin, files and functions stay short."""
 
 import ast
 import importlib
