@@ -32,8 +32,8 @@ USES = {
     "model.safetensors": "AUTOMATIC1111: `models/Stable-diffusion`; ComfyUI: `models/checkpoints`; diffusers: "
     "`from_single_file`",
 }
-RAIL = """The base model is Stable Diffusion v1: the CreativeML Open RAIL-M licence, with its restrictions on use,
-applies to derived models, these files included."""
+RAIL = """The base model is Stable Diffusion v1: the CreativeML Open RAIL-M licence, with its restrictions
+on use, applies to derived models, these files included."""
 OTHER_LICENCE = "The base model's licence applies to derived models, these files included."
 DORA = """DoRA in `lora-kohya.safetensors` is LyCORIS' (`dora_scale` is the length of each row of the merged weights).
 Tools differ here: some take the lengths of the base's rows, or of columns. A merged model (`python train/export.py RUN
@@ -104,12 +104,12 @@ Curve = Mapping[str, Any]
 SMOOTHED = 50  # steps
 MOST_SHOWN = 6  # previews of one prompt: the base, the last, and evenly spaced ones in between
 THUMBNAIL_PIXELS = 256  # at most; the full-size images are in previews/
-PAGE_EXPLAINED = """Each validation uses the same images, noise and timesteps, so the curves differ only by the network. If
-both fall, it learns. If the training curve falls while the held-out curve rises, it memorises: stop earlier, or use a lower
-rank or learning rate."""
+PAGE_EXPLAINED = """Each validation uses the same images, noise and timesteps, so the curves differ only by the
+network. If both fall, it learns. If the training curve falls while the held-out curve rises, it
+memorises: stop earlier, or use a lower rank or learning rate."""
 GAP_EXPLAINED = """How much more the loss fell on training images than on held-out ones, since the base model:
-memorisation rather than learning. A band that excludes zero is significant; a gap that grows while the held-out loss still falls is
-normal."""
+memorisation rather than learning. A band that excludes zero is significant; a gap that grows
+while the held-out loss still falls is normal."""
 MEASURED = {  # columns of metrics.jsonl's windows, as far as a run has them
     "images_per_second": ("Speed", "images a second"),
     "tflops": ("Arithmetic", "TFLOP a second"),

@@ -156,11 +156,12 @@ def better_half(losses: Mapping[str, float], count: int) -> list[str]:
     return sorted(finite, key=lambda value: losses[value])[:count]
 
 
-SWEEP_EXPLAINED = """Loss at fixed noise on the same held-out images: differences are paired, so their 95 % intervals are
-far narrower than those of the losses. Eliminated candidates are compared with the winner after the same number of steps.
+SWEEP_EXPLAINED = """Loss at fixed noise on the same held-out images: differences are paired, so their 95 % intervals
+are far narrower than those of the losses. Eliminated candidates are compared with the winner
+after the same number of steps.
 
-What a sweep cannot say: it is short, and the best of a short run need not be the best of a long one; a rate that wins
-early may wear out the base later. The rate was constant while it lasted."""
+A sweep is short, and the best of a short run need not be the best of a long one: a rate that
+wins early may damage the base later. The rate was constant throughout."""
 
 
 @dataclass(frozen=True)
