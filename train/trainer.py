@@ -149,54 +149,34 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
     generate: how preview images are generated; without it there are none.
     """
     setup = load_setup(config, generate)
-    accelerator, run = setup.accelerator, setup.earlier
+    accelerator, run, is_main = setup.accelerator, setup.earlier, setup.accelerator.is_main_process
     done = checkpoint.describe_finished(run, config, accelerator) if run and checkpoint.is_finished(run, config) else ""
     if run is not None and done and not config.dry_run:
         accelerator.print(done)
         return 0, run
     state, teacher = build_state(setup)
-    if run is not None and not done:
-        load_latest(setup, state, run)
-    previews = choose_previews(config, setup.dataset) if generate else []
-    sizes = (teacher.nbytes if teacher else 0, len(previews))
-    estimate = RunEstimate(config, accelerator, setup.model, setup.dataset, state.unet, *sizes, run)
-    plan = make_plan(estimate, config.max_steps if done else state.step)
-    accelerator.print("\n".join(plan.lines()))
+    plan = plan_run(setup, state, teacher, done)
     if config.dry_run:
-        if done:
-            accelerator.print(done)
         return 0, run
     run = run or create_run_folder(setup)
-    return train_in(run, setup, state, plan, teacher), run
-
-
-def train_in(run: Run, setup: Setup, state: TrainState, plan: Plan, teacher: PriorTeacher | None) -> int:
-    """Encode, train and export in the run's folder; returns the exit code."""
-    config, accelerator = setup.config, setup.accelerator
     encoded = encode_training_set(setup.model, setup.dataset, config, accelerator)
     device.release_memory()
-    with run.lock() if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
-            run.reopen()
-            write_atomic(run.path / "config.yaml", config_yaml(config))  # that of an extended run differs
-            run.write_json("plan.json", plan.facts())
-            run.write_json("versions.json", run_folder.library_versions())
+    with run.lock() if is_main else nullcontext():
+        if is_main:
+            write_settings(run, config, plan)
         context = build_context(run, setup, encoded, plan, teacher)
-        logger = MetricsLogger()  # logs nothing
-        if accelerator.is_main_process:
-            logger = open_logger(config, run.path, setup.identity, state.step)
+        logger = open_logger(config, run.path, setup.identity, state.step) if is_main else MetricsLogger()
         try:
-            if config.compile and state.step < config.max_steps:
-                check_compiled(state, context)
+            check_compiled(state, context)
             finished = fit(state, context, logger)
         finally:
             logger.close()
         if not finished:
             accelerator.print(f"stopped after step {state.step} of {config.max_steps}; the same command resumes it")
-            return 130
-        if accelerator.is_main_process:
+            return 130, run
+        if is_main:
             export(setup, state, run, plan)
-    return 0
+    return 0, run
 
 
 def load_setup(config: Config, generate: GeneratePreviews | None) -> Setup:
@@ -259,6 +239,19 @@ def load_latest(setup: Setup, state: TrainState, run: Run) -> None:
         accelerator.print(f"no checkpoint in {run.path}: starting at step 0")
 
 
+def plan_run(setup: Setup, state: TrainState, teacher: PriorTeacher | None, done: str) -> Plan:
+    """Restore the run to resume; print what the rest of it will do and take. done: what to say of a finished run."""
+    config, accelerator, run = setup.config, setup.accelerator, setup.earlier
+    if run is not None and not done:
+        load_latest(setup, state, run)
+    previews = choose_previews(config, setup.dataset) if setup.generate else []
+    sizes = (teacher.nbytes if teacher else 0, len(previews))
+    estimate = RunEstimate(config, accelerator, setup.model, setup.dataset, state.unet, *sizes, run)
+    plan = make_plan(estimate, config.max_steps if done else state.step)
+    accelerator.print("\n".join([*plan.lines(), *filter(None, [done])]))
+    return plan
+
+
 def create_run_folder(setup: Setup) -> Run:
     """A new run folder, created by the first process and known to all."""
     config, paths = setup.config, [""]
@@ -268,6 +261,13 @@ def create_run_folder(setup: Setup) -> Run:
         paths = [str(run_folder.create_run(config.runs, config.run_name or config.adapter.label, files).path)]
     broadcast_object_list(paths)
     return Run(Path(paths[0]))
+
+
+def write_settings(run: Run, config: Config, plan: Plan) -> None:
+    run.reopen()
+    write_atomic(run.path / "config.yaml", config_yaml(config))  # that of an extended run differs
+    run.write_json("plan.json", plan.facts())
+    run.write_json("versions.json", run_folder.library_versions())
 
 
 def config_yaml(config: Config) -> str:
@@ -299,6 +299,8 @@ def build_context(run: Run, setup: Setup, encoded: Encoded, plan: Plan, teacher:
 
 def check_compiled(state: TrainState, context: TrainContext) -> None:
     """Raises InputError if the compiler computes other gradients for the coming micro-batch."""
+    if not context.config.compile or state.step >= context.config.max_steps:
+        return
     batch = next(context.batches(state.step, state.step + 1))
 
     def loss_of(network: nn.Module) -> Tensor:
