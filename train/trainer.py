@@ -155,7 +155,10 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
         accelerator.print(done)
         return 0, run
     state, teacher = build_state(setup)
-    plan = plan_run(setup, state, teacher, done)
+    if run is not None and not done:
+        load_latest(setup, state, run)
+    plan = make_plan(build_estimate(setup, state, teacher), config.max_steps if done else state.step)
+    accelerator.print("\n".join([*plan.lines(), *filter(None, [done])]))
     if config.dry_run:
         return 0, run
     run = run or create_run_folder(setup)
@@ -239,17 +242,12 @@ def load_latest(setup: Setup, state: TrainState, run: Run) -> None:
         accelerator.print(f"no checkpoint in {run.path}: starting at step 0")
 
 
-def plan_run(setup: Setup, state: TrainState, teacher: PriorTeacher | None, done: str) -> Plan:
-    """Restore the run to resume; print what the rest of it will do and take. done: what to say of a finished run."""
-    config, accelerator, run = setup.config, setup.accelerator, setup.earlier
-    if run is not None and not done:
-        load_latest(setup, state, run)
-    previews = choose_previews(config, setup.dataset) if setup.generate else []
+def build_estimate(setup: Setup, state: TrainState, teacher: PriorTeacher | None) -> RunEstimate:
+    """What the plan is computed from."""
+    config, dataset = setup.config, setup.dataset
+    previews = choose_previews(config, dataset) if setup.generate else []
     sizes = (teacher.nbytes if teacher else 0, len(previews))
-    estimate = RunEstimate(config, accelerator, setup.model, setup.dataset, state.unet, *sizes, run)
-    plan = make_plan(estimate, config.max_steps if done else state.step)
-    accelerator.print("\n".join([*plan.lines(), *filter(None, [done])]))
-    return plan
+    return RunEstimate(config, setup.accelerator, setup.model, dataset, state.unet, *sizes, setup.earlier)
 
 
 def create_run_folder(setup: Setup) -> Run:
