@@ -15,12 +15,10 @@ def main() -> int:
     signals.check_launcher_flags(sys.argv[1:])
     config = parse(Config, prog="finetune.py", description=__doc__ or "", preset=choose_preset, aliases=ALIASES)
     config = name_preset(config)
+    from train import sweep, trainer  # load torch, once the flags are valid
+
     if config.sweep:
-        from train import sweep
-
         return sweep.run_sweep(config, sys.argv[1:])
-    from train import trainer
-
     generate = None
     if config.previews.every != 0:
         from infer import previews  # an entry may: the trainer itself does not know how to generate images

@@ -142,7 +142,7 @@ def test_fewer_steps_than_are_done_take_nothing_back(finetune: Finetune, capsys:
     assert finetune(steps=4) == 0
     (FIRST / "done").unlink()
     assert finetune(steps=2) == 0
-    assert "--max-steps 2: 4 are done, and none is taken back" in capsys.readouterr().out
+    assert "--max-steps 2: 4 are done already" in capsys.readouterr().out
 
 
 def test_a_warm_up_that_never_ends_is_said(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
