@@ -149,16 +149,16 @@ def load_controlnet(folder: Path, device: torch.device, dtype: torch.dtype) -> A
     return network.requires_grad_(False).eval().to(device)
 
 
-def check_unet(given: ConditioningImages, unet: Any) -> None:
-    """Raises InputError when the U-Net or the ControlNet does not support what is given."""
+def check_unet(conditioning: ConditioningImages, unet: Any) -> None:
+    """Raises InputError when the U-Net or the ControlNet does not support the input images."""
     channels, width = unet.config.in_channels, unet.config.cross_attention_dim
-    if channels == 9 and given.mask is None:
+    if channels == 9 and conditioning.mask is None:
         fix = "Give --init-image and --mask."
         raise InputError("this model only does inpainting (9 input channels)", where="--model", fix=fix)
     if channels not in (4, 9):
         raise InputError(f"a U-Net with {channels} input channels is not supported", where="--model", allowed="4 or 9")
-    if given.controlnet is not None and given.controlnet.config.cross_attention_dim != width:
-        own = given.controlnet.config.cross_attention_dim
+    if conditioning.controlnet is not None and conditioning.controlnet.config.cross_attention_dim != width:
+        own = conditioning.controlnet.config.cross_attention_dim
         raise InputError(f"needs text embeddings of width {own}, the model has {width}", where="--controlnet")
 
 

@@ -94,7 +94,7 @@ class GenerateOptions(cli.Options):
     """how strongly the image follows the prompt; 1 or less: no guidance; default: as suits the model, 7.5 for
     Stable Diffusion, 4 for pocket"""
     guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
-    """how much of the unguided prediction's spread is restored (Lin et al. 2023); use 0.7 with zero-SNR models"""
+    """how much of the conditional prediction's spread is restored (Lin et al. 2023); 0.7 for zero-SNR models"""
     guidance_stop: float = Field(default=1.0, gt=0.0, le=1.0)
     """share of the steps, from the first on, that use guidance; less is faster and gives a different image"""
     scheduler: str | None = Field(default=None, description=f"{SAMPLERS}; default: the model's own")

@@ -57,22 +57,20 @@ Result = TypeVar("Result")
 class GenerationJob:
     """Everything that is decided before the first image. notes: what the user should know. summary: values in force."""
 
+    options: GenerateOptions
     requests: list[ImageRequest]
     settings: SamplingSettings
     tokens: dict[str, TokenCount]
-    scheduler: str | None
     device: torch.device
-    strict: bool
-    given: ConditioningImages
+    conditioning: ConditioningImages
     style: str
-    compile: bool
-    notes: tuple[str, ...] = ()
-    summary: str = ""
+    notes: tuple[str, ...]
+    summary: str
 
     def calls(self, pipe: Any, requests: Sequence[ImageRequest]) -> int:
         """U-Net calls for these images. Raises InputError for steps that the scheduler cannot make."""
         settings = [self.settings.of(request) for request in requests]
-        kinds = Counter((own.steps, own.strength if self.given.init is not None else 1.0) for own in settings)
+        kinds = Counter((own.steps, own.strength if self.conditioning.init is not None else 1.0) for own in settings)
         return sum(sampling_loop.count_unet_calls(pipe, *kind) * count for kind, count in kinds.items())
 
     def identity(self, model: BaseModel, compare_base: bool) -> str:
@@ -80,26 +78,24 @@ class GenerationJob:
         files = {lora.path for request in self.requests for lora in request.loras}
         loras = {str(path): file_sha256(path) for path in sorted(files) if path.is_file()}
         requests = [(r.index, r.prompt, r.seed, dict(r.own), list(map(str, r.loras))) for r in self.requests]
-        given = [[used.model_dump() for used in self.given.used], self.given.polarity, self.given.control_hash]
-        how = [asdict(self.settings), self.scheduler, str(model.dtype), self.given.control_scale, self.compile]
-        return hashlib.sha256(
-            json.dumps([model.fingerprint, requests, loras, given, how, compare_base]).encode()
-        ).hexdigest()
+        inputs = [used.model_dump() for used in self.conditioning.used]
+        control = [self.conditioning.polarity, self.conditioning.control_hash, self.conditioning.control_scale]
+        how = [asdict(self.settings), self.options.scheduler, str(model.dtype), self.options.compile, compare_base]
+        decisive = [model.fingerprint, requests, loras, inputs, control, how]
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
 def plan_job(
     options: GenerateOptions, model: BaseModel, device: torch.device, loras: tuple[LoraFile, ...] = ()
 ) -> GenerationJob:
     """Check the options against the model, all problems at once. loras: of every image. Raises InputError."""
-    given = read_conditioning(options, device, model.dtype)
+    conditioning = read_conditioning(options, device, model.dtype)
     style = prompts.choose_style(options.style, options.styles)
     requests = prompts.apply_style(prompts.apply_lora_tags(prompts.requested_images(options), loras), style)
-    settings = choose_settings(options, model, device, given, style)
+    settings = choose_settings(options, model, device, conditioning, style)
     each = list(dict.fromkeys(settings.of(request) for request in requests))
-    problems = [
-        error for side in dict.fromkeys(own.width for own in each) for error in check_side("--width", side, model)
-    ]
-    problems += [error for s in dict.fromkeys(own.height for own in each) for error in check_side("--height", s, model)]
+    sides = [(flag, side) for own in each for flag, side in (("--width", own.width), ("--height", own.height))]
+    problems = [error for flag, side in dict.fromkeys(sides) for error in check_side(flag, side, model)]
     texts = [*(request.prompt for request in requests), *(own.negative_prompt for own in each)]
     problems += text_encoding.check_grammar(texts, options.weighting)
     tokens = text_encoding.measure_prompts(texts, model.tokenizer, options.weighting) if not problems else {}
@@ -114,16 +110,15 @@ def plan_job(
     scheduler = schedulers.build_scheduler(options.scheduler, model.scheduler_config)
     sampler = schedulers.a1111_name(scheduler, options.scheduler)
     summary = describe_values(options, settings, sampler)
-    fixed = (options.scheduler, device, options.strict, given, style.name, options.compile, tuple(notes), summary)
-    return GenerationJob(requests, settings, tokens, *fixed)
+    return GenerationJob(options, requests, settings, tokens, device, conditioning, style.name, tuple(notes), summary)
 
 
 def choose_settings(
-    options: GenerateOptions, model: BaseModel, device: torch.device, given: ConditioningImages, style: Style
+    options: GenerateOptions, model: BaseModel, device: torch.device, conditioning: ConditioningImages, style: Style
 ) -> SamplingSettings:
     """The settings of all images that have none of their own: as typed, else as they suit the model."""
     suited = recommended(model.layout)
-    width, height = choose_size(options, suited.size, model.step, given.size)
+    width, height = choose_size(options, suited.size, model.step, conditioning.size)
     return SamplingSettings(
         suited.steps if options.steps is None else options.steps,
         suited.guidance_scale if options.guidance_scale is None else options.guidance_scale,
@@ -133,7 +128,7 @@ def choose_settings(
         options.batch_size or pipeline.micro_batch_for(device),
         options.guidance_rescale,
         options.guidance_stop,
-        options.strength if given.init is not None else 1.0,
+        options.strength if conditioning.init is not None else 1.0,
         options.weighting,
     )
 
@@ -279,17 +274,17 @@ def run_pass(
     todo = [request for request in share if not each.path_of(request).exists()]
     if not todo:
         return
-    pipe = pipeline.build_pipeline(each.model, job.scheduler, job.device)
-    check_unet(job.given, pipe.unet)
+    pipe = pipeline.build_pipeline(each.model, job.options.scheduler, job.device)
+    check_unet(job.conditioning, pipe.unet)
     total = job.calls(pipe, todo)
     files = list(dict.fromkeys(file for request in each.requests for file in request.loras))
-    used = load_pass_loras(pipe, files, job.strict, group) if files else {}
+    used = load_pass_loras(pipe, files, job.options.strict, group) if files else {}
     activate = partial(lora_loading.activate_loras, pipe, files) if files else lambda loras: None
-    shared = output.shared_metadata(pipe, each.model, [], job.scheduler, job.given)
-    shared |= {"style": job.style, "safety": "on" if checker else "off", "compiled": job.compile}
-    if job.compile:
+    shared = output.shared_metadata(pipe, each.model, [], job.options.scheduler, job.conditioning)
+    shared |= {"style": job.style, "safety": "on" if checker else "off", "compiled": job.options.compile}
+    if job.options.compile:
         group.say(compile_unet(pipe, job, todo, activate))
-    how = {"callback": callback, "conditioning": job.given, "decoder": ImageDecoder(pipe.vae, checker)}
+    how = {"callback": callback, "conditioning": job.conditioning, "decoder": ImageDecoder(pipe.vae, checker)}
     with ProgressBar(total=total, desc=each.name, unit="step", leave=True, disable=not group.is_first) as bar:
         started = time.perf_counter()
         for image in pipeline.generate_images(pipe, todo, job.settings, bar.update, activate=activate, **how):
@@ -371,7 +366,9 @@ def compile_unet(
             few = replace(own, steps=min(own.steps, 4), guidance_stop=1 if own.guidance_stop == 1 else 0.5)
             embeds = PromptEncoder(pipe, own.weighting).pair([request.prompt] * own.micro_batch, own.negative_prompt)
             one = [request] * own.micro_batch
-            found.append(pipeline.sample_micro_batch(pipe, one, few, embeds, conditioning=job.given).float().clone())
+            found.append(
+                pipeline.sample_micro_batch(pipe, one, few, embeds, conditioning=job.conditioning).float().clone()
+            )
         return found
 
     config.recompile_limit = max(config.recompile_limit, 2 * len(shapes) + 8)  # dynamo gives up beyond it

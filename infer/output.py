@@ -136,7 +136,7 @@ def shared_metadata(
     model: BaseModel,
     effects: Sequence[LoraEffect],
     scheduler: str | None,
-    given: ConditioningImages = NO_IMAGES,
+    conditioning: ConditioningImages = NO_IMAGES,
 ) -> dict[str, Any]:
     """The fields of ImageMetadata that all images of a pass have in common."""
     return {
@@ -148,10 +148,10 @@ def shared_metadata(
         "model": model_used(model),
         "loras": tuple(map(lora_used, effects)),
         "threads": torch.get_num_threads(),
-        "inputs": given.used,
-        "polarity": given.polarity,
-        "controlnet": given.control_hash,
-        "control_scale": given.control_scale,
+        "inputs": conditioning.used,
+        "polarity": conditioning.polarity,
+        "controlnet": conditioning.control_hash,
+        "control_scale": conditioning.control_scale,
         "versions": package_versions(),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -209,18 +209,15 @@ def parse_a1111(text: str, where: str) -> ImageSettings:
     found = metadata.parse_parameters(text)
     if "Steps" not in found:
         raise InputError("its text has no settings that A1111 would read", where=where)
-    schedule = found.get("Schedule type", "").removesuffix("Automatic")
     width, _, height = found.get("Size", "").partition("x")
+    keys = {"steps": "Steps", "guidance_scale": "CFG scale", "seed": "Seed", "strength": "Denoising strength"}
     values = {
+        **parse_numbers({**found, "width": width, "height": height}, where, **keys, width="width", height="height"),
         "prompt": found.get("Prompt", ""),
         "negative_prompt": found.get("Negative prompt", ""),
-        "steps": parse_number(found, "Steps", int, where),
-        "guidance_scale": parse_number(found, "CFG scale", float, where),
-        "seed": parse_number(found, "Seed", int, where),
-        "scheduler": clean_sampler_name(f"{found.get('Sampler', '')} {schedule}"),
-        "width": parse_number({"Size": width}, "Size", int, where),
-        "height": parse_number({"Size": height}, "Size", int, where),
-        "strength": parse_number(found, "Denoising strength", float, where),
+        "scheduler": clean_sampler_name(
+            f"{found.get('Sampler', '')} {found.get('Schedule type', '').removesuffix('Automatic')}"
+        ),
     }
     return ImageSettings("A1111", values, tuple(unsupported_settings(found)))
 
@@ -245,15 +242,9 @@ def unsupported_settings(found: Mapping[str, str]) -> Iterator[str]:
 
 def parse_kohya(texts: Mapping[str, str], where: str) -> ImageSettings:
     """kohya's gen_img.py: a text for each field."""
-    values = {
-        "prompt": texts["prompt"],
-        "negative_prompt": texts.get("negative-prompt", ""),
-        "steps": parse_number(texts, "steps", int, where),
-        "guidance_scale": parse_number(texts, "scale", float, where),
-        "seed": parse_number(texts, "seed", int, where),
-        "scheduler": clean_sampler_name(texts.get("sampler", "")),
-    }
-    return ImageSettings("kohya's gen_img", values)
+    words = {"prompt": texts["prompt"], "negative_prompt": texts.get("negative-prompt", "")}
+    values = words | parse_numbers(texts, where, steps="steps", guidance_scale="scale", seed="seed")
+    return ImageSettings("kohya's gen_img", values | {"scheduler": clean_sampler_name(texts.get("sampler", ""))})
 
 
 def parse_others(texts: Mapping[str, str], where: str) -> ImageSettings | None:
@@ -276,37 +267,35 @@ def parse_others(texts: Mapping[str, str], where: str) -> ImageSettings | None:
 def from_sd_parsers(info: Any, where: str) -> ImageSettings:
     """The last sampler's settings, which made the image."""
     sampler, more, program = info.samplers[-1], info.metadata, info.generator.value
-    given = {**more, **sampler.parameters}
-    sides = re.findall(r"\d+", str(given.get("resolution", "")))  # Fooocus
+    sides = re.findall(r"\d+", str(more.get("resolution", "")))  # Fooocus
     size = dict(zip(("width", "height"), sides, strict=False)) if len(sides) == 2 else {}
-    name = f"{re.sub(r'_k$', '_karras', str(sampler.name))} {given.get('scheduler', '')}"
+    given = {**more, **sampler.parameters, **size}
+    keys = {name: name for name in ("steps", "seed", "width", "height", "strength")}
+    keys |= {"guidance_scale": "cfg_scale", "guidance_rescale": "cfg_rescale_multiplier"}
     values = {
+        **parse_numbers(given, where, **keys),
         "prompt": ", ".join(map(str, sampler.prompts)),
         "negative_prompt": ", ".join(map(str, sampler.negative_prompts)),
-        "steps": parse_number(given, "steps", int, where),
-        "guidance_scale": parse_number(given, "cfg_scale", float, where),
-        "guidance_rescale": parse_number(given, "cfg_rescale_multiplier", float, where),
-        "seed": parse_number(given, "seed", int, where),
-        "scheduler": clean_sampler_name(name),
-        "width": parse_number({**given, **size}, "width", int, where),
-        "height": parse_number({**given, **size}, "height", int, where),
-        "strength": parse_number(given, "strength", float, where),
+        "scheduler": clean_sampler_name(f"{re.sub(r'_k$', '_karras', str(sampler.name))} {given.get('scheduler', '')}"),
         "weighting": "compel" if program == "InvokeAI" else None,
     }
     notes = [f"it was made with the model {sampler.model.name!r}"] if sampler.model else []
-    notes += [f"its LoRA is not loaded: {lora.get('model', lora)}" for lora in more.get("loras") or ()]
+    loras = [lora.get("model", lora) if isinstance(lora, Mapping) else lora for lora in more.get("loras") or ()]
+    notes += [f"its LoRA is not loaded: {lora}" for lora in loras]
     notes += [f"{program}'s other settings and nodes are not supported"]
     return ImageSettings(program, values, tuple(notes))
 
 
-def parse_number(found: Mapping[str, Any], key: str, kind: Callable[[Any], Any], where: str) -> Any:
-    """A value as a number, None if it is not there. Raises InputError."""
-    if found.get(key) in (None, ""):
-        return None
-    try:
-        return kind(found[key])
-    except (ValueError, TypeError):
-        raise InputError(f"its {key} {found[key]!r} is not a number", where=where) from None
+def parse_numbers(found: Mapping[str, Any], where: str, **keys: str) -> dict[str, Any]:
+    """Fields of GenerateOptions from these keys, None where a key is not there. Raises InputError."""
+    values: dict[str, Any] = {}
+    for field, key in keys.items():
+        kind = float if field in ("guidance_scale", "guidance_rescale", "strength") else int
+        try:
+            values[field] = None if found.get(key) in (None, "") else kind(found[key])
+        except (ValueError, TypeError):
+            raise InputError(f"its {key} {found[key]!r} is not a number", where=where) from None
+    return values
 
 
 def clean_sampler_name(name: str) -> str | None:

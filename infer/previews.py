@@ -19,6 +19,7 @@ from infer.metadata import read_metadata, write_png
 from infer.output import SavedImage
 from infer.pipeline import SamplingSettings
 from infer.prompts import ImageRequest
+from infer.resolve_model import recommended
 from train.model import BaseModel
 from train.samples import STRIP_FILE, PreviewRequest
 
@@ -34,13 +35,17 @@ def generate_previews(request: PreviewRequest) -> list[str]:
     if request.weights:
         return generate_now(request)
     device = request.device
-    how = (PREVIEW_SCHEDULER, request.steps, request.guidance, request.size, pipeline.micro_batch_for(device))
+    how = (PREVIEW_SCHEDULER, request.steps, guidance_of(request), request.size, pipeline.micro_batch_for(device))
     machine = (output.device_name(device), torch.get_num_threads(), *output.package_versions().items())
     used = (output.model_used(request.model), request.model.scheduler_config, precision(request))
     key = disk_cache.cache_key("previews", VERSION, *used, *how, *machine, *request.questions)
     return disk_cache.cached_files(
         "previews", key, request.folder, lambda folder: generate_now(replace(request, folder=folder))
     )
+
+
+def guidance_of(request: PreviewRequest) -> float:
+    return recommended(request.model.layout).guidance_scale if request.guidance is None else request.guidance
 
 
 def precision(request: PreviewRequest) -> str:
@@ -57,7 +62,7 @@ def generate_now(request: PreviewRequest) -> list[str]:
     pipe = pipeline.build_pipeline(model, PREVIEW_SCHEDULER, request.device)
     settings = SamplingSettings(
         request.steps,
-        request.guidance,
+        guidance_of(request),
         request.size,
         request.size,
         micro_batch=pipeline.micro_batch_for(request.device),

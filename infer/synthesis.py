@@ -41,7 +41,7 @@ PromptAndSeed = tuple[str, int]
 # ---- generators: `model`, `folder` (a file name), `description` (the first line), `fingerprint`, `generate()`
 
 
-def make_generator(name: str, options: SynthesizeOptions) -> OwnGenerator | DiffusersGenerator:
+def make_generator(name: str, options: SynthesizeOptions) -> ImageGenerator:
     """The generator of a model's name; nothing is downloaded. Raises InputError."""
     model = SYNTHESIS_MODELS.get(name, name)
     return OwnGenerator(model or None, options) if is_own(model) else DiffusersGenerator(model, options)
@@ -138,6 +138,9 @@ class DiffusersGenerator:
             result = self.pipe(prompt, num_inference_steps=self.options.steps, generator=generator, **guidance)
             flagged = any(getattr(result, "nsfw_content_detected", None) or [])
             yield result.images[0], "flagged" if flagged else "ok"
+
+
+ImageGenerator = OwnGenerator | DiffusersGenerator
 
 
 def check_downloaded(model: str) -> None:
@@ -258,12 +261,12 @@ def run_synthesis(options: SynthesizeOptions) -> int:
     """Generate each model's set; returns the exit code. Raises InputError."""
     theme, items = load_theme(options), requested_items(options)
     print(f"{theme.name}: {len(theme.classes)} classes, {theme.distinct} different prompts each, {len(items)} images")
-    for name in options.model or ("",):
-        try:
+    try:
+        for name in options.model or ("",):
             synthesize_set(name, options, items, theme.name)
-        except KeyboardInterrupt:
-            print("\nstopped: finished images are kept; the same command resumes")
-            return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print("\nstopped: finished images are kept; the same command resumes")
+        return EXIT_INTERRUPTED
     return 0
 
 
@@ -288,10 +291,7 @@ def process_share() -> tuple[int, int]:
 
 
 def generate_set(
-    generator: OwnGenerator | DiffusersGenerator,
-    items: Sequence[SynthesisItem],
-    options: SynthesizeOptions,
-    folder: Path,
+    generator: ImageGenerator, items: Sequence[SynthesisItem], options: SynthesizeOptions, folder: Path
 ) -> None:
     """Generate this process' share of what is missing; what comes out badly is tried again, but only so often."""
     check_folder(generator, items, options, folder)
@@ -343,10 +343,7 @@ def read_image_facts(path: Path) -> dict[str, Any]:
 
 
 def check_folder(
-    generator: OwnGenerator | DiffusersGenerator,
-    items: Sequence[SynthesisItem],
-    options: SynthesizeOptions,
-    folder: Path,
+    generator: ImageGenerator, items: Sequence[SynthesisItem], options: SynthesizeOptions, folder: Path
 ) -> None:
     """Raises InputError for a folder with a set of another plan. A longer set of the same plan is fine."""
     facts = {

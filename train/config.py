@@ -397,8 +397,8 @@ class PreviewOptions(Options):
     """seed of the first image of each prompt; the next one has seed + 1"""
     steps: int = Field(default=12, gt=0)
     """sampling steps (DPM++ 2M, which needs few)"""
-    guidance: float = Field(default=5.0, ge=0, allow_inf_nan=False)
-    """guidance scale; 1 or less: no guidance"""
+    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """guidance scale; 1 or less: no guidance; default: as suits the model, 7.5 for Stable Diffusion, 4 for pocket"""
 
     @field_validator("prompts")
     @classmethod

@@ -358,7 +358,7 @@ class RunEstimate:
             return 0.0
         options = self.config.previews
         forward = flops_by_size(self.unet, [self.preview_size], self.tokens)[self.preview_size].forward
-        rows = 2 if options.guidance > 1 else 1
+        rows = 2 if options.guidance is None or options.guidance > 1 else 1
         image = options.steps * rows * forward + decode_flops(self.model.config("vae"), *self.preview_size)
         times = count_due(done, self.config.max_steps, preview_interval(self.config)) + (done == 0)
         return times * self.previews * image

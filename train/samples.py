@@ -54,7 +54,7 @@ class PreviewRequest:
     device: torch.device
     questions: Sequence[PreviewImage]
     steps: int
-    guidance: float
+    guidance: float | None  # None: what suits the model
     size: int
     folder: Path
     beside: Path | None

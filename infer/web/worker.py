@@ -57,7 +57,7 @@ class Worker:
         if options.compare_base:
             base = self._model(chosen.base or chosen.model, chosen.tokenizer, use="base")
         with LOADING:
-            pipe = pipeline.build_pipeline(model, plan.scheduler, self.device)
+            pipe = pipeline.build_pipeline(model, plan.options.scheduler, self.device)
         job.total = plan.calls(pipe, plan.requests) * (1 if base is None else 2)
         progress = ProgressCallback(job, self._preview(pipe, model))
         job.raise_if_stopped()

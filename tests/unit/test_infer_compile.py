@@ -103,7 +103,7 @@ def test_it_is_recorded_and_repeated(
 def test_a_folder_begun_without_it_is_not_resumed(tiny_model: Path) -> None:
     (_, one), (_, other) = job_of(tiny_model), job_of(tiny_model, "--no-compile")
     model = load_model(str(tiny_model))
-    assert one.compile and not other.compile
+    assert one.options.compile and not other.options.compile
     assert one.identity(model, False) != other.identity(model, False)
 
 

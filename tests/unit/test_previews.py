@@ -134,7 +134,7 @@ def test_a_picture_says_how_it_was_made(tmp_path: Path, tiny_model: Path) -> Non
     board.save(unet, 0, report)
     board.save(unet, 4, report)
     base, tuned = (metadata.read_metadata(board.place(step) / "00000-42.png") for step in (0, 4))
-    assert (tuned.prompt, tuned.seed, tuned.steps, tuned.guidance_scale) == ("a fire", 42, 2, 5.0)
+    assert (tuned.prompt, tuned.seed, tuned.steps, tuned.guidance_scale) == ("a fire", 42, 2, 4.0)
     assert tuned.model.name == f"{base.model.name}, step 4"
     assert tuned.model.fingerprint != base.model.fingerprint == board.model.fingerprint
     assert metadata.read_parameters(board.place(4) / "00000-42.png")["Seed"] == "42"
