@@ -1,6 +1,6 @@
 """--strip and --gif: how images emerge from noise, base and tuned side by side with the same seed.
 
-The scheduler's step is recorded while pipeline.draw runs as always, so the image is the same bit for bit.
+The scheduler's step is recorded while generate_images runs as always, so the image is the same bit for bit.
 """
 
 from __future__ import annotations
