@@ -10,13 +10,13 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from data.atomic_io import atomic_file, atomic_folder
+from data.atomic_io import atomic_folder
 from data.rng import generator
 from tools.pocket.export import draw_sheet, noise_schedule, write_pipeline
 from tools.pocket.parallel import is_first, part, process_count, run_shared
 from tools.pocket.shards import BATCH, Batch, Stream, data_key, has_bf16, shard
 from tools.pocket.tokenizer import BASE
-from tools.pocket.training import Log, Losses, Plan, Trainee, state_folder
+from tools.pocket.training import Log, Losses, Plan, Trainee, resume, save, state_folder
 from tools.pocket.world import SHARDS, VERSION
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ PEAK, SLOW = 1.5e-3, 0.1  # learning rate of the U-Net; the text encoder's is SL
 STEADY = 0.6  # share of the samples at the peak rate; linear to zero afterwards
 TEXT_UNTIL = 0.4  # share of the samples after which the text encoder is frozen
 SAVE_EVERY, EXPORT_EVERY = 600.0, 1800.0  # seconds
+EXPORT_STEPS = 200  # steps at least between two exports, for a sheet costs as much as thirty
 VALIDATION = 256  # samples of the shard after the last, never trained on
 GAMMA, HEAVIEST = 5.0, 25.0  # bounds of the weights: of min-SNR, and of a single picture
 BUCKETS = 4  # of timesteps, logged apart
@@ -150,22 +151,18 @@ def train(total: int, processes: int | None = None) -> None:
 def train_share(total: int) -> None:
     """One process' share of the training; alone, all of it."""
     import torch
-    from safetensors.torch import load_file, save_file
 
     torch.set_num_threads(1)
     models, folder, stream = networks().train(), state_folder(), Stream()
     plan = Plan("base", steps=-(-total // BATCH), peak=PEAK, ema=0.9995, decay=0.02, muon=True, log_every=25)
     trainee, path = BaseTrainee(plan, models), folder / "state.safetensors"
-    if path.exists():
-        trainee.restore(load_file(path))
+    resume(trainee, path)
 
-    def save() -> None:
-        about = {"samples": trainee.step * BATCH, "total": total, "data": data_key(), "world": VERSION}
-        with atomic_file(path) as beside:
-            save_file(trainee.tensors(), beside, metadata={"about": json.dumps(about)})
+    def keep() -> None:
+        save(trainee, path, {"samples": trainee.step * BATCH, "total": total, "data": data_key(), "world": VERSION})
 
     log = Log(plan, folder, trainee.step)
-    saved, exported = time.monotonic(), time.monotonic()
+    saved, exported, exported_at = time.monotonic(), time.monotonic(), trainee.step
     while trainee.step < plan.steps:
         learn_text = trainee.step * BATCH < TEXT_UNTIL * total
         losses = losses_at(models, stream, trainee.step, learn_text)
@@ -174,13 +171,13 @@ def train_share(total: int) -> None:
             continue
         log.add(trainee.step, losses)
         if time.monotonic() - saved > SAVE_EVERY:
-            save()
+            keep()
             saved = time.monotonic()
-        if time.monotonic() - exported > EXPORT_EVERY:
+        if time.monotonic() - exported > EXPORT_EVERY and trainee.step - exported_at >= EXPORT_STEPS:
             export(trainee, models, total)
-            exported = time.monotonic()
+            exported, exported_at = time.monotonic(), trainee.step
     if is_first():
-        save()
+        keep()
         export(trainee, models, total)
 
 

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,7 +55,9 @@ def run_one(rank: int, count: int, meeting: str, train: Callable[[Task], object]
     parent = multiprocessing.parent_process()
     assert parent is not None and parent.pid is not None
     threading.Thread(target=follow, args=(parent.pid,), daemon=True).start()
-    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
+    # one process may draw and write for long on a busy machine, or all be stopped for a while: the others wait
+    patience = timedelta(days=2)
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count, timeout=patience)
     try:
         train(task)
         distributed.barrier()

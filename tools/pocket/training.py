@@ -1,7 +1,6 @@
-"""The loop that every stage of the base model shares: AdamW, linear decay, EMA, and a state that survives kill -9.
+"""The loop that the trainings share: Muon and AdamW, linear decay, EMA, and a state that survives kill -9.
 
-A stage's batch is a function of the step alone, so the same command goes on where the last state stands. Stages called
-through parallel.run_shared compute a part of each batch in each process and average gradients.
+A batch is a function of the step alone, so the same command goes on where the last state stands.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data.atomic_io import atomic_file, cache_root, write_atomic
-from data.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -127,78 +125,43 @@ class Trainee:
                     optimizer.state[parameter] = {key: state[f"optimizer.{key}.{name}"] for key in keys}
 
 
-def save(trainee: Trainee, folder: Path, inputs: str) -> None:
-    """Write the state whole, with a hash of what the stage learns from."""
+def save(trainee: Trainee, path: Path, about: dict[str, Any] | None = None) -> None:
+    """Write the state whole."""
     from safetensors.torch import save_file
 
-    with atomic_file(folder / "state.safetensors") as beside:
-        save_file(trainee.tensors(), beside, metadata={"inputs": inputs})
+    with atomic_file(path) as beside:
+        save_file(trainee.tensors(), beside, metadata={"about": json.dumps(about or {})})
 
 
-def resume(trainee: Trainee, folder: Path, inputs: str) -> None:
-    """Take up the state in `folder`, if there is one. Raises InputError if it learned from something else."""
-    from safetensors import safe_open
+def resume(trainee: Trainee, path: Path) -> None:
+    """Take up the state in `path`, if there is one."""
     from safetensors.torch import load_file
 
-    path = folder / "state.safetensors"
-    if not path.exists():
-        return
-    with safe_open(path, "pt") as opened:
-        learned_from = (opened.metadata() or {}).get("inputs", "")
-    if learned_from and inputs and learned_from != inputs:
-        what = "was trained on the products of an earlier stage, which has been trained anew since"
-        raise InputError(what, where=folder, fix="Remove that folder to train this stage anew.")
-    trainee.restore(load_file(path))
+    if path.exists():
+        trainee.restore(load_file(path))
 
 
-def fit(
-    plan: Plan, model: Network, losses_at: Callable[[int], Losses], folder: Path | None = None, inputs: str = ""
-) -> Network:
-    """Train `model` to the plan's last step, from wherever the stage's state stands; returns the averaged network.
-
-    inputs: a hash of what other stages made and this one learns from, if anything.
-    """
+def fit(plan: Plan, model: Network, losses_at: Callable[[int], Losses], folder: Path | None = None) -> Network:
+    """Train `model` to the plan's last step, from wherever the state stands; returns the averaged network."""
     import torch
 
-    from tools.pocket.parallel import is_first
-
     folder = folder or state_folder() / plan.name
-    trainee = Trainee(plan, model.train())
-    resume(trainee, folder, inputs)
+    trainee, path = Trainee(plan, model.train()), folder / "state.safetensors"
+    resume(trainee, path)
     log = Log(plan, folder, trainee.step)
     saved = time.monotonic()
     while trainee.step < plan.steps:
-        if is_first() and time.monotonic() - saved > plan.save_every:
-            save(trainee, folder, inputs)
+        if time.monotonic() - saved > plan.save_every:
+            save(trainee, path)
             saved = time.monotonic()
-        torch.set_num_threads(free_cores())
         losses = losses_at(trainee.step)
         trainee.update(losses["loss"])
-        if is_first():
-            log.add(trainee.step, losses)
-    if is_first():
-        save(trainee, folder, inputs)
+        log.add(trainee.step, losses)
+    save(trainee, path)
     with torch.no_grad():
         for name, parameter in trainee.parameters.items():
             parameter.copy_(trainee.average[name])
     return model.eval()
-
-
-def free_cores() -> int:
-    """1 while another process is running on this machine, else 2.
-
-    Two threads that wait for each other at every layer are five times slower than alone as soon as one has to share its
-    core (0.4 to 2.1 seconds a step, 2026-11-21); one thread on the core that is left is only twice as slow.
-    """
-    from torch import distributed
-
-    if distributed.is_initialized():
-        return 1
-    try:
-        running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
-    except OSError:
-        return 2
-    return 1 if running > 1 else 2
 
 
 class Log:
