@@ -170,7 +170,8 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
         context = build_context(run, setup, encoded, plan, teacher)
         logger = open_logger(config, run.path, setup.identity, state.step) if is_main else MetricsLogger()
         try:
-            check_compiled(state, context)
+            if config.compile and state.step < config.max_steps:
+                check_compiled(state, context)
             finished = fit(state, context, logger)
         finally:
             logger.close()
@@ -297,8 +298,6 @@ def build_context(run: Run, setup: Setup, encoded: Encoded, plan: Plan, teacher:
 
 def check_compiled(state: TrainState, context: TrainContext) -> None:
     """Raises InputError if the compiler computes other gradients for the coming micro-batch."""
-    if not context.config.compile or state.step >= context.config.max_steps:
-        return
     batch = next(context.batches(state.step, state.step + 1))
 
     def loss_of(network: nn.Module) -> Tensor:

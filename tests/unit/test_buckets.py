@@ -70,8 +70,8 @@ def test_summary_counts_crops_and_enlargements() -> None:
 @pytest.mark.parametrize(
     ("size", "step", "longest", "message"),
     [
-        (500, 64, 2.0, r"size 500 does not fit the model; allowed: multiples of 64\. Take 512\."),
-        (0, 64, 2.0, r"size 0 does not fit .* Take 64\."),
+        (500, 64, 2.0, r"size 500 does not fit the model; allowed: multiples of 64\. Use 512\."),
+        (0, 64, 2.0, r"size 0 does not fit .* Use 64\."),
         (-64, 64, 2.0, r"size -64 does not fit"),
         (512, 64, 0.5, r"longest ratio 0\.5 is below 1"),
     ],

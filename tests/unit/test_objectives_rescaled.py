@@ -84,5 +84,5 @@ def test_drawing_with_another_schedule_than_the_models_is_refused(name: str) -> 
     with pytest.raises(InputError) as caught:
         schedulers.build_scheduler(name, config)
     shown = schedulers.SCHEDULERS[name].shown
-    line = f"--scheduler: {shown} cannot draw with a model trained at zero terminal SNR; allowed: "
+    line = f"--scheduler: {shown} does not support a model trained at zero terminal SNR; allowed: "
     assert str(caught.value).startswith(f"{line}ddim, ddpm, euler")

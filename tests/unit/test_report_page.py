@@ -66,7 +66,7 @@ def html(tmp_path: Path, lines: list[dict[str, Any]], ended: str = "", best: int
 def test_before_the_first_step(tmp_path: Path) -> None:
     text = html(tmp_path, [look(0, 0.5, 0.5)])
     assert "Not trained yet. Still training: step 0 of 30" in text
-    assert "nothing to draw yet" in text and "Memorisation gap" not in text
+    assert "no values yet" in text and "Memorisation gap" not in text
 
 
 def test_the_verdict_and_the_best_step_stand_on_top(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_after_other_questions_nothing_is_compared_with_those_before(tmp_path: P
     assert comparable_looks(lines) == lines[2:] and best_step(comparable_looks(lines)) == 30
     text = html(tmp_path, lines)
     assert "best, step 30" in text and "<dt>against the base</dt><dd>–</dd>" in text
-    assert "not measured" in text and "Loss of held-out pictures, step 20 and now" in text
+    assert "not measured" in text and "Loss of held-out images, step 20 and now" in text
 
 
 def draw(folder: Path, step: int, prompt: str = "a <b>fridge</b>") -> None:
