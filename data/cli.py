@@ -22,6 +22,7 @@ from data.errors import InputError, check_choice, raise_all, suggest
 
 HELP = "See --help."
 BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
+POSITIONAL: Any = {"positional": True}  # marks a field that is given without a flag
 MAX_DEFAULT = 70  # characters of a default that --help prints
 
 
@@ -37,7 +38,7 @@ Preset = Path | Callable[[dict[str, Any]], Path] | None
 
 def positional(default: Any = ...) -> Any:
     """A field that is given without a flag: `source: Path = positional()`."""
-    return Field(default, json_schema_extra={"positional": True})
+    return Field(default, json_schema_extra=POSITIONAL)
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Flag:
         self.atoms = atoms(self.info.annotation)
         self.is_bool = set(self.atoms) - {NoneType} == {bool}
         self.is_list = get_origin(self.info.annotation) in (list, tuple)
-        self.is_positional = "positional" in (self.info.json_schema_extra or ())
+        self.is_positional = self.info.json_schema_extra == POSITIONAL
 
 
 def parse(

@@ -7,7 +7,7 @@ a resumed run, another number of processes or more accumulation see the same sam
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import lcm
 
@@ -175,19 +175,17 @@ def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on the device."""
-    values = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
-    return Batch(
-        **{name: copy_to(value, device) if torch.is_tensor(value) else value for name, value in values.items()}
-    )
-
-
-STACKED = ("latents", "text_states", "noise", "input_noise")
+    tensors = {name: value for name, value in vars(batch).items() if torch.is_tensor(value)}
+    return replace(batch, **{name: copy_to(value, device) for name, value in tensors.items()})
 
 
 def collate(items: Sequence[TrainingSample]) -> Batch:
     """Stack items into a Batch."""
     return Batch(
-        **{name: torch.stack([getattr(item, name) for item in items]) for name in STACKED},
+        latents=torch.stack([item.latents for item in items]),
+        text_states=torch.stack([item.text_states for item in items]),
+        noise=torch.stack([item.noise for item in items]),
+        input_noise=torch.stack([item.input_noise for item in items]),
         timestep_uniforms=torch.tensor([item.timestep_uniform for item in items], dtype=torch.float64),
         sample_ids=[item.sample_id for item in items],
         preserved=[item.preserved for item in items],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,8 +136,8 @@ def box_mean(values: Array) -> Array:
 class Thumbnail:
     """A feature extractor: the image at 48x48, lightly blurred so that a shift by half a pixel changes little."""
 
-    name: ClassVar[str] = "thumbnail"
-    version: ClassVar[str] = f"1-{SIDE}"
+    name: str = "thumbnail"
+    version: str = f"1-{SIDE}"
 
     def encode(self, images: Sequence[Image.Image]) -> Array:
         return np.stack([self.shrink(image) for image in images]).reshape(len(images), -1)

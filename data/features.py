@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +106,7 @@ class PixelFeatures:
     """The image itself, shrunk to size x size (squashed, antialiased): (n, 3 size^2) in [0, 1]."""
 
     size: int = 32
-    name: ClassVar[str] = "pixels"
+    name: str = "pixels"
 
     @property
     def version(self) -> str:
@@ -143,8 +143,8 @@ DESCRIPTOR_NAMES = (
 class StyleDescriptors:
     """Paper, border, palette, saturation, hue, lightness, lines: (n, len(DESCRIPTOR_NAMES)) numbers in [-1, 1]."""
 
-    name: ClassVar[str] = "descriptors"
-    version: ClassVar[str] = "1"
+    name: str = "descriptors"
+    version: str = "1"
 
     def encode(self, images: Sequence[Image.Image]) -> Features:
         return np.stack([np.asarray(describe_style(image), np.float32) for image in images])
@@ -253,10 +253,14 @@ class PretrainedEncoder:
     """A vision model of transformers as its save_pretrained wrote it, with its image processor; never downloaded."""
 
     folder: Path
-    name: ClassVar[str]
+    name: str = ""
+
+    @property
+    def version(self) -> str:
+        return self.fingerprint
 
     @cached_property
-    def version(self) -> str:
+    def fingerprint(self) -> str:
         """The code's version and a hash of the settings and weights."""
         digest = hashlib.sha256()
         for path in check_encoder_folder(self.folder, self.name):
@@ -296,7 +300,7 @@ class PretrainedEncoder:
 class Clip(PretrainedEncoder):
     """CLIP's image embeddings after projection, at unit length: a dot product of two is their cosine."""
 
-    name = "clip"
+    name: str = "clip"
 
     def forward(self, model: Any, pixels: Any) -> Any:
         return model.get_image_features(pixel_values=pixels)
@@ -320,7 +324,7 @@ class Clip(PretrainedEncoder):
 class Dinov2(PretrainedEncoder):
     """DINOv2's class token after its last norm."""
 
-    name = "dinov2"
+    name: str = "dinov2"
 
 
 def unit_length(rows: Features) -> Features:

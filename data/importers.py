@@ -88,7 +88,8 @@ def read_hf_dataset(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
         if image is None or text is None:
             what = f"has columns {', '.join(split.column_names)}: none is {'an image' if image is None else 'a text'}"
             raise InputError(what, where=folder, allowed="a column of images, and one named text or caption")
-        for number, row in enumerate(split.cast_column(image, datasets.Image(decode=False))):
+        rows: Any = split.cast_column(image, datasets.Image(decode=False))
+        for number, row in enumerate(rows):
             where = f"{folder}: row {number}" + (f" of {name}" if name else "")
             try:
                 content, values = read_row(row, image, text, str(name), number)

@@ -24,15 +24,12 @@ class ProgressBar(tqdm):
             options["bar_format"] = "{desc}: {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
         super().__init__(iterable, desc, total, **options)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         if self.in_terminal:
-            return bool(super().display(msg, pos))
+            return super().display(msg, pos)
         self.fp.write(f"{self if msg is None else msg}\n")
         return True
 
     def close(self) -> None:
-        if self.in_terminal or self.disable:
-            super().close()
-        else:  # without the carriage return that clears a bar
-            self.disable = True
-            self._decr_instances(self)
+        self.disable = self.disable or not self.in_terminal  # without the carriage return that clears a bar
+        super().close()

@@ -1,6 +1,7 @@
 """A bar in a terminal, a line now and then elsewhere."""
 
 import io
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_short_work_writes_nothing_into_a_log() -> None:
 def test_long_work_writes_a_line_at_each_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "INTERVAL", 10.0)
     file, clock = io.StringIO(), [0.0]
-    bar = ProgressBar(total=100, desc="counting", unit="image", file=file)
+    bar: Any = ProgressBar(total=100, desc="counting", unit="image", file=file)
     bar._time = lambda: clock[0]
     bar.start_t = bar.last_print_t = 0.0
     with bar:
