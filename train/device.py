@@ -35,7 +35,7 @@ def start_accelerator(config: Config) -> Accelerator:
 
 
 def create_accelerator(threads: int | None) -> Accelerator:
-    """accelerate's Accelerator, by the launcher's settings as far as this machine has what they ask for."""
+    """accelerate's Accelerator, by the launcher's settings as far as this machine supports them."""
     check_no_sharding()
     check_no_dynamo()
     signals.check_process_count()
@@ -92,7 +92,7 @@ def check_no_dynamo() -> None:
 
 
 def check_memory_options(memory: MemoryOptions, device: torch.device) -> None:
-    """Raises InputError if this machine has not what was asked for."""
+    """Raises InputError if this machine does not support the launcher's settings."""
     if memory.attention == "xformers" and not is_installed("xformers"):
         fix = "Get it with: pip install xformers, or leave it out: sdpa is as fast on most GPUs."
         raise InputError("xformers is not installed", where="--memory.attention", fix=fix)
@@ -111,7 +111,7 @@ def set_tf32(on: bool) -> None:
 
 
 def configure_unet(unet: Any, memory: MemoryOptions) -> None:
-    """Gradient checkpointing and attention, as asked for. diffusers' own default is torch's fused attention."""
+    """Set gradient checkpointing and the attention. diffusers' own default is torch's fused attention."""
     if memory.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if memory.attention == "xformers":

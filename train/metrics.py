@@ -144,7 +144,7 @@ class Tracker(Protocol):
 
     def write(self, numbers: Mapping[str, float], step: int) -> None: ...
 
-    def picture(self, name: str, file: Path, step: int) -> None: ...
+    def log_image(self, name: str, file: Path, step: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -161,12 +161,12 @@ class TensorBoard:
         for name, value in numbers.items():
             self.writer.add_scalar(name, value, step)
 
-    def picture(self, name: str, file: Path, step: int) -> None:
+    def log_image(self, name: str, file: Path, step: int) -> None:
         import numpy as np
         from PIL import Image
 
-        with Image.open(file) as picture:
-            self.writer.add_image(name, np.array(picture.convert("RGB")), step, dataformats="HWC")
+        with Image.open(file) as image:
+            self.writer.add_image(name, np.array(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         self.writer.close()
@@ -186,18 +186,18 @@ class WeightsAndBiases:
     def write(self, numbers: Mapping[str, float], step: int) -> None:
         self.tracker.log(dict(numbers), step=step)
 
-    def picture(self, name: str, file: Path, step: int) -> None:
+    def log_image(self, name: str, file: Path, step: int) -> None:
         from PIL import Image
 
-        with Image.open(file) as picture:
-            self.tracker.log_images({name: [picture.convert("RGB")]}, step=step)
+        with Image.open(file) as image:
+            self.tracker.log_images({name: [image.convert("RGB")]}, step=step)
 
     def close(self) -> None:
         self.tracker.finish()
 
 
 def check_wandb_installed() -> None:
-    """Raises InputError before any work is done if Weights & Biases was asked for and is not installed."""
+    """Raises InputError before any work is done if Weights & Biases is switched on and not installed."""
     if find_spec("wandb") is None:
         raise InputError("Weights & Biases is not installed", where="--logging.wandb", fix="pip install wandb")
 
@@ -208,7 +208,7 @@ class MetricsLogger:
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         pass
 
-    def picture(self, name: str, step: int, file: Path) -> None:
+    def log_image(self, name: str, step: int, file: Path) -> None:
         pass
 
     def advance(self, steps: int, **shown: str) -> None:
@@ -247,9 +247,9 @@ class RunLogger(MetricsLogger):
         except OSError as error:
             raise disk_error(error, self.metrics) from error
 
-    def picture(self, name: str, step: int, file: Path) -> None:
+    def log_image(self, name: str, step: int, file: Path) -> None:
         for tracker in self.trackers:
-            tracker.picture(name, file, step)
+            tracker.log_image(name, file, step)
 
     def advance(self, steps: int, **shown: str) -> None:
         self.bar.set_postfix(shown, refresh=False)

@@ -61,7 +61,7 @@ def read_memo(memo: Path) -> Mapping[str, str]:
 
 
 ZERO_SNR_SETTINGS = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-ZERO_SNR_SCHEDULERS = {  # diffusers' schedulers that follow both settings; the others would draw with another schedule
+ZERO_SNR_SCHEDULERS = {  # diffusers' schedulers that follow both settings; the others would use another schedule
     "DDIMScheduler",
     "DDPMScheduler",
     "DPMSolverMultistepScheduler",
@@ -74,13 +74,13 @@ ZERO_SNR_SCHEDULERS = {  # diffusers' schedulers that follow both settings; the 
 ZERO_SNR_FALLBACK = "DDIMScheduler"  # the paper's, and nearest to Stable Diffusion's own PNDM
 PNDM_ONLY = ("skip_prk_steps",)
 ZERO_SNR_ADVICE = (
-    "trained at zero terminal SNR: draw with a scheduler that has rescale_betas_zero_snr and timestep_spacing"
+    "trained at zero terminal SNR: use a scheduler that has rescale_betas_zero_snr and timestep_spacing"
     ' "trailing", such as diffusers\' DDIMScheduler'
 )
 
 
 def zero_snr_scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A base model's scheduler_config.json, changed to what its rescaled version must be drawn with."""
+    """A base model's scheduler_config.json, changed to what its rescaled version must be sampled with."""
     if config.get("_class_name") in ZERO_SNR_SCHEDULERS:
         return {**config, **ZERO_SNR_SETTINGS}
     kept = {key: value for key, value in config.items() if key not in PNDM_ONLY}
@@ -151,7 +151,7 @@ class BaseModel:
     """A pretrained text-to-image model, frozen. `layout` holds the configs; `weights` is a file for single-file models.
 
     name: what the user typed. dtype: of every part's weights. tokenizer_source: a folder that holds a CLIP tokenizer.
-    zero_terminal_snr: whether it is to be trained and drawn with at a rescaled noise schedule, see train/model.py.
+    zero_terminal_snr: whether its noise schedule is rescaled, for training and for sampling.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""When previews are drawn and where they lie. How an image is drawn is infer's business: the entry hands it down.
+"""Preview images while a run trains: when and where. The generating function is infer's: the entry passes it down.
 
 previews/STEP/ holds an image for each prompt and seed, strip.png with the base beside the tuned network, and
 preview.json. The training does not notice: modes, gradients and generators are afterwards as they were.
@@ -32,7 +32,7 @@ STRIP_FILE, PREVIEW_FILE = "strip.png", "preview.json"
 
 @dataclass(frozen=True)
 class PreviewImage:
-    """One image to draw, always the same: it depends on nothing but its prompt and its seed."""
+    """One image to generate, always the same: it depends only on its prompt and seed."""
 
     prompt: str
     seed: int
@@ -40,10 +40,10 @@ class PreviewImage:
 
 @dataclass(frozen=True)
 class PreviewRequest:
-    """What a drawing function is asked for.
+    """The argument of a generating function.
 
     unet: the network that is trained, used in place; None: the base's own, loaded from its file.
-    weights: names the weights that draw, unlike any others. precision: in words, for the images' metadata.
+    weights: a name for these weights, unlike any others. precision: in words, for the images' metadata.
     folder: an empty folder to write PNGs into. beside: the folder of the base's images, for the strip.
     """
 
@@ -97,7 +97,7 @@ class PreviewSampler:
         except Exception as error:  # whatever it is, hours of training are worth more than an image
             logger.say(f"step {step}: no previews ({error_line(error)}); the training continues")
             return
-        logger.picture("previews", step, self.place(step) / STRIP_FILE)
+        logger.log_image("previews", step, self.place(step) / STRIP_FILE)
 
     def write(self, unet: Any, step: int, logger: MetricsLogger) -> None:
         """One folder of previews, whole or not at all."""
@@ -125,11 +125,11 @@ class PreviewSampler:
 
     def facts(self, step: int) -> str:
         """preview.json: what the images follow from."""
-        asked = {"step": step, "steps": self.options.steps, "guidance": self.options.guidance, "size": self.size}
-        return json.dumps(asked | {"pictures": [asdict(image) for image in self.images]}, indent=1) + "\n"
+        settings = {"step": step, "steps": self.options.steps, "guidance": self.options.guidance, "size": self.size}
+        return json.dumps(settings | {"pictures": [asdict(image) for image in self.images]}, indent=1) + "\n"
 
     def exists(self, step: int) -> bool:
-        """Whether a step's previews were drawn, of these prompts and in this way."""
+        """Whether a step's previews exist, of these prompts and settings."""
         try:
             return (self.place(step) / PREVIEW_FILE).read_text(encoding="utf-8") == self.facts(step)
         except OSError:
@@ -150,7 +150,7 @@ def isolated_evaluation(unet: nn.Module | None, device: torch.device) -> Iterato
         finally:
             for module, was_training in modes:
                 module.training = was_training
-            release_memory()  # the networks that were loaded for drawing go now, not some time
+            release_memory()  # frees the networks loaded for generating
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 

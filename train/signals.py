@@ -1,5 +1,5 @@
-"""Who started this process, asked before anything slow is imported: once a launcher is dead, its child's parent is
-another one, and nothing tells it from before.
+"""Launchers and signals. Entries import this file before anything slow: once a launcher is dead, its child has another
+parent, and nothing tells which one it had before.
 """
 
 from __future__ import annotations
@@ -61,13 +61,11 @@ def check_launcher_flags(typed: Sequence[str]) -> None:
             raise InputError(f"this is a flag of {start}", where=token.partition("=")[0], fix=fix)
 
 
-ECHO_SECONDS = (
-    1.0  # seconds within which a second signal is the first one's echo, from the terminal and from the launcher
-)
+ECHO_SECONDS = 1.0  # a second signal within this time is the first one's echo, from the terminal and the launcher
 
 
 class StopRequest:
-    """Whether someone asked to stop. `parent`: the launcher that must not be outlived, if any; see launched.py."""
+    """True once a signal asked the run to stop, or its launcher is gone. parent: the launcher's process id, if any."""
 
     def __init__(self, parent: int | None = None) -> None:
         self.parent = parent
@@ -88,7 +86,7 @@ class StopRequest:
                 os.write(1, f"\nstopping after this step; {again} stops at once\n".encode())
 
     def __bool__(self) -> bool:
-        """True in every process as soon as one was asked; to be called by all of them, once a step."""
+        """True in every process as soon as it is in one; all of them must call it, once a step."""
         here = self.since is not None or (self.parent is not None and os.getppid() != self.parent)
         if self.group is None:
             return here
@@ -153,17 +151,14 @@ def survive_closed_output() -> Iterator[None]:
 
 @contextmanager
 def stop_requests(parent: int | None = None) -> Iterator[StopRequest]:
-    """Ctrl-C, SIGTERM or a closed terminal asks to stop after the step; a second one stops at once.
-
-    parent: see Asked.
-    """
-    asked = StopRequest(parent)
+    """Inside, Ctrl-C, SIGTERM and a closed terminal stop after the step; a second one stops at once."""
+    request = StopRequest(parent)
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # with nohup a closed terminal is nothing to stop for
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, asked.note) for number in numbers}
+    before = {number: signal.signal(number, request.note) for number in numbers}
     try:
-        yield asked
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

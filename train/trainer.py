@@ -311,7 +311,7 @@ def check_compiled(state: TrainState, context: TrainContext) -> None:
 
 
 def fit(state: TrainState, context: TrainContext, logger: MetricsLogger) -> bool:
-    """Train until config.max_steps or early stopping. False if it was asked to stop before.
+    """Train until config.max_steps or early stopping. False if a signal stopped it before.
 
     The last step is saved in any case.
     """

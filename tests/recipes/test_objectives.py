@@ -99,7 +99,7 @@ def test_a_whole_model_says_the_schedule_it_was_trained_at(
     assert finetune("v_prediction", *RESCALED, "--objective.weighting", "min-snr", "--adapter.kind", "full") == 0
     out = capsys.readouterr().out
     assert "warnings   1:" in out and "min-snr gives the last timestep the weight 0" in out
-    assert "warning:  trained at zero terminal SNR: draw with a scheduler that has rescale_betas_zero_snr" in out
+    assert "warning:  trained at zero terminal SNR: use a scheduler that has rescale_betas_zero_snr" in out
     assert "It was trained at zero terminal SNR" in Path("runs/0001-full/README.md").read_text()
     exported = Path("runs/0001-full/export/model")
     pipeline = StableDiffusionPipeline.from_pretrained(exported, local_files_only=True)

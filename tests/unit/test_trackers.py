@@ -56,7 +56,7 @@ def test_the_run_is_told_everything(wandb: Path, tmp_path: Path) -> None:
     report = RunLogger(tmp_path, start=0, stop=2, tensorboard=False, trackers=[board])
     report.write([{"step": 1, "loss": 0.5, "gap": {"mean": 0.25}, "verdict": {"word": "learns"}}])
     Image.new("RGB", (3, 2)).save(tmp_path / "strip.png")
-    report.picture("previews", 1, tmp_path / "strip.png")
+    report.log_image("previews", 1, tmp_path / "strip.png")
     report.close()
     unique = {"id": "0007-lora-01234567", "name": "0007-lora", "resume": "allow", "dir": str(tmp_path)}
     assert [json.loads(line) for line in wandb.read_text().splitlines()] == [
@@ -80,11 +80,11 @@ def test_tensorboard_shows_pictures(tmp_path: Path) -> None:
 
     Image.new("RGB", (3, 2), "red").save(tmp_path / "strip.png")
     report = RunLogger(tmp_path, start=0, stop=2, tensorboard=True)
-    report.picture("previews", 2, tmp_path / "strip.png")
+    report.log_image("previews", 2, tmp_path / "strip.png")
     report.close()
     (event,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("previews")
     assert (event.step, event.width, event.height) == (2, 3, 2)
 
 
 def test_other_processes_show_nothing(tmp_path: Path) -> None:
-    MetricsLogger().picture("previews", 0, tmp_path / "none.png")
+    MetricsLogger().log_image("previews", 0, tmp_path / "none.png")

@@ -276,7 +276,7 @@ class Trainer:
             images = self.model.generate(sampler, options.count, seed=0, labels=labels, clip=True)
         grid = grids.image_grid(to_uint8(images.nan_to_num(0.0)))
         file = grids.write_png(grid, run.path / "drawings" / f"{self.step:06d}.png")
-        self.logger.picture("drawings", self.step, file)
+        self.logger.log_image("drawings", self.step, file)
 
     # ---- checkpoints and the run folder
 
