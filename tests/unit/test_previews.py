@@ -42,7 +42,7 @@ class Said(MetricsLogger):
     def say(self, text: str) -> None:
         self.words.append(text)
 
-    def picture(self, name: str, step: int, file: Path) -> None:
+    def log_image(self, name: str, step: int, file: Path) -> None:
         assert file.is_file()
         self.pictures.append((name, step, file))
 
