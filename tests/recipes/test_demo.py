@@ -55,7 +55,7 @@ def test_the_demo_from_nothing_to_a_sheet(tmp_path: Path) -> None:
     assert "finished: runs/0001-lora-r16/export/lora.safetensors" in trained
     assert re.search(r"no GPU here: fp16 is for GPUs, training in (bf16|fp32) on the CPU", trained)
     assert re.search(r"images     pocket: 5\d\d for training, \d+ held out", trained)
-    assert "0 cut" in trained, "the sample captions fit the embedded tokenizer"
+    assert "0 truncated" in trained, "the sample captions fit the embedded tokenizer"
     two = ["--prompt", "a water type fridge", "--prompt", "a guitar", "--steps", "2", "--compare-base"]
     drawn = run(sys.executable, str(ROOT / "infer/generate.py"), *two, folder=tmp_path)
     assert "the newest finished run" in drawn.splitlines()[0]

@@ -64,7 +64,7 @@ def test_a_run_leaves_what_was_asked_and_says_how_to_use_it(run: Run) -> None:
     buckets = json.loads(header["ss_bucket_info"])["buckets"]
     assert buckets == {"0": {"resolution": [32, 32], "count": training}}, "as AUTOMATIC1111's LoRA page reads it"
     assert int(header["ss_epoch"]) == round(2 * 4 / training)
-    assert "Blocks with a rank of their own keep alpha / rank: mid_block=4." in card
+    assert "Blocks with their own rank keep alpha / rank: mid_block=4." in card
     assert header["modelspec.architecture"] == "small-stable-diffusion-v1/lora"
     assert header["modelspec.resolution"] == "32x32"
 

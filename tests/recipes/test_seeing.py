@@ -137,7 +137,7 @@ def test_it_stops_early_and_leaves_the_best(
     assert best["loss"] == looks[best["step"]]["validation"]["held-out"]
     assert best["change"] == looks[best["step"]]["change"]["held-out"]
     card = (whole.path / "README.md").read_text()
-    assert f"| weights exported | those of step {best['step']} |" in card
+    assert f"| exported weights | step {best['step']} |" in card
 
     assert finetune(*IMPATIENT, "--previews.every", "0", steps=30) == 0
     said = capsys.readouterr().out
