@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PEAK, SLOW = 1.5e-3, 0.1  # learning rate of the U-Net; the text encoder's is SLOW times that
 STEADY = 0.6  # share of the samples at the peak rate; linear to zero afterwards
 TEXT_UNTIL = 0.4  # share of the samples after which the text encoder is frozen
-SAVE_EVERY, EXPORT_EVERY = 600.0, 1800.0  # seconds
+SAVE_EVERY, EXPORT_EVERY = 120.0, 1800.0  # seconds; a save takes less than one
 EXPORT_STEPS = 200  # steps at least between two exports, for a sheet costs as much as thirty
 VALIDATION = 256  # samples of the shard after the last, never trained on
 GAMMA, HEAVIEST = 5.0, 25.0  # bounds of the weights: of min-SNR, and of a single picture
