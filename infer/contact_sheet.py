@@ -1,4 +1,5 @@
-"""Labelled contact sheets: images in rows with captions. Small images are enlarged; the sheet says so.
+"""Labelled contact sheets: images in rows and columns with headings and captions. Small images are enlarged, and the
+sheet says so.
 
 DejaVu Sans comes with matplotlib, so a sheet looks the same everywhere. It has no Chinese, Japanese or Korean: those
 are written with the first installed font that has them; what no font has is reported once and shown as MISSING_GLYPH.
@@ -8,93 +9,51 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
 MIN_READABLE_SIDE = 256  # pixels; a smaller side is enlarged by a whole factor until it is at least this
+MAX_WIDTH = 2400  # pixels that a sheet may reach by enlarging its images
+SIDE_WIDTH = 190  # pixels of the row headings, at most
 GAP = 12  # pixels between cells
 INK, FAINT, PAPER = "#1a1a1a", "#666666", "#ffffff"
-TEXT_SIZE, HEAD_SIZE = 13, 16
+TEXT_SIZE, HEAD_SIZE, TITLE_SIZE = 13, 15, 20
 MAX_LINES = 6  # of a label; the PNG beside the sheet has the whole prompt
-MAX_CELLS = 100
 MISSING_GLYPH = "\N{REPLACEMENT CHARACTER}"
 MAX_NAMED = 8  # missing characters that are named
 PREFERRED_FONTS = ("cjk", "unicode", "sans")  # parts of file names, first choice first: many scripts in one style
 VARIATION_SELECTORS = range(0xFE00, 0xFE10)  # they have no glyph of their own
+Place = tuple[int, int]  # column, row
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class SheetCell:
-    """An image and the caption under it."""
+class Sheet:
+    """Headings over the columns and beside the rows. cells, notes (small text under an image): by column and row."""
 
-    image: Image.Image
-    label: str = ""
-
-
-@dataclass(frozen=True)
-class SheetRow:
-    """Cells side by side, and the heading over them."""
-
-    cells: Sequence[SheetCell]
-    label: str = ""
+    columns: Sequence[str]
+    rows: Sequence[str]
+    cells: Mapping[Place, Image.Image]
+    title: str = ""
+    footer: str = ""
+    notes: Mapping[Place, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TextBlock:
-    """Lines of wrapped text, with their height in pixels."""
-
-    lines: tuple[str, ...]
-    size: int = TEXT_SIZE
-
-    @property
-    def height(self) -> int:
-        return len(self.lines) * line_height(self.size) + (GAP // 2 if self.lines else 0)
+def grid_sheet(images: Sequence[Image.Image], notes: Sequence[str], per_row: int, **texts: str) -> Sheet:
+    """Images in reading order. texts: title and footer."""
+    rows = [""] * math.ceil(len(images) / per_row)
+    return Sheet([""] * per_row, rows, by_place(images, per_row), notes=by_place(notes, per_row), **texts)
 
 
-# ---- layout
-
-
-def build_grid(cells: Sequence[SheetCell], per_row: int, *, footer: str = "") -> Image.Image:
-    """Cells in reading order, at most MAX_CELLS of them; the footer says if there were more."""
-    shown = cells[:MAX_CELLS]
-    more = f"the first {len(shown)} of {len(cells)} images" if len(cells) > len(shown) else ""
-    rows = [SheetRow(shown[start : start + per_row]) for start in range(0, len(shown), per_row)]
-    return build_sheet(rows, footer="; ".join(filter(None, [footer, more])))
-
-
-def build_sheet(rows: Sequence[SheetRow], *, columns: Sequence[str] = (), footer: str = "") -> Image.Image:
-    """Rows of images of one size on white paper. columns: headings. footer: what all have in common."""
-    width, height = rows[0].cells[0].image.size
-    scale = max(1, math.ceil(MIN_READABLE_SIDE / max(width, height)))
-    cell_width, cell_height = width * scale, height * scale
-    inner_width = max(len(row.cells) for row in rows) * (cell_width + GAP) - GAP
-    note = f"{width} x {height} pixels" + (f", shown enlarged {scale} times" if scale > 1 else "")
-    foot = wrap_text(f"{footer}; {note}" if footer else note, inner_width)
-    heads = [wrap_text(name, cell_width, HEAD_SIZE) for name in columns]
-    labels = [wrap_text(row.label, inner_width) for row in rows]
-    captions = [[wrap_text(cell.label, cell_width) for cell in row.cells] for row in rows]
-    heights = [label.height + cell_height + max_height(row) for label, row in zip(labels, captions, strict=True)]
-    total = GAP + max_height(heads) + sum(heights) + GAP * len(rows) + foot.height + GAP
-    paper = Image.new("RGB", (inner_width + 2 * GAP, total), PAPER)
-    pen, top = ImageDraw.Draw(paper), GAP
-    for number, head in enumerate(heads):
-        draw_block(pen, GAP + number * (cell_width + GAP), top, head)
-    top += max_height(heads)
-    for row, label, under, room in zip(rows, labels, captions, heights, strict=True):
-        draw_block(pen, GAP, top, label)
-        for number, (cell, caption) in enumerate(zip(row.cells, under, strict=True)):
-            left = GAP + number * (cell_width + GAP)
-            paper.paste(enlarge(cell.image, cell_width, cell_height), (left, top + label.height))
-            draw_block(pen, left, top + label.height + cell_height + GAP // 2, caption)
-        top += room + GAP
-    draw_block(pen, GAP, top, foot, FAINT)
-    return paper
+def by_place(values: Sequence[Value], per_row: int) -> dict[Place, Value]:
+    return {(index % per_row, index // per_row): value for index, value in enumerate(values)}
 
 
 def choose_columns(count: int, per_prompt: int) -> int:
@@ -102,13 +61,71 @@ def choose_columns(count: int, per_prompt: int) -> int:
     return per_prompt if 1 < per_prompt <= 8 else math.ceil(math.sqrt(count))
 
 
-def max_height(blocks: Sequence[TextBlock]) -> int:
-    return max((block.height for block in blocks), default=0)
+# ---- layout
 
 
-def enlarge(image: Image.Image, width: int, height: int) -> Image.Image:
-    image = image.convert("RGB")
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+@dataclass(frozen=True)
+class Layout:
+    """In pixels. side: width of the row headings with the gap behind them. width, height: of a cell."""
+
+    side: int
+    width: int
+    height: int
+    scale: int
+
+    def left(self, column: int) -> int:
+        return GAP + self.side + column * (self.width + GAP)
+
+
+def layout_of(sheet: Sheet) -> Layout:
+    """Cells as large as the largest image, small ones enlarged while the sheet still fits a screen."""
+    width = max(image.width for image in sheet.cells.values())
+    height = max(image.height for image in sheet.cells.values())
+    fits = (MAX_WIDTH - SIDE_WIDTH) // (len(sheet.columns) * max(width, height))
+    scale = max(1, min(math.ceil(MIN_READABLE_SIDE / max(width, height)), fits))
+    longest = max((text_width(text, HEAD_SIZE) for text in sheet.rows), default=0)
+    side = min(SIDE_WIDTH, math.ceil(longest)) + GAP if longest else 0
+    least = 96 if len(sheet.columns) > 1 else 220  # room for a heading
+    return Layout(side, max(width * scale, least), height * scale, scale)
+
+
+def render_sheet(sheet: Sheet) -> Image.Image:
+    layout = layout_of(sheet)
+    width = layout.left(len(sheet.columns))
+    enlarged = f"shown enlarged {layout.scale} times" if layout.scale > 1 else ""
+    title = wrap_text(sheet.title, width - 2 * GAP, TITLE_SIZE)
+    footer = wrap_text("; ".join(filter(None, [sheet.footer, enlarged])), width - 2 * GAP)
+    heads = [wrap_text(text, layout.width, HEAD_SIZE) for text in sheet.columns]
+    sides = [wrap_text(text, layout.side - GAP, HEAD_SIZE) for text in sheet.rows]
+    notes = {at: wrap_text(text, layout.width) for at, text in sheet.notes.items()}
+    heights = [
+        max(layout.height + max_height(note for at, note in notes.items() if at[1] == row), side.height)
+        for row, side in enumerate(sides)
+    ]
+    top = GAP + title.height + (GAP // 2 if title.lines else 0)
+    total = top + max_height(heads) + sum(heights) + GAP * len(heights) + footer.height + GAP // 2
+    canvas = Image.new("RGB", (width, total), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    draw_block(pen, GAP, GAP, title)
+    for column, head in enumerate(heads):  # bottom-aligned
+        draw_block(pen, layout.left(column), top + max_height(heads) - head.height, head)
+    top += max_height(heads)
+    for row, height in enumerate(heights):
+        draw_block(pen, GAP, top + max(0, min(height, layout.height) - sides[row].height) // 2, sides[row])
+        for column in range(len(sheet.columns)):
+            at, left = (column, row), layout.left(column)
+            if at in sheet.cells:
+                canvas.paste(fit_cell(sheet.cells[at], layout), (left, top))
+                draw_block(pen, left, top + layout.height + GAP // 3, notes.get(at, TextBlock(())), FAINT)
+        top += height + GAP
+    draw_block(pen, GAP, top, footer, FAINT)
+    return canvas
+
+
+def fit_cell(image: Image.Image, layout: Layout) -> Image.Image:
+    scale = min(layout.width / image.width, layout.height / image.height)
+    size = (round(image.width * scale), round(image.height * scale))
+    return (image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)).convert("RGB")
 
 
 def placeholder_image(width: int, height: int, words: str = "NaN") -> Image.Image:
@@ -124,6 +141,22 @@ def placeholder_image(width: int, height: int, words: str = "NaN") -> Image.Imag
 # ---- text
 
 
+@dataclass(frozen=True)
+class TextBlock:
+    """Lines of wrapped text, with their height in pixels."""
+
+    lines: tuple[str, ...]
+    size: int = TEXT_SIZE
+
+    @property
+    def height(self) -> int:
+        return len(self.lines) * line_height(self.size) + (GAP // 2 if self.lines else 0)
+
+
+def max_height(blocks: Iterable[TextBlock]) -> int:
+    return max((block.height for block in blocks), default=0)
+
+
 def draw_block(pen: ImageDraw.ImageDraw, left: int, top: int, block: TextBlock, ink: str = INK) -> None:
     for number, line in enumerate(block.lines):
         draw_text(pen, left, top + number * line_height(block.size), line, ink, block.size)
@@ -137,7 +170,7 @@ def wrap_text(text: str, width: int, size: int = TEXT_SIZE) -> TextBlock:
     """Text broken at spaces, and inside words wider than `width` pixels; control characters become spaces."""
     if not text.strip():
         return TextBlock((), size)
-    warn_missing_glyphs([text])
+    warn_missing_glyphs(text)
     lines = [""]
     for word in split_words("".join(char if char.isprintable() else " " for char in text).split(), width, size):
         longer = f"{lines[-1]} {word}".strip()
@@ -231,10 +264,11 @@ def installed_fonts() -> tuple[Path, ...]:
 reported_characters: set[str] = set()
 
 
-def warn_missing_glyphs(texts: Sequence[str]) -> None:
+def warn_missing_glyphs(text: str) -> None:
     """One line on stderr for characters that no font of this machine has, each named once."""
-    letters = {letter for text in texts if not text.isascii() for letter in text if letter.isprintable()}
-    missing = sorted(letter for letter in letters - reported_characters if font_for(letter) == Path())
+    missing = sorted(
+        letter for letter in {*text} - reported_characters if letter.isprintable() and font_for(letter) == Path()
+    )
     if missing:
         reported_characters.update(missing)
         named = ", ".join(f"{letter} (U+{ord(letter):04X})" for letter in missing[:MAX_NAMED])

@@ -120,7 +120,7 @@ class GalleryIndex:
                 if sha in fresh or self.base.execute(known, (sha,)).fetchone() is not None:
                     moved += 1
                 else:
-                    fresh[sha] = (read_facts(path), open_rgb(path))
+                    fresh[sha] = (read_facts(path), output.open_image(path))
                 places.append((name, sha, *file_stamp(path)))
             except (OSError, InputError, SyntaxError, ValueError) as error:
                 bad.append(f"{name}: {str(error).splitlines()[0][:120] if str(error) else type(error).__name__}")
@@ -142,7 +142,7 @@ class GalleryIndex:
         ).fetchall()
         for start in range(0, len(rows), INDEX_BATCH):
             batch = rows[start : start + INDEX_BATCH]
-            features = judge.encode([open_rgb(self.folder / row["path"]) for row in batch])
+            features = judge.encode([output.open_image(self.folder / row["path"]) for row in batch])
             with self.base:
                 self.base.executemany(
                     "update pictures set judge = ?, features = ? where sha256 = ?",
@@ -184,11 +184,6 @@ def image_files(folder: Path) -> Iterator[Path]:
         sheets = {output.GRID_FILE, output.COMPARE_FILE} if is_output else set()
         paths = [Path(place, name) for name in sorted(files) if not name.startswith(".") and name not in sheets]
         yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_symlink())
-
-
-def open_rgb(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -376,7 +371,7 @@ def write_gallery_page(hits: Sequence[SearchHit], folder: Path, query: str, targ
     for hit in hits:
         path = hit.path(folder)
         if path.is_file():
-            image = open_rgb(path)
+            image = output.open_image(path)
             image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
             thumbnails.append((image, hit_caption(hit)))
     page.strip(thumbnails, width=190)

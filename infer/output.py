@@ -18,7 +18,7 @@ from data.atomic_io import atomic_file, write_atomic
 from data.errors import InputError
 from infer import contact_sheet, lora_loading, schedulers
 from infer.conditioning_images import NO_IMAGES, ConditioningImages
-from infer.contact_sheet import MAX_CELLS, SheetCell, SheetRow
+from infer.contact_sheet import Sheet
 from infer.lora_loading import LoraEffect
 from infer.metadata import ImageMetadata, LoraUsed, ModelUsed, read_metadata
 from infer.pipeline import DTYPES, GeneratedImage
@@ -29,6 +29,7 @@ from train.model import BaseModel
 
 OUTPUTS = Path("outputs")
 LOG_FILE, GRID_FILE, COMPARE_FILE, JOB_FILE = "run.jsonl", "grid.png", "compare.png", "job.json"
+MAX_CELLS = 100  # of a contact sheet
 RECORDED_PACKAGES = ("atelier", "torch", "diffusers", "transformers", "peft")
 
 
@@ -211,19 +212,23 @@ def package_versions() -> dict[str, str]:
 def write_contact_sheet(folder: Path, passes: Mapping[str, Sequence[SavedImage]]) -> Path:
     """The labelled sheet of the job, and its path: compare.png with a column for each pass, or grid.png for one."""
     path = folder / (COMPARE_FILE if len(passes) > 1 else GRID_FILE)
-    sheet = comparison_sheet(passes) if len(passes) > 1 else grid_sheet(*passes.values())
-    with atomic_file(path) as beside:
-        sheet.save(beside, "PNG")
+    save_png(comparison_sheet(passes) if len(passes) > 1 else grid_sheet(*passes.values()), path)
     return path
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        image.save(temporary, "PNG")
 
 
 def grid_sheet(saved: Sequence[SavedImage]) -> Image.Image:
     """One cell for each image, its prompt and seed under it."""
     per_prompt = sum(done.request.prompt == saved[0].request.prompt for done in saved)
     shown = saved[:MAX_CELLS]
-    cells = [SheetCell(open_image(done), caption(done)) for done in shown]
     footer = describe_settings(saved[0].metadata) + describe_left_out(len(shown), len(saved))
-    return contact_sheet.build_grid(cells, contact_sheet.choose_columns(len(cells), per_prompt), footer=footer)
+    images, notes = [open_image(done.path) for done in shown], [caption(done) for done in shown]
+    columns = contact_sheet.choose_columns(len(shown), per_prompt)
+    return contact_sheet.render_sheet(contact_sheet.grid_sheet(images, notes, columns, footer=footer))
 
 
 def comparison_sheet(passes: Mapping[str, Sequence[SavedImage]]) -> Image.Image:
@@ -231,19 +236,19 @@ def comparison_sheet(passes: Mapping[str, Sequence[SavedImage]]) -> Image.Image:
     names = sorted(passes)  # base, tuned
     together = list(zip(*(passes[name] for name in names), strict=True))
     shown = together[: MAX_CELLS // len(names)]
-    rows = [SheetRow([SheetCell(open_image(done)) for done in row], caption(row[0])) for row in shown]
+    cells = {(x, y): open_image(done.path) for y, row in enumerate(shown) for x, done in enumerate(row)}
     about = "; ".join(describe_settings(passes[name][0].metadata, name) for name in names)
     footer = about + describe_left_out(len(shown), len(together))
-    return contact_sheet.build_sheet(rows, columns=names, footer=footer)
+    return contact_sheet.render_sheet(Sheet(names, [caption(row[0]) for row in shown], cells, footer=footer))
 
 
 def caption(done: SavedImage) -> str:
     return f"{done.request.prompt}  (seed {done.request.seed})"
 
 
-def open_image(done: SavedImage) -> Image.Image:
-    """The image, read back from the disk: a job of thousands does not hold them all."""
-    with Image.open(done.path) as image:
+def open_image(path: Path) -> Image.Image:
+    """An image read back from the disk: a job of thousands does not hold them all."""
+    with Image.open(path) as image:
         return image.convert("RGB")
 
 
@@ -251,7 +256,7 @@ def describe_settings(info: ImageMetadata, name: str = "") -> str:
     """What all images of a pass share, in a line."""
     loras = "".join(f" + {lora.name}:{lora.weight:g}" for lora in info.loras)
     model = f"{name or 'model'}: {info.model.name}{loras}"
-    how = f", {info.steps} steps, guidance {info.guidance_scale:g}, {info.sampler}"
+    how = f", {info.steps} steps, guidance {info.guidance_scale:g}, {info.sampler}, {info.width} x {info.height} pixels"
     return model if name == "base" else model + how
 
 

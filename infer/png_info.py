@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydantic import ValidationError
 
 from data.atomic_io import file_sha256
@@ -24,7 +23,7 @@ from data.errors import InputError, printable
 from infer import metadata, schedulers, templates, text_encoding
 from infer.config import GenerateOptions
 from infer.metadata import ImageMetadata, LoraUsed
-from infer.output import SavedImage
+from infer.output import SavedImage, open_image
 from infer.pipeline import GPU_MICRO_BATCH, MICRO_BATCH
 from infer.resolve_model import POCKET, RUNS
 
@@ -165,7 +164,7 @@ def version_differences(info: ImageMetadata) -> tuple[str, ...]:
 
 def compare_with_original(done: SavedImage, original: ImageMetadata, path: Path) -> str:
     """Whether the image is the same bit for bit, or by how much it is not and why."""
-    before, after = read_pixels(path), read_pixels(done.path)
+    before, after = (np.asarray(open_image(file), dtype=np.float64) for file in (path, done.path))
     now = done.metadata
     if before.shape != after.shape:
         return f"the image is {now.width} x {now.height} now, it was {original.width} x {original.height}"
@@ -175,11 +174,6 @@ def compare_with_original(done: SavedImage, original: ImageMetadata, path: Path)
     changed = [name.replace("_", " ") for name in fields if getattr(now, name) != getattr(original, name)]
     reasons = ", ".join(changed) or "nothing that is in the metadata"
     return f"a different image: {psnr(before, after):.1f} dB from the original; changed since: {reasons}"
-
-
-def read_pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.float64)
 
 
 def psnr(one: np.ndarray, two: np.ndarray) -> float:

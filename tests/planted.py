@@ -19,7 +19,7 @@ from data.captions import with_article
 from data.duplicates import near_duplicates
 from data.features import Clip, StyleDescriptors
 from data.metrics.distances import Matrix
-from infer.evaluation.samples import DenoisingLosses, Evidence, Features, NearDuplicates, Pairs, PromptedPairs
+from infer.evaluation.evidence import DenoisingLosses, Evidence, Features, NearDuplicates, Pairs, PromptedPairs
 from tools.pocket.scorer import SCORER
 
 GRID = Path(__file__).parents[1] / "docs" / "pocket-base-grid.png"

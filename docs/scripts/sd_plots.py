@@ -21,8 +21,8 @@ from infer import pipeline, schedulers
 from infer.comparison import trajectory
 from infer.comparison.grid import CellRequest
 from infer.comparison.image_cache import ImageCache, Machine
-from infer.comparison.layout import Sheet, render_sheet
 from infer.comparison.weights import Weights
+from infer.contact_sheet import Sheet, render_sheet
 from infer.resolve_model import POCKET
 from train.model import load_model
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
 from data.atomic_io import write_atomic
 from data.errors import InputError, printable
-from infer import resolve_model
+from infer import output, resolve_model
 from infer.comparison import measures, results
 from infer.comparison.axes import Axis
 from infer.comparison.config import CompareOptions
 from infer.comparison.grid import build_request
 from infer.comparison.image_cache import CachedImage, ImageCache
-from infer.comparison.layout import Place, Sheet, render_sheet
 from infer.comparison.page import Panel as PagePanel
 from infer.comparison.page import Report, render_page
 from infer.comparison.weights import BASE, TUNED, WeightsFinder
+from infer.contact_sheet import Sheet, by_place, render_sheet
 
 FILE = Path(__file__).with_name("thesis.yaml")
 COLUMNS = 2
@@ -114,15 +114,15 @@ def write_figures(
     ])  # fmt: skip
     pages = []
     for figure, panels in figures:
-        cells = by_place([each.cached for each in panels])
-        notes, title = by_place([each.label for each in panels]), f"Figure {figure.number}: {figure.title}"
+        cells = by_place([each.cached for each in panels], COLUMNS)
+        notes, title = by_place([each.label for each in panels], COLUMNS), f"Figure {figure.number}: {figure.title}"
         columns, rows = [""] * COLUMNS, [""] * -(-len(panels) // COLUMNS)
         images = {at: cached.image for at, cached in cells.items()}
         apart = measures.mean_distance(list(images.values()))
         shared = results.shared_settings([each.cached.recipe for each in panels])
         footer = f"{shared}; RMS difference of the panels {apart:.3f}"
         sheet = Sheet(columns, rows, images, title, footer, notes)
-        results.save_png(render_sheet(sheet), folder / f"fig-{figure.number}.png")
+        output.save_png(render_sheet(sheet), folder / f"fig-{figure.number}.png")
         pages.append(PagePanel(title, columns, rows, cells, notes))
     numbers = tuple(figure.number for figure, _ in figures)
     none = Axis("", "", (None,), ("",))
@@ -130,8 +130,3 @@ def write_figures(
     subtitle = f"chapter 3, {len(figures)} figures, {len(every)} panels"
     html = render_page(Report("The source thesis's figures"), subtitle, pages, axes)
     write_atomic(folder / results.PAGE, html)
-
-
-def by_place(values: Sequence[Any]) -> Mapping[Place, Any]:
-    """Values by column and row."""
-    return {(index % COLUMNS, index // COLUMNS): value for index, value in enumerate(values)}

@@ -54,8 +54,7 @@ class CachedImage:
 
     @property
     def image(self) -> Image.Image:
-        with Image.open(self.path) as image:
-            return image.convert("RGB")
+        return output.open_image(self.path)
 
 
 @dataclass(frozen=True)

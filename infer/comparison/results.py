@@ -9,16 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from PIL import Image
-
-from data.atomic_io import atomic_file, atomic_folder, write_atomic
+from data.atomic_io import atomic_folder, write_atomic
 from data.errors import printable
 from infer import generation, output
 from infer.comparison.config import CompareOptions
 from infer.comparison.grid import Grid, Position
 from infer.comparison.image_cache import CachedImage
-from infer.comparison.layout import Sheet, render_sheet
 from infer.comparison.page import Report, comparison_page
+from infer.contact_sheet import Sheet, render_sheet
 from infer.metadata import ImageMetadata
 
 PAGE, MARK, IMAGES = "index.html", "compare.json", "cells"
@@ -43,7 +41,7 @@ def write_comparison(
     ]
     write_log(folder, lines)
     for index, sheet in enumerate(sheets_of(grid, images, report.notes)):
-        save_png(render_sheet(sheet), folder / sheet_name(index, len(grid.axes[2])))
+        output.save_png(render_sheet(sheet), folder / sheet_name(index, len(grid.axes[2])))
     write_atomic(folder / PAGE, comparison_page(grid, images, report))
 
 
@@ -64,11 +62,6 @@ def copy_images(folder: Path, images: Sequence[CachedImage]) -> list[str]:
         for cached, name in zip(images, names, strict=True):
             shutil.copyfile(cached.path, temporary / name)
     return [f"{IMAGES}/{name}" for name in names]
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    with atomic_file(path) as temporary:
-        image.save(temporary, "PNG")
 
 
 def sheets_of(grid: Grid, images: Mapping[Position, CachedImage], notes: Mapping[Position, str]) -> list[Sheet]:

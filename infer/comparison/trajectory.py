@@ -19,14 +19,13 @@ from PIL import Image
 from data.atomic_io import atomic_file
 from data.errors import InputError
 from data.shapes import Latents
-from infer import pipeline, schedulers
+from infer import output, pipeline, schedulers
 from infer.comparison.axes import parse_axis
 from infer.comparison.config import CompareOptions
 from infer.comparison.grid import FLAGS, CellRequest, build_request
 from infer.comparison.image_cache import ImageCache
-from infer.comparison.layout import Sheet, render_sheet
-from infer.comparison.results import save_png
 from infer.comparison.weights import BASE, TUNED, WeightsFinder
+from infer.contact_sheet import Sheet, render_sheet
 from infer.pipeline import ImageDecoder, SamplingSettings
 from infer.prompts import ImageRequest
 
@@ -153,7 +152,7 @@ def write_strips(
         cells = {(x, y): row[index] for y, row in enumerate(images.values()) for x, index in enumerate(columns)}
         sheet = Sheet([heads[index] for index in columns], list(images), cells, title, foot)
         paths.append(folder / f"strip-{number:02d}.png")
-        save_png(render_sheet(sheet), paths[-1])
+        output.save_png(render_sheet(sheet), paths[-1])
         if options.gif:
             paths.append(folder / f"walk-{number:02d}.gif")
             save_gif(images, heads, title, paths[-1])

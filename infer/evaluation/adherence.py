@@ -1,4 +1,7 @@
-"""2. Prompt adherence: is an image's own prompt found among others, by a model that generated none of the images."""
+"""2. Prompt adherence: is an image's own prompt found among others, by a model that generated none of the images.
+
+6. Forgetting: prompts without style, base against tuned; and how far the style leaks into them.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from data import rng
 from data.metrics import statistics as stats
 from data.metrics.adherence import CANDIDATES, clip_text_similarity, r_precision
 from data.metrics.distances import Vector, unit_rows
-from infer.evaluation.samples import Evidence, Features, PromptedPairs
+from infer.evaluation.evidence import Evidence, Features, PromptedPairs
 from infer.evaluation.section import ALARM, Alarm, Number, Section, from_interval, mean_change
+from infer.evaluation.style import cmmd_interval, style_axis
 
 DRAWS = 1000
 KEPT = 0.5  # of the base's R-precision: a model below has forgotten what words mean
+HALF = 0.5  # of the way from base to training images: an image beyond it counts as being in the style
 TITLE, ASKED = "Prompt adherence", "Do the tuned model's images still show what the prompt says?"
 Measure = Callable[[PromptedPairs, Features, int], Vector]
 
@@ -81,3 +86,26 @@ def shuffle_test(prompted: PromptedPairs, features: Features, seed: int) -> floa
     orders = [generator.permutation(len(used)) for _ in range(DRAWS)]
     permuted = np.array([means[np.arange(len(used)), order].mean() for order in orders])
     return float((1 + (permuted >= means.diagonal().mean() - 1e-12).sum()) / (1 + DRAWS))
+
+
+def forgetting(evidence: Evidence, seed: int = 0) -> Section:
+    plain, pairs = evidence.plain, evidence.plain.pairs
+    numbers = []
+    for name, measure in MEASURES.items():
+        tuned, base = (measure(plain, features, seed) for features in (pairs.tuned, pairs.base))
+        numbers.append(mean_change(f"{name} lost", tuned, base, pairs.prompts, ("forgotten", "better than before"),
+                                   seed=seed, base=float(base.mean()), floor=0.0))  # fmt: skip
+    moved = cmmd_interval(unit_rows(pairs.base.joint), unit_rows(pairs.tuned.joint), pairs)
+    numbers.append(from_interval("CMMD of base and tuned", moved, floor=0.0))
+    _, along = style_axis(evidence.train, pairs)
+    tuned, base, real = (along(each.style) > HALF for each in (pairs.tuned, pairs.base, evidence.held_out))
+    numbers.append(from_interval("style leakage", stats.wilson_interval(int(tuned.sum()), len(tuned)),
+                                 base=float(base.mean()), ceiling=float(np.mean(real)),
+                                 said="ceiling: of held-out images"))  # fmt: skip
+    return Section(
+        "Forgetting", "What of the base is lost where no style was requested?", tuple(numbers),
+        notes=("Leakage: images beyond half of the way from the base's to the training images' descriptors. A LoRA "
+               "without a trigger word is meant to leak, so there it is no fault.",),
+        cannot=("Named people, places and scenes are not tested: the embedded base knows none. For other base models "
+                "use infer/compare.py with your own prompts.",),
+    )  # fmt: skip

@@ -7,16 +7,16 @@ from typing import Any
 
 from data.errors import EXIT_INTERRUPTED, printable
 from infer.comparison.image_cache import ImageCache, Machine
-from infer.evaluation import adherence, composition, diversity, forgetting, memorization, report, style
-from infer.evaluation.collect import TUNED, Collection, build_requests
+from infer.evaluation import adherence, composition, diversity, memorization, report, style
+from infer.evaluation.collect import TUNED, Collection, build_requests, load_extractors
 from infer.evaluation.config import EvaluateOptions, counts_of
-from infer.evaluation.features import load_extractors
+from infer.evaluation.evidence import Evidence
 from infer.evaluation.prompts import build_prompts
-from infer.evaluation.samples import Evidence
 from infer.evaluation.section import Section
 from infer.evaluation.target_run import find_target
 
-MODULES = (style, adherence, composition, diversity, memorization, forgetting)  # sections 1 to 6
+SECTIONS = (style.section, adherence.section, composition.section, diversity.section, memorization.section,
+            adherence.forgetting)  # fmt: skip
 
 
 def run(options: EvaluateOptions) -> int:
@@ -52,7 +52,7 @@ def run(options: EvaluateOptions) -> int:
 
 
 def compute_sections(evidence: Evidence, seed: int = 0) -> list[Section]:
-    return [module.section(evidence, seed).with_holm() for module in MODULES]
+    return [section(evidence, seed).with_holm() for section in SECTIONS]
 
 
 def print_findings(sections: list[Section]) -> None:

@@ -12,7 +12,7 @@ from data import rng
 from data.metrics import statistics as stats
 from data.metrics.coverage import mean_pairwise_distance, precision_recall, vendi_score
 from data.metrics.distances import Matrix, unit_rows
-from infer.evaluation.samples import Evidence, Pairs
+from infer.evaluation.evidence import Evidence, Pairs
 from infer.evaluation.section import Alarm, Number, Section, describe_sign, from_interval, mean_change
 
 K = 5  # neighbours, as in Naeem et al. 2020

@@ -60,10 +60,8 @@ class Section:
 
     def with_holm(self) -> Section:
         """With Holm's p-values over the section."""
-        raw = {str(place): number.p for place, number in enumerate(self.numbers) if number.p is not None}
-        adjusted = stats.holm_correction(raw)
-        numbers = [replace(number, p=adjusted.get(str(place))) for place, number in enumerate(self.numbers)]
-        return replace(self, numbers=tuple(numbers))
+        adjusted = stats.holm_correction({str(n): each.p for n, each in enumerate(self.numbers) if each.p is not None})
+        return replace(self, numbers=[replace(each, p=adjusted.get(str(n))) for n, each in enumerate(self.numbers)])
 
 
 def from_interval(name: str, interval: stats.Interval, **fields: float | str | None) -> Number:

@@ -19,7 +19,7 @@ from data.metrics import distances as metrics
 from data.metrics import statistics as stats
 from data.metrics.distances import Kernel, Matrix, Vector, cmmd, gaussian_kernel, polynomial_kernel, unit_rows
 from data.metrics.memorization import nearest_neighbours
-from infer.evaluation.samples import Evidence, Features, Pairs
+from infer.evaluation.evidence import Evidence, Features, Pairs
 from infer.evaluation.section import (
     ALARM,
     LEVEL,

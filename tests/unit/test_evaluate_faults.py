@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from infer.evaluation import adherence, command, diversity, memorization, style
-from infer.evaluation.samples import Evidence
+from infer.evaluation.evidence import Evidence
 from infer.evaluation.section import Section
 from tests.planted import ALARMS, FAULTS, Pool, evidence, pool
 

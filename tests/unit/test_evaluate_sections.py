@@ -8,8 +8,8 @@ import pytest
 from data.errors import InputError
 from data.metrics.distances import gaussian_kernel, unbiased_mmd
 from data.metrics.statistics import Interval
-from infer.evaluation import adherence, composition, diversity, forgetting, memorization, probes, section, style
-from infer.evaluation.samples import (
+from infer.evaluation import adherence, composition, diversity, memorization, section, style
+from infer.evaluation.evidence import (
     DenoisingLosses,
     Evidence,
     Features,
@@ -183,11 +183,11 @@ def test_a_probe_learns_types_and_says_how_well(rng: np.random.Generator) -> Non
         types = [("fire", "water")[place % 2] for place in range(count)]
         rows = rng.normal(size=(count, 5)) + np.array([[centres[kind]] for kind in types])
         sides.append((Features(rows, rows, rows), types))
-    probe = probes.train_type_probe(*sides[0])
-    assert probe is not None and probes.train_type_probe(sides[0][0], [None] * 40) is None
-    found = probes.type_accuracy(probe, *sides[1])
+    probe = composition.train_type_probe(*sides[0])
+    assert probe is not None and composition.train_type_probe(sides[0][0], [None] * 40) is None
+    found = composition.type_accuracy(probe, *sides[1])
     assert found is not None and (found.right, found.trials, found.classes) == (20, 20, 2)
-    assert probes.type_accuracy(probe, sides[1][0], [None] * 20) is None
+    assert composition.type_accuracy(probe, sides[1][0], [None] * 20) is None
 
 
 def test_the_scorer_tells_the_twenty_objects_apart() -> None:
@@ -197,7 +197,7 @@ def test_the_scorer_tells_the_twenty_objects_apart() -> None:
     from tools.pocket.scorer import SCORER
 
     names = load_prompts()["objects"]
-    found = probes.object_accuracy(Clip(SCORER).encode_text(probes.object_texts(names)), names)
+    found = composition.object_accuracy(Clip(SCORER).encode_text(composition.object_texts(names)), names)
     assert found is not None and found.trials == 4 * 20 and found.right >= 72
 
 
@@ -246,7 +246,7 @@ def test_what_was_forgotten(rng: np.random.Generator) -> None:
     base, tuned = (Features(rows, rows, rows) for rows in (texts, rng.normal(size=texts.shape)))
     asked = PromptedPairs(Pairs(names, base, tuned), names, texts)
     real = {"train": seen(rng, 40, 2.0, 8), "held_out": seen(rng, 20, 2.0, 8), "captions": asked}
-    numbers = by_name(forgetting.section(evidence(rng, plain=asked, **real)))
+    numbers = by_name(adherence.forgetting(evidence(rng, plain=asked, **real)))
     assert numbers["R-precision lost"].value > 0.7 and numbers["R-precision lost"].said == "forgotten"
     assert numbers["style leakage"].value < 0.2
 

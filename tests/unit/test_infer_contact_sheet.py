@@ -1,4 +1,4 @@
-"""Contact sheets: every image is on them unchanged, every word fits, in any script that a font has."""
+"""Contact sheets: every image is on them unchanged and in its place, every word fits, in any script that a font has."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,54 +9,53 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, ImageChops, ImageDraw
 
 from infer import contact_sheet
-from infer.contact_sheet import GAP, MISSING_GLYPH, SheetCell, SheetRow
+from infer.comparison import figures
+from infer.contact_sheet import GAP, MISSING_GLYPH, Sheet, grid_sheet, layout_of, render_sheet
 
 EM = 1000
+COLOURS = {(0, 0): (200, 0, 0), (1, 0): (0, 200, 0), (0, 1): (0, 0, 200)}
 
 
-def plain(colour: str, side: int = 256) -> Image.Image:
-    return Image.new("RGB", (side, side), colour)
+def sheet(**more: object) -> Sheet:
+    cells = {at: Image.new("RGB", (64, 64), colour) for at, colour in COLOURS.items()}
+    return Sheet(["steps 10", "steps 20"], ["a guitar", "a word " * 20], cells, **more)  # type: ignore[arg-type]
 
 
-def region(sheet: Image.Image, left: int, top: int, width: int, height: int) -> Image.Image:
-    return sheet.crop((left, top, left + width, top + height))
-
-
-def has_ink(picture: Image.Image) -> bool:
-    return ImageChops.difference(picture, Image.new("RGB", picture.size, contact_sheet.PAPER)).getbbox() is not None
-
-
-def test_large_pictures_stand_on_the_sheet_pixel_for_pixel() -> None:
+def test_large_images_stand_on_the_sheet_pixel_for_pixel() -> None:
     noise = Image.effect_noise((256, 320), 60).convert("RGB")
-    sheet = contact_sheet.build_sheet(
-        [SheetRow([SheetCell(noise), SheetCell(noise.transpose(Image.Transpose.FLIP_LEFT_RIGHT))])]
-    )
-    assert region(sheet, GAP, GAP, 256, 320).tobytes() == noise.tobytes()
-    assert sheet.width == 2 * 256 + 3 * GAP
+    drawn = render_sheet(grid_sheet([noise, noise.transpose(Image.Transpose.FLIP_LEFT_RIGHT)], ["", ""], 2))
+    assert drawn.crop((GAP, GAP, GAP + 256, GAP + 320)).tobytes() == noise.tobytes()
+    assert drawn.width == 2 * 256 + 3 * GAP
 
 
 @pytest.mark.parametrize(("side", "factor"), [(64, 4), (96, 3), (128, 2), (255, 2), (256, 1), (512, 1), (8, 32)])
-def test_small_pictures_are_enlarged_by_the_smallest_factor_that_is_readable(side: int, factor: int) -> None:
-    sheet = contact_sheet.build_sheet([SheetRow([SheetCell(plain("#cc0000", side))])])
-    assert region(sheet, GAP, GAP, side * factor, side * factor).getcolors() == [((side * factor) ** 2, (204, 0, 0))]
+def test_small_images_are_enlarged_by_the_smallest_factor_that_is_readable(side: int, factor: int) -> None:
+    drawn = render_sheet(grid_sheet([Image.new("RGB", (side, side), "#cc0000")], [""], 1))
+    cell = drawn.crop((GAP, GAP, GAP + side * factor, GAP + side * factor))
+    assert cell.getcolors() == [((side * factor) ** 2, (204, 0, 0))]
 
 
-def test_columns_rows_and_cells_are_labelled() -> None:
-    rows = [
-        SheetRow([SheetCell(plain("red"), "seed 1"), SheetCell(plain("blue"))], "a prompt"),
-        SheetRow([SheetCell(plain("green"))]),
-    ]
-    sheet = contact_sheet.build_sheet(rows, columns=["base", "tuned"])
-    head = contact_sheet.wrap_text("base", 256, contact_sheet.HEAD_SIZE).height
-    label = contact_sheet.wrap_text("a prompt", 256).height
-    assert has_ink(region(sheet, GAP, GAP, 256, head))
-    assert has_ink(region(sheet, GAP + 256 + GAP, GAP, 256, head))
-    assert has_ink(region(sheet, GAP, GAP + head, 256, label))
-    top = GAP + head + label
-    assert region(sheet, GAP, top, 256, 256).getcolors() == [(256 * 256, (255, 0, 0))]
-    under = contact_sheet.wrap_text("seed 1", 256).height
-    assert has_ink(region(sheet, GAP, top + 256, 256, under))
-    assert not has_ink(region(sheet, GAP + 256 + GAP, top + 256, 256, under))
+def test_cells_stand_in_their_places_and_a_missing_one_is_white() -> None:
+    drawn = render_sheet(sheet(title="seed 1", footer="50 steps", notes={(0, 0): "fits 0.3"}))
+    page = layout_of(sheet())
+    assert (page.width, page.height) == (256, 256)
+    middles = {at: page.left(at[0]) + 128 for at in ((0, 0), (1, 0), (0, 1), (1, 1))}
+    columns = {at: [drawn.getpixel((x, y)) for y in range(drawn.height)] for at, x in middles.items()}
+    for at, colour in COLOURS.items():
+        assert columns[at].count(colour) == 256, at
+    assert columns[0, 0].index((200, 0, 0)) < columns[0, 1].index((0, 0, 200))
+    assert (0, 0, 200) not in columns[1, 1]
+    for box in ((0, 0, page.left(0) - 1, drawn.height), (0, 0, drawn.width, GAP + 20)):
+        assert ImageChops.invert(drawn.crop(box).convert("L")).getbbox(), "headings beside the rows, a title on top"
+    assert drawn.height > render_sheet(sheet()).height, "title and note have room"
+
+
+def test_many_columns_are_not_enlarged_past_a_screen() -> None:
+    cells = {(column, 0): Image.new("RGB", (64, 64)) for column in range(30)}
+    assert render_sheet(Sheet([str(column) for column in range(30)], [""], cells)).width <= 30 * (96 + GAP) + GAP
+    large = {(0, 0): Image.new("RGB", (512, 512)), (1, 0): Image.new("RGB", (64, 64), "red")}
+    drawn = render_sheet(Sheet(["SD", "pocket"], [""], large))
+    assert drawn.width == 2 * 512 + 3 * GAP, "models of two sizes share a sheet"
 
 
 @pytest.mark.parametrize(
@@ -155,9 +154,8 @@ def test_ascii_is_drawn_as_pillow_draws_it() -> None:
 
 
 def test_missing_glyphs_are_reported_once(squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cell = SheetCell(Image.new("RGB", (64, 64)), "水 草型 é")
-    contact_sheet.build_grid([cell, cell], 2)
-    contact_sheet.build_grid([cell], 1)
+    for count in (2, 1):
+        render_sheet(grid_sheet([Image.new("RGB", (64, 64))] * count, ["水 草型 é"] * count, count))
     (line,) = capsys.readouterr().err.splitlines()
     assert "型 (U+578B), 草 (U+8349)" in line and "水" not in line
     assert list(contact_sheet.split_by_font("草型 fridge")) == [(None, MISSING_GLYPH * 2), (None, " fridge")]
@@ -182,3 +180,19 @@ def test_the_machines_fonts_are_always_asked_in_one_order(monkeypatch: pytest.Mo
 
 def test_the_sheets_own_font_has_the_letters_of_latin_scripts() -> None:
     assert contact_sheet.glyphs_of(contact_sheet.dejavu_path()) >= set(map(ord, "aé€"))
+
+
+def test_every_letter_of_the_prompts_has_a_shape() -> None:
+    nothing = shape("\uffff")
+    panels = [panel for figure in figures.load_figures() for panel in figure.panels]
+    letters = {letter for panel in panels for letter in panel.prompt if letter != " "}
+    assert "é" in letters
+    for letter in letters:
+        assert shape(letter) != nothing, letter
+
+
+def shape(letter: str) -> bytes:
+    """A letter as it is printed."""
+    paper = Image.new("L", (40, 40))
+    ImageDraw.Draw(paper).text((5, 5), letter, fill=255, font=contact_sheet.load_font(20))
+    return paper.tobytes()

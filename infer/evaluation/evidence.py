@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data.errors import InputError
 from data.metrics.distances import Matrix, Vector, check_features, check_same_width
 
+SPACES = ("style", "content", "joint")
 Rows = Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]
 Words = NDArray[np.str_]
 
@@ -32,7 +33,7 @@ class Features:
     def __post_init__(self) -> None:
         for name, matrix in vars(self).items():
             object.__setattr__(self, name, check_features(matrix, name, least=0))
-        assert len({len(matrix) for matrix in vars(self).values()}) == 1, "one row per image"
+        assert len(self.style) == len(self.content) == len(self.joint), "one row per image"
 
     def __len__(self) -> int:
         return len(self.style)
@@ -51,7 +52,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         assert len(self.prompts) == len(self.base) == len(self.tuned), "base and tuned are paired"
-        for name in ("style", "content", "joint"):
+        for name in SPACES:
             check_same_width(getattr(self.base, name), getattr(self.tuned, name))
 
     def __len__(self) -> int:
@@ -158,5 +159,5 @@ class Evidence:
         for what, features, least in (("training", self.train, 10), ("held-out", self.held_out, 5)):
             if len(features) < least:
                 raise InputError(f"{len(features)} {what} images", allowed=f"{least} or more to evaluate a run")
-        for name in ("style", "content", "joint"):
+        for name in SPACES:
             check_same_width(*(getattr(each, name) for each in (self.train, self.held_out, self.captions.pairs.tuned)))
