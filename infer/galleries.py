@@ -30,8 +30,7 @@ from data.features import Clip
 from data.progress import ProgressBar
 from data.reports.page import Page
 from infer import metadata, output, png_info
-from infer.comparison.measures import POCKET_SCORER
-from infer.config import GalleryOptions
+from infer.config import POCKET_SCORER, GalleryOptions
 from infer.metadata import ImageMetadata
 from infer.png_info import ImageSettings
 

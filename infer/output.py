@@ -18,6 +18,7 @@ from data.atomic_io import atomic_file, write_atomic
 from data.errors import InputError
 from infer import contact_sheet, lora_loading, schedulers
 from infer.conditioning_images import NO_IMAGES, ConditioningImages
+from infer.config import OUTPUTS
 from infer.contact_sheet import Sheet
 from infer.lora_loading import LoraEffect
 from infer.metadata import ImageMetadata, LoraUsed, ModelUsed, read_metadata
@@ -27,7 +28,6 @@ from infer.resolve_model import POCKET
 from infer.text_encoding import TokenCount
 from train.model import BaseModel
 
-OUTPUTS = Path("outputs")
 LOG_FILE, GRID_FILE, COMPARE_FILE, JOB_FILE = "run.jsonl", "grid.png", "compare.png", "job.json"
 MAX_CELLS = 100  # of a contact sheet
 RECORDED_PACKAGES = ("atelier", "torch", "diffusers", "transformers", "peft")

@@ -21,16 +21,15 @@ from pydantic import ValidationError
 from data.atomic_io import file_sha256
 from data.errors import InputError, printable
 from infer import metadata, schedulers, templates, text_encoding
-from infer.config import GenerateOptions
+from infer.config import LORAS, RUNS, GenerateOptions
 from infer.metadata import ImageMetadata, LoraUsed
 from infer.output import SavedImage, open_image
 from infer.pipeline import GPU_MICRO_BATCH, MICRO_BATCH
-from infer.resolve_model import POCKET, RUNS
+from infer.resolve_model import POCKET
 
 OURS = "this toolkit"
 FLAG_OF_ROLE = {"init": "init_image", "mask": "mask", "scribble": "scribble"}
 IRRELEVANT_FIELDS = {"format", "template", "verdict", "style", "unstyled"}  # for the pixels
-LORAS_FOLDER = Path("loras")
 IMPLIED_FIELDS = {"from_file": ("prompt",), "aspect": ("width", "height"), "seeds": ("seed",)}  # by a flag
 IGNORED_KEYS = {"Version", "Model hash", "VAE hash", "Lora hashes", "Size", "Schedule type", "Model", "RNG", "Prompt"}
 KNOWN_KEYS = {"Emphasis", "Negative prompt", "Steps", "Sampler", "CFG scale", "Seed", "Denoising strength", "Clip skip"}
@@ -136,7 +135,7 @@ def find_weights(info: ImageMetadata, where: str) -> dict[str, Any]:
 def find_lora_file(lora: LoraUsed, where: str) -> Path:
     """The file of a LoRA by its name and content. Raises InputError."""
     run_lora = RUNS / Path(lora.name).stem / "export" / "lora.safetensors"
-    files = [path for path in (run_lora, Path(lora.name), LORAS_FOLDER / lora.name) if path.is_file()]
+    files = [path for path in (run_lora, Path(lora.name), LORAS / lora.name) if path.is_file()]
     same = next((path for path in files if file_sha256(path) == lora.sha256), None)
     if same is not None:
         return same

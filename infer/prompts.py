@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import InputError, check_choice, raise_all, suggest
 from infer import templates
-from infer.config import MAX_SEED, MAX_WEIGHT, GenerateOptions, LoraFile, parse_grid, parse_seeds
+from infer.config import LORAS, MAX_SEED, MAX_WEIGHT, RUNS, GenerateOptions, LoraFile, parse_grid, parse_seeds
 
 RANDOM_SEED_LIMIT = 2**32  # below it, a random seed suits every tool that reads it back
 PROMPT_OPTIONS = {  # of a line, in kohya's, A1111's and diffusers' words
@@ -43,7 +43,6 @@ PROMPT_OPTIONS = {  # of a line, in kohya's, A1111's and diffusers' words
 GLOBAL_OPTIONS = {"sampler_name": "--scheduler", "scheduler": "--scheduler", "sd_model": "--model", "model": "--model"}
 OPTION_START = re.compile(r"(?:^|\s)--(?=[a-z])")
 LORA_TAG = re.compile(r"\s*<lora:(?P<name>[^:<>]+)(?::(?P<weight>[^<>]*))?>", flags=re.IGNORECASE)
-LORAS, RUNS = Path("loras"), Path("runs")
 STYLES_FILE = Path(__file__).parent / "styles.yaml"
 PROMPT_PLACEHOLDER = "{prompt}"
 LIST_STYLES = "list"

@@ -13,12 +13,10 @@ from typing import NamedTuple
 import yaml
 
 from data.errors import InputError
-from infer.config import GenerateOptions, LoraFile
+from infer.config import RUNS, GenerateOptions, LoraFile
 from train import run_folder
+from train.config import POCKET, POCKET_FOLDER
 
-POCKET = "pocket"
-POCKET_FOLDER = Path(__file__).parents[1] / "data" / "pocket" / "base"
-RUNS = Path("runs")
 RECOMMENDED_FILE = "recommended.json"  # beside model_index.json
 
 

@@ -12,8 +12,8 @@ import os
 from data.atomic_io import cache_root
 from data.cli import parse
 from data.errors import run_entry
+from infer.config import StudioOptions
 from infer.web.auth import listen, read_password
-from infer.web.config import StudioOptions
 
 
 def main() -> int:

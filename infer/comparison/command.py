@@ -6,13 +6,13 @@ import sys
 
 from data.errors import EXIT_INTERRUPTED, printable
 from infer.comparison import figures, measures, results, studies
-from infer.comparison.config import CompareOptions
 from infer.comparison.grid import build_grid
 from infer.comparison.image_cache import ImageCache, Machine
 from infer.comparison.measures import Scorer
 from infer.comparison.page import Report
 from infer.comparison.trajectory import strip_requests, write_strips
 from infer.comparison.weights import WeightsFinder
+from infer.config import CompareOptions
 
 
 def run(options: CompareOptions) -> int:

@@ -15,12 +15,12 @@ from data.errors import InputError, printable
 from infer import output, resolve_model
 from infer.comparison import measures, results
 from infer.comparison.axes import Axis
-from infer.comparison.config import CompareOptions
 from infer.comparison.grid import build_request
 from infer.comparison.image_cache import CachedImage, ImageCache
 from infer.comparison.page import Panel as PagePanel
 from infer.comparison.page import Report, render_page
 from infer.comparison.weights import BASE, TUNED, WeightsFinder
+from infer.config import CompareOptions
 from infer.contact_sheet import Sheet, by_place, render_sheet
 
 FILE = Path(__file__).with_name("thesis.yaml")

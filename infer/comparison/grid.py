@@ -12,8 +12,8 @@ from typing import Any
 from data.errors import InputError, raise_all
 from infer import prompts, resolve_model, templates
 from infer.comparison.axes import Axis, check_clashes, heading, parse_axis, slots_of
-from infer.comparison.config import AXES, CompareOptions
 from infer.comparison.weights import BASE, TUNED, Weights, WeightsFinder
+from infer.config import AXES, CompareOptions
 
 FLAGS = tuple(f"--{axis}" for axis in AXES)
 ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from data.features import Clip, extract_features
 from data.metrics.statistics import all_signs, random_signs, student_interval
+from infer.config import POCKET_SCORER
 
-POCKET_SCORER = Path(__file__).parents[2] / "data" / "pocket" / "scorer"
 SIDE = 64  # pixels; images are reduced to it before they are compared, so that grain is no difference
 MAX_FLIPS = 2**14  # sign patterns; if there are more, this many are drawn at random
 Values = Sequence[float] | NDArray[np.floating]

@@ -12,10 +12,10 @@ from typing import Any
 from data.atomic_io import atomic_folder, write_atomic
 from data.errors import printable
 from infer import generation, output
-from infer.comparison.config import CompareOptions
 from infer.comparison.grid import Grid, Position
 from infer.comparison.image_cache import CachedImage
 from infer.comparison.page import Report, comparison_page
+from infer.config import CompareOptions
 from infer.contact_sheet import Sheet, render_sheet
 from infer.metadata import ImageMetadata
 

@@ -22,11 +22,11 @@ from data.errors import InputError
 from data.reports.charts import Series
 from infer.comparison import measures
 from infer.comparison.axes import parse_axis
-from infer.comparison.config import CompareOptions
 from infer.comparison.grid import Grid, Position, trigger_word
 from infer.comparison.image_cache import CachedImage
 from infer.comparison.measures import Scorer, SeedInterval
 from infer.comparison.page import Report
+from infer.config import CompareOptions
 
 SIMPLE = ("a guitar", "a red apple", "a fish")
 COMPLEX = (

@@ -21,10 +21,10 @@ from data.errors import InputError
 from data.shapes import Latents
 from infer import output, pipeline, schedulers
 from infer.comparison.axes import parse_axis
-from infer.comparison.config import CompareOptions
 from infer.comparison.grid import FLAGS, CellRequest, build_request
 from infer.comparison.image_cache import ImageCache
 from infer.comparison.weights import BASE, TUNED, WeightsFinder
+from infer.config import CompareOptions
 from infer.contact_sheet import Sheet, render_sheet
 from infer.pipeline import ImageDecoder, SamplingSettings
 from infer.prompts import ImageRequest

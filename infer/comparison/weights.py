@@ -12,8 +12,7 @@ from data.atomic_io import atomic_folder, cache_root, file_sha256
 from data.errors import InputError
 from infer import resolve_model
 from infer.comparison.axes import NO_LORA
-from infer.comparison.config import CompareOptions
-from infer.config import GenerateOptions, LoraFile, parse_lora
+from infer.config import CompareOptions, GenerateOptions, LoraFile, parse_lora
 from infer.resolve_model import ResolvedModel
 from train import checkpoint as checkpoints
 from train import run_folder

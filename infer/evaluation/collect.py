@@ -20,9 +20,8 @@ from data.metrics.memorization import nearest_neighbours
 from data.schema import Sample
 from infer.comparison.grid import CellRequest
 from infer.comparison.image_cache import CachedImage, ImageCache
-from infer.comparison.measures import POCKET_SCORER
+from infer.config import POCKET_SCORER, EvaluateOptions
 from infer.evaluation import composition, memorization
-from infer.evaluation.config import Counts, EvaluateOptions
 from infer.evaluation.evidence import (
     Evidence,
     Features,
@@ -33,7 +32,7 @@ from infer.evaluation.evidence import (
     PromptedPairs,
     TypeGrid,
 )
-from infer.evaluation.prompts import EvalPrompt, EvalPrompts
+from infer.evaluation.prompts import Counts, EvalPrompt, EvalPrompts
 from infer.evaluation.target_run import TargetRun
 
 TEXT_BATCH = 64

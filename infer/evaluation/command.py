@@ -7,11 +7,11 @@ from typing import Any
 
 from data.errors import EXIT_INTERRUPTED, printable
 from infer.comparison.image_cache import ImageCache, Machine
+from infer.config import EvaluateOptions
 from infer.evaluation import adherence, composition, diversity, memorization, report, style
 from infer.evaluation.collect import TUNED, Collection, build_requests, load_extractors
-from infer.evaluation.config import EvaluateOptions, counts_of
 from infer.evaluation.evidence import Evidence
-from infer.evaluation.prompts import build_prompts
+from infer.evaluation.prompts import build_prompts, counts_of
 from infer.evaluation.section import Section
 from infer.evaluation.target_run import find_target
 

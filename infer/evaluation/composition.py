@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from data.captions import with_article
 from data.metrics import statistics as stats
 from data.metrics.distances import Matrix, unit_rows
-from infer.comparison.measures import POCKET_SCORER
+from infer.config import POCKET_SCORER
 from infer.evaluation.evidence import Evidence, Features, NameMixes, ProbeAccuracy, ProbeLabels, TypeGrid, Words
 from infer.evaluation.section import Number, Section, Table, describe_sign, from_interval, mean_change
 

@@ -20,8 +20,8 @@ from data.metrics.memorization import QUANTILE, CopyReport, nearest_neighbours
 from data.schema import Sample
 from infer.comparison.image_cache import ImageCache
 from infer.comparison.weights import Weights
-from infer.evaluation.config import Counts
 from infer.evaluation.evidence import DenoisingLosses, Evidence
+from infer.evaluation.prompts import Counts
 from infer.evaluation.section import Alarm, Number, Section, from_interval
 from infer.evaluation.target_run import TargetRun
 from train import encode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -16,13 +16,42 @@ from data import rng
 from data.captions import with_article
 from infer.comparison import figures
 from infer.comparison.grid import CREATURE, POKEMON, fix_article, with_trigger
-from infer.evaluation.config import Counts
+from infer.config import EvaluateOptions
 from infer.evaluation.target_run import TargetRun
 
 FILE = Path(__file__).with_name("prompts.yaml")
 FIRST_TYPES = ("water", "electric", "fire", "grass")  # of the thesis's figure 3.5
 SEED_SPACE = 2**32
 MIN_IMAGES = 3  # of a name or type that is used
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images each question gets. captions: 0 is one for every training image."""
+
+    steps: int
+    captions: int
+    caption_seeds: int
+    prompts: int
+    prompt_seeds: int
+    types: int
+    objects: int
+    grid_seeds: int
+    variety: int
+    variety_seeds: int
+    triggers: int
+    mixes: int
+    losses: int
+    timesteps: int
+
+
+FULL = Counts(50, 0, 3, 100, 4, 18, 20, 4, 30, 16, 40, 20, 10_000, 8)
+QUICK = Counts(10, 24, 1, 12, 2, 3, 4, 2, 4, 6, 8, 2, 32, 4)
+
+
+def counts_of(options: EvaluateOptions) -> Counts:
+    given = {name: value for name in ("steps", "captions", "prompts") if (value := getattr(options, name)) is not None}
+    return replace(QUICK if options.quick else FULL, **given)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from PIL import Image
 from data.errors import InputError
 from data.images import open_image, resize_and_crop
 from data.schema import Sample
-from infer.comparison.config import CompareOptions
 from infer.comparison.weights import TUNED, Weights, WeightsFinder, full_run_name
-from infer.evaluation.config import EvaluateOptions
+from infer.config import CompareOptions, EvaluateOptions
 from infer.resolve_model import POCKET, is_run
 from train import run_folder
 from train.config import Config

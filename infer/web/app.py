@@ -14,9 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 
 from data.errors import InputError
+from infer.config import StudioOptions
 from infer.web import api, page
 from infer.web.auth import AuthMiddleware, url_of
-from infer.web.config import StudioOptions
 from infer.web.service import LoadBackend, StudioService
 
 WARM_UP_AFTER = 4.0  # seconds after which the model is loaded even if nobody has opened the page

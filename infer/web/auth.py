@@ -16,7 +16,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from data.errors import InputError
-from infer.web.config import LOOPBACK, StudioOptions
+from infer.config import LOOPBACK, StudioOptions
 
 MIN_PASSWORD = 8  # characters
 MAX_BODY = 64 << 20  # bytes of a request: a scribble, or an image whose metadata is read

@@ -17,9 +17,8 @@ from PIL import Image
 
 from data.atomic_io import write_atomic
 from data.errors import InputError
-from infer.config import MAX_SEED
+from infer.config import MAX_SEED, OUTPUTS
 from infer.web import components, controls
-from infer.web.config import OUTPUTS
 from infer.web.controls import NAMES
 from infer.web.queue import Job
 from infer.web.service import StudioService

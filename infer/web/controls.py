@@ -11,7 +11,7 @@ from infer import schedulers
 from infer.config import MAX_WEIGHT
 from infer.resolve_model import POCKET
 from infer.web import components
-from infer.web.config import SHAPES
+from infer.web.models import SHAPES
 from infer.web.service import StudioService
 from infer.web.validation import MAX_PROMPT
 

@@ -13,14 +13,12 @@ from typing import Any
 from data.errors import InputError, printable
 from data.features import Clip
 from infer import galleries, metadata, png_info, schedulers, templates
-from infer.comparison.measures import POCKET_SCORER
 from infer.conditioning_images import size_for_aspect
-from infer.config import GenerateOptions, parse_aspect
+from infer.config import OUTPUTS, POCKET_SCORER, GenerateOptions, parse_aspect
 from infer.galleries import GalleryIndex, SearchHit, search_index
 from infer.metadata import ImageMetadata
 from infer.resolve_model import resolve
-from infer.web.config import OUTPUTS, SHAPES
-from infer.web.models import LOADING, ModelList
+from infer.web.models import LOADING, SHAPES, ModelList
 from infer.web.validation import check_limits
 from train.model import load_model
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from data.errors import InputError, check_choice
-from infer.config import GenerateOptions
-from infer.prompts import LORA_TAG, LORAS
-from infer.resolve_model import POCKET, RUNS, resolve
+from infer.config import LORAS, RUNS, GenerateOptions
+from infer.prompts import LORA_TAG
+from infer.resolve_model import POCKET, resolve
 from train import run_folder
 
 # Networks are loaded one at a time: transformers creates them under a global "meta" device.
+SHAPES = {"Square": "1:1", "Landscape": "3:2", "Portrait": "2:3", "Wide": "16:9", "Tall": "9:16"}
 LOADING = threading.Lock()
 KNOWN_BASES = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.errors import InputError, check_choice
 from infer import prompts
-from infer.web.config import OUTPUTS, StudioOptions
+from infer.config import OUTPUTS, StudioOptions
 from infer.web.models import ModelList
 from infer.web.queue import Job, JobQueue
 from infer.web.validation import parse_request

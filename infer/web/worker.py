@@ -12,11 +12,10 @@ from diffusers import StableDiffusionPipeline
 
 from data.errors import InputError
 from infer import generation, output, pipeline, prompts, resolve_model
-from infer.config import RANDOM_SEED, GenerateOptions, LoraFile
+from infer.config import RANDOM_SEED, GenerateOptions, LoraFile, StudioOptions
 from infer.generation import GenerationPass, ProcessGroup
 from infer.output import SavedImage
 from infer.prompts import ImageRequest
-from infer.web.config import StudioOptions
 from infer.web.latent_preview import Preview, ProgressCallback, choose_preview
 from infer.web.models import LOADING, ModelList
 from infer.web.queue import Job, JobImage

@@ -13,8 +13,8 @@ from data.errors import InputError
 from docs.scripts import overview
 from infer import metadata
 from infer.comparison import command
-from infer.comparison.config import ALIASES, CompareOptions
 from infer.comparison.page import MAX_PNG
+from infer.config import COMPARE_ALIASES, CompareOptions
 from tests.recipes.test_export import finetune
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 def compare(*argv: object) -> int:
     words = [str(word) for word in argv]
-    return command.run(parse(CompareOptions, words, prog="compare.py", aliases=ALIASES))
+    return command.run(parse(CompareOptions, words, prog="compare.py", aliases=COMPARE_ALIASES))
 
 
 def log(folder: Path) -> list[dict]:

@@ -12,10 +12,14 @@ from data import cli
 from data.validate import ALIASES as CHECKUP_ALIASES
 from data.validate import PrepareOptions
 from infer import config as infer_config
-from infer.comparison import config as comparison
-from infer.config import GalleryOptions, GenerateOptions, SynthesizeOptions
-from infer.evaluation.config import EvaluateOptions
-from infer.web.config import StudioOptions
+from infer.config import (
+    CompareOptions,
+    EvaluateOptions,
+    GalleryOptions,
+    GenerateOptions,
+    StudioOptions,
+    SynthesizeOptions,
+)
 from train.config import ALIASES, Config
 from train.study.config import ClassifyOptions, StudyOptions
 
@@ -25,7 +29,7 @@ ENTRIES = {
     "data/prepare.py": (PrepareOptions, CHECKUP_ALIASES),
     "train/finetune.py": (Config, ALIASES),
     "infer/generate.py": (GenerateOptions, infer_config.ALIASES),
-    "infer/compare.py": (comparison.CompareOptions, comparison.ALIASES),
+    "infer/compare.py": (CompareOptions, infer_config.COMPARE_ALIASES),
     "infer/gallery.py": (GalleryOptions, {}),
     "infer/studio.py": (StudioOptions, {}),
     "infer/evaluate.py": (EvaluateOptions, {}),

@@ -16,8 +16,8 @@ from data.cli import parse
 from data.errors import InputError
 from infer import metadata
 from infer.comparison import figures
-from infer.evaluation import command, config, prompts
-from infer.evaluation.config import ALIASES, EvaluateOptions, counts_of
+from infer.config import ALIASES, EvaluateOptions
+from infer.evaluation import command, prompts
 from tests.recipes.test_export import finetune
 from tools.pocket.scorer import SCORER
 from train.run_folder import Run
@@ -25,7 +25,7 @@ from train.run_folder import Run
 ROOT = Path(__file__).parents[2]
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
-FEW = replace(config.QUICK, steps=1, captions=10, prompts=4, prompt_seeds=1, types=2, objects=3, grid_seeds=1,
+FEW = replace(prompts.QUICK, steps=1, captions=10, prompts=4, prompt_seeds=1, types=2, objects=3, grid_seeds=1,
               variety=3, variety_seeds=3, triggers=3, losses=8, timesteps=2)  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_a_report_killed_and_gone_on_with(
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     two = figures.load_figures()[:2]
-    monkeypatch.setattr(config, "QUICK", FEW)
+    monkeypatch.setattr(prompts, "QUICK", FEW)
     monkeypatch.setattr(figures, "load_figures", lambda: two)
 
 
@@ -146,7 +146,10 @@ def test_what_is_asked() -> None:
     plain = prompts.plain_texts()
     assert len(set(plain)) == 100
     assert plain[:2] == ["a fridge", "a red phone"] and "a line drawing of an apple" in plain
-    assert counts_of(EvaluateOptions()).captions == 0 and counts_of(EvaluateOptions(quick=True)).captions == 24
-    assert counts_of(EvaluateOptions(quick=True, steps=3, prompts=5)).steps == 3
+    assert (
+        prompts.counts_of(EvaluateOptions()).captions == 0
+        and prompts.counts_of(EvaluateOptions(quick=True)).captions == 24
+    )
+    assert prompts.counts_of(EvaluateOptions(quick=True, steps=3, prompts=5)).steps == 3
     assert prompts.EvalPrompt("a bus (red) [old]", 1).prompt == r"a bus \(red\) \[old\]"
     assert prompts.seed_of(1, "a bus", 0) != prompts.seed_of(1, "a bus", 1) < 2**32

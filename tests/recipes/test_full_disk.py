@@ -13,7 +13,7 @@ from data.cli import parse
 from data.errors import InputError
 from infer import config, generation, metadata
 from infer.comparison import command as comparison
-from infer.comparison.config import ALIASES, CompareOptions
+from infer.config import COMPARE_ALIASES, CompareOptions
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -26,7 +26,7 @@ def generate(*argv: object) -> int:
 
 def compare(*argv: object) -> int:
     words = [str(word) for word in argv]
-    return comparison.run(parse(CompareOptions, words, prog="compare.py", aliases=ALIASES))
+    return comparison.run(parse(CompareOptions, words, prog="compare.py", aliases=COMPARE_ALIASES))
 
 
 @pytest.mark.parametrize("command", [generate, compare])

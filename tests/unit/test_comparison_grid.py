@@ -8,16 +8,16 @@ from data.cli import parse
 from data.errors import InputError
 from infer.comparison import figures
 from infer.comparison.axes import parse_axis
-from infer.comparison.config import ALIASES, CompareOptions
 from infer.comparison.grid import Grid, build_grid, with_trigger
 from infer.comparison.weights import WeightsFinder, full_run_name
+from infer.config import COMPARE_ALIASES, CompareOptions
 from tests.tiny import tiny_lora
 
 PROMPTS = ["a {type} fridge"]
 
 
 def grid_of(*argv: object) -> Grid:
-    options = parse(CompareOptions, [str(word) for word in argv], prog="compare.py", aliases=ALIASES)
+    options = parse(CompareOptions, [str(word) for word in argv], prog="compare.py", aliases=COMPARE_ALIASES)
     return build_grid(options, WeightsFinder(options))
 
 

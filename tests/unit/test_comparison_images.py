@@ -11,10 +11,10 @@ from data.cli import parse
 from data.errors import InputError
 from infer import config, generation, metadata, pipeline, schedulers
 from infer.comparison import command, results, trajectory
-from infer.comparison.config import ALIASES, CompareOptions
 from infer.comparison.grid import CellRequest
 from infer.comparison.image_cache import ImageCache, Machine
 from infer.comparison.weights import Weights
+from infer.config import COMPARE_ALIASES, CompareOptions
 from tests.tiny import tiny_lora
 from train.model import BaseModel
 
@@ -44,7 +44,7 @@ def lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compare(*argv: object) -> int:
     words = [str(word) for word in argv]
-    return command.run(parse(CompareOptions, words, prog="compare.py", aliases=ALIASES))
+    return command.run(parse(CompareOptions, words, prog="compare.py", aliases=COMPARE_ALIASES))
 
 
 def generate(*argv: object) -> int:

@@ -19,7 +19,7 @@ from docs.scripts import plots, sd_plots, sd_shapes
 from docs.scripts import sd_figures as figures
 from docs.scripts.sd_shapes import Anatomy
 from infer.comparison.axes import parse_axis
-from infer.comparison.config import ALIASES, CompareOptions
+from infer.config import COMPARE_ALIASES, CompareOptions
 from train.model import POCKET_FOLDER, SD_V1_CONFIGS
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
@@ -64,7 +64,7 @@ def test_every_command_of_the_page_is_understood() -> None:
         words = shlex.split(flags or "")
         assert (ROOT / script).is_file()
         if script == "infer/compare.py":
-            asked = parse(CompareOptions, words, prog="compare.py", aliases=ALIASES)
+            asked = parse(CompareOptions, words, prog="compare.py", aliases=COMPARE_ALIASES)
             for text, flag in ((asked.x_axis, "--x"), (asked.y_axis, "--y"), (asked.z_axis, "--z")):
                 parse_axis(text, flag, asked.prompt)
         elif script.endswith("sd_figures.py"):

@@ -16,10 +16,9 @@ from PIL import Image, PngImagePlugin
 
 from data.errors import InputError
 from infer import generation, metadata, pipeline
-from infer.config import GenerateOptions
+from infer.config import GenerateOptions, StudioOptions
 from infer.web import app, latent_preview
 from infer.web.callbacks import parse_seed
-from infer.web.config import StudioOptions
 from infer.web.controls import from_settings, to_request
 from infer.web.gallery import Gallery
 from infer.web.service import Backend, StudioService

@@ -14,9 +14,9 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from data.errors import InputError
+from infer.config import StudioOptions
 from infer.web import auth
 from infer.web.auth import AuthMiddleware, listen, read_password, url_of
-from infer.web.config import StudioOptions
 
 PASSWORD = "correct horse"
 ENTRY = Path(__file__).parents[2] / "infer" / "studio.py"

@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 
 from data.errors import InputError, InputErrors
-from infer.config import GenerateOptions
+from infer.config import GenerateOptions, StudioOptions
 from infer.galleries import SearchHit
 from infer.prompts import ImageRequest
 from infer.web import components, latent_preview, validation
 from infer.web.callbacks import Callbacks
-from infer.web.config import StudioOptions
 from infer.web.controls import NAMES
 from infer.web.latent_preview import ProgressCallback
 from infer.web.models import ModelList, check_lora_tags
