@@ -35,12 +35,11 @@ from annotation.release_notes import describe_changes, read_release
 from annotation.server import DATABASE, LOGIN, find_server, start_server, stop_server
 from annotation.write_back import is_reachable, opened, write_corrections, write_findings
 from data.atomic_io import write_atomic
-from data.captioned_folder import read_table
+from data.captioned_folder import read_table, scan_folder
 from data.cli import Options, parse
 from data.errors import InputError, Problem, check_choice, printable, raise_all
 from data.features import make_extractor
 from data.sample_set import sample_folder
-from data.scan import scan_folder
 from data.validate import EMBEDDED, load_tokenizer
 
 NAMES_SHOWN = 5  # per line

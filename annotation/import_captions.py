@@ -18,11 +18,11 @@ from typing import Any
 from annotation.drafts import HUMAN, Source, Suggestion
 from annotation.images import ImageFile
 from data import captioned_folder
+from data.captioned_folder import NOT_CAPTIONS, caption_stem, scan_folder
 from data.errors import InputError, Problem
 from data.images import read_bytes
 from data.importers import is_hf_dataset, read_hf_dataset, read_label_studio
 from data.metadata_table import Row, read_caption_file, read_csv, read_jsonl
-from data.scan import NOT_CAPTIONS, caption_stem, scan_folder
 
 Captions = Iterator[tuple[str, Sequence[str]]]  # key of the image (SHA-256 or file name), its captions
 

@@ -34,7 +34,7 @@ from annotation.vocabulary import plural
 from data import captioned_folder
 from data.atomic_io import atomic_folder, file_sha256
 from data.errors import InputError, check_choice, raise_all
-from data.scan import nfc
+from data.metadata_table import nfc
 from data.schema import Annotation
 
 CARD = "README.md"
@@ -283,11 +283,7 @@ def check_existing(folder: Path, lock: dict[str, Any]) -> dict[str, Any]:
 def write_rows(rows: Sequence[Row], folder: Path, options: ExportOptions) -> None:
     """Images, caption files and tables."""
     for row in rows:
-        path = folder / row.annotation.file_name
-        captioned_folder.save_image(row.image.path, path)
-        if options.sidecars:
-            lines = "".join(" ".join(caption.split()) + "\n" for caption in row.annotation.captions)
-            path.with_suffix(".txt").write_text(lines, encoding="utf-8")
+        captioned_folder.write_image(row.image.path, row.annotation, folder, caption_beside=options.sidecars)
     table = "".join(captioned_folder.to_json_line(row.annotation) for row in rows)
     (folder / "metadata.jsonl").write_text(table, encoding="utf-8")
     if options.csv:

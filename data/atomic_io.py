@@ -41,7 +41,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
         yield partial
         if durable:
             fsync_path(partial)
-        partial.chmod(0o666 & ~current_umask())
+        apply_umask(partial)
         os.replace(partial, path)
         if durable:
             fsync_path(path.parent)
@@ -80,20 +80,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def swap_folder(partial: Path, path: Path) -> None:
     """Rename `partial` to `path`, replacing an old folder; if that fails, the old one is restored."""
-    aside = (
-        Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent)) if path.exists() else None
-    )
-    if aside is not None:
-        os.replace(path, aside / path.name)
+    if not path.exists():
+        os.replace(partial, path)
+        fsync_path(path.parent)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent))
+    os.replace(path, aside / path.name)
     try:
         os.replace(partial, path)
     except OSError:
-        if aside is not None:
-            os.replace(aside / path.name, path)
+        os.replace(aside / path.name, path)
         raise
     fsync_path(path.parent)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def fsync_path(path: Path) -> None:

@@ -43,24 +43,18 @@ def render_prompts(
     """The prompts of one image: one for each of its captions, without repetition or blanks; [] if it has none.
 
     fields: what the template may use, `known_fields` of the whole set, so that a key which only other images have is
-    empty here and not an error; by default the schema's fields and this annotation's own keys.
-    Raises InputError for an unknown field, a field that is not text, and anything but plain `{field}`.
+    empty here; by default this annotation's own. Raises InputError for an unknown field, one that is not text, and
+    anything but plain `{field}`.
     """
     parts = parse_template(template, known_fields([annotation]) if fields is None else fields)
     values = dict(annotation)  # the schema's fields and the extra keys
     named = {name for _, name in parts if name is not None and name != "text"}
     words = {name: field_to_text(name, values.get(name), annotation.file_name) for name in named}
-    texts = annotation.captions or [""]
-    prompts = (
-        tidy_text(
-            "".join(
-                lead + ((words | {"text": text})[name].replace(EMPTY, " ").strip() or EMPTY if name else "")
-                for lead, name in parts
-            )
-        )
-        for text in texts
-    )
-    return list(dict.fromkeys(prompt for prompt in prompts if prompt))
+    prompts: list[str] = []
+    for text in annotation.captions or [""]:
+        filled = {name: value.replace(EMPTY, " ").strip() or EMPTY for name, value in (words | {"text": text}).items()}
+        prompts.append(tidy_text("".join(lead + (filled[name] if name else "") for lead, name in parts)))
+    return list(dict.fromkeys(filter(None, prompts)))
 
 
 def parse_template(template: str, fields: Collection[str]) -> list[tuple[str, str | None]]:
@@ -137,9 +131,8 @@ def count_tokens(
     rows = list(prompts_of(captions, template))
     name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
     if tokenizer.model_max_length > UNLIMITED:
-        raise InputError(
-            "the tokenizer has no model_max_length", where=name, fix="Set it in its tokenizer_config.json."
-        )
+        fix = "Set it in its tokenizer_config.json."
+        raise InputError("the tokenizer has no model_max_length", where=name, fix=fix)
     limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
     texts = [prompt for _, _, prompt in rows]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False) if texts else {}
@@ -166,9 +159,7 @@ def prompts_of(captions: Sequence[Sample] | Sequence[str], template: str) -> Ite
 
 def lost_words(prompt: str, at: int) -> str:
     """The prompt from the word that holds character `at` on."""
-    while at > 0 and not prompt[at - 1].isspace():
-        at -= 1
-    return prompt[at:].strip()
+    return prompt[len(prompt[:at]) - len(re.split(r"\s", prompt[:at])[-1]) :].strip()
 
 
 def with_article(noun: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -18,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from data.errors import InputError, check_choice, raise_all, suggest
+from data.errors import InputError, raise_all, suggest
 
 HELP = "See --help."
 BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
@@ -41,20 +40,15 @@ def positional(default: Any = ...) -> Any:
     return Field(default, json_schema_extra=POSITIONAL)
 
 
-@dataclass
 class Flag:
     """A field of a config on the command line. kinds: the members of a union of sections that have it."""
 
-    path: str
-    info: FieldInfo
-    section: str  # help text of its section
-    kinds: list[str]
-
-    def __post_init__(self) -> None:
-        self.atoms = atoms(self.info.annotation)
+    def __init__(self, path: str, info: FieldInfo, section: str, kinds: list[str]) -> None:
+        self.path, self.info, self.section, self.kinds = path, info, section, kinds  # section: its help text
+        self.atoms = atoms(info.annotation)
         self.is_bool = set(self.atoms) - {NoneType} == {bool}
-        self.is_list = get_origin(self.info.annotation) in (list, tuple)
-        self.is_positional = self.info.json_schema_extra == POSITIONAL
+        self.is_list = get_origin(info.annotation) in (list, tuple)
+        self.is_positional = info.json_schema_extra == POSITIONAL
 
 
 def parse(
@@ -261,7 +255,11 @@ def merge(model: type[BaseModel], values: dict[str, Any], typed: Mapping[str, An
 def explain_error(model: type[BaseModel], detail: Any, given: Container[str], lines: Mapping[str, str]) -> InputError:
     """One pydantic error as an InputError that names the flag or the YAML line."""
     flags = find_flags(model)
-    path = dotted(flags, detail["loc"])
+    path = ""  # without the tags of unions: ('adapter', 'lora', 'rank') -> 'adapter.rank'
+    for part in detail["loc"]:
+        kind = flags.get(f"{path}.kind")
+        if kind is None or part not in kind.kinds:
+            path = f"{path}.{part}" if path else str(part)
     section = path.rpartition(".")[0]
     where = flag_of(path) if path in given else lines.get(path) or lines.get(section) or flag_of(path)
     if detail["type"] == "extra_forbidden" and path in flags:
@@ -274,25 +272,13 @@ def explain_error(model: type[BaseModel], detail: Any, given: Container[str], li
         return InputError("is required", where=path.upper() if is_positional else where, fix=HELP)
     if detail["type"] == "union_tag_invalid":
         where = f"{where}.kind" if path in lines and f"{path}.kind" not in given else flag_of(f"{path}.kind")
-        try:
-            allowed = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
-            check_choice(str(detail["ctx"]["tag"]), allowed, what="kind", where=where)
-        except InputError as error:
-            return error
+        given_kind, allowed = str(detail["ctx"]["tag"]), detail["ctx"]["expected_tags"].replace("'", "")
+        what = f"unknown kind {given_kind!r}{suggest(given_kind, allowed.split(', '))}"
+        return InputError(what, where=where, allowed=allowed)
     if detail["type"] == "value_error":  # raised by our own validators, in words for people
         return InputError(str(detail["ctx"]["error"]), where=where if path else None)
     allowed = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ").partition(", unable")[0]
     return InputError(f"{detail['input']!r} is not allowed", where=where, allowed=allowed)
-
-
-def dotted(flags: Mapping[str, Flag], loc: Sequence[int | str]) -> str:
-    """A pydantic location without the tags of unions: ('adapter', 'lora', 'rank') -> 'adapter.rank'."""
-    path = ""
-    for part in loc:
-        kind = flags.get(f"{path}.kind")
-        if kind is None or part not in kind.kinds:
-            path = f"{path}.{part}" if path else str(part)
-    return path
 
 
 # ---- help

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import count
 from math import lcm
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -22,11 +24,9 @@ from data.shapes import Latents, Moments, PerSample, Posterior, TextStates
 class TrainingNoise:
     """The noise of a training sample: standard normal by default.
 
-    offset: size of a constant added to each channel's noise, so that the mean brightness is noised as well.
-    Source: Guttenberg 2023, "Diffusion with Offset Noise", crosslabs.org; usually 0.05 to 0.1.
-
-    perturbation: gamma of extra noise in the network's input only, which mimics its own errors during sampling.
-    Source: Ning et al. 2023, arXiv 2301.11706, algorithm 1 (DDPM-IP), gamma 0.1.
+    offset: of a constant a channel, so that the mean brightness is noised too (Guttenberg 2023, crosslabs.org; 0.05 to
+    0.1). perturbation: gamma of extra noise in the network's input alone, which mimics its own errors during sampling
+    (Ning et al. 2023, arXiv 2301.11706, algorithm 1; 0.1).
     """
 
     offset: float = 0.0
@@ -67,8 +67,7 @@ class Position:
     index: int  # of the entry in its bucket
 
 
-@dataclass(frozen=True)
-class TrainingSample:
+class TrainingSample(NamedTuple):
     """One sample of a batch; the fields of Batch without the batch axis."""
 
     latents: Latents
@@ -94,11 +93,10 @@ class Batch:
 
 
 class EncodedDataset(Dataset[TrainingSample]):
-    """Entries grouped by bucket (all latents of a bucket have one shape).
+    """Entries grouped by bucket (all latents of a bucket have one shape), multiplied by scaling_factor.
 
-    empty: the text encoder's states of "", which replaces a caption with probability `dropout`.
-    scaling_factor: latents are multiplied by it, as the U-Net expects.
-    kept: states of prompts, one of which replaces a caption with probability `share` (train/prior_preservation.py).
+    empty: states of "", which replaces a caption with probability `dropout`. kept: states of prompts, one of which
+    replaces a caption with probability `share` (train/prior_preservation.py).
     """
 
     def __init__(
@@ -129,22 +127,15 @@ class EncodedDataset(Dataset[TrainingSample]):
         both = self.noise.sample(tuple(latents.shape), *here)
         noise, input_noise = (copy_to(values, latents.device) for values in both)
         preserved = bool(self.kept) and rng.uniform("preserved", *here) < self.share
+        states = self.states(entry, preserved, *here)
         return TrainingSample(
-            latents=latents,
-            text_states=self.kept_states(*here) if preserved else self.states(entry, *here),
-            noise=noise,
-            input_noise=input_noise,
-            timestep_uniform=rng.uniform("timestep", *here),
-            sample_id=entry.sample_id,
-            preserved=preserved,
+            latents, states, noise, input_noise, rng.uniform("timestep", *here), entry.sample_id, preserved
         )
 
-    def kept_states(self, *here: int) -> TextStates:
-        """(L, D): one of the preserved prompts."""
-        return self.kept[rng.integer(len(self.kept), "preserved prompt", *here)]
-
-    def states(self, entry: EncodedImage, *here: int) -> TextStates:
-        """(L, D): one of the captions, or the empty prompt's states."""
+    def states(self, entry: EncodedImage, preserved: bool, *here: int) -> TextStates:
+        """(L, D): a preserved prompt's, one of the captions', or the empty prompt's."""
+        if preserved:
+            return self.kept[rng.integer(len(self.kept), "preserved prompt", *here)]
         if not entry.text_states or captions.is_dropped(self.dropout, *here):
             return self.empty
         return entry.text_states[rng.integer(len(entry.text_states), "caption", *here)]
@@ -166,6 +157,11 @@ def sample_latents(moments: Posterior, *position: int | str) -> Latents:
     return mean + deviation * copy_to(rng.normal(tuple(mean.shape), *position), mean.device)
 
 
+def mean_latents(moments: Posterior, scaling_factor: float) -> Latents:
+    """(C, h, w): the posterior's mean, scaled: validation uses it, so that it has no sampling noise."""
+    return moments.chunk(2)[0] * scaling_factor
+
+
 def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy through pinned memory: a copy from other memory would wait for the GPU's queue."""
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -180,16 +176,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def collate(items: Sequence[TrainingSample]) -> Batch:
-    """Stack items into a Batch."""
-    return Batch(
-        latents=torch.stack([item.latents for item in items]),
-        text_states=torch.stack([item.text_states for item in items]),
-        noise=torch.stack([item.noise for item in items]),
-        input_noise=torch.stack([item.input_noise for item in items]),
-        timestep_uniforms=torch.tensor([item.timestep_uniform for item in items], dtype=torch.float64),
-        sample_ids=[item.sample_id for item in items],
-        preserved=[item.preserved for item in items],
-    )
+    latents, states, noise, input_noise, uniforms, names, preserved = zip(*items, strict=True)
+    tensors = (torch.stack(values) for values in (latents, states, noise, input_noise))
+    return Batch(*tensors, torch.tensor(uniforms, dtype=torch.float64), list(names), list(preserved))
 
 
 @dataclass(frozen=True)
@@ -260,17 +249,13 @@ class StepSampler(Sampler[list[Position]]):
 
     def index(self, bucket: int, turn: int, slot: int) -> int:
         """The image in `slot` of a bucket's turn-th global batch."""
-        stream, count = stream_turn(self.streams[bucket], turn * self.layout.global_batch + slot)
-        round_, place = divmod(count, len(stream.members))
-        return stream.members[self.order(stream, round_)[place]]
-
-    def order(self, stream: Stream, round_: int) -> list[int]:
-        """The permutation of a stream's images in a round; the last one is cached."""
-        known, order = self._orders.get(stream.number, (None, []))
+        stream, filled = stream_turn(self.streams[bucket], turn * self.layout.global_batch + slot)
+        round_, place = divmod(filled, len(stream.members))
+        known, order = self._orders.get(stream.number, (None, []))  # a stream's last permutation is cached
         if known != round_:
             order = rng.permutation(len(stream.members), self.seed, "order", stream.number, round_)
             self._orders[stream.number] = (round_, order)
-        return order
+        return stream.members[order[place]]
 
 
 def make_streams(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
@@ -292,37 +277,24 @@ def make_streams(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
 def stream_turn(streams: Sequence[Stream], place: int) -> tuple[Stream, int]:
     """Which stream fills the place-th place of a bucket, and how many places it has filled before.
 
-    Of the first n places that the streams before it leave, a stream fills n * share / total, rounded, so none is
-    ever ahead or behind by more than a place or two.
+    Of the first n places that the streams before it leave, a stream fills n * share / total, rounded (in integers), so
+    none is ever ahead or behind by more than a place or two.
     """
     total = sum(stream.share for stream in streams)
     for stream in streams[:-1]:
-        before = round_fraction(place * stream.share, total)
-        if round_fraction((place + 1) * stream.share, total) > before:
+        before, after = ((2 * n * stream.share + total) // (2 * total) for n in (place, place + 1))
+        if after > before:
             return stream, before
         place -= before
         total -= stream.share
     return streams[-1], place
 
 
-def round_fraction(numerator: int, denominator: int) -> int:
-    """The integer nearest to a fraction, without floating-point error."""
-    return (2 * numerator + denominator) // (2 * denominator)
-
-
 def bucket_turns(shares: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(bucket, batches it has had before) for step 0, 1, 2 ...: always the bucket that is furthest behind its share."""
-    total = sum(shares)
-    taken = [0] * len(shares)
-    step = 0
-    while True:
-        step += 1
-        behind = [step * share - total * count for share, count in zip(shares, taken, strict=True)]
-        bucket = max(range(len(shares)), key=lambda candidate: behind[candidate])
+    total, taken = sum(shares), [0] * len(shares)
+    for step in count(1):
+        behind = [step * share - total * had for share, had in zip(shares, taken, strict=True)]
+        bucket = behind.index(max(behind))
         yield bucket, taken[bucket]
         taken[bucket] += 1
-
-
-def mean_latents(moments: Posterior, scaling_factor: float) -> Latents:
-    """(C, h, w): the posterior's mean, scaled: validation uses it, so that it has no sampling noise."""
-    return moments.chunk(2)[0] * scaling_factor

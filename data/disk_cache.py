@@ -24,11 +24,11 @@ def cache_key(*parts: object) -> str:
 
 def cached_value(kind: str, key: str, compute: Callable[[], Any]) -> Any:
     """A cached JSON value, computed if it is missing. Numbers come back bit for bit."""
-    found = read_value(kind, key)
-    if found is None:
-        found = compute()
-        write_value(kind, key, found)
-    return found
+    value = read_value(kind, key)
+    if value is None:
+        value = compute()
+        write_value(kind, key, value)
+    return value
 
 
 def value_path(kind: str, key: str) -> Path:

@@ -140,13 +140,10 @@ class Thumbnail:
     version: str = f"1-{SIDE}"
 
     def encode(self, images: Sequence[Image.Image]) -> Array:
-        return np.stack([self.shrink(image) for image in images]).reshape(len(images), -1)
-
-    def shrink(self, image: Image.Image) -> Array:
-        small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
-        padded = np.pad(np.asarray(small, np.float32) / 255, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-        return ((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4).astype(np.float32, copy=False)
+        small = [image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX) for image in images]
+        padded = np.pad(np.stack(small).astype(np.float32) / 255, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        rows = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+        return ((rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4).reshape(len(images), -1)
 
 
 @dataclass(frozen=True)
@@ -164,10 +161,7 @@ def near_duplicates(images: Sequence[ImageSource], *, cache: bool = True) -> lis
     if not cache:
         return compare_images(images, keys, cache=False)
     key = disk_cache.cache_key("duplicates", DUPLICATES_VERSION, *keys)
-    rows = disk_cache.read_value("duplicates", key)
-    if rows is None:
-        rows = [astuple(pair) for pair in compare_images(images, keys)]
-        disk_cache.write_value("duplicates", key, rows)
+    rows = disk_cache.cached_value("duplicates", key, lambda: [astuple(p) for p in compare_images(images, keys)])
     return [Pair(*row) for row in rows]
 
 
@@ -188,7 +182,7 @@ def compare_images(images: Sequence[ImageSource], keys: Sequence[str], *, cache:
 
 def flat_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
     """Images of one flat colour have nothing to correlate: their colours are compared."""
-    flat = np.flatnonzero(pixel_std(thumbs) < FLAT)
+    flat = np.flatnonzero(thumbs.std(axis=(1, 2, 3)) < FLAT)
     colours = thumbs[flat].mean(axis=(1, 2))
     for a, colour in zip(flat, colours, strict=True):
         apart = np.abs(colours - colour).max(axis=1)
@@ -207,13 +201,11 @@ def close_pairs(thumbs: Thumbs) -> Iterator[tuple[int, int, float]]:
 
 def propose_pairs(sources: Thumbs, thumbs: Thumbs, windows: Windows) -> Iterator[tuple[NDArray[np.intp], ...]]:
     """Blocks of (source, target, view of the source): that view correlates with the whole target by ALIKE or more."""
-    textured = np.flatnonzero(pixel_std(thumbs) >= FLAT)
+    textured = np.flatnonzero(thumbs.std(axis=(1, 2, 3)) >= FLAT)
     wholes = unit_vectors(crop_all(thumbs[textured], WHOLE, COARSE))
     for start in range(0, len(textured), BLOCK):
         rows = textured[start : start + BLOCK]
-        views = np.empty((len(windows), len(rows), wholes.shape[1]), wholes.dtype)
-        for index, window in enumerate(windows):
-            views[index] = unit_vectors(crop_all(sources[rows], window, COARSE))
+        views = np.stack([unit_vectors(crop_all(sources[rows], window, COARSE)) for window in windows])
         a, b = np.nonzero(best_correlation(views, wholes) >= ALIKE)
         a, b = a[a + start != b], b[a + start != b]  # an image is no copy of itself
         for at in range(0, len(a), BLOCK):
@@ -224,10 +216,8 @@ def propose_pairs(sources: Thumbs, thumbs: Thumbs, windows: Windows) -> Iterator
 def best_correlation(seen: Array, wholes: Array) -> Array:
     """(views, n, d) and (m, d) unit vectors -> (n, m): the largest correlation over the views."""
     best = seen[0] @ wholes.T
-    other = np.empty_like(best)
     for view in seen[1:]:
-        np.matmul(view, wholes.T, out=other)
-        np.maximum(best, other, out=best)
+        np.maximum(best, view @ wholes.T, out=best)
     return best
 
 
@@ -236,11 +226,6 @@ def unit_vectors(images: Thumbs) -> Array:
     rows = images.reshape(len(images), COARSE * COARSE * 3)
     rows = rows - rows.mean(axis=1, keepdims=True)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def pixel_std(thumbs: Thumbs) -> Array:
-    """The standard deviation of each image over its pixels and colours."""
-    return thumbs.std(axis=(1, 2, 3))
 
 
 def duplicate_groups(images: Sequence[ImageSource], *, cache: bool = True) -> list[int]:

@@ -7,7 +7,6 @@ with any change of its output, so that features of two versions never meet in on
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.atomic_io import cache_root, file_sha256, write_atomic
+from data.atomic_io import atomic_file, cache_root, file_sha256
 from data.errors import InputError, check_choice
 from data.images import decode, read_bytes
 from data.progress import ProgressBar
@@ -49,10 +48,9 @@ def extract_features(extractor: Extractor, images: Sequence[ImageSource], *, cac
     Raises InputError for a file that is not a usable image, or has changed since its sample was read.
     """
     folder = cache_root() / "features" / f"{extractor.name}-{extractor.version}"
-    rows: dict[str, Features] = {}
     keys = [content_key(image) for image in images]
-    if cache:
-        rows = {key: row for key in set(keys) if (row := load_row(folder, key)) is not None}
+    paths = {key: folder / key[:2] / f"{key}.npy" for key in keys}
+    rows = {key: row for key, path in paths.items() if cache and (row := load_row(path)) is not None}
     missing = list({key: image for key, image in zip(keys, images, strict=True) if key not in rows}.items())
     for start in ProgressBar(range(0, len(missing), BATCH_SIZE), desc=extractor.name, unit="batch"):
         batch = missing[start : start + BATCH_SIZE]
@@ -61,7 +59,7 @@ def extract_features(extractor: Extractor, images: Sequence[ImageSource], *, cac
         for (key, _), row in zip(batch, encoded, strict=True):
             rows[key] = row
             if cache:
-                save_row(folder, key, row)
+                save_row(paths[key], row)
     return np.stack([rows[key] for key in keys]) if keys else np.empty((0, 0), np.float32)
 
 
@@ -86,19 +84,18 @@ def load_image(image: ImageSource, key: str) -> Image.Image:
     return decode(content, path)[0]
 
 
-def load_row(folder: Path, key: str) -> Features | None:
+def load_row(path: Path) -> Features | None:
     """A cached row, or None if there is none or it is damaged."""
     try:
-        row = np.load(folder / key[:2] / f"{key}.npy", allow_pickle=False)
+        row = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return row if row.ndim == 1 and row.dtype == np.float32 else None
 
 
-def save_row(folder: Path, key: str, row: Features) -> None:
-    content = io.BytesIO()
-    np.save(content, row, allow_pickle=False)
-    write_atomic(folder / key[:2] / f"{key}.npy", content.getvalue())
+def save_row(path: Path, row: Features) -> None:
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        np.save(file, row, allow_pickle=False)
 
 
 @dataclass(frozen=True)
@@ -255,12 +252,8 @@ class PretrainedEncoder:
     folder: Path
     name: str = ""
 
-    @property
-    def version(self) -> str:
-        return self.fingerprint
-
     @cached_property
-    def fingerprint(self) -> str:
+    def version(self) -> str:
         """The code's version and a hash of the settings and weights."""
         digest = hashlib.sha256()
         for path in check_encoder_folder(self.folder, self.name):

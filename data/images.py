@@ -56,7 +56,7 @@ EXIF_TRANSPOSE = {  # EXIF orientation -> what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-KNOWN_NON_IMAGES = (  # how a file begins that is often named like an image -> what it is, how to fix it
+KNOWN_NON_IMAGES = (  # how a file begins that is often named like an image, what it is, how to fix it
     (b"version https://git-lfs", "is a Git LFS pointer, not the image", "Run `git lfs pull`."),
     (b"<!DOCTYPE", "is a web page, not an image", "Download the image itself."),
     (b"<html", "is a web page, not an image", "Download the image itself."),
@@ -72,8 +72,8 @@ WARNINGS_LOCK = threading.Lock()  # the list of warning filters is shared by all
 class ImageInfo:
     """Properties of a usable image file.
 
-    width, height: pixels, after EXIF orientation. mode: Pillow's, as stored. frames: 1 unless animated or paged.
-    notes: what opening it does, e.g. "transparency is shown on white". warnings: what its owner may want to fix.
+    width, height: pixels, after EXIF orientation. mode: as stored. frames: 1 unless animated or paged. notes: what
+    opening it does, e.g. "transparency is shown on white". warnings: what its owner may want to fix.
     """
 
     width: int
@@ -114,13 +114,16 @@ def decode(content: bytes, where: Path) -> tuple[Image.Image, ImageInfo]:
     stored_format, mode = image.format or "", image.mode
     with decoding_errors(where):
         image.load()
-    rgb, notes = to_rgb(image, where)
-    rgb, converted = to_srgb(image, rgb)
-    rgb, turned = upright(rgb, image)
-    frames = count_frames(image)
+    notes: list[str] = []
+    rgb = upright(to_srgb(image, to_rgb(image, where, notes), notes), image, notes)
+    with no_pillow_warnings():
+        try:
+            frames = int(getattr(image, "n_frames", 1))
+        except Exception:  # only the first is used: damage in a later one costs nothing but the count
+            frames = 1
     check_shape(rgb.size, where)
     warned = tuple(warn_of_format(stored_format, frames, rgb.size, where))
-    return rgb, ImageInfo(*rgb.size, stored_format, mode, frames, (*notes, *converted, *turned), warned)
+    return rgb, ImageInfo(*rgb.size, stored_format, mode, frames, tuple(notes), warned)
 
 
 def open_header(content: bytes, where: Path) -> Image.Image:
@@ -173,29 +176,32 @@ def too_large_error(size: str, where: Path) -> InputError:
     return InputError(f"is too large to decode ({size})", where=where, allowed=limit, fix="Save it smaller.")
 
 
-def to_rgb(image: Image.Image, where: Path) -> tuple[Image.Image, list[str]]:
-    """A detached 8-bit RGB copy of a loaded image, and notes on what that took."""
+def to_rgb(image: Image.Image, where: Path, notes: list[str]) -> Image.Image:
+    """A detached 8-bit RGB copy of a loaded image."""
     if image.mode.startswith("I;16"):  # value / 257, rounded, so that 65535 is white: Pillow would clip at 255
         values = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return Image.fromarray(values).convert("RGB"), ["16-bit grey is scaled to 8 bits"]
+        notes.append("16-bit grey is scaled to 8 bits")
+        return Image.fromarray(values).convert("RGB")
     if image.mode in {"I", "F", "LAB"}:
         what = f"has pixels of mode {image.mode}, whose range is not known"
         raise InputError(what, where=where, fix="Save it with 8 bits a channel.")
     if image.has_transparency_data and (rgba := image.convert("RGBA")).getchannel("A").getextrema() != (255, 255):
         white = Image.new("RGB", rgba.size, "white")
         white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
-        return white, ["transparency is shown on white"]
-    return image.convert("RGB"), ["CMYK is converted to RGB"] if image.mode == "CMYK" else []
+        notes.append("transparency is shown on white")
+        return white
+    notes += ["CMYK is converted to RGB"] if image.mode == "CMYK" else []
+    return image.convert("RGB")
 
 
-def to_srgb(image: Image.Image, rgb: Image.Image) -> tuple[Image.Image, list[str]]:
+def to_srgb(image: Image.Image, rgb: Image.Image, notes: list[str]) -> Image.Image:
     """Apply the colour profile embedded in `image` (Display P3, Adobe RGB, CMYK), with a note; rgb: without it.
 
     Grey profiles differ from sRGB in little but gamma and are ignored. One that cannot be read changes nothing.
     """
     content = image.info.get("icc_profile")
     if not content:
-        return rgb, []
+        return rgb
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
         name = " ".join(ImageCms.getProfileDescription(profile).split())
@@ -203,33 +209,28 @@ def to_srgb(image: Image.Image, rgb: Image.Image) -> tuple[Image.Image, list[str
         space = profile.profile.xcolor_space.strip()
         source = image if space == image.mode == "CMYK" else rgb if space == "RGB" else None
         if source is None or "srgb" in name.lower():
-            return rgb, []
+            return rgb
         converted = ImageCms.profileToProfile(source, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
-        return rgb, ["its colour profile cannot be read"]
+        notes.append("its colour profile cannot be read")
+        return rgb
     assert converted is not None, "profileToProfile returns None only when it works in place"
-    return converted, [f"colours are converted from {name} to sRGB"]
+    notes.append(f"colours are converted from {name} to sRGB")
+    return converted
 
 
-def upright(rgb: Image.Image, image: Image.Image) -> tuple[Image.Image, list[str]]:
+def upright(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.Image:
     """Turn the image by its EXIF orientation. An unreadable EXIF block is ignored, as in every viewer."""
     with no_pillow_warnings():
         try:
             orientation = image.getexif().get(0x0112, 1)
         except Exception:  # the EXIF reader raises as many types as the decoders do
-            return rgb, ["its EXIF data cannot be read"]
+            notes.append("its EXIF data cannot be read")
+            return rgb
     if orientation not in EXIF_TRANSPOSE:
-        return rgb, []
-    return rgb.transpose(EXIF_TRANSPOSE[orientation]), ["is turned by its EXIF orientation"]
-
-
-def count_frames(image: Image.Image) -> int:
-    """Frames of an animation or pages of a TIFF. Only the first is used: damage in a later one does not matter."""
-    with no_pillow_warnings():
-        try:
-            return int(getattr(image, "n_frames", 1))
-        except Exception:  # as above: only the count is lost
-            return 1
+        return rgb
+    notes.append("is turned by its EXIF orientation")
+    return rgb.transpose(EXIF_TRANSPOSE[orientation])
 
 
 def check_shape(size: tuple[int, int], where: Path) -> None:

@@ -13,12 +13,11 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data import captioned_folder
-from data.captioned_folder import ImageContent
+from data.captioned_folder import FolderScan, ImageContent, scan_folder
 from data.errors import InputError, Problem, quoted
 from data.images import FORMATS, SUFFIXES, decode, read_bytes
 from data.metadata_table import CAPTION_KEYS, Table, add_row
 from data.progress import ProgressBar
-from data.scan import FolderScan, scan_folder
 from data.schema import Annotation
 
 Pair = tuple[ImageContent, Annotation]
@@ -57,12 +56,12 @@ def require_rows(pairs: Iterator[Pair], source: Path, problems: list[Problem]) -
         raise InputError(f"holds no captioned image that can be used{first}", where=source)
 
 
-def checked_annotation(values: dict[str, Any], where: str, problems: list[Problem]) -> Annotation | None:
-    """The annotation of valid values; else None, and their errors among the problems."""
+def checked_annotations(values: dict[str, Any], where: str, problems: list[Problem]) -> list[Annotation]:
+    """The annotation of valid values; else none, and their errors among the problems."""
     table = Table()
     add_row(table, values, where, dict)
     problems += [problem for problem in table.problems if problem.refused]
-    return table.rows[0].annotation if table.rows else None
+    return [row.annotation for row in table.rows]
 
 
 # ---- Hugging Face datasets
@@ -96,8 +95,7 @@ def read_hf_dataset(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
             except InputError as error:
                 problems.append(Problem.of(error, where))
                 continue
-            if annotation := checked_annotation(values, where, problems):
-                yield content, annotation
+            yield from ((content, annotation) for annotation in checked_annotations(values, where, problems))
 
 
 def read_row(row: dict[str, Any], image: str, text: str, split: str, number: int) -> tuple[bytes, dict[str, Any]]:
@@ -113,7 +111,7 @@ def read_row(row: dict[str, Any], image: str, text: str, split: str, number: int
     if not texts:
         raise InputError(f"has no caption in {text!r}")
     values = {key: value for key, value in row.items() if value is not None and is_json(value)}
-    values |= {"file_name": f"{split}/{number:06}{suffix}" if split else f"{number:06}{suffix}", "text": texts[0]}
+    values |= {"file_name": f"{split}/{number:06}{suffix}".lstrip("/"), "text": texts[0]}
     return content, values | ({"split": split} if split else {}) | ({"texts": texts[1:]} if texts[1:] else {})
 
 
@@ -151,7 +149,7 @@ def read_label_studio(export: Path, pictures: Path | None, problems: list[Proble
         if others:
             what = f"{others} older answer{'s' * (others > 1)} to this task ignored: the newest is used"
             problems.append(Problem(where, what, refused=False))
-        if annotation := checked_annotation(values, where, problems):
+        for annotation in checked_annotations(values, where, problems):
             taken[image] = name
             yield scan.images[image], annotation
 

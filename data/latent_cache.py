@@ -1,8 +1,7 @@
 """Latent moments and text states on disk, keyed by content; and where they are kept during training.
 
 The key is a hash of everything an entry depends on: the image's bytes, crop, flip, the encoder's weights and the
-version of this code. Entries are encoded one at a time, so that a value does not depend on which others were missing:
-batches of 8 take half the time an image (5 ms, not 10; embedded autoencoder, one CPU thread) and differ by 1e-5.
+version of this code. Entries are encoded one at a time, so that a value does not depend on which others were missing.
 """
 
 from __future__ import annotations
@@ -101,13 +100,17 @@ def cache_text_states(texts: Sequence[str], encode: Callable[[str], TextStates],
 
 def fill_cache(paths: list[Path], make: Callable[[int], Tensor], label: str) -> CacheResult:
     """Make what is missing. Each entry is saved as soon as it is made, so an interrupted encoding resumes."""
-    looked_up = ProgressBar(paths, desc="reading the cache", delay=PROGRESS_DELAY)
-    missing = [index for index, path in enumerate(looked_up) if read_entry(path) is None]
-    damaged = list(dict.fromkeys(paths[index] for index in missing if paths[index].exists()))
+    missing: list[int] = []
+    damaged: dict[Path, None] = {}
+    for index, path in enumerate(ProgressBar(paths, desc="reading the cache", delay=PROGRESS_DELAY)):
+        existed = path.exists()  # before it is read: another process may write it at any moment
+        if read_entry(path) is None:
+            missing.append(index)
+            damaged |= {path: None} if existed else {}
     for index in ProgressBar(missing, desc=label) if missing else ():
         if read_entry(paths[index]) is None:  # not made meanwhile by another process, or for equal content
             save_entry(paths[index], make(index))
-    return CacheResult(paths, damaged)
+    return CacheResult(paths, list(damaged))
 
 
 def has_latents(crop: ImageCrop, encoder: str) -> bool:
@@ -172,18 +175,18 @@ class EntryPaths:
     text_states: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
 class DiskEntries(Sequence[EncodedImage]):
     """Entries that are read from the cache each time: for sets larger than the memory."""
 
-    def __init__(self, records: Sequence[EntryPaths]) -> None:
-        self.records = records
+    records: Sequence[EntryPaths]
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: Any) -> Any:
         assert isinstance(index, int)
-        return MemoryEntries(torch.device("cpu")).entry(self.records[index])
+        return MemoryEntries(torch.device("cpu")).entries([self.records[index]])[0]
 
 
 class MemoryEntries:
@@ -194,11 +197,14 @@ class MemoryEntries:
         self.known: dict[Path, Tensor] = {}
 
     def entries(self, records: Sequence[EntryPaths]) -> Sequence[EncodedImage]:
-        return [self.entry(record) for record in records]
-
-    def entry(self, record: EntryPaths) -> EncodedImage:
-        moments = tuple(self.value(path, is_moments=True) for path in record.moments)
-        return EncodedImage(record.sample_id, moments, tuple(self.value(path) for path in record.text_states))
+        return [
+            EncodedImage(
+                record.sample_id,
+                tuple(self.value(path, is_moments=True) for path in record.moments),
+                tuple(self.value(path) for path in record.text_states),
+            )
+            for record in records
+        ]
 
     def value(self, path: Path, *, is_moments: bool = False) -> Tensor:
         if path not in self.known:

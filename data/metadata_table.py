@@ -20,7 +20,6 @@ from pydantic import ValidationError
 
 from data.errors import InputError, Problem, quoted, suggest
 from data.images import read_bytes
-from data.scan import nfc
 from data.schema import Annotation
 
 MAX_DEPTH = 32  # of nesting in unknown keys; pydantic cannot write back more than 255
@@ -50,6 +49,11 @@ class Table:
 
 def broken_table(error: InputError) -> Table:
     return Table(problems=[Problem.of(error)], broken=True)
+
+
+def nfc(name: str) -> str:
+    """Unicode's composed form: macOS stores an accent apart from its letter, most other systems together."""
+    return unicodedata.normalize("NFC", name)
 
 
 def read_jsonl(path: Path) -> Table:
@@ -99,7 +103,7 @@ def parse_line(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise utf8_error(error) from error
     try:
-        return json.loads(text, parse_constant=reject_constant, parse_float=finite_float, object_pairs_hook=unique_keys)
+        return json.loads(text, parse_constant=finite_float, parse_float=finite_float, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         near = text[max(0, error.pos - 12) : error.pos + 12].strip()
         raise InputError(f"is not JSON ({error.msg} at column {error.colno}, near {near!r})", fix="Fix it.") from error
@@ -109,23 +113,21 @@ def parse_line(line: bytes) -> Any:
         raise InputError("holds a number that is too long", fix="Write it as text.") from error
 
 
-def reject_constant(name: str) -> float:
-    raise InputError(f"holds {name}, which is not valid JSON", fix="Write null, or leave the key out.")
-
-
 def finite_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise InputError(f"holds the number {text[:24]}, which is too large", fix="Write it as text.")
+        raise InputError(f"holds the number {text[:24]}, which JSON does not have", fix="Write it as text.")
     return value
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; of two equal keys one would be lost silently."""
-    keys = [key for key, _ in pairs]
-    if duplicate := next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None:
-        raise InputError(f"has the key {quoted(duplicate)} twice", fix="Keep one of them.")
-    return dict(pairs)
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise InputError(f"has the key {quoted(key)} twice", fix="Keep one of them.")
+        values[key] = value
+    return values
 
 
 def utf8_error(error: UnicodeDecodeError, where: object = None) -> InputError:
@@ -195,21 +197,19 @@ def read_csv(path: Path) -> Table:
     Every cell is text; empty cells are left out.
     """
     table = Table()
-    try:
-        text = decode_text(read_bytes(path), path)
-    except InputError as error:
-        return broken_table(error)
     csv.field_size_limit(MAX_CELL)
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        check_header(reader.fieldnames or [], path)
-        for cells in reader:
-            add_row(table, cells, f"{path}:{reader.line_num}", from_cells)
-    except csv.Error as error:
-        table.problems.append(Problem(f"{path}:{reader.line_num}", f"is not CSV ({error})", "Fix the quotes."))
-        table.broken = True
+        reader = csv.DictReader(io.StringIO(decode_text(read_bytes(path), path), newline=""), strict=True)
+        try:
+            check_header(reader.fieldnames or [], path)
+            for cells in reader:
+                add_row(table, cells, f"{path}:{reader.line_num}", from_cells)
+        except csv.Error as error:
+            where = f"{path}:{reader.line_num}"
+            raise InputError(f"is not CSV ({error})", where=where, fix="Fix the quotes.") from error
     except InputError as error:
-        return broken_table(error)
+        table.problems.append(Problem.of(error))
+        table.broken = True
     return table
 
 
@@ -219,9 +219,8 @@ def check_header(columns: Sequence[str], path: Path) -> None:
         near = suggest("file_name", columns).replace("did you mean", "found")
         what = f"its header has no column 'file_name'{near}"
         raise InputError(what, where=f"{path}:1", fix="Separate columns by commas.")
-    duplicate = next((column for column in columns if list(columns).count(column) > 1), None)
-    if duplicate is not None:
-        raise InputError(f"has the column {duplicate!r} twice", where=f"{path}:1", fix="Rename one of them.")
+    if twice := [column for column in columns if list(columns).count(column) > 1]:
+        raise InputError(f"has the column {twice[0]!r} twice", where=f"{path}:1", fix="Rename one of them.")
 
 
 def from_cells(cells: dict[str | Any, Any]) -> dict[str, Any]:

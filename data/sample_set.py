@@ -35,7 +35,8 @@ def write_sample_folder(folder: Path, *, count: int = COUNT, size: int = SIZE) -
     with atomic_folder(folder) as partial:
         for index in range(count):
             (partial / f"{index:05d}.png").write_bytes(sample_png(index, size))
-        (partial / "metadata.jsonl").write_bytes(b"".join(_metadata().splitlines(keepends=True)[:count]))
+        lines = _archive(SIZE)["metadata.jsonl"].splitlines(keepends=True)
+        (partial / "metadata.jsonl").write_bytes(b"".join(lines[:count]))
 
 
 def sample_png(index: int, size: int = SIZE) -> bytes:
@@ -49,11 +50,8 @@ def sample_png(index: int, size: int = SIZE) -> bytes:
 
 def sample_image(index: int, size: int = SIZE) -> Image.Image:
     """Image `index` as RGB, size x size pixels: as shipped at 64 and 512, resized from these otherwise."""
-    if size == SIZE:
-        stored = Image.open(io.BytesIO(_archive(SIZE)[f"{index:05d}.png"]))
-    else:
-        stored = Image.open(io.BytesIO(_archive(LARGE)[f"{index:05d}.webp"]))
-    stored = stored.convert("RGB")
+    content = _archive(SIZE)[f"{index:05d}.png"] if size == SIZE else _archive(LARGE)[f"{index:05d}.webp"]
+    stored = Image.open(io.BytesIO(content)).convert("RGB")
     if size in (SIZE, LARGE):
         return stored
     return stored.resize((size, size), Image.Resampling.BOX if size < LARGE else Image.Resampling.LANCZOS)
@@ -66,11 +64,8 @@ def sample_annotation(index: int) -> Annotation:
 
 @cache
 def _annotations() -> tuple[Annotation, ...]:
-    return tuple(Annotation.model_validate(json.loads(line)) for line in _metadata().splitlines())
-
-
-def _metadata() -> bytes:
-    return _archive(SIZE)["metadata.jsonl"]
+    lines = _archive(SIZE)["metadata.jsonl"].splitlines()
+    return tuple(Annotation.model_validate(json.loads(line)) for line in lines)
 
 
 @cache

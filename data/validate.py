@@ -74,21 +74,14 @@ class PrepareOptions(Options):
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """The image side in pixels that a base model was trained at, and what all sides must be multiples of."""
-
-    size: int = 512  # Stable Diffusion v1
-    step: int = 64
-
-
-@dataclass(frozen=True)
 class FolderSummary:
     """A captioned folder as training would see it. tokens is None if there is no tokenizer to count with."""
 
     folder: CaptionedFolder
     options: PrepareOptions
     problems: list[Problem]  # of the folder, and of captions that would be truncated
-    shape: ModelShape
+    size: int  # pixels of the square bucket's side
+    step: int  # what all sides are multiples of
     buckets: list[buckets.BucketUse]
     tokens: captions.TokenReport | None
     groups: list[list[Sample]]  # near-duplicates, two or more each
@@ -106,13 +99,14 @@ def validate_folder(options: PrepareOptions) -> int:
     Raises InputError for a bad path or setting, before anything long begins.
     """
     check_targets(options)
-    shape = read_model_shape(options.model or EMBEDDED)
-    shape = ModelShape(options.size or shape.size, shape.step)
-    buckets.make_buckets(shape.size, step=shape.step)  # raises for a size that does not fit the step
+    size, step = read_model_shape(options.model or EMBEDDED)
+    size = options.size or size
+    buckets.make_buckets(size, step=step)  # raises for a size that does not fit the step
     source = options.tokenizer or options.model or (EMBEDDED if (EMBEDDED / "tokenizer").is_dir() else None)
     tokenizer = load_tokenizer(source) if source else None
-    folder, imported = choose_folder(options, shape.size)
-    summary = summarize(read_folder(folder), options, shape, tokenizer, imported)
+    folder = options.folder.expanduser() if options.folder else sample_folder(size=size)
+    imported = import_folder(folder, options.into, pictures=options.pictures) if options.into else []
+    summary = summarize(read_folder(options.into or folder), options, (size, step), tokenizer, imported)
     if options.html:
         write_page(summary, options.html)
     print(json.dumps(to_json(summary), indent=1) if options.as_json else format_report(summary))
@@ -134,25 +128,18 @@ def check_targets(options: PrepareOptions) -> None:
         raise InputError("needs something to import", where="--into", fix="Give a folder or an export first.")
 
 
-def choose_folder(options: PrepareOptions, size: int) -> tuple[Path, list[Problem]]:
-    """The captioned folder to check, and the problems of its source if it was imported first."""
-    if options.folder is None:
-        return sample_folder(size=size), []
-    folder = options.folder.expanduser()
-    if options.into is None:
-        return folder, []
-    return options.into, import_folder(folder, options.into, pictures=options.pictures)
+def read_model_shape(model: Path) -> tuple[int, int]:
+    """The side in pixels that a model was trained at, and what all sides must be multiples of.
 
-
-def read_model_shape(model: Path) -> ModelShape:
-    """Read size and step from a diffusers folder; Stable Diffusion v1's if the embedded base is not built yet."""
+    Those of Stable Diffusion v1 if the embedded base is not built yet.
+    """
     if model == EMBEDDED and not model.exists():
-        return ModelShape()
+        return 512, 64
     try:
         unet = json.loads((model / "unet" / "config.json").read_text(encoding="utf-8"))
         vae = json.loads((model / "vae" / "config.json").read_text(encoding="utf-8"))
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        return ModelShape(unet["sample_size"] * factor, factor * 2 ** (len(unet["block_out_channels"]) - 1))
+        return unet["sample_size"] * factor, factor * 2 ** (len(unet["block_out_channels"]) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "Give a folder with unet/config.json and vae/config.json."
         raise InputError("is not a Stable Diffusion model in diffusers layout", where=model, fix=fix) from error
@@ -175,17 +162,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def summarize(
     folder: CaptionedFolder,
     options: PrepareOptions,
-    shape: ModelShape,
+    shape: tuple[int, int],
     tokenizer: PreTrainedTokenizerBase | None,
     imported: Sequence[Problem],
 ) -> FolderSummary:
     """Work out what training would do with the usable images of a folder. Raises InputError for a bad setting.
 
-    imported: the problems of the source that the folder was imported from.
+    shape: size and step. imported: the problems of the source that the folder was imported from.
     """
     samples, template = folder.samples, options.caption
     captions.parse_template(template, captions.known_fields(sample.annotation for sample in samples))
-    sizes = buckets.make_buckets(shape.size, step=shape.step)
+    sizes = buckets.make_buckets(shape[0], step=shape[1])
     tokens = captions.count_tokens(samples, tokenizer, template) if tokenizer is not None else None
     numbers = duplicates.duplicate_groups(samples)
     hashes = [sample.sha256 for sample in samples]
@@ -196,8 +183,9 @@ def summarize(
     return FolderSummary(
         folder=folder,
         options=options,
-        problems=[*imported, *folder.problems, *truncated_captions(tokens), *empty_prompts(samples, template)],
-        shape=shape,
+        problems=[*imported, *folder.problems, *caption_warnings(samples, tokens, template)],
+        size=shape[0],
+        step=shape[1],
         buckets=buckets.summarize_buckets([(sample.width, sample.height) for sample in samples], sizes),
         tokens=tokens,
         groups=[group for group in groups.values() if len(group) > 1],
@@ -206,16 +194,14 @@ def summarize(
     )
 
 
-def truncated_captions(tokens: captions.TokenReport | None) -> Iterator[Problem]:
-    """A warning for each caption that is longer than the text encoder's limit."""
+def caption_warnings(
+    samples: Sequence[Sample], tokens: captions.TokenReport | None, template: str
+) -> Iterator[Problem]:
+    """A warning for each caption that is too long for the text encoder, or empty under the template."""
     for cut in tokens.cut if tokens else []:
         lost = shorten(cut.lost_text, MAX_LOST)
         what = f"a caption has {cut.count} tokens, the limit is {tokens.limit if tokens else 0}; lost: {lost!r}"
         yield Problem(cut.where, what, "Shorten it.", refused=False)
-
-
-def empty_prompts(samples: Sequence[Sample], template: str) -> Iterator[Problem]:
-    """A warning for each image whose caption is empty under the template."""
     fields = captions.known_fields(sample.annotation for sample in samples)
     for sample in samples:
         if not captions.render_prompts(sample.annotation, template, fields=fields):
@@ -245,8 +231,8 @@ def to_json(summary: FolderSummary) -> dict[str, Any]:
         "formats": folder.formats,
         "notes": folder.notes,
         "sizes": [[sample.width, sample.height] for sample in folder.samples],
-        "size": summary.shape.size,
-        "step": summary.shape.step,
+        "size": summary.size,
+        "step": summary.step,
         "buckets": [asdict(use) for use in summary.buckets],
         "captions": asdict(summary.tokens) if summary.tokens else None,
         "near_duplicates": [names_of(group) for group in summary.groups],
@@ -322,27 +308,19 @@ def duplicates_line(groups: Sequence[Sequence[Sample]]) -> str:
 def write_page(summary: FolderSummary, path: Path) -> Path:
     """Write the HTML page, and return its path. Raises InputError if an image changed since the folder was read."""
     page = Page(printable(summary.folder.folder), "what training would make of this folder")
-    page.facts({
-        "images found": summary.folder.found,
-        "usable": len(summary.folder.samples),
-        "errors": summary.refused,
-        "warnings": len(summary.problems) - summary.refused,
-        "to train on": len(summary.train),
-        "held out": len(summary.held_out),
-    })  # fmt: skip
+    facts = {"images found": summary.folder.found, "usable": len(summary.folder.samples), "errors": summary.refused}
+    facts |= {"warnings": len(summary.problems) - summary.refused}
+    page.facts(facts | {"to train on": len(summary.train), "held out": len(summary.held_out)})
     page.table(["", ""], summary_rows(summary))
     if summary.problems:
-        fields = [problem.fields() for problem in summary.problems]
-        rows = [
-            [each["where"], "error" if each["refused"] else "warning", each["what"], each["fix"]] for each in fields
-        ]
-        page.section("Problems").table(["where", "", "what", "fix"], rows)
+        rows = [(p.where, "error" if p.refused else "warning", p.what, p.fix) for p in summary.problems]
+        page.section("Problems").table(["where", "", "what", "fix"], [tuple(map(printable, row)) for row in rows])
     if summary.buckets:
-        rows = [
-            [str(u.bucket), u.count, 100 * u.mean_cropped, 100 * u.worst_cropped, u.enlarged] for u in summary.buckets
+        uses = [
+            (str(u.bucket), u.count, 100 * u.mean_cropped, 100 * u.worst_cropped, u.enlarged) for u in summary.buckets
         ]
         head = ["size", "images", "cropped on average, %", "cropped at most, %", "enlarged"]
-        page.section("Buckets").table(head, rows)
+        page.section("Buckets").table(head, uses)
     if summary.groups:
         page.section("Near-duplicates").text("Each row is one group; a group stays on one side of the split.")
         for group in summary.groups[:MAX_GROUPS]:

@@ -1,8 +1,12 @@
-"""Distances between two sets of features: Frechet (FID), kernel (KID) and CMMD.
+"""Distances between two sets of features (Frechet or FID, kernel or KID, CMMD), and how far one covers the other.
 
 A Frechet distance sees the sets as Gaussians; it means nothing without the name of the features and the number of
 images: it is biased upwards by about 1 / n. Source: Heusel et al. 2017, arXiv 1706.08500, eq. 6; Dowson & Landau 1982.
 Kernel distances are unbiased at any number of images, and may come out below 0 by chance.
+
+Precision, recall, density, coverage: a set's manifold is the union of balls about its images, each reaching to its k-th
+nearest neighbour in the set. Source: Kynkaanniemi et al. 2019, arXiv 1904.06991, section 3 (k = 3); Naeem et al. 2020,
+arXiv 2002.09797, section 3 (k = 5).
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ Matrix = NDArray[np.floating]
 Vector = NDArray[np.floating]
 Kernel = Callable[[Matrix, Matrix], Matrix]
 SIGMA = 10.0  # of the Gaussian kernel
+BLOCK = 2048  # rows compared at a time by precision and recall
 
 
 def check_features(features: Matrix, what: str, *, least: int = 1) -> NDArray[np.float64]:
@@ -55,9 +60,10 @@ def frechet_distance(real: Matrix, generated: Matrix) -> float:
     Raises InputError for d or fewer rows on a side: their covariance is singular.
     """
     check_enough_rows(real, generated)
-    x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
-    covariances = (np.cov(side, rowvar=False, ddof=1).reshape(side.shape[1], -1) for side in (x, y))
-    (first, second), (own, other) = (x.mean(axis=0), y.mean(axis=0)), covariances
+    (first, own), (second, other) = (
+        (side.mean(axis=0), np.cov(side, rowvar=False, ddof=1).reshape(side.shape[1], -1))
+        for side in (np.asarray(real, np.float64), np.asarray(generated, np.float64))
+    )
     return gaussian_frechet_distance(first, own, second, other)
 
 
@@ -153,8 +159,7 @@ def unbiased_mmd(x: Matrix, y: Matrix, kernel: Kernel = polynomial_kernel) -> fl
 
 def gaussian_kernel(x: Matrix, y: Matrix) -> Matrix:
     """k(x, y) = exp(-|x - y|^2 / (2 10^2)) of rows of length 1. Source: Jayasumana et al. 2024, arXiv 2401.09603."""
-    square = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2.0 * x @ y.T
-    return np.exp(-np.clip(square, 0.0, None) / (2.0 * SIGMA**2))
+    return np.exp(-squared_distances(x, y) / (2.0 * SIGMA**2))
 
 
 def cmmd(real: Matrix, generated: Matrix) -> float:
@@ -166,3 +171,74 @@ def cmmd(real: Matrix, generated: Matrix) -> float:
     x, y = check_features(real, "real", least=2), check_features(generated, "generated", least=2)
     check_same_width(x, y)
     return 1000.0 * unbiased_mmd(unit_rows(x), unit_rows(y), gaussian_kernel)
+
+
+# ---- coverage
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """precision, recall, coverage: shares in [0, 1]. density: balls over each generated image, by k; 1 is typical."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def precision_recall(real: Matrix, generated: Matrix, *, k: int = 3) -> PrecisionRecall:
+    """Of (n, d) and (m, d) features. Raises InputError for k or fewer rows on a side."""
+    fewest = min(len(real), len(generated))
+    if fewest <= k:
+        raise InputError(f"precision and recall of {fewest} images", allowed=f"{k + 1} or more on each side")
+    x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
+    real_reach, drawn_reach = neighbour_radius(x, k), neighbour_radius(y, k)
+    inside = np.zeros(len(y))  # real balls that each generated image lies in
+    covered = np.zeros(len(x), bool)
+    recalled = np.zeros(len(x), bool)
+    for start in range(0, len(x), BLOCK):
+        rows = slice(start, start + BLOCK)
+        gap = pairwise_distances(x[rows], y)
+        within = gap < real_reach[rows, None]
+        inside += within.sum(axis=0)
+        covered[rows] = within.any(axis=1)
+        recalled[rows] = (gap < drawn_reach[None, :]).any(axis=1)
+    precision, density = float((inside > 0).mean()), float(inside.mean() / k)
+    return PrecisionRecall(precision, float(recalled.mean()), density, float(covered.mean()))
+
+
+def neighbour_radius(x: Matrix, k: int) -> Matrix:
+    """(n,) the distance of each row to its k-th nearest other row."""
+    blocks = (x[start : start + BLOCK] for start in range(0, len(x), BLOCK))
+    # the nearest row of all is the row itself
+    return np.concatenate([np.partition(pairwise_distances(rows, x), k, axis=1)[:, k] for rows in blocks])
+
+
+def squared_distances(x: Matrix, y: Matrix) -> Matrix:
+    """(n, m) squares of Euclidean distances; rounding below 0 is clipped."""
+    return np.clip((x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None, :] - 2.0 * x @ y.T, 0.0, None)
+
+
+def pairwise_distances(x: Matrix, y: Matrix) -> Matrix:
+    """(n, m) Euclidean distances."""
+    return np.sqrt(squared_distances(x, y))
+
+
+def vendi_score(features: Matrix) -> float:
+    """exp of the entropy of the eigenvalues of K / n, K the cosines: 1 for n copies, n for n unlike images.
+
+    It grows with n, so only sets of equal n may be compared. Source: Friedman & Dieng 2023, arXiv 2210.02410, eq. 2.
+    """
+    x = unit_rows(check_features(features, "Vendi score"))
+    # X X^T / n and X^T X / n have the same eigenvalues above 0; the smaller matrix is taken
+    gram = (x @ x.T if len(x) <= x.shape[1] else x.T @ x) / len(x)
+    values = np.linalg.eigvalsh(gram)
+    values = values[values > 1e-12]
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def mean_pairwise_distance(features: Matrix) -> float:
+    """The mean of 1 - cosine over all pairs, in [0, 2]."""
+    x = unit_rows(check_features(features, "mean distance", least=2))
+    total = x.sum(axis=0)
+    return float(1.0 - (total @ total - (x**2).sum()) / (len(x) * (len(x) - 1)))

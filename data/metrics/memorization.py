@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
-from data.metrics.coverage import pairwise_distances
-from data.metrics.distances import Matrix, Vector, check_features, check_same_width, unit_rows
+from data.metrics.distances import Matrix, Vector, check_features, check_same_width, pairwise_distances, unit_rows
 
 QUANTILE = 0.99  # of held-out images' likeness to the training set: what is above looks like a copy
 ALARM = 0.5  # the likeness that Somepalli et al. 2023 count as a copy, in SSCD's features only

@@ -51,7 +51,7 @@ def line_chart(
     series: Sequence[Series], *, x: str, y: str, log_y: bool = False, title: str = "", scatter: bool = False
 ) -> Markup:
     """Lines over a common axis (scatter: points alone), with bands, a legend and tooltips; or that there are none."""
-    points = [finite_points(line, log_y) for line in series]
+    points = [(mask(line.x), mask(line.y, log_y) + 0 * mask(line.x)) for line in series]
     if not any(np.isfinite(values).any() for _, values in points):
         return macro("empty", text=f"{y}: no values yet")
     axes = new_axes(HEIGHT, left=72, bottom=40)
@@ -90,15 +90,10 @@ def bar_chart(values: Mapping[str, tuple[float, float, float]], *, title: str = 
     return macro("chart", title=title, svg=svg, legend=[])
 
 
-def mask(values: Sequence[float], log: bool) -> Floats:
+def mask(values: Sequence[float], log: bool = False) -> Floats:
     """Values with NaN where nothing can be drawn."""
     array = np.asarray(values, np.float64)
     return np.where(np.isfinite(array) & ((array > 0) | (not log)), array, np.nan)
-
-
-def finite_points(line: Series, log: bool) -> tuple[Floats, Floats]:
-    places, values = mask(line.x, False), mask(line.y, log)
-    return places, np.where(np.isfinite(places), values, np.nan)
 
 
 def decimate(values: Floats) -> NDArray[np.intp]:
@@ -162,9 +157,8 @@ def draw_dots(axes: Any, line: Series, index: int, places: Floats, values: Float
         at_x, at_y = axes.transData.transform((places[k], values[k]))
         tooltip = escape(f"{line.name}: {values[k]:.4g} at {places[k]:.6g}")
         place = f'cx="{at_x:.1f}" cy="{HEIGHT - at_y:.1f}" r="{6 if line.mark else 2.6}"'
-        dots.append(
-            f'<circle class="dot" style="{series_style(index, line.faint)}" {place}><title>{tooltip}</title></circle>'
-        )
+        style = series_style(index, line.faint)
+        dots.append(f'<circle class="dot" style="{style}" {place}><title>{tooltip}</title></circle>')
     return dots
 
 

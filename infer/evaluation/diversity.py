@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from data import rng
 from data.metrics import statistics as stats
-from data.metrics.coverage import mean_pairwise_distance, precision_recall, vendi_score
-from data.metrics.distances import Matrix, unit_rows
+from data.metrics.distances import Matrix, mean_pairwise_distance, precision_recall, unit_rows, vendi_score
 from infer.evaluation.evidence import Evidence, Pairs
 from infer.evaluation.section import Alarm, Number, Section, describe_sign, from_interval, mean_change
 

@@ -294,8 +294,7 @@ def test_help_shows_the_values_in_force(capsys: pytest.CaptureFixture[str], pres
 
 
 @pytest.mark.parametrize(
-    "entry",
-    ["data/prepare.py", "train/finetune.py", "train/ddpm/fit.py", "infer/generate.py", "infer/evaluate.py"],
+    "entry", ["data/prepare.py", "train/finetune.py", "train/ddpm/fit.py", "infer/generate.py", "infer/evaluate.py"]
 )
 def test_help_does_not_import_torch(entry: str) -> None:
     root = Path(__file__).parents[2]

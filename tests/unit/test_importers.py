@@ -171,7 +171,7 @@ def test_the_newest_annotation_counts_and_the_rest_is_named(tmp_path: Path) -> N
     )
     problems = import_folder(tasks, tmp_path / "new")
     assert rows(tmp_path / "new") == [
-        {"file_name": "a.png", "text": "new", "annotator": "x@y.z", "source": "label-studio"},
+        {"file_name": "a.png", "text": "new", "annotator": "x@y.z", "source": "label-studio"}
     ]
     assert [problem.where for problem in problems] == [f"{tmp_path}/export.json: task {n}" for n in range(1, 7)]
     assert [problem.refused for problem in problems] == [False, True, True, True, True, True]

@@ -7,7 +7,7 @@ import pytest
 from vendi_score import vendi as reference_vendi
 
 from data.errors import InputError
-from data.metrics import adherence, coverage, distances, memorization
+from data.metrics import adherence, distances, memorization
 
 
 @pytest.fixture
@@ -16,23 +16,23 @@ def rng() -> np.random.Generator:
 
 
 def test_vendi_counts_unlike_pictures() -> None:
-    assert coverage.vendi_score(np.eye(7)) == pytest.approx(7.0)
-    assert coverage.vendi_score(np.ones((5, 3))) == pytest.approx(1.0)
-    assert coverage.vendi_score(np.repeat(np.eye(4), 3, axis=0)) == pytest.approx(4.0), "copies add nothing"
+    assert distances.vendi_score(np.eye(7)) == pytest.approx(7.0)
+    assert distances.vendi_score(np.ones((5, 3))) == pytest.approx(1.0)
+    assert distances.vendi_score(np.repeat(np.eye(4), 3, axis=0)) == pytest.approx(4.0), "copies add nothing"
 
 
 @pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
 @pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
 def test_vendi_is_the_packages(shape: tuple[int, int], rng: np.random.Generator) -> None:
     x = distances.unit_rows(rng.normal(size=shape))
-    assert coverage.vendi_score(x) == pytest.approx(reference_vendi.score_K(x @ x.T), rel=1e-6)
+    assert distances.vendi_score(x) == pytest.approx(reference_vendi.score_K(x @ x.T), rel=1e-6)
 
 
 def test_mean_distance(rng: np.random.Generator) -> None:
-    assert coverage.mean_pairwise_distance(np.array([[1.0, 0], [0, 2.0]])) == pytest.approx(1.0)
+    assert distances.mean_pairwise_distance(np.array([[1.0, 0], [0, 2.0]])) == pytest.approx(1.0)
     x = distances.unit_rows(rng.normal(size=(9, 4)))
     pairs = [1 - x[i] @ x[j] for i in range(9) for j in range(i)]
-    assert coverage.mean_pairwise_distance(x) == pytest.approx(np.mean(pairs))
+    assert distances.mean_pairwise_distance(x) == pytest.approx(np.mean(pairs))
 
 
 def test_planted_copies_are_seen(rng: np.random.Generator) -> None:
@@ -125,9 +125,9 @@ NAN = np.array([[0.0, 1.0], [math.nan, 1.0], [2.0, 2.0]])
 @pytest.mark.parametrize(
     ("call", "allowed"),
     [
-        (lambda: coverage.vendi_score(np.empty((0, 4))), "1 or more"),
-        (lambda: coverage.mean_pairwise_distance(np.ones((1, 4))), "2 or more"),
-        (lambda: coverage.vendi_score(NAN), None),
+        (lambda: distances.vendi_score(np.empty((0, 4))), "1 or more"),
+        (lambda: distances.mean_pairwise_distance(np.ones((1, 4))), "2 or more"),
+        (lambda: distances.vendi_score(NAN), None),
         (lambda: memorization.authenticity(np.ones((3, 2)), np.ones((3, 5))), None),
         (lambda: memorization.find_copies(np.ones((3, 2)), np.ones((4, 2)), np.ones((3, 2))), "5 or more"),
         (lambda: memorization.membership_inference(np.ones(1), np.ones(3)), "2 or more on each side"),

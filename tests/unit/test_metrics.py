@@ -12,8 +12,13 @@ from data.errors import InputError
 from data.features import make_extractor
 from data.metrics import distances as frechets
 from data.metrics import distances as kernels
-from data.metrics.coverage import precision_recall
-from data.metrics.distances import frechet_distance, gaussian_frechet_distance, kernel_distance, unbiased_mmd
+from data.metrics.distances import (
+    frechet_distance,
+    gaussian_frechet_distance,
+    kernel_distance,
+    precision_recall,
+    unbiased_mmd,
+)
 from train.ddpm import image_sets
 
 RNG = np.random.default_rng(5)

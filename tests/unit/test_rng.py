@@ -36,12 +36,7 @@ def test_every_process_agrees() -> None:
         "print(json.dumps([rng.seed_for(1, 'a'), rng.uniform('b', 2), rng.permutation(50, 'c'),"
         " rng.normal((5,), 'd').tolist()]))"
     )
-    here = [
-        rng.seed_for(1, "a"),
-        rng.uniform("b", 2),
-        rng.permutation(50, "c"),
-        rng.normal((5,), "d").tolist(),
-    ]
+    here = [rng.seed_for(1, "a"), rng.uniform("b", 2), rng.permutation(50, "c"), rng.normal((5,), "d").tolist()]
     answer = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONHASHSEED": "7"},

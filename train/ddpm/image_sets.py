@@ -15,12 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from data import images, rng
-from data.captioned_folder import match_rows, no_images_error, read_table
+from data.captioned_folder import match_rows, missing_folder_error, no_images_error, read_table, scan_folder
 from data.duplicates import duplicate_groups, split_held_out
 from data.errors import InputError, check_choice, suggest
 from data.progress import ProgressBar
 from data.sample_set import sample_folder
-from data.scan import missing_folder_error, scan_folder
 from data.shapes import Images
 from train.ddpm.image_set_options import HUB_PRESETS, ImageSetOptions
 
