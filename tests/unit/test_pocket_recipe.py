@@ -94,7 +94,7 @@ def test_opponent_axes_see_green_against_magenta():
 
 
 @needs_fonts
-def test_crops_for_the_decoder_show_faces_under_their_masks():
+def test_crops_for_the_autoencoder_show_faces_under_their_masks():
     crops = [autoencoder.crop_of(number) for number in range(24)]
     assert (
         {picture.size for picture, _ in crops} == {(autoencoder.CROP, autoencoder.CROP)} == {m.size for _, m in crops}

@@ -35,7 +35,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=2_500_000, help="samples in all (default 2500000)")
     parser.add_argument("--processes", type=int, help="processes of one thread each (default: one for each core)")
-    parser.add_argument("--decoder", action="store_true", help="train the autoencoder's decoder on faces and outlines")
+    parser.add_argument("--autoencoder", action="store_true", help="train the autoencoder further, before the U-Net")
     parser.add_argument("--scorer", action="store_true", help="train data/pocket/scorer anew")
     parser.add_argument("--composition", action="store_true", help="judge how the last export composes")
     parser.add_argument("--publish", action="store_true", help="write the last export to data/pocket/base")
@@ -52,8 +52,8 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
     from tools.pocket import autoencoder, base_training, card, composition, export, score, scorer, tuned
 
-    if options.decoder:
-        autoencoder.train_decoder()
+    if options.autoencoder:
+        autoencoder.train_autoencoder()
     elif options.scorer:
         scorer.train_scorer()
     elif options.composition:
