@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from train.ddpm import analytic, samplers
+from tests import analytic
+from train.ddpm import samplers
 from train.ddpm.prediction import Denoiser, Prediction
 from train.ddpm.schedule import SCHEDULES, Schedule
 

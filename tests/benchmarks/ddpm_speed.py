@@ -139,9 +139,8 @@ def our_step(config: FitConfig) -> tuple[Step, ImageSet]:
 
     def step() -> None:
         ours.train_step()
-        if len(ours.losses) == config.log_every:
-            torch.stack(ours.losses).tolist()
-            ours.clear_buffer()
+        if ours.step % config.log_every == 0:
+            ours.log()
 
     return step, images
 

@@ -379,7 +379,7 @@ FAULTS = (
     Fault(
         "few steps take the variances of the long chain",
         "diffusers #2076, pure noise; tutorials that skip timesteps",
-        *(f"{DDPM}samplers.py", "Schedule(1.0 - abar / before)", "Schedule(betas[list(kept)])"),
+        *(f"{DDPM}samplers.py", "Schedule(1.0 - abar / before)", "Schedule(schedule.betas[list(kept)])"),
         (f"{UNIT}test_ddpm_samplers.py::test_11_a_short_chain_keeps_the_noise_levels_it_visits",),
     ),
     Fault(

@@ -204,7 +204,7 @@ def test_comparing_three_networks(tmp_path: Path) -> None:
         (sample, ["--sampler", "naive"], "--sampler naive", "mix"),
         (sample, ["--sampler", "learned-range"], "--sampler", "no learned variance"),
         (sample, ["--spacing", "even"], "--spacing", "'even'"),
-        (sample, ["--eta", "0.5", "--sampler", "heun"], "--sampler", "unknown option 'eta'"),
+        (sample, ["--eta", "0.5", "--sampler", "heun"], "--sampler", "option of sampler 'heun': 'eta'"),
         (sample, ["--run", "nowhere"], "nowhere", "not a trained network"),
         (score, ["--count", "20", "--features", "descriptors"], "--count", "in 44 features"),
         (score, ["--count", "20"], "--count", "in 128 features"),

@@ -268,7 +268,7 @@ def test_a_learned_range_is_a_second_half_of_channels() -> None:
 
 def test_detached_keeps_the_variance_alone() -> None:
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
-    kind = prediction.eps.with_learned_range()
+    kind = prediction.get_parametrization("eps", learned_range=True)
     seen = kind(lambda xt, t: torch.cat([weight * xt, weight * xt], dim=1), schedules.linear(1000))(sample("x"), STEPS)
     still = seen.detached()
     assert still.fraction is not None

@@ -20,7 +20,8 @@ from data.cli import parse
 from data.errors import InputError
 from docs.scripts import ddpm_figures as figures  # an entry, by its main()
 from docs.scripts import plots
-from train.ddpm import analytic, prediction, samplers
+from tests import analytic
+from train.ddpm import prediction, samplers
 from train.ddpm import schedule as schedules
 from train.ddpm.runs.config import ALIASES, CONFIGS, CompareOptions, FitConfig, SampleOptions, ScoreOptions
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data import rng
+from tests import analytic
 from tests.gaussian_data import (
     EVERY_SCHEDULE,
     NOISE,
@@ -21,9 +22,9 @@ from tests.gaussian_data import (
     entropy,
     quadrature_noise,
 )
-from train.ddpm import analytic, diffusion, elbo, losses, prediction, samplers
+from train.ddpm import diffusion, elbo, losses, prediction, samplers
 from train.ddpm import schedule as schedules
-from train.ddpm.losses import empty_history
+from train.ddpm.losses import HISTORY_LENGTH, TimestepSampler
 from train.ddpm.prediction import Variance
 from train.ddpm.schedule import Schedule
 
@@ -37,7 +38,7 @@ def expected_bits(
 ) -> elbo.ElboTerms:
     """The bound's terms for the four rows whose average is the expectation over N(mean, std^2), exact denoiser."""
     predict, x0 = analytic.gaussian_denoiser(schedule, mean, std), data(mean, std)
-    return elbo.bits_per_dim(predict, schedule, x0, quadrature_noise, sigma=sigma, decoder=elbo.continuous, **chain)
+    return elbo.bits_per_dim(predict, schedule, x0, quadrature_noise, sigma=sigma, decoder=elbo.log_density, **chain)
 
 
 # ---------------------------------------------------------------- test 4: loss weights
@@ -146,14 +147,14 @@ def test_terms_by_name_and_the_rate_distortion_curve() -> None:
     floor = 0.25 * (1 - A) / (A * 0.25 + 1 - A)  # Var[x_0 | x_t]
     close(terms.x0_mse.mean(0), floor, rtol=1e-11)
     close(terms.eps_mse.mean(0), floor * A / (1 - A), rtol=1e-11)
-    assert elbo.rate_distortion(expected_bits(schedules.linear(1), prediction.get_variance("beta"))).rate.shape == (1,)
-    curve = elbo.rate_distortion(terms)
-    assert curve.rate[0] == terms.prior.mean()
-    assert curve.rate[-1].item() == pytest.approx(terms.rate.mean().item(), abs=1e-12)
-    assert (curve.rate.diff() > 0).all()
-    assert (curve.rmse.diff() < 0).all()
-    close(curve.rmse.flip(0), floor.sqrt() * 127.5, rtol=1e-11)
-    assert curve.rmse[0].item() == pytest.approx(0.5 * 127.5, rel=0.03)  # knowing nothing, the data's own spread
+    assert elbo.rate_distortion(expected_bits(schedules.linear(1), prediction.get_variance("beta")))[0].shape == (1,)
+    rate, rmse = elbo.rate_distortion(terms)
+    assert rate[0] == terms.prior.mean()
+    assert rate[-1].item() == pytest.approx(terms.rate.mean().item(), abs=1e-12)
+    assert (rate.diff() > 0).all()
+    assert (rmse.diff() < 0).all()
+    close(rmse.flip(0), floor.sqrt() * 127.5, rtol=1e-11)
+    assert rmse[0].item() == pytest.approx(0.5 * 127.5, rel=0.03)  # knowing nothing, the data's own spread
 
 
 def test_single_precision_and_a_batch_of_pictures() -> None:
@@ -200,7 +201,7 @@ def test_14_one_pixel_by_hand() -> None:
     assert elbo.log_bin(x0, mean, log_variance).item() == pytest.approx(math.log(phi[0] - phi[1]), abs=1e-13)
     seen = prediction.x0.predict(LINEAR, column(0.2), mean, torch.tensor([0]))
     narrow = Variance(lambda s: torch.full_like(s.betas, 2 * math.log(0.01)))
-    bits = elbo.step_term(seen, LINEAR, torch.tensor([0]), x0, narrow, elbo.discretised)
+    bits = elbo.step_term(seen, LINEAR, torch.tensor([0]), x0, narrow, elbo.log_bin)
     assert bits.item() == pytest.approx(-math.log2(phi[0] - phi[1]), abs=1e-12)
 
 
@@ -208,7 +209,7 @@ def test_14_bits_are_averaged_over_dimensions() -> None:
     x0 = LEVELS[[0, 100, 255, 30]].reshape(1, 1, 2, 2)
     seen = prediction.x0.predict(LINEAR, x0, x0 + 0.003, torch.tensor([0]))
     each = elbo.log_bin(x0, x0 + 0.003, LINEAR.posterior_log_variance[0])
-    bits = elbo.step_term(seen, LINEAR, torch.tensor([0]), x0, prediction.get_variance("fixed-small"), elbo.discretised)
+    bits = elbo.step_term(seen, LINEAR, torch.tensor([0]), x0, prediction.get_variance("fixed-small"), elbo.log_bin)
     assert bits.item() == pytest.approx(-each.sum().item() / 4 / math.log(2), rel=1e-10)
 
 
@@ -253,20 +254,14 @@ def test_19_min_snr_is_one_objective_in_three_forms() -> None:
         close(table[form][steps] * (found - right).square().mean(dim=(1, 2, 3)), by_hand, rtol=1e-10)
 
 
-def seen_everywhere(losses: Tensor) -> losses.LossHistory:
-    history = empty_history(len(losses), length=3)
-    for scale in (0.5, 1.0, 1.5):
-        history = history.updated(torch.arange(len(losses)), scale * losses)
-    return history
-
-
 def test_19_importance_sampling_is_unbiased() -> None:
-    losses = torch.tensor([5.0, 1.0, 0.1, 0.0], dtype=F64)
-    history = seen_everywhere(losses)
-    p = history.probabilities()
-    root = losses * math.sqrt((0.25 + 1 + 2.25) / 3)
+    losses, sampler = torch.tensor([5.0, 1.0, 0.125, 0.0], dtype=F64), TimestepSampler(4, True)
+    for scale in (0.5, 1.5) * (HISTORY_LENGTH // 2):
+        sampler.update(torch.arange(4), scale * losses)
+    p = sampler.probabilities()
+    root = losses * math.sqrt((0.25 + 2.25) / 2)
     close(p, 0.999 * root / root.sum() + 0.001 / 4, atol=1e-15)  # eq. 18, and none is forgotten
-    t, weights = history.draw((torch.arange(10_000, dtype=F64) + 0.5) / 10_000)
+    t, weights = sampler.draw((torch.arange(10_000, dtype=F64) + 0.5) / 10_000)
     close(torch.bincount(t, minlength=4) / 10_000, p.float(), atol=2e-4)
     # E[L_t / (T p_t)] = mean L_t, over an even sweep of the uniforms
     assert (weights * losses[t]).mean().item() == pytest.approx(losses.mean().item(), rel=2e-3)
@@ -276,13 +271,13 @@ def test_19_importance_sampling_is_unbiased() -> None:
 
 
 def test_19_draws_are_even_until_every_timestep_was_seen() -> None:
-    history = losses.empty_history(4, length=2).updated(torch.tensor([0, 1, 1, 2]), torch.tensor([9.0, 1.0, 2.0, 3.0]))
-    assert not history.complete
-    assert history.probabilities().tolist() == [0.25] * 4
-    t, weights = history.draw(torch.tensor([0.0, 0.3, 0.6, 0.999999]))
+    sampler = TimestepSampler(4, True)
+    sampler.update(torch.tensor([0, 1, 1, 2]), torch.tensor([9.0, 1.0, 2.0, 3.0]))
+    assert not sampler.complete
+    assert sampler.probabilities().tolist() == [0.25] * 4
+    t, weights = sampler.draw(torch.tensor([0.0, 0.3, 0.6, 0.999999]))
     assert (t.tolist(), weights.tolist()) == ([0, 1, 2, 3], [1.0] * 4)
-    assert history.losses[1].tolist() == [1.0, 2.0], "newest last"
-    assert losses.empty_history(4, 2).counts.eq(0).all(), "a history is a value"
+    assert sampler.losses[1, -2:].tolist() == [1.0, 2.0], "newest last"
 
 
 class TwoHeads(torch.nn.Module):
@@ -302,7 +297,7 @@ def test_19_the_bound_does_not_reach_the_mean_in_hybrid(t: int) -> None:
     network, steps = TwoHeads(), torch.full((4,), t)
     x0 = LEVELS[[10, 100, 200, 255]].reshape(4, 1, 1, 1)
     xt = diffusion.add_noise(LINEAR, x0, NOISE, steps)
-    seen = prediction.eps.with_learned_range()(network, LINEAR)(xt, steps)
+    seen = prediction.get_parametrization("eps", learned_range=True)(network, LINEAR)(xt, steps)
     simple = (seen.eps - NOISE).square().mean(dim=(1, 2, 3))
     total = elbo.hybrid_loss(simple, seen, x0)
     found = torch.autograd.grad(total.sum(), [network.mean, network.spread], retain_graph=True)

@@ -10,11 +10,18 @@ from PIL import Image
 
 from train.ddpm import image_sets
 from train.ddpm.image_sets import to_float
-from train.ddpm.runs import classifier, comparison, scoring
-from train.ddpm.runs.classifier import Accuracy, ClassifierFeatures
+from train.ddpm.runs import comparison, scoring
 from train.ddpm.runs.comparison import bootstrap, compare_smaller
-from train.ddpm.runs.grids import image_grid, pick_states, state_frames, write_gif, write_mp4
-from train.ddpm.runs.report import centred_mean, format_speed
+from train.ddpm.runs.report import (
+    centred_mean,
+    format_speed,
+    image_grid,
+    pick_evenly,
+    state_frames,
+    write_gif,
+    write_mp4,
+)
+from train.ddpm.runs.scoring import Accuracy, ClassifierFeatures
 from train.ddpm.samplers import FINISHED, SamplerState
 
 # ---- verdicts
@@ -73,7 +80,7 @@ def test_a_share_has_wilsons_interval() -> None:
 def test_the_classifier_learns_and_is_deterministic() -> None:
     images = image_sets.load_digit_images(8).only(["0", "1"])
     train, test = images.select(range(120)), images.select(range(200, 300))
-    first, again = (classifier.train_on(train, seed=1) for _ in range(2))
+    first, again = (scoring.train_on(train, seed=1) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert test.labels is not None
     assert (first(to_float(test.pixels)).argmax(1) == test.labels).double().mean() > 0.9
@@ -81,7 +88,7 @@ def test_the_classifier_learns_and_is_deterministic() -> None:
 
 def test_classifier_features_are_named_by_their_weights() -> None:
     images = image_sets.load_digit_images(8).select(range(12))
-    one, other = (ClassifierFeatures(classifier.SmallClassifier(1, 2).eval(), 1) for _ in range(2))
+    one, other = (ClassifierFeatures(scoring.SmallClassifier(1, 2).eval(), 1) for _ in range(2))
     scaled, spatial = one.scaled_to(images), ClassifierFeatures(one.network, 1, spatial=True)
     assert len({one.version, other.version, scaled.version}) == 3
     rows = scaled.encode([image.convert("RGB") for image in images.images()])
@@ -114,7 +121,7 @@ def test_a_grid_has_its_images_where_they_belong() -> None:
 def test_a_trajectory_becomes_a_gif_and_a_video(tmp_path: Path) -> None:
     ends = [(t, torch.full((2, 1, 5, 5), -t / 10)) for t in reversed(range(10))]
     states = [SamplerState(t, x, x) for t, x in [*ends, (FINISHED, torch.ones(2, 1, 5, 5))]]
-    some = pick_states(states, 4)
+    some = pick_evenly(states, 4)
     assert [state.t for state in some] == [9, 6, 2, FINISHED]
     frames = state_frames(some, 2)
     with Image.open(write_gif(frames, tmp_path / "walk.gif", seconds=0.4, pause=0.2)) as moving:

@@ -12,8 +12,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import Tensor
 
 from data import rng
+from tests import analytic
 from tests.gaussian_data import close, column, gaussian_mix, moments, perfect
-from train.ddpm import analytic, diffusion, prediction, samplers
+from train.ddpm import diffusion, prediction, samplers
 from train.ddpm import schedule as schedules
 from train.ddpm.samplers import FINISHED, SamplingContext, SeededNoise, seeded_noise
 from train.ddpm.schedule import Schedule
@@ -334,11 +335,11 @@ def test_the_naive_sampler_leaves_the_mix_that_it_claims() -> None:
 
 def test_the_amount_of_a_mix_can_be_chosen() -> None:
     picture, z = torch.ones(3, 1, 2, 2), rng.normal((3, 1, 2, 2), "mix")
-    mixed = diffusion.linear_mix(picture, diffusion.get_mix_noise("gaussian")(z), torch.tensor([0.0, 0.25, 1.0]))
+    mixed = diffusion.linear_mix(picture, diffusion.mix_noise(z, uniform=False), torch.tensor([0.0, 0.25, 1.0]))
     assert torch.equal(mixed[0], picture[0])
     close(mixed[1], 0.75 + 0.25 * z[1], atol=1e-7)
     assert torch.equal(mixed[2], z[2])
-    even = diffusion.get_mix_noise("uniform")(rng.normal((1, 1, 100, 100), "even")).flatten()
+    even = diffusion.mix_noise(rng.normal((1, 1, 100, 100), "even"), uniform=True).flatten()
     assert -1 <= even.min() < even.max() <= 1
     counts = even.histc(10, -1, 1)
     assert ((counts - 1000) ** 2 / 1000).sum() < 27.9  # chi-square with 9 degrees of freedom, one in a thousand

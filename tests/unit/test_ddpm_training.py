@@ -19,16 +19,21 @@ from data.dataset import BatchLayout
 from data.errors import InputError
 from train.config import EmaOptions
 from train.ddpm import diffusion, image_sets, losses, prediction, samplers, schedule
+from train.ddpm.config import (
+    AnyNetwork,
+    BasicUNetOptions,
+    ConvNextOptions,
+    ObjectiveOptions,
+    PaperOptions,
+    ScheduleOptions,
+)
 from train.ddpm.image_sets import ImageSet, to_float
-from train.ddpm.losses import empty_history
-from train.ddpm.runs import objective
+from train.ddpm.losses import TimestepSampler
 from train.ddpm.runs.batches import Batch, BatchStream
-from train.ddpm.runs.config import CONFIGS, FitConfig, ObjectiveOptions, ScheduleOptions, identity
-from train.ddpm.runs.model import ModelInfo, build_schedule
-from train.ddpm.runs.objective import TimestepSampler, build_loss
+from train.ddpm.runs.config import CONFIGS, FitConfig, identity
+from train.ddpm.runs.model import ModelInfo, build_corruption, build_loss, build_schedule
 from train.ddpm.runs.trainer import step_flops
 from train.ddpm.unets.build import NetworkShape
-from train.ddpm.unets.config import AnyNetwork, BasicUNetOptions, ConvNextOptions, PaperOptions
 from train.ddpm.unets.convnext import AnnotatedUNet, ResnetBlock
 from train.ddpm.unets.paper import PaperUNet
 from train.ema import Ema
@@ -128,12 +133,12 @@ def test_19_every_process_has_the_history_of_all() -> None:
         meeting.wait(20)
         return joined
 
-    alone = TimestepSampler(4, empty_history(4))
+    alone = TimestepSampler(4, True)
     expected = draw_and_update(alone, 0, 1, 12)
-    both = [TimestepSampler(4, empty_history(4), partial(gather, rank)) for rank in range(2)]
+    both = [TimestepSampler(4, True, partial(gather, rank)) for rank in range(2)]
     with ThreadPoolExecutor(2) as pool:
         halves = list(pool.map(lambda rank: draw_and_update(both[rank], rank, 2, 12), range(2)))
-    assert alone.history is not None and alone.history.complete
+    assert alone.complete
     for one in both:
         assert one.state() == alone.state()
     assert all(torch.equal(torch.cat(pair), whole) for *pair, whole in zip(*halves, expected, strict=True))
@@ -142,7 +147,7 @@ def test_19_every_process_has_the_history_of_all() -> None:
 
 
 def test_19_a_history_survives_a_checkpoint() -> None:
-    first, second = (TimestepSampler(4, empty_history(4)) for _ in range(2))
+    first, second = (TimestepSampler(4, True) for _ in range(2))
     draw_and_update(first, 0, 1, 9)
     second.load_state(first.state())
     assert second.state() == first.state()
@@ -223,9 +228,9 @@ def test_the_mix_uses_the_chosen_noise(noise: str) -> None:
     x0, eps, _, t = noised()
     options = ObjectiveOptions.model_validate({"corruption": "mix", "predicts": "x0", "noise": noise})
     made, amount = eps if noise == "gaussian" else torch.erf(eps / 2**0.5), ((t + 1) / T)[:, None, None, None]
-    mixed = objective.build_corruption(options)(SCHEDULE, x0, eps, t)
+    mixed = build_corruption(options)(SCHEDULE, x0, eps, t)
     torch.testing.assert_close(mixed, (1 - amount) * x0 + amount * made)
-    assert objective.build_corruption(ObjectiveOptions()) is diffusion.add_noise
+    assert build_corruption(ObjectiveOptions()) is diffusion.add_noise
 
 
 def test_noise_prediction_needs_a_signal() -> None:

@@ -1,5 +1,6 @@
 """Each network against its source: parameters counted, answers compared where the source can be run."""
 
+import re
 from typing import cast, get_args
 
 import pytest
@@ -11,11 +12,7 @@ from torch import nn
 from data.errors import InputError
 from tests import annotated_unet
 from train.ddpm import diffusion, schedule
-from train.ddpm.guidance import condition
-from train.ddpm.unets import paper
-from train.ddpm.unets.basic import BasicUNet, MixInput
-from train.ddpm.unets.build import BUILDERS, NetworkShape, build_network
-from train.ddpm.unets.config import (
+from train.ddpm.config import (
     AnyKind,
     BasicUNetOptions,
     ConvNextOptions,
@@ -23,6 +20,8 @@ from train.ddpm.unets.config import (
     PlainUNetOptions,
     UNet2DOptions,
 )
+from train.ddpm.unets import paper
+from train.ddpm.unets.build import BUILDERS, BasicUNet, NetworkShape, build_network
 from train.ddpm.unets.convnext import AnnotatedUNet
 from train.ddpm.unets.layers import sinusoidal_embedding, upsample_nearest
 
@@ -103,16 +102,15 @@ def test_the_mix_is_x_t_at_another_scale() -> None:
     seen: list[torch.Tensor] = []
     places: list[torch.Tensor] = []
 
-    class Spy(nn.Module):
-        def forward(self, xt: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-            seen.append(xt)
-            places.append(t)
-            return xt
+    def spy(xt: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        seen.append(xt)
+        places.append(t)
+        return xt
 
     x0, eps, t = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4), torch.tensor([0, 9, 19])
     tables = (SCHEDULE.sqrt_alphas_cumprod, SCHEDULE.sqrt_one_minus_alphas_cumprod)
     s, n = (table[t].float().reshape(-1, 1, 1, 1) for table in tables)
-    MixInput(Spy(), SCHEDULE)(s * x0 + n * eps, t)
+    diffusion.adapt_mix_network(spy, SCHEDULE)(s * x0 + n * eps, t)
     amount = (n / (s + n)).flatten()
     torch.testing.assert_close(seen[0], diffusion.linear_mix(x0, eps, amount))
     nearest = (diffusion.mix_amount(torch.arange(20), 20)[None] - amount[:, None]).abs().amin(1)
@@ -180,20 +178,33 @@ def diffusers_paper() -> nn.Module:
     )
 
 
+RENAMED = {  # diffusers' names, whole parts of a dotted name in this order, and ours
+    "time_embedding.linear_1": "told.first", "time_embedding.linear_2": "told.second", "conv_in": "enter",
+    "mid_block.resnets.0": "middle.0", "mid_block.attentions.0": "middle.1", "mid_block.resnets.1": "middle.2",
+    "down_blocks": "down", "up_blocks": "up", "resnets": "blocks", "time_emb_proj": "time", "conv_shortcut": "shortcut",
+    "to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "out", "conv_out": "leave", "conv_norm_out": "norm",
+    "group_norm": "norm", "downsamplers.0": "resize", "upsamplers.0": "resize",
+}  # fmt: skip
+
+
+def own_name(name: str) -> str:
+    """A weight's name in diffusers' UNet2DModel -> in PaperUNet."""
+    for theirs, ours in RENAMED.items():
+        name = re.sub(rf"(^|(?<=\.)){re.escape(theirs)}(?=\.)", ours, name)
+    return name
+
+
 def test_18_all_35_746_307_weights_answer_as_in_diffusers() -> None:
     """The paper's own widths; pictures of 8 pixels, which its four levels halve down to one."""
     theirs = diffusers_paper().to(torch.float64)
     with torch.device("meta"):
         ours = paper.PaperUNet(3).eval()
-    ours.load_state_dict(paper.from_diffusers(theirs.state_dict()), assign=True)
+    ours.load_state_dict({own_name(name): weight for name, weight in theirs.state_dict().items()}, assign=True)
     assert count(ours) == 35_746_307
     x, t = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 999])
     with torch.no_grad():
         expected = theirs(x, t).sample
         torch.testing.assert_close(ours(x, t), expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
-    back = paper.to_diffusers(ours.state_dict())
-    assert back.keys() == theirs.state_dict().keys()
-    assert all(torch.equal(back[name], weight) for name, weight in theirs.state_dict().items())
 
 
 def test_18_an_untrained_paper_network_answers_zero() -> None:
@@ -256,7 +267,7 @@ def test_classes_are_told_or_refused(name: str) -> None:
     network = shaken(build_network(NARROW[name], frame))
     x, t = torch.randn(1, 1, 8, 8).expand(3, 1, 8, 8), torch.full((3,), 7)
     with torch.no_grad():
-        told = condition(network, torch.tensor([0, 2, 3]))(x, t)
+        told = network(x, t, torch.tensor([0, 2, 3]))
         nothing = network(x, t)
     assert not torch.allclose(told[0], told[1])
     torch.testing.assert_close(told[2], nothing[2])  # label 3 of 3 classes is "no class"

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from data.cli import parse
 from data.errors import InputError
 from train.ddpm import image_sets
-from train.ddpm.image_set_options import HUB_PRESETS, ImageSetOptions
+from train.ddpm.config import HUB_PRESETS, ImageSetOptions
 from train.ddpm.image_sets import ImageSet, from_images, load_image_set, make_labels, to_float, to_image, to_uint8
 from train.ddpm.runs.config import CONFIGS, FitConfig
 

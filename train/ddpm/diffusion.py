@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from data.errors import InputError, check_choice
+from data.errors import InputError
 from data.shapes import Images, PerSample, Table, Timesteps
 from train.ddpm.schedule import Schedule
 
@@ -156,18 +156,27 @@ def mix_amount(t: Timesteps, steps: int) -> PerSample:
     return (t + 1).to(torch.float32) / steps
 
 
-def uniform_mix_noise(z: Tensor) -> Tensor:
-    """Noise uniform in [-1, 1), from standard normal noise by its distribution function.
+def mix_noise(z: Tensor, *, uniform: bool) -> Tensor:
+    """The mix's noise from standard normal noise z: z itself, or uniform in [-1, 1), by the distribution function.
 
-    For images in [-1, 1] it is what the course's noise in [0, 1) is for its images in [0, 1].
+    For images in [-1, 1] the latter is what the course's noise in [0, 1) is for its images in [0, 1].
     """
     # u = erf(z / sqrt(2))
-    return torch.erf(z / math.sqrt(2.0))
+    return torch.erf(z / math.sqrt(2.0)) if uniform else z
 
 
-MIX_NOISES: dict[str, Callable[[Tensor], Tensor]] = {"gaussian": lambda z: z, "uniform": uniform_mix_noise}
+def adapt_mix_network(network: Callable[..., Tensor], schedule: Schedule) -> Callable[..., Tensor]:
+    """A network trained on the mix, as one that takes x_t of the schedule (on its device) and t.
 
+    For the amount a with a / (1 - a) = sqrt(1 - abar_t) / sqrt(abar_t) both are the same image at two scales:
+    mix = x_t / (sqrt(abar_t) + sqrt(1 - abar_t)).
+    """
+    signal, noise = schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod
+    scale = 1.0 / (signal + noise)
+    # the timestep of a = (t + 1) / T at which the mix has that amount
+    places = ((noise / (signal + noise) * schedule.steps).round().long() - 1).clamp(0, schedule.steps - 1)
 
-def get_mix_noise(name: str) -> Callable[[Tensor], Tensor]:
-    """The function that makes the noise `name` of MIX_NOISES from standard normal noise."""
-    return MIX_NOISES[check_choice(name, MIX_NOISES, what="noise")]
+    def adapted(xt: Images, t: Timesteps, labels: Tensor | None = None) -> Tensor:
+        return network(gather(scale, t, xt).to(xt.dtype) * xt, places.gather(0, t), labels)
+
+    return adapted

@@ -71,23 +71,6 @@ def lerp(first: Images, second: Images, share: PerSample) -> Images:
     return (1.0 - share) * first + share * second
 
 
-def slerp(first: Images, second: Images, share: PerSample) -> Images:
-    """Along the arc between two (C, H, W) of noise, so that the norm is that of noise in between too.
-
-    Source: arXiv 2010.02502, section 5.3 and appendix D. InputError if they point in opposite directions.
-    """
-    a, b = first.flatten().double(), second.flatten().double()
-    theta = torch.acos((a @ b / (a.norm() * b.norm())).clamp(-1.0, 1.0)).item()
-    if math.pi - theta < 1e-4:
-        raise InputError("an arc between two opposite noises", allowed="noises of different seeds")
-    if theta < 1e-4:
-        return lerp(first, second, share)
-    share = share.double().reshape(-1, *[1] * first.ndim)
-    # sin((1 - lambda) theta) / sin(theta) x + sin(lambda theta) / sin(theta) x'
-    weights = torch.sin((1.0 - share) * theta) / math.sin(theta), torch.sin(share * theta) / math.sin(theta)
-    return weights[0].to(first) * first + weights[1].to(first) * second
-
-
 def interpolate(
     sampler: Sampler,
     predict: Denoiser,

@@ -34,13 +34,7 @@ HYBRID_WEIGHT = 1e-3  # lambda of arXiv 2102.09672, eq. 16
 
 # ---- the last step, p_theta(x_0 | x_1): a probability of each of 256 grey levels, or a density. Source: section 3.3
 
-
-@dataclass(frozen=True)
-class Decoder:
-    """log_likelihood(x0, mean, log_variance): (B, C, H, W), natural. check(x0): InputError for unsupported values."""
-
-    log_likelihood: Callable[[Images, Images, Tensor], Tensor]
-    check: Callable[[Images], None]
+Decoder = Callable[[Images, Images, Tensor], Tensor]  # x_0, mean, log variance -> (B, C, H, W) natural log-likelihoods
 
 
 def log_bin(x0: Images, mean: Images, log_variance: Tensor) -> Tensor:
@@ -77,9 +71,6 @@ def check_levels(x0: Images) -> None:
         what = f"bits per dimension of values from {low:g} to {high:g}, up to {off:.2g} of a grey level off the levels"
         raise InputError(what, allowed="8-bit images, level / 127.5 - 1")
 
-
-discretised = Decoder(log_bin, check_levels)
-continuous = Decoder(log_density, lambda x0: None)
 
 # ---- the terms
 
@@ -120,7 +111,7 @@ def bits_per_dim(
     noise: Noise,
     *,
     sigma: Variance = FIXED_VARIANCES["fixed-large"],
-    decoder: Decoder = discretised,
+    decoder: Decoder = log_bin,
     count: int | None = None,
     spacing: str = "linspace",
     together: int = 1,
@@ -130,10 +121,11 @@ def bits_per_dim(
 
     noise(i): the noise in x_t at step i. sigma: the variance of the reverse steps. count, spacing: of a shorter chain.
     together: steps per batch, which is faster for few images; only for unconditional networks, as rows of the batch
-    then do not correspond to images. progress: wraps the iterator over steps. InputError for values that the decoder
-    does not support.
+    then do not correspond to images. progress: wraps the iterator over steps. decoder: log_bin, for 8-bit images (else
+    InputError), or log_density.
     """
-    decoder.check(x0)
+    if decoder is log_bin:
+        check_levels(x0)
     chain = samplers.respace(schedule, count, spacing)
     prior = prior_term(chain.schedule, x0)
     columns = zip(*progress(iterate_terms(predict, chain, x0, noise, sigma, decoder, together)), strict=True)
@@ -142,13 +134,7 @@ def bits_per_dim(
 
 @torch.no_grad()
 def iterate_terms(
-    predict: Denoiser,
-    chain: samplers.Chain,
-    x0: Images,
-    noise: Noise,
-    sigma: Variance,
-    decoder: Decoder,
-    together: int,
+    predict: Denoiser, chain: samplers.Chain, x0: Images, noise: Noise, sigma: Variance, decoder: Decoder, together: int
 ) -> Iterator[tuple[PerSample, ...]]:
     """(B,) L_i, mean squared error of x_0, and of eps, for i = 0, 1 ... of the chain."""
     schedule, timesteps = chain.schedule.to(x0.device), torch.tensor(chain.timesteps)
@@ -183,7 +169,7 @@ def step_term(
     log_variance = sigma.of_each(prediction, schedule, i)
     if decoder is not None:
         # L_0 = -log p_theta(x_0 | x_1)
-        return -per_sample(decoder.log_likelihood(x0, mean, log_variance)) / LOG_2
+        return -per_sample(decoder(x0, mean, log_variance)) / LOG_2
     true_mean, _ = diffusion.posterior(schedule, x0, xt, i)
     true_log_variance = gather(schedule.posterior_log_variance, i, like=x0)
     # L_{t-1} = KL(N(mu~_t, beta~_t) || N(mu_theta, sigma_t^2))
@@ -200,7 +186,7 @@ def normal_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_
 # ---- as a training loss
 
 
-def variational_term(prediction: Prediction, x0: Images, sigma: Variance, decoder: Decoder = discretised) -> PerSample:
+def variational_term(prediction: Prediction, x0: Images, sigma: Variance, decoder: Decoder = log_bin) -> PerSample:
     """L_t of each image at its own prediction.t, in bits per dimension, (B,), with gradients.
 
     For uniform timesteps, T times its mean estimates the bound without L_T. Source: eq. 5; eq. 12 is its form for a
@@ -216,7 +202,7 @@ def hybrid_loss(
     prediction: Prediction,
     x0: Images,
     sigma: Variance = VARIANCES["learned-range"],
-    decoder: Decoder = discretised,
+    decoder: Decoder = log_bin,
 ) -> PerSample:
     """L_simple + lambda L_vlb, (B,): the mean learns from `error` alone, a learned variance from the bound.
 
@@ -252,21 +238,13 @@ def elbo_weights(schedule: Schedule, sigma: Variance) -> Mapping[str, Table]:
 # ---- rate and distortion
 
 
-@dataclass(frozen=True, eq=False)
-class RateDistortion:
-    """What a receiver knows after each reverse step. Source: section 4.3, figure 5 and table 4.
+def rate_distortion(terms: ElboTerms) -> tuple[Tensor, Tensor]:
+    """What a receiver knows after each reverse step, t = T ... 1. Source: section 4.3, figure 5 and table 4.
 
-    rate: (T,) bits per dimension sent until x_t is known, t = T ... 1. rmse: (T,) root mean squared error of the x_0
-    predicted then, in grey levels of 255.
+    rate: (T,) bits per dimension sent until x_t is known. rmse: (T,) root mean squared error of the x_0 predicted then,
+    in grey levels of 255.
     """
-
-    rate: Tensor
-    rmse: Tensor
-
-
-def rate_distortion(terms: ElboTerms) -> RateDistortion:
-    """The curve of a batch, from pure noise to the last step."""
     prior, steps = terms.prior.mean(), terms.steps.mean(dim=0)
     # to know x_t: L_T + sum_{s > t} L_{s-1}; sent from the noisy end
     rate = torch.cat([prior[None], steps[1:].flip(0)]).cumsum(0)
-    return RateDistortion(rate, terms.x0_mse.mean(dim=0).sqrt().flip(0) * GREY_LEVELS)
+    return rate, terms.x0_mse.mean(dim=0).sqrt().flip(0) * GREY_LEVELS

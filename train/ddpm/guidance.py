@@ -5,6 +5,7 @@ Source: Ho & Salimans 2022, arXiv 2207.12598, eq. 6; the scale here is their 1 +
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,20 +18,17 @@ from train.ddpm.prediction import Network
 Conditional = Callable[..., Tensor]  # (B, C, H, W), (B,) timesteps, (B,) int64 classes or None
 
 
-def condition(network: Conditional, classes: Tensor | None) -> Network:
-    """The network for images of the (B,) classes, without guidance."""
-    return lambda xt, t: network(xt, t, classes)
-
-
-def guide(network: Conditional, classes: Tensor, no_class: int, scale: float) -> Network:
+def guide(network: Conditional, classes: Tensor | None, no_class: int, scale: float) -> Network:
     """Guidance towards the (B,) classes: a scale of 0 is unconditional, 1 the class as learned, above 1 stronger.
 
     no_class: the label that the network learned for dropped classes. Both predictions are made in one batch of 2B. It
     holds for eps, x_0, v and the mean alike, which depend on one another linearly; a learned variance (channels
     beyond C) is that of the class. InputError for a scale that is not finite.
     """
-    if not torch.isfinite(torch.tensor(scale)):
+    if not math.isfinite(scale):
         raise InputError(f"guidance scale {scale}", allowed="a number; 0 without a class, 1 the class as learned")
+    if classes is None or scale == 1.0:
+        return lambda xt, t: network(xt, t, classes)
 
     def guided(xt: Images, t: Timesteps) -> Tensor:
         labels = torch.cat([classes, torch.full_like(classes, no_class)])

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from data import images, rng
 from data.captioned_folder import match_rows, missing_folder_error, no_images_error, read_table, scan_folder
@@ -21,7 +22,7 @@ from data.errors import InputError, check_choice, suggest
 from data.progress import ProgressBar
 from data.sample_set import sample_folder
 from data.shapes import Images
-from train.ddpm.image_set_options import HUB_PRESETS, ImageSetOptions
+from train.ddpm.config import HUB_PRESETS, ImageSetOptions
 
 UNKNOWN_LABEL = -1  # of an image without a class in a set with classes
 DEFAULT_SIZE = 32  # pixels
@@ -141,13 +142,13 @@ def from_images(images: Sequence[Image.Image]) -> Tensor:
     return (tensor[..., None] if tensor.ndim == 3 else tensor).permute(0, 3, 1, 2).contiguous()
 
 
-def make_labels(names: Sequence[Any]) -> tuple[Tensor | None, tuple[str, ...]]:
-    """A name or None for each image -> labels and the sorted classes; None if there are no names."""
-    classes = tuple(sorted({str(name) for name in names if name is not None}))
-    if not classes:
-        return None, ()
+def make_labels(names: Sequence[Any], order: Sequence[str] = ()) -> tuple[Tensor | None, tuple[str, ...]]:
+    """A name or None for each image -> labels, and the classes that occur, in `order` or sorted; None without names."""
+    found = {str(name) for name in names if name is not None}
+    classes = tuple(name for name in order or sorted(found) if name in found)
     numbers = {name: number for number, name in enumerate(classes)}
-    return torch.tensor([UNKNOWN_LABEL if name is None else numbers[str(name)] for name in names]), classes
+    labels = [UNKNOWN_LABEL if name is None else numbers[str(name)] for name in names]
+    return (torch.tensor(labels), classes) if classes else (None, ())
 
 
 # ---- sets by name
@@ -172,14 +173,15 @@ def choose_image_set(options: ImageSetOptions, seed: int) -> ImageSet:
     if name == "creatures":
         return replace(load_image_folder(sample_folder(size=size), size, options.mode, name=name), flip=True)
     if name in HUB_PRESETS:
-        return load_preset(options, seed)
+        preset = HUB_PRESETS[name]
+        given = {key: getattr(options, key) or getattr(preset, key) for key in ("size", "mode", "subset", "only")}
+        hub = options.model_copy(update=given | {"set": preset.set})
+        return replace(load_hub_dataset(hub, seed=seed), name=name, flip=bool(preset.flip))
     if path.is_dir() and not is_saved_dataset(path):
         return load_image_folder(path, size, options.mode)
-    if path.is_dir():
-        return load_hub_dataset(options, seed=seed)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
+    if not path.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()):
         raise missing_folder_error(path)
-    if "/" in name:
+    if "/" in name or path.is_dir():
         return load_hub_dataset(options, seed=seed)
     names = ["digits", "creatures", *HUB_PRESETS]
     allowed = f"{', '.join(names)}, a folder, or OWNER/NAME of a data set on the hub"
@@ -197,22 +199,15 @@ def load_digit_images(size: int | None = None) -> ImageSet:
     size = size or DIGIT_SIDE
     if size < DIGIT_SIDE:
         raise InputError("the digits have 8 x 8 pixels", where=f"--data.size {size}", allowed="8 and more")
-    digits: Any = load_digits()
-    values = np.rint(np.asarray(digits.images) * (255.0 / DIGIT_MAX)).astype(np.uint8)
+    loaded: Any = load_digits()
+    values = np.rint(np.asarray(loaded.images) * (255.0 / DIGIT_MAX)).astype(np.uint8)
     factor = size // DIGIT_SIDE
-    pixels = from_images([enlarge_digit(Image.fromarray(value), factor, size) for value in values])
-    labels = torch.from_numpy(np.asarray(digits.target)).long()
+    side, margin = DIGIT_SIDE * factor, size - DIGIT_SIDE * factor
+    digits = [Image.fromarray(value).resize((side, side), Image.Resampling.BICUBIC) for value in values]
+    pixels = functional.pad(from_images(digits), (margin // 2, margin - margin // 2) * 2)
+    labels = torch.from_numpy(np.asarray(loaded.target)).long()
     notes = (f"8 x 8 pixels enlarged {factor} times (bicubic)",) if factor > 1 else ()
     return ImageSet("digits", pixels, labels, tuple("0123456789"), notes=notes)
-
-
-def enlarge_digit(digit: Image.Image, factor: int, size: int) -> Image.Image:
-    """A digit enlarged by a whole factor in the middle of a black square."""
-    side = DIGIT_SIDE * factor
-    larger = digit.resize((side, side), Image.Resampling.BICUBIC) if factor > 1 else digit
-    square = Image.new("L", (size, size))
-    square.paste(larger, ((size - side) // 2, (size - side) // 2))
-    return square
 
 
 def load_image_folder(
@@ -252,19 +247,6 @@ def is_saved_dataset(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def load_preset(options: ImageSetOptions, seed: int) -> ImageSet:
-    """A data set of the hub with the settings of its preset, unless others are given."""
-    preset = HUB_PRESETS[options.set]
-    settings = {
-        "set": preset.hub,
-        "size": options.size or preset.size,
-        "mode": options.mode or preset.mode,
-        "subset": options.subset or preset.subset,
-        "only": options.only or list(preset.only),
-    }
-    return replace(load_hub_dataset(options.model_copy(update=settings), seed=seed), name=options.set, flip=preset.flip)
-
-
 def load_hub_dataset(options: ImageSetOptions, *, seed: int) -> ImageSet:
     """The images of a split, resized and center-cropped to a square.
 
@@ -273,31 +255,27 @@ def load_hub_dataset(options: ImageSetOptions, *, seed: int) -> ImageSet:
     rows = open_split(options)
     column, label = find_columns(rows, options)
     rows = rows.select_columns([column, *([label] if label else [])])
-    values = list(rows[label]) if label else []
-    classes = getattr(rows.features[label], "names", None) if label else None  # else the values name themselves
+    classes = (getattr(rows.features[label], "names", None) if label else None) or ()  # else the values are names
+    names = [value if value is None or not classes else classes[value] for value in rows[label]] if label else []
+    places = list(range(len(rows)))
     if options.only:
         if label is None:
             fix = "Give --data.label-column."
             raise InputError(f"{options.set} has no column of classes", where="--data.only", fix=fix)
-        names = [classes[value] if classes else str(value) for value in values]
-        known = classes or sorted(set(names))
+        known = classes or sorted(map(str, set(names)))
         wanted = {check_choice(name, known, what="class", where="--data.only") for name in options.only}
-        rows = rows.select([place for place, name in enumerate(names) if name in wanted])
-    if options.most is not None and options.most < len(rows):
-        rows = rows.select(sorted(rng.permutation(len(rows), seed, "most")[: options.most]))
+        places = [place for place in places if str(names[place]) in wanted]
+    if options.most is not None and options.most < len(places):
+        places = [places[i] for i in sorted(rng.permutation(len(places), seed, "most")[: options.most])]
     size, mode = options.size or DEFAULT_SIZE, options.mode or "RGB"
     kept = [
         images.resize_and_crop(to_rgb_image(row[column], options), size, size).convert(mode)
-        for row in ProgressBar(rows, f"reading {options.set}", unit="image", delay=2.0)
+        for row in ProgressBar(rows.select(places), f"reading {options.set}", unit="image", delay=2.0)
     ]
     if not kept:
         raise InputError(f"split {options.split!r} of {options.set} is empty", where="--data.split")
-    labels, names = make_labels(list(rows[label]) if label and not classes else [None])
-    if label and classes:  # the classes that occur, in the data set's own order
-        present = sorted(set(rows[label]))
-        labels = torch.tensor([present.index(value) for value in rows[label]])
-        names = tuple(classes[value] for value in present)
-    return ImageSet(options.set, from_images(kept), labels, names)
+    labels, classes = make_labels([names[place] for place in places] if label else [], classes)
+    return ImageSet(options.set, from_images(kept), labels, classes)
 
 
 def open_split(options: ImageSetOptions) -> Any:
@@ -306,10 +284,8 @@ def open_split(options: ImageSetOptions) -> Any:
 
     folder = Path(options.set).expanduser()
     try:
-        if is_saved_dataset(folder):
-            found = datasets.load_from_disk(str(folder))
-        else:
-            found = datasets.load_dataset(options.set, options.subset)
+        saved = is_saved_dataset(folder)
+        found = datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(options.set, options.subset)
     except (OSError, ValueError, RuntimeError) as error:  # no such set, no network, a script, a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         what, where = f"the data set cannot be opened ({reason})", f"--data.set {options.set}"
@@ -324,11 +300,10 @@ def find_columns(rows: Any, options: ImageSetOptions) -> tuple[str, str | None]:
     """The given columns of images and of classes, or the first of each type; None if there are no classes."""
     import datasets
 
-    of_type = {
-        kind: [name for name, feature in rows.features.items() if isinstance(feature, kind)]
+    with_images, with_classes = (
+        [name for name, feature in rows.features.items() if isinstance(feature, kind)]
         for kind in (datasets.Image, datasets.ClassLabel)
-    }
-    with_images, with_classes = of_type[datasets.Image], of_type[datasets.ClassLabel]
+    )
     column, label = options.column, options.label_column
     if column is not None:
         check_choice(column, rows.features, what="column", where="--data.column")

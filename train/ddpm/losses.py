@@ -1,4 +1,4 @@
-"""Training losses: distances between prediction and target, timestep weights, importance sampling of timesteps.
+"""Training losses: distances between prediction and target, timestep weights, sampling of timesteps.
 
 Distances are one number a sample, not averaged over the batch, so that timesteps can be weighted first. They are summed
 in float32 (float64 for float64 inputs), because a squared half-precision error overflows above 255.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -195,6 +196,7 @@ def soft_min_snr(schedule: Schedule, gamma: float) -> Mapping[str, Table]:
 
 
 WEIGHTINGS: dict[str, Weighting] = {"min-snr": min_snr, "soft-min-snr": soft_min_snr}
+DEFAULT_GAMMA = {"min-snr": 5.0, "soft-min-snr": 4.0}  # as in their papers
 
 
 def timestep_weights(name: str, schedule: Schedule, gamma: float, prediction_type: str) -> Table:
@@ -203,51 +205,67 @@ def timestep_weights(name: str, schedule: Schedule, gamma: float, prediction_typ
     return forms[check_choice(prediction_type, forms, what="prediction type")]
 
 
-# ---- importance sampling: timesteps of large bound are drawn more often and weighted less: same mean, less variance.
-# Source: Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.3, eq. 18
+# ---- timesteps of a batch. By importance, those of large bound are drawn more often and weighted less: same mean, less
+# variance. Source: Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.3, eq. 18
 
 HISTORY_LENGTH = 10  # losses of each timestep
 UNIFORM_SHARE = 1e-3  # share of uniform draws, so that no timestep is forgotten
 
 
-@dataclass(frozen=True, eq=False)
-class LossHistory:
-    """The last losses of each timestep; immutable.
+@dataclass(eq=False)
+class TimestepSampler:
+    """Uniform timesteps, or with `importance` in proportion to the last losses.
 
-    losses: (T, n) float64, newest last. counts: (T,) int64, how many of them are filled, up to n.
+    The losses are on the CPU, and every step waits for them: the next step's timesteps depend on them. They are the
+    same in every process, because each adds the losses of all, in the order of their ranks: `gather` concatenates the
+    (B,) tensors of all processes. With separate histories, processes would weight one timestep differently, and the
+    mean of their gradients would belong to no one distribution.
     """
 
-    losses: Tensor
-    counts: Tensor
+    steps: int
+    importance: bool = False
+    gather: Callable[[Tensor], Tensor] = torch.clone
+
+    def __post_init__(self) -> None:
+        self.losses = torch.zeros(self.steps, HISTORY_LENGTH, dtype=torch.float64)  # newest last
+        self.counts = torch.zeros(self.steps, dtype=torch.int64)  # how many of them are filled
 
     @property
     def complete(self) -> bool:
-        """Whether every timestep has n losses. Until then draws are uniform."""
-        return bool((self.counts == self.losses.shape[1]).all())
+        """Whether the losses of every timestep are filled. Until then draws are uniform."""
+        return bool((self.counts == HISTORY_LENGTH).all())
 
     def probabilities(self) -> Tensor:
         """(T,) float64, p_t."""
-        T = len(self.counts)
         if not self.complete:
-            return torch.full((T,), 1.0 / T, dtype=torch.float64)
+            return torch.full((self.steps,), 1.0 / self.steps, dtype=torch.float64)
         # p_t ~ sqrt(E[L_t^2])                                                                                eq. 18
         root = self.losses.square().mean(dim=1).sqrt()
-        return (1.0 - UNIFORM_SHARE) * root / root.sum() + UNIFORM_SHARE / T
+        return (1.0 - UNIFORM_SHARE) * root / root.sum() + UNIFORM_SHARE / self.steps
 
     def draw(self, uniforms: PerSample) -> tuple[Timesteps, PerSample]:
-        """(B,) numbers in [0, 1) -> (B,) timesteps, and (B,) float32 weights 1 / (T p_t) to multiply losses with."""
+        """(B,) numbers in [0, 1) -> (B,) timesteps, and the (B,) float32 weights of their losses, on the device."""
+        if not self.importance:
+            return (uniforms * self.steps).long().clamp(max=self.steps - 1), torch.ones_like(uniforms)
         p = self.probabilities()
-        t = torch.searchsorted(p.cumsum(0), uniforms.double(), right=True).clamp(max=len(p) - 1)
-        return t, (1.0 / (len(p) * p[t])).float()
+        t = torch.searchsorted(p.cumsum(0), uniforms.cpu().double(), right=True).clamp(max=self.steps - 1)
+        # the weight is 1 / (T p_t)
+        return t.to(uniforms.device), (1.0 / (self.steps * p[t])).float().to(uniforms.device)
 
-    def updated(self, t: Timesteps, losses: PerSample) -> LossHistory:
-        """A history with the unweighted (B,) losses at (B,) timesteps appended, in the order of the batch."""
-        kept, counts = self.losses.clone(), self.counts.clone()
-        for step, loss in zip(t.tolist(), losses.detach().double().tolist(), strict=True):
-            kept[step] = torch.cat([kept[step, 1:], kept.new_tensor([loss])])
-            counts[step] = min(counts[step] + 1, kept.shape[1])
-        return LossHistory(kept, counts)
+    def update(self, t: Timesteps, losses: PerSample) -> None:
+        """Record the (B,) unweighted losses of this process at its (B,) timesteps, in the order of the batch."""
+        if not self.importance:
+            return
+        steps, values = self.gather(t).tolist(), self.gather(losses.float()).double().tolist()
+        for step, loss in zip(steps, values, strict=True):
+            self.losses[step] = torch.cat([self.losses[step, 1:], self.losses.new_tensor([loss])])
+            self.counts[step] = min(self.counts[step] + 1, HISTORY_LENGTH)
 
+    def state(self) -> dict[str, Any]:
+        """JSON for the checkpoint."""
+        return {"losses": self.losses.tolist(), "counts": self.counts.tolist()} if self.importance else {}
 
-def empty_history(steps: int, length: int = HISTORY_LENGTH) -> LossHistory:
-    return LossHistory(torch.zeros(steps, length, dtype=torch.float64), torch.zeros(steps, dtype=torch.int64))
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        if self.importance:
+            self.losses = torch.tensor(saved["losses"], dtype=torch.float64)
+            self.counts = torch.tensor(saved["counts"], dtype=torch.int64)

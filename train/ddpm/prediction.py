@@ -71,7 +71,7 @@ class Prediction:
 
 Denoiser = Callable[[Images, Timesteps], Prediction]  # (B, C, H, W) x_t, (B,) t
 Target = Callable[[Schedule, Images, Images, Timesteps], Images]  # schedule, x_0, eps, t
-Read = Callable[[Schedule, Images, Tensor, Timesteps], tuple[Images, Images]]  # schedule, x_t, output, t -> x_0, eps
+Read = Callable[[Schedule, Images, Tensor, Timesteps], Images]  # schedule, x_t, output, t
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,15 @@ class Parametrization:
     """What a network's output means.
 
     target(schedule, x0, eps, t): the correct output for x_t = q(x_0, eps).
-    read(schedule, xt, output, t): x_0 and eps from an output.
+    read_x0, read_eps (schedule, xt, output, t): x_0 and eps from an output.
     needs_signal: InputError on a schedule with zero terminal SNR, where x_0 = (x_T - eps) / 0.
     learns_variance: the network has 2C channels, and the second half is Prediction.fraction.
     """
 
     name: str
     target: Target
-    read: Read
+    read_x0: Read
+    read_eps: Read
     needs_signal: bool = False
     learns_variance: bool = False
 
@@ -97,21 +98,19 @@ class Parametrization:
 
     def predict(self, schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> Prediction:
         """The prediction that `output`, the network's answer to (xt, t), stands for."""
-        if not self.learns_variance:
-            return Prediction(schedule, xt, t, *self.read(schedule, xt, output, t))
-        assert output.shape[1] == 2 * xt.shape[1], f"2C channels, not {tuple(output.shape)} for {tuple(xt.shape)}"
-        output, between = output.chunk(2, dim=1)
-        # the network's output is in [-1, 1]; v = (output + 1) / 2
-        return Prediction(schedule, xt, t, *self.read(schedule, xt, output, t), fraction=(between + 1.0) / 2.0)
+        fraction = None
+        if self.learns_variance:
+            assert output.shape[1] == 2 * xt.shape[1], f"2C channels, not {tuple(output.shape)} for {tuple(xt.shape)}"
+            output, between = output.chunk(2, dim=1)
+            # the network's output is in [-1, 1]; v = (output + 1) / 2
+            fraction = (between + 1.0) / 2.0
+        x0, eps = (read(schedule, xt, output, t) for read in (self.read_x0, self.read_eps))
+        return Prediction(schedule, xt, t, x0, eps, fraction)
 
     def check(self, schedule: Schedule) -> None:
         """Raise InputError where this cannot be learned."""
         if self.needs_signal:
             diffusion.check_signal(schedule)
-
-    def with_learned_range(self) -> Parametrization:
-        """The same for a network with 2C channels. Source: Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15."""
-        return replace(self, learns_variance=True)
 
 
 def mean_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
@@ -119,39 +118,27 @@ def mean_target(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Im
     return diffusion.posterior(schedule, x0, diffusion.add_noise(schedule, x0, eps, t), t)[0]
 
 
-def read_eps(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
-    """x_0 and eps if the network predicts eps. Source: eq. 15."""
-    return diffusion.x0_from_eps(schedule, xt, output, t), output
-
-
-def read_x0(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
-    """x_0 and eps if the network predicts x_0. Source: eq. 4, solved for eps."""
-    return output, diffusion.eps_from_x0(schedule, xt, output, t)
-
-
-def read_v(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
-    """x_0 and eps if the network predicts v. Source: arXiv 2202.00512, section 4."""
-    return diffusion.x0_from_v(schedule, xt, output, t), diffusion.eps_from_v(schedule, xt, output, t)
-
-
-def read_mean(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> tuple[Images, Images]:
-    """x_0 and eps if the network predicts the posterior mean. Source: eq. 7 and eq. 11, solved for them."""
-    return diffusion.x0_from_mean(schedule, xt, output, t), diffusion.eps_from_mean(schedule, xt, output, t)
+def output_itself(schedule: Schedule, xt: Images, output: Tensor, t: Timesteps) -> Images:
+    """Where the network predicts what is wanted."""
+    return output
 
 
 # eps: eq. 14. x0: section 3.2, which found it worse than eps early on. v: arXiv 2202.00512, section 4
-eps = Parametrization("eps", lambda schedule, x0, eps, t: eps, read_eps, needs_signal=True)
-x0 = Parametrization("x0", lambda schedule, x0, eps, t: x0, read_x0)
-v = Parametrization("v", diffusion.velocity, read_v)
-mean = Parametrization("mean", mean_target, read_mean)
+eps = Parametrization("eps", lambda schedule, x0, eps, t: eps, diffusion.x0_from_eps, output_itself, needs_signal=True)
+x0 = Parametrization("x0", lambda schedule, x0, eps, t: x0, output_itself, diffusion.eps_from_x0)
+v = Parametrization("v", diffusion.velocity, diffusion.x0_from_v, diffusion.eps_from_v)
+mean = Parametrization("mean", mean_target, diffusion.x0_from_mean, diffusion.eps_from_mean)
 
 PARAMETRIZATIONS: dict[str, Parametrization] = {each.name: each for each in (eps, x0, v, mean)}
 
 
 def get_parametrization(name: str, *, learned_range: bool = False) -> Parametrization:
-    """The parametrization `name` of PARAMETRIZATIONS; InputError with a suggestion for an unknown one."""
+    """The parametrization `name` of PARAMETRIZATIONS; InputError with a suggestion for an unknown one.
+
+    learned_range: for a network with 2C channels. Source: Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15.
+    """
     found = PARAMETRIZATIONS[check_choice(name, PARAMETRIZATIONS, what="prediction")]
-    return found.with_learned_range() if learned_range else found
+    return replace(found, learns_variance=learned_range)
 
 
 def clipped(predict: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from data import rng
-from data.errors import InputError, check_choice, suggest
+from data.errors import InputError, check_choice
 from data.shapes import Images, Timesteps
 from train.ddpm.prediction import Denoiser, Prediction, get_variance
 from train.ddpm.schedule import Schedule
@@ -44,8 +44,8 @@ class SeededNoise:
     dtype: torch.dtype = torch.float32
 
     def __call__(self, *position: int | str) -> Images:
-        drawn = [rng.normal(self.shape, seed, "ddpm", *position) for seed in self.seeds]
-        return torch.stack(drawn).to(self.device, self.dtype)
+        noise = [rng.normal(self.shape, seed, "ddpm", *position) for seed in self.seeds]
+        return torch.stack(noise).to(self.device, self.dtype)
 
     def start(self) -> Images:
         """x_T, the (B, C, H, W) noise that sampling starts from."""
@@ -87,18 +87,12 @@ def respace(schedule: Schedule, count: int | None = None, spacing: str = "linspa
     if kept[-1] != T - 1 and not schedule.has_signal_left:
         what = f"{spacing} spacing of {count} of {T} steps leaves out the last one, where zero terminal SNR starts"
         raise InputError(what, allowed="linspace or trailing")
-    return Chain(respaced_schedule(schedule, kept), kept)
-
-
-def respaced_schedule(schedule: Schedule, kept: Sequence[int]) -> Schedule:
-    """The schedule whose abar_i is abar at timestep kept[i]; on the CPU. Source: arXiv 2102.09672, section 4."""
-    betas, abar = schedule.betas.cpu().double(), schedule.alphas_cumprod.cpu().double()
-    if len(kept) == schedule.steps:
-        return Schedule(betas)  # exact, not only to rounding
-    abar = abar[list(kept)]
+    if len(kept) == T:
+        return Chain(Schedule(schedule.betas.cpu().double()), kept)  # exact, not only to rounding
+    abar = schedule.alphas_cumprod.cpu().double()[list(kept)]
     before = torch.cat([torch.ones_like(abar[:1]), abar[:-1]])
     # beta'_i = 1 - abar_{tau_i} / abar_{tau_{i-1}}
-    return Schedule(1.0 - abar / before)
+    return Chain(Schedule(1.0 - abar / before), kept)
 
 
 def spaced_timesteps(T: int, count: int, spacing: str) -> tuple[int, ...]:
@@ -130,9 +124,7 @@ def trailing(T: int, count: int) -> tuple[int, ...]:
 
 # names as in Lin et al. 2023, arXiv 2305.08891, section 3.3
 SPACINGS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
-    "linspace": linspace,
-    "leading": leading,
-    "trailing": trailing,
+    each.__name__: each for each in (linspace, leading, trailing)
 }
 
 # ---- the sampling loop
@@ -355,7 +347,5 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     sampler = SAMPLERS[check_choice(name, SAMPLERS, what="sampler")]
     allowed = [each.name for each in fields(sampler) if each.name != "variance"]
     for option in options:
-        if option not in allowed:
-            what = f"unknown option {option!r} of sampler {name!r}{suggest(option, allowed)}"
-            raise InputError(what, allowed=", ".join(allowed))
+        check_choice(option, allowed, what=f"option of sampler {name!r}:")
     return replace(sampler, **options)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.errors import InputError, check_choice, suggest
+from data.errors import InputError, check_choice
 from data.shapes import Table
 
 
@@ -33,8 +33,16 @@ class Schedule:
     betas: Table
 
     def __post_init__(self) -> None:
-        assert self.betas.dtype == torch.float64, f"betas are cast last: build them in float64, not {self.betas.dtype}"
-        check_betas(self.betas)
+        betas = self.betas
+        assert betas.dtype == torch.float64, f"betas are cast last: build them in float64, not {betas.dtype}"
+        if betas.ndim != 1 or len(betas) == 0:
+            raise InputError(f"a noise schedule with betas of shape {tuple(betas.shape)}", allowed="(T,) with T >= 1")
+        inside = (betas > 0) & (betas < 1)  # False for NaN too
+        inside[-1] |= betas[-1] == 1
+        if not bool(inside.all()):
+            step = int(inside.logical_not().nonzero()[0])
+            what = f"beta at step {step} of the noise schedule is {betas[step].item():g}"
+            raise InputError(what, allowed="0 < beta < 1, and 1 at the last step only")
 
     @property
     def steps(self) -> int:
@@ -116,18 +124,6 @@ class Schedule:
         return bool(self.alphas_cumprod[-1] > 0)
 
 
-def check_betas(betas: Tensor) -> None:
-    """Raise InputError unless `betas` is a 1-D tensor in (0, 1), of which the last may be 1."""
-    if betas.ndim != 1 or len(betas) == 0:
-        raise InputError(f"a noise schedule with betas of shape {tuple(betas.shape)}", allowed="(T,) with T >= 1")
-    inside = (betas > 0) & (betas < 1)  # False for NaN too
-    inside[-1] |= betas[-1] == 1
-    if not bool(inside.all()):
-        step = int(inside.logical_not().nonzero()[0])
-        what = f"beta at step {step} of the noise schedule is {betas[step].item():g}"
-        raise InputError(what, allowed="0 < beta < 1, and 1 at the last step only")
-
-
 # ---- the named schedules
 
 
@@ -179,11 +175,10 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "cosine_capped": cosine_capped,
 }
 
-DIFFUSERS_NAMES = {  # beta_schedule in a diffusers scheduler_config.json -> our name
-    "linear": "linear",
-    "scaled_linear": "scaled_linear",
-    "sigmoid": "sigmoid",
-    "squaredcos_cap_v2": "cosine_capped",
+# beta_schedule in a diffusers scheduler_config.json
+DIFFUSERS_SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    **{name: SCHEDULES[name] for name in ("linear", "scaled_linear", "sigmoid")},
+    "squaredcos_cap_v2": cosine_capped,
 }
 
 
@@ -192,9 +187,7 @@ def make_schedule(name: str, T: int, **options: float) -> Schedule:
     build = SCHEDULES[check_choice(name, SCHEDULES, what="noise schedule")]
     allowed = [option for option in inspect.signature(build).parameters if option != "T"]
     for option in options:
-        if option not in allowed:
-            what = f"unknown option {option!r} of noise schedule {name!r}{suggest(option, allowed)}"
-            raise InputError(what, allowed=", ".join(allowed))
+        check_choice(option, allowed, what=f"option of noise schedule {name!r}:")
     return build(T, **options)
 
 
@@ -204,22 +197,18 @@ def from_diffusers(config: Mapping[str, Any], *, where: object = None) -> Schedu
     where: the file, for error messages. InputError for a beta_schedule that is not known here.
     """
     try:
-        schedule = schedule_before_rescaling(config)
+        if config.get("trained_betas") is not None:
+            schedule = Schedule(torch.tensor([float(beta) for beta in config["trained_betas"]], dtype=torch.float64))
+        else:
+            kind = check_choice(config.get("beta_schedule", "linear"), DIFFUSERS_SCHEDULES, what="beta_schedule")
+            ends = {key: float(config[key]) for key in ("beta_start", "beta_end") if key in config}
+            build, T = DIFFUSERS_SCHEDULES[kind], config.get("num_train_timesteps", 1000)
+            schedule = build(T) if build is cosine_capped else build(T, **ends)  # the cosine has no such ends
         return zero_terminal_snr(schedule) if config.get("rescale_betas_zero_snr") else schedule
     except InputError as error:
         raise InputError(error.what, where=where, allowed=error.allowed, fix=error.fix) from error
     except (TypeError, ValueError) as error:  # text where a number belongs
         raise InputError(f"the scheduler's settings cannot be read ({error})", where=where) from error
-
-
-def schedule_before_rescaling(config: Mapping[str, Any]) -> Schedule:
-    """`trained_betas` if the config has them, else the named schedule."""
-    if config.get("trained_betas") is not None:
-        return Schedule(torch.tensor([float(beta) for beta in config["trained_betas"]], dtype=torch.float64))
-    kind = check_choice(config.get("beta_schedule", "linear"), DIFFUSERS_NAMES, what="beta_schedule")
-    ends = {key: float(config[key]) for key in ("beta_start", "beta_end") if key in config}
-    build, T = SCHEDULES[DIFFUSERS_NAMES[kind]], config.get("num_train_timesteps", 1000)
-    return build(T) if build is cosine_capped else build(T, **ends)  # the cosine has no beta_start and beta_end
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
@@ -239,20 +228,15 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
 
 def float64_linspace(start: float, end: float, T: int) -> Table:
-    """T evenly spaced numbers from start to end, both included."""
-    return torch.linspace(start, end, check_steps(T), dtype=torch.float64)
+    """T evenly spaced numbers from start to end, both included. Raises InputError unless T is a positive integer."""
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise InputError(f"a noise schedule of {T!r} steps", allowed="a whole number of 1 or more")
+    return torch.linspace(start, end, T, dtype=torch.float64)
 
 
 def cosine_betas(T: int, s: float) -> Table:
     """beta_t = 1 - abar_t / abar_{t-1} for abar_t = f(t) / f(0), before clipping. Source: arXiv 2102.09672, eq. 17."""
-    t = float64_linspace(0.0, 1.0, check_steps(T) + 1)
+    t = float64_linspace(0.0, 1.0, T + 1)
     # f(t) = cos^2((t / T + s) / (1 + s) pi / 2)
     f = torch.cos((t + s) / (1.0 + s) * math.pi / 2.0) ** 2
     return 1.0 - f[1:] / f[:-1]
-
-
-def check_steps(T: int) -> int:
-    """T itself. Raises InputError unless it is a positive integer."""
-    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
-        raise InputError(f"a noise schedule of {T!r} steps", allowed="a whole number of 1 or more")
-    return T

@@ -6,71 +6,15 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from data.cli import Options
-from data.errors import InputError
 from train.config import ENDLESS_SCHEDULES, EmaOptions, OptimOptions
-from train.ddpm.image_set_options import ImageSetOptions
-from train.ddpm.unets.config import AnyNetwork, ConvNextOptions
+from train.ddpm.config import AnyNetwork, ConvNextOptions, ImageSetOptions, ObjectiveOptions, ScheduleOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-BOUND_ONLY = ("only", "importance")  # values of ObjectiveOptions.bound without L_simple
-
-
-class ScheduleOptions(Options):
-    """The noise schedule."""
-
-    name: str = "linear"
-    """linear, scaled_linear (also called quadratic), sigmoid, cosine or cosine_capped"""
-    steps: int = Field(default=1000, gt=0)
-    """T, the number of steps"""
-    zero_terminal_snr: bool = False
-    """rescale it so that x_T holds no trace of the image; not for noise prediction"""
-
-
-class ObjectiveOptions(Options):
-    """The training objective."""
-
-    predicts: Literal["eps", "x0", "v", "mean"] = "eps"
-    """what the network predicts: the noise, the image, the velocity, or the mean of x_{t-1}"""
-    loss: Literal["l2", "l1", "huber"] = "l2"
-    """distance between prediction and target"""
-    bound: Literal["no", "hybrid", "only", "importance"] = "no"
-    """use of the variational bound: no (L_simple), hybrid (0.001 of it is added, for a learned variance), only, or
-    importance (only, with timesteps sampled more often where it is large)"""
-    variance: Literal["fixed-large", "fixed-small", "learned-range"] = "fixed-large"
-    """variance of a reverse step; learned-range doubles the output channels and needs --objective.bound"""
-    weighting: Literal["none", "min-snr", "soft-min-snr"] = "none"
-    """weight of each timestep: uniform, or capped by gamma at low noise"""
-    gamma: float | None = Field(default=None, gt=0)
-    """signal-to-noise ratio at which --objective.weighting caps; default: 5 (min-snr), 4 (soft-min-snr)"""
-    corruption: Literal["gaussian", "mix"] = "gaussian"
-    """gaussian: q(x_t | x_0); mix: (1 - a) x_0 + a eps with a linear amount a, as in the course, for x0 prediction"""
-    noise: Literal["gaussian", "uniform"] = "gaussian"
-    """noise of --objective.corruption mix: gaussian, as in the course's report, or uniform, as in its notebook"""
-
-    @model_validator(mode="after")
-    def check_combination(self) -> Self:
-        if self.corruption == "mix" and (self.predicts != "x0" or self.bound != "no"):
-            what = "the mix is not a Gaussian process: it supports x0 prediction only, without the bound"
-            raise InputError(what, where="--objective.corruption", allowed="--objective.predicts x0, no bound")
-        if self.noise != "gaussian" and self.corruption != "mix":
-            what = "uniform noise is for --objective.corruption mix"
-            raise InputError(what, where="--objective.noise", allowed="gaussian")
-        if self.weighting != "none" and (self.predicts == "mean" or self.bound in BOUND_ONLY):
-            what = "only errors of eps, x0 or v can be weighted"
-            raise InputError(what, where="--objective.weighting", allowed="none")
-        if self.weighting == "none" and self.gamma is not None:
-            raise InputError("has no effect without --objective.weighting", where="--objective.gamma")
-        learns = self.variance == "learned-range"
-        if learns != (self.bound == "hybrid") and not (learns and self.bound in BOUND_ONLY):
-            what = "a learned variance is trained by the bound, and the hybrid loss is for a learned variance"
-            fix = "Give both --objective.variance learned-range and --objective.bound hybrid, or neither."
-            raise InputError(what, where="--objective.bound", fix=fix)
-        return self
 
 
 class ValidationOptions(Options):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,20 +19,87 @@ from torch import Tensor, nn
 from data.atomic_io import atomic_folder, file_sha256
 from data.cli import Options
 from data.errors import InputError, check_choice
-from data.shapes import Images
+from data.shapes import Images, PerSample, Timesteps
 from train import run_folder
-from train.ddpm import diffusion, guidance, samplers, schedule
-from train.ddpm.prediction import Denoiser, clipped
-from train.ddpm.runs.config import ObjectiveOptions, ScheduleOptions
-from train.ddpm.runs.objective import get_output_meaning
-from train.ddpm.samplers import SAMPLERS, Sampler
+from train.ddpm import diffusion, elbo, guidance, losses, prediction, samplers, schedule
+from train.ddpm.config import AnyNetwork, ObjectiveOptions, ScheduleOptions
+from train.ddpm.prediction import Denoiser, Parametrization
+from train.ddpm.samplers import SAMPLERS, Sampler, SeededNoise
 from train.ddpm.schedule import Schedule
-from train.ddpm.unets.basic import MixInput
 from train.ddpm.unets.build import NetworkShape, build_network
-from train.ddpm.unets.config import AnyNetwork
+
+Corruption = Callable[[Schedule, Images, Images, Timesteps], Images]  # schedule, x_0, eps, t -> x_t
+Loss = Callable[[Tensor, Images, Images, Images, Timesteps], PerSample]  # output, x_0, eps, x_t, t -> (B,)
 
 WEIGHTS_FILE, INFO_FILE = "network.safetensors", "model.json"
 KIND = "ddpm"  # in data.json: the command that a run belongs to
+PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}  # our names and diffusers'
+
+
+# ---- from options to functions of the training step, built once
+
+
+@contextmanager
+def blame_flag(flag: str) -> Iterator[None]:
+    """Make `flag` the place of an InputError raised inside, unless it has one."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.what, where=error.where or flag, allowed=error.allowed, fix=error.fix) from None
+
+
+def build_schedule(options: ScheduleOptions) -> Schedule:
+    """Raises InputError for an unknown name."""
+    with blame_flag("--schedule.name"):
+        made = schedule.make_schedule(options.name, options.steps)
+    return schedule.zero_terminal_snr(made) if options.zero_terminal_snr else made
+
+
+def build_parametrization(options: ObjectiveOptions) -> Parametrization:
+    return prediction.get_parametrization(options.predicts, learned_range=options.variance == "learned-range")
+
+
+def build_corruption(options: ObjectiveOptions) -> Corruption:
+    """q(x_t | x_0) of the Gaussian process, or the course's mix."""
+    if options.corruption == "gaussian":
+        return diffusion.add_noise
+
+    def mix(schedule: Schedule, x0: Images, eps: Images, t: Timesteps) -> Images:
+        noise = diffusion.mix_noise(eps, uniform=options.noise == "uniform")
+        return diffusion.linear_mix(x0, noise, diffusion.mix_amount(t, schedule.steps))
+
+    return mix
+
+
+def build_loss(options: ObjectiveOptions, schedule: Schedule) -> Loss:
+    """The training loss. schedule: the run's, on its device. Raises InputError for noise prediction at zero SNR."""
+    meaning, sigma = build_parametrization(options), prediction.get_variance(options.variance)
+    meaning.check(schedule)
+    criterion: losses.Criterion = losses.Plain(losses.get_loss(options.loss))
+    if options.weighting != "none":
+        gamma = options.gamma or losses.DEFAULT_GAMMA[options.weighting]
+        kind = PREDICTION_TYPES[options.predicts]
+        criterion = losses.Weighted(criterion, losses.timestep_weights(options.weighting, schedule, gamma, kind))
+
+    def simple(output: Tensor, x0: Images, eps: Images, xt: Images, t: Timesteps) -> PerSample:
+        """The distance from the target. Source: arXiv 2006.11239, eq. 14, for the noise and squares."""
+        target = meaning.target(schedule, x0, eps, t)
+        # a learned variance has the second half of the channels
+        return criterion(output[:, : target.shape[1]], target, t)
+
+    def hybrid(output: Tensor, x0: Images, eps: Images, xt: Images, t: Timesteps) -> PerSample:
+        """L_simple, and a little of the bound for the variance alone. Source: arXiv 2102.09672, eq. 16."""
+        predicted = meaning.predict(schedule, xt, output, t)
+        return elbo.hybrid_loss(simple(output, x0, eps, xt, t), predicted, x0, sigma)
+
+    def bound(output: Tensor, x0: Images, eps: Images, xt: Images, t: Timesteps) -> PerSample:
+        """The bound without L_T, estimated at one timestep, in bits per dimension. Source: arXiv 2006.11239, eq. 5."""
+        return schedule.steps * elbo.variational_term(meaning.predict(schedule, xt, output, t), x0, sigma)
+
+    return {"no": simple, "hybrid": hybrid, "only": bound, "importance": bound}[options.bound]
+
+
+# ---- the model
 
 
 class ModelInfo(Options):
@@ -75,24 +142,22 @@ class Model:
         A network trained on the course's mix also serves the Gaussian process: the same image at another scale.
         Raises InputError for the mix with a network that was not trained on it.
         """
-        trained_on, network = self.info.objective.corruption, self.network
-        if corruption == "mix" != trained_on:
+        objective, network = self.info.objective, self.network
+        on_device = self.schedule.to(self.device)
+        if corruption == "mix" != objective.corruption:
             what = "the naive sampler is for networks trained on the course's mix"
             gaussian = [name for name, sampler in SAMPLERS.items() if sampler.corruption == "gaussian"]
             raise InputError(what, where="--sampler naive", allowed=", ".join(gaussian))
-        if corruption == "gaussian" != trained_on:
-            network = MixInput(network, self.schedule).to(self.device)
-        if labels is None or scale == 1.0:
-            conditioned = guidance.condition(network, labels)
-        else:
-            conditioned = guidance.guide(network, labels, len(self.info.classes), scale)
-        predict = get_output_meaning(self.info.objective)(conditioned, self.schedule.to(self.device))
-        return clipped(predict) if clip and corruption == "gaussian" else predict
+        if corruption == "gaussian" != objective.corruption:
+            network = diffusion.adapt_mix_network(network, on_device)
+        guided = guidance.guide(network, labels, len(self.info.classes), scale)
+        predict = build_parametrization(objective)(guided, on_device)
+        return prediction.clipped(predict) if clip and corruption == "gaussian" else predict
 
-    def start(self, sampler: Sampler, noise: samplers.SeededNoise) -> Images:
+    def start(self, sampler: Sampler, noise: SeededNoise) -> Images:
         """(B, C, S, S) the noise that sampling starts from."""
-        x_T = noise.start()
-        return diffusion.get_mix_noise(self.info.objective.noise)(x_T) if sampler.corruption == "mix" else x_T
+        uniform = sampler.corruption == "mix" and self.info.objective.noise == "uniform"
+        return diffusion.mix_noise(noise.start(), uniform=uniform)
 
     def generate(
         self,
@@ -124,22 +189,6 @@ class Model:
             return None
         chosen = [check_choice(name, classes, what="class", where=where) for name in names] or list(classes)
         return torch.tensor([classes.index(chosen[i % len(chosen)]) for i in range(count)], device=self.device)
-
-
-def build_schedule(options: ScheduleOptions) -> Schedule:
-    """Raises InputError for an unknown name."""
-    with blame_flag("--schedule.name"):
-        made = schedule.make_schedule(options.name, options.steps)
-    return schedule.zero_terminal_snr(made) if options.zero_terminal_snr else made
-
-
-@contextmanager
-def blame_flag(flag: str) -> Iterator[None]:
-    """Make `flag` the place of an InputError raised inside, unless it has one."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(error.what, where=error.where or flag, allowed=error.allowed, fix=error.fix) from None
 
 
 def save_model(model: Model, folder: Path) -> Path:

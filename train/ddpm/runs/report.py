@@ -1,23 +1,30 @@
-"""report.html and README.md of a run of fit.py."""
+"""What runs leave: report.html and README.md of fit.py; grids, strips, GIF and MP4 of generated images."""
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 
-from data.atomic_io import write_atomic
+from data.atomic_io import atomic_file, write_atomic
 from data.reports.charts import Series
 from data.reports.page import Page
+from train.ddpm.image_sets import to_image, to_uint8
+from train.ddpm.samplers import SamplerState
 from train.metrics import read_metrics
 from train.run_folder import Run
 
 Line = Mapping[str, Any]  # of metrics.jsonl
 
+GAP = 2  # pixels between two images
+MIN_SIDE = 48  # pixels; smaller images are enlarged by a whole factor
 MAX_GRIDS = 4
 README = """# {name}
 
@@ -47,47 +54,50 @@ def write_readme(run: Run, plan: Sequence[str], commands: str) -> None:
 def write_report(run: Run, steps: int, *, ended: str = "") -> None:
     """The page as far as metrics.jsonl goes."""
     lines = read_metrics(run.metrics)
-    validations = [line for line in lines if "validation" in line]
-    trained = [line for line in lines if "loss" in line]
-    speeds = [line for line in lines if "images_per_second" in line]
     now = max((line["step"] for line in lines), default=0)
     page = Page(run.path.name, f"{run.facts('data.json').get('set')}: step {now} of {steps}")
     page.note(ended or f"Training: step {now} of {steps}.")
+    validations = [line for line in lines if "validation" in line]
     if validations:
-        first, last = validations[0], validations[-1]
-        page.section("Does it learn?").text(EXPLAINED)
-        x = [line["step"] for line in validations]
-        sides = [
-            Series(side, x, numbers(line["validation"][side] for line in validations)) for side in last["validation"]
-        ]
-        page.curve(*sides, x="step", y="error of x_0", title="Error of x_0 at fixed noise", log_y=True)
-        rows = [
-            (side, first["validation"].get(side), now, change_of(last, side))
-            for side, now in last["validation"].items()
-        ]
-        page.table(("split", "at first", "now", "change, 95 % interval"), rows)
-        side = next(iter(first["validation"]))
-        times = {"at first": first, "now": last} if len(validations) > 1 else {"at first": first}
-        curves = [
-            Series(f"{side}, {name}", line["timesteps"], numbers(line["per_timestep"][side]))
-            for name, line in times.items()
-        ]
-        page.curve(*curves, x="timestep", y="error of x_0", title="By timestep", log_y=True)
-    add_previews(page, run)
-    if trained:
-        losses, x = numbers(line["loss"] for line in trained), [line["step"] for line in trained]
+        add_validations(page, validations)
+    files = sorted((run.path / "drawings").glob("[0-9]*.png"))
+    if files:
+        shown = pick_evenly(files, MAX_GRIDS)
+        page.section("Generated from the same noise")
+        page.strip(
+            [(open_rgb(file), f"step {int(file.stem)}") for file in shown], columns=min(2, len(shown)), width=300
+        )
+    losses = column("loss", lines)
+    if losses.y:
         page.section("Training")
-        curves = [Series("loss", x, losses, faint=True), Series("running mean", x, centred_mean(losses))]
-        page.curve(*curves, x="step", y="loss", title="Loss of each step, and its running mean")
-        norms = numbers(line["gradient_norm"] for line in trained)
-        page.curve(Series("gradient norm", x, norms), x="step", y="norm", title="Gradient norm", log_y=True)
-        rates = numbers(line["images_per_second"] for line in speeds)
-        speed = Series("images per second", [line["step"] for line in speeds], rates)
-        page.curve(speed, x="step", y="images per second", title="Speed")
+        faint, mean = (
+            Series("loss", losses.x, losses.y, faint=True),
+            Series("running mean", losses.x, centred_mean(losses.y)),
+        )
+        page.curve(faint, mean, x="step", y="loss", title="Loss of each step, and its running mean")
+        page.curve(column("gradient_norm", lines), x="step", y="norm", title="Gradient norm", log_y=True)
+        page.curve(column("images_per_second", lines), x="step", y="images per second", title="Speed")
     page.write(run.path / "report.html")
 
 
-def change_of(validation: Line, side: str) -> str:
+def add_validations(page: Page, validations: Sequence[Line]) -> None:
+    """The errors of x_0 over time and by timestep."""
+    first, last = validations[0], validations[-1]
+    page.section("Does it learn?").text(EXPLAINED)
+    x, sides = [line["step"] for line in validations], last["validation"]
+    curves = [Series(side, x, numbers(line["validation"][side] for line in validations)) for side in sides]
+    page.curve(*curves, x="step", y="error of x_0", title="Error of x_0 at fixed noise", log_y=True)
+    rows = [(side, first["validation"].get(side), now, format_change(last, side)) for side, now in sides.items()]
+    page.table(("split", "at first", "now", "change, 95 % interval"), rows)
+    side = next(iter(first["validation"]))
+    curves = [
+        Series(f"{side}, {name}", line["timesteps"], numbers(line["per_timestep"][side]))
+        for name, line in (("at first", first), ("now", last))[: len(validations)]
+    ]
+    page.curve(*curves, x="timestep", y="error of x_0", title="By timestep", log_y=True)
+
+
+def format_change(validation: Line, side: str) -> str:
     change = validation["change"].get(side)
     if not change or change["mean"] is None:
         return "not measured"
@@ -96,19 +106,10 @@ def change_of(validation: Line, side: str) -> str:
     return f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
 
 
-def add_previews(page: Page, run: Run) -> None:
-    """The preview grids over time, from the same noise."""
-    files = sorted((run.path / "drawings").glob("[0-9]*.png"))
-    count = min(MAX_GRIDS, len(files))
-    if count:
-        shown = [files[round(place * (len(files) - 1) / max(1, count - 1))] for place in range(count)]
-        page.section("Generated from the same noise")
-        page.strip([(open_rgb(file), f"step {int(file.stem)}") for file in shown], columns=min(2, count), width=300)
-
-
-def open_rgb(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        return image.convert("RGB")
+def column(name: str, lines: Sequence[Line]) -> Series:
+    """A number over the steps that have it."""
+    some = [line for line in lines if name in line]
+    return Series(name.replace("_", " "), [line["step"] for line in some], numbers(line[name] for line in some))
 
 
 def numbers(values: Any) -> list[float]:
@@ -141,3 +142,72 @@ def format_speed(lines: Sequence[Line]) -> str:
     text = f"speed:     {medians['images_per_second']:,.4g} images/s"
     text += f", {medians['tflops']:.3g} TFLOP/s" if medians["tflops"] else ""
     return text + (f", {100 * medians['mfu']:.1f} % of the device's peak" if medians["mfu"] else "")
+
+
+# ---- images
+
+
+def image_grid(pixels: Tensor, columns: int = 6) -> Image.Image:
+    """uint8 (N, C, S, S) in rows on white, each enlarged by a whole factor."""
+    count, channels, height, width = pixels.shape
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    paper = torch.full((channels, rows * (height + GAP) - GAP, columns * (width + GAP) - GAP), 255, dtype=torch.uint8)
+    for place, image in enumerate(pixels):
+        top, left = place // columns * (height + GAP), place % columns * (width + GAP)
+        paper[:, top : top + height, left : left + width] = image
+    grid, factor = to_image(paper), max(1, -(-MIN_SIDE // width))
+    return grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.NEAREST)
+
+
+def write_png(image: Image.Image, path: Path) -> Path:
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True)
+    write_atomic(path, content.getvalue())
+    return path
+
+
+def open_rgb(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def pick_evenly(things: Sequence[Any], count: int) -> list[Any]:
+    """About `count` of them, evenly spread, the last one included."""
+    last = len(things) - 1
+    return [things[i] for i in sorted({round(n * last / max(1, count - 1)) for n in range(count)} | {last})]
+
+
+def state_frames(states: Sequence[SamplerState], images: int) -> list[Image.Image]:
+    """A grid of the first images for each state."""
+    return [image_grid(to_uint8(state.xt[:images])).convert("RGB") for state in states]
+
+
+def write_gif(frames: Sequence[Image.Image], path: Path, *, seconds: float = 5.0, pause: float = 1.0) -> Path:
+    """A GIF of `seconds`, with a pause on the last frame; at least 0.02 s a frame, which viewers can show."""
+    each = max(20, round(1000 * seconds / len(frames)))
+    content = io.BytesIO()
+    few = [frame.quantize(64, dither=Image.Dither.NONE) for frame in frames]
+    durations = [*[each] * (len(few) - 1), each + round(1000 * pause)]
+    few[0].save(content, "GIF", save_all=True, append_images=few[1:], duration=durations, loop=0, optimize=False)
+    write_atomic(path, content.getvalue())
+    return path
+
+
+def write_mp4(frames: Sequence[Image.Image], path: Path, *, seconds: float = 5.0) -> Path:
+    """The same as H.264, which browsers play; sides are padded to even numbers, as its colours need."""
+    import av
+
+    rate = max(1, min(60, round(len(frames) / seconds)))
+    with atomic_file(path) as beside, av.open(str(beside), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height = (side + side % 2 for side in frames[0].size)
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
+        for frame in frames:
+            paper = Image.new("RGB", (stream.width, stream.height), "white")
+            paper.paste(frame, (0, 0))
+            for packet in stream.encode(av.VideoFrame.from_image(paper)):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path

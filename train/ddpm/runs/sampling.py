@@ -16,8 +16,8 @@ from data.cli import parse
 from data.errors import InputError
 from data.shapes import Images
 from train.ddpm import editing, samplers
-from train.ddpm.image_sets import load_image_set, to_float, to_uint8
-from train.ddpm.runs import grids, trainer
+from train.ddpm.image_sets import ImageSet, load_image_set, to_float, to_uint8
+from train.ddpm.runs import report, trainer
 from train.ddpm.runs.config import CONFIGS, FitConfig, RunOptions, SampleOptions
 from train.ddpm.runs.model import Model, blame_flag, load_model, newest_finished_run
 from train.ddpm.samplers import Ancestral, Sampler, SeededNoise, make_sampler, seeded_noise
@@ -69,14 +69,21 @@ def build_sampler(options: RunOptions, model: Model) -> Sampler:
     return sampler
 
 
-def read_run_config(folder: Path) -> FitConfig:
-    """The settings of a run. Raises InputError for a folder that is not a run."""
+def load_run_images(folder: Path) -> tuple[FitConfig, ImageSet, ImageSet]:
+    """The settings of a run, its training and its held-out images. Raises InputError for a folder that is not a run."""
     home = folder if (folder / "config.yaml").is_file() else folder.parent
     try:
-        return FitConfig.model_validate(yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8")))
+        config = FitConfig.model_validate(yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError):
         fix = "Give the whole run folder of train/ddpm/fit.py, not a copy of its export."
         raise InputError("has no config.yaml of a run, so its images are unknown", where=folder, fix=fix) from None
+    return config, *load_image_set(config.data, seed=config.seed).split(config.data.held_out, config.seed)
+
+
+def generate_images(options: RunOptions, model: Model, sampler: Sampler, count: int, labels: Tensor | None) -> Tensor:
+    """(count, C, S, S) uint8 on the CPU."""
+    chosen = {"seed": options.seed, "scale": options.guidance, "clip": options.clip, "batch": options.batch_size}
+    return to_uint8(model.generate(sampler, count, labels=labels, **chosen))
 
 
 # ---- sample.py
@@ -88,24 +95,15 @@ def sample(options: SampleOptions) -> int:
     sampler = build_sampler(options, model)
     labels = model.labels_of(options.only, options.count, "--only")
     out = options.out or Path("outputs") / f"{folder.name}-{options.sampler}"
-    images = model.generate(
-        sampler,
-        options.count,
-        seed=options.seed,
-        labels=labels,
-        scale=options.guidance,
-        clip=options.clip,
-        batch=options.batch_size,
-    )
-    files = [grids.write_png(grids.image_grid(to_uint8(images), options.columns), out / "grid.png")]
+    pixels = generate_images(options, model, sampler, options.count, labels)
+    files = [report.write_png(report.image_grid(pixels, options.columns), out / "grid.png")]
     if options.walk:
         files += write_trajectory(options, model, sampler, labels, out)
     if options.interpolate:
         files.append(write_interpolation(options, model, sampler, folder, out))
     if options.inpaint != "no":
         files.append(write_inpainting(options, model, sampler, folder, out))
-    for file in files:
-        print(f"written:   {file}")
+    print("\n".join(f"written:   {file}" for file in files))
     return 0
 
 
@@ -121,20 +119,20 @@ def write_trajectory(
         replace(state, xt=state.xt.cpu(), x0=state.x0.cpu())
         for state in sampler.steps(predict, model.schedule, model.start(sampler, noise), noise)
     ]
-    strip = grids.pick_states(states, COLUMNS)
-    frames = grids.state_frames(grids.pick_states(states, options.frames), count)
-    columns = {"trajectory": [state.xt for state in strip], "progressive": [state.x0 for state in strip]}
+    strip = report.pick_evenly(states, COLUMNS)
+    frames = report.state_frames(report.pick_evenly(states, options.frames), count)
     return [
-        *(write_rows(images, out / f"{name}.png") for name, images in columns.items()),
-        grids.write_gif(frames, out / "walk.gif"),
-        grids.write_mp4(frames, out / "walk.mp4"),
+        write_rows([state.xt for state in strip], out / "trajectory.png"),
+        write_rows([state.x0 for state in strip], out / "progressive.png"),
+        report.write_gif(frames, out / "walk.gif"),
+        report.write_mp4(frames, out / "walk.mp4"),
     ]
 
 
 def write_rows(columns: list[Images], path: Path) -> Path:
     """A PNG with a column for each (B, C, S, S) and a row for each image of the batch."""
     cells = torch.stack([column.cpu() for column in columns], dim=1).flatten(0, 1)
-    return grids.write_png(grids.image_grid(to_uint8(cells), len(columns)), path)
+    return report.write_png(report.image_grid(to_uint8(cells), len(columns)), path)
 
 
 def write_interpolation(options: SampleOptions, model: Model, sampler: Sampler, folder: Path, out: Path) -> Path:
@@ -162,7 +160,7 @@ def write_inpainting(options: SampleOptions, model: Model, sampler: Sampler, fol
     mask = known_mask(options.inpaint, model.info.frame.size).to(real)
     predict = model.denoiser(labels, options.guidance, clip=options.clip)
     inpainting = editing.Inpainting(sampler, real, mask, repeats=options.repeats)
-    columns = [real, torch.where(mask > 0, real, torch.zeros_like(real))]
+    columns = [real, real * mask]
     for start in (options.seed, options.seed + len(real)):
         noise = seeded_noise(start, len(real), model.image_shape, model.device)
         columns.append(samplers.generate(inpainting, predict, model.schedule, noise.start(), noise))
@@ -181,8 +179,7 @@ def known_mask(part: Literal["no", "left", "right", "middle"], size: int) -> Ten
 
 def held_out_images(model: Model, folder: Path, count: int) -> tuple[Images, Tensor | None]:
     """Images that the run was not trained on, and their classes if the network is conditional."""
-    config = read_run_config(folder)
-    _, unseen = load_image_set(config.data, seed=config.seed).split(config.data.held_out, config.seed)
+    _, _, unseen = load_run_images(folder)
     if len(unseen) < 2:
         raise InputError("the run held no images out", where=folder, fix="Train with --data.held-out 0.1.")
     some = unseen.select(range(min(count, len(unseen)))).to(model.device)

@@ -7,45 +7,38 @@ The classifier's are this project's own, so no number here is a published FID.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
 
 from data import metrics, rng
 from data.atomic_io import write_atomic
 from data.errors import InputError
-from data.features import Extractor, extract_features, make_extractor
-from data.metrics.distances import (
-    KernelDistance,
-    check_enough_rows,
-    frechet_distance,
-    kernel_distance,
-    precision_recall,
-)
+from data.features import Extractor, Features, extract_features, make_extractor
+from data.metrics.distances import KernelDistance, check_enough_rows, frechet_distance, kernel_distance, precision_recall
+from data.metrics.statistics import wilson_interval
 from data.progress import ProgressBar
 from data.reports.charts import Series
 from data.reports.page import Page
+from data.shapes import Images
 from train.ddpm import elbo
-from train.ddpm.image_sets import ImageSet, load_image_set, to_image, to_uint8
+from train.ddpm.image_sets import ImageSet, from_images, to_float, to_image
 from train.ddpm.prediction import FIXED_VARIANCES, Variance, get_variance
-from train.ddpm.runs.classifier import (
-    Accuracy,
-    ClassifierFeatures,
-    SmallClassifier,
-    compare_classifiers,
-    has_classes,
-    train_on,
-)
+from train.ddpm.runs.batches import validation_set
 from train.ddpm.runs.config import ScoreOptions
-from train.ddpm.runs.grids import image_grid
 from train.ddpm.runs.model import Model, blame_flag
-from train.ddpm.runs.sampling import build_sampler, open_model, read_run_config
-from train.ddpm.runs.validation import validation_set
+from train.ddpm.runs.report import image_grid
+from train.ddpm.runs.sampling import build_sampler, generate_images, load_run_images, open_model
 from train.ddpm.samplers import seeded_noise
 from train.validation import Interval, Losses, paired_difference
 
@@ -60,8 +53,7 @@ def score(options: ScoreOptions) -> int:
     """Generate, measure, write score.html and score.json; returns the exit code."""
     folder, model = open_model(options)
     sampler, sigma = build_sampler(options, model), reverse_variance(options, model)
-    config = read_run_config(folder)
-    real, unseen = load_image_set(config.data, seed=config.seed).split(config.data.held_out, config.seed)
+    config, real, unseen = load_run_images(folder)
     why = [] if len(unseen) else ["the run held no images out: bits and the floor are of training images"]
     unseen = unseen if len(unseen) else real
     classifier = train_on(real, config.seed) if has_classes(real) else None
@@ -70,16 +62,7 @@ def score(options: ScoreOptions) -> int:
         with blame_flag("--count"):
             check_enough_rows(np.empty((options.count, encode_pixels(extractor, real.pixels[:1]).shape[1])))
     labels = model.labels_of([], options.count, "--count")
-    images = model.generate(
-        sampler,
-        options.count,
-        seed=options.seed,
-        labels=labels,
-        scale=options.guidance,
-        clip=options.clip,
-        batch=options.batch_size,
-    )
-    generated = to_uint8(images)
+    generated = generate_images(options, model, sampler, options.count, labels)
     rows = measure_distances(options, extractors, real, unseen, generated, config.seed)
     bits, curve = measure_bits(options, model, unseen, sigma) if options.bits else ({}, None)
     learnt: dict[str, Accuracy] = {}
@@ -93,7 +76,7 @@ def score(options: ScoreOptions) -> int:
         "features": f"{extractors[0].name} {extractors[0].version}",
         "rows": rows,
         "bits": {name: asdict(each) for name, each in bits.items()},
-        "curve": curve and {"rate": curve.rate.tolist(), "rmse": curve.rmse.tolist()},
+        "curve": curve,
         "learnt": {name: asdict(each) for name, each in learnt.items()},
         "why": why,
     }
@@ -105,6 +88,135 @@ def score(options: ScoreOptions) -> int:
     print("\n".join(f"classifier trained on {name}: {each}" for name, each in learnt.items()))
     print("\n".join([*(f"note: {reason}" for reason in why), f"report:    {out / 'score.html'}"]))
     return 0
+
+
+# ---- a small classifier: its accuracy tells how useful generated images are, its features tell sets apart
+
+
+class SmallClassifier(nn.Module):
+    """Three convolutions, the mean over quarters, one layer: (B, C, S, S) -> (B, classes)."""
+
+    WIDTH = 32
+    SPATIAL = 7  # channels of the middle layer that the spatial features use, at 4 x 4 places
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(channels, 16, 3, padding=1), nn.Conv2d(16, self.WIDTH, 3, padding=1)
+        self.third = nn.Conv2d(self.WIDTH, self.WIDTH, 3, padding=1)
+        self.out = nn.Linear(4 * self.WIDTH, classes)
+
+    def middle(self, x: Images) -> Tensor:
+        """(B, WIDTH, S / 2, S / 2)."""
+        x = functional.relu(self.first(x))
+        return functional.relu(self.second(functional.max_pool2d(x, 2)))
+
+    def features(self, x: Images) -> Tensor:
+        """(B, 4 WIDTH): the means of the last layer over each quarter of the image."""
+        return functional.adaptive_avg_pool2d(functional.relu(self.third(self.middle(x))), 2).flatten(1)
+
+    def spatial_features(self, x: Images) -> Tensor:
+        """(B, 16 SPATIAL): the middle layer at 4 x 4 places, as sFID uses Inception's (arXiv 2103.03841)."""
+        return functional.adaptive_avg_pool2d(self.middle(x)[:, : self.SPATIAL], 4).flatten(1)
+
+    def forward(self, x: Images) -> Tensor:
+        return self.out(self.features(x))
+
+
+def train_classifier(
+    x: Images, labels: Tensor, classes: int, *, seed: int, epochs: int = 12, batch: int = 64, rate: float = 2e-3
+) -> SmallClassifier:
+    """A classifier of images x (n, C, S, S) in [-1, 1] with labels (n,), a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.seed_for(seed, "classifier"))
+        network = SmallClassifier(x.shape[1], classes).train()
+    steps = epochs * math.ceil(len(x) / batch)
+    optimizer = torch.optim.Adam(network.parameters(), rate)
+    cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    for epoch in range(epochs):
+        order = torch.tensor(rng.permutation(len(x), seed, "classifier", epoch))
+        for rows in order.split(batch):
+            loss = functional.cross_entropy(network(x[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            cosine.step()
+    return network.eval()
+
+
+def train_on(images: ImageSet, seed: int) -> SmallClassifier:
+    assert images.labels is not None
+    return train_classifier(to_float(images.pixels), images.labels, len(images.classes), seed=seed)
+
+
+def has_classes(images: ImageSet) -> bool:
+    """Whether every image has a class, and there are at least two."""
+    return images.labels is not None and len(images.classes) > 1 and not bool((images.labels < 0).any())
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`right` of `count` images are classified correctly."""
+
+    right: int
+    count: int
+
+    def __str__(self) -> str:
+        share = wilson_interval(self.right, self.count)
+        return f"{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}] of {self.count}"
+
+
+def compare_classifiers(
+    classifier: SmallClassifier, real: ImageSet, unseen: ImageSet, generated: Tensor, labels: Tensor, seed: int
+) -> dict[str, Accuracy]:
+    """Accuracy on held-out real images after training on generated ones alone, on as many real ones, or on all."""
+    same = real.at_most(len(generated), seed)
+    on_generated = train_classifier(to_float(generated), labels, len(real.classes), seed=seed)
+    trained = {
+        f"{len(generated)} drawn pictures": on_generated,
+        f"{len(same)} real pictures": train_on(same, seed),
+        f"all {len(real)} real pictures": classifier,
+    }
+    with torch.no_grad():
+        right = {name: network(to_float(unseen.pixels)).argmax(1) == unseen.labels for name, network in trained.items()}
+    return {name: Accuracy(int(correct.sum()), len(correct)) for name, correct in right.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierFeatures:
+    """An extractor of data/features.py: the classifier's last hidden features, 128 numbers an image.
+
+    scale: multiplies them so that the training images have a mean square of 1: the kernel distance depends on it.
+    spatial: the spatial features instead.
+    """
+
+    network: SmallClassifier
+    channels: int
+    scale: float = 1.0
+    spatial: bool = False
+
+    @property
+    def name(self) -> str:
+        return "classifier-spatial" if self.spatial else "classifier"
+
+    @property
+    def version(self) -> str:
+        digest = hashlib.sha256()
+        for weight in self.network.state_dict().values():
+            digest.update(weight.numpy().tobytes())
+        digest.update(repr(self.scale).encode())
+        return f"1-{digest.hexdigest()[:12]}"
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image]) -> Features:
+        mode = "L" if self.channels == 1 else "RGB"
+        x = to_float(from_images([image.convert(mode) for image in images]))
+        features = self.network.spatial_features(x) if self.spatial else self.network.features(x)
+        return (self.scale * features).numpy().astype(np.float32)
+
+    def scaled_to(self, images: ImageSet) -> ClassifierFeatures:
+        """The same features with a mean square of 1 over these images."""
+        features = self.encode(images.images()).astype(np.float64)
+        return replace(self, scale=self.scale / float(np.sqrt((features**2).mean())))
 
 
 # ---- distances
@@ -189,26 +301,28 @@ def reverse_variance(options: ScoreOptions, model: Model) -> Variance:
 
 def measure_bits(
     options: ScoreOptions, model: Model, unseen: ImageSet, sigma: Variance
-) -> tuple[dict[str, Interval], elbo.RateDistortion]:
+) -> tuple[dict[str, Interval], dict[str, list[float]]]:
     """Every term of the bound in bits per dimension, with intervals over images, and the rate/distortion curve."""
-    images = validation_set(unseen, options.bits, model)
-    terms = elbo.bits_per_dim(
-        model.denoiser(images.labels, clip=options.clip),
-        model.schedule,
-        images.x0,
-        seeded_noise(0, len(images.x0), model.image_shape, model.device),
-        sigma=sigma,
-        progress=lambda steps: ProgressBar(steps, "bits per dimension", model.schedule.steps, unit="step"),
+    x0, labels = validation_set(unseen, options.bits, model)
+    predict, noise = (
+        model.denoiser(labels, clip=options.clip),
+        seeded_noise(0, len(x0), model.image_shape, model.device),
     )
+
+    def progress(steps: Iterator[Any]) -> Iterable[Any]:
+        return ProgressBar(steps, "bits per dimension", model.schedule.steps, unit="step")
+
+    terms = elbo.bits_per_dim(predict, model.schedule, x0, noise, sigma=sigma, progress=progress)
     parts = {
         "whole bound": terms.total,
         "rate, L_1 + ... + L_T": terms.rate,
         "distortion, L_0": terms.decoder,
         "L_T": terms.prior,
     }
-    zero = Losses(np.zeros((len(images.x0), 1)))
+    zero = Losses(np.zeros((len(x0), 1)))
     bits = {name: paired_difference(Losses(part.numpy()[:, None]), zero) for name, part in parts.items()}
-    return bits, elbo.rate_distortion(terms)
+    rate, rmse = elbo.rate_distortion(terms)
+    return bits, {"rate": rate.tolist(), "rmse": rmse.tolist()}
 
 
 # ---- the report

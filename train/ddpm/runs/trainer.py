@@ -6,10 +6,7 @@ happens between two steps: log, validate, save a checkpoint, generate a preview.
 
 from __future__ import annotations
 
-import itertools
-import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -27,19 +24,20 @@ from data.dataset import BatchLayout
 from data.errors import InputError
 from train import checkpoint, device, optim, run_folder
 from train.ddpm.image_sets import ImageSet, load_image_set, to_uint8
-from train.ddpm.runs import grids, objective, report
-from train.ddpm.runs.batches import Batch, BatchStream
+from train.ddpm.losses import TimestepSampler
+from train.ddpm.runs import model as models
+from train.ddpm.runs import report
+from train.ddpm.runs.batches import Batch, BatchStream, measure_errors, spread_timesteps, validation_set
 from train.ddpm.runs.config import FitConfig, identity
-from train.ddpm.runs.model import KIND, Model, ModelInfo, blame_flag, build_schedule, save_model
-from train.ddpm.runs.validation import measure_errors, spread_timesteps, validation_set
+from train.ddpm.runs.model import KIND, Model, ModelInfo, blame_flag
 from train.ddpm.samplers import make_sampler
 from train.ddpm.unets.build import NetworkShape, build_network
 from train.ema import Ema
 from train.flops import peak_flops
-from train.metrics import MetricsLogger, RunLogger, Speed, read_metrics
+from train.metrics import MetricBuffer, MetricsLogger, RunLogger, Speed, bin_losses, read_metrics
 from train.run_folder import Run
 from train.signals import launcher_pid, stop_requests, survive_closed_output
-from train.torch_compile import GRADIENT_TOLERANCE, relative_errors
+from train.torch_compile import check_gradients
 from train.validation import HELD_OUT, TRAIN, Losses, paired_difference
 
 
@@ -67,7 +65,7 @@ def fit(config: FitConfig, *, split_seed: int | None = None) -> tuple[int, Run]:
 def check_objective(config: FitConfig) -> None:
     """Raise InputError for an objective that the schedule, or a preview sampler that the objective does not allow."""
     with blame_flag("--objective.predicts"):
-        objective.get_output_meaning(config.objective).check(build_schedule(config.schedule))
+        models.build_parametrization(config.objective).check(models.build_schedule(config.schedule))
     if config.drawings.every:
         with blame_flag("--drawings.sampler"):
             sampler = make_sampler(config.drawings.sampler)
@@ -99,8 +97,7 @@ class Trainer:
 
     def build(self) -> None:
         """Network, optimiser, average, loss and batches; before the loop, once."""
-        config, accelerator = self.config, self.accelerator
-        on = accelerator.device
+        config, accelerator, on = self.config, self.accelerator, self.accelerator.device
         self.model = build_model(config, self.images, on)
         network = self.model.network.train()
         weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
@@ -110,41 +107,26 @@ class Trainer:
         self.network = torch.compile(self.network, dynamic=False) if config.compile else self.network
         self.has_dropout = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network.modules())
         self.schedule = self.model.schedule.to(on)
-        self.corrupt = objective.build_corruption(config.objective)
-        self.loss = objective.build_loss(config.objective, self.schedule)
+        self.corrupt = models.build_corruption(config.objective)
+        self.loss = models.build_loss(config.objective, self.schedule)
         gather: Any = accelerator.gather
-        self.timesteps = objective.build_timestep_sampler(config.objective, self.schedule.steps, gather)
-        self.batches = BatchStream(
-            self.images.to(on),
-            self.layout,
-            config.seed,
-            self.timesteps,
-            config.class_dropout if config.conditional else None,
-            config.channels_last,
-        )
-        splits = {HELD_OUT: self.held_out, TRAIN: self.images}
-        self.validation_sets = {
-            name: validation_set(images, config.looks.pictures, self.model)
-            for name, images in splits.items()
-            if len(images)
-        }
+        self.timesteps = TimestepSampler(self.schedule.steps, config.objective.bound == "importance", gather)
+        images, dropout = self.images.to(on), config.class_dropout if config.conditional else None
+        self.batches = BatchStream(images, self.layout, config.seed, self.timesteps, dropout, config.channels_last)
+        splits = {name: images for name, images in ((HELD_OUT, self.held_out), (TRAIN, self.images)) if len(images)}
+        count = config.looks.pictures
+        self.validation_sets = {name: validation_set(images, count, self.model) for name, images in splits.items()}
         self.base: dict[str, Losses] = {}  # x_0 errors before step 1, by split
         peak = peak_flops(on, accelerator.mixed_precision)
         self.speed = Speed(step_flops(self.model.info), peak, accelerator.num_processes)
-        self.clear_buffer()
-
-    def clear_buffer(self) -> None:
-        """Numbers of the last steps stay on the device until they are logged: reading them makes it wait."""
-        self.losses: list[Tensor] = []
-        self.norms: list[Tensor] = []
-        self.rates: list[float] = []
-        self.since = time.perf_counter()
+        self.metrics = MetricBuffer()
 
     # ---- algorithm 1 of arXiv 2006.11239
 
     def train_step(self) -> None:
         """One optimiser step. Nothing in it waits for the device, unless timesteps are sampled by importance."""
-        config = self.config
+        config, metrics = self.config, self.metrics
+        metrics.start_step()
         rate = optim.learning_rate(self.step, config.optim, config.learning_rate, self.steps)
         optim.set_learning_rate(self.optimizer, rate)
         if self.has_dropout:  # a function of the position, like all randomness
@@ -159,10 +141,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(norm)
         self.timesteps.update(batch.t, losses.detach())
+        metrics.losses.append((losses.detach() * batch.weights).mean())
+        metrics.norms.append(norm)
+        metrics.rates.append(rate)
+        metrics.bins.append(bin_losses(losses.detach(), batch.t, self.schedule.steps))
+        metrics.sample_ids.append([f"image {place}" for place in self.batches.positions(self.step).tolist()])
         self.step += 1
-        self.losses.append((losses.detach() * batch.weights).mean())
-        self.norms.append(norm)
-        self.rates.append(rate)
 
     def sample_losses(self, network: nn.Module, batch: Batch) -> Tensor:
         """(B,) the loss of each image."""
@@ -203,41 +187,21 @@ class Trainer:
             self.preview(run)
         if (validating or previewing) and main:
             report.write_report(run, self.steps)
-        if validating or previewing or saving:
-            self.since = time.perf_counter()  # not part of the training speed
 
     def log(self) -> None:
         """Write the numbers of the last steps, averaged over processes. Raises InputError for NaN or infinity."""
-        if not self.losses:
-            return
-        stacked: Any = torch.stack(self.losses)
-        if self.accelerator.num_processes > 1:
-            stacked = self.accelerator.reduce(stacked, "mean")
-        losses, norms = stacked.tolist(), torch.stack(self.norms).tolist()
-        seconds = time.perf_counter() - self.since
-        first, count = self.step - len(losses) + 1, len(losses)
-        lines = [
-            {"step": first + i, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
-            for i, (loss, norm, rate) in enumerate(zip(losses, norms, self.rates, strict=True))
-        ]
-        speed = self.speed.of(count * self.layout.global_batch, seconds)
-        self.logger.write([*lines, {"step": self.step, "window": count, **speed}])
-        self.logger.advance(0, loss=f"{sum(losses) / count:.4f}")
-        self.clear_buffer()
-        scaled = self.accelerator.scaler is not None  # it skips steps that overflow, and that is no failure
-        for line in lines:
-            if not math.isfinite(line["loss"]) or not (scaled or math.isfinite(line["gradient_norm"])):
-                fix = "The last checkpoint is from before; a lower --learning-rate starts a new run."
-                what = f"the loss or its gradient is NaN or infinite at step {line['step']}"
-                raise InputError(what, where="training", fix=fix)
+        failure = self.metrics.flush(
+            self.step, self.accelerator, self.layout, self.speed, self.logger, timesteps=self.schedule.steps
+        )
+        if failure:
+            fix = "The last checkpoint is from before; a lower --learning-rate starts a new run."
+            raise InputError(failure, where="training", fix=fix)
 
     def validate(self) -> None:
         """The error of x_0 at fixed noise, on held-out images and on as many training images."""
         timesteps = spread_timesteps(self.schedule.steps, self.config.looks.timesteps)
         with self.averaged():
-            errors = {
-                name: measure_errors(self.model, images, timesteps).x0 for name, images in self.validation_sets.items()
-            }
+            errors = {name: measure_errors(self.model, *each, timesteps) for name, each in self.validation_sets.items()}
         self.base = self.base or (errors if self.step == 0 else {})
         change = {
             name: vars(paired_difference(errors[name], base))
@@ -248,7 +212,7 @@ class Trainer:
             "step": self.step,
             "validation": {name: losses.mean for name, losses in errors.items()},
             "change": change,
-            "timesteps": list(timesteps),
+            "timesteps": timesteps,
             "per_timestep": {name: losses.per_timestep for name, losses in errors.items()},
         }
         self.logger.write([line])
@@ -274,8 +238,8 @@ class Trainer:
         labels = self.model.labels_of([], options.count, "--conditional")
         with self.averaged():
             images = self.model.generate(sampler, options.count, seed=0, labels=labels, clip=True)
-        grid = grids.image_grid(to_uint8(images.nan_to_num(0.0)))
-        file = grids.write_png(grid, run.path / "drawings" / f"{self.step:06d}.png")
+        grid = report.image_grid(to_uint8(images.nan_to_num(0.0)))
+        file = report.write_png(grid, run.path / "drawings" / f"{self.step:06d}.png")
         self.logger.log_image("drawings", self.step, file)
 
     # ---- checkpoints and the run folder
@@ -335,20 +299,18 @@ class Trainer:
 
     def check_compiled(self) -> None:
         """Compare the compiled network's gradients with the plain one's before step 1. Raises InputError."""
-        weights, batch = list(optim.optimized_weights(self.optimizer)), self.batches.batch(self.step)
-        gradients = []
-        for network in (getattr(self.network, "_orig_mod", self.network), self.network):
+        batch = self.batches.batch(self.step)
+
+        def loss_of(network: nn.Module) -> Tensor:
             torch.manual_seed(0)  # the same dropout
-            gradients.append(torch.autograd.grad(self.sample_losses(network, batch).mean(), weights))
-        worst = max(itertools.chain(relative_errors(gradients[1], gradients[0]), [0.0]))
-        if not worst <= GRADIENT_TOLERANCE["no"]:
-            what = f"torch {torch.__version__}'s compiler computes other gradients, up to {100 * worst:.0f} % off"
-            raise InputError(what, where="--compile", fix="Train without it.")
+            return self.sample_losses(network, batch).mean()
+
+        check_gradients(self.network, loss_of, "no")
 
     def export(self, run: Run) -> None:
         """Save the averaged weights, the report and the README, and mark the run as finished, last."""
         with self.averaged():
-            save_model(self.model, run.export)
+            models.save_model(self.model, run.export)
         report.write_readme(run, self.plan(), next_commands(run))
         report.write_report(run, self.steps, ended=f"Finished after {self.step} steps.")
         run.finish(self.step)
@@ -377,31 +339,29 @@ class Trainer:
 
     def create_run(self) -> Run:
         """The run folder, created by the first process and known to all."""
-        paths = [str(self.write_folder().path)] if self.accelerator.is_main_process else [""]
+        config, images, paths = self.config, self.images, [""]
+        if self.accelerator.is_main_process:
+            facts = {
+                "identity": self.identity,
+                "kind": KIND,
+                "set": images.name,
+                "fingerprint": images.fingerprint,
+                "pictures": len(images),
+                "held_out": len(self.held_out),
+                "classes": list(images.classes),
+                "notes": list(images.notes),
+                "steps": self.steps,
+                **device.run_conditions(self.accelerator),
+            }
+            files = {
+                "config.yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+                "data.json": run_folder.to_json(facts),
+                "versions.json": run_folder.to_json(run_folder.library_versions()),
+            }
+            paths = [str(run_folder.create_run(config.runs, config.name, files).path)]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(paths)
         return Run(Path(paths[0]))
-
-    def write_folder(self) -> Run:
-        config, images = self.config, self.images
-        facts = {
-            "identity": self.identity,
-            "kind": KIND,
-            "set": images.name,
-            "fingerprint": images.fingerprint,
-            "pictures": len(images),
-            "held_out": len(self.held_out),
-            "classes": list(images.classes),
-            "notes": list(images.notes),
-            "steps": self.steps,
-            **device.run_conditions(self.accelerator),
-        }
-        files = {
-            "config.yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-            "data.json": run_folder.to_json(facts),
-            "versions.json": run_folder.to_json(run_folder.library_versions()),
-        }
-        return run_folder.create_run(config.runs, config.name, files)
 
 
 def build_model(config: FitConfig, images: ImageSet, on: torch.device) -> Model:
@@ -409,14 +369,8 @@ def build_model(config: FitConfig, images: ImageSet, on: torch.device) -> Model:
     classes = images.classes if config.conditional else ()
     answers = 2 if config.objective.variance == "learned-range" else 1
     frame = NetworkShape(images.channels, images.size, len(classes), answers)
-    info = ModelInfo(
-        network=config.network,
-        frame=frame,
-        schedule=config.schedule,
-        objective=config.objective,
-        classes=classes,
-        source=images.name,
-    )
+    options = {name: getattr(config, name) for name in ("network", "schedule", "objective")}
+    info = ModelInfo(**options, frame=frame, classes=classes, source=images.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed_for(config.seed, "ddpm", "weights"))
         network = build_network(config.network, frame)
@@ -427,11 +381,10 @@ def build_model(config: FitConfig, images: ImageSet, on: torch.device) -> Model:
 def step_flops(info: ModelInfo) -> int:
     """Operations of one image's training step, forward and backward; a multiply-add counts as two."""
     frame = info.frame
-    with torch.device("meta"):
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network = build_network(info.network, frame).train()
         xt, t = torch.empty(1, frame.channels, frame.size, frame.size), torch.zeros(1, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter:
-            network(xt, t, t if frame.classes else None).square().mean().backward()
+        network(xt, t, t if frame.classes else None).square().mean().backward()
     return int(counter.get_total_flops())
 
 

@@ -2,13 +2,10 @@
 
 Four sizes with 128, 256, 256, 256 channels, two residual blocks each (three on the way up), self-attention at the
 second, GroupNorm(32), dropout, the last convolution of every block and of the network initialised to zero, so that an
-untrained one predicts 0. `to_diffusers` and `from_diffusers` rename its weights to diffusers' UNet2DModel and back.
+untrained one predicts 0.
 """
 
 from __future__ import annotations
-
-import re
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -173,53 +170,3 @@ def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Module:
     for weight in layer.parameters():
         nn.init.zeros_(weight)
     return layer
-
-
-# ---- the same weights in diffusers' UNet2DModel
-
-RENAMED = (  # ours, diffusers'; whole parts of a dotted name, tried in this order
-    ("told.first", "time_embedding.linear_1"),
-    ("told.second", "time_embedding.linear_2"),
-    ("told.classes.table", "class_embedding"),
-    ("enter", "conv_in"),
-    ("middle.0", "mid_block.resnets.0"),
-    ("middle.1", "mid_block.attentions.0"),
-    ("middle.2", "mid_block.resnets.1"),
-    ("down", "down_blocks"),
-    ("up", "up_blocks"),
-    ("blocks", "resnets"),
-    ("time", "time_emb_proj"),
-    ("shortcut", "conv_shortcut"),
-    ("query", "to_q"),
-    ("key", "to_k"),
-    ("value", "to_v"),
-    ("out", "to_out.0"),
-    ("leave", "conv_out"),
-)
-
-
-def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A PaperUNet's state_dict under the names of diffusers' UNet2DModel (one head, downsample_padding 0)."""
-    return {diffusers_name(name): weight for name, weight in weights.items()}
-
-
-def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of to_diffusers."""
-    return {own_name(name): weight for name, weight in weights.items()}
-
-
-def diffusers_name(name: str) -> str:
-    for mine, other in RENAMED:
-        name = re.sub(rf"(^|(?<=\.)){re.escape(mine)}(?=\.)", other, name)
-    name = re.sub(r"^down_blocks\.(\d+)\.resize\.", r"down_blocks.\1.downsamplers.0.", name)
-    name = re.sub(r"^up_blocks\.(\d+)\.resize\.", r"up_blocks.\1.upsamplers.0.", name)
-    name = re.sub(r"^norm\.", "conv_norm_out.", name)
-    return re.sub(r"(attentions\.\d+)\.norm\.", r"\1.group_norm.", name)
-
-
-def own_name(name: str) -> str:
-    name = re.sub(r"\.(?:down|up)samplers\.0\.", ".resize.", name)
-    name = re.sub(r"^conv_norm_out\.", "norm.", name).replace(".group_norm.", ".norm.")
-    for mine, other in RENAMED:
-        name = re.sub(rf"(^|(?<=\.)){re.escape(other)}(?=\.)", mine, name)
-    return name
