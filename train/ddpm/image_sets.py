@@ -322,4 +322,4 @@ def to_rgb_image(image: Any, options: ImageSetOptions) -> Image.Image:
     """An upright 8-bit RGB image. Raises InputError for anything else."""
     if not isinstance(image, Image.Image):
         raise InputError(f"a row of {options.set} has no image", where="--data.column")
-    return images.upright(images.to_rgb(image, Path(options.set))[0], image)[0]
+    return images.upright(images.to_rgb(image, Path(options.set), []), image, [])

@@ -25,7 +25,13 @@ from data import metrics, rng
 from data.atomic_io import write_atomic
 from data.errors import InputError
 from data.features import Extractor, Features, extract_features, make_extractor
-from data.metrics.distances import KernelDistance, check_enough_rows, frechet_distance, kernel_distance, precision_recall
+from data.metrics.distances import (
+    KernelDistance,
+    check_enough_rows,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
 from data.metrics.statistics import wilson_interval
 from data.progress import ProgressBar
 from data.reports.charts import Series
