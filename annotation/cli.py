@@ -24,16 +24,13 @@ from annotation.environment import locked
 from annotation.fix import edits_of, make_corrections, preview, undo
 from annotation.history import Correction, add_corrections, read_corrections
 from annotation.images import ImageFile, Selection, image_features, images_by_sha256, readable, select_images
-from annotation.import_captions import from_files
 from annotation.labeling_config import TRIAGE, check_types, invalid_type
 from annotation.lint import captions_of, format_findings, lint, rules_by_image
 from annotation.progress import format_progress, measure_progress, row
-from annotation.pull import PullResult, pull
+from annotation.pull import is_reachable, opened, pull, write_corrections, write_findings
 from annotation.push import PushResult, push, pushed_images
-from annotation.release import Joined, export, hash_json, join, release_name
-from annotation.release_notes import describe_changes, read_release
+from annotation.release import Joined, describe_changes, export, hash_json, join, read_release, release_name
 from annotation.server import DATABASE, LOGIN, find_server, start_server, stop_server
-from annotation.write_back import is_reachable, opened, write_corrections, write_findings
 from data.atomic_io import write_atomic
 from data.captioned_folder import read_table, scan_folder
 from data.cli import Options, parse
@@ -249,7 +246,7 @@ def run_pull(options: config.PullOptions) -> int:
         result = pull(
             client, project, project.folder, everything=options.everything, accept_deleted=options.accept_deleted
         )
-    print_row("pulled", describe_pull(result))
+    print_row("pulled", str(result))
     statuses = ", ".join(f"{count} {status}" for status, count in result.statuses.most_common()) or "none"
     print_row("answers", f"{statuses}  ({project.folder / 'history.jsonl'})")
     for what, count in result.ignored.most_common():
@@ -259,10 +256,6 @@ def run_pull(options: config.PullOptions) -> int:
         print_row("warning", f"the configuration of {', '.join(result.changed_screens)} {what}")
     print(f"next: python annotation/annotate.py status{name_flag(project.name)}")
     return int(options.strict and bool(result.ignored or result.changed_screens))
-
-
-def describe_pull(result: PullResult) -> str:
-    return f"{result.new} new, {result.changed} changed, {result.deleted} deleted"
 
 
 def run_status(options: config.StatusOptions, *, wait: Callable[[float], None] = time.sleep) -> int:
@@ -281,7 +274,7 @@ def watch_pull(project: projects.Project, options: config.StatusOptions) -> str:
         return "not pulled: the server is not running"
     try:
         with opened(project, options.server, options.token_file) as client:
-            return describe_pull(pull(client, project, project.folder))
+            return str(pull(client, project, project.folder))
     except InputError as error:
         return f"not pulled: {error}"
 
@@ -354,7 +347,7 @@ def draft_sources(
             raise InputError(f"source {name!r} needs something to read", where="--source", fix=fix)
         if name == "files" and options.captions is not None:
             problems: list[Problem] = []
-            sources.append(from_files(options.captions.expanduser(), problems))
+            sources.append(drafting.from_files(options.captions.expanduser(), problems))
             print_problems(problems)
         elif name == "model" and options.model is not None:
             sources.append(drafting.from_model(options.model, download=options.download, start=options.start))

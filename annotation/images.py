@@ -122,6 +122,12 @@ def drop_duplicates(
     return list(kept.values()), duplicates
 
 
+def standardize(rows: Features) -> Features:
+    """Columns of mean 0 and deviation 1; constant ones are 0."""
+    spread = rows.std(axis=0)
+    return (rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1)
+
+
 def order_by_similarity(samples: Sequence[Sample]) -> list[Sample]:
     """Each image followed by the most similar one left, starting with the first by name."""
     thumbnails = extract_features(Thumbnail(), samples)

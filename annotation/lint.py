@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from annotation.agreement import whole_word, words
 from annotation.config import LintOptions
 from annotation.history import Answers
+from annotation.images import standardize
 from annotation.labeling_config import TRIAGE
 from annotation.vocabulary import inconsistent_words, likely_typos
 from data.captions import count_tokens
 from data.errors import InputError, check_choice, printable, quoted
 from data.metadata_table import is_strange
+from data.metrics.distances import squared_distances
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -254,10 +256,8 @@ def check_neighbours(captions: Sequence[Caption], features: Mapping[str, Matrix]
 
 def nearest_images(rows: Matrix, captions: Sequence[Caption]) -> list[list[int]]:
     """For each caption the indices of the captions of the nearest other images, nearest first."""
-    spread = rows.std(axis=0)
-    scaled = (rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    squares = (scaled**2).sum(axis=1)
-    distances = squares[:, None] + squares[None, :] - 2 * scaled @ scaled.T
+    scaled = standardize(rows)
+    distances = squared_distances(scaled, scaled)
     keys = np.array([caption.sha256 for caption in captions])
     distances[keys[:, None] == keys[None, :]] = np.inf
     return [[int(other) for other in np.argsort(row, kind="stable")[:NEIGHBOURS]] for row in distances]

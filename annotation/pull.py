@@ -1,8 +1,9 @@
-"""Pull answers from the server into captions/NAME/history.jsonl: only what changed, every version kept, nothing twice.
+"""Pull answers from the server into captions/NAME/history.jsonl, and write corrections and lint findings back.
+
+Only what changed is read, every version is kept, nothing twice. The server validates nothing, so every answer is
+checked here. A correction only replaces the text that it was made for: what people wrote since stays.
 
 captions/NAME/pulled.json     how far each screen was read; if it is lost, everything is read again
-
-The server validates nothing, so every answer is checked here.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from annotation.client import DRAFT_SOURCE, PAGE_SIZE, Client
-from annotation.history import Record, latest, read_history, write_history
-from annotation.labeling_config import TRIAGE, choices_by_field
+from annotation.client import DRAFT_SOURCE, LINT, PAGE_SIZE, Client, connect, tasks_by_sha256
+from annotation.environment import locked
+from annotation.history import Answer, Record, latest, lay_over, read_corrections, read_history, write_history
+from annotation.labeling_config import TRIAGE, caption_field, choices_by_field
 from annotation.project import Project, config_hash, open_screens
+from annotation.server import find_server
 from data.atomic_io import write_atomic
 from data.captioned_folder import check_file_name
 from data.errors import InputError, quoted
+from data.progress import ProgressBar
 
 STATE = "pulled.json"
 FEW = 10  # answers that may be deleted at once without a question
@@ -58,6 +63,9 @@ class PullResult:
     changed_screens: list[str] = field(default_factory=list)
     read_whole: list[str] = field(default_factory=list)  # screens that were read whole
 
+    def __str__(self) -> str:
+        return f"{self.new} new, {self.changed} changed, {self.deleted} deleted"
+
 
 def pull(
     client: Client, project: Project, folder: Path, *, everything: bool = False, accept_deleted: bool = False
@@ -86,8 +94,8 @@ def pull(
         if more:  # at once: the next screen may fail
             history += more
             write_history(folder, history)
-        values = {name: asdict(state) for name, state in states.items()}
-        write_atomic(folder / STATE, json.dumps(values, indent=1, sort_keys=True) + "\n")
+        text = json.dumps({name: asdict(state) for name, state in states.items()}, indent=1, sort_keys=True)
+        write_atomic(folder / STATE, text + "\n")
     result.statuses = Counter(record.status for record in latest(history))
     return result
 
@@ -240,8 +248,7 @@ class AnswerParser:
         values = self.values(answer.get("result"))
         draft = draft_behind(answer, drafts)
         return Record(
-            sha256=image[0],
-            file_name=image[1],
+            *image,
             screen=self.screen,
             annotation=int(answer["id"]),
             annotator=self.user(answer.get("completed_by")),
@@ -269,16 +276,12 @@ class AnswerParser:
                 self.ignored[f"unknown control {quoted(str(name))}"] += 1
             elif texts is None:
                 self.ignored[f"unreadable value of {name!r}"] += 1
-            elif valid := [text for text in texts if text.strip() and self.is_allowed(name, text)]:
-                values.setdefault(name, []).extend(valid)
+            else:
+                given, choices = [text for text in texts if text.strip()], self.fields[name]
+                valid = [text for text in given if choices is None or text in choices]
+                self.ignored.update(f"unknown choice {quoted(text)} of {name!r}" for text in given if text not in valid)
+                values |= {name: values.get(name, []) + valid} if valid else {}
         return values
-
-    def is_allowed(self, name: str, text: str) -> bool:
-        choices = self.fields[name]
-        if choices is None or text in choices:
-            return True
-        self.ignored[f"unknown choice {quoted(text)} of {name!r}"] += 1
-        return False
 
 
 def screen_fields(screen: str, types: tuple[str, ...]) -> dict[str, frozenset[str] | None]:
@@ -308,8 +311,7 @@ def origin(result: Any) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class OfferedDraft:
+class OfferedDraft(NamedTuple):
     """A draft of a task on the server."""
 
     id: int
@@ -338,3 +340,72 @@ def draft_behind(answer: Mapping[str, Any], drafts: list[OfferedDraft]) -> Offer
         return next((draft for draft in drafts if draft.id == parent), None)
     earlier = [draft for draft in drafts if draft.created <= str(answer["created_at"])]
     return max(earlier, key=lambda draft: (draft.created, draft.id), default=None)
+
+
+# ---- writing back
+
+
+@contextmanager
+def opened(project: Project, server: Path, token_file: Path | None) -> Iterator[Client]:
+    """A client of a project's server, while no other process works on the project."""
+    with locked(project.folder / ".lock"), connect(project.url, token_file, folder=server) as client:
+        yield client
+
+
+def is_reachable(project: Project, server: Path) -> bool:
+    """Whether the project was pushed, and the local server runs if it is there."""
+    return bool(project.key) and (project.url is not None or find_server(server) is not None)
+
+
+def write_corrections(client: Client, project: Project, folder: Path) -> tuple[list[Answer], list[Answer]]:
+    """Write every pending correction, then pull. After a kill the next call continues.
+
+    Returns the answers that were written, and those skipped because somebody changed them on the server.
+    """
+    answers = lay_over(read_history(folder), read_corrections(folder))
+    pending = [each for each in answers.all if each.pending and each.record.screen in project.screens]
+    written: list[Answer] = []
+    skipped: list[Answer] = []
+    for answer in ProgressBar(pending, "correcting", unit="answer"):
+        (written if write_correction(client, project, answer) else skipped).append(answer)
+    if pending:
+        pull(client, project, folder)
+    return written, skipped
+
+
+def write_correction(client: Client, project: Project, answer: Answer) -> bool:
+    """Write one corrected answer; False if it was changed or deleted on the server since."""
+    record = answer.record
+    items = client.find(lambda sdk: sdk.annotations.get(id=record.annotation).result or [])
+    current = AnswerParser(record.screen, screen_fields(record.screen, project.types)).values(items)
+    if items is None or current not in (record.values, answer.values):
+        return False
+    if current != answer.values:
+        corrected = replace_values(items, answer.values)
+        client.retry(lambda sdk: sdk.annotations.update(id=record.annotation, result=corrected))
+    return True
+
+
+def replace_values(items: Sequence[Mapping[str, Any]], values: Values) -> list[dict[str, Any]]:
+    """A result with other texts: all of a field in the first item of that field; other controls stay."""
+    replaced: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for item in items:
+        name, _ = parse_item(item)
+        if name not in values:
+            replaced.append(dict(item))
+        elif name not in seen:
+            kind = "text" if "text" in item["value"] else "choices"
+            replaced.append({**item, "value": {**item["value"], kind: values[name]}})
+            seen.add(name)
+    return replaced
+
+
+def write_findings(client: Client, project: Project, findings: Mapping[str, str]) -> int:
+    """Write lint findings (SHA-256 -> names of checks) into the caption tasks; returns how many tasks changed."""
+    tasks, _ = tasks_by_sha256(client, project.screens[caption_field()])
+    changed = {sha256: task for sha256, task in tasks.items() if task.data.get(LINT, "") != findings.get(sha256, "")}
+    for sha256, task in ProgressBar(changed.items(), "marking", unit="task"):
+        data = task.data | {LINT: findings.get(sha256, "")}
+        client.retry(lambda sdk, task=task, data=data: sdk.tasks.update(id=str(task.id), data=data))
+    return len(changed)

@@ -18,6 +18,7 @@ from annotation.drafts import (
     apply_style,
     clean_file_name,
     draft_all,
+    find_caption,
     from_file_names,
     from_model,
     from_neighbours,
@@ -25,7 +26,6 @@ from annotation.drafts import (
 )
 from annotation.history import write_history
 from annotation.images import ImageFile, images_by_sha256
-from annotation.import_captions import find_caption
 from data.errors import InputError
 from data.features import PixelFeatures
 from tests.answers import project, record, shown

@@ -7,9 +7,8 @@ import pytest
 
 from annotation.cli import run_import
 from annotation.config import ImportOptions
-from annotation.drafts import read_drafts
+from annotation.drafts import add_short_names, from_files, read_captions, read_drafts
 from annotation.images import images_by_sha256
-from annotation.import_captions import add_short_names, from_files, read_captions
 from data.atomic_io import file_sha256
 from data.errors import InputError, Problem
 from tests.answers import project

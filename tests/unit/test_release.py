@@ -11,12 +11,11 @@ import pytest
 
 from annotation.cli import run_export
 from annotation.config import ExportOptions, FixOptions
+from annotation.drafts import from_files
 from annotation.fix import make_corrections, replace_text
 from annotation.history import Record, add_corrections, lay_over, read_history, write_history
 from annotation.images import ImageFile
-from annotation.import_captions import from_files
-from annotation.release import Joined, Row, check_names, join
-from annotation.release_notes import FIELDS, describe_changes, read_lock, read_release
+from annotation.release import FIELDS, Joined, Row, check_names, describe_changes, join, read_lock, read_release
 from data import captioned_folder
 from data.atomic_io import file_sha256
 from data.errors import InputError, InputErrors

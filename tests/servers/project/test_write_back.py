@@ -14,9 +14,8 @@ from annotation.config import StatusOptions
 from annotation.history import latest, read_history
 from annotation.images import Selection
 from annotation.project import LOCAL, ROOT, Project, create_screens, new_project, save_project
-from annotation.pull import condition, pull, query_tasks
+from annotation.pull import condition, pull, query_tasks, write_findings
 from annotation.push import push
-from annotation.write_back import write_findings
 from tests.servers.project.conftest import Make, answer, tasks_of
 
 pytestmark = pytest.mark.servers
