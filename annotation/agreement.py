@@ -98,6 +98,9 @@ class Agreement:
     token_f1: float  # mean over all pairs; 1 if there are none
     rouge_l: float
 
+    def __str__(self) -> str:
+        return f"token F1 {self.token_f1:.2f}, ROUGE-L {self.rouge_l:.2f}"
+
 
 def measure_agreement(captions: Iterable[Answer]) -> Agreement:
     """Compare every two captions of an image that are by different people."""
@@ -109,8 +112,8 @@ def measure_agreement(captions: Iterable[Answer]) -> Agreement:
         if first.record.annotator != second.record.annotator
     ]
     pairs.sort(key=lambda pair: (pair.token_f1, pair.first.record.sha256))
-    means = (fmean(scores) for scores in zip(*((pair.token_f1, pair.rouge_l) for pair in pairs), strict=True))
-    return Agreement(len(several), pairs, *(means if pairs else (1.0, 1.0)))
+    means = [fmean(getattr(pair, score) for pair in pairs) if pairs else 1.0 for score in ("token_f1", "rouge_l")]
+    return Agreement(len(several), pairs, *means)
 
 
 def by_image(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
@@ -127,13 +130,11 @@ def rank(answers: Sequence[Answer], wins: Winner = "central", prefer: Sequence[s
     prefer: e-mail addresses whose answers take precedence, the first over the second.
     """
     precedence = {annotator: place for place, annotator in enumerate(prefer)}
-    central = wins == "central" and len(answers) > 1
 
     def order(answer: Answer) -> tuple[int, float]:
-        place = precedence.get(answer.record.annotator, len(precedence))
-        return place, -fmean(
-            token_f1(answer.text, other.text) for other in answers if other is not answer
-        ) if central else 0.0
+        others = [other.text for other in answers if other is not answer] if wins == "central" else []
+        shared = fmean(token_f1(answer.text, text) for text in others) if others else 0.0
+        return precedence.get(answer.record.annotator, len(precedence)), -shared
 
     by_age = sorted(answers, key=lambda each: (each.record.updated, each.record.annotation), reverse=wins != "first")
     return sorted(by_age, key=order)

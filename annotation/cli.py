@@ -63,6 +63,10 @@ def print_row(name: str, text: str) -> None:
     print(f"{name:<11}{text}", flush=True)
 
 
+def first_names(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
 def name_flag(name: str) -> str:
     """` --name NAME` for the next command, if there are several projects."""
     return "" if len(projects.project_names()) == 1 else f" --name {shlex.quote(name)}"
@@ -93,7 +97,7 @@ def run_start(options: config.StartOptions) -> int:
 
 def print_labeling_urls(client: Client) -> None:
     """A line for each screen of the projects on this server, with the address to give to annotators."""
-    local = [each for each in map(projects.load_project, projects.project_names()) if each.server == projects.LOCAL]
+    local = [each for each in map(projects.load_project, projects.project_names()) if each.url is None]
     for project in local:
         try:
             projects.open_screens(client, project)
@@ -185,9 +189,8 @@ def push_images(client: Client, project: projects.Project, options: config.Image
     """Select the images, write project.json, create the screens and push."""
     folder = project.folder
     with locked(folder / ".lock"):
-        selection = select_images(
-            Path(project.pictures), pushed_images(client, project), keep_duplicates=options.keep_duplicates
-        )
+        pushed = pushed_images(client, project)
+        selection = select_images(Path(project.pictures), pushed, keep_duplicates=options.keep_duplicates)
         print_selection(selection)
         if options.strict and (selection.problems or selection.duplicates):
             raise InputError("images would be left out", where="--strict", fix="Fix or remove them; see above.")
@@ -221,20 +224,18 @@ def print_push(client: Client, project: projects.Project, result: PushResult) ->
         counts = f"{result.created[screen]} new, {result.present[screen]} existing"
         title = project.title(screen).removeprefix(f"{project.name} ")
         print_row(title, f"{counts:<28}{labeling_url(client, number)}")
-    counts_of = {
-        "drafts": (result.drafted, "new or changed"),
-        "overlap": (result.asked_twice, "tasks for two annotators"),
-        "moved": (result.moved, "tasks have a new image address"),
-        "cleaned up": (result.duplicates, "duplicate tasks deleted"),
-        "elsewhere": (result.elsewhere, "tasks of images that are no longer in the folder; they stay"),
-    }
-    for name, (count, what) in counts_of.items():
+    for name, count, what in (
+        ("drafts", result.drafted, "new or changed"),
+        ("overlap", result.asked_twice, "tasks for two annotators"),
+        ("moved", result.moved, "tasks have a new image address"),
+        ("cleaned up", result.duplicates, "duplicate tasks deleted"),
+        ("elsewhere", result.elsewhere, "tasks of images that are no longer in the folder; they stay"),
+    ):
         if count:
             print_row(name, f"{count} {what}")
     if TRIAGE not in project.screens:
         print_row("no triage", "no types are known: --types water,fire,grass creates it")
-    flag = name_flag(project.name)
-    print(f"next: write captions in the browser, then python annotation/annotate.py pull{flag}")
+    print(f"next: write captions in the browser, then python annotation/annotate.py pull{name_flag(project.name)}")
 
 
 # ---- pull, status
@@ -242,18 +243,16 @@ def print_push(client: Client, project: projects.Project, result: PushResult) ->
 
 def run_pull(options: config.PullOptions) -> int:
     project = projects.load_project(options.name)
+    how = {"everything": options.everything, "accept_deleted": options.accept_deleted}
     with opened(project, options.server, options.token_file) as client:
-        result = pull(
-            client, project, project.folder, everything=options.everything, accept_deleted=options.accept_deleted
-        )
+        result = pull(client, project, project.folder, **how)
     print_row("pulled", str(result))
     statuses = ", ".join(f"{count} {status}" for status, count in result.statuses.most_common()) or "none"
     print_row("answers", f"{statuses}  ({project.folder / 'history.jsonl'})")
     for what, count in result.ignored.most_common():
         print_row("ignored", f"{what} ({count})")
-    if result.changed_screens:
-        what = "was changed on the server; `push` restores it"
-        print_row("warning", f"the configuration of {', '.join(result.changed_screens)} {what}")
+    if screens := ", ".join(result.changed_screens):
+        print_row("warning", f"the configuration of {screens} was changed on the server; `push` restores it")
     print(f"next: python annotation/annotate.py status{name_flag(project.name)}")
     return int(options.strict and bool(result.ignored or result.changed_screens))
 
@@ -290,8 +289,7 @@ def format_status(project: projects.Project, options: config.StatusOptions) -> s
         return json.dumps(asdict(progress) | {"agreement": scores, "late_corrections": len(answers.late)}, indent=1)
     lines = format_progress(progress)
     if agreement.pairs:
-        scores_line = f"token F1 {agreement.token_f1:.2f}, ROUGE-L {agreement.rouge_l:.2f}"
-        lines.append(row("agreement", f"{scores_line} on {agreement.images} images with several captions"))
+        lines.append(row("agreement", f"{agreement} on {agreement.images} images with several captions"))
         lines.append(row("exported", WINNERS["central"]))
         lines += [f"    {line}" for pair in agreement.pairs[: options.worst] for line in side_by_side(pair)]
     if answers.late:
@@ -309,14 +307,11 @@ def run_draft(options: config.DraftOptions) -> int:
     print_problems(problems)
     answered = {record.sha256 for record in project.history() if record.screen == "text"}
     old = drafting.read_drafts(project.folder)
-    importing = options.captions is not None
-
-    def needs_draft(key: str) -> bool:
-        if key in answered:
-            return False
-        return key not in old or (options.refresh and (importing or old[key].score < drafting.HUMAN))
-
-    wanted = [image for key, image in images.items() if needs_draft(key)]
+    best = (
+        drafting.HUMAN if options.captions is None else float("inf")
+    )  # a person's draft is replaced by another's only
+    kept = {key for key, draft in old.items() if not options.refresh or draft.score >= best}
+    wanted = [image for key, image in images.items() if key not in answered | kept]
     sources = draft_sources(options, project, images)
     drafts, forbidden = drafting.draft_all(wanted, sources, options, project.folder)
     print(f"drafted {len(drafts)} of {len(wanted)} images; {len(answered & set(images))} already have an answer")
@@ -407,10 +402,8 @@ def run_fix(options: config.FixOptions) -> int:
     edits = edits_of(options)
     project = projects.open_project(options.name)
     answers, past = project.answers(), read_corrections(project.folder)
-    if answers.late:
-        names = ", ".join(printable(each.file_name) for each in answers.late[:3])
-        more = ", ..." if len(answers.late) > 3 else ""
-        print(f"{len(answers.late)} earlier corrections not applied: the captions were changed since ({names}{more})")
+    if late := [each.file_name for each in answers.late]:
+        print(f"{len(late)} earlier corrections not applied: the captions were changed since ({first_names(late)})")
     if options.undo:
         corrections, late = undo(answers, past)
         print(f"undoing the last correction: {len(corrections)} captions, {len(late)} changed since")
@@ -450,7 +443,7 @@ def run_export(options: config.ExportOptions) -> int:
     if options.strict:
         check_complete(joined)
     name = options.release or release_name(joined.rows)
-    if not name.strip() or name.startswith(".") or "/" in name or "\\" in name or not name.isprintable():
+    if not name.strip() or name.startswith(".") or set("/\\") & set(name) or not name.isprintable():
         raise InputError(f"{name!r} is not a release name", where="--release", allowed="the name of a folder")
     folder = options.into or project.folder / "releases" / name
     agreement = measure_agreement(answers.captions())
@@ -458,8 +451,7 @@ def run_export(options: config.ExportOptions) -> int:
     lock, new = export(joined, folder, name=name, options=options, agreement=agreement, config_hash=config_hash)
     pictures, captions = lock["counts"]["pictures"], lock["counts"]["captions"]
     for reason, names in joined.left_out.items():
-        shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
-        print(f"  left out, {printable(reason)}: {len(names)} ({shown})")
+        print(f"  left out, {printable(reason)}: {len(names)} ({first_names(names)})")
     if answers.late:
         print(f"  {len(answers.late)} corrections not applied: the captions were changed since")
     print(f"release {name}: {pictures} images, {captions} captions; {'written' if new else 'exists already'}")

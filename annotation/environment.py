@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,9 +87,8 @@ def create_venv(folder: Path) -> None:
     result = subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], capture_output=True, text=True)
     if result.returncode:
         fix = "Install Python's venv module (on Debian: apt-get install python3-venv)."
-        raise InputError(
-            f"cannot create a virtual environment: {last_line(result.stdout + result.stderr)}", where=folder, fix=fix
-        )
+        reason = last_line(result.stdout + result.stderr)
+        raise InputError(f"cannot create a virtual environment: {reason}", where=folder, fix=fix)
 
 
 def pip_install(folder: Path) -> None:
@@ -99,7 +97,7 @@ def pip_install(folder: Path) -> None:
     command += ["--constraint", str(PINS), f"label-studio=={VERSION}"]
     total = len(PINS.read_text(encoding="utf-8").splitlines())
     log = folder / "install.log"
-    last: deque[str] = deque(maxlen=1)
+    last = ""
     with (
         log.open("w", encoding="utf-8") as written,
         ProgressBar(desc="downloading", total=total, unit="library") as bar,
@@ -108,14 +106,14 @@ def pip_install(folder: Path) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             written.write(line)
-            last.append(line.strip())
+            last = line.strip()
             bar.update(line.startswith(("Collecting ", "Processing ")) and bar.n < total)
             if line.startswith("Installing "):
                 bar.set_description_str("installing")
                 bar.update(total - bar.n)
     if process.returncode:
         fix = f"Check the network and the disk, then run the command again; pip's full output is in {log}."
-        raise InputError(f"pip could not install Label Studio: {' '.join(last)}", fix=fix)
+        raise InputError(f"pip could not install Label Studio: {last}", fix=fix)
 
 
 def migrate(folder: Path) -> None:
@@ -131,9 +129,8 @@ def migrate(folder: Path) -> None:
     database = scratch / "label_studio.sqlite3"
     if result.returncode or not database.exists():
         fix = f"See {folder / 'install.log'}."
-        raise InputError(
-            f"Label Studio does not run: {last_line(result.stdout + result.stderr)}", where=folder / PROGRAM, fix=fix
-        )
+        reason = last_line(result.stdout + result.stderr)
+        raise InputError(f"Label Studio does not run: {reason}", where=folder / PROGRAM, fix=fix)
     write_atomic(folder / DATABASE, database.read_bytes())
     shutil.rmtree(scratch, ignore_errors=True)
 

@@ -8,6 +8,7 @@ own, the caption first, and all choices share one screen, the triage, with a sin
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
@@ -59,19 +60,10 @@ def text_screen(field: str, schema: Schema = Annotation) -> str:
     caption = how["control"] == "caption"
     root, side = new_screen()
     add_question(side, "caption" if caption else field, how["help"])
-    xml.SubElement(
-        view(side, "long" if caption else "short"),
-        "TextArea",
-        control(field),
-        # editable with transcription keeps the draft open and focused; Tab then moves on to a button, where Ctrl+Enter
-        # works
-        editable="true",
-        transcription="true",
-        rows="6" if caption else "2",
-        maxSubmissions="1",
-        showSubmitButton="false",
-        required="true" if caption else "false",
-    )
+    # editable with transcription keeps the draft open and focused; Tab moves on to a button, where Ctrl+Enter works
+    settings = {"editable": "true", "transcription": "true", "rows": "6" if caption else "2", "maxSubmissions": "1"}
+    settings |= {"showSubmitButton": "false", "required": "true" if caption else "false"}
+    xml.SubElement(view(side, "long" if caption else "short"), "TextArea", control(field) | settings)
     add_key_legend(side, TEXT_KEYS)
     return to_xml(root)
 
@@ -132,8 +124,7 @@ def assign_keys(choices: dict[str, list[str]], schema: Schema) -> dict[tuple[str
 def check_types(types: Sequence[str]) -> list[str]:
     """`types` as a list, or InputError for everything that is wrong with them."""
     errors = [InputError(f"type {name!r} {why}") for name in dict.fromkeys(types) if (why := invalid_type(name))]
-    twice = [name for name in dict.fromkeys(types) if types.count(name) > 1]
-    errors += [InputError(f"type {name!r} is given twice") for name in twice]
+    errors += [InputError(f"type {name!r} is given twice") for name, count in Counter(types).items() if count > 1]
     if not types:
         errors = [InputError("no types to choose from", allowed="at least one, e.g. water, fire, grass")]
     raise_all(errors)

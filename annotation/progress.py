@@ -67,16 +67,10 @@ def measure_progress(history: Iterable[Record], images: Collection[str] = (), sc
     for record in worked:
         people[record.annotator].append(record)
     left = total - len(done) - len(skipped)
-    return Progress(
-        total,
-        len(done),
-        len(skipped),
-        left,
-        measure_speed(worked) if worked else None,
-        {annotator: measure_speed(records) for annotator, records in sorted(people.items())},
-        draft_uses(records),
-        forecast([min(record.seconds, LONGEST) for record in worked[-RECENT:]], left),
-    )
+    speed = measure_speed(worked) if worked else None
+    speeds = {annotator: measure_speed(records) for annotator, records in sorted(people.items())}
+    hours = forecast([min(record.seconds, LONGEST) for record in worked[-RECENT:]], left)
+    return Progress(total, len(done), len(skipped), left, speed, speeds, draft_uses(records), hours)
 
 
 def measure_speed(records: Sequence[Record]) -> Speed:

@@ -294,19 +294,14 @@ def offer_drafts(
     without any, which the next push finds and fills.
     """
     draft_of = {task.id: drafts.get(sha256) for sha256, task in tasks.items() if not task.touched}
-    old = {
-        tasks[sha256].id: draft
-        for sha256, draft in drafts.items()
-        if sha256 in tasks and sha256 not in new and tasks[sha256].id in draft_of
-    }
+    known = {sha256: task.id for sha256, task in tasks.items() if sha256 not in new and not task.touched}
+    old = {known[sha256]: draft for sha256, draft in drafts.items() if sha256 in known}
     current = current_drafts(client, number, old) if old else {}
     stale = {task_id for task_id, draft in old.items() if current.get(task_id) != [draft.text]}
     miscounted = {task.id for task in tasks.values() if task.id in draft_of and task.drafts != 1}
     if renewed := sorted(stale | miscounted):
-        chosen: Any = {"all": False, "included": renewed}
-        client.retry(
-            lambda sdk: sdk.actions.create(id="delete_tasks_predictions", project=number, selected_items=chosen)
-        )
+        which: Any = {"id": "delete_tasks_predictions", "selected_items": {"all": False, "included": renewed}}
+        client.retry(lambda sdk: sdk.actions.create(project=number, **which))
         import_predictions(client, number, {task_id: prediction(screen, draft_of[task_id]) for task_id in renewed})
     return sum(draft_of[task_id] is not None for task_id in renewed)
 
@@ -320,10 +315,8 @@ def current_drafts(client: Client, number: int, wanted: Collection[int]) -> dict
         except (LookupError, TypeError):
             return "\0"
 
-    fields = "id,predictions,result"
-    tasks = client.retry(
-        lambda sdk: list(sdk.tasks.list(project=number, page_size=PAGE_SIZE, fields="all", include=fields))
-    )
+    which: Any = {"page_size": PAGE_SIZE, "fields": "all", "include": "id,predictions,result"}
+    tasks = client.retry(lambda sdk: list(sdk.tasks.list(project=number, **which)))
     return {
         task.id: [text_of(each if isinstance(each, dict) else each.model_dump()) for each in task.predictions or []]
         for task in tasks

@@ -363,8 +363,7 @@ def dataset_card(annotations: Sequence[Annotation], lock: dict[str, Any], agreem
         how.append(f"The captions of {', '.join(map(plain, policy['prefer']))} take precedence.")
     how.append(f"Other captions of the image are {'kept in `texts`' if policy['others'] else 'left out'}.")
     how.append(f"For choices ({', '.join(CHOICES)}) the majority wins, of equals the newest.")
-    scores = f"token F1 {agreement.token_f1:.2f}, ROUGE-L {agreement.rouge_l:.2f}"
-    several = f"{agreement.images} images were captioned by several annotators; mean agreement: {scores}."
+    several = f"{agreement.images} images were captioned by several annotators; mean agreement: {agreement}."
     none = "No image was captioned by more than one annotator, so their agreement is not known."
     how.append(several if agreement.pairs else none)
     left_out: list[str] = []

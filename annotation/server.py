@@ -139,14 +139,8 @@ def spawn(folder: Path, port: int, variables: Mapping[str, str]) -> int:
 
     The shell in between makes it a child of the system's first process, so it outlives this one.
     """
-    program = [
-        str(environment.environment_folder() / environment.PROGRAM),
-        "start",
-        "--data-dir",
-        str(folder),
-        "--no-browser",
-    ]
-    program += ["--internal-host", HOST, "--port", str(port)]
+    program = [str(environment.environment_folder() / environment.PROGRAM), "start", "--data-dir", str(folder)]
+    program += ["--no-browser", "--internal-host", HOST, "--port", str(port)]
     shell = 'umask 077; log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
     result = subprocess.run(
         ["/bin/sh", "-c", shell, "sh", str(folder / LOG), *program],
