@@ -307,10 +307,8 @@ def run_draft(options: config.DraftOptions) -> int:
     print_problems(problems)
     answered = {record.sha256 for record in project.history() if record.screen == "text"}
     old = drafting.read_drafts(project.folder)
-    best = (
-        drafting.HUMAN if options.captions is None else float("inf")
-    )  # a person's draft is replaced by another's only
-    kept = {key for key, draft in old.items() if not options.refresh or draft.score >= best}
+    imports = options.captions is not None  # only another person's words replace a person's
+    kept = {key for key, draft in old.items() if not options.refresh or (draft.score >= drafting.HUMAN and not imports)}
     wanted = [image for key, image in images.items() if key not in answered | kept]
     sources = draft_sources(options, project, images)
     drafts, forbidden = drafting.draft_all(wanted, sources, options, project.folder)
