@@ -1,7 +1,6 @@
 """Files and folders appear whole or not at all: under kill -9, a full disk, and every umask."""
 
 import errno
-import hashlib
 import os
 import signal
 import stat
@@ -242,13 +241,6 @@ def test_kill_9_in_the_middle_leaves_the_last_good_state(tmp_path: Path, name: s
 
 
 # ---------------------------------------------------------------- the rest
-
-
-@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
-def test_the_hash_is_that_of_the_bytes(tmp_path: Path, size: int) -> None:
-    data = bytes(i % 251 for i in range(size))
-    (tmp_path / "f").write_bytes(data)
-    assert atomic_io.file_sha256(tmp_path / "f") == hashlib.sha256(data).hexdigest()
 
 
 def test_where_caches_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

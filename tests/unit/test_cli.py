@@ -182,11 +182,6 @@ def test_a_repeated_flag_replaces_the_presets_list(tmp_path: Path) -> None:
     assert read("--prompt", "a", "--prompt", "b", preset=path).prompt == ["a", "b"]
 
 
-def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED", "99")
-    assert read() == Sample()
-
-
 def test_unknown_flags_are_all_named_with_suggestions() -> None:
     errors = all_refused("--lerning-rate", "3", "--sed=4", "-q")
     assert set(errors) >= {"--lerning-rate", "--sed", "-q"}

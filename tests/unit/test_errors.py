@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data.errors import InputError, InputErrors, check_choice, printable, raise_all, run_entry, suggest
+from data.errors import InputError, InputErrors, check_choice, printable, raise_all, run_entry
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,6 @@ def test_all_problems_are_raised_at_once() -> None:
     assert several.value.errors[0] is alone
 
 
-def test_several_errors_name_at_least_one() -> None:
-    with pytest.raises(AssertionError, match="names nothing"):
-        InputErrors([])
-
-
 def test_choose_returns_what_is_allowed_and_suggests_what_is_near() -> None:
     assert check_choice("lora", (kind for kind in ["full", "lora"]), what="adapter") == "lora"
     with pytest.raises(InputError) as caught:
@@ -49,20 +44,6 @@ def test_choose_returns_what_is_allowed_and_suggests_what_is_near() -> None:
     assert str(caught.value) == "--adapter.kind: unknown adapter 'loar', did you mean 'lora'?; allowed: full, lora"
     with pytest.raises(InputError, match=r"^unknown adapter 'zzz'; allowed: full, lora$"):
         check_choice("zzz", ["full", "lora"], what="adapter")
-
-
-@pytest.mark.parametrize(
-    ("given", "words", "suggestion"),
-    [
-        ("learning_rte", ["learning_rate", "seed"], ", did you mean 'learning_rate'?"),
-        ("seeed", ["learning_rate", "seed"], ", did you mean 'seed'?"),
-        ("batch", ["learning_rate", "seed"], ""),
-        ("", ["seed"], ""),
-        ("seed", [], ""),
-    ],
-)
-def test_suggestions(given: str, words: list[str], suggestion: str) -> None:
-    assert suggest(given, words) == suggestion
 
 
 @pytest.mark.parametrize(
@@ -137,12 +118,6 @@ def run(code: str, **options: object) -> subprocess.Popen[str]:
         text=True,
         **options,  # pyright: ignore
     )
-
-
-def test_as_a_command_a_mistake_leaves_no_traceback() -> None:
-    process = run("raise InputError('rank -1', where='--adapter.rank', allowed='1 or more')")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (2, "", "error: --adapter.rank: rank -1; allowed: 1 or more\n")
 
 
 def test_a_reader_that_leaves_early_is_no_mistake() -> None:

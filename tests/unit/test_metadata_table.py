@@ -145,13 +145,6 @@ def test_captions_with_strange_characters_are_kept_and_named(tmp_path: Path) -> 
     assert "U+0000, U+0007, U+001B, U+FFFD" in only(captioned).what
 
 
-def test_ten_thousand_words_are_read(tmp_path: Path) -> None:
-    draw(tmp_path, "a.png")
-    caption(tmp_path, a="word " * 10_000)
-    captioned = read(tmp_path)
-    assert captioned.problems == [] and len(captioned.samples[0].captions[0].split()) == 10_000
-
-
 @pytest.mark.parametrize(
     ("content", "where"),
     [

@@ -123,13 +123,6 @@ def test_numbers_of_a_column_have_equal_decimals(column: list[str | float | None
     assert column_texts(column) == texts
 
 
-def test_only_columns_of_numbers_are_aligned_right() -> None:
-    html = Page("t").table(["a", "b", "c"], [["x", 1, True], ["y", None, False]]).html()
-    assert html.count('<td class="number">') == 2
-    with pytest.raises(AssertionError, match="rows of other lengths"):
-        Page("t").table(["a"], [[1, 2]])
-
-
 def line_points(svg: str, name: str) -> list[tuple[float, float]]:
     """The points of the line of that name, in the order drawn; a gap starts with M."""
     (path,) = re.findall(rf'<g><title>{name}</title>\s*<path d="([^"]*)"', svg)
