@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from data import rng, sample_set
-from data.atomic_io import atomic_file
+from data.atomic_io import write_atomic
 from data.errors import InputError
-from tests import analytic
+from tests import analytic, gaussian_data
 from train.ddpm import diffusion, prediction, samplers
 from train.ddpm import schedule as schedules
 from train.ddpm.elbo import bits_per_dim, log_density, rate_distortion
+from train.ddpm.image_sets import from_images, to_float
 from train.ddpm.samplers import SeededNoise
 from train.ddpm.schedule import Schedule
 
@@ -47,32 +48,50 @@ F64 = torch.float64
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure atomically. Raises InputError if it exceeds LIMIT."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(drawn, format="png", metadata={"Software": None})
-    with Image.open(drawn) as image, atomic_file(path) as beside:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(beside, "PNG", optimize=True)
-        if beside.stat().st_size > LIMIT:
-            raise InputError(f"{beside.stat().st_size} bytes", where=path, allowed=f"{LIMIT} bytes")
+    with Image.open(drawn) as image:
+        content = encode(image.convert("RGB"), 256)
+    check_limit(len(content), path)
+    write_atomic(path, content)
 
 
-def canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """An empty figure, size in inches, and its axes row by row."""
+def save_image(image: Image.Image, path: Path, width: int = 0) -> None:
+    """Save at most `width` pixels wide, with as many colours as LIMIT allows. Raises InputError."""
+    if 0 < width < image.width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    content = b""
+    for colours in (256, 128, 64, 32, 16):
+        content = encode(image, colours)
+        if len(content) <= LIMIT:
+            break
+    check_limit(len(content), path)
+    write_atomic(path, content)
+
+
+def encode(image: Image.Image, colours: int) -> bytes:
+    """A palette PNG."""
+    content = io.BytesIO()
+    few = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def check_limit(size: int, where: Path) -> None:
+    if size > LIMIT:
+        raise InputError(f"{size} bytes", where=where, allowed=f"{LIMIT} bytes")
+
+
+def canvas(width: float, height: float, columns: int = 1, rows: int = 1, **shares: Any) -> tuple[Figure, list[Axes]]:
+    """An empty figure, size in inches, and its axes row by row. shares: width_ratios."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False, **shares)
     return figure, list(axes.flat)
 
 
-def styled(draw: Callable[[], Figure]) -> Callable[[], Figure]:
-    """A plot function that uses STYLE instead of the user's matplotlib settings."""
-
-    def drawn() -> Figure:
-        with rc_context(STYLE):
-            return draw()
-
-    return drawn
+styled = rc_context(STYLE)  # decorates plot functions: STYLE instead of the user's matplotlib settings
 
 
 # ---- the ELBO identity: data ~ N(0, 1)
@@ -90,9 +109,7 @@ def elbo() -> Figure:
     Once x_t is known, L_T + ... + L_t bits were sent, which must equal the information I(x_0; x_t) = log2(1 + SNR) / 2.
     L_0 is the rest of the entropy.
     """
-    figure = Figure(figsize=(8.6, 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(5, 4))
+    figure, (left, right) = canvas(8.6, 3.9, columns=2, width_ratios=(5, 4))
     log_snr = torch.linspace(-10.5, 10.5, 200, dtype=F64)
     left.plot(log_snr, torch.log1p(log_snr.exp()) / math.log(4), color=FAINT, linewidth=5, solid_capstyle="round")
     left.axhline(ENTROPY, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
@@ -138,14 +155,9 @@ def identity(schedule: Schedule) -> tuple[Tensor, float]:
 
     Expectations over x_0 and eps by two-point Gauss-Hermite quadrature, exact for terms of second degree.
     """
-    x0, eps = (torch.tensor(row, dtype=F64).reshape(4, 1, 1, 1) for row in ([1, 1, -1, -1], [1, -1, 1, -1]))
+    predict, sigma = analytic.gaussian_denoiser(schedule), prediction.get_variance("beta")
     terms = bits_per_dim(
-        analytic.gaussian_denoiser(schedule),
-        schedule,
-        x0,
-        lambda *position: eps,
-        sigma=prediction.get_variance("beta"),
-        decoder=log_density,
+        predict, schedule, gaussian_data.DATA, gaussian_data.quadrature_noise, sigma=sigma, decoder=log_density
     )
     return rate_distortion(terms)[0], terms.total.mean().item()
 
@@ -193,24 +205,16 @@ def collapse() -> Figure:
 def closed_std(schedule: Schedule, name: str, count: int) -> float:
     """Closed-form standard deviation of samples of N(0, STD^2)."""
     chain = samplers.respace(schedule, count)
-    return (
-        analytic.ddim_gain(chain, STD)
-        if name == "ddim"
-        else analytic.ancestral_std(chain, STD, prediction.get_variance(name))
-    )
+    if name == "ddim":
+        return analytic.ddim_gain(chain, STD)
+    return analytic.ancestral_std(chain, STD, prediction.get_variance(name))
 
 
 def measured_std(schedule: Schedule, name: str, count: int, pixels: int = 20_000) -> float:
     """Measured standard deviation of `pixels` sampled values."""
-    noise = SeededNoise((0,), (1, 1, pixels), dtype=F64)
-    drawn = samplers.generate(
-        samplers.make_sampler(name, count=count),
-        analytic.gaussian_denoiser(schedule, std=STD),
-        schedule,
-        noise.start(),
-        noise,
-    )
-    return drawn.std().item()
+    noise, predict = SeededNoise((0,), (1, 1, pixels), dtype=F64), analytic.gaussian_denoiser(schedule, std=STD)
+    sampler = samplers.make_sampler(name, count=count)
+    return samplers.generate(sampler, predict, schedule, noise.start(), noise).std().item()
 
 
 # ---- order of convergence
@@ -248,9 +252,8 @@ def flow_error(name: str, count: int, std: float = 0.5) -> float:
     schedule = analytic.even_in_log_snr(count, 16.0, -10.0)
     one = torch.ones(1, 1, 1, 1, dtype=F64)
     predict = analytic.gaussian_denoiser(schedule, std=std)
-    gain = samplers.generate(
-        samplers.make_sampler(name), predict, schedule, one, lambda *position: one
-    )  # none of them uses noise
+    # none of them uses noise
+    gain = samplers.generate(samplers.make_sampler(name), predict, schedule, one, lambda *position: one)
     return abs(gain.item() / analytic.flow_gain(schedule, std) - 1)
 
 
@@ -263,7 +266,8 @@ def schedule_curves() -> Figure:
     figure, (left, right) = canvas(8.6, 3.3, columns=2)
     for name, colour in list(RUNS.items())[:4]:
         schedule = schedules.make_schedule(name, 1000)
-        left.plot(schedule.alphas_cumprod, color=colour, linewidth=1.6, label=label_of(name))
+        label = "scaled_linear = quadratic" if name == "scaled_linear" else name
+        left.plot(schedule.alphas_cumprod, color=colour, linewidth=1.6, label=label)
         right.plot(schedule.log_snr, color=colour, linewidth=1.6)
     zero = schedules.zero_terminal_snr(schedules.make_schedule("scaled_linear", 1000))
     left.plot(zero.alphas_cumprod, color=BLUE, linewidth=1.1, linestyle=(0, (3, 2)), label="…at zero terminal SNR")
@@ -274,11 +278,6 @@ def schedule_curves() -> Figure:
     return figure
 
 
-def label_of(name: str) -> str:
-    """A schedule's name, with its alias."""
-    return "scaled_linear = quadratic" if name == "scaled_linear" else name
-
-
 STRIP = (0, 20, 60, 80, 100, 150, 250, 350, 500, 999)
 
 
@@ -287,8 +286,7 @@ def forward() -> Figure:
     """The forward process: one image at increasing t under two schedules."""
     rows = ("linear", "cosine")
     figure, axes = canvas(8.6, 1.95, columns=len(STRIP), rows=len(rows))
-    pixels = torch.frombuffer(bytearray(sample_set.sample_image(404).tobytes()), dtype=torch.uint8)
-    image = pixels.reshape(64, 64, 3).permute(2, 0, 1).float() / 127.5 - 1
+    image = to_float(from_images([sample_set.sample_image(404)]))[0]
     eps = rng.normal((3, 64, 64), "forward")
     for place, cell in enumerate(axes):
         row, column = divmod(place, len(STRIP))

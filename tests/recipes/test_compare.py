@@ -15,6 +15,7 @@ from infer import metadata
 from infer.comparison import command
 from infer.comparison.page import MAX_PNG
 from infer.config import COMPARE_ALIASES, CompareOptions
+from infer.contact_sheet import GAP
 from tests.recipes.test_export import finetune
 
 ROOT = Path(__file__).parents[2]
@@ -99,11 +100,11 @@ def test_a_study_and_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def for_the_docs(figures: Path, study: Path) -> None:
     """All 18 panels on one sheet in three rows of six, and a study's curves."""
     sheet = overview.panels(figures)
-    assert sheet.width == 6 * (overview.SIDE + overview.GAP) + overview.GAP
+    side = (sheet.width - GAP) // 6 - GAP
     with Image.open(figures / log(figures)[-1]["file"]) as last:
-        shown = last.convert("RGB").resize((overview.SIDE, overview.SIDE), Image.Resampling.LANCZOS)
-    left = sheet.width - overview.GAP - overview.SIDE
-    boxes = [(left, top, left + overview.SIDE, top + overview.SIDE) for top in range(sheet.height - overview.SIDE)]
+        shown = last.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    left = sheet.width - GAP - side
+    boxes = [(left, top, left + side, top + side) for top in range(sheet.height - side)]
     assert any(sheet.crop(box).tobytes() == shown.tobytes() for box in boxes)
     assert [len(axes.lines) for axes in overview.curves(study, "steps").axes] == [2, 1]
     for make in (overview.panels, lambda folder: overview.curves(folder, "steps")):

@@ -18,8 +18,7 @@ from pydantic import BaseModel
 
 from data.cli import parse
 from data.errors import InputError
-from docs.scripts import ddpm_figures as figures  # an entry, by its main()
-from docs.scripts import plots
+from docs.scripts import figures, plots
 from tests import analytic
 from train.ddpm import prediction, samplers
 from train.ddpm import schedule as schedules
@@ -121,8 +120,8 @@ def test_every_command_of_the_pages_parses(page: str) -> None:
         script = next(Path(word) for word in words if word.endswith(".py"))
         assert (ROOT / script).is_file(), script
         flags = words[words.index(str(script)) + 1 :]
-        if script.name == "ddpm_figures.py":
-            assert "--of" in flags or set(flags) <= set(figures.NAMES)
+        if script.name == "figures.py":
+            assert flags[0] == "keep" or set(flags[1:]) <= set(figures.DDPM)
             continue
         model = OPTIONS[script.name]
         preset, aliases = (CONFIGS / "digits.yaml", ALIASES) if model is FitConfig else (None, {})
@@ -144,7 +143,7 @@ def has_flag(model: type[BaseModel], flag: str) -> bool:
 def test_flags_names_and_tests_of_the_pages_exist(page: str) -> None:
     text = PAGES[page]
     for flag in re.findall(r"`(--[a-z0-9.-]+)", text):
-        assert flag in ("--new", "--of", "--config") or any(has_flag(model, flag) for model in OPTIONS.values()), flag
+        assert flag in ("--new", "--config") or any(has_flag(model, flag) for model in OPTIONS.values()), flag
     prose = re.sub(r"^\|.*$", "", text, flags=re.M)
     for module, name in re.findall(r"`([a-z]+)\.([A-Za-z_]+)\b", prose):
         if name not in ("py", "html") and importlib.util.find_spec(f"train.ddpm.{module}"):
@@ -158,8 +157,8 @@ def test_flags_names_and_tests_of_the_pages_exist(page: str) -> None:
 
 
 def test_figures_are_there_and_small() -> None:
-    assert set(plots.FIGURES) == set(figures.NAMES)
-    assert all(f"figures/ddpm-{name}.png" in PAGE and f"figures.py {name}" in PAGE for name in figures.NAMES)
+    assert set(plots.FIGURES) == set(figures.DDPM)
+    assert all(f"figures/ddpm-{name}.png" in PAGE and f"figures.py ddpm {name}" in PAGE for name in figures.DDPM)
     for path in re.findall(r"!\[[^\]]*\]\((figures/[^)]+)\)", "".join(PAGES.values())):
         file = ROOT / "docs" / path
         assert 0 < file.stat().st_size <= plots.LIMIT
@@ -169,13 +168,13 @@ def test_figures_are_there_and_small() -> None:
 
 def test_figures_are_drawn_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["schedules", "forward"]  # the quick ones; the numbers of the others are tested below
-    monkeypatch.setattr(sys, "argv", ["ddpm_figures.py", *names, "--out", str(tmp_path / "new")])
+    monkeypatch.setattr(sys, "argv", ["figures.py", "ddpm", *names, "--out", str(tmp_path / "new")])
     assert figures.main() == 0
     for name in names:
-        new, kept = tmp_path / "new" / f"ddpm-{name}.png", figures.FOLDER / f"ddpm-{name}.png"
+        new, kept = (folder / "figures" / f"ddpm-{name}.png" for folder in (tmp_path / "new", figures.DOCS))
         with Image.open(new) as drawn, Image.open(kept) as before:
             assert drawn.size == before.size
-    monkeypatch.setattr(sys, "argv", ["ddpm_figures.py", "elba"])
+    monkeypatch.setattr(sys, "argv", ["figures.py", "ddpm", "elba"])
     with pytest.raises(InputError, match="did you mean 'elbo'"):
         figures.main()
     monkeypatch.setattr(plots, "LIMIT", 1000)

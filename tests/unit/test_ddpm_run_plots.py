@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError
-from docs.scripts import ddpm_figures as figures  # figures is an entry, by its main()
-from docs.scripts import plots, run_plots, run_tables
+from docs.scripts import figures, plots, runs
 
 NAMES = {"unet2d": "UNet2DModel", "basic": "BasicUNet", "plain": "BasicUNet without skips"}
 
@@ -33,14 +32,14 @@ def comparison(folder: Path) -> Path:
 
 def test_a_comparison_becomes_three_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "of").mkdir()
-    flags = ["--of", str(comparison(tmp_path / "of")), "--out", str(tmp_path / "docs"), "compare"]
+    flags = ["keep", str(comparison(tmp_path / "of")), "compare", "--out", str(tmp_path / "docs")]
     monkeypatch.setattr(sys, "argv", ["figures.py", *flags])
     assert figures.main() == 0
-    found = sorted(path.name for path in (tmp_path / "docs").iterdir())
+    found = sorted(path.name for path in (tmp_path / "docs" / "figures").iterdir())
     assert found == [f"ddpm-compare-{part}.png" for part in ("errors", "predictions", "samples")]
-    with Image.open(tmp_path / "docs" / "ddpm-compare-samples.png") as sheet:
-        assert sheet.size == (80, 3 * (30 + run_plots.LABEL))
-        shades = [sheet.convert("RGB").getpixel((5, (place + 1) * (30 + run_plots.LABEL) - 5)) for place in range(3)]
+    with Image.open(tmp_path / "docs" / "figures" / "ddpm-compare-samples.png") as sheet:
+        assert sheet.size == (80, 3 * (30 + runs.LABEL))
+        shades = [sheet.convert("RGB").getpixel((5, (place + 1) * (30 + runs.LABEL) - 5)) for place in range(3)]
     assert shades == [(0, 0, 0), (80, 0, 0), (160, 0, 0)]
 
 
@@ -51,7 +50,7 @@ def test_a_training_becomes_its_curves(tmp_path: Path) -> None:
     (tmp_path / "drawings").mkdir()
     for step, shade in ((250, 10), (505, 20)):
         Image.new("L", (96, 48), shade).save(tmp_path / "drawings" / f"{step:06d}.png")
-    curves, drawn = run_plots.keep(tmp_path, "tutorial", tmp_path)
+    curves, drawn = runs.keep_figures(tmp_path, "tutorial", tmp_path)
     assert (curves.name, drawn.name) == ("ddpm-tutorial-training.png", "ddpm-tutorial-drawn.png")
     assert curves.stat().st_size <= plots.LIMIT
     with Image.open(drawn) as last:
@@ -65,23 +64,23 @@ def test_sheets_are_kept_as_they_are_or_made_smaller(tmp_path: Path) -> None:
     Image.new("L", (96, 48)).save(folder / "grid.png")
     noise(1000, 100).save(folder / "trajectory.png")
     noise(8, 8).save(folder / "walk.gif")
-    found = {path.name: path for path in run_plots.keep(folder, "digits", out)}
+    found = {path.name: path for path in runs.keep_figures(folder, "digits", out)}
     assert set(found) == {"ddpm-digits-grid.png", "ddpm-digits-trajectory.png", "ddpm-digits-walk.gif"}
     assert found["ddpm-digits-grid.png"].read_bytes() == (folder / "grid.png").read_bytes()
     with Image.open(found["ddpm-digits-trajectory.png"]) as smaller:
-        assert smaller.size == (run_plots.WIDTH, 90)
+        assert smaller.size == (runs.WIDTH, 90)
     assert all(path.stat().st_size <= plots.LIMIT for path in found.values())
 
 
 def test_what_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="contains no output of fit"):
-        run_plots.keep(tmp_path, "x", tmp_path)
-    monkeypatch.setattr(run_plots, "LIMIT", 500)
+        runs.keep_figures(tmp_path, "x", tmp_path)
+    monkeypatch.setattr(plots, "LIMIT", 500)
     with pytest.raises(InputError, match="bytes; allowed: 500 bytes"):
-        run_plots.save_image(noise(100, 100), tmp_path / "large.png")
+        plots.save_image(noise(100, 100), tmp_path / "large.png")
     noise(100, 100).save(tmp_path / "walk.gif")
     with pytest.raises(InputError, match=r"walk\.gif: .* bytes; allowed: 500 bytes"):
-        run_plots.keep(tmp_path, "x", tmp_path / "out")
+        runs.keep_figures(tmp_path, "x", tmp_path / "out")
     assert not (tmp_path / "large.png").exists() and not (tmp_path / "out").exists()
 
 
@@ -94,18 +93,18 @@ def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:
         "table": [{"network": "BasicUNet", "parameters": 309057, "bits/dim": None, "error of x_0": 0.123456}],
     }
     (tmp_path / "compare.json").write_text(json.dumps(facts))
-    assert run_tables.fill(page, "compare", tmp_path)
+    assert runs.fill(page, "compare", tmp_path)
     words = page.read_text()
     assert words.startswith("before\n<!-- compare -->\n2 runs of each network on digits: 9 steps of 4 images")
     assert "- Better: **yes** (-0.1000, from -0.2000 to -0.0500)\n" in words
     assert "| BasicUNet | 309,057 |  | 0.1235 |\n<!-- /compare -->\nafter\n" in words
-    assert run_tables.fill(page, "compare", tmp_path) and page.read_text() == words
-    assert not run_tables.fill(page, "other", tmp_path)
-    assert run_tables.fill(page, "compare", tmp_path, [tmp_path / "figures" / "ddpm-compare-errors.png"])
+    assert runs.fill(page, "compare", tmp_path) and page.read_text() == words
+    assert not runs.fill(page, "other", tmp_path)
+    assert runs.fill(page, "compare", tmp_path, [tmp_path / "figures" / "ddpm-compare-errors.png"])
     assert "losses, which are three scales](figures/ddpm-compare-errors.png)\n<!-- /compare -->" in page.read_text()
-    assert run_tables.lines_of(tmp_path.parent, found=True) == []
+    assert runs.lines_of(tmp_path.parent, found=True) == []
     with pytest.raises(InputError, match="contains no results"):
-        run_tables.lines_of(tmp_path.parent)
+        runs.lines_of(tmp_path.parent)
 
 
 def test_scores_stand_above_the_lectures_table(tmp_path: Path) -> None:
@@ -114,15 +113,15 @@ def test_scores_stand_above_the_lectures_table(tmp_path: Path) -> None:
     facts = {"features": "classifier 1", "rows": [row], "bits": {"whole bound": {"mean": 3.5, "low": 3.4, "high": 3.6}}}
     facts["learnt"] = {"400 drawn pictures": {"right": 150, "count": 180}}
     (tmp_path / "score.json").write_text(json.dumps(facts))
-    words = "\n".join(run_tables.lines_of(tmp_path))
+    words = "\n".join(runs.lines_of(tmp_path))
     assert "| drawn | 400 | 1.5 |  | 0.01 | 0.9 | 0.5 | 1 | 0.8 |" in words
     assert "| whole bound | 3.5 | 3.4 to 3.6 |" in words
     assert "| 400 drawn pictures | 83.3 % |" in words
     assert "| LSUN bedrooms 256 | DDPM | 4.89 | 9.07 | 0.60 | 0.45 |" in words
-    assert run_plots.keep(tmp_path, "score", tmp_path) == []  # no bits were measured
+    assert runs.keep_figures(tmp_path, "score", tmp_path) == []  # no bits were measured
     facts["curve"] = {"rate": [0.001, 0.01, 0.2, 3.0], "rmse": [130.0, 90.0, 40.0, 1.0]}
     (tmp_path / "score.json").write_text(json.dumps(facts))
-    (figure,) = run_plots.keep(tmp_path, "score", tmp_path)
+    (figure,) = runs.keep_figures(tmp_path, "score", tmp_path)
     assert (figure.name, figure.stat().st_size <= plots.LIMIT) == ("ddpm-score-bits.png", True)
 
 
@@ -132,7 +131,7 @@ def test_a_training_says_how_far_it_came(tmp_path: Path) -> None:
     rows += [{"step": 45, "validation": {"held-out": 0.4}}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "data.json").write_text(json.dumps({"set": "digits", "pictures": 1614, "steps": 50}))
-    words = "\n".join(run_tables.lines_of(tmp_path))
+    words = "\n".join(runs.lines_of(tmp_path))
     assert "1,614 images of digits, 50 steps. Stopped after step 45" in words
     assert "| mean loss | 0.98 | 0.93 | 0.88 | 0.83 | 0.78 | 0.73 | 0.68 | 0.63 | 0.58 |  |" in words
     assert "from before step 1 to step 45: held-out 0.9000 to 0.4000." in words

@@ -12,14 +12,7 @@ from torch import nn
 from data.errors import InputError
 from tests import annotated_unet
 from train.ddpm import diffusion, schedule
-from train.ddpm.config import (
-    AnyKind,
-    BasicUNetOptions,
-    ConvNextOptions,
-    PaperOptions,
-    PlainUNetOptions,
-    UNet2DOptions,
-)
+from train.ddpm.config import AnyKind, BasicUNetOptions, ConvNextOptions, PaperOptions, PlainUNetOptions, UNet2DOptions
 from train.ddpm.unets import paper
 from train.ddpm.unets.build import BUILDERS, BasicUNet, NetworkShape, build_network
 from train.ddpm.unets.convnext import AnnotatedUNet

@@ -15,9 +15,9 @@ from PIL import Image
 
 from data.cli import parse
 from data.errors import InputError
-from docs.scripts import plots, sd_plots, sd_shapes
-from docs.scripts import sd_figures as figures
-from docs.scripts.sd_shapes import Anatomy
+from docs.scripts import figures, plots
+from docs.scripts import stable_diffusion as sd
+from docs.scripts.stable_diffusion import Anatomy
 from infer.comparison.axes import parse_axis
 from infer.config import COMPARE_ALIASES, CompareOptions
 from train.model import POCKET_FOLDER, SD_V1_CONFIGS
@@ -29,7 +29,7 @@ PAGE = (ROOT / "docs" / "stable-diffusion.md").read_text(encoding="utf-8")
 
 
 def test_the_table_is_what_the_configs_say() -> None:
-    assert sd_shapes.between(PAGE, "shapes") == sd_shapes.shapes_table()
+    assert sd.between(PAGE, "shapes") == sd.shapes_table()
 
 
 def test_shapes_and_counts_of_sd_v14() -> None:
@@ -67,42 +67,38 @@ def test_every_command_of_the_page_is_understood() -> None:
             asked = parse(CompareOptions, words, prog="compare.py", aliases=COMPARE_ALIASES)
             for text, flag in ((asked.x_axis, "--x"), (asked.y_axis, "--y"), (asked.z_axis, "--z")):
                 parse_axis(text, flag, asked.prompt)
-        elif script.endswith("sd_figures.py"):
-            assert set(words) <= set(figures.NAMES), words
+        elif words[0] == "sd":
+            assert set(words[1:]) <= set(figures.SD), words
 
 
 def test_links_and_figures_are_there_and_light() -> None:
     for path in re.findall(r"\]\((?!https)([^)#]+)\)", PAGE):
         assert (ROOT / "docs" / path).exists(), path
-    drawn = [name for name in figures.NAMES if name != "shapes"]
-    assert set(drawn) == {*sd_plots.PLOTS, *sd_plots.SHEETS}
+    drawn = [name for name in figures.SD if name != "shapes"]
+    assert set(drawn) == {*sd.PLOTS, *sd.SHEETS}
     for name in drawn:
         path = figures.DOCS / "figures" / f"sd-{name}.png"
-        assert f"](figures/{path.name})" in PAGE and f"figures.py {name}" in PAGE
+        assert f"](figures/{path.name})" in PAGE and f"figures.py sd {name}" in PAGE
         assert path.stat().st_size <= plots.LIMIT
 
 
 def test_figures_are_made_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stable-diffusion.md").write_text("a\n<!-- shapes -->\nold\n<!-- /shapes -->\nz\n", encoding="utf-8")
     names = ["shapes", "vae", "guidance"]
-    monkeypatch.setattr(sd_plots, "GUIDANCE", (1.0, 4.0))
-    monkeypatch.setattr(sys, "argv", ["figures.py", *names, "--out", str(tmp_path), "--steps", "1"])
+    monkeypatch.setattr(sd, "GUIDANCE", (1.0, 4.0))
+    monkeypatch.setattr(sys, "argv", ["figures.py", "sd", *names, "--out", str(tmp_path), "--steps", "1"])
     assert figures.main() == 0
     text = (tmp_path / "stable-diffusion.md").read_text()
-    assert (
-        sd_shapes.between(text, "shapes") == sd_shapes.shapes_table()
-        and text.startswith("a\n")
-        and text.endswith("z\n")
-    )
+    assert sd.between(text, "shapes") == sd.shapes_table() and text.startswith("a\n") and text.endswith("z\n")
     with Image.open(tmp_path / "figures" / "sd-vae.png") as picture:
         assert picture.width == 1000
-    monkeypatch.setattr(sys, "argv", ["figures.py", "shape"])
+    monkeypatch.setattr(sys, "argv", ["figures.py", "sd", "shape"])
     with pytest.raises(InputError, match="unknown figure 'shape', did you mean 'shapes'"):
         figures.main()
 
 
 def test_near_phrases_lie_near() -> None:
-    cosines = sd_plots.phrase_cosines()
-    names = list(sd_plots.PHRASES)
+    cosines = sd.phrase_cosines()
+    names = list(sd.PHRASES)
     near = cosines[names.index("a red car"), names.index("a red automobile")]
     assert near > cosines[names.index("a red car"), names.index("a cat")] + 0.5

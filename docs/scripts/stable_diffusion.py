@@ -1,22 +1,27 @@
-"""The figures of docs/stable-diffusion.md, generated with the embedded base; see docs/scripts/sd_figures.py."""
+"""The figures and the table of docs/stable-diffusion.md: tensor shapes from configs, images of the embedded base."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from data import images, sample_set
 from data.atomic_io import write_atomic
-from docs.scripts import plots, sd_shapes
-from docs.scripts.sd_shapes import Anatomy
+from docs.scripts import plots
 from infer import pipeline, schedulers
 from infer.comparison import trajectory
 from infer.comparison.grid import CellRequest
@@ -24,9 +29,11 @@ from infer.comparison.image_cache import ImageCache, Machine
 from infer.comparison.weights import Weights
 from infer.contact_sheet import Sheet, render_sheet
 from infer.resolve_model import POCKET
-from train.model import load_model
+from train.model import POCKET_FOLDER, SD_V1_CONFIGS, load_model
 
 PAGE = "stable-diffusion.md"
+MODELS = {"the embedded base": POCKET_FOLDER, "SD v1.4": SD_V1_CONFIGS}
+BEGIN, END = "<!-- {name} -->", "<!-- /{name} -->"  # around the part of a page that a command writes
 PROMPT, SEED = "a red car", 42
 GUIDANCE = (1.0, 2.0, 4.0, 7.5, 15.0)
 MOMENTS = 7
@@ -34,35 +41,145 @@ CREATURES = (1, 52, 112)
 PHRASES = (
     "a red car", "a blue car", "a red automobile", "a red apple", "a green apple", "a cat", "a dog", "a cat and a dog",
 )  # fmt: skip
-FEWEST_COLOURS = 32
 
 
 def make(name: str, docs: Path, steps: int) -> Path:
     """Make one figure or the page's table; returns the file written. Raises InputError."""
     if name == "shapes":
         page = docs / PAGE
-        write_atomic(page, sd_shapes.put(page.read_text(encoding="utf-8"), "shapes", sd_shapes.shapes_table()))
+        write_atomic(page, put(page.read_text(encoding="utf-8"), "shapes", shapes_table()))
         return page
     path = docs / "figures" / f"sd-{name}.png"
     if name in PLOTS:
         plots.save(PLOTS[name](), path)
     else:
-        keep(SHEETS[name](steps), path)
+        plots.save_image(SHEETS[name](steps), path, 1000)
     return path
 
 
-def keep(image: Image.Image, path: Path) -> None:
-    """Save a sheet at most 1000 pixels wide, with as many colours as the size limit allows."""
-    if image.width > 1000:
-        image = image.resize((1000, round(image.height * 1000 / image.width)), Image.Resampling.LANCZOS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colours = 256
-    while True:
-        few = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        few.save(path, "PNG", optimize=True)
-        if path.stat().st_size <= plots.LIMIT or colours <= FEWEST_COLOURS:
-            return
-        colours //= 2
+# ---- shapes and counts
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution level of the U-Net: feature map size, and whether it has cross-attention."""
+
+    channels: int
+    side: int
+    attends: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, self.side, self.side
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A model's tensor shapes, without the batch dimension. folder: its configs in diffusers layout."""
+
+    folder: Path
+
+    def config(self, part: str) -> dict[str, Any]:
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        return json.loads((self.folder / part / name).read_text(encoding="utf-8"))
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position."""
+        return 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
+
+    @property
+    def latents(self) -> tuple[int, int, int]:
+        side = self.config("unet")["sample_size"]
+        return self.config("vae")["latent_channels"], side, side
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        side = self.latents[1] * self.factor
+        return 3, side, side
+
+    @property
+    def ratio(self) -> float:
+        """Number of image values for each latent value."""
+        return math.prod(self.image) / math.prod(self.latents)
+
+    @property
+    def text_states(self) -> tuple[int, int]:
+        config = self.config("text_encoder")
+        return config["max_position_embeddings"], config["hidden_size"]
+
+    @property
+    def levels(self) -> list[Level]:
+        """From the highest resolution to the lowest; each level halves the side of the previous one."""
+        config = self.config("unet")
+        named = zip(config["block_out_channels"], config["down_block_types"], strict=True)
+        side = config["sample_size"]
+        return [Level(channels, side >> depth, "CrossAttn" in kind) for depth, (channels, kind) in enumerate(named)]
+
+    @property
+    def calls(self) -> int:
+        """U-Net calls for 50 steps of the model's own scheduler, without guidance. PNDM makes one extra call."""
+        return 51 if self.config("scheduler")["_class_name"] == "PNDMScheduler" else 50
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """Parameter count of each part; the networks are built on the meta device."""
+        with torch.device("meta"):
+            parts: dict[str, Any] = {
+                "vae": AutoencoderKL.from_config(self.config("vae")),
+                "text_encoder": CLIPTextModel(CLIPTextConfig(**self.config("text_encoder"))),
+                "unet": UNet2DConditionModel.from_config(self.config("unet")),
+            }
+        return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
+
+    def facts(self) -> dict[str, str]:
+        """The rows of the table."""
+        text, levels = self.config("text_encoder"), self.levels
+        return {
+            "image": shape(self.image),
+            "latents": shape(self.latents),
+            "image values per latent value": f"{self.ratio:g}",
+            "pixels per latent position": f"{self.factor} x {self.factor}",
+            "tokens per prompt, including start and end": str(self.text_states[0]),
+            "text embeddings": shape(self.text_states),
+            "vocabulary size": f"{text['vocab_size']:,}",
+            "text encoder layers": str(text["num_hidden_layers"]),
+            "U-Net levels": "<br>".join(shape(level.shape) + " + text" * level.attends for level in levels),
+            "timestep embedding": str(4 * levels[0].channels),
+            "parameters, VAE": f"{self.parameters['vae']:,}",
+            "parameters, text encoder": f"{self.parameters['text_encoder']:,}",
+            "parameters, U-Net": f"{self.parameters['unet']:,}",
+            "U-Net calls for 50 steps with guidance": f"2 x {self.calls}",
+        }
+
+
+def shapes_table() -> str:
+    """Markdown table that compares the models."""
+    columns = [Anatomy(folder).facts() for folder in MODELS.values()]
+    rows = [
+        ["", *MODELS],
+        ["---"] * (1 + len(MODELS)),
+        *([name, *(each[name] for each in columns)] for name in columns[0]),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def shape(sizes: Sequence[int]) -> str:
+    return f"({', '.join(map(str, sizes))})"
+
+
+def between(text: str, name: str) -> str:
+    """The content between the markers of a section."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    return text.partition(begin)[2].partition(end)[0].strip()
+
+
+def put(text: str, name: str, content: str) -> str:
+    """The page with the content between the markers replaced."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    head, found, rest = text.partition(begin)
+    assert found, f"the page has no {begin}"
+    return f"{head}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
 
 
 # ---- plots
@@ -71,13 +188,13 @@ def keep(image: Image.Image, path: Path) -> None:
 @plots.styled
 def parts() -> Figure:
     """Diagram of the parts and their tensor shapes in both models."""
-    small, large = (Anatomy(folder) for folder in sd_shapes.MODELS.values())
+    small, large = (Anatomy(folder) for folder in MODELS.values())
     figure, (axes,) = plots.canvas(9.2, 3.7)
     axes.set(xlim=(-2, 100), ylim=(0, 40))
     axes.axis("off")
 
     def both(one: Sequence[int], two: Sequence[int]) -> str:
-        return f"{sd_shapes.shape(one)}\n{sd_shapes.shape(two)}"
+        return f"{shape(one)}\n{shape(two)}"
 
     box(axes, 8, 31, "prompt", f"{small.text_states[0]} tokens", plots.FAINT)
     box(axes, 32, 31, "text encoder (CLIP)", both(small.text_states, large.text_states), plots.ORANGE)
@@ -157,7 +274,7 @@ def vae(steps: int) -> Image.Image:
         notes[len(planes) + 1, row] = f"{psnr(image, decoded):.1f} dB"
     heads = ["image", *(f"channel {index + 1}" for index in range(model.latent_channels)), "decoded"]
     shapes = Anatomy(model.layout)
-    foot = f"{sd_shapes.shape(shapes.image)} to {sd_shapes.shape(shapes.latents)}: {shapes.ratio:g} times fewer values"
+    foot = f"{shape(shapes.image)} to {shape(shapes.latents)}: {shapes.ratio:g} times fewer values"
     return render_sheet(Sheet(heads, [""] * len(rows), cells, footer=foot, notes=notes))
 
 
