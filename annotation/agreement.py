@@ -61,10 +61,7 @@ def f1(shared: int, first: int, second: int) -> float:
 
 
 def common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """The length of the longest common subsequence, with a whole row of the table in one integer.
-
-    Source: Hyyrö 2004, "Bit-parallel LCS-length computation revisited", section 4: fast even for captions of 100 kB.
-    """
+    """Length of the longest common subsequence, bit-parallel. Source: Hyyrö 2004, section 4: fast even for 100 kB."""
     positions: dict[Hashable, int] = {}
     for index, word in enumerate(a):
         positions[word] = positions.get(word, 0) | 1 << index
@@ -125,10 +122,7 @@ def by_image(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
 
 
 def rank(answers: Sequence[Answer], wins: Winner = "central", prefer: Sequence[str] = ()) -> list[Answer]:
-    """The answers to one question about one image, best first.
-
-    prefer: e-mail addresses whose answers take precedence, the first over the second.
-    """
+    """The answers to one question about one image, best first. prefer: whose answers take precedence, in order."""
     precedence = {annotator: place for place, annotator in enumerate(prefer)}
 
     def order(answer: Answer) -> tuple[int, float]:

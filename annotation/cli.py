@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from inspect import cleandoc
 from pathlib import Path
@@ -22,14 +22,14 @@ from annotation.client import Client, back_up, connect
 from annotation.doctor import diagnose
 from annotation.environment import locked
 from annotation.fix import edits_of, make_corrections, preview, undo
-from annotation.history import Correction, add_corrections, read_corrections
+from annotation.history import add_corrections, read_corrections
 from annotation.images import ImageFile, Selection, image_features, images_by_sha256, readable, select_images
 from annotation.labeling_config import TRIAGE, check_types, invalid_type
 from annotation.lint import captions_of, format_findings, lint, rules_by_image
 from annotation.progress import format_progress, measure_progress, row
 from annotation.pull import is_reachable, opened, pull, write_corrections, write_findings
 from annotation.push import PushResult, push, pushed_images
-from annotation.release import Joined, describe_changes, export, hash_json, join, read_release, release_name
+from annotation.release import describe_changes, export, hash_json, join, read_release, release_name
 from annotation.server import DATABASE, LOGIN, find_server, start_server, stop_server
 from data.atomic_io import write_atomic
 from data.captioned_folder import read_table, scan_folder
@@ -166,7 +166,10 @@ def choose_project(options: config.ImageOptions, url: str | None = None) -> proj
         if images is None:
             known = ", ".join(projects.project_names()) or "none yet"
             raise InputError(f"no project {name!r}", where="--name", allowed=known, fix="Give --images to create it.")
-        return projects.new_project(name, server, images, types or types_in(images))
+        if not types:
+            found = {row.annotation.type for row in read_table(scan_folder(images)).rows}
+            types = sorted(each for each in found if each and not invalid_type(each))
+        return projects.new_project(name, server, images, types)
     project = projects.load_project(name)
     if url and project.server != server:
         where = "the server of `annotate.py start`" if project.server == projects.LOCAL else project.server
@@ -178,11 +181,6 @@ def choose_project(options: config.ImageOptions, url: str | None = None) -> proj
             raise InputError(what, where=f"--images {images}", fix=fix)
         project = replace(project, pictures=str(images.resolve()))
     return replace(project, types=tuple(types) or project.types)
-
-
-def types_in(images: Path) -> list[str]:
-    types = {row.annotation.type for row in read_table(scan_folder(images)).rows}
-    return sorted(each for each in types if each and not invalid_type(each))
 
 
 def push_images(client: Client, project: projects.Project, options: config.ImageOptions) -> None:
@@ -208,8 +206,7 @@ def push_images(client: Client, project: projects.Project, options: config.Image
 def print_selection(selection: Selection) -> None:
     """What is in the folder, and what is left out of it, by name."""
     print_row("images", f"{len(selection.samples)} in {printable(selection.folder)}, ordered by similarity")
-    if selection.duplicates:
-        pairs = [f"{printable(name)} (like {printable(other)})" for name, other in selection.duplicates.items()]
+    if pairs := [f"{printable(name)} (like {printable(other)})" for name, other in selection.duplicates.items()]:
         more = f" and {len(pairs) - NAMES_SHOWN} more" if len(pairs) > NAMES_SHOWN else ""
         print_row("duplicates", f"{len(pairs)} near-duplicates left out: {', '.join(pairs[:NAMES_SHOWN])}{more}")
     for problem in selection.problems[:NAMES_SHOWN]:
@@ -304,7 +301,7 @@ def run_draft(options: config.DraftOptions) -> int:
     project = projects.open_project(options.name, options.images, new=True)
     problems: list[Problem] = []
     images = {each.sha256: each for each in readable(images_by_sha256(project.image_folder()).values(), problems)}
-    print_problems(problems)
+    print(*problems, sep="\n", end="\n" * bool(problems))
     answered = {record.sha256 for record in project.history() if record.screen == "text"}
     old = drafting.read_drafts(project.folder)
     imports = options.captions is not None  # only another person's words replace a person's
@@ -322,11 +319,6 @@ def run_draft(options: config.DraftOptions) -> int:
     return 0
 
 
-def print_problems(problems: Iterable[Problem]) -> None:
-    for problem in problems:
-        print(problem)
-
-
 def draft_sources(
     options: config.DraftOptions, project: projects.Project, images: Mapping[str, ImageFile]
 ) -> list[drafting.Source]:
@@ -341,7 +333,7 @@ def draft_sources(
         if name == "files" and options.captions is not None:
             problems: list[Problem] = []
             sources.append(drafting.from_files(options.captions.expanduser(), problems))
-            print_problems(problems)
+            print(*problems, sep="\n", end="\n" * bool(problems))
         elif name == "model" and options.model is not None:
             sources.append(drafting.from_model(options.model, download=options.download, start=options.start))
         elif name == "neighbours":
@@ -417,18 +409,14 @@ def run_fix(options: config.FixOptions) -> int:
         return 0
     add_corrections(project.folder, corrections)
     print(f"{len(corrections)} captions changed. Undo it: annotate.py fix --undo")
-    print(f"on the server: {correct_server(project, options, corrections)}")
-    return 0
-
-
-def correct_server(project: projects.Project, options: config.FixOptions, corrections: Sequence[Correction]) -> str:
-    """Write all pending corrections to the server, if it runs, and describe what became of these."""
     if not is_reachable(project, options.server):
-        return "not yet, as it is not running; the next fix --apply or push changes them there"
+        print("on the server: not yet, as it is not running; the next fix --apply or push changes them there")
+        return 0
     with opened(project, options.server, options.token_file) as client:
         _, skipped = write_corrections(client, project, project.folder)
     left = len({each.key for each in corrections} & {answer.record.key for answer in skipped})
-    return f"{len(corrections) - left} changed, {left} changed by annotators since"
+    print(f"on the server: {len(corrections) - left} changed, {left} changed by annotators since")
+    return 0
 
 
 # ---- export
@@ -439,7 +427,8 @@ def run_export(options: config.ExportOptions) -> int:
     answers = project.answers()
     joined = join(answers, images_by_sha256(project.image_folder()), options)
     if options.strict:
-        check_complete(joined)
+        lost = {reason: names for reason, names in joined.left_out.items() if not reason.startswith(EXPECTED)}
+        raise_all([InputError(f"{reason}: {len(names)} images", where=names[0]) for reason, names in lost.items()])
     name = options.release or release_name(joined.rows)
     if not name.strip() or name.startswith(".") or set("/\\") & set(name) or not name.isprintable():
         raise InputError(f"{name!r} is not a release name", where="--release", allowed="the name of a folder")
@@ -457,12 +446,6 @@ def run_export(options: config.ExportOptions) -> int:
     quoted = shlex.quote(str(folder))
     print(f"\nnext: python data/prepare.py {quoted}\n      python train/finetune.py --data {quoted}")
     return 0
-
-
-def check_complete(joined: Joined) -> None:
-    """For --strict: raise InputError for everything that is left out unintentionally."""
-    lost = {reason: names for reason, names in joined.left_out.items() if not reason.startswith(EXPECTED)}
-    raise_all([InputError(f"{reason}: {len(names)} images", where=names[0]) for reason, names in lost.items()])
 
 
 def print_changes(project: projects.Project, folder: Path, name: str, since: Path | None) -> None:

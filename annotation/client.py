@@ -158,10 +158,7 @@ class Client:
 
 
 def connect(url: str | None = None, token_file: Path | None = None, *, folder: Path = SERVER_FOLDER) -> Client:
-    """A client whose token was accepted. Raises InputError.
-
-    url: an existing Label Studio, with the token in a file or in $LABEL_STUDIO_API_KEY; None for the local server.
-    """
+    """A client whose token was accepted. url: an existing Label Studio; None: the local server. Raises InputError."""
     if url:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
@@ -264,8 +261,8 @@ def list_tasks(client: Client, number: int) -> Iterator[Task]:
 def tasks_by_sha256(client: Client, number: int) -> tuple[dict[str, Task], int]:
     """The tasks of a project by SHA-256, in the server's order, and how many duplicates were deleted.
 
-    An image has two tasks if a push was killed while the server was still processing its request, and the next push
-    looked too early. The touched task stays, else the older one.
+    An image has two tasks if a push was killed and the next one looked too early: the touched one stays, else the
+    older.
     """
     tasks: dict[str, Task] = {}
     duplicates: list[Task] = []

@@ -35,7 +35,7 @@ class Diagnosis:
 def diagnose(folder: Path, url: str | None = None, token_file: Path | None = None) -> list[Diagnosis]:
     """Check the local server, or the one at `url`; a step that depends on a broken one is left out."""
     if url:
-        return list(catch("server", lambda: check_remote(url, token_file)))
+        return list(catch("server", lambda: check_token(lambda: connect(url, token_file))))
     found = [check_environment(), check_disk(folder)]
     if not (folder / servers.DATABASE).exists():
         return [*found, Diagnosis("server", f"never started in {folder}", "Run annotate.py start.")]
@@ -66,8 +66,7 @@ def check_environment() -> Diagnosis:
     folder = environment_folder()
     if is_installed(folder):
         return Diagnosis("environment", f"Label Studio {VERSION} in {folder}")
-    state = "is incomplete" if folder.exists() else "does not exist"
-    return Diagnosis("environment", f"{folder} {state}", "Run annotate.py start, which installs it.")
+    return Diagnosis("environment", f"{folder} is not complete", "Run annotate.py start, which installs it.")
 
 
 def check_disk(folder: Path) -> Diagnosis:
@@ -119,20 +118,15 @@ def check_server(server: servers.Server) -> Iterator[Diagnosis]:
         yield Diagnosis("server", f"{server.url} does not answer (process {server.pid})", fix)
         return
     yield Diagnosis("server", f"{server.url} answers (process {server.pid})")
-    with connect(folder=server.folder) as client:
-        yield from check_token(client)
+    yield from check_token(lambda: connect(folder=server.folder))
 
 
-def check_remote(url: str, token_file: Path | None) -> Iterator[Diagnosis]:
-    with connect(url, token_file) as client:
-        yield from check_token(client)
-
-
-def check_token(client: Client) -> Iterator[Diagnosis]:
-    user = client.retry(lambda sdk: sdk.users.whoami())
+def check_token(connected: Callable[[], Client]) -> Iterator[Diagnosis]:
+    with connected() as client:
+        user = client.retry(lambda sdk: sdk.users.whoami())
+        version = str(client.retry(lambda sdk: sdk.versions.get()).model_dump().get("release") or "of unknown version")
     kind = "legacy access token" if client.legacy_token else "personal access token, refreshed automatically"
     yield Diagnosis("token", f"{kind} of {user.email}")
-    version = str(client.retry(lambda sdk: sdk.versions.get()).model_dump().get("release") or "of unknown version")
     tested = version.startswith(TESTED_VERSIONS)
     yield Diagnosis("version", f"Label Studio {version}" + ("" if tested else f"; tested with {TESTED_VERSIONS}x"))
 

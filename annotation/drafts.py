@@ -1,11 +1,8 @@
 """Draft captions, offered to annotators to correct: house style, captions/NAME/drafts.jsonl, and their sources.
 
-drafts.jsonl is written by `draft` and read by `push`; one line of JSON per image with the keys sha256, file_name, text,
-source and score, in the order of file names.
-
-Captions written elsewhere may come from a captioned folder (metadata.jsonl, metadata.csv, .txt or .caption beside the
-images, as taggui, kohya and OneTrainer write it), a folder of caption files only, kohya's JSON of captions and tags, a
-release's captions.csv or captions.parquet, a Hugging Face dataset on disk, or a Label Studio export.
+drafts.jsonl, written by `draft` and read by `push`: a line an image with sha256, file_name, text, source and score.
+Captions written elsewhere: captioned folders and caption files (taggui, kohya, OneTrainer), kohya's JSON, a release's
+tables, a Hugging Face dataset on disk, a Label Studio export.
 """
 
 from __future__ import annotations
@@ -76,10 +73,7 @@ class Source:
 def draft_all(
     images: Sequence[ImageFile], sources: Sequence[Source], options: DraftOptions, folder: Path
 ) -> tuple[dict[str, Draft], dict[str, list[str]]]:
-    """Ask each source about the images that earlier ones had no draft for; drafts are written batch by batch.
-
-    Returns SHA-256 -> draft, and SHA-256 -> forbidden words that its draft had.
-    """
+    """SHA-256 -> draft of the first source that has one, and SHA-256 -> forbidden words; written batch by batch."""
     drafts: dict[str, Draft] = {}
     forbidden: dict[str, list[str]] = {}
     for source in sources:
@@ -259,10 +253,7 @@ def weights_hash(model: Any, folder: Path | None) -> str:
 
 
 def from_files(path: Path, problems: list[Problem]) -> Source:
-    """Drafts from the captions in `path`, found by the image's content if known, else by its file name.
-
-    What cannot be used is added to `problems`. Raises InputError if there is nothing to read.
-    """
+    """Drafts from captions in `path`, by the image's content, else by its file name. InputError if there are none."""
     if not path.exists():
         raise InputError("no such file or folder", where=path, fix="Check the path.")
     form, found = read_captions(path, problems)

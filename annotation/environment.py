@@ -136,11 +136,7 @@ def migrate(folder: Path) -> None:
 
 
 def clean_variables(folder: Path) -> dict[str, str]:
-    """Environment variables from scratch, for a Label Studio that keeps everything in `folder`.
-
-    Label Studio also reads bare names (DEBUG, HOST, PORT, CI, USERNAME, PASSWORD, DATABASE_NAME ...), so any that the
-    caller happens to have set would change its settings.
-    """
+    """Environment variables from scratch: Label Studio also reads bare names (DEBUG, HOST, PASSWORD ...)."""
     inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ") if name in os.environ}
     settings = {f"LABEL_STUDIO_{name}": value for name, value in OFFLINE.items()}
     settings |= {"LABEL_STUDIO_BASE_DATA_DIR": str(folder), "HOME": str(folder), "PYTHONUNBUFFERED": "1"}

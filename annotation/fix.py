@@ -167,10 +167,7 @@ def correction(
 
 
 def undo(answers: Answers, past: Sequence[Correction]) -> tuple[list[Correction], list[Correction]]:
-    """Undo the last batch that is neither undone nor an undo: the new corrections, and those that are too late.
-
-    Too late is a correction whose caption somebody has changed since. Raises InputError if there is no such batch.
-    """
+    """Undo the last batch that is neither undone nor an undo: corrections, and those too late. Raises InputError."""
     batches = {each.batch for each in past if each.undoes is None} - {each.undoes for each in past}
     if not batches:
         raise InputError("there is nothing to undo", where="--undo", fix="Only --apply makes corrections.")

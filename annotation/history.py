@@ -94,10 +94,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """All current answers, in the order of first appearance, and the corrections that came too late.
-
-    pseudonyms: e-mail address -> "annotator 1", for publication.
-    """
+    """All current answers, the corrections that came too late, and e-mail address -> "annotator 1", for publication."""
 
     all: list[Answer]
     late: list[Correction]
@@ -168,10 +165,7 @@ def lay_over(history: Sequence[Record], corrections: Iterable[Correction]) -> An
 
 
 def pseudonyms(history: Iterable[Record]) -> dict[str, str]:
-    """Address -> number, in the order of people's first answers: a newcomer changes no number.
-
-    Deleted answers count, so people keep their number.
-    """
+    """Address -> number, in the order of people's first answers, also deleted ones: a newcomer changes no number."""
     first: dict[str, tuple[str, int]] = {}
     for record in history:
         moment = record.created, record.annotation

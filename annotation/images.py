@@ -73,8 +73,7 @@ class Selection:
 def select_images(folder: Path, pushed: Collection[str] = (), *, keep_duplicates: bool = False) -> Selection:
     """Decode every image of a folder and leave out near-duplicates. Raises InputError if none can be used.
 
-    pushed: SHA-256 of images pushed before, which are kept rather than their near-duplicates.
-    keep_duplicates: keep near-duplicates, but never the same file twice: its bytes are its key.
+    pushed: SHA-256 of what is kept rather than its near-duplicates. keep_duplicates: keep them, but no file twice.
     """
     samples, formats, problems = examine_folder(folder)
     if not samples:

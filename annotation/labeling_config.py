@@ -34,10 +34,7 @@ CHOICE_KEYS = (("[key]", "choose; again to undo"), ("Ctrl+Enter", SAVE), ("Ctrl+
 
 
 def labeling_configs(types: Sequence[str], schema: Schema = Annotation) -> dict[str, str]:
-    """Screen -> its configuration, in the order of the schema: one for each text field, and the triage.
-
-    types: the allowed values of `type`; without any there is no triage.
-    """
+    """Screen -> its configuration: each text field in the order of the schema, and with any `types` the triage."""
     asked = schema.annotator_fields()
     screens = {field: text_screen(field, schema) for field, how in asked.items() if how["control"] != "choice"}
     return screens | ({TRIAGE: triage_screen(types, schema)} if types and len(screens) < len(asked) else {})

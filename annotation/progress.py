@@ -108,11 +108,7 @@ def draft_uses(records: Iterable[Record]) -> dict[str, dict[DraftUse, int]]:
 
 
 def draft_use(record: Record) -> DraftUse:
-    """Accepted, edited or rewritten, by comparing the texts, as the page does not always note it.
-
-    Edited: ROUGE-L with the draft is at least REWRITTEN, i.e. an edit distance (words inserted or deleted, over all
-    words of both) of up to 1 - REWRITTEN.
-    """
+    """Accepted, edited (ROUGE-L with the draft of REWRITTEN or more) or rewritten, by comparing the texts."""
     if not record.draft or not record.draft.strip():
         return "no draft"
     text = next(iter(record.values.get("text", [])), "")

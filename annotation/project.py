@@ -15,10 +15,9 @@ from typing import Any
 
 from annotation.client import PAGE_SIZE, Client, UnsureError
 from annotation.history import Answers, Record, lay_over, read_corrections, read_history
-from annotation.labeling_config import TRIAGE, labeling_configs
+from annotation.labeling_config import TRIAGE, caption_field, labeling_configs
 from data.atomic_io import write_atomic
 from data.errors import InputError, check_choice
-from data.schema import Annotation
 
 ROOT = Path("captions")
 PROJECT = "project.json"
@@ -69,11 +68,8 @@ class Project:
 
     def title(self, screen: str) -> str:
         """The title of a screen's Label Studio project, e.g. "animals captions", "animals names", "animals triage"."""
-        if screen == TRIAGE:
-            return f"{self.name} {screen}"
-        return f"{self.name} " + (
-            "captions" if Annotation.annotator_fields()[screen]["control"] == "caption" else f"{screen}s"
-        )
+        plural = "captions" if screen == caption_field() else f"{screen}s"
+        return f"{self.name} {TRIAGE if screen == TRIAGE else plural}"
 
     def in_order(self) -> list[tuple[str, int]]:
         """Screens and their Label Studio projects, the captions first."""
@@ -93,10 +89,9 @@ def work_folder(name: str) -> Path:
 
 
 def open_project(name: str | None, images: Path | None = None, *, new: bool = False) -> Project:
-    """The project of that name, pushed or not, or the only one, with `images` as its image folder.
+    """The project of that name, pushed or not, or the only one, with `images` as its image folder. Raises InputError.
 
     new: with `images` it need not exist yet; without a name it is named after the image folder.
-    Raises InputError if there is none, or the choice is ambiguous.
     """
     existing = sorted(path.name for path in ROOT.glob("[!.]*") if path.is_dir())
     if name is None:
@@ -167,19 +162,14 @@ def create_screens(client: Client, project: Project) -> Project:
         found = existing.get(screen) or create_screen(client, project, screen, configuration)
         if found["label_config"].strip() != configuration.strip():
             set_config(client, found["id"], configuration)
-        project = replace(
-            project,
-            screens=project.screens | {screen: found["id"]},
-            configurations=project.configurations | {screen: config_hash(configuration)},
-        )
+        screens = project.screens | {screen: found["id"]}
+        hashes = project.configurations | {screen: config_hash(configuration)}
+        project = replace(project, screens=screens, configurations=hashes)
     return project
 
 
 def projects_by_screen(client: Client, project: Project) -> dict[str, dict[str, Any]]:
-    """Screen -> our Label Studio project of its title: the one we know, else the first.
-
-    Raises InputError for a project of that title that is not ours.
-    """
+    """Screen -> our Label Studio project of its title: the one we know, else the first. InputError for another's."""
     titles = {project.title(screen): screen for screen in labeling_configs(project.types)}
     found: dict[str, dict[str, Any]] = {}
     for each in sorted(list_projects(client), key=lambda each: each["id"]):
@@ -193,10 +183,7 @@ def projects_by_screen(client: Client, project: Project) -> dict[str, dict[str, 
 
 
 def delete_duplicate_projects(client: Client, project: Project) -> None:
-    """Delete empty Label Studio projects with our titles and key that are not the ones we use.
-
-    A killed push may have requested one that the server created after the next push had looked.
-    """
+    """Delete our empty Label Studio projects that are not in use: a killed push may have requested one."""
     titles = {project.title(screen) for screen in labeling_configs(project.types)}
     for each in list_projects(client):
         ours = each["title"] in titles and each.get("description") == MARK + project.key

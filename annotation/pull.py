@@ -70,10 +70,7 @@ class PullResult:
 def pull(
     client: Client, project: Project, folder: Path, *, everything: bool = False, accept_deleted: bool = False
 ) -> PullResult:
-    """Read what changed on all screens and add it to the history. Raises InputError; what was written before stays.
-
-    everything: read unchanged answers too. accept_deleted: trust a server on which most answers are gone.
-    """
+    """Read what changed on all screens into the history. everything: unchanged answers too. Raises InputError."""
     result = PullResult()
     screens = open_screens(client, project)
     users = {user.id: user.email for user in client.retry(lambda sdk: sdk.users.list()) if user.id and user.email}
@@ -180,10 +177,7 @@ def newest(tasks: Iterable[Task], until: str) -> str:
 def new_versions(
     tasks: Iterable[Task], parser: AnswerParser, history: Sequence[Record], *, whole: bool
 ) -> list[Record]:
-    """What is to be added to the history: new answers, changed ones, and deletions.
-
-    whole: `tasks` are all there are; else an answer is deleted only if its image is among them without it.
-    """
+    """New, changed and deleted answers. whole: `tasks` are all; else only an image that is among them can lose one."""
     tasks = list(tasks)
     known = {record.annotation: record for record in latest(history) if record.screen == parser.screen}
     current = {record.annotation: record for task in tasks for record in parser.records(task)}
@@ -209,11 +203,7 @@ def new_versions(
 
 @dataclass
 class AnswerParser:
-    """Reads the answers of one screen.
-
-    fields: field -> its allowed choices, None for a text. users: id -> e-mail address.
-    ignored: what was ignored -> how often.
-    """
+    """Reads the answers of one screen. fields: field -> its choices, None for a text. users: id -> e-mail address."""
 
     screen: str
     fields: Mapping[str, frozenset[str] | None]
@@ -358,10 +348,7 @@ def is_reachable(project: Project, server: Path) -> bool:
 
 
 def write_corrections(client: Client, project: Project, folder: Path) -> tuple[list[Answer], list[Answer]]:
-    """Write every pending correction, then pull. After a kill the next call continues.
-
-    Returns the answers that were written, and those skipped because somebody changed them on the server.
-    """
+    """Write every pending correction, then pull: the answers written, and those changed on the server since."""
     answers = lay_over(read_history(folder), read_corrections(folder))
     pending = [each for each in answers.all if each.pending and each.record.screen in project.screens]
     written: list[Answer] = []

@@ -1,7 +1,6 @@
 """Push images to the server as tasks, once each: existing tasks are found by their SHA-256, missing ones are created.
 
-What was done is not recorded here; every push looks at the server. So push or server may be killed at any moment, and
-the same command finishes the work.
+Nothing is recorded here: after a kill the same command finishes the work.
 """
 
 from __future__ import annotations
@@ -170,10 +169,7 @@ def update_addresses(client: Client, tasks: Mapping[str, Task], addresses: Addre
 
 
 def ask_twice(client: Client, tasks: Mapping[str, Task], share: float) -> int:
-    """Give a share of the tasks to two annotators. Which ones is a function of the image alone.
-
-    Answered tasks are left alone: Label Studio would not show them to anybody again.
-    """
+    """Give a share of the unanswered tasks, by the image alone, to two annotators. Returns how many have two."""
     chosen = [task for sha256, task in tasks.items() if int(sha256[:8], 16) < share * 2**32]
     new = [task for task in chosen if task.overlap < 2 and not task.touched]
     for task in ProgressBar(new, "assigning two annotators", unit="task"):
@@ -234,11 +230,7 @@ def upload(client: Client, number: int, samples: Sequence[Sample], formats: Mapp
 
 
 def upload_missing(client: Client, number: int, missing: Sequence[Sample], formats: Mapping[str, str]) -> None:
-    """Upload in batches, meanwhile with a screen that shows only the image.
-
-    Label Studio refuses an image if the screen needs more than an image, even though no task is created from it. If
-    this is killed, the next push finds the changed screen and restores it.
-    """
+    """Upload in batches, meanwhile with a screen that shows only the image: Label Studio refuses it otherwise."""
     configuration = str(client.retry(lambda sdk: sdk.projects.get(id=number)).label_config)
     set_config(client, number, IMAGE_ONLY)
     try:
@@ -288,10 +280,9 @@ def prediction(screen: str, draft: Draft | None) -> dict[str, Any]:
 def offer_drafts(
     client: Client, screen: str, number: int, tasks: Mapping[str, Task], drafts: Drafts, new: Collection[str]
 ) -> int:
-    """Give untouched tasks their current draft; returns how many drafts changed.
+    """Give untouched tasks their current draft, and return how many changed. new: tasks created with their draft.
 
-    new: SHA-256 of tasks just created with their draft. Old drafts are deleted first: a kill in between leaves tasks
-    without any, which the next push finds and fills.
+    Old drafts are deleted first: a kill in between leaves tasks without any, which the next push fills.
     """
     draft_of = {task.id: drafts.get(sha256) for sha256, task in tasks.items() if not task.touched}
     known = {sha256: task.id for sha256, task in tasks.items() if sha256 not in new and not task.touched}

@@ -68,10 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Joined:
-    """The rows in the order of file names, and the images that were left out: reason -> file names.
-
-    prefer: the preferred annotators, under the names that the release uses.
-    """
+    """The rows by file name, and what was left out: reason -> file names. prefer: under the names the release uses."""
 
     rows: list[Row]
     left_out: dict[str, list[str]]
@@ -82,10 +79,7 @@ class Joined:
 
 
 def join(answers: Answers, images: Mapping[str, ImageFile], options: ExportOptions) -> Joined:
-    """images: SHA-256 -> the image as it is in the folder now; captions of others are left out.
-
-    Raises InputError for a preferred annotator without answers.
-    """
+    """images: by SHA-256, as they are in the folder. Raises InputError for a preferred annotator without answers."""
     address = {pseudonym: email for email, pseudonym in answers.pseudonyms.items()}
     prefer = tuple(address.get(each, each) for each in options.prefer)
     for each in prefer:
@@ -133,8 +127,8 @@ def make_row(
 def reason_to_skip(group: Sequence[Answer]) -> str:
     """Why annotators left an image out; empty if they did not.
 
-    One caption is enough to keep an image that others skipped. In the triage, half of the annotators are enough to
-    leave it out, by a reason or by skipping it; the reason is the most common one, of equals the first.
+    One caption keeps an image that others skipped. In the triage, half of the annotators leave it out, by a reason
+    (the most common counts) or by skipping it.
     """
     statuses = [answer.record.status for answer in group if answer.record.screen == "text"]
     if "skipped" in statuses and "written" not in statuses:
@@ -187,11 +181,7 @@ def release_name(rows: Sequence[Row]) -> str:
 def export(
     joined: Joined, folder: Path, *, name: str, options: ExportOptions, agreement: Agreement, config_hash: str
 ) -> tuple[dict[str, Any], bool]:
-    """Write a release; `folder` must be new, or contain this very release, which is then left as it is.
-
-    Returns the lock, and whether the release was written just now.
-    config_hash: of the labeling configuration, or "" if there is none. Raises InputError, and leaves no folder.
-    """
+    """Write a release: the lock, and whether it is new. `folder` must be new or hold this very release. InputError."""
     if not joined.rows:
         reasons = "; ".join(f"{reason}: {len(names)}" for reason, names in joined.left_out.items())
         raise InputError(f"there is nothing to export ({reasons or 'no answers'})", fix="Pull first: annotate.py pull")

@@ -78,10 +78,7 @@ class Server:
 def start_server(
     folder: Path = SERVER_FOLDER, *, port: int | None = None, variables: Mapping[str, str] | None = None
 ) -> Server:
-    """The server of `folder`: the running one, else a new one. Raises InputError if it cannot be started.
-
-    port: a number, 0 for any, None for the last one or the next free one. variables: further environment variables.
-    """
+    """The running server of `folder`, else a new one. port: 0: any; None: the last or next free. Raises InputError."""
     folder = folder.resolve()
     environment.ensure_environment()
     with locked(folder / "lock"):
@@ -135,10 +132,7 @@ def launch(folder: Path, port: int | None, variables: Mapping[str, str]) -> Serv
 
 
 def spawn(folder: Path, port: int, variables: Mapping[str, str]) -> int:
-    """Run Label Studio in a session of its own, with a clean environment. Returns its process id.
-
-    The shell in between makes it a child of the system's first process, so it outlives this one.
-    """
+    """Run Label Studio with a clean environment; a shell in between makes it outlive us. Returns its process id."""
     program = [str(environment.environment_folder() / environment.PROGRAM), "start", "--data-dir", str(folder)]
     program += ["--no-browser", "--internal-host", HOST, "--port", str(port)]
     shell = 'umask 077; log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
@@ -224,10 +218,7 @@ def http_status(server: Server, path: str, token: str = "") -> int | None:
 
 
 def candidate_ports(requested: int | None, last: int | None) -> Iterator[int]:
-    """Free ports, the best first. Raises InputError if the requested one is taken.
-
-    requested: 0 for any. last: the one used before, tried first so that existing links keep working.
-    """
+    """Free ports, the last used one first, so that links keep working. requested: 0 for any. InputError if taken."""
     if requested:
         check_port(requested)
         yield requested

@@ -28,9 +28,7 @@ SPELLINGS = (
 RARE = 2  # captions that may have a typo, or the wrong number of a noun
 COMMON = 10  # captions that the word it is compared with must at least be in ...
 TIMES = 20  # ... and how many times more than its own
-SHORTEST = (
-    4  # letters; shorter words are close to too many others, and those of four count with two letters swapped only
-)
+SHORTEST = 4  # letters: shorter words are close to too many others, and of four only two swapped letters count
 LONG = 8  # letters from which two edits still are a typo, and not another word
 IRREGULAR = {
     "child": "children", "foot": "feet", "goose": "geese", "leaf": "leaves", "man": "men", "mouse": "mice",
@@ -44,10 +42,7 @@ VOWELS = "aeiou"
 
 
 def inconsistent_words(texts: Sequence[str], groups: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
-    """Word -> (the word that more captions use instead, what is wrong).
-
-    groups: further synonyms, each group separated by spaces; plurals follow.
-    """
+    """Word -> (the word that more captions use instead, what is wrong). groups: further synonyms, split by spaces."""
     counts = count_captions(texts)
     better: dict[str, tuple[str, str]] = {}
     for kind, table in (("synonym", (*groups, *SYNONYMS)), ("spelling", SPELLINGS)):
@@ -59,10 +54,7 @@ def inconsistent_words(texts: Sequence[str], groups: Sequence[str] = ()) -> dict
 
 
 def likely_typos(texts: Sequence[str], accepted: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
-    """Rare word -> (the frequent word that is probably meant, what is wrong): a typo, or the wrong number of a noun.
-
-    accepted: words that are correct.
-    """
+    """Rare word -> (the frequent word probably meant, what is wrong): a typo, or a noun's other number."""
     counts = count_captions(texts)
     known = {form for pair in (*SPELLINGS, *SYNONYMS) for word in pair.split() for form in (word, plural(word))}
     known.update(word.lower() for word in accepted)
@@ -105,10 +97,7 @@ def intended_word(word: str, counts: Mapping[str, int]) -> tuple[str, bool] | No
 
 
 def edit_distance(first: str, second: str, limit: int) -> int | None:
-    """Letters inserted, deleted, substituted or swapped with their neighbour; None if over `limit`.
-
-    The optimal string alignment distance, Damerau 1964.
-    """
+    """Optimal string alignment distance (Damerau 1964): edits of letters, swaps included; None if over `limit`."""
     if abs(len(first) - len(second)) > limit:
         return None
     before: list[int] = []

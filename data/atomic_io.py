@@ -54,11 +54,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill; it takes the place of `path` when the block succeeds, else it is removed.
-
-    An old `path` is moved aside first, back if anything fails, and removed last.
-    Raises InputError if the disk is full or `path` cannot be written.
-    """
+    """A temporary folder to fill; it replaces `path` when the block succeeds, else it is removed. Raises InputError."""
     partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

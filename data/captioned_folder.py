@@ -53,10 +53,7 @@ class CaptionedFolder:
 
 
 def read_folder(folder: Path) -> CaptionedFolder:
-    """Read a captioned folder. Every image is hashed and decoded once.
-
-    Raises InputError only if the folder itself is unusable: missing, not a folder, or without a single image.
-    """
+    """Read a captioned folder, each image hashed and decoded once. InputError only if the folder itself is unusable."""
     scan = scan_folder(folder)
     table = read_table(scan)
     rows, problems = match_rows(table, scan)
@@ -215,10 +212,7 @@ def caption_stem(name: str) -> str:
 
 
 def scan_folder(folder: Path) -> FolderScan:
-    """List a folder and its sub-folders without opening a file or following a link to a folder.
-
-    Raises InputError if the folder itself is missing or cannot be listed.
-    """
+    """List a folder and its sub-folders without opening a file or following a link to a folder. Raises InputError."""
     if not folder.is_dir():
         raise missing_folder_error(folder)
     scan = FolderScan(folder)
@@ -402,9 +396,9 @@ def write_folder(
 ) -> None:
     """Write a captioned folder atomically: the images under their file_name, and metadata.jsonl in order.
 
-    An image given as a path or as bytes is copied; one in memory is saved in the format of its name. The same input
-    gives the same bytes. captions_beside: also a .txt for each image, one caption a line.
-    Raises InputError if the folder exists and is not empty, or if two rows have the same name.
+    An image given as a path or as bytes is copied; one in memory is saved in the format of its name, equal input as
+    equal bytes. captions_beside: also a .txt an image. Raises InputError if the folder is not empty, or two rows
+    have the same name.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("exists and is not empty", where=folder, fix="Give the name of a new folder.")

@@ -124,10 +124,7 @@ class TokenReport:
 def count_tokens(
     captions: Sequence[Sample] | Sequence[str], tokenizer: PreTrainedTokenizerBase, template: str = TEMPLATE
 ) -> TokenReport:
-    """Count the tokens of every prompt (all captions of each sample) and find the words past the limit.
-
-    The limit is the tokenizer's model_max_length less its start and end token: 75 for Stable Diffusion v1.
-    """
+    """Count the tokens of every prompt, and find the words past the tokenizer's limit: 75 for Stable Diffusion v1."""
     rows = list(prompts_of(captions, template))
     name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
     if tokenizer.model_max_length > UNLIMITED:

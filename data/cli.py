@@ -1,7 +1,6 @@
-"""One frozen, validated config from defaults, a YAML preset and flags; flags take precedence.
+"""One frozen, validated config from defaults, a YAML preset and flags (`--adapter.rank 8`); flags take precedence.
 
-A flag is a field's dotted name with dashes: `--adapter.rank 8`. All mistakes are reported at once, each with its flag
-or its `file.yaml:line`.
+All mistakes are reported at once, each with its flag or its `file.yaml:line`.
 """
 
 from __future__ import annotations
@@ -60,12 +59,11 @@ def parse(
     preset: Preset = None,
     aliases: Mapping[str, str] | None = None,
 ) -> Config:
-    """Read flags over a preset over the defaults of `model`.
+    """Read flags over a preset over the defaults of `model`; `--help` prints and exits 0.
 
-    preset: the YAML file used unless `--config FILE` is given (only if the model has a field `config`), or a function
-    that chooses it from the flags as they were typed, by dotted field name.
-    aliases: other spellings of a flag, e.g. {"--cfg": "--guidance-scale", "-n": "--negative-prompt"}.
-    Raises InputError naming every unknown or invalid flag and YAML key. `--help` prints and exits 0.
+    preset: the YAML file used without `--config FILE` (only if the model has a field `config`), or a function that
+    chooses it from the typed flags, by dotted field name. aliases: other spellings, e.g. {"-n": "--negative-
+    prompt"}. Raises InputError naming every unknown or invalid flag and YAML key.
     """
     flags = find_flags(model)
     typed = read_flags(sys.argv[1:] if argv is None else argv, flags, aliases or {}, prog)
@@ -189,10 +187,7 @@ def take_value(token: str, alone: bool | None, tokens: list[str], names: Mapping
 
 
 def read_preset(typed: dict[str, Any], preset: Preset) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of `--config`, or of the command's own preset, with the `file:line` of each dotted key.
-
-    Raises InputError; for a preset that does not exist it lists its neighbours, or those of the command's own.
-    """
+    """The values of `--config`, or of the command's own preset, and the `file:line` of each key; or InputError."""
     own = preset if isinstance(preset, Path) or preset is None or "config" in typed else preset(typed)
     path = Path(typed["config"]) if "config" in typed else own
     if path is None:
@@ -228,11 +223,7 @@ def key_lines(node: yaml.Node | None, path: Path, prefix: str = "") -> Iterator[
 
 
 def merge(model: type[BaseModel], values: dict[str, Any], typed: Mapping[str, Any]) -> None:
-    """Put the typed values into the preset's, and name the kind of every union.
-
-    `--adapter.rank 8` alone means the default kind; `--adapter.kind full` over a preset's
-    `adapter: {kind: lora, rank: 16}` drops the preset's fields.
-    """
+    """Put the typed values into the preset's and name the kind of each union; another kind drops the preset's fields."""
     for name, info in model.model_fields.items():
         default = getattr(info.default, "kind", None) if len(section_types(info.annotation)) > 1 else None
         section = values.setdefault(name, {}) if default is not None else None

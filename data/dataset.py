@@ -144,8 +144,7 @@ class EncodedDataset(Dataset[TrainingSample]):
 def moments_to_posterior(moments: Moments) -> Posterior:
     """(2C, h, w) mean and standard deviation of an autoencoder's mean and log-variance.
 
-    Computed once, on the CPU: the product and sum that remain for each sample are rounded alike on every device, an
-    exponential is not.
+    Computed once, on the CPU: an exponential is not rounded alike on every device.
     """
     mean, log_variance = moments.chunk(2)
     return torch.cat([mean, (0.5 * log_variance.clamp(*LOGVAR_RANGE)).exp()])
@@ -277,8 +276,7 @@ def make_streams(weights: Sequence[Sequence[float]]) -> list[list[Stream]]:
 def stream_turn(streams: Sequence[Stream], place: int) -> tuple[Stream, int]:
     """Which stream fills the place-th place of a bucket, and how many places it has filled before.
 
-    Of the first n places that the streams before it leave, a stream fills n * share / total, rounded (in integers), so
-    none is ever ahead or behind by more than a place or two.
+    Of the first n places that the streams before it leave, a stream fills n * share / total, rounded.
     """
     total = sum(stream.share for stream in streams)
     for stream in streams[:-1]:

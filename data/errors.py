@@ -14,11 +14,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
 class InputError(Exception):
-    """A mistake that the user can fix. Printed as one line, never as a traceback.
-
-    what: what was given and what is wrong with it, without a full stop.
-    where: `file:line`, a path or a flag. allowed: the values that are allowed. fix: how to fix it.
-    """
+    """A user's mistake, printed as one line: what is wrong, where (file:line, path, flag), allowed values, fix."""
 
     def __init__(self, what: str, *, where: object = None, allowed: object = None, fix: str | None = None) -> None:
         self.what, self.where, self.allowed, self.fix = what, where, allowed, fix

@@ -1,7 +1,7 @@
 """Images -> feature matrices: extractors, and a cache keyed by image bytes, extractor name and version.
 
 To add an extractor: a class with `name`, `version` and `encode`, and its name in `make_extractor`. Raise the version
-with any change of its output, so that features of two versions never meet in one matrix.
+with any change of its output.
 """
 
 from __future__ import annotations
@@ -43,10 +43,7 @@ class Extractor(Protocol):
 
 
 def extract_features(extractor: Extractor, images: Sequence[ImageSource], *, cache: bool = True) -> Features:
-    """The (n, d) float32 features of samples, files or images in memory; rows are cached under cache_root()/features.
-
-    Raises InputError for a file that is not a usable image, or has changed since its sample was read.
-    """
+    """(n, d) float32 features of samples, files or images, cached by row. InputError for unusable or changed files."""
     folder = cache_root() / "features" / f"{extractor.name}-{extractor.version}"
     keys = [content_key(image) for image in images]
     paths = {key: folder / key[:2] / f"{key}.npy" for key in keys}

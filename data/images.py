@@ -1,7 +1,4 @@
-"""Open any image safely: bounded before it is decoded, decoded whole or not at all, upright, on white, 8-bit sRGB.
-
-Then crop it to a size, and convert it to and from tensors.
-"""
+"""Open any image safely: bounded before it is decoded, whole or not at all, upright, on white, 8-bit sRGB."""
 
 from __future__ import annotations
 
@@ -150,10 +147,7 @@ def no_pillow_warnings() -> Iterator[None]:
 
 @contextmanager
 def decoding_errors(where: Path, start: bytes = b"") -> Iterator[None]:
-    """Turn any failure of a decoder into an InputError; Pillow's decoders raise a dozen types on broken files.
-
-    start: the first bytes, which tell an image with a bad header from a file that is no image at all.
-    """
+    """Turn any failure of a decoder into an InputError. start: first bytes, which tell a bad header from no image."""
     try:
         yield
     except Image.DecompressionBombError as error:
@@ -195,10 +189,7 @@ def to_rgb(image: Image.Image, where: Path, notes: list[str]) -> Image.Image:
 
 
 def to_srgb(image: Image.Image, rgb: Image.Image, notes: list[str]) -> Image.Image:
-    """Apply the colour profile embedded in `image` (Display P3, Adobe RGB, CMYK), with a note; rgb: without it.
-
-    Grey profiles differ from sRGB in little but gamma and are ignored. One that cannot be read changes nothing.
-    """
+    """Apply the RGB or CMYK profile embedded in `image`, with a note; rgb: without it. Grey profiles are ignored."""
     content = image.info.get("icc_profile")
     if not content:
         return rgb
@@ -245,10 +236,7 @@ def check_shape(size: tuple[int, int], where: Path) -> None:
 
 
 def warn_of_format(stored_format: str, frames: int, size: tuple[int, int], where: Path) -> Iterator[str]:
-    """A JPEG named .png, which other programs may refuse; further frames; a long crop.
-
-    The second image in a phone's MPO is a preview: it is left out without a warning.
-    """
+    """A wrong suffix, further frames (not an MPO's second image, a preview), and a long crop."""
     suffixes = FORMATS.get(stored_format, ())
     if where.suffix.lower() not in suffixes:
         right = suffixes[0] if suffixes else ""

@@ -1,7 +1,4 @@
-"""Import Hugging Face datasets and Label Studio exports into a captioned folder.
-
-A source yields pairs of image and annotation; whatever cannot be used becomes a Problem. Sources are only read.
-"""
+"""Import Hugging Face datasets and Label Studio exports into a captioned folder; the sources are only read."""
 
 from __future__ import annotations
 
@@ -27,9 +24,8 @@ UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the nam
 def import_folder(source: Path, into: Path, *, pictures: Path | None = None) -> list[Problem]:
     """Write `source` as a captioned folder `into`, which must be new, and return its problems.
 
-    source: a Hugging Face dataset (save_to_disk), a Label Studio export (JSON; `pictures` is the folder with its
-    images), or a captioned folder, of which everything usable is copied.
-    Raises InputError if there is nothing to import; then no folder appears.
+    source: a Hugging Face dataset (save_to_disk), a Label Studio export (JSON; `pictures`: the folder of its
+    images), or a captioned folder. Raises InputError if there is nothing to import; then no folder appears.
     """
     problems: list[Problem] = []
     if source.is_file():
@@ -128,10 +124,7 @@ def is_json(value: Any) -> bool:
 
 
 def read_label_studio(export: Path, pictures: Path | None, problems: list[Problem]) -> Iterator[Pair]:
-    """The finished tasks of a Label Studio export in the format JSON, with provenance.
-
-    JSON_MIN and CSV are refused: they drop skipped tasks and their reason silently.
-    """
+    """The finished tasks of a Label Studio export in JSON (JSON_MIN and CSV drop skipped tasks), with provenance."""
     scan = scan_folder(pictures or export.parent)
     taken: dict[str, str] = {}
     for number, task in enumerate(read_export(export), start=1):

@@ -142,10 +142,7 @@ def checksum(value: Tensor) -> str:
 
 
 def read_entry(path: Path) -> Tensor | None:
-    """A cached value, or None if there is none or it is damaged.
-
-    Cache files are not flushed to the disk at once: after a power cut one may be short, or full of zeros.
-    """
+    """A cached value, or None if there is none or it is damaged, e.g. short after a power cut."""
     try:
         with safe_open(path, framework="pt") as file:
             value, expected = file.get_tensor("value"), file.metadata()["crc32"]
@@ -220,10 +217,7 @@ def total_bytes(records: Iterable[EntryPaths]) -> int:
 
 
 def choose_storage(keep: str, size: int) -> str:
-    """memory or disk for `size` bytes; `auto` is memory while there is ample room, `device` another name for memory.
-
-    Raises InputError if memory was requested and is too small.
-    """
+    """memory or disk for `size` bytes; auto: memory if there is ample room; device: memory. InputError if too small."""
     free = free_memory()
     if keep == "auto":
         return "memory" if size <= ROOM_IN_MEMORY * free else "disk"

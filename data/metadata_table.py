@@ -1,7 +1,4 @@
-"""Rows that describe images: lines of metadata.jsonl, rows of metadata.csv, caption files.
-
-Each reader returns the valid rows, each with its file and line, and a Problem for every invalid one.
-"""
+"""Rows of metadata.jsonl, metadata.csv and caption files: valid ones with their line, a Problem for each other."""
 
 from __future__ import annotations
 
@@ -192,10 +189,7 @@ def is_strange(char: str) -> bool:
 
 
 def read_csv(path: Path) -> Table:
-    """Read metadata.csv: a header with file_name and text, then a row an image; `texts` holds a JSON list.
-
-    Every cell is text; empty cells are left out.
-    """
+    """Read metadata.csv: a header with file_name and text, then a row an image; `texts` holds a JSON list."""
     table = Table()
     csv.field_size_limit(MAX_CELL)
     try:

@@ -1,7 +1,4 @@
-"""Random numbers as a function of a position (seed, optimiser step, slot ...), never of earlier numbers.
-
-So a resumed run needs no generator state, and results do not depend on the number of workers or processes.
-"""
+"""Random numbers as a function of a position (seed, step, slot ...), never of earlier numbers, workers or processes."""
 
 from __future__ import annotations
 
@@ -81,10 +78,7 @@ def counter_uniforms(keys: Tensor, salt: int, count: int) -> Tensor:
 
 
 def counter_normals(keys: Tensor, salt: int, shape: tuple[int, ...]) -> Tensor:
-    """(B,) int64 -> (B, *shape) float32, standard normal and never beyond 5.9; devices differ by rounding alone.
-
-    Source: Box & Muller 1958, two numbers of each pair.
-    """
+    """(B,) int64 -> (B, *shape) float32, standard normal and never beyond 5.9. Source: Box & Muller 1958."""
     import torch
 
     count = math.prod(shape)

@@ -94,10 +94,7 @@ class FolderSummary:
 
 
 def validate_folder(options: PrepareOptions) -> int:
-    """Check the folder, print what was found, and return the exit code: 0 if nothing is wrong, else 1.
-
-    Raises InputError for a bad path or setting, before anything long begins.
-    """
+    """Check the folder, print what was found, and return 0 if nothing is wrong, else 1. InputError for bad settings."""
     check_targets(options)
     size, step = read_model_shape(options.model or EMBEDDED)
     size = options.size or size
@@ -129,10 +126,7 @@ def check_targets(options: PrepareOptions) -> None:
 
 
 def read_model_shape(model: Path) -> tuple[int, int]:
-    """The side in pixels that a model was trained at, and what all sides must be multiples of.
-
-    Those of Stable Diffusion v1 if the embedded base is not built yet.
-    """
+    """The pixels a side that a model was trained at, and what sides are multiples of; SD v1's without the base."""
     if model == EMBEDDED and not model.exists():
         return 512, 64
     try:
@@ -166,10 +160,7 @@ def summarize(
     tokenizer: PreTrainedTokenizerBase | None,
     imported: Sequence[Problem],
 ) -> FolderSummary:
-    """Work out what training would do with the usable images of a folder. Raises InputError for a bad setting.
-
-    shape: size and step. imported: the problems of the source that the folder was imported from.
-    """
+    """What training would do with the usable images. shape: size and step. imported: the problems of the source."""
     samples, template = folder.samples, options.caption
     captions.parse_template(template, captions.known_fields(sample.annotation for sample in samples))
     sizes = buckets.make_buckets(shape[0], step=shape[1])

@@ -55,10 +55,7 @@ def unit_rows(features: Matrix) -> NDArray[np.float64]:
 
 
 def frechet_distance(real: Matrix, generated: Matrix) -> float:
-    """d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of (n, d) and (m, d) features, at least 0.
-
-    Raises InputError for d or fewer rows on a side: their covariance is singular.
-    """
+    """d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), at least 0. InputError for d or fewer rows on a side."""
     check_enough_rows(real, generated)
     (first, own), (second, other) = (
         (side.mean(axis=0), np.cov(side, rowvar=False, ddof=1).reshape(side.shape[1], -1))
@@ -126,10 +123,7 @@ class KernelDistance:
 
 
 def kernel_distance(real: Matrix, generated: Matrix, *, blocks: int = 10, seed: int = 0) -> KernelDistance:
-    """KID of (n, d) and (m, d) features. Raises InputError for fewer than two rows a block.
-
-    Source: Binkowski et al. 2018, arXiv 1801.01401, section 4.
-    """
+    """KID (Binkowski et al. 2018, arXiv 1801.01401, section 4). InputError for fewer than two rows a block."""
     fewest = min(len(real), len(generated))
     if fewest < 2 * blocks:
         raise InputError(f"a kernel distance of {fewest} images", allowed=f"{2 * blocks} or more on each side")

@@ -34,7 +34,7 @@ class CopyReport:
 
 
 def find_copies(train: Matrix, held_out: Matrix, generated: Matrix) -> CopyReport:
-    """Likeness of each generated image to the training set, against what images not trained on have.
+    """Likeness of generated images to the training set, against that of held-out ones.
 
     Source: Somepalli et al. 2023, arXiv 2212.03860, section 4; the calibration by held-out images is ours.
     """
@@ -87,10 +87,7 @@ def data_copying_score(train: Matrix, held_out: Matrix, generated: Matrix) -> fl
 
 @dataclass(frozen=True)
 class MembershipInference:
-    """How well an image's denoising loss tells whether it was trained on. auc: 0.5 is not at all.
-
-    found: share of training images recognised at a false-positive rate of 1 %. gap: mean loss held out minus trained.
-    """
+    """Does the denoising loss tell what was trained on? auc: 0.5 is not at all. found: share at 1 % false alarms."""
 
     auc: float
     found: float
@@ -98,10 +95,7 @@ class MembershipInference:
 
 
 def membership_inference(train_losses: Vector, held_out_losses: Vector, *, rate: float = 0.01) -> MembershipInference:
-    """Of losses (n,) and (m,) at the same timesteps and noise; lower means "trained on".
-
-    Source: Carlini et al. 2023, arXiv 2301.13188, section 5. Raises InputError for fewer than two losses on a side.
-    """
+    """Of losses (n,), (m,) at equal timesteps and noise. Source: Carlini et al. 2023, arXiv 2301.13188, section 5."""
     from scipy.stats import mannwhitneyu
 
     members, others = np.asarray(train_losses, np.float64), np.asarray(held_out_losses, np.float64)

@@ -131,10 +131,7 @@ def permuted_mmd(gram: Matrix, sides: Matrix) -> Vector:
 
 
 def sign_flip_test(differences: Vector, clusters: Labels, *, draws: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of "base and tuned differ by chance", by flipping the signs of whole prompts' differences.
-
-    Exact (all sign patterns) for up to 13 prompts. Source: Fisher 1935, chapter III.
-    """
+    """Two-sided p-value of "base and tuned differ by chance" (Fisher 1935, chapter III); exact for up to 13 prompts."""
     means = cluster_means(differences, clusters)
     count = len(means)
     if count < 2:
@@ -174,10 +171,7 @@ def equivalence_test(differences: Vector, clusters: Labels, margin: float) -> fl
 
 
 def holm_correction(values: Mapping[str, float] | Sequence[float]) -> dict[str, float]:
-    """p-values corrected for multiple comparisons. Source: Holm 1979, Scand. J. Statist. 6.
-
-    The k-th smallest of n is multiplied by n - k + 1, and none is below its predecessor. A sequence is named by place.
-    """
+    """p-values corrected for multiple comparisons; a sequence is named by place. Holm 1979, Scand. J. Statist. 6."""
     named = dict(values) if isinstance(values, Mapping) else {str(place): p for place, p in enumerate(values)}
     adjusted: dict[str, float] = {}
     highest = 0.0

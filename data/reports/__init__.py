@@ -1,7 +1,4 @@
-"""HTML reports: self-contained pages from jinja2 templates; nothing is loaded from elsewhere, all text is escaped.
-
-`render` fills a template; data/reports/page.py builds a page block by block; data/reports/charts.py draws charts.
-"""
+"""HTML reports: self-contained pages from jinja2 templates; nothing is loaded from elsewhere, all text is escaped."""
 
 from __future__ import annotations
 

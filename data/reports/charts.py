@@ -28,10 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Series:
-    """One line. low and high, if given, bound a band about it, e.g. a 95 % interval. NaN or infinity is a gap.
-
-    faint: pale, for raw values behind their running mean. mark: a large ring at each point.
-    """
+    """One line. low, high: a band about it. NaN, infinity: a gap. faint: pale. mark: a large ring at each point."""
 
     name: str
     x: Sequence[float]

@@ -1,7 +1,4 @@
-"""A report page built from top to bottom: sections of text, facts, tables, charts and rows of images.
-
-All text is escaped: a caption is shown, whatever is in it. Light or dark as the reader's system has it.
-"""
+"""A report page from top to bottom: sections of text, facts, tables, charts and rows of images; text is escaped."""
 
 from __future__ import annotations
 
