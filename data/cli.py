@@ -223,7 +223,7 @@ def key_lines(node: yaml.Node | None, path: Path, prefix: str = "") -> Iterator[
 
 
 def merge(model: type[BaseModel], values: dict[str, Any], typed: Mapping[str, Any]) -> None:
-    """Put the typed values into the preset's and name the kind of each union; another kind drops the preset's fields."""
+    """Put the typed values into the preset's and name each union's kind; another kind drops the preset's fields."""
     for name, info in model.model_fields.items():
         default = getattr(info.default, "kind", None) if len(section_types(info.annotation)) > 1 else None
         section = values.setdefault(name, {}) if default is not None else None
