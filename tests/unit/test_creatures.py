@@ -13,10 +13,9 @@ from data import sample_set
 from data.schema import Annotation
 from tools.pocket import archive
 from tools.pocket.drawing import creatures
-from tools.pocket.drawing.paint import INK, PAPER, Part, Place
-from tools.pocket.drawing.pen import Pen
-from tools.pocket.drawing.ruler import Ruler
+from tools.pocket.drawing.paint import INK, PAPER, Part, Pen, Place, Ruler
 from tools.pocket.drawing.shapes import ellipse
+from tools.pocket.drawing.species import SPECIES
 
 BRED = (0, 17, 35)  # species whose every picture is looked at
 
@@ -63,7 +62,7 @@ def test_no_two_pictures_are_alike() -> None:
 
 def test_every_type_and_species_is_present() -> None:
     assert len(creatures.TYPES) == len(set(creatures.TYPES)) == 10
-    names = [species.name for species in creatures.SPECIES]
+    names = [species.name for species in SPECIES]
     assert len(names) == len(set(names)) == 100
     assert {row.type for row in captioned()} == set(creatures.TYPES)
     pictures = [sum(row.name == name for row in captioned()) for name in names]
@@ -71,7 +70,7 @@ def test_every_type_and_species_is_present() -> None:
 
 
 def test_a_species_keeps_its_plan_and_no_two_of_a_type_share_one() -> None:
-    pairs = {(species.kind.word, species.plan) for species in creatures.SPECIES}
+    pairs = {(species.kind.word, species.plan) for species in SPECIES}
     assert len(pairs) == 100
 
 

@@ -199,12 +199,8 @@ def electrified(subject: Subject, rng: Rng) -> None:
     layer = ring(subject, "bolt", rng, rng.randint(3, 5), 42, 60)
     (subject.front if rng.random() < 0.7 else subject.behind).append(layer)
     phrases = (
-        "with lightning",
-        "with lightning bolts",
-        "struck by lightning",
-        "with electricity",
-        "charged with electricity",
-    )
+        "with lightning", "with lightning bolts", "struck by lightning", "with electricity", "charged with electricity",
+    )  # fmt: skip
     subject.say(rng, ("electric", "electrified"), ("made of lightning",) if made else phrases)
 
 
@@ -447,11 +443,9 @@ def in_box(subject: Subject, rng: Rng) -> None:
     pen.rectangle((x - half, level, x + half, low), fill=(*brown, 255), outline=(*shade(brown, 0.55), 255), width=4)
     for side in (-1, 1):
         flap = [
-            (x + side * half, level),
-            (x + side * (half + 14), level + 12),
-            (x + side * (half + 14), level + 22),
+            (x + side * half, level), (x + side * (half + 14), level + 12), (x + side * (half + 14), level + 22),
             (x + side * half, level + 14),
-        ]
+        ]  # fmt: skip
         pen.polygon(flap, fill=(*shade(brown, 1.15), 255), outline=(*shade(brown, 0.55), 255))
     pen.rectangle((x - 8, level, x + 8, low), fill=(*shade(brown, 1.2), 255))
     subject.behind.append(back)

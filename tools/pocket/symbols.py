@@ -250,19 +250,9 @@ def wing(kind: str, colour: Colour) -> Image.Image:
     pen, edge = ImageDraw.Draw(picture), shade(colour, 0.55)
     if kind == "bat":
         outline = [
-            (4, 112),
-            (40, 52),
-            (116, 10),
-            (188, 36),
-            (168, 74),
-            (178, 124),
-            (142, 104),
-            (126, 156),
-            (96, 120),
-            (68, 166),
-            (46, 130),
-            (6, 146),
-        ]
+            (4, 112), (40, 52), (116, 10), (188, 36), (168, 74), (178, 124), (142, 104), (126, 156), (96, 120),
+            (68, 166), (46, 130), (6, 146),
+        ]  # fmt: skip
         pen.polygon(outline, fill=colour, outline=edge, width=8)
         for tip in ((168, 74), (142, 104), (96, 120)):
             pen.line((60, 56, *tip), fill=edge, width=6)

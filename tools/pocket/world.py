@@ -23,19 +23,8 @@ VERSION = "1"  # raise it when a picture or a caption changes: shards are keyed 
 SHARD, SHARDS, SINGLE_SHARDS = 2048, 96, 16  # in the first SINGLE_SHARDS nothing has two attributes
 # objects of the tests: never shown with an element, only plain, coloured, in looks and with faces, hats, wings, boxes
 HELD_OUT = (
-    "apple",
-    "cactus",
-    "car",
-    "cat",
-    "chair",
-    "elephant",
-    "fish",
-    "fridge",
-    "guitar",
-    "horse",
-    "house",
-    "umbrella",
-)
+    "apple", "cactus", "car", "cat", "chair", "elephant", "fish", "fridge", "guitar", "horse", "house", "umbrella",
+)  # fmt: skip
 WEIGHTS = dict.fromkeys(HELD_OUT, 2.0) | {"fridge": 8.0}  # of nouns; the others have 1
 if TYPE_CHECKING:
     import torch

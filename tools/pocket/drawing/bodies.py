@@ -159,7 +159,7 @@ def _leg(stage: Stage, x: float, move: complex) -> Part:
 
 def _back_marks(stage: Stage) -> tuple[Mark, ...]:
     if stage.species.marking == "stripes":
-        bands = [grow(shapes.spike(), complex(x, 0.02), 1j, 0.3, 0.14) for x in (-0.44, -0.25, -0.06)]
+        bands = [grow(shapes.SPIKE, complex(x, 0.02), 1j, 0.3, 0.14) for x in (-0.44, -0.25, -0.06)]
     elif stage.species.marking == "spots":
         bands = [ellipse(at, 0.07) for at in (-0.42 + 0.2j, -0.22 + 0.3j, -0.3 + 0.44j)]
     else:
@@ -171,7 +171,7 @@ def serpent(stage: Stage) -> None:
     kind, lean = stage.species.kind, 0.07 * math.copysign(1, stage.pose.yaw)
     coil = curve([-0.7 + 0.4j, -0.55 + 0.6j, -0.2 + 0.6j, 0.24 + 0.58j, 0.44 + 0.44j, 0.2 + 0.3j])
     neck = curve([0.3 + 0.36j, -0.04 + 0.38j, -0.12 + 0.16j, -0.02 - 0.12j])
-    stage.pen.figure(charm(kind.motif(), coil[0] + 0.04 + 0.03j, -0.3 - 1j, 0.38, 0.36, kind.outer, kind.inner))
+    stage.pen.figure(charm(kind.motif, coil[0] + 0.04 + 0.03j, -0.3 - 1j, 0.38, 0.36, kind.outer, kind.inner))
     stage.pen.figure(tube(coil, stage.main, 0.06, 0.15, _bands(stage, coil)))
     _back_wings(stage, 0.1 + 0.2j, 0.56)
     throat = Mark(curve([0.3 + 0.46j, -0.02 + 0.42j, lean - 0.06 + 0.18j, lean - 0.12j]), stage.belly, line=0.075)
@@ -239,7 +239,7 @@ def crawler(stage: Stage) -> None:
     plain = stage.species.marking in ("belly", "mask")
     for i, (x, y, r) in enumerate(SEGMENTS):
         at = complex(x, y - (hump if i in (1, 2) else 0))
-        stage.pen.figure(charm(kind.motif(), at - 0.8j * r, -0.25 - 1j, 0.34, 0.32, kind.outer, kind.inner))
+        stage.pen.figure(charm(kind.motif, at - 0.8j * r, -0.25 - 1j, 0.34, 0.32, kind.outer, kind.inner))
         stage.pen.figure(foot(stage, complex(x + 0.02, 0.66), 1, size=0.62))
         under = Mark(ellipse(at + 0.85j * r, r * 0.9, r * 0.5), stage.belly)
         stage.pen.figure(Part(ellipse(at, r * 1.05, r), stage.main if i % 2 or plain else stage.trim, (under,)))
@@ -258,7 +258,7 @@ def shelled(stage: Stage) -> None:
     for x, move in ((-0.42, step[0]), (-0.1, step[1]), (0.2, step[0])):
         stage.pen.figure(_leg(stage, x, move * 0.7))
     for at, toward, size in ((-0.46 + 0.06j, -0.7 - 1j, 0.34), (-0.22 - 0.12j, -0.25 - 1j, 0.42)):
-        stage.pen.figure(charm(kind.motif(), at, toward, size, size * 0.9, kind.outer, kind.inner))
+        stage.pen.figure(charm(kind.motif, at, toward, size, size * 0.9, kind.outer, kind.inner))
     stage.pen.figure(Part(curve(SHELL, closed=True), stage.trim, _plates(stage)))
     rim = curve([-0.68 + 0.46j, -0.4 + 0.54j, -0.1 + 0.56j, 0.3 + 0.52j])
     stage.pen.figure(tube(rim, stage.belly, 0.065, 0.065))
@@ -279,7 +279,7 @@ def golem(stage: Stage) -> None:
     for side in (-1, 1):
         for low, size in ((0.0, 0.44), (0.16, 0.34)):
             at = complex(side * (0.4 + low * 0.4) * k, -0.24 + low)
-            stage.pen.figure(charm(kind.motif(), at, complex(side * 0.8, -0.8), size, size, kind.outer, kind.inner))
+            stage.pen.figure(charm(kind.motif, at, complex(side * 0.8, -0.8), size, size, kind.outer, kind.inner))
     _arms(stage, 0.44 * k + 0.12j, 0.34, radius=0.13, raised=True)
     draw_crest(stage, head, 0.88)
     belly = ellipse(complex(0.14 * math.sin(pose.yaw), 0.5), 0.34, 0.22)

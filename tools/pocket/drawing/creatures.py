@@ -5,23 +5,18 @@ Picture i shows species i % 100. Everything is a function of (seed, i): the same
 
 from PIL import Image
 
-from data.rng import seed_for
 from data.sample_set import VERSION
 from data.schema import Annotation
 from tools.pocket.drawing import captions
 from tools.pocket.drawing.bodies import PLANS
-from tools.pocket.drawing.paint import Place
+from tools.pocket.drawing.paint import Pen, Place, Ruler
 from tools.pocket.drawing.palettes import KINDS
 from tools.pocket.drawing.parts import Stage, draw_adrift
-from tools.pocket.drawing.pen import Pen
 from tools.pocket.drawing.poses import Pose, pose
-from tools.pocket.drawing.ruler import Ruler
 from tools.pocket.drawing.shapes import ellipse
 from tools.pocket.drawing.species import SPECIES, Species
 
 TYPES: tuple[str, ...] = tuple(kind.word for kind in KINDS)
-
-__all__ = ["SPECIES", "TYPES", "annotation", "draw"]
 
 
 def draw(index: int, size: int, seed: int = 0) -> Image.Image:
@@ -33,11 +28,7 @@ def draw(index: int, size: int, seed: int = 0) -> Image.Image:
     pen = Pen(size, Place())
     stage = Stage(pen, species, how)
     _puddle(stage, ruler, place)
-    draw_adrift(
-        stage,
-        lambda point: place.scale * ruler.distance((point - place.at) / place.scale),
-        seed_for(seed, "adrift", index),
-    )
+    draw_adrift(stage, lambda point: place.scale * ruler.distance((point - place.at) / place.scale), seed, index)
     pen.place = place
     PLANS[species.plan](stage)
     return pen.finish()

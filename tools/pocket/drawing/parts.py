@@ -51,18 +51,18 @@ def charm(
     return Part(grow(shape, at, toward, length, width), outer, marks)
 
 
-EAR_SHAPES: dict[str, tuple[Callable[[], Path], float, float, str]] = {
+EAR_SHAPES: dict[str, tuple[Path, float, float, str]] = {
     # shape, length, width, colours: "coat" (head with trim inside), "trim" or "motif"
-    "round": (shapes.round_ear, 0.56, 0.6, "coat"),
-    "pointed": (shapes.pointed_ear, 0.78, 0.62, "coat"),
-    "long": (shapes.long_ear, 1.1, 0.56, "coat"),
-    "floppy": (shapes.floppy_ear, 0.8, 0.76, "coat"),
-    "fin": (shapes.fin, 0.66, 0.72, "trim"),
-    "leaf": (shapes.leaf, 0.95, 0.86, "motif"),
-    "crystal": (shapes.crystal, 0.76, 0.6, "motif"),
-    "horn": (shapes.horn, 0.66, 0.42, "belly"),
-    "wisp": (shapes.wisp, 0.8, 0.6, "motif"),
-    "blade": (shapes.blade, 0.84, 0.52, "trim"),
+    "round": (shapes.ROUND_EAR, 0.56, 0.6, "coat"),
+    "pointed": (shapes.POINTED_EAR, 0.78, 0.62, "coat"),
+    "long": (shapes.LONG_EAR, 1.1, 0.56, "coat"),
+    "floppy": (shapes.FLOPPY_EAR, 0.8, 0.76, "coat"),
+    "fin": (shapes.FIN, 0.66, 0.72, "trim"),
+    "leaf": (shapes.LEAF, 0.95, 0.86, "motif"),
+    "crystal": (shapes.CRYSTAL, 0.76, 0.6, "motif"),
+    "horn": (shapes.HORN, 0.66, 0.42, "belly"),
+    "wisp": (shapes.WISP, 0.8, 0.6, "motif"),
+    "blade": (shapes.BLADE, 0.84, 0.52, "trim"),
 }
 
 
@@ -81,7 +81,7 @@ def draw_ears(stage: Stage, head: Head) -> None:
             _antenna(stage, head, root, toward)
             continue
         shape, length, width, colours = EAR_SHAPES[kind]
-        path = shape() if side > 0 else shapes.mirrored(shape())
+        path = shape if side > 0 else shape.conj()
         stage.pen.figure(_ear(stage, path, root, toward, length * head.size, width * head.size, colours))
 
 
@@ -100,7 +100,7 @@ def _antenna(stage: Stage, head: Head, root: complex, toward: complex) -> None:
     tip = root + toward * 0.62 * head.size
     bend = root + (toward.real * 0.2 + 1j * toward.imag * 0.6) * 0.62 * head.size
     stage.pen.line(curve([root, bend, tip]), LINE * 0.55)
-    motif = stage.species.kind.motif()
+    motif = stage.species.kind.motif
     stage.pen.figure(charm(motif, tip - 0.1 * toward * head.size, toward, 0.36 * head.size, 0.36 * head.size,
                            stage.species.kind.outer, stage.species.kind.inner))
 
@@ -117,27 +117,27 @@ def draw_crest(stage: Stage, head: Head, crown: float) -> None:
             toward = complex(math.sin(angle - 0.3 * head.yaw), -math.cos(angle)) * np.exp(1j * head.nod)
             at = head.centre + complex(toward.real * head.rx, toward.imag * head.ry * crown) * 0.94
             sides = length * share * size, width * share * size
-            stage.pen.figure(charm(shape(), at, toward, *sides, kind.outer, kind.inner))
+            stage.pen.figure(charm(shape, at, toward, *sides, kind.outer, kind.inner))
     elif crest in SINGLES:
         shape, length, width = SINGLES[crest]
-        stage.pen.figure(charm(shape(), top, up, length * size, width * size, kind.outer, kind.inner))
+        stage.pen.figure(charm(shape, top, up, length * size, width * size, kind.outer, kind.inner))
     elif crest != "none":
         CRESTS[crest](stage, top, complex(up), size)
 
 
-ROWS: dict[str, tuple[Callable[[], Path], float, float]] = {
-    "flames": (shapes.flame, 0.76, 0.64), "crystals": (shapes.crystal, 0.72, 0.56), "stones": (shapes.chunk, 0.5, 0.54),
-    "spikes": (shapes.spike, 0.64, 0.46), "ghost flame": (shapes.wisp, 0.76, 0.58),
+ROWS: dict[str, tuple[Path, float, float]] = {
+    "flames": (shapes.FLAME, 0.76, 0.64), "crystals": (shapes.CRYSTAL, 0.72, 0.56), "stones": (shapes.CHUNK, 0.5, 0.54),
+    "spikes": (shapes.SPIKE, 0.64, 0.46), "ghost flame": (shapes.WISP, 0.76, 0.58),
 }
-SINGLES: dict[str, tuple[Callable[[], Path], float, float]] = {
-    "flame": (shapes.flame, 0.84, 0.66), "bolt": (shapes.bolt, 0.8, 0.62), "crystal": (shapes.crystal, 0.76, 0.6),
-    "drop": (shapes.drop, 0.74, 0.7), "star": (shapes.star, 0.68, 0.68), "hexagon": (shapes.nut, 0.5, 0.5),
-    "bubble": (shapes.disc, 0.6, 0.6),
+SINGLES: dict[str, tuple[Path, float, float]] = {
+    "flame": (shapes.FLAME, 0.84, 0.66), "bolt": (shapes.BOLT, 0.8, 0.62), "crystal": (shapes.CRYSTAL, 0.76, 0.6),
+    "drop": (shapes.DROP, 0.74, 0.7), "star": (shapes.STAR, 0.68, 0.68), "hexagon": (shapes.NUT, 0.5, 0.5),
+    "bubble": (shapes.DISC, 0.6, 0.6),
 }
 
 
 def _fin(stage: Stage, top: complex, up: complex, size: float) -> None:
-    stage.pen.figure(charm(shapes.fin(), top - up * 0.05, up, 0.5 * size, 0.62 * size, stage.trim))
+    stage.pen.figure(charm(shapes.FIN, top - up * 0.05, up, 0.5 * size, 0.62 * size, stage.trim))
 
 
 def _curl(stage: Stage, top: complex, up: complex, size: float) -> None:
@@ -150,7 +150,7 @@ def _curl(stage: Stage, top: complex, up: complex, size: float) -> None:
 
 def _tuft(stage: Stage, top: complex, up: complex, size: float) -> None:
     for angle in (-0.5, 0.55, 0.05):
-        stage.pen.figure(charm(shapes.leaf(), top - up * 0.06 * size, up * np.exp(1j * angle), 0.46 * size,
+        stage.pen.figure(charm(shapes.LEAF, top - up * 0.06 * size, up * np.exp(1j * angle), 0.46 * size,
                                0.36 * size, stage.belly))
 
 
@@ -158,7 +158,7 @@ def _sprout(stage: Stage, top: complex, up: complex, size: float) -> None:
     tip = top + up * 0.22 * size
     stage.pen.figure(tube(curve([top - up * 0.1, tip]), STALK, 0.05 * size, 0.05 * size, shade=0))
     for angle in (-0.95, 0.95):
-        stage.pen.figure(charm(shapes.leaf(), tip - up * 0.06 * size, up * np.exp(1j * angle), 0.62 * size, 0.62 * size,
+        stage.pen.figure(charm(shapes.LEAF, tip - up * 0.06 * size, up * np.exp(1j * angle), 0.62 * size, 0.62 * size,
                                stage.species.kind.outer, stage.species.kind.inner))
 
 
@@ -170,16 +170,16 @@ def _flower(stage: Stage, top: complex, up: complex, size: float) -> None:
 
 
 def _bud(stage: Stage, top: complex, up: complex, size: float) -> None:
-    stage.pen.figure(charm(shapes.drop(), top + up * 0.06 * size, up, 0.66 * size, 0.72 * size, PINK))
+    stage.pen.figure(charm(shapes.DROP, top + up * 0.06 * size, up, 0.66 * size, 0.72 * size, PINK))
     for angle in (-0.9, 0.9):
-        stage.pen.figure(charm(shapes.leaf(), top - up * 0.05 * size, up * np.exp(1j * angle), 0.5 * size, 0.5 * size,
+        stage.pen.figure(charm(shapes.LEAF, top - up * 0.05 * size, up * np.exp(1j * angle), 0.5 * size, 0.5 * size,
                                stage.species.kind.outer))
 
 
 def _bow(stage: Stage, top: complex, up: complex, size: float) -> None:
     for side in (-1j, 1j):
         root = top + up * 0.1 * size
-        stage.pen.figure(charm(shapes.heart(), root, up * side + up * 0.35, 0.52 * size, 0.56 * size, GOLD))
+        stage.pen.figure(charm(shapes.HEART, root, up * side + up * 0.35, 0.52 * size, 0.56 * size, GOLD))
     stage.pen.figure(Part(ellipse(top + up * 0.12 * size, 0.12 * size), PINK, shade=0))
 
 
@@ -187,14 +187,14 @@ CRESTS: dict[str, Callable[[Stage, complex, complex, float], None]] = {
     "fin": _fin, "curl": _curl, "tuft": _tuft, "sprout": _sprout, "flower": _flower, "bud": _bud, "bow": _bow,
 }
 
-TAIL_TIPS: dict[str, tuple[Callable[[], Path], float, float, str]] = {
-    "fluke": (shapes.fluke, 0.3, 0.3, "trim"), "fin": (shapes.fin, 0.32, 0.36, "trim"),
-    "flame": (shapes.flame, 0.42, 0.36, "motif"), "leaf": (shapes.leaf, 0.42, 0.42, "motif"),
-    "bolt": (shapes.bolt, 0.5, 0.5, "motif"), "crystal": (shapes.crystal, 0.38, 0.34, "motif"),
-    "puff": (shapes.disc, 0.34, 0.34, "belly"), "club": (shapes.chunk, 0.32, 0.34, "motif"),
-    "wisp": (shapes.wisp, 0.4, 0.36, "motif"), "stinger": (shapes.spike, 0.34, 0.24, "motif"),
-    "star": (shapes.star, 0.38, 0.38, "motif"), "heart": (shapes.heart, 0.32, 0.34, "trim"),
-    "blade": (shapes.blade, 0.42, 0.34, "trim"), "hexagon": (shapes.nut, 0.34, 0.34, "motif"),
+TAIL_TIPS: dict[str, tuple[Path, float, float, str]] = {
+    "fluke": (shapes.FLUKE, 0.3, 0.3, "trim"), "fin": (shapes.FIN, 0.32, 0.36, "trim"),
+    "flame": (shapes.FLAME, 0.42, 0.36, "motif"), "leaf": (shapes.LEAF, 0.42, 0.42, "motif"),
+    "bolt": (shapes.BOLT, 0.5, 0.5, "motif"), "crystal": (shapes.CRYSTAL, 0.38, 0.34, "motif"),
+    "puff": (shapes.DISC, 0.34, 0.34, "belly"), "club": (shapes.CHUNK, 0.32, 0.34, "motif"),
+    "wisp": (shapes.WISP, 0.4, 0.36, "motif"), "stinger": (shapes.SPIKE, 0.34, 0.24, "motif"),
+    "star": (shapes.STAR, 0.38, 0.38, "motif"), "heart": (shapes.HEART, 0.32, 0.34, "trim"),
+    "blade": (shapes.BLADE, 0.42, 0.34, "trim"), "hexagon": (shapes.NUT, 0.34, 0.34, "motif"),
 }
 
 
@@ -210,7 +210,7 @@ def draw_tail(stage: Stage, root: complex, side: int, reach: float = 1.0) -> Non
     spine = curve([root, root + (0.18 * out + 0.05j) * reach, root + (0.3 * out - 0.12j) * reach])
     toward = complex(side * 0.5, -0.85)
     shape, length, width, colours = TAIL_TIPS[stage.species.tail]
-    path = shape() if side > 0 else shapes.mirrored(shape())
+    path = shape if side > 0 else shape.conj()
     tip = spine[-1] - 0.04 * toward
     stage.pen.figure(tube(spine, stage.main, 0.085 * reach, 0.055 * reach))
     kind = stage.species.kind
@@ -219,9 +219,9 @@ def draw_tail(stage: Stage, root: complex, side: int, reach: float = 1.0) -> Non
     stage.pen.figure(charm(path, tip, toward, length * reach, width * reach, outer, inner))
 
 
-WING_SHAPES: dict[str, Callable[[], Path]] = {
-    "fin": shapes.fin, "webbed": shapes.webbed, "leaf": shapes.leaf, "feather": shapes.feather,
-    "butterfly": shapes.petal_wing, "blade": shapes.blade,
+WING_SHAPES: dict[str, Path] = {
+    "fin": shapes.FIN, "webbed": shapes.WEBBED, "leaf": shapes.LEAF, "feather": shapes.FEATHER,
+    "butterfly": shapes.PETAL_WING, "blade": shapes.BLADE,
 }
 
 
@@ -229,8 +229,8 @@ def draw_wing(stage: Stage, root: complex, side: int, degrees: float, length: fl
     """One wing from its root; `degrees` above the horizontal, `slim` its width by its length."""
     toward = polar(1, degrees)
     toward = complex(side * toward.real, toward.imag)
-    shape = WING_SHAPES[stage.species.wings]()
-    path = shape if side > 0 else shapes.mirrored(shape)
+    shape = WING_SHAPES[stage.species.wings]
+    path = shape if side > 0 else shape.conj()
     motif = stage.species.wings in ("leaf", "butterfly")
     outer = stage.species.kind.outer if stage.species.wings == "leaf" else stage.trim
     inner = stage.species.kind.inner if motif else None
@@ -278,7 +278,7 @@ def markings(stage: Stage, head: Head, belly: Path) -> tuple[Mark, ...]:
     if kind == "mask":
         return (*patch, Mark(ellipse(head.spot(0, head.face + 0.02), 0.86 * head.rx, 0.4 * head.ry), stage.belly))
     if kind == "star":
-        return (*patch, Mark(grow(stage.species.kind.motif(), head.spot(0, head.face + 0.62) + 0.14j * size, -1j,
+        return (*patch, Mark(grow(stage.species.kind.motif, head.spot(0, head.face + 0.62) + 0.14j * size, -1j,
                                   0.3 * size, 0.3 * size), stage.trim))
     return patch
 
@@ -303,10 +303,10 @@ def _stripes(stage: Stage, head: Head) -> list[Mark]:
     for side in (-1, 1):
         for lat in (0.62, 0.1, -0.42):
             at = head.spot(side * 1.5 - head.yaw, lat, 1.06)
-            stripe = grow(shapes.spike(), at, complex(-side, -0.12), 0.38 * head.size, 0.2 * head.size)
+            stripe = grow(shapes.SPIKE, at, complex(-side, -0.12), 0.38 * head.size, 0.2 * head.size)
             marks.append(Mark(stripe, stage.trim))
     top = head.spot(0, 1.45, 1.05)
-    return [*marks, Mark(grow(shapes.spike(), top, 1j, 0.42 * head.size, 0.2 * head.size), stage.trim)]
+    return [*marks, Mark(grow(shapes.SPIKE, top, 1j, 0.42 * head.size, 0.2 * head.size), stage.trim)]
 
 
 def held(stage: Stage, hand: complex, side: int, size: float = 0.5) -> None:
@@ -314,23 +314,23 @@ def held(stage: Stage, hand: complex, side: int, size: float = 0.5) -> None:
     kind = stage.species.kind
     toward = complex(side * 0.5, -1)
     root = hand + 0.04 * side - 0.04 * toward
-    stage.pen.figure(charm(kind.motif(), root, toward, size, size, kind.outer, kind.inner))
+    stage.pen.figure(charm(kind.motif, root, toward, size, size, kind.outer, kind.inner))
 
 
-FLOATING: dict[str, Callable[[], Path]] = {
-    "water": shapes.disc, "poison": shapes.disc, "ice": shapes.snowflake, "metal": lambda: shapes.star(4, 0.36),
+FLOATING: dict[str, Path] = {
+    "water": shapes.DISC, "poison": shapes.DISC, "ice": shapes.SNOWFLAKE, "metal": shapes.star(4, 0.36),
 }
 PERCHES = (*(complex(x, y) for x in (-0.78, 0.78) for y in (-0.76, -0.44, -0.1)), -0.44 - 0.78j, 0.44 - 0.78j)
 
 
-def draw_adrift(stage: Stage, free: Callable[[complex], float], seed: int) -> None:
+def draw_adrift(stage: Stage, free: Callable[[complex], float], seed: int, index: int) -> None:
     """Small motifs about the creature; `free` tells how far a point is from it."""
-    rng = random.Random(seed)
+    rng = random.Random(seed_for(seed, "adrift", index))
     kind = stage.species.kind
     perches = [perch + complex(rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)) for perch in PERCHES]
     roomy = [perch for perch in perches if free(perch) > 0.2]
     for at in rng.sample(roomy, min(stage.pose.adrift, len(roomy))):
         size, toward = rng.uniform(0.14, 0.19), polar(1, rng.uniform(40, 140))
-        shape = FLOATING.get(kind.word, kind.motif)()
+        shape = FLOATING.get(kind.word, kind.motif)
         part = charm(shape, at - toward * size / 2, toward, size, size, kind.outer, kind.inner)
         stage.pen.figure(part, line=LINE * 0.7)

@@ -7,57 +7,27 @@ from data.rng import seed_for
 from tools.pocket.drawing.palettes import KINDS, Coat, Kind
 
 PLANS = ("ball", "pear", "biped", "quadruped", "serpent", "bird", "floater", "crawler", "shelled", "golem")
-NAMES = {
-    "water": "Bulino Merovi Tidalu Plisko Wavori Nalupe Sorabi Fintara Ombolu Drivano",
-    "fire": "Kindaro Pyrolu Embrosi Scorvi Tazuno Flamiku Cindova Brazuko Ardemi Sulvaro",
-    "grass": "Fernobi Mossilu Verdani Tiliko Sprovi Lumoka Bramuli Olivemi Petasu Clovari",
-    "electric": "Zaptori Voltiru Jolimo Sparuko Ampelo Fizzaro Kiloba Tenzari Brizeko Ohmari",
-    "ice": "Frizzano Nevilu Glasoki Hailomi Fristel Polarni Skadiro Brumavi Icavo Winzeli",
-    "rock": "Granoku Pebulo Basalmi Cragovi Tufalo Gravuni Slatoro Orelko Boldami Quarzino",
-    "ghost": "Wispalo Umbrosi Spekuli Phanori Murmelo Velumi Hushiko Eerilo Noctavi Lanturo",
-    "poison": "Toxelu Venobi Miasmo Slizari Noxuli Gloporo Viruko Stingavi Beladu Puflisko",
-    "fairy": "Lumelia Pixaro Rosabi Twilune Dulciko Glimora Fayelu Amovi Starbelo Corafi",
-    "metal": "Ferruno Rivelto Cobrano Anvilo Chromiku Steluba Titorvi Zinkaro Platiko Mercavi",
-}
-EARS = {
-    "water": ("fin", "round", "none", "long"),
-    "fire": ("pointed", "horn", "long", "round"),
-    "grass": ("leaf", "round", "leaf", "floppy"),
-    "electric": ("horn", "long", "antenna", "fin"),
-    "ice": ("crystal", "round", "pointed", "floppy"),
-    "rock": ("horn", "none", "round", "horn"),
-    "ghost": ("none", "pointed", "wisp", "long"),
-    "poison": ("antenna", "horn", "none", "pointed"),
-    "fairy": ("long", "antenna", "floppy", "round"),
-    "metal": ("blade", "antenna", "horn", "round"),
-}
-CRESTS = {
-    "water": ("fin", "drop", "none", "curl"),
-    "fire": ("flames", "flame", "none", "flames"),
-    "grass": ("sprout", "flower", "none", "bud"),
-    "electric": ("bolt", "tuft", "none", "bolt"),
-    "ice": ("crystals", "tuft", "none", "crystal"),
-    "rock": ("stones", "none", "crystal", "stones"),
-    "ghost": ("ghost flame", "none", "curl", "ghost flame"),
-    "poison": ("spikes", "none", "bubble", "spikes"),
-    "fairy": ("star", "none", "bow", "tuft"),
-    "metal": ("fin", "none", "hexagon", "spikes"),
-}
-TAILS = {
-    "water": ("fluke", "curled", "fin"),
-    "fire": ("flame", "flame", "curled"),
-    "grass": ("leaf", "curled", "leaf"),
-    "electric": ("bolt", "bolt", "puff"),
-    "ice": ("crystal", "puff", "crystal"),
-    "rock": ("club", "club", "curled"),
-    "ghost": ("wisp", "wisp", "curled"),
-    "poison": ("stinger", "curled", "stinger"),
-    "fairy": ("star", "puff", "heart"),
-    "metal": ("blade", "hexagon", "blade"),
-}
-WINGS = {
-    "water": "fin", "fire": "webbed", "grass": "leaf", "electric": "feather", "ice": "feather",
-    "rock": "webbed", "ghost": "webbed", "poison": "webbed", "fairy": "butterfly", "metal": "blade",
+PARTS = {  # type: names, ears, crests, tails and wings of its species
+    "water": ("Bulino Merovi Tidalu Plisko Wavori Nalupe Sorabi Fintara Ombolu Drivano",
+        "fin, round, none, long", "fin, drop, none, curl", "fluke, curled, fin", "fin"),
+    "fire": ("Kindaro Pyrolu Embrosi Scorvi Tazuno Flamiku Cindova Brazuko Ardemi Sulvaro",
+        "pointed, horn, long, round", "flames, flame, none, flames", "flame, flame, curled", "webbed"),
+    "grass": ("Fernobi Mossilu Verdani Tiliko Sprovi Lumoka Bramuli Olivemi Petasu Clovari",
+        "leaf, round, leaf, floppy", "sprout, flower, none, bud", "leaf, curled, leaf", "leaf"),
+    "electric": ("Zaptori Voltiru Jolimo Sparuko Ampelo Fizzaro Kiloba Tenzari Brizeko Ohmari",
+        "horn, long, antenna, fin", "bolt, tuft, none, bolt", "bolt, bolt, puff", "feather"),
+    "ice": ("Frizzano Nevilu Glasoki Hailomi Fristel Polarni Skadiro Brumavi Icavo Winzeli",
+        "crystal, round, pointed, floppy", "crystals, tuft, none, crystal", "crystal, puff, crystal", "feather"),
+    "rock": ("Granoku Pebulo Basalmi Cragovi Tufalo Gravuni Slatoro Orelko Boldami Quarzino",
+        "horn, none, round, horn", "stones, none, crystal, stones", "club, club, curled", "webbed"),
+    "ghost": ("Wispalo Umbrosi Spekuli Phanori Murmelo Velumi Hushiko Eerilo Noctavi Lanturo",
+        "none, pointed, wisp, long", "ghost flame, none, curl, ghost flame", "wisp, wisp, curled", "webbed"),
+    "poison": ("Toxelu Venobi Miasmo Slizari Noxuli Gloporo Viruko Stingavi Beladu Puflisko",
+        "antenna, horn, none, pointed", "spikes, none, bubble, spikes", "stinger, curled, stinger", "webbed"),
+    "fairy": ("Lumelia Pixaro Rosabi Twilune Dulciko Glimora Fayelu Amovi Starbelo Corafi",
+        "long, antenna, floppy, round", "star, none, bow, tuft", "star, puff, heart", "butterfly"),
+    "metal": ("Ferruno Rivelto Cobrano Anvilo Chromiku Steluba Titorvi Zinkaro Platiko Mercavi",
+        "blade, antenna, horn, round", "fin, none, hexagon, spikes", "blade, hexagon, blade", "blade"),
 }
 MARKINGS = ("belly", "spots", "stripes", "mask", "socks", "belly", "star", "freckles")
 HEADS = ("round", "wide", "cheeks", "square", "tall", "drop")
@@ -90,17 +60,16 @@ def species(index: int) -> Species:
     kind = KINDS[column]
     plan = PLANS[(row + 3 * column) % 10]
     rng = random.Random(seed_for(0, "species", index))
-    parts = {"ears": EARS, "crest": CRESTS, "tail": TAILS}
-    turn = {"ears": row + column, "crest": row + row // 4 + 2 * column, "tail": row + row // 3}
-    chosen = {part: table[kind.word][turn[part] % len(table[kind.word])] for part, table in parts.items()}
-    if chosen["ears"] == chosen["crest"] == "none":
-        chosen["ears"] = EARS[kind.word][0]
+    names, *parts, wings = PARTS[kind.word]
+    ears, crests, tails = (part.split(", ") for part in parts)
+    ear, crest = ears[(row + column) % len(ears)], crests[(row + row // 4 + 2 * column) % len(crests)]
     return Species(
-        index, NAMES[kind.word].split()[row], kind, plan, kind.coats[(row * 2 + row // 5) % 5],
-        head=HEADS[(row + column * 5 + row // 6) % 6], wings=WINGS[kind.word],
+        index, names.split()[row], kind, plan, kind.coats[(row * 2 + row // 5) % 5],
+        head=HEADS[(row + column * 5 + row // 6) % 6], wings=wings,
         winged=plan == "bird" or rng.random() < (0.6 if kind.word == "fairy" else 0.18),
         marking=MARKINGS[(row + column * 3) % 8], eyes=EYES[(row + column) % 3],
-        fangs=rng.random() < 0.3, freckled=rng.random() < 0.3, stout=rng.uniform(0.92, 1.1), **chosen,
+        fangs=rng.random() < 0.3, freckled=rng.random() < 0.3, stout=rng.uniform(0.92, 1.1),
+        ears=ears[0] if ear == crest == "none" else ear, crest=crest, tail=tails[(row + row // 3) % len(tails)],
     )
 
 
