@@ -58,9 +58,8 @@ class Client:
         local = urlsplit(self.url).hostname in {"127.0.0.1", "localhost", "::1"}
         self.http = httpx.Client(timeout=TIMEOUT, trust_env=not local, follow_redirects=True)  # no proxy if local
         try:
-            self.sdk = LabelStudio(
-                base_url=self.url, api_key=token, httpx_client=self.http, timeout=TIMEOUT, max_retries=0
-            )
+            how: dict[str, Any] = {"httpx_client": self.http, "timeout": TIMEOUT, "max_retries": 0}
+            self.sdk = LabelStudio(base_url=self.url, api_key=token, **how)
         except Exception as error:  # an expired personal access token
             raise self.explain(error) from None
 
@@ -83,6 +82,11 @@ class Client:
                     raise self.explain(error) from None
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+    def tasks(self, number: int, include: str, fields: str = "all", **which: Any) -> list[Any]:
+        """The tasks of Label Studio project `number`, with the fields named in `include`."""
+        which |= {"page_size": PAGE_SIZE, "fields": fields, "include": include}
+        return self.retry(lambda sdk: list(sdk.tasks.list(project=number, **which)))
 
     def find(self, request: Request[T]) -> T | None:
         """As `retry`, but None for HTTP 404."""
@@ -248,10 +252,7 @@ class Task:
 def list_tasks(client: Client, number: int) -> Iterator[Task]:
     """Every task of Label Studio project `number` that push created; tasks added by hand have no SHA-256."""
     fields = "id,data,overlap,total_annotations,cancelled_annotations,total_predictions"
-    tasks = client.retry(
-        lambda sdk: list(sdk.tasks.list(project=number, page_size=PAGE_SIZE, fields="task_only", include=fields))
-    )
-    for task in tasks:
+    for task in client.tasks(number, fields, "task_only"):
         data = task.data if isinstance(task.data, dict) else {}
         if isinstance(data.get("sha256"), str):
             answers = (task.total_annotations or 0) + (task.cancelled_annotations or 0)

@@ -33,11 +33,8 @@ OFFLINE = {  # no usage data, no error reports, no check for a newer version
     "FRONTEND_SENTRY_DSN": "",
     "FEATURE_FLAGS_OFFLINE": "true",
 }
-NO_NETWORK = {  # no setting stops the login and home pages from asking GitHub for tips; this proxy does not exist
-    "HTTP_PROXY": "http://127.0.0.1:9",
-    "HTTPS_PROXY": "http://127.0.0.1:9",
-    "NO_PROXY": "127.0.0.1,localhost",
-}
+NOWHERE = "http://127.0.0.1:9"  # a proxy that does not exist: no setting stops pages from asking GitHub for tips
+NO_NETWORK = {"HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE, "NO_PROXY": "127.0.0.1,localhost"}
 
 
 @contextmanager

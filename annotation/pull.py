@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from annotation.client import DRAFT_SOURCE, LINT, PAGE_SIZE, Client, connect, tasks_by_sha256
+from annotation.client import DRAFT_SOURCE, LINT, Client, connect, tasks_by_sha256
 from annotation.environment import locked
 from annotation.history import Answer, Record, latest, lay_over, read_corrections, read_history, write_history
 from annotation.labeling_config import TRIAGE, caption_field, choices_by_field
@@ -153,10 +153,7 @@ def condition(name: str, operator: str, kind: str, value: object) -> dict[str, o
 
 def query_tasks(client: Client, number: int, conjunction: str, *conditions: dict[str, object]) -> list[Task]:
     query = json.dumps({"filters": {"conjunction": conjunction, "items": conditions}})
-    tasks = client.retry(
-        lambda sdk: list(sdk.tasks.list(project=number, page_size=PAGE_SIZE, fields="all", include=FIELDS, query=query))
-    )
-    return [task.model_dump(mode="json", exclude_unset=True) for task in tasks]
+    return [task.model_dump(mode="json", exclude_unset=True) for task in client.tasks(number, FIELDS, query=query)]
 
 
 def answers_on_server(client: Client, number: int) -> int:

@@ -15,7 +15,6 @@ from typing import Any
 from annotation.client import (
     DRAFT_SOURCE,
     LINT,
-    PAGE_SIZE,
     TRY_AGAIN,
     Client,
     Task,
@@ -306,11 +305,9 @@ def current_drafts(client: Client, number: int, wanted: Collection[int]) -> dict
         except (LookupError, TypeError):
             return "\0"
 
-    which: Any = {"page_size": PAGE_SIZE, "fields": "all", "include": "id,predictions,result"}
-    tasks = client.retry(lambda sdk: list(sdk.tasks.list(project=number, **which)))
     return {
         task.id: [text_of(each if isinstance(each, dict) else each.model_dump()) for each in task.predictions or []]
-        for task in tasks
+        for task in client.tasks(number, "id,predictions,result")
         if task.id in wanted
     }
 

@@ -92,6 +92,7 @@ class Batch:
     preserved: list[bool]  # whether the text states are those of a preserved prompt, not of a caption
 
 
+@dataclass(eq=False)
 class EncodedDataset(Dataset[TrainingSample]):
     """Entries grouped by bucket (all latents of a bucket have one shape), multiplied by scaling_factor.
 
@@ -99,22 +100,17 @@ class EncodedDataset(Dataset[TrainingSample]):
     replaces a caption with probability `share` (train/prior_preservation.py).
     """
 
-    def __init__(
-        self,
-        buckets: Sequence[Sequence[EncodedImage]],
-        empty: TextStates,
-        *,
-        seed: int,
-        scaling_factor: float,
-        dropout: float,
-        noise: TrainingNoise = PLAIN_NOISE,
-        kept: Sequence[TextStates] = (),
-        share: float = 0.0,
-    ) -> None:
-        assert buckets and all(buckets), "no empty buckets"
-        self.buckets, self.empty = buckets, empty
-        self.seed, self.scaling_factor, self.dropout = seed, scaling_factor, dropout
-        self.noise, self.kept, self.share = noise, kept, share
+    buckets: Sequence[Sequence[EncodedImage]]
+    empty: TextStates
+    seed: int
+    scaling_factor: float
+    dropout: float
+    noise: TrainingNoise = PLAIN_NOISE
+    kept: Sequence[TextStates] = ()
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert self.buckets and all(self.buckets), "no empty buckets"
 
     def __len__(self) -> int:
         return sum(map(len, self.buckets))
@@ -127,10 +123,8 @@ class EncodedDataset(Dataset[TrainingSample]):
         both = self.noise.sample(tuple(latents.shape), *here)
         noise, input_noise = (copy_to(values, latents.device) for values in both)
         preserved = bool(self.kept) and rng.uniform("preserved", *here) < self.share
-        states = self.states(entry, preserved, *here)
-        return TrainingSample(
-            latents, states, noise, input_noise, rng.uniform("timestep", *here), entry.sample_id, preserved
-        )
+        states, uniform = self.states(entry, preserved, *here), rng.uniform("timestep", *here)
+        return TrainingSample(latents, states, noise, input_noise, uniform, entry.sample_id, preserved)
 
     def states(self, entry: EncodedImage, preserved: bool, *here: int) -> TextStates:
         """(L, D): a preserved prompt's, one of the captions', or the empty prompt's."""
@@ -208,6 +202,7 @@ class Stream:
     share: int  # weight times images, over a common denominator
 
 
+@dataclass(eq=False)
 class StepSampler(Sampler[list[Position]]):
     """Micro-batches of positions for the steps [start, stop), each step's global batch from one bucket.
 
@@ -216,21 +211,17 @@ class StepSampler(Sampler[list[Position]]):
     one batch. weights: one an image, for each bucket; an image of weight 2 is seen twice as often as one of weight 1.
     """
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        layout: BatchLayout,
-        *,
-        seed: int,
-        start: int,
-        stop: int,
-        weights: Sequence[Sequence[float]] | None = None,
-    ) -> None:
-        assert all(size > 0 for size in sizes)
-        self.layout, self.seed = layout, seed
-        self.start, self.stop = start, stop
-        self.streams = make_streams([[1.0] * size for size in sizes] if weights is None else weights)
-        assert [sum(len(stream.members) for stream in bucket) for bucket in self.streams] == list(sizes)
+    sizes: Sequence[int]
+    layout: BatchLayout
+    seed: int
+    start: int
+    stop: int
+    weights: Sequence[Sequence[float]] | None = None
+
+    def __post_init__(self) -> None:
+        weights = [[1.0] * size for size in self.sizes] if self.weights is None else self.weights
+        assert all(self.sizes) and list(map(len, weights)) == list(self.sizes)
+        self.streams = make_streams(weights)
         self._orders: dict[int, tuple[int, list[int]]] = {}
 
     def __len__(self) -> int:

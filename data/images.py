@@ -44,15 +44,8 @@ MIN_SIDE = 16  # pixels
 MAX_ASPECT = 16.0  # ratio of the sides beyond which no crop shows what is in the image
 WARN_ASPECT = 4.0  # ratio beyond which the widest bucket (2 : 1) crops more than half of it away
 
-EXIF_TRANSPOSE = {  # EXIF orientation -> what turns the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+EXIF_TRANSPOSE = {orientation: Image.Transpose[name] for orientation, name in enumerate(TURNS, start=2)}
 KNOWN_NON_IMAGES = (  # how a file begins that is often named like an image, what it is, how to fix it
     (b"version https://git-lfs", "is a Git LFS pointer, not the image", "Run `git lfs pull`."),
     (b"<!DOCTYPE", "is a web page, not an image", "Download the image itself."),

@@ -194,14 +194,12 @@ class MemoryEntries:
         self.known: dict[Path, Tensor] = {}
 
     def entries(self, records: Sequence[EntryPaths]) -> Sequence[EncodedImage]:
-        return [
-            EncodedImage(
-                record.sample_id,
-                tuple(self.value(path, is_moments=True) for path in record.moments),
-                tuple(self.value(path) for path in record.text_states),
-            )
-            for record in records
-        ]
+        found: list[EncodedImage] = []
+        for record in records:
+            moments = tuple(self.value(path, is_moments=True) for path in record.moments)
+            states = tuple(self.value(path) for path in record.text_states)
+            found.append(EncodedImage(record.sample_id, moments, states))
+        return found
 
     def value(self, path: Path, *, is_moments: bool = False) -> Tensor:
         if path not in self.known:

@@ -36,14 +36,8 @@ THUMBNAIL_SIDE = 160  # pixels of the longer side of an image on the page
 MAX_IMAGES = 240  # shown of each side of the split: about 15 MB of page
 MAX_GROUPS = 40  # of near-duplicates on the page
 MAX_CAPTION = 200  # characters on the page
-ALIASES = {
-    "--json": "--as-json",
-    "--template": "--caption",
-    "--pictures.caption": "--caption",
-    "--images.caption": "--caption",
-    "--pictures.size": "--size",
-    "--images.size": "--size",
-}
+ALIASES = {"--json": "--as-json", "--template": "--caption"}
+ALIASES |= {f"--{name}.{field}": f"--{field}" for name in ("pictures", "images") for field in ("caption", "size")}
 
 
 class PrepareOptions(Options):

@@ -83,12 +83,7 @@ class Page:
         return self.add(line_chart(series, x=x, y=y, title=title, log_y=log_y))
 
     def strip(
-        self,
-        images: Iterable[tuple[Image.Image, str]],
-        *,
-        title: str = "",
-        columns: int | None = None,
-        width: int = 150,
+        self, images: Iterable[tuple[Image.Image, str]], *, title: str = "", columns: int = 0, width: int = 150
     ) -> Self:
         """Captioned images, each `width` CSS pixels or more; `columns` fixes how many a row has, to compare rows."""
         layout = f"repeat(auto-fill, minmax({width}px, 1fr))"
