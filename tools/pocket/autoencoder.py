@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING
 
+import torch
+from diffusers import AutoencoderKL
 from PIL import Image, ImageChops, ImageDraw, ImageOps
+from torch.nn import functional
 
 from data.atomic_io import atomic_folder
 from data.rng import generator, seed_for
 from tools.pocket.attributes import SIZE
-from tools.pocket.creatures import creature_pixels, seen_creatures
+from tools.pocket.scorer import creature_pixels, seen_creatures
 from tools.pocket.shards import has_bf16
 from tools.pocket.symbols import INKS, Colour, face, shade
 from tools.pocket.tokenizer import BASE
 from tools.pocket.training import Losses, Plan, fit, state_folder
 from tools.pocket.world import as_tensor, sample
-
-if TYPE_CHECKING:
-    import torch
-    from diffusers import AutoencoderKL
 
 PLAN = Plan("autoencoder", steps=9000, peak=1.5e-3, decay=0.0, ema=0.998, muon=True, log_every=100)
 CROPS, CROP = 24, 40  # crops a step, and their side
@@ -118,16 +116,12 @@ def creature(rng: random.Random) -> Image.Image:
 
 def opponent(pixels: torch.Tensor) -> torch.Tensor:
     """Colour axes (batch, 3, height, width): lightness, green-magenta, blue-yellow."""
-    import torch
-
     red, green, blue = pixels.unbind(1)
     return torch.stack([(red + green + blue) / 3, green - (red + blue) / 2, blue - (red + green) / 2], 1)
 
 
 def detail(pixels: torch.Tensor) -> torch.Tensor:
     """The deviation of lightness among each pixel's neighbours, (batch, 1, height, width)."""
-    from torch.nn import functional
-
     grey = pixels.mean(1, keepdim=True)
     mean, square = (functional.avg_pool2d(values, 3, 1, 1, count_include_pad=False) for values in (grey, grey.square()))
     return (square - mean.square()).clamp_min(0).sqrt()
@@ -148,9 +142,6 @@ def reconstruction_losses(shown: torch.Tensor, pixels: torch.Tensor, mask: torch
 
 def train_autoencoder(plan: Plan = PLAN) -> AutoencoderKL:
     """Train the shipped autoencoder further, or resume; it becomes that of the state folder."""
-    import torch
-    from diffusers import AutoencoderKL
-
     model = AutoencoderKL.from_pretrained(BASE / "vae").to(memory_format=torch.channels_last)  # pyright: ignore
 
     def losses_at(step: int) -> Losses:
@@ -172,8 +163,6 @@ def train_autoencoder(plan: Plan = PLAN) -> AutoencoderKL:
 
 def psnr(model: AutoencoderKL, pixels: torch.Tensor) -> float:
     """Mean over pictures of 10 log10(1 / mse) in dB, pixels in [0, 1], from the posterior's mean."""
-    import torch
-
     with torch.no_grad():
         shown = model.decode(model.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)  # pyright: ignore
     errors = ((shown - pixels) / 2).square().mean((1, 2, 3))

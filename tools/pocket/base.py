@@ -50,7 +50,7 @@ def main() -> None:
     options = read_options()
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
-    from tools.pocket import autoencoder, base_training, card, composition, export, score, scorer, tuned
+    from tools.pocket import autoencoder, base_training, composition, export, score, scorer, tuned
 
     if options.autoencoder:
         autoencoder.train_autoencoder()
@@ -61,11 +61,11 @@ def main() -> None:
     elif options.publish:
         export.publish()
     elif options.score_tuned:
-        card.print_table(tuned.score_tuned(options.score_tuned))
+        score.print_table(tuned.score_tuned(options.score_tuned))
     elif options.score:
         table = score.score(options.score_seeds, options.score_steps)
-        card.print_table(table)
-        card.write_cards(table, options.score_seeds, options.score_steps)
+        score.print_table(table)
+        score.write_cards(table, options.score_seeds, options.score_steps)
     else:
         base_training.train(options.samples, options.processes)
 

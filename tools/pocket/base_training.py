@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTextModel
 
 from data.atomic_io import atomic_folder
 from data.rng import generator
+from tools.pocket.binding import train_binding
 from tools.pocket.export import draw_sheet, noise_schedule, write_pipeline
 from tools.pocket.parallel import is_first, part, process_count, run_shared
 from tools.pocket.shards import BATCH, Batch, Stream, data_key, has_bf16, shard
 from tools.pocket.tokenizer import BASE
 from tools.pocket.training import Log, Losses, Plan, Trainee, resume, save, state_folder
 from tools.pocket.world import SHARDS, VERSION
-
-if TYPE_CHECKING:
-    import torch
 
 PEAK, SLOW = 1.5e-3, 0.1  # learning rate of the U-Net; the text encoder's is SLOW times that
 STEADY = 0.6  # share of the samples at the peak rate; linear to zero afterwards
@@ -61,11 +63,6 @@ def networks() -> torch.nn.ModuleDict:
 
     Attention is plain matrix products: the fused kernel's backward pass took 40 % of a step (AMD EPYC, bf16).
     """
-    import torch
-    from diffusers import UNet2DConditionModel
-    from diffusers.models.attention_processor import AttnProcessor
-    from transformers import CLIPTextModel
-
     unet = UNet2DConditionModel.from_pretrained(BASE / "unet").to(memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())
     text = CLIPTextModel.from_pretrained(state_folder() / "text", attn_implementation="eager")
@@ -76,8 +73,6 @@ def losses_of(
     models: torch.nn.ModuleDict, batch: Batch, noise: torch.Tensor, timesteps: torch.Tensor, learn_text: bool
 ) -> Losses:
     """The weighted error of the predicted noise, and the plain error of each quarter of the timesteps."""
-    import torch
-
     (latents, ids), schedule = batch, noise_schedule()
     noisy = schedule.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)  # pyright: ignore
     with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
@@ -90,8 +85,6 @@ def losses_of(
 
 def losses_at(models: torch.nn.ModuleDict, stream: Stream, step: int, learn_text: bool) -> Losses:
     """Of this process' share of a step's batch; timesteps lie evenly over the whole batch."""
-    import torch
-
     slots = list(part(BATCH))
     latents, ids = stream.batch(step, slots)
     rng = generator("pocket", "base", "noise", step)
@@ -102,8 +95,6 @@ def losses_at(models: torch.nn.ModuleDict, stream: Stream, step: int, learn_text
 
 def validation_losses(models: torch.nn.ModuleDict) -> Losses:
     """On fixed samples that are never trained on, with fixed noise."""
-    import torch
-
     data, rng = shard(SHARDS), generator("pocket", "base", "validation")
     noise = torch.randn(VALIDATION, *data["latents"].shape[1:], generator=rng)
     timesteps = torch.linspace(0, 999, VALIDATION).long()
@@ -116,8 +107,6 @@ class BaseTrainee(Trainee):
     """The state of the training; the text encoder has an AdamW of its own, with a lower rate."""
 
     def __init__(self, plan: Plan, models: torch.nn.ModuleDict) -> None:
-        import torch
-
         super().__init__(plan, models)
         text = {id(value) for value in models["text"].parameters()}
         for optimizer in self.optimizers:
@@ -131,8 +120,6 @@ def prepare() -> None:
     """The frozen parts and the text encoder, made once."""
     folder = state_folder() / "text"
     if not folder.exists():
-        from tools.pocket.binding import train_binding
-
         encoder = train_binding(state_folder() / "binding")
         with atomic_folder(folder) as beside:
             encoder.save_pretrained(beside)
@@ -150,8 +137,6 @@ def train(total: int, processes: int | None = None) -> None:
 
 def train_share(total: int) -> None:
     """One process' share of the training; alone, all of it."""
-    import torch
-
     torch.set_num_threads(1)
     models, folder, stream = networks().train(), state_folder(), Stream()
     plan = Plan("base", steps=-(-total // BATCH), peak=PEAK, ema=0.9995, decay=0.02, muon=True, log_every=25)
@@ -183,8 +168,6 @@ def train_share(total: int) -> None:
 
 def export(trainee: Trainee, models: torch.nn.ModuleDict, total: int) -> None:
     """Write the averaged weights as a diffusers folder, their held-out loss into the log, and a sheet."""
-    import torch
-
     kept = {name: value.detach().clone() for name, value in trainee.parameters.items()}
     with torch.no_grad():
         for name, value in trainee.parameters.items():

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from data.rng import seed_for
 from tools.pocket.figures import COLOURS, nouns
 from tools.pocket.tokenizer import BASE, LENGTH, load_tokenizer, short_ids, type_phrase
 from tools.pocket.training import Losses, Plan, fit
 from tools.pocket.world import as_tensor, pair_caption, pair_picture, sample
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from transformers import CLIPTextConfig, CLIPTextModel
 
 PLAN = Plan("binding", steps=700, peak=6e-4, warmup=50, ema=0.99, decay=0.02, log_every=25)
 WIDTH, LAYERS = 128, 4
@@ -29,8 +28,6 @@ PAIRS, ATTRIBUTED, PHRASES = 6, 16, 12  # groups of three pairs, of two pictures
 
 def text_config() -> CLIPTextConfig:
     """LAYERS layers of WIDTH, four heads."""
-    from transformers import CLIPTextConfig
-
     end = len(load_tokenizer()) - 1
     return CLIPTextConfig(
         vocab_size=end + 1, hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=WIDTH,
@@ -41,7 +38,6 @@ def text_config() -> CLIPTextConfig:
 
 def image_tower() -> nn.Sequential:
     """A small convolutional network: 64x64 pixels to one vector of WIDTH."""
-    from torch import nn
 
     def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.GELU()]
@@ -56,9 +52,6 @@ def contrastive(left: torch.Tensor, right: torch.Tensor, scale: torch.Tensor, sa
 
     Source: Radford et al. 2021 (CLIP), figure 3.
     """
-    import torch
-    from torch.nn import functional
-
     left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
     logits = (left @ right.T) * scale.exp().clamp(max=100.0)
     others = same & ~torch.eye(len(logits), dtype=torch.bool)
@@ -69,9 +62,6 @@ def contrastive(left: torch.Tensor, right: torch.Tensor, scale: torch.Tensor, sa
 
 def deeper(shipped: CLIPTextModel) -> CLIPTextModel:
     """The shipped encoder with LAYERS layers, those above its own adding nothing until they are trained."""
-    import torch
-    from transformers import CLIPTextModel
-
     torch.manual_seed(14)
     encoder = CLIPTextModel(text_config())
     encoder.load_state_dict(shipped.state_dict(), strict=False)
@@ -109,9 +99,6 @@ def batch(step: int) -> tuple[torch.Tensor, list[str]]:
 
 def new_towers(shipped: CLIPTextModel) -> nn.ModuleDict:
     """The text encoder with a projection, the image tower, and the temperature."""
-    import torch
-    from torch import nn
-
     text = deeper(shipped)
     towers = nn.ModuleDict({"text": text, "projection": nn.Linear(WIDTH, WIDTH, bias=False), "image": image_tower()})
     towers.register_parameter("scale", nn.Parameter(torch.tensor(2.7)))
@@ -120,9 +107,6 @@ def new_towers(shipped: CLIPTextModel) -> nn.ModuleDict:
 
 def train_binding(folder: Path, plan: Plan = PLAN) -> CLIPTextModel:
     """Train or go on with the state in `folder`; returns the text encoder."""
-    import torch
-    from transformers import CLIPTextModel
-
     towers = new_towers(CLIPTextModel.from_pretrained(BASE / "text_encoder"))
 
     def read(lines: list[str]) -> torch.Tensor:

@@ -11,8 +11,13 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from data.atomic_io import atomic_file
@@ -24,11 +29,6 @@ from tools.pocket.export import load_pipeline
 from tools.pocket.figures import COLOURS, nouns
 from tools.pocket.training import Losses, Plan, fit, state_folder
 from tools.pocket.world import HELD_OUT, VERSION, as_tensor, ground_of, pair_picture, subject_of
-
-if TYPE_CHECKING:
-    import torch
-    from PIL import Image
-    from torch import nn
 
 POOL, BATCH = 24_576, 64  # pictures, and how many of them a step takes
 PLAN = Plan("judge", steps=2000, peak=2e-3, ema=0.995, decay=0.05, log_every=100)
@@ -72,9 +72,6 @@ def half(picture: Image.Image, side: int) -> Image.Image:
 
 def new_judge() -> nn.Module:
     """A convolutional network with three answers, from a fixed seed."""
-    import torch
-    from torch import nn
-
     torch.manual_seed(15)
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
@@ -92,9 +89,6 @@ def answers(judge: nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def worn(pixels: torch.Tensor, step: int) -> torch.Tensor:
     """Pictures blurred, shifted and noised a little, as what comes out of an autoencoder is."""
-    import torch
-    from torch.nn import functional
-
     rng = generator("pocket", "judge", "worn", step)
     if step % 2:
         pixels = pixels.flip(3)
@@ -106,9 +100,6 @@ def worn(pixels: torch.Tensor, step: int) -> torch.Tensor:
 
 def pool(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """POOL pictures as uint8 (count, 3, SIZE, SIZE) and their labels (count, 3), drawn at the first call."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
     path = folder / f"pool-{VERSION}.safetensors"
     if not path.exists():
         rows = [labelled(number) for number in tqdm(range(POOL), "drawing", mininterval=20)]
@@ -121,9 +112,6 @@ def pool(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 def trained_judge(folder: Path) -> nn.Module:
     """The judge in `folder`, trained at the first call; a stopped training goes on."""
-    import torch
-    from torch.nn import functional
-
     judge = new_judge()
     pixels, labels = pool(folder)
 
@@ -138,8 +126,6 @@ def trained_judge(folder: Path) -> nn.Module:
 
 def right(judge: nn.Module, pictures: Sequence[Image.Image], wanted: Sequence[Labels]) -> dict[str, float]:
     """Shares, in per cent, of pictures whose noun, colour and attribute are as wanted."""
-    import torch
-
     with torch.no_grad():
         found = torch.stack([scores.argmax(1) for scores in answers(judge, as_tensor(pictures))], 1)
     hits = found == torch.tensor(wanted)
@@ -201,8 +187,6 @@ def real_pairs(wanted: Sequence[Both]) -> list[Image.Image]:
 
 def pairs_right(judge: nn.Module, pictures: Sequence[Image.Image], wanted: Sequence[Both]) -> dict[str, float]:
     """Shares of pairs with both colours in their halves, with both nouns, and with all four words right."""
-    import torch
-
     halves = [half(picture, side) for picture in pictures for side in (0, 1)]
     with torch.no_grad():
         found = torch.stack([scores.argmax(1) for scores in answers(judge, as_tensor(halves))], 1)
@@ -213,8 +197,6 @@ def pairs_right(judge: nn.Module, pictures: Sequence[Image.Image], wanted: Seque
 
 def generated(pipeline: Any, prompts: Sequence[str]) -> list[Image.Image]:
     """One picture a prompt, each from a seed of its own."""
-    import torch
-
     pictures = []
     for start in range(0, len(prompts), CHUNK):
         chunk = list(prompts[start : start + CHUNK])

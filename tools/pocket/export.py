@@ -7,16 +7,18 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+from torch import nn
 
 from data.atomic_io import atomic_file, atomic_folder
 from data.errors import InputError
 from tools.pocket.tokenizer import BASE, save_tokenizer
 from tools.pocket.training import state_folder
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, PNDMScheduler
-    from torch import nn
 
 LARGEST_FILE, LARGEST_FOLDER = 16 * 2**20, 24 * 2**20
 INDEX = {
@@ -46,17 +48,12 @@ def vae_folder() -> Path:
 @cache
 def load_vae() -> AutoencoderKL:
     """The frozen autoencoder."""
-    import torch
-    from diffusers import AutoencoderKL
-
     model = AutoencoderKL.from_pretrained(vae_folder()).eval()
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def noise_schedule() -> PNDMScheduler:
     """Stable Diffusion v1.4's own scheduler, as its scheduler_config.json has it."""
-    from diffusers import PNDMScheduler
-
     schedule = PNDMScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
         skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
@@ -67,9 +64,6 @@ def noise_schedule() -> PNDMScheduler:
 
 def save_half(model: nn.Module, file: Path, rename: Callable[[str], str] = str, steps: int = 0) -> None:
     """The weights as contiguous fp16, with the number of steps they took in the file's header."""
-    import torch
-    from safetensors.torch import save_file
-
     weights = {rename(name): value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, file, metadata={"format": "pt", "steps": str(steps)})
 
@@ -123,8 +117,6 @@ def check_sizes(folder: Path) -> None:
 
 def load_pipeline(folder: Path = BASE) -> Any:
     """A base model in fp32, without progress bars."""
-    from diffusers import StableDiffusionPipeline
-
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -132,9 +124,6 @@ def load_pipeline(folder: Path = BASE) -> Any:
 
 def draw_sheet(folder: Path, path: Path) -> None:
     """PROMPTS by the model in `folder`, each from the same seed, captioned."""
-    import torch
-    from PIL import Image, ImageDraw
-
     rngs = [torch.Generator().manual_seed(7) for _ in PROMPTS]
     pictures = load_pipeline(folder)(
         list(PROMPTS), num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=rngs

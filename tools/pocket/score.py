@@ -6,28 +6,31 @@ Drawing the real pictures needs the fonts; tests read their features, which are 
 from __future__ import annotations
 
 import copy
+import os
 import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional
 from tqdm import tqdm
+from transformers import CLIPModel, CLIPTokenizer
 
+from data import sample_set
 from data.atomic_io import atomic_file, write_atomic
 from data.captions import with_article
 from data.rng import seed_for
 from tools.pocket.attributes import CANVAS, SIZE
-from tools.pocket.creatures import creature_pixels, is_held_out_creature
+from tools.pocket.autoencoder import psnr
 from tools.pocket.export import BASE, load_pipeline
 from tools.pocket.figures import nouns
-from tools.pocket.scorer import SCORER
+from tools.pocket.scorer import SCORER, creature_pixels, is_held_out_creature
 from tools.pocket.world import as_tensor, sample, subject_of
-
-if TYPE_CHECKING:
-    import torch
-    from PIL import Image
 
 GRID = BASE.parents[2] / "docs" / "pocket-base-grid.png"
 NAMES, SEEDS, STEPS, GUIDANCE = 200, 4, 50, 4.0
@@ -44,16 +47,11 @@ class Scorer:
     """The shipped CLIPModel as two functions into one space."""
 
     def __init__(self, folder: Path = SCORER) -> None:
-        from transformers import CLIPModel, CLIPTokenizer
-
         self.model: Any = CLIPModel.from_pretrained(folder).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
 
     def of_texts(self, lines: Sequence[str]) -> torch.Tensor:
         """Unit features (lines, axes)."""
-        import torch
-        from torch.nn import functional
-
         ids = self.tokenizer(list(lines), padding=True, truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
             states = self.model.text_model(input_ids=ids).pooler_output
@@ -61,9 +59,6 @@ class Scorer:
 
     def of_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Unit features (pictures, axes)."""
-        import torch
-        from torch.nn import functional
-
         features = []
         for start in range(0, len(pictures), 64):
             pixels = as_tensor([picture.resize((SIZE, SIZE)) for picture in pictures[start : start + 64]])
@@ -74,8 +69,6 @@ class Scorer:
 
     def retrieval(self, features: torch.Tensor, names: Sequence[str]) -> float:
         """Share of pictures whose nearest of `names` is their own; rows are the names in order, over and over."""
-        import torch
-
         words = self.of_texts([with_article(name) for name in names])
         own = torch.arange(len(features)) % len(names)
         return float(((features @ words.T).argmax(1) == own).float().mean())
@@ -87,9 +80,6 @@ def generate(pipeline: Any, prompts: Sequence[str], seed: int, steps: int) -> li
     Chunks are drawn side by side, each by one thread: with all threads inside every layer of so small a network they
     mostly wait (2-core CPU, 2026-11-21: 128 % of 200 % used).
     """
-    import os
-
-    import torch
 
     def draw(start: int) -> list[Image.Image]:
         chunk = list(prompts[start : start + CHUNK])
@@ -110,8 +100,6 @@ def generate(pipeline: Any, prompts: Sequence[str], seed: int, steps: int) -> li
 
 def seconds_per_picture(pipeline: Any, steps: int = 20) -> float:
     """The best of three single pictures, model loaded."""
-    import torch
-
     times = []
     for seed in range(3):
         start = time.perf_counter()
@@ -122,9 +110,6 @@ def seconds_per_picture(pipeline: Any, steps: int = 20) -> float:
 
 def autoencoder_errors(pipeline: Any) -> dict[str, float]:
     """PSNR in dB on nouns and creatures that the autoencoder never saw."""
-    import torch
-
-    from tools.pocket.autoencoder import psnr
 
     fresh = as_tensor([sample(FRESH + number).picture for number in range(96)])
     rows = [row for row in range(len(creature_pixels())) if is_held_out_creature(row)]
@@ -134,10 +119,6 @@ def autoencoder_errors(pipeline: Any) -> dict[str, float]:
 
 def type_accuracy(scorer: Scorer) -> float:
     """Share of the creatures held out from the scorer whose type it names, among all types."""
-    import torch
-    from PIL import Image
-
-    from data import sample_set
 
     rows = [row for row in range(sample_set.COUNT) if is_held_out_creature(row)]
     shown = scorer.of_pictures([Image.fromarray(creature_pixels()[row]) for row in rows])
@@ -148,8 +129,6 @@ def type_accuracy(scorer: Scorer) -> float:
 
 def real_pictures(names: Sequence[str]) -> list[Image.Image]:
     """SEEDS plain pictures of each name that nothing was trained on, the names in order, over and over."""
-    from PIL import Image
-
     rngs = [random.Random(seed_for("pocket", "real", seed)) for seed in range(SEEDS)]
     white = Image.new("RGB", (CANVAS, CANVAS), (255, 255, 255))
     return [subject_of(name, rng).picture(white) for rng in rngs for name in names]
@@ -157,8 +136,6 @@ def real_pictures(names: Sequence[str]) -> list[Image.Image]:
 
 def save_real_features(features: torch.Tensor, names: Sequence[str]) -> None:
     """What tests without the font need: the real pictures' features and the names, beside the scorer."""
-    from safetensors.torch import save_file
-
     with atomic_file(SCORER / "real.safetensors") as beside:
         save_file({"features": features.half().contiguous()}, beside)
     write_atomic(SCORER / "names.txt", "\n".join(names) + "\n")
@@ -166,8 +143,6 @@ def save_real_features(features: torch.Tensor, names: Sequence[str]) -> None:
 
 def save_grid(pictures: Sequence[Image.Image], path: Path = GRID, columns: int = 10) -> None:
     """The pictures in rows, without gaps or words, as a palette PNG of under 200 KB."""
-    from PIL import Image
-
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * SIZE, rows * SIZE), (255, 255, 255))
     for index, picture in enumerate(pictures):
@@ -191,3 +166,18 @@ def score(seeds: int = SEEDS, steps: int = STEPS) -> dict[str, float]:
     table["retrieval of 200, chance, %"] = 100 / NAMES
     save_grid(shown[:100])
     return table
+
+
+def write_cards(table: dict[str, float], seeds: int, steps: int) -> None:
+    """Put the table between the marks of the cards of base and scorer; the words around it are written by hand."""
+    rows = [f"| {name} | {value:.2f} |" for name, value in table.items()]
+    note = f"{seeds} seed(s) of each name, {steps} sampling steps, guidance 4."
+    lines = ["<!-- measured -->", "| measure | value |", "| --- | --- |", *rows, "", note, "<!-- /measured -->"]
+    for path in (BASE / "README.md", SCORER / "README.md"):
+        before, _, rest = path.read_text(encoding="utf-8").partition(lines[0])
+        write_atomic(path, before + "\n".join(lines) + rest.partition(lines[-1])[2])
+
+
+def print_table(table: dict[str, float]) -> None:
+    for row, value in table.items():
+        print(f"{row:40s} {value:8.2f}")

@@ -10,24 +10,27 @@ from __future__ import annotations
 
 import json
 import random
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel
+
+from data import sample_set
 from data.atomic_io import atomic_folder, write_atomic
 from data.captions import with_article
 from data.rng import generator, integer, seed_for
 from data.sample_set import POCKET
 from tools.pocket.attributes import SIZE
 from tools.pocket.binding import contrastive
-from tools.pocket.creatures import creature_pixels, seen_creatures
+from tools.pocket.export import save_config, save_half
 from tools.pocket.figures import nouns
 from tools.pocket.tokenizer import LENGTH, load_tokenizer, save_tokenizer, short_ids
 from tools.pocket.training import Losses, Plan, fit
 from tools.pocket.world import Sample, as_tensor, sample
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import CLIPConfig, CLIPModel
 
 SCORER = POCKET / "scorer"
 PLAN = Plan("scorer", steps=1200, peak=2e-3, warmup=50, ema=0.99, decay=0.05, muon=True)
@@ -45,10 +48,26 @@ PREPROCESSOR = {
 }  # fmt: skip
 
 
+@cache
+def creature_pixels() -> np.ndarray:
+    """The whole sample set at 64x64, uint8 (count, 64, 64, 3)."""
+    import numpy as np
+
+    return np.stack([np.asarray(sample_set.sample_image(index)) for index in range(sample_set.COUNT)])
+
+
+def is_held_out_creature(row: int) -> bool:
+    """One creature in ten is never trained on, so that errors and accuracies can be measured on it."""
+    return integer(10, "pocket", "creatures", "held out", row) == 0
+
+
+def seen_creatures() -> list[int]:
+    """The rows that may be trained on."""
+    return [row for row in range(len(creature_pixels())) if not is_held_out_creature(row)]
+
+
 def scorer_config(eos: int) -> CLIPConfig:
     """Patches of 8, three layers of 128 for pictures; two layers of 128 for text; 128 shared axes."""
-    from transformers import CLIPConfig
-
     shared = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "projection_dim": 128}
     text = {"vocab_size": eos + 1, "num_hidden_layers": 2, "max_position_embeddings": LENGTH}
     marks = {"bos_token_id": eos - 1, "eos_token_id": eos, "pad_token_id": eos}
@@ -58,17 +77,12 @@ def scorer_config(eos: int) -> CLIPConfig:
 
 def new_scorer(eos: int) -> CLIPModel:
     """Untrained weights from a fixed seed of its own."""
-    import torch
-    from transformers import CLIPModel
-
     torch.manual_seed(1014)
     return CLIPModel(scorer_config(eos))
 
 
 def creature_caption(row: int, step: int) -> str:
     """The annotator's words half the time, else a short phrase with the type."""
-    from data import sample_set
-
     note = sample_set.sample_annotation(row)
     kind = integer(8, "pocket", "scorer", "caption", step, row)
     return TYPED[kind].format(type=note.type, name=note.name) if kind in TYPED else note.text or ""
@@ -79,9 +93,6 @@ def redrawn(pixels: torch.Tensor, step: int) -> torch.Tensor:
 
     pixels: (B, 3, SIZE, SIZE) in [-1, 1], as the answer.
     """
-    import torch
-    from torch.nn import functional
-
     rng = generator("pocket", "scorer", "redraw", step)
 
     def some(share: float, low: float, high: float, still: float = 0.0, channels: int = 1) -> torch.Tensor:
@@ -104,9 +115,6 @@ def redrawn(pixels: torch.Tensor, step: int) -> torch.Tensor:
 
 def softened(pixels: torch.Tensor, step: int) -> torch.Tensor:
     """Pictures flipped, shifted, blurred and noised a little, each by its own draw."""
-    import torch
-    from torch.nn import functional
-
     rng = generator("pocket", "scorer", "soften", step)
     count = len(pixels)
     flip = torch.rand(count, generator=rng)[:, None, None, None] < 0.5
@@ -128,9 +136,6 @@ def noun_samples(step: int) -> tuple[list[Sample], list[str]]:
 
 def train_scorer(plan: Plan = PLAN) -> None:
     """Train or go on, then write data/pocket/scorer."""
-    import torch
-    from PIL import Image
-
     creatures, seen = creature_pixels(), seen_creatures()
     model = new_scorer(len(load_tokenizer()) - 1)
 
@@ -154,8 +159,6 @@ def export_scorer(model: CLIPModel, target: Path = SCORER) -> None:
 
     Card and names stay; the real pictures' features, which another scorer made, go until the next --score.
     """
-    from tools.pocket.export import save_config, save_half
-
     kept = {name: (target / name).read_bytes() for name in ("README.md", "names.txt") if (target / name).exists()}
     with atomic_folder(target) as folder:
         save_config(model, folder / "model")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from data.atomic_io import atomic_file
 from data.rng import generator, permutation, uniform
@@ -14,9 +16,6 @@ from tools.pocket.tokenizer import BASE, token_ids
 from tools.pocket.training import state_folder
 from tools.pocket.world import SHARD, SHARDS, VERSION, as_tensor, sample
 
-if TYPE_CHECKING:
-    import torch
-
 Batch = tuple["torch.Tensor", "torch.Tensor"]  # latents and token ids
 BATCH, EMPTY_PROMPT = 64, 0.1
 
@@ -24,8 +23,6 @@ BATCH, EMPTY_PROMPT = 64, 0.1
 @cache
 def data_key() -> str:
     """A hash of the world, the encoder and the tokenizer: other ones make other shards, another decoder does not."""
-    from safetensors.torch import load_file
-
     weights = load_file(vae_folder() / WEIGHTS)
     digest = hashlib.sha256(VERSION.encode() + (BASE / "tokenizer" / "merges.txt").read_bytes())
     for name in sorted(weights):
@@ -42,8 +39,6 @@ def has_bf16() -> bool:
 
 def encode(pixels: torch.Tensor) -> torch.Tensor:
     """Scaled latents of pictures in [-1, 1], fp16."""
-    import torch
-
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
         means = [
             load_vae().encode(chunk.contiguous(memory_format=torch.channels_last)).latent_dist.mean
@@ -54,9 +49,6 @@ def encode(pixels: torch.Tensor) -> torch.Tensor:
 
 def shard(index: int) -> dict[str, torch.Tensor]:
     """`latents` (SHARD, 4, 16, 16) fp16 and `ids` (SHARD, LENGTH) int16 of a shard, made at the first call."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
     path = state_folder() / "shards" / data_key() / f"{index:04d}.safetensors"
     if not path.exists():
         latents, ids = [], []
@@ -77,8 +69,6 @@ class Stream:
 
     def batch(self, step: int, slots: list[int]) -> Batch:
         """Latents and token ids of some slots of a step's batch; the empty prompt for one in ten."""
-        import torch
-
         visit, place = divmod(step * BATCH // 2, SHARD)  # a visit: two shards side by side
         epoch, turn = divmod(visit, SHARDS // 2)
         order = permutation(SHARDS // 2, "pocket", "base", "shards", epoch) if epoch else range(SHARDS // 2)
@@ -97,6 +87,4 @@ class Stream:
     @staticmethod
     @cache
     def empty() -> torch.Tensor:
-        import torch
-
         return token_ids([""])[0].to(torch.int16)

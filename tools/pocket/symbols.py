@@ -5,7 +5,7 @@ Everything is drawn large and scaled down. Symbols are RGBA and cut to their box
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from PIL import Image, ImageDraw
@@ -17,7 +17,7 @@ Pen = ImageDraw.ImageDraw
 INKS: tuple[Colour, ...] = ((30, 26, 40), (24, 22, 34), (44, 28, 32), (20, 30, 50))
 
 
-def smooth(points: list[Point], closed: bool = True, parts: int = 8) -> list[Point]:
+def smooth(points: Sequence[Point], closed: bool = True, parts: int = 8) -> list[Point]:
     """A Catmull-Rom curve through the points."""
     count, curve = len(points), []
     for index in range(count if closed else count - 1):
@@ -33,7 +33,7 @@ def smooth(points: list[Point], closed: bool = True, parts: int = 8) -> list[Poi
     return curve
 
 
-def around(points: list[Point], scale: float, x: float = 96, y: float = 96) -> list[Point]:
+def around(points: Sequence[Point], scale: float, x: float = 96, y: float = 96) -> list[Point]:
     """The points scaled about (x, y)."""
     return [(x + (a - x) * scale, y + (b - y) * scale) for a, b in points]
 

@@ -10,15 +10,13 @@ import json
 import random
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from transformers import CLIPTokenizer
 
 from data.captions import with_article
 from data.sample_set import POCKET
 from tools.pocket.figures import nouns
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import CLIPTokenizer
 
 BASE = POCKET / "base"
 LENGTH = 77  # tokens with the two marks, as in Stable Diffusion v1
@@ -35,8 +33,6 @@ FRAMES = (
 @cache
 def load_tokenizer() -> CLIPTokenizer:
     """The shipped tokenizer."""
-    from transformers import CLIPTokenizer
-
     return CLIPTokenizer.from_pretrained(BASE / "tokenizer")
 
 

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from data.atomic_io import atomic_file, cache_root, write_atomic
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from tools.pocket.muon import Muon, suits_muon
+from tools.pocket.parallel import average_gradients
 
 Network = TypeVar("Network", bound="nn.Module")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum")  # AdamW's and Muon's names
@@ -56,9 +58,6 @@ class Trainee:
     """All that a stage must keep: the network, its running average, the optimiser's moments, the step."""
 
     def __init__(self, plan: Plan, model: nn.Module) -> None:
-        import torch
-
-        from tools.pocket.muon import Muon, suits_muon
 
         self.plan, self.model, self.step = plan, model, 0
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -73,9 +72,6 @@ class Trainee:
 
     def update(self, loss: torch.Tensor, rate: float | None = None) -> None:
         """One optimiser step on a loss, at the plan's rate or another, then the running average."""
-        import torch
-
-        from tools.pocket.parallel import average_gradients
 
         loss.backward()
         average_gradients(list(self.parameters.values()))
@@ -92,8 +88,6 @@ class Trainee:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The whole state as named tensors."""
-        import torch
-
         state = {"step": torch.tensor(self.step)}
         for name, parameter in self.parameters.items():
             state[f"model.{name}"] = parameter.detach().contiguous()
@@ -111,8 +105,6 @@ class Trainee:
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """The opposite of tensors()."""
-        import torch
-
         self.step = int(state["step"])
         with torch.no_grad():
             for name, parameter in self.parameters.items():
@@ -127,24 +119,18 @@ class Trainee:
 
 def save(trainee: Trainee, path: Path, about: dict[str, Any] | None = None) -> None:
     """Write the state whole."""
-    from safetensors.torch import save_file
-
     with atomic_file(path) as beside:
         save_file(trainee.tensors(), beside, metadata={"about": json.dumps(about or {})})
 
 
 def resume(trainee: Trainee, path: Path) -> None:
     """Take up the state in `path`, if there is one."""
-    from safetensors.torch import load_file
-
     if path.exists():
         trainee.restore(load_file(path))
 
 
 def fit(plan: Plan, model: Network, losses_at: Callable[[int], Losses], folder: Path | None = None) -> Network:
     """Train `model` to the plan's last step, from wherever the state stands; returns the averaged network."""
-    import torch
-
     folder = folder or state_folder() / plan.name
     trainee, path = Trainee(plan, model.train()), folder / "state.safetensors"
     resume(trainee, path)

@@ -8,34 +8,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import t
 
 from data.captions import with_article
 from data.errors import InputError
-from data.features import standardized
+from data.features import StyleDescriptors, standardized
 from data.metrics.distances import unbiased_mmd
 from tools.pocket.export import load_pipeline
 from tools.pocket.score import Scorer, generate
-from tools.pocket.scorer import SCORER
-
-if TYPE_CHECKING:
-    from PIL import Image
+from tools.pocket.scorer import SCORER, creature_pixels
 
 NOUNS, SEEDS, STEPS = 20, 10, 50
 Rows = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Sides:
-    """A share of pictures, by the base and by the tuned model."""
-
-    base: float
-    tuned: float
 
 
 def scored_names() -> list[str]:
@@ -82,27 +72,10 @@ def half_interval(base: Rows, tuned: Rows, creatures: Rows, count: int = NOUNS) 
     Noun k of seed s lies in row s * count + k. Drawing rows again would put pictures beside themselves, which the
     unbiased discrepancy takes for closeness.
     """
-    from scipy.stats import t
-
     nouns = np.arange(len(base)) % count
     values = [gap_closed(base[nouns != k], tuned[nouns != k], creatures) for k in range(count)]
     error = np.sqrt((count - 1) * np.var(values))
     return float(t.ppf(0.975, count - 1) * error)
-
-
-def descriptors_of(pictures: Sequence[Image.Image]) -> Rows:
-    from data.features import StyleDescriptors
-
-    return StyleDescriptors().encode(pictures).astype(np.float64)
-
-
-def creature_descriptors() -> Rows:
-    """Of the whole sample set at the base's size."""
-    from PIL import Image
-
-    from tools.pocket.creatures import creature_pixels
-
-    return descriptors_of([Image.fromarray(pixels) for pixels in creature_pixels()])
 
 
 def drawn(pipeline: Any, seeds: int, steps: int) -> list[Image.Image]:
@@ -127,13 +100,12 @@ def score_tuned(given: Path, seeds: int = SEEDS, steps: int = STEPS) -> dict[str
     before = drawn(pipeline, seeds, steps)
     pipeline.load_lora_weights(str(file))
     after = drawn(pipeline, seeds, steps)
-    base, tuned, creatures = descriptors_of(before), descriptors_of(after), creature_descriptors()
-    half = half_interval(base, tuned, creatures)
-    found = Sides(retrieved(scorer, before), retrieved(scorer, after))
+    real = [Image.fromarray(pixels) for pixels in creature_pixels()]
+    base, tuned, creatures = (StyleDescriptors().encode(each).astype(np.float64) for each in (before, after, real))
     return {
         "style gap closed, %": 100 * gap_closed(base, tuned, creatures),
-        "  half of its 95 % interval, over nouns": 100 * half,
+        "  half of its 95 % interval, over nouns": 100 * half_interval(base, tuned, creatures),
         "way of the means gone, %": 100 * way_gone(base, tuned, creatures),
-        "retrieval of 20 unseen nouns, base, %": 100 * found.base,
-        "retrieval of 20 unseen nouns, tuned, %": 100 * found.tuned,
+        "retrieval of 20 unseen nouns, base, %": 100 * retrieved(scorer, before),
+        "retrieval of 20 unseen nouns, tuned, %": 100 * retrieved(scorer, after),
     }

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from data.captions import with_article
@@ -26,9 +26,6 @@ HELD_OUT = (
     "apple", "cactus", "car", "cat", "chair", "elephant", "fish", "fridge", "guitar", "horse", "house", "umbrella",
 )  # fmt: skip
 WEIGHTS = dict.fromkeys(HELD_OUT, 2.0) | {"fridge": 8.0}  # of nouns; the others have 1
-if TYPE_CHECKING:
-    import torch
-
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 PALE: dict[str, Colour] = {
@@ -240,7 +237,5 @@ def sample(number: int, names: tuple[str, ...] | None = None) -> Sample:
 
 def as_tensor(pictures: Sequence[Image.Image]) -> torch.Tensor:
     """RGB pictures as float32 (batch, 3, height, width) in [-1, 1]."""
-    import torch
-
     stacked = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1.0

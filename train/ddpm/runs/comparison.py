@@ -235,7 +235,8 @@ def build_verdicts(options: CompareOptions, trained: Sequence[Trained]) -> Itera
         claim = f"UNet2DModel's errors are smaller than BasicUNet's at {part}:"
         yield compare_smaller(claim, unet2d, basic, **chosen)
     if options.bits > 1:
-        bits = {name: np.stack([each.bits for each in trained if each.name == name]) for name in NAMES}
+        measured = [each for each in trained if each.bits is not None]
+        bits = {name: np.stack([np.asarray(each.bits) for each in measured if each.name == name]) for name in NAMES}
         claim = "UNet2DModel needs fewer bits per dimension than BasicUNet:"
         yield compare_smaller(claim, bits["unet2d"], bits["basic"], **chosen)
         yield compare_smaller(
