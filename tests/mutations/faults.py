@@ -227,7 +227,7 @@ FAULTS = (
         "data/latent_cache.py",
         "        if not bool(torch.isfinite(moments).all()):",
         "        moments = torch.nan_to_num(moments)\n        if not bool(torch.isfinite(moments).all()):",
-        (f"{UNIT}test_latent_cache.py::test_nan_names_the_picture",),
+        (f"{UNIT}test_latent_cache.py::test_nan_names_the_image",),
     ),
     Fault(
         "a dropped caption is zeros",

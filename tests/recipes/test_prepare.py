@@ -165,7 +165,7 @@ def test_captions_that_would_be_cut_are_named_with_what_is_lost(
     assert "3 captions: median 2, longest 10075 of 75 tokens, 1 truncated (tokenizer " in text
 
 
-def test_pictures_of_which_a_template_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_which_a_template_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = clean_set(tmp_path / "set", count=3)
     (folder / "metadata.jsonl").write_text(
         json.dumps({"file_name": "creature 0.png", "text": "water type", "mood": "sad"}) + "\n"
@@ -196,7 +196,7 @@ def test_looking_at_a_folder_changes_nothing_in_it(tmp_path: Path, capsys: pytes
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
-def test_the_page_shows_problems_pictures_and_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_shows_problems_images_and_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = clean_set(tmp_path / "set", count=5)
     (folder / "creature 1.png").write_bytes(b"")
     (folder / "twin.png").write_bytes((folder / "creature 2.png").read_bytes())

@@ -55,7 +55,7 @@ def test_a_missing_field_leaves_no_double_space_or_orphan_comma(template: str, p
     assert render_prompts(annotation(text="a  cat ,\n black"), template) == [prompt]
 
 
-def test_a_picture_without_caption_has_no_prompt_unless_the_template_gives_it_words() -> None:
+def test_a_image_without_caption_has_no_prompt_unless_the_template_gives_it_words() -> None:
     assert render_prompts(annotation()) == []
     assert render_prompts(annotation(type="fire"), "{text} {type}") == ["fire"]
 
@@ -82,7 +82,7 @@ def test_anything_but_a_known_plain_field_is_refused(template: str, message: str
     assert str(caught.value).startswith(f"template {template!r}: ")
 
 
-def test_a_key_that_other_pictures_have_is_empty_here() -> None:
+def test_a_key_that_other_images_have_is_empty_here() -> None:
     fields = known_fields([FULL, annotation(text="x")])
     assert {"mood", "level", "tags", "file_name", "quality"} <= fields
     assert render_prompts(annotation(text="x"), "{text} {mood}", fields=fields) == ["x"]

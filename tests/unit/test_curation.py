@@ -74,7 +74,7 @@ def test_prompts_are_those_of_the_file_and_not_of_its_label(model: BaseModel, fo
     assert found.prompts["fire/3.png"] == ["3.png"]
 
 
-def test_pictures_with_a_reason_to_skip_are_not_trained_on(model: BaseModel, folders: tuple[Path, Path]) -> None:
+def test_images_with_a_reason_to_skip_are_not_trained_on(model: BaseModel, folders: tuple[Path, Path]) -> None:
     table = folders[0] / "metadata.jsonl"
     first, *others = table.read_text().splitlines()
     table.write_text("\n".join([json.dumps(json.loads(first) | {"skip_reason": "blurred"}), *others]))
@@ -95,7 +95,7 @@ def test_weights_are_relative_and_in_the_fingerprint(model: BaseModel, folders: 
     assert weighted.fingerprint != read(model, a, f"{b}=2").fingerprint
 
 
-def test_renaming_a_picture_or_its_folder_is_no_other_set(model: BaseModel, folders: tuple[Path, Path]) -> None:
+def test_renaming_a_image_or_its_folder_is_no_other_set(model: BaseModel, folders: tuple[Path, Path]) -> None:
     a, b = folders
     before = read(model, a, f"{b}=2").fingerprint
     moved = a.rename(a.with_name("elsewhere"))
@@ -117,7 +117,7 @@ def test_near_duplicates_in_two_folders_are_on_one_side(model: BaseModel, folder
             assert (f"water/{number}.png" in out) == (f"fire/copy {number}.jpg" in out)
 
 
-def test_the_same_picture_in_two_folders_is_said(model: BaseModel, folders: tuple[Path, Path]) -> None:
+def test_the_same_image_in_two_folders_is_said(model: BaseModel, folders: tuple[Path, Path]) -> None:
     a, b = folders
     assert not read(model, a, b).warnings
     copied(a / "2.png", b / "again.png", "the same bytes")
@@ -136,7 +136,7 @@ def test_a_column_of_one_folder_is_empty_in_the_other(model: BaseModel, folders:
     assert found.prompts["water/odd.png"] == ["odd"]
 
 
-def test_pictures_of_which_a_template_says_nothing(model: BaseModel, folders: tuple[Path, Path]) -> None:
+def test_images_of_which_a_template_says_nothing(model: BaseModel, folders: tuple[Path, Path]) -> None:
     """Two folders, of which one has the field: the others are named, and trained with the empty prompt."""
     table = folders[1] / "metadata.jsonl"
     table.write_text(table.read_text().replace('"file_name"', '"mood": "sad", "file_name"'))

@@ -44,7 +44,7 @@ def test_resume_goes_on_where_it_was() -> None:
         assert positions([10, 4], layout, start=start, stop=12) == [p for p in whole if p.step >= start]
 
 
-def test_every_picture_once_before_any_twice() -> None:
+def test_every_image_once_before_any_twice() -> None:
     seen = [p.index for p in positions([10], BatchLayout(batch_size=5), stop=6)]
     for round_ in range(3):
         assert sorted(seen[round_ * 10 : (round_ + 1) * 10]) == list(range(10))
@@ -53,7 +53,7 @@ def test_every_picture_once_before_any_twice() -> None:
 
 def test_buckets_take_turns_in_proportion() -> None:
     sizes = [60, 30, 6]
-    found = positions(sizes, BatchLayout(batch_size=2), stop=480)  # ten times through 96 pictures
+    found = positions(sizes, BatchLayout(batch_size=2), stop=480)  # ten times through 96 images
     assert all(len({p.bucket for p in found if p.step == step}) == 1 for step in range(480))
     uses = Counter((p.bucket, p.index) for p in found)
     assert len(uses) == 96
@@ -76,7 +76,7 @@ def weighted(weights: Sequence[Sequence[float]], layout: BatchLayout, start: int
     ],
 )
 @pytest.mark.parametrize("batch", [1, 4, 7])
-def test_every_picture_comes_as_often_as_its_weight_says(weights: list[list[float]], batch: int) -> None:
+def test_every_image_comes_as_often_as_its_weight_says(weights: list[list[float]], batch: int) -> None:
     """At every moment, and to within one batch: no bucket and no weight runs ahead or is forgotten."""
     uses: Counter[tuple[int, int]] = Counter()
     total = sum(map(sum, weights))
@@ -99,7 +99,7 @@ def weighted_step(weights: list[list[float]], batch: int, step: int) -> list[Pos
 
 
 def test_weights_are_a_function_of_the_step() -> None:
-    """Resumed, accumulated or shared among processes: the same pictures in the same slots."""
+    """Resumed, accumulated or shared among processes: the same images in the same slots."""
     weights = [[2.0] * 5 + [0.7] * 6, [1.0] * 4]
     whole = weighted(weights, BatchLayout(batch_size=8), stop=20)
     assert weighted(weights, BatchLayout(batch_size=8), start=13, stop=20) == [p for p in whole if p.step >= 13]
@@ -116,7 +116,7 @@ def test_equal_weights_are_no_weights() -> None:
 
 
 @pytest.fixture
-def pictures() -> EncodedDataset:
+def images() -> EncodedDataset:
     generator = torch.Generator().manual_seed(0)
     entries = [
         EncodedImage(
@@ -129,32 +129,32 @@ def pictures() -> EncodedDataset:
     return EncodedDataset([entries], torch.full((5, 6), -1.0), seed=1, scaling_factor=0.5, dropout=0.25)
 
 
-def test_an_item_is_a_function_of_its_position(pictures: EncodedDataset) -> None:
-    one, again = (pictures[Position(2, 3, 0, 1)] for _ in range(2))
-    other = pictures[Position(2, 4, 0, 1)]
+def test_an_item_is_a_function_of_its_position(images: EncodedDataset) -> None:
+    one, again = (images[Position(2, 3, 0, 1)] for _ in range(2))
+    other = images[Position(2, 4, 0, 1)]
     assert torch.equal(one.noise, again.noise) and torch.equal(one.latents, again.latents)
     assert one.timestep_uniform == again.timestep_uniform != other.timestep_uniform
     assert not torch.equal(one.noise, other.noise)
 
 
-def test_captions_orientation_and_dropout_have_their_rates(pictures: EncodedDataset) -> None:
-    items = [pictures[Position(step, slot, 0, 1)] for step in range(100) for slot in range(20)]
+def test_captions_orientation_and_dropout_have_their_rates(images: EncodedDataset) -> None:
+    items = [images[Position(step, slot, 0, 1)] for step in range(100) for slot in range(20)]
     captions = Counter(float(item.text_states[0, 0]) for item in items)
     assert abs(captions[-1.0] / 2000 - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
     for caption in (10.0, 11.0, 12.0):
         assert abs(captions[caption] / 2000 - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
-    mirrored = pictures.buckets[0][1].moments[1][:4]
-    flips = sum(float((item.latents / 0.5 - mirrored).norm()) < 1e-9 for item in still(pictures))
+    mirrored = images.buckets[0][1].moments[1][:4]
+    flips = sum(float((item.latents / 0.5 - mirrored).norm()) < 1e-9 for item in still(images))
     assert abs(flips / 2000 - 0.5) < 4 * (0.25 / 2000) ** 0.5
     uniforms = torch.tensor([item.timestep_uniform for item in items])
     assert abs(float(uniforms.mean()) - 0.5) < 4 * (1 / 12 / 2000) ** 0.5
 
 
-def still(pictures: EncodedDataset) -> list[TrainingSample]:
-    """As many items of the same picture from posteriors without spread: the latents tell the orientation."""
-    entry = pictures.buckets[0][1]
+def still(images: EncodedDataset) -> list[TrainingSample]:
+    """As many items of the same image from posteriors without spread: the latents tell the orientation."""
+    entry = images.buckets[0][1]
     sharp = replace(entry, moments=tuple(torch.cat([m[:4], torch.zeros(4, 4, 4)]) for m in entry.moments))
-    plain = EncodedDataset([[sharp]], pictures.empty, seed=1, scaling_factor=0.5, dropout=0.25)
+    plain = EncodedDataset([[sharp]], images.empty, seed=1, scaling_factor=0.5, dropout=0.25)
     return [plain[Position(step, slot, 0, 0)] for step in range(100) for slot in range(20)]
 
 
@@ -165,8 +165,8 @@ def test_latents_have_the_posteriors_mean_and_variance() -> None:
     assert abs(float(draws.var()) - 0.81) < 4 * 0.81 * (2 / 16000) ** 0.5
 
 
-def test_collate_stacks(pictures: EncodedDataset) -> None:
-    batch = collate([pictures[Position(0, slot, 0, slot)] for slot in range(3)])
+def test_collate_stacks(images: EncodedDataset) -> None:
+    batch = collate([images[Position(0, slot, 0, slot)] for slot in range(3)])
     assert batch.latents.shape == batch.noise.shape == (3, 4, 4, 4)
     assert batch.text_states.shape == (3, 5, 6)
     assert batch.timestep_uniforms.shape == (3,)

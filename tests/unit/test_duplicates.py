@@ -17,44 +17,44 @@ SPECIES, POSES = 4, 4
 FLIP = Image.Transpose.FLIP_LEFT_RIGHT
 
 
-def jpeg(picture: Image.Image, quality: int) -> Image.Image:
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
     content = io.BytesIO()
-    picture.save(content, "JPEG", quality=quality)
+    image.save(content, "JPEG", quality=quality)
     return Image.open(io.BytesIO(content.getvalue()))
 
 
-def crop(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    width, height = picture.size
-    return picture.crop(
+def crop(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    width, height = image.size
+    return image.crop(
         (round(left * width), round(top * height), round((1 - right) * width), round((1 - bottom) * height))
     )
 
 
 COPIES: dict[str, Edit] = {
-    "JPEG at quality 50": lambda picture: jpeg(picture, 50),
-    "JPEG at quality 10": lambda picture: jpeg(picture, 10),
-    "half the size": lambda picture: picture.resize((80, 80), Image.Resampling.BICUBIC),
-    "enlarged": lambda picture: picture.resize((240, 240), Image.Resampling.LANCZOS),
-    "stretched": lambda picture: picture.resize((200, 160)),
-    "mirrored": lambda picture: picture.transpose(FLIP),
-    "brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.2),
-    "darker": lambda picture: ImageEnhance.Brightness(picture).enhance(0.7),
-    "less contrast": lambda picture: ImageEnhance.Contrast(picture).enhance(0.7),
-    "all sides cropped": lambda picture: crop(picture, 0.04, 0.04, 0.04, 0.04),
-    "one side cropped": lambda picture: crop(picture, 0.06, 0, 0, 0),
-    "a corner cropped": lambda picture: crop(picture, 0.05, 0.05, 0, 0),
-    "mirrored, cropped, JPEG": lambda picture: jpeg(crop(picture, 0.03, 0.02, 0.03, 0.04).transpose(FLIP), 60),
+    "JPEG at quality 50": lambda image: jpeg(image, 50),
+    "JPEG at quality 10": lambda image: jpeg(image, 10),
+    "half the size": lambda image: image.resize((80, 80), Image.Resampling.BICUBIC),
+    "enlarged": lambda image: image.resize((240, 240), Image.Resampling.LANCZOS),
+    "stretched": lambda image: image.resize((200, 160)),
+    "mirrored": lambda image: image.transpose(FLIP),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
+    "less contrast": lambda image: ImageEnhance.Contrast(image).enhance(0.7),
+    "all sides cropped": lambda image: crop(image, 0.04, 0.04, 0.04, 0.04),
+    "one side cropped": lambda image: crop(image, 0.06, 0, 0, 0),
+    "a corner cropped": lambda image: crop(image, 0.05, 0.05, 0, 0),
+    "mirrored, cropped, JPEG": lambda image: jpeg(crop(image, 0.03, 0.02, 0.03, 0.04).transpose(FLIP), 60),
 }
 
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Image.Image]:
-    """Four poses each of four species: picture i shows species i % 4."""
+    """Four poses each of four species: image i shows species i % 4."""
     count = 100  # species
     return [sample_set.sample_image(kin * 7 + pose * count, 160) for pose in range(POSES) for kin in range(SPECIES)]
 
 
-def test_poses_of_one_species_are_different_pictures(drawn: list[Image.Image]) -> None:
+def test_poses_of_one_species_are_different_images(drawn: list[Image.Image]) -> None:
     assert near_duplicates(drawn, cache=False) == []
     assert duplicate_groups(drawn, cache=False) == list(range(SPECIES * POSES))
 
@@ -62,12 +62,12 @@ def test_poses_of_one_species_are_different_pictures(drawn: list[Image.Image]) -
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_are_found_and_nothing_else(kind: str, drawn: list[Image.Image]) -> None:
     some = drawn[:12]
-    pairs = near_duplicates([*some, *(COPIES[kind](picture) for picture in some)], cache=False)
+    pairs = near_duplicates([*some, *(COPIES[kind](image) for image in some)], cache=False)
     assert [(pair.first, pair.second) for pair in pairs] == [(index, index + 12) for index in range(12)]
 
 
 def test_photographs_with_texture_everywhere_are_found_too() -> None:
-    """Smooth random fields, the spectrum of a photograph: each picture is full, none has white paper."""
+    """Smooth random fields, the spectrum of a photograph: each image is full, none has white paper."""
     rng = np.random.default_rng(0)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(160), np.fft.fftfreq(160)))[..., None] + 1 / 160
     photographs = []
@@ -80,32 +80,32 @@ def test_photographs_with_texture_everywhere_are_found_too() -> None:
         assert [(pair.first, pair.second) for pair in pairs] == [(index, index + 8) for index in range(8)], kind
 
 
-def test_another_hue_is_another_picture(drawn: list[Image.Image]) -> None:
+def test_another_hue_is_another_image(drawn: list[Image.Image]) -> None:
     red, green, blue = drawn[0].split()
     assert near_duplicates([drawn[0], Image.merge("RGB", (blue, red, green))], cache=False) == []
 
 
-def test_flat_pictures_are_compared_by_colour() -> None:
+def test_flat_images_are_compared_by_colour() -> None:
     flat = [
         Image.new("RGB", size, colour) for size, colour in (((9, 9), "white"), ((50, 20), "white"), ((9, 9), "red"))
     ]
     assert duplicate_groups([*flat, Image.new("RGB", (1, 1), (254, 254, 254))], cache=False) == [0, 0, 1, 0]
 
 
-def test_groups_are_joined_through_a_third_picture(drawn: list[Image.Image]) -> None:
+def test_groups_are_joined_through_a_third_image(drawn: list[Image.Image]) -> None:
     left, right = crop(drawn[0], 0.09, 0, 0, 0), crop(drawn[0], 0, 0, 0.09, 0)
     assert duplicate_groups([left, drawn[1], right, drawn[0]], cache=False) == [0, 1, 0, 0]
 
 
-def test_nothing_and_one_picture(drawn: list[Image.Image]) -> None:
+def test_nothing_and_one_image(drawn: list[Image.Image]) -> None:
     assert duplicate_groups([], cache=False) == []
     assert duplicate_groups(drawn[:1], cache=False) == [0]
 
 
 def test_equal_bytes_need_no_look(tmp_path: Path, drawn: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
-    for name, picture in (("a.png", drawn[0]), ("b.png", drawn[1]), ("c.png", drawn[0])):
-        picture.save(tmp_path / name)
+    for name, image in (("a.png", drawn[0]), ("b.png", drawn[1]), ("c.png", drawn[0])):
+        image.save(tmp_path / name)
     assert near_duplicates([tmp_path / name for name in ("a.png", "b.png", "c.png")]) == [Pair(0, 2, 0.0)]
 
 
@@ -121,7 +121,7 @@ def test_split_holds_out_its_share_and_covers_all() -> None:
     assert parts != split_held_out(HASHES, ALONE, share=0.1, seed=1)
 
 
-def test_more_pictures_move_nobody() -> None:
+def test_more_images_move_nobody() -> None:
     few, many = (
         split_held_out(HASHES[:400], ALONE[:400], share=0.1, seed=3),
         split_held_out(HASHES, ALONE, share=0.1, seed=3),

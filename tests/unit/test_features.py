@@ -47,20 +47,20 @@ from tests.tiny import tiny_tokenizer
 
 @dataclass
 class Counting:
-    """Mean colours, and a note of how many pictures each call was given."""
+    """Mean colours, and a note of how many images each call was given."""
 
     name: str = "mean"
     version: str = "1"
     calls: list[int] = field(default_factory=list)
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Features:
-        self.calls.append(len(pictures))
-        return np.stack([np.asarray(picture, np.float32).mean(axis=(0, 1)) for picture in pictures])
+    def encode(self, images: Sequence[Image.Image]) -> Features:
+        self.calls.append(len(images))
+        return np.stack([np.asarray(image, np.float32).mean(axis=(0, 1)) for image in images])
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Forty pictures of forty greys, and a cache of their own."""
+    """Forty images of forty greys, and a cache of their own."""
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
     paths = [tmp_path / f"{grey}.png" for grey in range(40)]
     for grey, path in enumerate(paths):
@@ -68,7 +68,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_rows_come_in_the_order_of_the_pictures_and_once(files: list[Path]) -> None:
+def test_rows_come_in_the_order_of_the_images_and_once(files: list[Path]) -> None:
     extractor = Counting()
     asked = [*files[::-1], files[3]]
     rows = extract_features(extractor, asked)
@@ -128,7 +128,7 @@ def test_many_writers_at_once_leave_whole_rows(files: list[Path]) -> None:
     assert len([path for path in cache_root().rglob("*") if path.is_file()]) == len(files)  # and no temporary file
 
 
-def test_pictures_in_memory_are_keyed_by_size_and_pixels(files: list[Path]) -> None:
+def test_images_in_memory_are_keyed_by_size_and_pixels(files: list[Path]) -> None:
     wide, tall = Image.new("RGB", (4, 2), "red"), Image.new("RGB", (2, 4), "red")
     assert len({content_key(wide), content_key(tall), content_key(wide.convert("L"))}) == 3
     assert content_key(wide) == content_key(wide.copy())
@@ -144,9 +144,9 @@ def test_a_file_that_changed_since_its_sample_was_read_is_refused(files: list[Pa
 
 
 def test_pixels_are_means_of_squares() -> None:
-    picture = Image.fromarray(np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3) * 2)
-    (row,) = PixelFeatures(2).encode([picture])
-    expected = np.asarray(picture, np.float32).reshape(2, 2, 2, 2, 3).mean(axis=(1, 3)) / 255
+    image = Image.fromarray(np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3) * 2)
+    (row,) = PixelFeatures(2).encode([image])
+    expected = np.asarray(image, np.float32).reshape(2, 2, 2, 2, 3).mean(axis=(1, 3)) / 255
     assert np.allclose(row.reshape(2, 2, 3), expected, atol=0.5 / 255)
     assert PixelFeatures(2).version != PixelFeatures(4).version
 
@@ -154,15 +154,15 @@ def test_pixels_are_means_of_squares() -> None:
 # ---- style descriptors
 
 
-def of(picture: Image.Image) -> dict[str, float]:
-    (row,) = StyleDescriptors().encode([picture])
+def of(image: Image.Image) -> dict[str, float]:
+    (row,) = StyleDescriptors().encode([image])
     return dict(zip(DESCRIPTOR_NAMES, row.tolist(), strict=True))
 
 
 def halves(left: str, right: str) -> Image.Image:
-    picture = Image.new("RGB", (128, 128), left)
-    picture.paste(right, (64, 0, 128, 128))
-    return picture
+    image = Image.new("RGB", (128, 128), left)
+    image.paste(right, (64, 0, 128, 128))
+    return image
 
 
 def noise(size: int) -> Image.Image:
@@ -197,27 +197,27 @@ def test_two_halves() -> None:
 
 
 def test_diagonals_are_told_apart() -> None:
-    picture = Image.new("RGB", (128, 128), "white")
-    ImageDraw.Draw(picture).polygon([(0, 0), (128, 128), (0, 128)], fill="black")  # its rim falls to the right
-    falling, rising = of(picture), of(picture.rotate(90))
+    image = Image.new("RGB", (128, 128), "white")
+    ImageDraw.Draw(image).polygon([(0, 0), (128, 128), (0, 128)], fill="black")  # its rim falls to the right
+    falling, rising = of(image), of(image.rotate(90))
     assert falling["edge direction 45 degrees"] > 0.9 or falling["edge direction 135 degrees"] > 0.9
     assert rising["edge direction 45 degrees"] == pytest.approx(falling["edge direction 135 degrees"], abs=0.02)
 
 
 def test_border_is_apart_from_the_middle() -> None:
-    picture = Image.new("RGB", (160, 160), "white")
-    picture.paste("blue", (20, 20, 140, 140))
-    assert of(picture)["border white"] == 1
-    assert of(picture)["border unevenness"] == 0
-    assert of(picture)["white"] == pytest.approx(1 - (120 / 160) ** 2, abs=0.02)
+    image = Image.new("RGB", (160, 160), "white")
+    image.paste("blue", (20, 20, 140, 140))
+    assert of(image)["border white"] == 1
+    assert of(image)["border unevenness"] == 0
+    assert of(image)["white"] == pytest.approx(1 - (120 / 160) ** 2, abs=0.02)
 
 
 def test_colourfulness_is_hasler_and_suesstrunks() -> None:
-    picture = noise(128)  # already of the size it is measured at
-    red, green, blue = np.moveaxis(np.asarray(picture, np.float64), 2, 0) / 255
+    image = noise(128)  # already of the size it is measured at
+    red, green, blue = np.moveaxis(np.asarray(image, np.float64), 2, 0) / 255
     first, second = red - green, (red + green) / 2 - blue
     expected = math.hypot(first.std(), second.std()) + 0.3 * math.hypot(first.mean(), second.mean())
-    assert of(picture)["colourfulness"] == pytest.approx(expected, rel=1e-4)
+    assert of(image)["colourfulness"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_drawings_differ_from_noise_and_little_from_themselves_at_another_size() -> None:
@@ -231,7 +231,7 @@ def test_drawings_differ_from_noise_and_little_from_themselves_at_another_size()
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (16, 700)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_odd_pictures_give_finite_numbers(size: tuple[int, int], mode: str) -> None:
+def test_odd_images_give_finite_numbers(size: tuple[int, int], mode: str) -> None:
     row = StyleDescriptors().encode([Image.new(mode, size)])
     assert row.shape == (1, len(DESCRIPTOR_NAMES))
     assert row.dtype == np.float32
@@ -242,14 +242,14 @@ def test_odd_pictures_give_finite_numbers(size: tuple[int, int], mode: str) -> N
 
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-PICTURES = [
+IMAGES = [
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (50, 70, 3), dtype=np.uint8)) for seed in range(3)
 ]
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of 32 pixels and texts of 12 tokens into 8 numbers."""
+    """Images of 32 pixels and texts of 12 tokens into 8 numbers."""
     folder = tmp_path_factory.mktemp("clip")
     tokenizer = tiny_tokenizer(folder)
     ends: dict[str, Any] = {
@@ -278,11 +278,11 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_clip_is_the_projected_embedding_at_unit_length(clip: Path) -> None:
-    rows = Clip(clip).encode(PICTURES)
+    rows = Clip(clip).encode(IMAGES)
     assert rows.shape == (3, 8)
     assert rows.dtype == np.float32
     model = CLIPModel.from_pretrained(clip).eval()
-    pixels = CLIPImageProcessorPil.from_pretrained(clip)(PICTURES, return_tensors="pt")["pixel_values"]
+    pixels = CLIPImageProcessorPil.from_pretrained(clip)(IMAGES, return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         projected = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
     assert np.allclose(rows, torch.nn.functional.normalize(projected).numpy(), atol=1e-6)
@@ -298,8 +298,8 @@ def test_clip_reads_texts_into_the_same_space(clip: Path) -> None:
 
 
 def test_dinov2_is_the_class_token_as_it_comes(dinov2: Path) -> None:
-    rows = Dinov2(dinov2).encode(PICTURES)
-    pixels = BitImageProcessorPil.from_pretrained(dinov2)(PICTURES, return_tensors="pt")["pixel_values"]
+    rows = Dinov2(dinov2).encode(IMAGES)
+    pixels = BitImageProcessorPil.from_pretrained(dinov2)(IMAGES, return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         expected = Dinov2Model.from_pretrained(dinov2).eval()(pixel_values=pixels).last_hidden_state[:, 0]
     assert np.allclose(rows, expected.numpy(), atol=1e-6)
@@ -320,20 +320,20 @@ def test_a_changed_weight_or_setting_is_another_version(file: str, clip: Path, t
 
 def test_other_weights_never_answer_from_the_cache(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
-    before = extract_features(Clip(clip), PICTURES)
+    before = extract_features(Clip(clip), IMAGES)
     copy = Path(shutil.copytree(clip, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
     weights["visual_projection.weight"] *= -1
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    assert np.allclose(extract_features(Clip(copy), PICTURES), -before, atol=1e-6)
-    assert np.array_equal(extract_features(Clip(clip), PICTURES), before)
+    assert np.allclose(extract_features(Clip(copy), IMAGES), -before, atol=1e-6)
+    assert np.array_equal(extract_features(Clip(clip), IMAGES), before)
 
 
 @pytest.mark.parametrize("kind", [Clip, Dinov2])
 def test_a_missing_folder_is_never_downloaded(kind: type[Clip | Dinov2], tmp_path: Path) -> None:
     for use in (
         lambda: kind(Path("openai/clip-vit-base-patch32")).version,
-        lambda: kind(tmp_path / "x").encode(PICTURES),
+        lambda: kind(tmp_path / "x").encode(IMAGES),
     ):
         with pytest.raises(InputError, match="is not a folder on this machine; models are not downloaded here"):
             use()
@@ -344,17 +344,17 @@ def test_a_folder_that_is_not_whole_says_what_it_lacks(clip: Path, tmp_path: Pat
     (copy / "preprocessor_config.json").unlink()
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")  # a pickle is no replacement
     with pytest.raises(InputError, match=r"copy: holds no preprocessor_config\.json and no \*\.safetensors"):
-        Clip(copy).encode(PICTURES)
+        Clip(copy).encode(IMAGES)
 
 
 def test_a_model_of_another_kind_is_refused(clip: Path, dinov2: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json: holds a model of type 'dinov2'; allowed: clip"):
-        Clip(dinov2).encode(PICTURES)
+        Clip(dinov2).encode(IMAGES)
     copy = Path(shutil.copytree(clip, tmp_path / "copy"))
     for damage in ("{", "[]"):
         (copy / "config.json").write_text(damage)
         with pytest.raises(InputError, match=r"config\.json: is not a model configuration"):
-            Clip(copy).encode(PICTURES)
+            Clip(copy).encode(IMAGES)
 
 
 def test_damaged_weights_are_one_line(clip: Path, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_damaged_weights_are_one_line(clip: Path, tmp_path: Path) -> None:
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(InputError, match="copy: cannot be loaded") as caught:
-        Clip(copy).encode(PICTURES)
+        Clip(copy).encode(IMAGES)
     assert "\n" not in str(caught.value)
 
 
@@ -370,7 +370,7 @@ def test_every_extractor_is_made_by_its_name(clip: Path, dinov2: Path) -> None:
     for name in EXTRACTORS:
         extractor = make_extractor(name, {"clip": clip, "dinov2": dinov2}.get(name))
         assert extractor.name == name
-        assert extractor.encode(PICTURES).shape[0] == 3
+        assert extractor.encode(IMAGES).shape[0] == 3
     with pytest.raises(InputError, match="unknown extractor 'clap', did you mean 'clip'"):
         make_extractor("clap")
     with pytest.raises(InputError, match="extractor 'clip' needs a model"):
@@ -381,4 +381,4 @@ def test_the_settings_of_the_model_are_followed(clip: Path, tmp_path: Path) -> N
     copy = Path(shutil.copytree(clip, tmp_path / "copy"))
     settings = json.loads((copy / "preprocessor_config.json").read_text())
     (copy / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": [0.0, 0.0, 0.0]}))
-    assert not np.allclose(Clip(copy).encode(PICTURES), Clip(clip).encode(PICTURES), atol=1e-3)
+    assert not np.allclose(Clip(copy).encode(IMAGES), Clip(clip).encode(IMAGES), atol=1e-3)

@@ -33,7 +33,7 @@ def draw(folder: Path, *names: str) -> None:
 
 
 def dataset(columns: dict[str, list[Any]], image: str = "image") -> Any:
-    """A datasets.Dataset with one column of pictures, given as encoded bytes."""
+    """A datasets.Dataset with one column of images, given as encoded bytes."""
     import datasets
 
     cells = columns | {image: [cell and {"bytes": cell, "path": None} for cell in columns[image]]}
@@ -86,7 +86,7 @@ def test_rows_of_a_dataset_that_cannot_be_used_are_named(tmp_path: Path) -> None
     assert "1 x 1" in tiny.what and "'good', 'fair' or 'poor'" in quality.what
 
 
-def test_a_dataset_without_pictures_or_captions(tmp_path: Path) -> None:
+def test_a_dataset_without_images_or_captions(tmp_path: Path) -> None:
     import datasets
 
     datasets.Dataset.from_dict({"text": ["x"], "n": [1]}).save_to_disk(str(tmp_path / "words"))
@@ -179,7 +179,7 @@ def test_the_newest_annotation_counts_and_the_rest_is_named(tmp_path: Path) -> N
     assert "'gone.png'" in problems[4].what and "--pictures" in problems[4].fix and "task 1" in problems[5].what
 
 
-def test_a_picture_outside_the_folder_is_not_taken(tmp_path: Path) -> None:
+def test_a_image_outside_the_folder_is_not_taken(tmp_path: Path) -> None:
     draw(tmp_path, "secret.png")
     draw(tmp_path / "pictures", "a.png")
     for name in ("../secret.png", str(tmp_path / "secret.png"), "/data/local-files/?d=../secret.png"):
@@ -219,7 +219,7 @@ def test_a_folder_is_copied_without_what_cannot_be_used(tmp_path: Path) -> None:
     assert captioned_folder.read_folder(tmp_path / "new").problems == []
 
 
-def test_pictures_with_a_reason_to_skip_stay_behind(tmp_path: Path) -> None:
+def test_images_with_a_reason_to_skip_stay_behind(tmp_path: Path) -> None:
     draw(tmp_path / "old", "a.png", "b.png")
     table = [{"file_name": "a.png", "text": "one"}, {"file_name": "b.png", "skip_reason": "blurred"}]
     (tmp_path / "old" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))

@@ -15,7 +15,7 @@ from data.latent_cache import DiskEntries, EntryPaths, ImageCrop, MemoryEntries,
 
 
 class Encoder:
-    """Counts its calls; the latent is the picture's mean colour."""
+    """Counts its calls; the latent is the image's mean colour."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -33,9 +33,9 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def frame(tmp_path: Path) -> ImageCrop:
     path = tmp_path / "red left.png"
-    picture = Image.new("RGB", (32, 16), "white")
-    picture.paste("red", (0, 0, 16, 16))
-    picture.save(path)
+    image = Image.new("RGB", (32, 16), "white")
+    image.paste("red", (0, 0, 16, 16))
+    image.save(path)
     return ImageCrop(path, file_sha256(path), 32, 16)
 
 
@@ -69,7 +69,7 @@ def test_any_other_input_is_a_miss(frame: ImageCrop, tmp_path: Path, monkeypatch
     assert encoder.calls == 6
 
 
-def test_a_renamed_picture_is_a_hit(frame: ImageCrop) -> None:
+def test_a_renamed_image_is_a_hit(frame: ImageCrop) -> None:
     encoder = Encoder()
     cache_latents([frame], encoder, "vae-1")
     renamed = dataclasses.replace(frame, path=frame.path.rename(frame.path.with_name("new name.png")))
@@ -92,7 +92,7 @@ def test_a_torn_entry_is_encoded_again(frame: ImageCrop) -> None:
     assert encoder.calls == 2
 
 
-def test_nan_names_the_picture(frame: ImageCrop) -> None:
+def test_nan_names_the_image(frame: ImageCrop) -> None:
     with pytest.raises(InputError, match=r"red left.png: the autoencoder gives NaN"):
         cache_latents([frame], lambda pixels: pixels * float("nan"), "vae-1")
     assert not list(latent_cache.cache_root().rglob("*.safetensors"))
@@ -123,7 +123,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[EntryPaths]:
-    """Eight encoded pictures of two orientations; each has a caption of its own and one that all share."""
+    """Eight encoded images of two orientations; each has a caption of its own and one that all share."""
     draw = torch.Generator().manual_seed(0)
 
     def kept(name: str, *shape: int) -> Path:
@@ -144,9 +144,9 @@ def batches(home: str, records: list[EntryPaths], device: torch.device = CPU) ->
     memory = MemoryEntries(CPU)
     bucket = DiskEntries(records) if home == "disk" else memory.entries(records)
     empty = torch.zeros(7, 5, device=memory.device)
-    pictures = EncodedDataset([bucket], empty, seed=2, scaling_factor=0.18215, dropout=0.3)
+    images = EncodedDataset([bucket], empty, seed=2, scaling_factor=0.18215, dropout=0.3)
     sampler = StepSampler([len(bucket)], BatchLayout(4), seed=2, start=0, stop=10)
-    return [to_device(collate([pictures[p] for p in positions]), device) for positions in sampler]
+    return [to_device(collate([images[p] for p in positions]), device) for positions in sampler]
 
 
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
@@ -175,18 +175,18 @@ def test_pinned_memory_and_disk_give_the_same_batches(records: list[EntryPaths])
 def test_a_batch_on_the_device_is_not_overwritten_while_it_is_used(records: list[EntryPaths]) -> None:
     """Pinned memory is not given out again before the device has read it."""
     cuda = torch.device("cuda", 0)
-    pictures = EncodedDataset([DiskEntries(records)], torch.zeros(7, 5), seed=2, scaling_factor=1.0, dropout=0.3)
+    images = EncodedDataset([DiskEntries(records)], torch.zeros(7, 5), seed=2, scaling_factor=1.0, dropout=0.3)
     sampler = StepSampler([len(records)], BatchLayout(4), seed=2, start=0, stop=50)
     sums = []
     for positions in sampler:
-        batch = to_device(collate([pictures[p] for p in positions]), cuda)
+        batch = to_device(collate([images[p] for p in positions]), cuda)
         torch.cuda._sleep(2_000_000)
         sums.append(batch.latents.double().sum())
-    expected = [collate([pictures[p] for p in positions]).latents.double().sum() for positions in sampler]
+    expected = [collate([images[p] for p in positions]).latents.double().sum() for positions in sampler]
     torch.testing.assert_close(torch.stack(sums).cpu(), torch.stack(expected))
 
 
-def test_captions_that_pictures_share_are_held_once(records: list[EntryPaths]) -> None:
+def test_captions_that_images_share_are_held_once(records: list[EntryPaths]) -> None:
     entries = MemoryEntries(CPU).entries(records)
     assert all(entry.text_states[1] is entries[0].text_states[1] for entry in entries)
     assert latent_cache.total_bytes(records) == sum(

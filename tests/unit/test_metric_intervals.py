@@ -36,8 +36,8 @@ def test_an_interval_over_prompts_holds_the_truth_95_times_in_100() -> None:
     drawn = [prompts_and_seeds(rng) for _ in range(SIMULATIONS)]
     held = [not statistics.mean_interval(*each).excludes(0.3) for each in drawn]
     assert np.mean(held) == pytest.approx(0.95, abs=SLACK)
-    per_picture = [not statistics.mean_interval(values, np.arange(100)).excludes(0.3) for values, _ in drawn]
-    assert np.mean(per_picture) < 0.8, "pictures of a prompt taken for independent ones: far too sure"
+    per_image = [not statistics.mean_interval(values, np.arange(100)).excludes(0.3) for values, _ in drawn]
+    assert np.mean(per_image) < 0.8, "images of a prompt taken for independent ones: far too sure"
 
 
 def test_leaving_out_one_is_students_for_a_mean_and_holds_for_a_spread() -> None:
@@ -55,7 +55,7 @@ def test_leaving_out_one_is_students_for_a_mean_and_holds_for_a_spread() -> None
 
 
 def test_leaving_out_one_holds_for_the_kernel_distance() -> None:
-    """A set metric: 30 prompts of 2 pictures against 60 others, one source shifted by 1 in a direction of 4."""
+    """A set metric: 30 prompts of 2 images against 60 others, one source shifted by 1 in a direction of 4."""
     rng = np.random.default_rng(3)
     shift, clusters, held = np.array([1.0, 0, 0, 0]), np.repeat(np.arange(30), 2), []
     reference = rng.normal(0, 1, (80, 4))
@@ -79,7 +79,7 @@ def test_wilson() -> None:
     assert np.mean(held) == pytest.approx(0.95, abs=SLACK + 0.01)
 
 
-def test_redrawn_splits_are_wider_by_the_shared_pictures() -> None:
+def test_redrawn_splits_are_wider_by_the_shared_images() -> None:
     differences = np.array([0.02, 0.03, 0.01, 0.05, 0.04])
     found = statistics.resampled_interval(differences, train=800, test=200)
     plain = statistics.mean_interval(differences, range(5))

@@ -15,7 +15,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_vendi_counts_unlike_pictures() -> None:
+def test_vendi_counts_unlike_images() -> None:
     assert distances.vendi_score(np.eye(7)) == pytest.approx(7.0)
     assert distances.vendi_score(np.ones((5, 3))) == pytest.approx(1.0)
     assert distances.vendi_score(np.repeat(np.eye(4), 3, axis=0)) == pytest.approx(4.0), "copies add nothing"
@@ -77,9 +77,9 @@ def test_membership(rng: np.random.Generator) -> None:
 
 def test_own_text_first(rng: np.random.Generator) -> None:
     words = np.eye(6)
-    pictures = np.concatenate([words, -words])
+    images = np.concatenate([words, -words])
     own = np.array([*range(6), *range(6)])
-    assert adherence.r_precision(pictures, words, own).tolist() == [True] * 6 + [False] * 6
+    assert adherence.r_precision(images, words, own).tolist() == [True] * 6 + [False] * 6
     assert adherence.r_precision(np.ones((1, 6)), words, np.array([2])).tolist() == [False], "a tie is not first"
     many = rng.normal(size=(300, 32))
     chance = adherence.r_precision(rng.normal(size=(300, 32)), many, np.arange(300)).mean()
@@ -105,7 +105,7 @@ def test_frechet_of_few_is_the_full_one(rng: np.random.Generator) -> None:
     assert distances.small_sample_frechet_distance(x, y) == pytest.approx(distances.frechet_distance(x, y), rel=1e-8)
 
 
-def test_frechets_bias_falls_with_the_pictures(rng: np.random.Generator) -> None:
+def test_frechets_bias_falls_with_the_images(rng: np.random.Generator) -> None:
     floor = [distances.frechet_bias(rng.normal(size=(count, 64))) for count in (40, 160, 640)]
     assert floor[0] > 2 * floor[1] > 4 * floor[2] > 0
 

@@ -91,17 +91,17 @@ def test_names_that_are_no_text_are_shown(tmp_path: Path) -> None:
     assert "caf\\udce9.png" in Page("t").text(name).write(tmp_path / "p.html").read_text("utf-8")
 
 
-def test_pictures_are_inside_the_page_bit_for_bit() -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8))
-    (address,) = Reader(Page("t").strip([(picture, "x")]).html()).addresses
+def test_images_are_inside_the_page_bit_for_bit() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    (address,) = Reader(Page("t").strip([(image, "x")]).html()).addresses
     back = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))
-    assert np.array_equal(np.asarray(back), np.asarray(picture))
+    assert np.array_equal(np.asarray(back), np.asarray(image))
 
 
 def test_a_strip_has_the_columns_asked_for() -> None:
-    picture = Image.new("RGB", (400, 400))
-    assert "repeat(3, minmax(0, 1fr))" in Page("t").strip([(picture, "")] * 6, columns=3).html()
-    assert "minmax(90px, 1fr)" in Page("t").strip([(picture, "")] * 6, width=90).html()
+    image = Image.new("RGB", (400, 400))
+    assert "repeat(3, minmax(0, 1fr))" in Page("t").strip([(image, "")] * 6, columns=3).html()
+    assert "minmax(90px, 1fr)" in Page("t").strip([(image, "")] * 6, width=90).html()
 
 
 @pytest.mark.parametrize(
