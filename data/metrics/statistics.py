@@ -1,7 +1,7 @@
 """Confidence intervals and tests of evaluation numbers.
 
 Images of one prompt are alike, so they are one observation: everything here counts *clusters* (prompts, runs), never
-images. `tests/unit/test_metric_intervals.py` shows by simulation that the intervals cover the truth 95 times in 100.
+images. `tests/unit/test_metrics.py` shows by simulation that the intervals cover the truth 95 times in 100.
 """
 
 from __future__ import annotations

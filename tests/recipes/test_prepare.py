@@ -188,14 +188,6 @@ def test_sizes_and_tokenizer_come_from_a_model(
     assert facts["captions"]["limit"] == 75
 
 
-def test_looking_at_a_folder_changes_nothing_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = clean_set(tmp_path / "set", count=4)
-    (folder / "creature 1.png").write_bytes(b"")
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
-    check(capsys, folder)
-    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
-
-
 def test_the_page_shows_problems_images_and_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = clean_set(tmp_path / "set", count=5)
     (folder / "creature 1.png").write_bytes(b"")

@@ -173,12 +173,3 @@ def test_secrets_stay_secret(
     for path in [*open_to_all, label_studio.folder / server.LOG]:
         content = path.read_bytes()
         assert not any(secret.encode() in content for secret in secrets), path
-
-
-def test_a_busy_port_is_reported_with_its_owner(
-    label_studio: server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=rf"--port: port {label_studio.port} is taken by .*Leave out --port"):
-        dispatch(["start", "--port", str(label_studio.port)])
-    assert server.find_server() is None
