@@ -1,9 +1,11 @@
 """The world of the base model, and how its training reads it."""
 
+import numpy as np
 import pytest
 
 from tools.pocket import base_training, figures, shards
 from tools.pocket.attributes import SIZE
+from tools.pocket.reference import reference
 from tools.pocket.tokenizer import BASE, token_ids
 from tools.pocket.world import HELD_OUT, sample
 
@@ -77,3 +79,15 @@ def test_the_rate_is_steady_and_then_falls_to_the_total():
     assert base_training.rate(100_000, total) == base_training.rate(590_000, total) == peak
     assert base_training.rate(800_000, total) == pytest.approx(peak / 2)
     assert base_training.rate(total, total) == pytest.approx(0.01 * peak)
+
+
+@needs_fonts
+def test_references_show_an_object_in_the_colours_of_a_type():
+    water, again, fire = (reference("fridge", kind) for kind in ("water", "water", "fire"))
+    assert water.size == (SIZE, SIZE)
+    assert water.tobytes() == again.tobytes() != fire.tobytes()
+    red, _, blue = np.asarray(water, float)[20:44, 24:40].mean((0, 1))
+    assert blue > red + 40
+    red, _, blue = np.asarray(fire, float)[20:44, 24:40].mean((0, 1))
+    assert red > blue + 40
+    assert reference("fridge", "water", seed=1).tobytes() != water.tobytes()
