@@ -189,7 +189,7 @@ FAULTS = (
         "train/ddpm/losses.py",
         "a.minimum(gamma * b),  # min(SNR, gamma) / (SNR + 1)",
         "(gamma * b / a).clamp(max=1.0),",
-        (f"{UNIT}test_objectives_weighting.py",),
+        (f"{UNIT}test_ddpm_losses.py",),
     ),
     Fault(
         "the cache does not look at the picture",
@@ -307,7 +307,7 @@ FAULTS = (
         "train/ddpm/losses.py",
         "(gamma * b / a).clamp(max=1.0),",
         "(a / b).clamp(max=gamma) * b / a,",
-        (f"{UNIT}test_objectives_weighting.py::test_zero_terminal_snr_has_its_limits",),
+        (f"{UNIT}test_ddpm_losses.py::test_zero_terminal_snr_has_its_limits",),
     ),
     Fault(
         "weights are those of the schedule before it was rescaled",

@@ -11,7 +11,7 @@ from PIL import Image
 from train.ddpm import image_sets
 from train.ddpm.image_sets import to_float
 from train.ddpm.runs import comparison, scoring
-from train.ddpm.runs.comparison import bootstrap, compare_smaller
+from train.ddpm.runs.comparison import bootstrap
 from train.ddpm.runs.report import (
     centred_mean,
     format_speed,
@@ -43,19 +43,6 @@ def test_paired_differences_are_seen_through_hard_images() -> None:
     assert course_words(1.0, 1.1, 1.12) == ["yes", "yes", "yes"]
     assert course_words(1.1, 1.0, 1.3) == ["no", "yes", "no"]
     assert course_words(1.0, 1.0, 1.0, noise=0.5)[0] == "cannot tell"
-
-
-def test_differences_are_measured_in_pairs() -> None:
-    random = np.random.default_rng(0)
-    hard = random.normal(0, 5, 8)
-    one, other = (mean + hard + 0.05 * random.normal(size=(5, 8)) for mean in (3.0, 3.4))
-    words = {}
-    for name, pair in {"less": (one, other), "more": (other, one), "same": (one, one)}.items():
-        verdict = compare_smaller("Fewer bits:", *pair, resamples=300, seed=0)
-        words[name] = verdict.word
-        assert verdict.difference.low <= verdict.difference.mean <= verdict.difference.high
-        assert verdict.difference.mean == pytest.approx((pair[0] - pair[1]).mean())
-    assert words == {"less": "yes", "more": "no", "same": "cannot tell"}
 
 
 def test_the_bootstrap_interval_is_as_wide_as_theory_says() -> None:

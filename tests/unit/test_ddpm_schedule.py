@@ -40,12 +40,6 @@ def test_02_posterior_weights_are_consistent(name: str) -> None:
     close(1 / B[1:], a / b + 1 / (1 - P[1:]), rtol=1e-11)
 
 
-def test_the_first_step_back_is_certain() -> None:
-    c1, c2, B, _, P = weights(schedules.linear(1000))
-    assert (P[0].item(), c2[0].item(), B[0].item()) == (1.0, 0.0, 0.0)
-    assert c1[0].item() == pytest.approx(1.0, abs=1e-12)
-
-
 @pytest.mark.parametrize("name", EVERY_SCHEDULE)
 def test_signal_to_noise_ratio_falls_and_its_logarithm_agrees(name: str) -> None:
     s = schedules.make_schedule(name, 1000)
