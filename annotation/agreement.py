@@ -1,7 +1,5 @@
 """Text similarity, and how far annotators agree on images that several of them captioned."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The sub-commands of annotate.py. To add one: its options in config.py, a function here, and a line in COMMANDS."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """The options of every annotate.py sub-command. The docstring of a class is the description that --help prints."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Diagnosis of everything between an image folder and an annotator's screen, step by step."""
 
-from __future__ import annotations
-
 import http.client
 import shutil
 import sqlite3

@@ -5,8 +5,6 @@ Captions written elsewhere: captioned folders and caption files (taggui, kohya, 
 tables, a Hugging Face dataset on disk, a Label Studio export.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -7,8 +7,6 @@ $ATELIER_LABEL_STUDIO, or cache_root()/label-studio
         ready            written last: without it the folder is rebuilt
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Bulk edits of captions: computed, previewed, stored beside the history, and undone."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -9,8 +9,6 @@ A correction records the text it was made for. It applies as long as that is sti
 version with its new text was pulled.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence

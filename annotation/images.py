@@ -1,7 +1,5 @@
 """The images of a project, and which of a folder to caption, in which order: once each, similar ones in a row."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ and letters of the text are taken for hotkeys (seen with Label Studio 1.23.2). S
 own, the caption first, and all choices share one screen, the triage, with a single key each.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Progress of a captioning project: what is done, how fast, how useful the drafts are, and the time left."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence

@@ -3,8 +3,6 @@
 captions/NAME/project.json      written by push before anything is created on the server: its key marks what is ours
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import secrets

@@ -3,8 +3,6 @@
 Nothing is recorded here: after a kill the same command finishes the work.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Collection, Mapping, Sequence

@@ -10,8 +10,6 @@ RELEASE/
 The same answers, images and settings give the same bytes: no time, path or host is written.
 """
 
-from __future__ import annotations
-
 import csv
 import difflib
 import hashlib

@@ -9,8 +9,6 @@ captions/.server/            made by `annotate.py start`; readable by its owner 
 There is no file with a process id, which could be stale: the folder is on the server's command line.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

@@ -3,8 +3,6 @@
 The word that most captions use is kept; every use of the others is a finding. A word counts once per caption.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 

@@ -3,8 +3,6 @@
 Reading never writes into the folder, never stops at the first mistake and never drops anything silently.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -3,8 +3,6 @@
 All mistakes are reported at once, each with its flag or its `file.yaml:line`.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence

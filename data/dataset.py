@@ -4,8 +4,6 @@ The sample in a slot of the global batch, its caption, noise and timestep follow
 a resumed run, another number of processes or more accumulation see the same samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction

@@ -4,8 +4,6 @@ A key is the digest of the inputs' contents, the settings, the versions of the c
 of machine: any change is a miss, and nothing is ever stale. Damaged entries are computed again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

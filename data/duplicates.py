@@ -5,8 +5,6 @@ mirrored) propose pairs; each proposed pair is aligned to a fraction of a pixel 
 remains: another pose of the same creature differs somewhere, a copy nowhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 

@@ -4,8 +4,6 @@ To add an extractor: a class with `name`, `version` and `encode`, and its name i
 with any change of its output.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Import Hugging Face datasets and Label Studio exports into a captioned folder; the sources are only read."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

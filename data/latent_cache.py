@@ -4,8 +4,6 @@ The key is a hash of everything an entry depends on: the image's bytes, crop, fl
 version of this code. Entries are encoded one at a time, so that a value does not depend on which others were missing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import zlib

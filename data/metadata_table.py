@@ -1,7 +1,5 @@
 """Rows of metadata.jsonl, metadata.csv and caption files: valid ones with their line, a Problem for each other."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Progress of long work: tqdm's bar in a terminal; elsewhere, as in a log file, one line every ten seconds."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from typing import Any

@@ -4,8 +4,6 @@ A new annotation field is one line in Annotation: the labeling screen (annotatio
 metadata.jsonl, the checks of prepare.py and `{field}` in caption templates follow from it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal

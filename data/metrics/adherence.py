@@ -1,7 +1,5 @@
 """Prompt adherence, from the text and image features of a model other than the generator."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -9,8 +9,6 @@ nearest neighbour in the set. Source: Kynkaanniemi et al. 2019, arXiv 1904.06991
 arXiv 2002.09797, section 3 (k = 5).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 No number here proves copying or its absence: look at the nearest pairs as well (`nearest` names them).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ Images of one prompt are alike, so they are one observation: everything here cou
 images. `tests/unit/test_metrics.py` shows by simulation that the intervals cover the truth 95 times in 100.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

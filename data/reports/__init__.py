@@ -1,7 +1,5 @@
 """HTML reports: self-contained pages from jinja2 templates; nothing is loaded from elsewhere, all text is escaped."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Charts as inline SVG, by matplotlib in the colours of the page: CSS variables, so one chart fits light and dark."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

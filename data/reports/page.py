@@ -1,7 +1,5 @@
 """A report page from top to bottom: sections of text, facts, tables, charts and rows of images; text is escaped."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence

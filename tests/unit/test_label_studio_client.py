@@ -1,7 +1,5 @@
 """The connection to Label Studio: what is retried, how errors are worded, and that no token is ever shown."""
 
-from __future__ import annotations
-
 import json
 import threading
 import traceback

@@ -1,7 +1,5 @@
 """The local server without starting one: its environment, ports, login, commands and the doctor."""
 
-from __future__ import annotations
-
 import os
 import socket
 import stat

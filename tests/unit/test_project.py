@@ -1,7 +1,5 @@
 """Projects on disk, their names and titles; which images are pushed, in which order, and how they are served."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a pull adds to the history, and every shape of answer that Label Studio lets through; without a server."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

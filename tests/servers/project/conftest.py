@@ -1,7 +1,5 @@
 """Projects of each test's own on the Label Studio server that all tests share (see the folder above)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

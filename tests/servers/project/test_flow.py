@@ -1,7 +1,5 @@
 """Push, answer, pull: every answer arrives unchanged and once, however often it is pulled."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Hostile input: odd texts, path traversal, wrong tokens, a busy port, leaking secrets."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,8 +3,6 @@
 The fast tests kill a few times; the slow ones together 20 times, spread more finely.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """From images to a LoRA through every command, on a real server."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

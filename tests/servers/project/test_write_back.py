@@ -1,7 +1,5 @@
 """Corrections and lint findings are written to the server; `status --watch` and `start` read from it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
