@@ -4,13 +4,27 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.mutations.faults import FAULTS, Fault
+
+@dataclass(frozen=True)
+class Fault:
+    """A row of faults.yaml."""
+
+    name: str
+    seen: str
+    file: str
+    before: str
+    after: str
+    tests: list[str]
+
 
 ROOT = Path(__file__).parents[2]
+FAULTS = [Fault(**row) for row in yaml.safe_load((Path(__file__).parent / "faults.yaml").read_text(encoding="utf-8"))]
 CODE = ("data", "train", "infer", "annotation", "tests", "pyproject.toml", "accelerate_config.yaml", "README.md")
 HANGS = "240"  # seconds: a fault that leaves processes waiting for one another is seen by that
 FAILED = 1  # pytest's exit code when a test failed; 2 to 5 mean that none could be run
@@ -29,7 +43,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def run(tests: tuple[str, ...], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(tests: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """The tests, on the code of `folder`."""
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     typed = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", HANGS, *tests]
