@@ -1,13 +1,11 @@
 """Checks of captions. A check yields findings; to add one: a function, and a line in `lint`."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +16,10 @@ from annotation.history import Answers
 from annotation.images import standardize
 from annotation.labeling_config import TRIAGE
 from annotation.vocabulary import inconsistent_words, likely_typos
-from data.captions import count_tokens
+from data.captions import Tokenizer, count_tokens
 from data.errors import InputError, check_choice, printable, quoted
 from data.metadata_table import is_strange
 from data.metrics.distances import squared_distances
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 LONGEST_SHOWN = 200  # characters of a caption in the terminal; the JSON has all of it
 LONGEST_CUT = 60  # characters shown of what a truncated caption loses
@@ -85,7 +80,7 @@ def lint(
     captions: Sequence[Caption],
     options: LintOptions,
     *,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer | None,
     types: Sequence[str],
     features: Mapping[str, Matrix],
 ) -> tuple[list[Finding], list[str]]:
@@ -99,7 +94,7 @@ def lint(
         "trigger": check_trigger(captions, options.trigger) if options.trigger else None,
         "type": check_type(captions, types) if types else None,
         "vocabulary": check_words(captions, inconsistent_words(texts, options.same)),
-        "spelling": check_words(captions, likely_typos(texts, options.accept), or_accept=True),
+        "spelling": check_words(captions, likely_typos(texts, options.accept), accept=True),
         "alike": check_alike(captions, options.alike),
         "neighbours": check_neighbours(captions, features, options.far) if features else None,
     }
@@ -128,7 +123,7 @@ def format_findings(findings: Sequence[Finding], captions: Sequence[Caption], ch
 # ---- each caption by itself
 
 
-def check_tokens(captions: Sequence[Caption], tokenizer: PreTrainedTokenizerBase, near: int) -> Found:
+def check_tokens(captions: Sequence[Caption], tokenizer: Tokenizer, near: int) -> Found:
     """More tokens than the text encoder reads, or within `near` of the limit."""
     report = count_tokens([caption.text for caption in captions], tokenizer)
     lost = {cut.where: cut.lost_text for cut in report.cut}
@@ -196,16 +191,14 @@ def check_type(captions: Sequence[Caption], types: Sequence[str]) -> Found:
             yield caption, wrong, "Correct the caption, or the type in the triage."
 
 
-def check_words(
-    captions: Sequence[Caption], better: Mapping[str, tuple[str, str]], *, or_accept: bool = False
-) -> Found:
+def check_words(captions: Sequence[Caption], better: Mapping[str, tuple[str, str]], *, accept: bool = False) -> Found:
     """better: word -> (the word to use instead, what is wrong), see vocabulary.py."""
     for caption in captions:
         for word in dict.fromkeys(words(caption.text)):
             if word in better:
                 new, what = better[word]
-                accept = f" (if it is correct: --accept {word})" if or_accept else ""
-                yield caption, what, f"annotate.py fix --rename {word} --to {new}{accept}"
+                note = f" (if it is correct: --accept {word})" if accept else ""
+                yield caption, what, f"annotate.py fix --rename {word} --to {new}{note}"
 
 
 # ---- captions compared with each other

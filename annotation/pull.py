@@ -171,11 +171,8 @@ def newest(tasks: Iterable[Task], until: str) -> str:
 # ---- versions
 
 
-def new_versions(
-    tasks: Iterable[Task], parser: AnswerParser, history: Sequence[Record], *, whole: bool
-) -> list[Record]:
+def new_versions(tasks: list[Task], parser: AnswerParser, history: Sequence[Record], *, whole: bool) -> list[Record]:
     """New, changed and deleted answers. whole: `tasks` are all; else only an image that is among them can lose one."""
-    tasks = list(tasks)
     known = {record.annotation: record for record in latest(history) if record.screen == parser.screen}
     current = {record.annotation: record for task in tasks for record in parser.records(task)}
     images = {str(task.get("data", {}).get("sha256")) for task in tasks}

@@ -10,16 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from annotation.client import (
-    DRAFT_SOURCE,
-    LINT,
-    TRY_AGAIN,
-    Client,
-    Task,
-    UnsureError,
-    list_tasks,
-    tasks_by_sha256,
-)
+from annotation.client import DRAFT_SOURCE, LINT, TRY_AGAIN, Client, Task, UnsureError, list_tasks, tasks_by_sha256
 from annotation.drafts import Draft
 from annotation.labeling_config import IMAGE, TRIAGE, caption_field
 from annotation.project import Project, delete_duplicate_projects, projects_by_screen, set_config

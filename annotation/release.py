@@ -98,9 +98,7 @@ def join(answers: Answers, images: Mapping[str, ImageFile], options: ExportOptio
     return Joined(sorted(rows, key=lambda row: row.image.file_name), in_order, tuple(names.get(p, p) for p in prefer))
 
 
-def make_row(
-    group: Sequence[Answer], image: ImageFile | None, options: ExportOptions, names: Mapping[str, str]
-) -> Row | str:
+def make_row(group: list[Answer], image: ImageFile | None, options: ExportOptions, names: dict[str, str]) -> Row | str:
     """The row of one image, or why it is left out."""
     captions = [answer for answer in group if answer.record.screen == "text"]
     written = [answer for answer in captions if answer.record.status == "written" and answer.text.strip()]
@@ -221,9 +219,7 @@ def check_names(rows: Sequence[Row], options: ExportOptions) -> None:
     raise_all(errors)
 
 
-def make_lock(
-    rows: Sequence[Row], joined: Joined, name: str, options: ExportOptions, config_hash: str
-) -> dict[str, Any]:
+def make_lock(rows: list[Row], joined: Joined, name: str, options: ExportOptions, config_hash: str) -> dict[str, Any]:
     """Everything that identifies a release; `files` is added once they are written."""
     captions = [caption for row in rows for caption in row.annotation.captions]
     policy = options.model_dump(include=set(POLICY)) | {"prefer": list(joined.prefer)}

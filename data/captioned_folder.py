@@ -31,6 +31,7 @@ MAX_THREADS = 8  # each may hold an image of MAX_PIXELS
 PROGRESS_DELAY = 2.0  # seconds of work before a progress bar appears
 NO_LINK = "Replace the link by the file itself."
 ImageContent = Path | Image.Image | bytes
+Pair = tuple[ImageContent, Annotation]
 
 
 @dataclass(frozen=True)
@@ -66,22 +67,20 @@ def read_folder(folder: Path) -> CaptionedFolder:
     return captioned
 
 
-def add_sample(
-    folder: CaptionedFolder, path: Path, row: Row | None, result: tuple[str, ImageInfo] | InputError
-) -> None:
+def add_sample(into: CaptionedFolder, path: Path, row: Row | None, result: tuple[str, ImageInfo] | InputError) -> None:
     """Add a decoded image as a sample if it can be used and has a row."""
     if isinstance(result, InputError):
-        folder.problems.append(Problem.of(result))
+        into.problems.append(Problem.of(result))
         return
     digest, info = result
     if row is not None and row.annotation.skip_reason:
-        folder.skipped.setdefault(row.annotation.skip_reason, []).append(row.annotation.file_name)
+        into.skipped.setdefault(row.annotation.skip_reason, []).append(row.annotation.file_name)
         return
-    folder.problems.extend(Problem(str(path), warning, refused=False) for warning in info.warnings)
+    into.problems.extend(Problem(str(path), warning, refused=False) for warning in info.warnings)
     if row is not None:
-        folder.formats[info.format] += 1
-        folder.notes.update(info.notes)
-        folder.samples.append(Sample(path, row.annotation, row.where, digest, info.width, info.height))
+        into.formats[info.format] += 1
+        into.notes.update(info.notes)
+        into.samples.append(Sample(path, row.annotation, row.where, digest, info.width, info.height))
 
 
 def skipped_warning(captioned: CaptionedFolder) -> Iterator[Problem]:
@@ -389,9 +388,7 @@ def orphan_captions(scan: FolderScan) -> Iterator[Problem]:
 # ---- writing
 
 
-def write_folder(
-    folder: Path, rows: Iterable[tuple[ImageContent, Annotation]], *, captions_beside: bool = False
-) -> None:
+def write_folder(folder: Path, rows: Iterable[Pair], *, captions_beside: bool = False) -> None:
     """Write a captioned folder atomically: the images under their file_name, and metadata.jsonl in order.
 
     An image given as a path or as bytes is copied; one in memory is saved in the format of its name, equal input as

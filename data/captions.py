@@ -4,21 +4,17 @@ A template is text with `{field}` in it: a field of Annotation, or any other key
 lacks leaves no trace: `a {type} fridge` becomes `a fridge`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data import rng
 from data.errors import InputError, check_choice
 from data.schema import Annotation, Sample
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+Tokenizer = Any  # a PreTrainedTokenizerBase of transformers
 TEMPLATE = "{text}"
 UNLIMITED = 10**6  # transformers writes 1e30 for "this tokenizer knows no limit"
 NO_ARTICLE = re.compile(
@@ -37,16 +33,14 @@ def known_fields(annotations: Iterable[Annotation]) -> set[str]:
     return set(Annotation.model_fields).union(*extras)
 
 
-def render_prompts(
-    annotation: Annotation, template: str = TEMPLATE, *, fields: Collection[str] | None = None
-) -> list[str]:
+def render_prompts(annotation: Annotation, template: str = TEMPLATE, *, fields: Collection[str] = ()) -> list[str]:
     """The prompts of one image: one for each of its captions, without repetition or blanks; [] if it has none.
 
     fields: what the template may use, `known_fields` of the whole set, so that a key which only other images have is
     empty here; by default this annotation's own. Raises InputError for an unknown field, one that is not text, and
     anything but plain `{field}`.
     """
-    parts = parse_template(template, known_fields([annotation]) if fields is None else fields)
+    parts = parse_template(template, fields or known_fields([annotation]))
     values = dict(annotation)  # the schema's fields and the extra keys
     named = {name for _, name in parts if name is not None and name != "text"}
     words = {name: field_to_text(name, values.get(name), annotation.file_name) for name in named}
@@ -122,7 +116,7 @@ class TokenReport:
 
 
 def count_tokens(
-    captions: Sequence[Sample] | Sequence[str], tokenizer: PreTrainedTokenizerBase, template: str = TEMPLATE
+    captions: Sequence[Sample] | Sequence[str], tokenizer: Tokenizer, template: str = TEMPLATE
 ) -> TokenReport:
     """Count the tokens of every prompt, and find the words past the tokenizer's limit: 75 for Stable Diffusion v1."""
     rows = list(prompts_of(captions, template))

@@ -8,14 +8,13 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data import captioned_folder
-from data.captioned_folder import FolderScan, ImageContent, scan_folder
+from data.captioned_folder import FolderScan, Pair, scan_folder
 from data.errors import InputError, Problem, quoted
 from data.images import FORMATS, SUFFIXES, decode, read_bytes
 from data.metadata_table import CAPTION_KEYS, Table, add_row
 from data.progress import ProgressBar
 from data.schema import Annotation
 
-Pair = tuple[ImageContent, Annotation]
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
 

@@ -1,7 +1,5 @@
 """What prepare.py does: read or import a folder, list every problem, and show what training would make of it."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections import Counter
@@ -9,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 from pydantic import Field
@@ -24,9 +22,6 @@ from data.progress import ProgressBar
 from data.reports.page import Page
 from data.sample_set import sample_folder
 from data.schema import Sample
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 EMBEDDED = Path(__file__).parent / "pocket" / "base"  # the base model that training uses by default
 EXIT_PROBLEMS = 1  # exit code: something should be fixed or known
@@ -133,7 +128,7 @@ def read_model_shape(model: Path) -> tuple[int, int]:
         raise InputError("is not a Stable Diffusion model in diffusers layout", where=model, fix=fix) from error
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> captions.Tokenizer:
     """A CLIP tokenizer from its own folder, or from that of a model."""
     from transformers import CLIPTokenizer
 
@@ -151,7 +146,7 @@ def summarize(
     folder: CaptionedFolder,
     options: PrepareOptions,
     shape: tuple[int, int],
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: captions.Tokenizer | None,
     imported: Sequence[Problem],
 ) -> FolderSummary:
     """What training would do with the usable images. shape: size and step. imported: the problems of the source."""
@@ -179,9 +174,7 @@ def summarize(
     )
 
 
-def caption_warnings(
-    samples: Sequence[Sample], tokens: captions.TokenReport | None, template: str
-) -> Iterator[Problem]:
+def caption_warnings(samples: list[Sample], tokens: captions.TokenReport | None, template: str) -> Iterator[Problem]:
     """A warning for each caption that is too long for the text encoder, or empty under the template."""
     for cut in tokens.cut if tokens else []:
         lost = shorten(cut.lost_text, MAX_LOST)

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from data import rng
 from data.errors import InputError
-from data.metrics.distances import Matrix, check_features, check_same_width, unit_rows
+from data.metrics.distances import Matrix, Vector, check_features, check_same_width, unit_rows
 
 CANDIDATES = 100
 
 
-def clip_text_similarity(images: Matrix, texts: Matrix) -> NDArray[np.float64]:
+def clip_text_similarity(images: Matrix, texts: Matrix) -> Vector:
     """CLIP-T: (n,) the cosine of each image and its own text, in [-1, 1].
 
     Others print 2.5 max(cos, 0) (Hessel et al. 2021, CLIPScore) or 100 cos (torchmetrics) of the same thing.
@@ -48,9 +48,7 @@ def distractors(text: int, count: int, seed: int) -> list[int]:
     return [other for other in order if other != text][: CANDIDATES - 1]
 
 
-def directional_similarity(
-    before: Matrix, after: Matrix, text_before: Matrix, text_after: Matrix
-) -> NDArray[np.float64]:
+def directional_similarity(before: Matrix, after: Matrix, text_before: Matrix, text_after: Matrix) -> Vector:
     """(n,) the cosine of what changed in the images and what changed in the words: "a fridge", "a water type fridge".
 
     Pairs of one seed. Source: Gal et al. 2022, arXiv 2108.00946, eq. 2. Raises InputError where nothing changed.
