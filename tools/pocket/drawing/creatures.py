@@ -10,11 +10,10 @@ from data.schema import Annotation
 from tools.pocket.drawing import captions
 from tools.pocket.drawing.bodies import PLANS
 from tools.pocket.drawing.paint import Pen, Place, Ruler
-from tools.pocket.drawing.palettes import KINDS
 from tools.pocket.drawing.parts import Stage, draw_adrift
 from tools.pocket.drawing.poses import Pose, pose
 from tools.pocket.drawing.shapes import ellipse
-from tools.pocket.drawing.species import SPECIES, Species
+from tools.pocket.drawing.species import KINDS, SPECIES, Species
 
 TYPES: tuple[str, ...] = tuple(kind.word for kind in KINDS)
 

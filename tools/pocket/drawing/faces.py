@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tools.pocket.drawing.paint import INK, THIN, WHITE, Brush, Mark, Part
-from tools.pocket.drawing.palettes import rgb
 from tools.pocket.drawing.poses import Mood
 from tools.pocket.drawing.shapes import Path, curve, ellipse, sharp
-from tools.pocket.drawing.species import Species
+from tools.pocket.drawing.species import Species, rgb
 
 MOUTH, TONGUE, BLUSH, BEAK, TEAR = rgb("a8324e"), rgb("ff8b94"), rgb("ff8e86"), rgb("ffb02e"), rgb("8fd8ff")
 

@@ -11,10 +11,9 @@ from data.rng import seed_for
 from tools.pocket.drawing import shapes
 from tools.pocket.drawing.faces import BEAK, Head
 from tools.pocket.drawing.paint import LINE, THIN, Brush, Colour, Mark, Part, tube
-from tools.pocket.drawing.palettes import rgb
 from tools.pocket.drawing.poses import Pose
 from tools.pocket.drawing.shapes import Path, curve, ellipse, grow, polar
-from tools.pocket.drawing.species import Species
+from tools.pocket.drawing.species import Species, rgb
 
 PINK, GOLD, STALK = rgb("ff86b0"), rgb("ffd23c"), rgb("4a9a3f")
 

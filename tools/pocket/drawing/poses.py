@@ -2,9 +2,11 @@
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from data.rng import permutation, seed_for
 from tools.pocket.drawing.paint import Place
+from tools.pocket.drawing.species import TABLES
 
 
 @dataclass(frozen=True)
@@ -36,73 +38,15 @@ class Action:
     calm: bool = False  # one could fall asleep in it
 
 
-MOODS: tuple[Mood, ...] = (
-    Mood(("a happy face", "a happy smile"), blush=True),
-    Mood(("a big laughing mouth", "a wide open laugh"), eyes="arc", mouth="laugh", blush=True),
-    Mood(("a cheerful grin", "a bright, excited face"), mouth="laugh"),
-    Mood(("an angry face", "an angry scowl"), lid=0.42, mouth="frown", extra="brow"),
-    Mood(("a surprised face", "wide surprised eyes"), pupil=0.7, mouth="o"),
-    Mood(("a sleepy face", "sleepy half-closed eyes"), eyes="half", mouth="tiny"),
-    Mood(("a sad face", "sad, wet eyes"), lid=-0.38, mouth="frown", gaze=0.2j, extra="tear"),
-    Mood(("a cheeky wink", "a wink and its tongue out"), eyes="wink", mouth="tongue"),
-    Mood(("a shy smile", "a shy, blushing face"), gaze=0.5 + 0.35j, mouth="tiny", blush=True, lid=-0.2),
-    Mood(("a proud smirk", "a bold, confident smirk"), lid=0.25, mouth="smirk", extra="brow"),
-    Mood(("a curious look", "curious eyes looking up"), gaze=0.3 - 0.5j, mouth="o small"),
-)
+def mood(row: dict[str, Any]) -> Mood:
+    return Mood(**(row | {"words": tuple(row["words"]), "gaze": complex(row.get("gaze", 0))}))
 
-ARMED = (
-    Action(("standing", "standing still"), calm=True),
-    Action(("waving", "waving hello", "waving one arm"), arms=(-55, 62)),
-    Action(("raising both arms", "with both arms in the air"), arms=(58, 58), lift=0.03),
-    Action(("jumping", "jumping high"), arms=(30, 40), legs="jump", lift=0.26, stretch=1.06),
-    Action(("holding {held}", "holding up {held}"), arms=(-52, 40), holds=True),
-    Action(("sitting", "sitting on the ground"), arms=(-62, -62), legs="sit", stretch=0.95, calm=True),
-    Action(("running", "running along"), arms=(25, -70), legs="run", tilt=0.13, lift=0.04),
-    Action(("dancing", "dancing on one foot"), arms=(48, -30), legs="run", tilt=-0.15, lift=0.04),
-)
-WALKERS = (
-    Action(("standing", "standing still"), calm=True),
-    Action(("walking", "trotting along"), legs="run", tilt=0.03),
-    Action(("jumping", "leaping up"), legs="jump", lift=0.24, tilt=-0.16),
-    Action(("tilting its head", "with its head tilted"), nod=0.24),
-    Action(("crouching", "crouching low"), calm=True, stretch=0.86, nod=0.08),
-    Action(("pouncing", "bouncing forward"), legs="jump", lift=0.12, tilt=0.16),
-    Action(("stretching up", "standing tall"), stretch=1.09, nod=-0.12),
-)
-SERPENTS = (
-    Action(("coiled up", "resting on its coils"), calm=True),
-    Action(("rearing up", "rising tall"), stretch=1.1),
-    Action(("swaying", "swaying to one side"), tilt=0.14),
-    Action(("leaning back", "leaning over"), tilt=-0.15),
-    Action(("tilting its head", "with its head tilted"), nod=0.26),
-    Action(("springing up", "jumping from its coils"), lift=0.2, stretch=1.05),
-    Action(("keeping low", "lying low"), calm=True, stretch=0.87),
-)
-FLIERS = (
-    Action(("standing with folded wings", "standing"), arms=(-62, -62), calm=True),
-    Action(("flying", "flying high"), arms=(38, 38), legs="jump", lift=0.26),
-    Action(("flapping its wings", "with its wings spread"), arms=(8, 8)),
-    Action(("hopping", "hopping along"), arms=(-20, -20), legs="jump", lift=0.13, tilt=0.1),
-    Action(("gliding", "gliding to one side"), arms=(22, -8), legs="jump", lift=0.2, tilt=0.2),
-    Action(("waving a wing", "waving one wing"), arms=(-55, 48)),
-    Action(("sitting", "sitting on the ground"), arms=(-58, -58), legs="sit", stretch=0.93, calm=True),
-)
-DRIFTERS = (
-    Action(("floating", "floating in the air"), lift=0.1, calm=True),
-    Action(("drifting", "drifting to one side"), lift=0.16, tilt=0.2, arms=(20, -40)),
-    Action(("rising", "rising up"), lift=0.24, stretch=1.1, arms=(-70, -70)),
-    Action(("waving", "waving hello"), lift=0.1, arms=(-40, 58)),
-    Action(("spooking with raised arms", "with both arms up"), lift=0.14, arms=(50, 50)),
-    Action(("holding {held}", "holding up {held}"), arms=(-45, 40), lift=0.08, holds=True),
-    Action(("sinking low", "hovering just above the ground"), lift=0.03, stretch=0.9, tilt=-0.12),
-)
+
+MOODS, ASLEEP = [mood(row) for row in TABLES["moods"]], mood(TABLES["asleep"])
 ACTIONS = {
-    "ball": ARMED, "pear": ARMED, "biped": ARMED, "golem": ARMED, "quadruped": WALKERS, "crawler": WALKERS,
-    "shelled": WALKERS, "serpent": SERPENTS, "bird": FLIERS, "floater": DRIFTERS,
+    plan: [Action(**(row | {"words": tuple(row["words"])})) for row in rows["actions"]]
+    for rows in TABLES["poses"] for plan in rows["plans"]
 }
-
-
-ASLEEP = Mood(("closed eyes, fast asleep", "a peaceful sleeping face"), eyes="closed", mouth="tiny", blush=True)
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,83 @@
-"""The hundred species: a name, a type, a body plan and the parts that all pictures of the species share."""
+"""The ten types with colours and motifs, and the hundred species: body plan and the parts of all their pictures."""
 
 import random
 from dataclasses import dataclass
+from pathlib import Path as File
+from typing import Any
+
+import yaml
 
 from data.rng import seed_for
-from tools.pocket.drawing.palettes import KINDS, Coat, Kind
+from tools.pocket.drawing import shapes
+from tools.pocket.drawing.paint import Colour
+from tools.pocket.drawing.shapes import Path
 
+TABLES: dict[str, Any] = yaml.safe_load((File(__file__).parent / "creatures.yaml").read_text(encoding="utf-8"))
 PLANS = ("ball", "pear", "biped", "quadruped", "serpent", "bird", "floater", "crawler", "shelled", "golem")
-PARTS = {  # type: names, ears, crests, tails and wings of its species
-    "water": ("Bulino Merovi Tidalu Plisko Wavori Nalupe Sorabi Fintara Ombolu Drivano",
-        "fin, round, none, long", "fin, drop, none, curl", "fluke, curled, fin", "fin"),
-    "fire": ("Kindaro Pyrolu Embrosi Scorvi Tazuno Flamiku Cindova Brazuko Ardemi Sulvaro",
-        "pointed, horn, long, round", "flames, flame, none, flames", "flame, flame, curled", "webbed"),
-    "grass": ("Fernobi Mossilu Verdani Tiliko Sprovi Lumoka Bramuli Olivemi Petasu Clovari",
-        "leaf, round, leaf, floppy", "sprout, flower, none, bud", "leaf, curled, leaf", "leaf"),
-    "electric": ("Zaptori Voltiru Jolimo Sparuko Ampelo Fizzaro Kiloba Tenzari Brizeko Ohmari",
-        "horn, long, antenna, fin", "bolt, tuft, none, bolt", "bolt, bolt, puff", "feather"),
-    "ice": ("Frizzano Nevilu Glasoki Hailomi Fristel Polarni Skadiro Brumavi Icavo Winzeli",
-        "crystal, round, pointed, floppy", "crystals, tuft, none, crystal", "crystal, puff, crystal", "feather"),
-    "rock": ("Granoku Pebulo Basalmi Cragovi Tufalo Gravuni Slatoro Orelko Boldami Quarzino",
-        "horn, none, round, horn", "stones, none, crystal, stones", "club, club, curled", "webbed"),
-    "ghost": ("Wispalo Umbrosi Spekuli Phanori Murmelo Velumi Hushiko Eerilo Noctavi Lanturo",
-        "none, pointed, wisp, long", "ghost flame, none, curl, ghost flame", "wisp, wisp, curled", "webbed"),
-    "poison": ("Toxelu Venobi Miasmo Slizari Noxuli Gloporo Viruko Stingavi Beladu Puflisko",
-        "antenna, horn, none, pointed", "spikes, none, bubble, spikes", "stinger, curled, stinger", "webbed"),
-    "fairy": ("Lumelia Pixaro Rosabi Twilune Dulciko Glimora Fayelu Amovi Starbelo Corafi",
-        "long, antenna, floppy, round", "star, none, bow, tuft", "star, puff, heart", "butterfly"),
-    "metal": ("Ferruno Rivelto Cobrano Anvilo Chromiku Steluba Titorvi Zinkaro Platiko Mercavi",
-        "blade, antenna, horn, round", "fin, none, hexagon, spikes", "blade, hexagon, blade", "blade"),
-}
 MARKINGS = ("belly", "spots", "stripes", "mask", "socks", "belly", "star", "freckles")
 HEADS = ("round", "wide", "cheeks", "square", "tall", "drop")
 EYES = ("bead", "wide", "tall")
+
+
+def rgb(code: str) -> Colour:
+    value = int(code, 16)
+    return value >> 16, value >> 8 & 255, value & 255
+
+
+@dataclass(frozen=True)
+class Paint:
+    word: str
+    colour: Colour
+
+
+def paint(text: str) -> Paint:
+    """'sky blue 62b8f0' -> Paint('sky blue', (98, 184, 240))."""
+    word, code = text.rsplit(" ", 1)
+    return Paint(word, rgb(code))
+
+
+@dataclass(frozen=True)
+class Coat:
+    """The three colours of a species: body, belly and trim (paws, spots, ears)."""
+
+    main: Paint
+    belly: Paint
+    trim: Paint
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type. `outer` and `inner` colour its motif, `ground` the puddle under it; parts: what its species may have.
+
+    held: the motif in a hand, in words; single: the same in a word or two; many: several.
+    """
+
+    word: str
+    coats: tuple[Coat, ...]
+    motif: Path
+    outer: Colour
+    inner: Colour
+    ground: Colour
+    held: str
+    single: str
+    many: str
+    names: list[str]
+    ears: list[str]
+    crests: list[str]
+    tails: list[str]
+    wings: str
+
+
+def kind(word: str, row: dict[str, Any]) -> Kind:
+    """A type from its row of creatures.yaml."""
+    coats = tuple(Coat(*(paint(cell) for cell in coat.split(", "))) for coat in row["coats"])
+    colours = {name: rgb(row[name]) for name in ("outer", "inner", "ground")}
+    lists = {name: row[name].split(", ") for name in ("ears", "crests", "tails")} | {"names": row["names"].split()}
+    motif = vars(shapes)[row["motif"].upper()]
+    return Kind(word, **(row | colours | lists | {"coats": coats, "motif": motif}))
+
+
+KINDS: tuple[Kind, ...] = tuple(kind(word, row) for word, row in TABLES["types"].items())
 
 
 @dataclass(frozen=True)
@@ -60,16 +106,17 @@ def species(index: int) -> Species:
     kind = KINDS[column]
     plan = PLANS[(row + 3 * column) % 10]
     rng = random.Random(seed_for(0, "species", index))
-    names, *parts, wings = PARTS[kind.word]
-    ears, crests, tails = (part.split(", ") for part in parts)
-    ear, crest = ears[(row + column) % len(ears)], crests[(row + row // 4 + 2 * column) % len(crests)]
+    ear, crest = (
+        kind.ears[(row + column) % len(kind.ears)], kind.crests[(row + row // 4 + 2 * column) % len(kind.crests)]
+    )
     return Species(
-        index, names.split()[row], kind, plan, kind.coats[(row * 2 + row // 5) % 5],
-        head=HEADS[(row + column * 5 + row // 6) % 6], wings=wings,
+        index, kind.names[row], kind, plan, kind.coats[(row * 2 + row // 5) % 5],
+        head=HEADS[(row + column * 5 + row // 6) % 6], wings=kind.wings,
         winged=plan == "bird" or rng.random() < (0.6 if kind.word == "fairy" else 0.18),
         marking=MARKINGS[(row + column * 3) % 8], eyes=EYES[(row + column) % 3],
         fangs=rng.random() < 0.3, freckled=rng.random() < 0.3, stout=rng.uniform(0.92, 1.1),
-        ears=ears[0] if ear == crest == "none" else ear, crest=crest, tail=tails[(row + row // 3) % len(tails)],
+        ears=kind.ears[0] if ear == crest == "none" else ear, crest=crest,
+        tail=kind.tails[(row + row // 3) % len(kind.tails)],
     )
 
 
