@@ -1,1 +1,1 @@
-"""How a pocket creature is drawn: pen, shapes, palettes, parts, faces, bodies, poses and captions."""
+"""How a pocket creature is drawn: paint, shapes, parts, faces, bodies, poses and captions."""
