@@ -154,22 +154,8 @@ def test_spellings(argv: list[str], expected: dict[str, Any] | None) -> None:
 
 
 def test_items_of_a_list_are_taken_literally() -> None:
-    items = [
-        "a, b",
-        "[c]",
-        '"d"',
-        "e\\",
-        'f\\"g',
-        "{h}",
-        "true",
-        "1.5",
-        "ação 水",
-        "",
-        " i ",
-        "(j:1.2), [k",
-        "-l",
-        "- m",
-    ]
+    items = ["a, b", "[c]", '"d"', "e\\", 'f\\"g', "{h}", "true", "1.5"]
+    items += ["ação 水", "", " i ", "(j:1.2), [k", "-l", "- m"]
     flags = [part for item in items for part in ("--prompt", item)]
     assert read(*flags).prompt == items
     assert read("--prompt=a, b").prompt == ["a, b"]

@@ -118,14 +118,12 @@ def test_equal_weights_are_no_weights() -> None:
 @pytest.fixture
 def images() -> EncodedDataset:
     generator = torch.Generator().manual_seed(0)
-    entries = [
-        EncodedImage(
-            f"{i}.png",
-            tuple(torch.randn(8, 4, 4, generator=generator) for _ in range(2)),
-            tuple(torch.full((5, 6), float(10 * i + c)) for c in range(3)),
+    entries = []
+    for i in range(4):
+        moments = tuple(torch.randn(8, 4, 4, generator=generator) for _ in range(2))
+        entries.append(
+            EncodedImage(f"{i}.png", moments, tuple(torch.full((5, 6), float(10 * i + c)) for c in range(3)))
         )
-        for i in range(4)
-    ]
     return EncodedDataset([entries], torch.full((5, 6), -1.0), seed=1, scaling_factor=0.5, dropout=0.25)
 
 

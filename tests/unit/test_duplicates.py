@@ -25,9 +25,8 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 def crop(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
     width, height = image.size
-    return image.crop(
-        (round(left * width), round(top * height), round((1 - right) * width), round((1 - bottom) * height))
-    )
+    box = left * width, top * height, (1 - right) * width, (1 - bottom) * height
+    return image.crop(tuple(map(round, box)))
 
 
 COPIES: dict[str, Edit] = {
@@ -86,10 +85,8 @@ def test_another_hue_is_another_image(drawn: list[Image.Image]) -> None:
 
 
 def test_flat_images_are_compared_by_colour() -> None:
-    flat = [
-        Image.new("RGB", size, colour) for size, colour in (((9, 9), "white"), ((50, 20), "white"), ((9, 9), "red"))
-    ]
-    assert duplicate_groups([*flat, Image.new("RGB", (1, 1), (254, 254, 254))], cache=False) == [0, 0, 1, 0]
+    kinds = (((9, 9), "white"), ((50, 20), "white"), ((9, 9), "red"), ((1, 1), (254, 254, 254)))
+    assert duplicate_groups([Image.new("RGB", *kind) for kind in kinds], cache=False) == [0, 0, 1, 0]
 
 
 def test_groups_are_joined_through_a_third_image(drawn: list[Image.Image]) -> None:
@@ -122,10 +119,7 @@ def test_split_holds_out_its_share_and_covers_all() -> None:
 
 
 def test_more_images_move_nobody() -> None:
-    few, many = (
-        split_held_out(HASHES[:400], ALONE[:400], share=0.1, seed=3),
-        split_held_out(HASHES, ALONE, share=0.1, seed=3),
-    )
+    few, many = (split_held_out(HASHES[:count], ALONE[:count], share=0.1, seed=3) for count in (400, 1000))
     assert few.held_out == [index for index in many.held_out if index < 400]
     shuffled = HASHES[::-1]
     held = {shuffled[index] for index in split_held_out(shuffled, ALONE, share=0.1, seed=3).held_out}

@@ -109,15 +109,10 @@ def test_our_own_mistakes_keep_their_traceback() -> None:
         run_entry(raising(AssertionError()))  # pyright: ignore[reportArgumentType]
 
 
-def run(code: str, **options: object) -> subprocess.Popen[str]:
+def run(code: str) -> subprocess.Popen[str]:
     lines = f"from data.errors import InputError, run_entry\ndef main():\n    {code}\nrun_entry(main)"
-    return subprocess.Popen(
-        [sys.executable, "-c", lines],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,  # pyright: ignore
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", lines], **pipes)  # pyright: ignore
 
 
 def test_a_reader_that_leaves_early_is_no_mistake() -> None:

@@ -252,11 +252,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of 32 pixels and texts of 12 tokens into 8 numbers."""
     folder = tmp_path_factory.mktemp("clip")
     tokenizer = tiny_tokenizer(folder)
-    ends: dict[str, Any] = {
-        "bos_token_id": len(tokenizer) - 2,
-        "eos_token_id": len(tokenizer) - 1,
-        "pad_token_id": len(tokenizer) - 1,
-    }
+    last = len(tokenizer) - 1
+    ends: dict[str, Any] = {"bos_token_id": last - 1, "eos_token_id": last, "pad_token_id": last}
     text = CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=12, intermediate_size=32, **SMALL, **ends)
     vision = CLIPVisionConfig(image_size=32, patch_size=8, intermediate_size=32, **SMALL)
     both: dict[str, Any] = {"text_config": text.to_dict(), "vision_config": vision.to_dict(), "projection_dim": 8}

@@ -64,12 +64,8 @@ def test_splits_and_several_captions_and_other_names(tmp_path: Path) -> None:
     }
     datasets.DatasetDict(halves).save_to_disk(str(tmp_path / "saved"))
     assert import_folder(tmp_path / "saved", tmp_path / "new") == []
-    assert rows(tmp_path / "new")[1] == {
-        "split": "blue",
-        "file_name": "blue/000000.png",
-        "text": "blue one",
-        "texts": ["blue two"],
-    }
+    names = {"split": "blue", "file_name": "blue/000000.png"}
+    assert rows(tmp_path / "new")[1] == names | {"text": "blue one", "texts": ["blue two"]}
 
 
 def test_rows_of_a_dataset_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -154,9 +150,8 @@ def test_an_export_becomes_a_folder(tmp_path: Path) -> None:
 
 def test_the_newest_annotation_counts_and_the_rest_is_named(tmp_path: Path) -> None:
     draw(tmp_path, "a.png", "b.png", "c.png", "d.png")
-    twice = task(
-        1, {"image": "a.png"}, caption("old"), updated_at="2026-01-01T00:00:00Z", completed_by={"email": "x@y.z"}
-    )
+    who = {"updated_at": "2026-01-01T00:00:00Z", "completed_by": {"email": "x@y.z"}}
+    twice = task(1, {"image": "a.png"}, caption("old"), **who)
     newer = twice["annotations"][0] | {"result": [caption("new")], "updated_at": "2026-02-01T00:00:00Z", "id": 0}
     cancelled = newer | {"was_cancelled": True, "result": [caption("no")], "updated_at": "2026-03-01T00:00:00Z"}
     twice["annotations"] += [newer, cancelled]
@@ -170,9 +165,8 @@ def test_the_newest_annotation_counts_and_the_rest_is_named(tmp_path: Path) -> N
         task(6, {"image": "a.png"}, caption("again")),
     )
     problems = import_folder(tasks, tmp_path / "new")
-    assert rows(tmp_path / "new") == [
-        {"file_name": "a.png", "text": "new", "annotator": "x@y.z", "source": "label-studio"}
-    ]
+    (row,) = rows(tmp_path / "new")
+    assert row == {"file_name": "a.png", "text": "new", "annotator": "x@y.z", "source": "label-studio"}
     assert [problem.where for problem in problems] == [f"{tmp_path}/export.json: task {n}" for n in range(1, 7)]
     assert [problem.refused for problem in problems] == [False, True, True, True, True, True]
     assert all(problem.fix for problem in problems[1:])

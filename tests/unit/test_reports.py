@@ -180,13 +180,11 @@ def test_several_lines_are_named_and_told_apart() -> None:
 
 
 def test_charts_take_their_colours_from_the_page_and_refer_to_nothing() -> None:
-    svg = line_chart([Series("a", [0, 1], [1, 2], [0, 1], [2, 3]), Series("b", [0, 1], [3, 4])], x="x", y="y")
-    svg += bar_chart({"a": (0.5, 0.4, 0.6)}, title="t")
+    lines = [Series("a", [0, 1], [1, 2], [0, 1], [2, 3]), Series("b", [0, 1], [3, 4])]
+    svg, again = (line_chart(lines, x="x", y="y") + bar_chart({"a": (0.5, 0.4, 0.6)}, title="t") for _ in range(2))
     assert not re.search(r"#[0-9a-f]{6}|url\(|xlink|xmlns| id=|<use|<defs", svg)
     assert "var(--series-1)" in svg and "var(--rule)" in svg
-    assert svg == line_chart(
-        [Series("a", [0, 1], [1, 2], [0, 1], [2, 3]), Series("b", [0, 1], [3, 4])], x="x", y="y"
-    ) + bar_chart({"a": (0.5, 0.4, 0.6)}, title="t")
+    assert svg == again
 
 
 def test_bars_have_their_values_and_names() -> None:

@@ -61,9 +61,8 @@ def test_a_field_added_in_one_line_is_asked_checked_and_written() -> None:
 
     assert Extended.annotator_fields()["mood"] == {"control": "choice", "help": "how does it feel?"}
     assert list(Extended.annotator_fields())[:-1] == list(Annotation.annotator_fields())
-    assert (
-        json.loads(Extended.model_validate({"file_name": "a.png", "mood": "calm"}).model_dump_json())["mood"] == "calm"
-    )
+    calm = Extended.model_validate({"file_name": "a.png", "mood": "calm"})
+    assert json.loads(calm.model_dump_json())["mood"] == "calm"
     with pytest.raises(ValidationError, match="mood"):
         Extended.model_validate({"file_name": "a.png", "mood": "sad"})
     assert Annotation.model_validate({"file_name": "a.png", "mood": "sad"}).model_extra == {"mood": "sad"}
