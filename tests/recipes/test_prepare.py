@@ -29,9 +29,8 @@ def clean_set(folder: Path, count: int = 12) -> Path:
     colours = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     drawn = [Image.fromarray(picture).resize((64, 64), Image.Resampling.BICUBIC) for picture in colours]
     names = [f"creature {index}" for index in range(count)]
-    captioned_folder.write_folder(
-        folder, [(p, row(file_name=f"{name}.png", text=name)) for p, name in zip(drawn, names, strict=True)]
-    )
+    rows = [row(file_name=f"{name}.png", text=name) for name in names]
+    captioned_folder.write_folder(folder, zip(drawn, rows, strict=True))
     return folder
 
 
@@ -167,9 +166,8 @@ def test_captions_that_would_be_cut_are_named_with_what_is_lost(
 
 def test_images_of_which_a_template_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = clean_set(tmp_path / "set", count=3)
-    (folder / "metadata.jsonl").write_text(
-        json.dumps({"file_name": "creature 0.png", "text": "water type", "mood": "sad"}) + "\n"
-    )
+    first = {"file_name": "creature 0.png", "text": "water type", "mood": "sad"}
+    (folder / "metadata.jsonl").write_text(json.dumps(first) + "\n")
     (folder / "creature 1.txt").write_text("water type")
     (folder / "creature 2.txt").write_text("fire type")
     _, text = check(capsys, folder, "--caption", "{mood}")

@@ -111,14 +111,8 @@ def run(capsys: pytest.CaptureFixture[str], **flags: object) -> str:
 
 def test_nothing_changes_without_apply(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = run(capsys, rename="photo", to="image").splitlines()
-    assert lines[:-1] == [
-        "001.png",
-        "  - [-a photo-] of a fox",
-        "  + {+an image+} of a fox",
-        "002.png",
-        "  - [-photos-]",
-        "  + {+images+}",
-    ]
+    assert lines[:3] == ["001.png", "  - [-a photo-] of a fox", "  + {+an image+} of a fox"]
+    assert lines[3:-1] == ["002.png", "  - [-photos-]", "  + {+images+}"]
     assert lines[-1].startswith("2 captions") and "--apply" in lines[-1]
     assert not (work / "corrections.jsonl").exists()
     assert len(run(capsys, rename="dog", to="wolf").splitlines()) == 1
@@ -180,9 +174,8 @@ def test_corrections_are_written_to_a_running_server(
     monkeypatch.setattr(cli, "is_reachable", lambda *_: True)
     monkeypatch.setattr(cli, "opened", lambda *_: nullcontext())
     monkeypatch.setattr(cli, "write_corrections", write_corrections)
-    assert "on the server: 1 changed, 1 changed by annotators since" in run(
-        capsys, rename="photo", to="image", apply=True
-    )
+    output = run(capsys, rename="photo", to="image", apply=True)
+    assert "on the server: 1 changed, 1 changed by annotators since" in output
 
 
 def test_the_diff_of_hostile_and_of_long_captions() -> None:

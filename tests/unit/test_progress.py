@@ -114,9 +114,8 @@ def test_status_as_lines_and_as_json(work: Path, capsys: pytest.CaptureFixture[s
     assert "\x1b" not in output
     values = json.loads(status(capsys, as_json=True))
     assert (values["done"], values["agreement"]["token_f1"], values["late_corrections"]) == (2, 0.5, 0)
-    write_history(
-        work, [record(number, "a fox", sha256=sha256) for number, sha256 in enumerate(images_by_sha256(IMAGES))]
-    )
+    keys = images_by_sha256(IMAGES)
+    write_history(work, [record(number, "a fox", sha256=sha256) for number, sha256 in enumerate(keys)])
     output = status(capsys)
     assert "3 done, 0 skipped, 0 open of 3 (100%)" in output and "hours of work" not in output
 

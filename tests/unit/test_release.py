@@ -87,11 +87,8 @@ def test_a_release_contains_answers_and_provenance(work: Path, capsys: pytest.Ca
     assert (out / "005.txt").read_text() == "a <b>dog</b>\nsome dog, \u202eرأس\n"
     cells = list(csv.DictReader(io.StringIO((out / "captions.csv").read_text(), newline="")))
     assert [row["text"] for row in cells] == ["a red fox", "a grey cat", "a <b>dog</b>"]
-    assert (cells[0]["seconds"], cells[0]["corrected"], json.loads(cells[2]["texts"])[0][:4]) == (
-        "12.5",
-        "false",
-        "some",
-    )
+    found = cells[0]["seconds"], cells[0]["corrected"], json.loads(cells[2]["texts"])[0][:4]
+    assert found == ("12.5", "false", "some")
     import pyarrow.parquet
 
     assert pyarrow.parquet.read_table(out / "captions.parquet").to_pylist()[2]["texts"] == ["some dog, \u202eرأس"]
@@ -280,13 +277,8 @@ def test_the_changes_between_two_releases(work: Path, tmp_path: Path, capsys: py
     lines = describe_changes(read_release(first), read_release(second))
     assert "\n".join(lines) in capsys.readouterr().out  # compared with the last release
     assert lines[0] == f"{first.name} -> {second.name}: 3 -> 3 images, 1 with the same captions"
-    assert lines[1:6] == [
-        "added: 1 (006.png)",
-        "removed: 1 (005.png)",
-        "captions changed: 1",
-        "    000.png: 'a red fox' -> 'a red wolf'",
-        "type changed: 1 (water -> ice (1))",
-    ]
+    assert lines[1:4] == ["added: 1 (006.png)", "removed: 1 (005.png)", "captions changed: 1"]
+    assert lines[4:6] == ["    000.png: 'a red fox' -> 'a red wolf'", "type changed: 1 (water -> ice (1))"]
     assert "new words: 3 (new, one, wolf)" in lines
     assert len(describe_changes(read_release(first), read_release(first))) == 1
 

@@ -19,10 +19,8 @@ pytestmark = pytest.mark.servers
 
 
 def drafts_for(selection: Selection, words: str = "a draft") -> dict[str, Draft]:
-    return {
-        each.sha256: Draft(f"{words} of {each.annotation.file_name}", "a-test-1", 0.5)
-        for each in selection.samples[::2]
-    }
+    half = selection.samples[::2]
+    return {each.sha256: Draft(f"{words} of {each.annotation.file_name}", "a-test-1", 0.5) for each in half}
 
 
 def chosen_item(field: str, choice: str) -> dict[str, Any]:
@@ -37,13 +35,8 @@ def test_a_second_push_creates_nothing(client: Client, selection: Selection, mak
     twice = {task.sha256 for task in tasks_of(client, found) if task.overlap == 2}
     assert len(twice) == first.asked_twice == sum(int(each.sha256[:8], 16) < 0.3 * 2**32 for each in selection.samples)
 
-    second = push(
-        client,
-        project.create_screens(client, found),
-        selection.samples,
-        selection.formats,
-        drafts=drafts_for(selection),
-    )
+    again = project.create_screens(client, found)
+    second = push(client, again, selection.samples, selection.formats, drafts=drafts_for(selection))
     assert second.created == dict.fromkeys(found.screens, 0)
     assert second.present == dict.fromkeys(found.screens, COUNT)
     assert second.drafted == second.duplicates == second.moved == second.elsewhere == 0
@@ -199,9 +192,8 @@ def test_a_project_requested_by_a_killed_push_is_deleted_if_empty(
     inverse = replace(found, screens={"text": late.id})
     assert project.create_screens(client, inverse).screens == inverse.screens, "the one that is in use, not the first"
     push(client, found, selection.samples[:2], selection.formats)
-    assert [each["id"] for each in project.list_projects(client) if each["description"] == mark] == [
-        found.screens["text"]
-    ]
+    there = [each["id"] for each in project.list_projects(client) if each["description"] == mark]
+    assert there == [found.screens["text"]]
     busy = client.sdk.projects.create(title=found.title("text"), description=mark)
     assert busy.id is not None
     tasks: Any = [{"data": {"image": "x", "sha256": "0", "file_name": "y"}}]
