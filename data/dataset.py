@@ -95,7 +95,7 @@ class EncodedDataset(Dataset[TrainingSample]):
     """Entries grouped by bucket (all latents of a bucket have one shape), multiplied by scaling_factor.
 
     empty: states of "", which replaces a caption with probability `dropout`. kept: states of prompts, one of which
-    replaces a caption with probability `share` (train/prior_preservation.py).
+    replaces a caption with probability `share` (train/losses.py).
     """
 
     buckets: Sequence[Sequence[EncodedImage]]

@@ -23,9 +23,8 @@ from torch import Tensor
 from data.atomic_io import atomic_folder, file_sha256
 from data.errors import InputError
 from train import device
-from train.config import ENDLESS_SCHEDULES, Config, ExportOptions
-from train.exporters.full_model import SINGLE_FILE
-from train.exporters.verify import read_record
+from train.config import ENDLESS_SCHEDULES, Config
+from train.exporters.verify import SINGLE_FILE, read_record
 from train.run_folder import Run
 
 CHECKPOINT_FILES = ("weights.safetensors", "optimizer.safetensors")
@@ -40,7 +39,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]  # a torch optimiser's state_dict
     extra: Mapping[str, Any]  # JSON: the gradient scaler, counters
-    average: Mapping[str, Tensor] | None = None  # train/ema.py's state, if weights are averaged
+    average: Mapping[str, Tensor] | None = None  # the state of an Ema, if weights are averaged
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: str) -> Path:
@@ -49,9 +48,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: str) -> Path
     Then any later step is removed: the run would have gone on from it, had it been whole.
     """
     target = folder / f"{checkpoint.step:06d}"
+    tensors, plain = flatten(checkpoint.optimizer)
+    files = {CHECKPOINT_FILES[0]: checkpoint.weights, CHECKPOINT_FILES[1]: tensors}
+    if checkpoint.average is not None:
+        files[EMA_FILE] = checkpoint.average
+    state = {"step": checkpoint.step, "identity": identity, "optimizer": plain, "extra": dict(checkpoint.extra)}
     try:
         with atomic_folder(target) as beside:
-            write_checkpoint(beside, checkpoint, identity)
+            for name, content in files.items():
+                save_file({key: tensor.contiguous() for key, tensor in content.items()}, beside / name)
+            state["sha256"] = {name: file_sha256(beside / name) for name in files}
+            text = json.dumps(state | {"seal": state_hash(state)}, indent=1, allow_nan=False)
+            (beside / "state.json").write_text(text)
     except SafetensorError as error:  # what the library makes of a full disk
         fix = "The old ones were left as they were."
         raise InputError(f"cannot be written ({error})", where=target, fix=fix) from None
@@ -59,24 +67,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: str) -> Path
         if int(path.name) > checkpoint.step:
             shutil.rmtree(path)
     return target
-
-
-def write_checkpoint(beside: Path, checkpoint: Checkpoint, identity: str) -> None:
-    """Fill the folder that will be the checkpoint."""
-    tensors, plain = flatten(checkpoint.optimizer)
-    files = {CHECKPOINT_FILES[0]: checkpoint.weights, CHECKPOINT_FILES[1]: tensors}
-    if checkpoint.average is not None:
-        files[EMA_FILE] = checkpoint.average
-    for name, content in files.items():
-        save_file({key: tensor.contiguous() for key, tensor in content.items()}, beside / name)
-    state = {
-        "step": checkpoint.step,
-        "identity": identity,
-        "optimizer": plain,
-        "extra": dict(checkpoint.extra),
-        "sha256": {name: file_sha256(beside / name) for name in files},
-    }
-    (beside / "state.json").write_text(json.dumps(state | {"seal": state_hash(state)}, indent=1, allow_nan=False))
 
 
 def state_hash(state: Mapping[str, Any]) -> str:
@@ -118,29 +108,21 @@ def resume_checkpoint(accelerator: Accelerator, folder: Path, identity: str) -> 
     """The newest checkpoint that is whole, for a run that goes on. What was not whole is named. What is of another run,
     put there by somebody, is moved to `folder/of-another-run`.
     """
-    kept, skipped = newest_checkpoint(folder, identity)
+    saved, skipped = newest_checkpoint(folder, identity)
     accelerator.wait_for_everyone()  # all have read
     for error in skipped:
         accelerator.print(f"skipped: {error}")
-    for path, other in checkpoints_of_other_runs(folder, identity) if accelerator.is_main_process else []:
-        aside = folder / "of-another-run" / f"{path.name}-{other[:8]}"
-        aside.parent.mkdir(exist_ok=True)
-        if not aside.exists():
-            path.rename(aside)
-            accelerator.print(f"moved to {aside}: what is saved next would replace it")
-    return kept
-
-
-def checkpoints_of_other_runs(folder: Path, identity: str) -> list[tuple[Path, str]]:
-    """Checkpoints of other runs, with their identities."""
-    found: list[tuple[Path, str]] = []
-    for path in list_checkpoints(folder):
+    for path in list_checkpoints(folder) if accelerator.is_main_process else []:
         try:
-            other = json.loads((path / "state.json").read_text())["identity"]
+            other = str(json.loads((path / "state.json").read_text())["identity"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        found += [(path, str(other))] if other != identity else []
-    return found
+        aside = folder / "of-another-run" / f"{path.name}-{other[:8]}"
+        if other != identity and not aside.exists():
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
+            accelerator.print(f"moved to {aside}: what is saved next would replace it")
+    return saved
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -190,36 +172,33 @@ def unflatten(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[s
         for part in inner:
             slots = slots.setdefault(part, {})
         slots[name] = value
-    groups = [{name: restore_type(name, value) for name, value in group.items()} for group in plain["param_groups"]]
+    groups = [
+        {name: tuple(value) if isinstance(value, list) and name != "params" else value for name, value in group.items()}
+        for group in plain["param_groups"]
+    ]
     return {"state": state, "param_groups": groups}
-
-
-def restore_type(name: str, value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) and name != "params" else value
 
 
 # ---- finished runs
 
 
 def is_finished(run: Run, config: Config) -> bool:
-    """Whether a run has completed its steps or run out of patience, and exported what is requested."""
+    """Whether a run has completed its steps or run out of patience, and exported what is requested in that precision;
+    or cannot export it, as no checkpoint is left.
+    """
     if run.done is None:
         return False
     out_of_patience = 0 < config.validation.patience <= run.facts("done").get("patience", 0)
     choice = run.facts("best.json").get("export", config.checkpoints.export)
-    complete = run.done >= config.max_steps or out_of_patience
-    return complete and choice == config.checkpoints.export and is_exported(run, config.export)
-
-
-def is_exported(run: Run, options: ExportOptions) -> bool:
-    """Whether the requested files exist, in that precision; or cannot be written, as no checkpoint is left."""
-    record = read_record(run.export)
+    if (run.done < config.max_steps and not out_of_patience) or choice != config.checkpoints.export:
+        return False
+    record, options = read_record(run.export), config.export
     files: list[str] = record.get("files", [])
     exist = bool(files) and all((run.export / name).exists() for name in files)
-    merged = "model" in files or not options.merge
-    single = SINGLE_FILE in files or not options.single_file
-    complete = exist and merged and single and record["precision"] == options.precision
-    return complete or not list_checkpoints(run.checkpoints)
+    wanted = {"model"} if options.merge else set()
+    wanted |= {SINGLE_FILE} if options.single_file else set()
+    exported = exist and wanted <= set(files) and record["precision"] == options.precision
+    return exported or not list_checkpoints(run.checkpoints)
 
 
 def describe_finished(run: Run, config: Config, accelerator: Accelerator) -> str:
@@ -231,10 +210,10 @@ def describe_finished(run: Run, config: Config, accelerator: Accelerator) -> str
     why = " (out of patience)" if patience else ""
     more = f"--validation.patience {patience + 1} continues it" if patience else f"A larger --max-steps {longer}"
     lines = [f"{run.path} has these settings and finished after {run.done} steps{why}; nothing to do."]
-    before = run.facts("plan.json")
-    if device.conditions_differ(before, accelerator):
-        was, would = (device.describe_conditions(each) for each in (before, device.run_conditions(accelerator)))
-        lines += [f"warning: it was trained by {was}; this would be {would}, which --new does in another run."]
+    if change := device.changed_conditions(run.facts("plan.json"), accelerator):
+        lines += [
+            f"warning: it was trained by {change[0]}; this would be {change[1]}, which --new does in another run."
+        ]
     return "\n".join([*lines, f"{more}, --new starts over.", f"next: {next_command(run)}"])
 
 

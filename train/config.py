@@ -346,7 +346,7 @@ class EmaOptions(Options):
 
 
 class PreservationOptions(Options):
-    """Prior preservation: learn the style and keep the meaning of other words (train/prior_preservation.py)."""
+    """Prior preservation: learn the style and keep the meaning of other words (train/losses.py)."""
 
     share: float = Field(default=0.0, ge=0, lt=1)
     """share of samples that get one of the prompts below instead of their caption, and learn to answer it as the base

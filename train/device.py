@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,13 @@ from data.dataset import Batch, BatchLayout
 from data.errors import InputError, check_choice
 from train import signals
 from train.config import Config, MemoryOptions
-from train.optim import is_installed
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = {"no": "fp32", "fp16": "fp16 with float32 trained weights", "bf16": "bf16 with float32 trained weights"}
 
 
 def start_accelerator(config: Config) -> Accelerator:
-    """The machine for a fine-tuning run."""
+    """The machine for a fine-tuning run. Raises InputError if it does not support what the config asks for."""
     accelerator = create_accelerator(config.threads)
     check_memory_options(config.memory, accelerator.device)
     set_tf32(config.memory.tf32)
@@ -35,23 +35,13 @@ def start_accelerator(config: Config) -> Accelerator:
 
 
 def create_accelerator(threads: int | None) -> Accelerator:
-    """accelerate's Accelerator, by the launcher's settings as far as this machine supports them."""
-    check_no_sharding()
-    check_no_dynamo()
+    """accelerate's Accelerator, by the launcher's settings as far as this machine supports them. Raises InputError."""
+    check_launcher_settings()
     signals.check_process_count()
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # --accumulate says it; both would divide twice
     here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     # The launcher sets OMP_NUM_THREADS=1 when nothing was said, which would leave all cores but one idle.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
-    wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    check_choice(
-        wanted, PRECISIONS, what="precision", where="--mixed_precision of the launcher, or ACCELERATE_MIXED_PRECISION"
-    )
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:
-        os.environ["ACCELERATE_MIXED_PRECISION"] = wanted  # of BF16 accelerate takes the name and computes in fp32
-    if wanted == "fp16" and not torch.cuda.is_available():
-        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-        print("no GPU here: fp16 is for GPUs, training in fp32 on the CPU", flush=True)
     # without being told so, accelerate takes two processes on a machine without a GPU for two runs of one process each
     accelerator = Accelerator(cpu=True) if everywhere > 1 and not torch.cuda.is_available() else Accelerator()
     if accelerator.num_processes != everywhere:
@@ -59,6 +49,33 @@ def create_accelerator(threads: int | None) -> Accelerator:
         fix = "Start them with: torchrun --nproc-per-node N train/finetune.py ..."
         raise InputError(what, where="the launcher", fix=fix)
     return accelerator
+
+
+def check_launcher_settings() -> None:
+    """Raises InputError under FSDP and DeepSpeed (each process would hold, save and average a part of the weights), if
+    accelerate is to compile (train/torch_compile.py does, and verifies it), and for an unknown precision.
+    """
+    where, environment = "the launcher's config file", os.environ
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if environment.get(variable, "").lower() in ("1", "true", "yes"):
+            what = f"{name} spreads one network over several GPUs, which a network of this size does not need"
+            fix = (
+                "Use train/configs/accelerate/gpus.yaml; if memory is short: --optim.kind adamw-8bit, "
+                "--memory.gradient-checkpointing true, or --batch-size 1 with more --accumulate."
+            )
+            raise InputError(what, where=where, allowed="distributed_type NO or MULTI_GPU", fix=fix)
+    backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        what = f"dynamo_backend {backend} would compile the network without a proof that its gradients are right"
+        raise InputError(what, where=where, allowed="'no'", fix="Use --compile instead.")
+    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    flag = "--mixed_precision of the launcher, or ACCELERATE_MIXED_PRECISION"
+    check_choice(precision, PRECISIONS, what="precision", where=flag)
+    if precision == "fp16" and not torch.cuda.is_available():
+        precision = "no"
+        print("no GPU here: fp16 is for GPUs, training in fp32 on the CPU", flush=True)
+    if "ACCELERATE_MIXED_PRECISION" in environment:
+        environment["ACCELERATE_MIXED_PRECISION"] = precision  # of BF16 accelerate takes the name and computes in fp32
 
 
 def launch_command() -> str:
@@ -69,31 +86,9 @@ def launch_command() -> str:
     return f"accelerate launch --quiet --config_file accelerate_config.yaml{flag} train/finetune.py"
 
 
-def check_no_sharding() -> None:
-    """Raises InputError under FSDP and DeepSpeed: each process would hold, save and average a part of the weights."""
-    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
-        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
-            fix = (
-                "Use train/configs/accelerate/gpus.yaml; if memory is short: --optim.kind adamw-8bit, "
-                "--memory.gradient-checkpointing true, or --batch-size 1 with more --accumulate."
-            )
-            what = f"{name} spreads one network over several GPUs, which a network of this size does not need"
-            raise InputError(
-                what, where="the launcher's config file", allowed="distributed_type NO or MULTI_GPU", fix=fix
-            )
-
-
-def check_no_dynamo() -> None:
-    """Raises InputError if accelerate is to compile: train/torch_compile.py fixes and verifies compilation."""
-    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
-    if backend.lower() != "no":
-        what = f"dynamo_backend {backend} would compile the network without a proof that its gradients are right"
-        raise InputError(what, where="the launcher's config file", allowed="'no'", fix="Use --compile instead.")
-
-
 def check_memory_options(memory: MemoryOptions, device: torch.device) -> None:
-    """Raises InputError if this machine does not support the launcher's settings."""
-    if memory.attention == "xformers" and not is_installed("xformers"):
+    """Raises InputError if this machine does not support the attention that was chosen."""
+    if memory.attention == "xformers" and find_spec("xformers") is None:
         fix = "Get it with: pip install xformers, or leave it out: sdpa is as fast on most GPUs."
         raise InputError("xformers is not installed", where="--memory.attention", fix=fix)
     if memory.attention == "xformers" and device.type != "cuda":
@@ -139,33 +134,31 @@ def run_conditions(accelerator: Accelerator) -> dict[str, Any]:
 def check_run_conditions(before: Mapping[str, Any], accelerator: Accelerator, folder: Path) -> None:
     """Another number of processes sees other images a step, another precision gives other weights. Raises InputError.
 
-    before: the ways of the run that is to go on, among other facts; nothing is refused where they were not written.
+    before: run_conditions of the run to resume, among other facts; nothing is refused where they were not written.
     """
-    if conditions_differ(before, accelerator):
-        was, would = (describe_conditions(each) for each in (before, run_conditions(accelerator)))
-        what = f"began with {was}, this would go on with {would}"
+    if change := changed_conditions(before, accelerator):
+        was, now = change
         fix = f"Start it as it was started{launch_hint(before)}, or start another run with --new."
-        raise InputError(what, where=folder, fix=fix)
+        raise InputError(f"began with {was}, this would go on with {now}", where=folder, fix=fix)
 
 
-def conditions_differ(before: Mapping[str, Any], accelerator: Accelerator) -> bool:
-    """Whether a run was computed in another way than this process would; before: as in refuse_other_ways."""
+def changed_conditions(before: Mapping[str, Any], accelerator: Accelerator) -> tuple[str, str] | None:
+    """How a run was computed and how this process would, in words, if they differ; `before` as above."""
     now = run_conditions(accelerator)
-    return "processes" in before and {name: before.get(name) for name in now} != now
+    if "processes" not in before or all(before.get(name) == value for name, value in now.items()):
+        return None
+    was, would = (f"{c['processes']} process{'es' * (c['processes'] > 1)} in {c['precision']}" for c in (before, now))
+    return was, would
 
 
-def describe_conditions(ways: Mapping[str, Any]) -> str:
-    return f"{ways['processes']} process{'es' * (ways['processes'] > 1)} in {ways['precision']}"
-
-
-def launch_hint(ways: Mapping[str, Any]) -> str:
+def launch_hint(conditions: Mapping[str, Any]) -> str:
     """The launcher's words for it."""
-    precision = next((name for name, words in PRECISIONS.items() if words == ways["precision"]), "no")
+    precision = next((name for name, words in PRECISIONS.items() if words == conditions["precision"]), "no")
     if precision == "fp16" and not torch.cuda.is_available():
         return ", on a GPU"
-    if ways["processes"] == 1:
+    if conditions["processes"] == 1:
         return f" (accelerate launch --mixed_precision {precision} ...)"
-    return f" (ACCELERATE_MIXED_PRECISION={precision} torchrun --nproc-per-node {ways['processes']} ...)"
+    return f" (ACCELERATE_MIXED_PRECISION={precision} torchrun --nproc-per-node {conditions['processes']} ...)"
 
 
 def device_name(device: torch.device) -> str:
@@ -188,23 +181,22 @@ def batch_layout(config: Config, accelerator: Accelerator) -> BatchLayout:
 
 # ---- out of memory: micro-batches are split, and the gradients of the parts add up to the same sum
 
+TOO_LARGE = "a single image does not fit into the device's memory"
 OUT_OF_MEMORY_HINT = "Use gradient checkpointing, an 8-bit optimiser, smaller images or a LoRA of lower rank."
 
 
 def split_batch(batch: Batch, count: int) -> list[Batch]:
-    """The batch in at most `count` parts of nearly equal size, in order."""
-    size = len(batch.sample_ids)
-    step = -(-size // count)
-    return [slice_batch(batch, slice(start, start + step)) for start in range(0, size, step)] if count > 1 else [batch]
-
-
-def slice_batch(batch: Batch, rows: slice) -> Batch:
-    """Some rows of every entry that has a batch axis."""
+    """The batch in at most `count` parts of nearly equal size, in order: rows of every entry with a batch axis."""
+    size, step = len(batch.sample_ids), -(-len(batch.sample_ids) // count)
+    if count == 1:
+        return [batch]
     entries = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
-    cut: dict[str, Any] = {
-        name: value[rows] if isinstance(value, Tensor | list) else value for name, value in entries.items()
-    }
-    return Batch(**cut)
+
+    def rows(start: int) -> Batch:
+        cut = {n: v[start : start + step] if isinstance(v, Tensor | list) else v for n, v in entries.items()}
+        return Batch(**cut)
+
+    return [rows(start) for start in range(0, size, step)]
 
 
 def split_further(count: int, layout: BatchLayout) -> int:
@@ -217,16 +209,11 @@ def split_further(count: int, layout: BatchLayout) -> int:
         fix = f"Use --batch-size {max(1, layout.batch_size // 2)} --accumulate {2 * layout.accumulate}: the same batch."
         raise InputError("a micro-batch does not fit into the device's memory", where="training", fix=fix)
     if count >= layout.batch_size:
-        raise InputError(
-            "a single image does not fit into the device's memory", where="training", fix=OUT_OF_MEMORY_HINT
-        )
+        raise InputError(TOO_LARGE, where="training", fix=OUT_OF_MEMORY_HINT)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    size = -(-layout.batch_size // (2 * count))
-    print(
-        f"\nout of memory: continuing with micro-batches split into parts of {size}; the gradient is the same",
-        flush=True,
-    )
+    parts = f"parts of {-(-layout.batch_size // (2 * count))}; the gradient is the same"
+    print(f"\nout of memory: continuing with micro-batches split into {parts}", flush=True)
     return 2 * count
 
 
@@ -238,8 +225,7 @@ def predict_in_chunks(predict: Callable[..., Tensor], *inputs: Tensor) -> Tensor
     rows = size = len(inputs[0])
     while (found := try_chunks(predict, inputs, size)) is None:
         if size == 1:
-            what = "a single image does not fit into the device's memory"
-            raise InputError(what, where="validation", fix="Use smaller images.")
+            raise InputError(TOO_LARGE, where="validation", fix="Use smaller images.")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = -(-size // 2)
@@ -249,11 +235,8 @@ def predict_in_chunks(predict: Callable[..., Tensor], *inputs: Tensor) -> Tensor
 
 def try_chunks(predict: Callable[..., Tensor], inputs: Sequence[Tensor], size: int) -> Tensor | None:
     """None if memory ran out; what was allocated is free again only after this function has returned."""
-    found: list[Tensor] = []
     try:
-        for parts in zip(*(tensor.split(size) for tensor in inputs), strict=True):
-            found.append(predict(*parts))
-        return torch.cat(found)
+        return torch.cat([predict(*rows) for rows in zip(*(each.split(size) for each in inputs), strict=True)])
     except torch.OutOfMemoryError:
         return None
 

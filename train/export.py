@@ -10,9 +10,9 @@ from train.config import ReexportOptions
 
 def main() -> int:
     asked = parse(ReexportOptions, prog="export.py", description=__doc__ or "")
-    from train.exporters import reexport
+    from train.exporters import run_export
 
-    return reexport.run_reexport(asked)
+    return run_export.run_reexport(asked)
 
 
 if __name__ == "__main__":

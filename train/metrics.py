@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import gather_object
+from PIL import Image
 from torch import Tensor
 
 from data.atomic_io import disk_error, write_atomic
@@ -75,11 +77,6 @@ class MetricBuffer:
     bins: list[Tensor] = field(default_factory=list)  # (2, TIMESTEP_BINS) each
     began: float = 0.0  # time.perf_counter() at the first step
 
-    def clear(self) -> None:
-        for entry in fields(self):
-            if entry.name != "began":
-                getattr(self, entry.name).clear()
-
     def start_step(self) -> None:
         self.began = self.began if self.losses else time.perf_counter()
 
@@ -107,7 +104,7 @@ class MetricBuffer:
         sums, counts = accelerator.reduce(torch.stack(self.bins).sum(0), "sum").tolist()  # type: ignore[union-attr]
         first = step - len(losses) + 1
         lines: list[dict[str, Any]] = [
-            {"step": first + i, "loss": loss, "learning_rate": rate, "gradient_norm": none_if_infinite(norm)}
+            {"step": first + i, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
             for i, (loss, norm, rate) in enumerate(zip(losses, norms, self.rates, strict=True))
         ]
         if sample_ids:
@@ -127,7 +124,8 @@ class MetricBuffer:
         skipped = sum(not math.isfinite(norm) for norm in norms)
         if skipped:
             logger.say(f"{skipped} of the last {len(losses)} steps overflowed in fp16 and were skipped by the scaler")
-        self.clear()
+        for entries in (self.losses, self.norms, self.rates, self.waits, self.sample_ids, self.bins):
+            entries.clear()
         return None
 
 
@@ -137,69 +135,6 @@ def in_slot_order(steps: list[list[str]], layout: BatchLayout) -> list[list[str]
     size = layout.batch_size
     micros = [range(start, start + size) for start in range(0, size * layout.accumulate, size)]
     return [[rank[step][row] for rows in micros for rank in ranks for row in rows] for step in range(len(steps))]
-
-
-class Tracker(Protocol):
-    """TensorBoard, or Weights & Biases."""
-
-    def write(self, numbers: Mapping[str, float], step: int) -> None: ...
-
-    def log_image(self, name: str, file: Path, step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class TensorBoard:
-    """Event files in `folder`. A resumed run forgets the steps after `start`."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
-
-    def write(self, numbers: Mapping[str, float], step: int) -> None:
-        for name, value in numbers.items():
-            self.writer.add_scalar(name, value, step)
-
-    def log_image(self, name: str, file: Path, step: int) -> None:
-        import numpy as np
-        from PIL import Image
-
-        with Image.open(file) as image:
-            self.writer.add_image(name, np.array(image.convert("RGB")), step, dataformats="HWC")
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class WeightsAndBiases:
-    """One run of Weights & Biases for one run folder, whatever the number of sessions; WANDB_MODE=offline as usual."""
-
-    def __init__(self, project: str, name: str, identity: str, settings: Mapping[str, Any], folder: Path) -> None:
-        from accelerate.tracking import WandBTracker
-
-        unique = f"{name}-{identity[:8]}"
-        self.tracker = WandBTracker(project, id=unique, name=name, resume="allow", dir=str(folder))
-        self.tracker.start()
-        self.tracker.store_init_configuration(dict(settings))
-
-    def write(self, numbers: Mapping[str, float], step: int) -> None:
-        self.tracker.log(dict(numbers), step=step)
-
-    def log_image(self, name: str, file: Path, step: int) -> None:
-        from PIL import Image
-
-        with Image.open(file) as image:
-            self.tracker.log_images({name: [image.convert("RGB")]}, step=step)
-
-    def close(self) -> None:
-        self.tracker.finish()
-
-
-def check_wandb_installed() -> None:
-    """Raises InputError before any work is done if Weights & Biases is switched on and not installed."""
-    if find_spec("wandb") is None:
-        raise InputError("Weights & Biases is not installed", where="--logging.wandb", fix="pip install wandb")
 
 
 class MetricsLogger:
@@ -225,31 +160,41 @@ class RunLogger(MetricsLogger):
     """metrics.jsonl, trackers and a progress bar. A resumed run drops the lines of steps that it repeats.
 
     A line is any mapping with a `step`; numbers in it, nested ones too, go to the trackers under slashed names.
+    trackers: accelerate's, started.
     """
 
     def __init__(
-        self, folder: Path, *, start: int, stop: int, tensorboard: bool, trackers: Sequence[Tracker] = ()
+        self, folder: Path, *, start: int, stop: int, tensorboard: bool, trackers: Sequence[GeneralTracker] = ()
     ) -> None:
         self.metrics = folder / "metrics.jsonl"
         keep_until(self.metrics, start)
         self.file = self.metrics.open("ab", buffering=0)  # nothing is left to be written when it is closed
-        self.trackers = [*([TensorBoard(folder / "tensorboard", start)] if tensorboard else []), *trackers]
+        self.trackers = [*trackers]
+        if tensorboard:
+            board = TensorBoardTracker("tensorboard", folder, purge_step=start + 1 if start else None)
+            board.start()
+            self.trackers.append(board)
         bar = {"initial": start, "unit": "step", "dynamic_ncols": True, "leave": True}
         self.bar = ProgressBar(desc="training", total=stop, **bar)
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Raises InputError if the disk is full."""
         try:
-            for line in lines:
-                put(self.file, json.dumps(without_infinities(line), allow_nan=False) + "\n")
+            for line in map(without_infinities, lines):
+                left = (json.dumps(line, allow_nan=False) + "\n").encode()
+                while left:  # an unbuffered file may take less at once
+                    left = left[self.file.write(left) :]
                 for tracker in self.trackers:
-                    tracker.write(dict(numbers(line)), line["step"])
+                    tracker.log(dict(numbers(line)), step=line["step"])
         except OSError as error:
             raise disk_error(error, self.metrics) from error
 
     def log_image(self, name: str, step: int, file: Path) -> None:
+        with Image.open(file) as image:
+            batch = np.array(image.convert("RGB"))[None]
         for tracker in self.trackers:
-            tracker.log_image(name, file, step)
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: batch}, step=step, **options)
 
     def advance(self, steps: int, **shown: str) -> None:
         self.bar.set_postfix(shown, refresh=False)
@@ -265,24 +210,27 @@ class RunLogger(MetricsLogger):
         self.bar.close()
         self.file.close()
         for tracker in self.trackers:
-            tracker.close()
+            tracker.finish()
 
 
 def open_logger(config: Config, folder: Path, identity: str, start: int) -> RunLogger:
-    """The logger of a run that begins or resumes after `start` steps."""
-    trackers: list[Tracker] = []
+    """The logger of a run that begins or resumes after `start` steps. Weights & Biases has one run for one run folder,
+    whatever the number of sessions; WANDB_MODE=offline as usual.
+    """
+    trackers: list[GeneralTracker] = []
     if config.logging.wandb:
-        settings = config.model_dump(mode="json")
-        trackers = [WeightsAndBiases(config.logging.wandb_project, folder.name, identity, settings, folder)]
+        names = {"id": f"{folder.name}-{identity[:8]}", "name": folder.name, "resume": "allow", "dir": str(folder)}
+        trackers = [WandBTracker(config.logging.wandb_project, **names)]
+        trackers[0].start()
+        trackers[0].store_init_configuration(config.model_dump(mode="json"))
     tensorboard = config.logging.tensorboard
     return RunLogger(folder, start=start, stop=config.max_steps, tensorboard=tensorboard, trackers=trackers)
 
 
-def put(file: FileIO, text: str) -> None:
-    """Write all of it: an unbuffered file may take less at once."""
-    left = text.encode()
-    while left:
-        left = left[file.write(left) :]
+def check_wandb_installed() -> None:
+    """Raises InputError before any work is done if Weights & Biases is switched on and not installed."""
+    if find_spec("wandb") is None:
+        raise InputError("Weights & Biases is not installed", where="--logging.wandb", fix="pip install wandb")
 
 
 def without_infinities(value: Any) -> Any:
@@ -294,15 +242,13 @@ def without_infinities(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def numbers(line: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+def numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numbers of a line with slashed names, as TensorBoard groups them."""
-    found: list[tuple[str, float]] = []
     for name, value in line.items():
         if isinstance(value, Mapping):
-            found += numbers(value, f"{prefix}{name}/")
+            yield from numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
-            found.append((f"{prefix}{name}", float(value)))
-    return found
+            yield f"{prefix}{name}", float(value)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -321,8 +267,3 @@ def keep_until(path: Path, step: int) -> None:
     if path.is_file():
         kept = [line for line in read_metrics(path) if step > 0 and line["step"] <= step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def none_if_infinite(value: float) -> float | None:
-    """JSON has no infinity; an overflowed fp16 step has an infinite gradient norm."""
-    return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Hashes of a model's files, each worked out once."""
+"""The base model: found, loaded part by part, fingerprinted by content; and the network as a function."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def folder_hash(folder: Path) -> str:
     return hashlib.sha256("".join(f"{file.name}:{file_hash(file)};" for file in files).encode()).hexdigest()
 
 
-SETTLED_NS = (
-    2_000_000_000  # ns: a file written a moment ago may change again within one tick of its file system's clock
-)
+SETTLED_NS = 2_000_000_000  # a file written a moment ago may change again within one tick of its file system's clock
 
 
 def file_hash(file: Path) -> str:
@@ -43,13 +41,12 @@ def file_hash(file: Path) -> str:
     found = file.resolve().stat()
     key = f"{file.resolve()}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
     memo = cache_root() / "hashes.json"
-    known = read_memo(memo)
-    if key in known:
-        return known[key]
-    found_hash = file_sha256(file)
-    if time.time_ns() - found.st_mtime_ns > SETTLED_NS:
-        write_atomic(memo, json.dumps({**read_memo(memo), key: found_hash}))
-    return found_hash
+    known = read_memo(memo).get(key)
+    if known is None:
+        known = file_sha256(file)
+        if time.time_ns() - found.st_mtime_ns > SETTLED_NS:
+            write_atomic(memo, json.dumps({**read_memo(memo), key: known}))
+    return known
 
 
 def read_memo(memo: Path) -> Mapping[str, str]:
@@ -86,11 +83,6 @@ def zero_snr_scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in PNDM_ONLY}
     # DDIM clips to [-1, 1] unless it is told not to; latents are not bounded by that
     return {"clip_sample": False, **kept, **ZERO_SNR_SETTINGS, "_class_name": ZERO_SNR_FALLBACK}
-
-
-def zero_snr_model_index(index: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """model_index.json with the scheduler that scheduler_config.json now names."""
-    return {**index, "scheduler": ["diffusers", config["_class_name"]]}
 
 
 @dataclass(frozen=True)
@@ -277,16 +269,12 @@ class BaseModel:
     @property
     def schedule_fingerprint(self) -> str:
         """A hash of what training takes from the scheduler: its betas, and what the network was trained to predict."""
-        import hashlib
-
         betas = self.schedule.betas.numpy().tobytes()
         return hashlib.sha256(betas + self.prediction_type.encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
         """One hash for the whole model."""
-        import hashlib
-
         return hashlib.sha256("".join(sorted(self.fingerprints.values())).encode()).hexdigest()
 
 
@@ -296,36 +284,29 @@ def load_model(model: str, *, tokenizer: str | None = None, dtype: torch.dtype =
     Raises InputError when it is not on this machine (saying how to get it) or lacks a part.
     """
     path = Path(model).expanduser()
+    if path.is_file() and model != POCKET:  # in the original layout, without a tokenizer
+        if path.suffix != ".safetensors":
+            raise InputError("only .safetensors files are read (a .ckpt can run code)", where=f"--model {model}")
+        return BaseModel(model, SD_V1_CONFIGS, path, tokenizer_folder(tokenizer, None), dtype)
+    fix = None
     if model == POCKET:
-        return model_from_folder(model, POCKET_FOLDER, tokenizer, dtype)
-    if path.is_dir():
-        return model_from_folder(model, path, tokenizer, dtype)
-    if path.is_file():
-        return model_from_file(model, path, tokenizer, dtype)
-    return model_from_folder(model, hub_snapshot(model), tokenizer, dtype, fix=download_command(model))
+        path = POCKET_FOLDER
+    elif not path.is_dir():
+        path, fix = hub_snapshot(model), download_command(model)
+    check_layout(path, f"--model {model}", fix)
+    return BaseModel(model, path, None, tokenizer_folder(tokenizer, path / "tokenizer"), dtype)
 
 
-def model_from_folder(
-    name: str, folder: Path, tokenizer: str | None, dtype: torch.dtype, fix: str | None = None
-) -> BaseModel:
-    """A model in diffusers layout, as StableDiffusionPipeline.save_pretrained writes it. fix: where to get the rest."""
+def check_layout(folder: Path, where: str, fix: str | None) -> None:
+    """Raises InputError unless it is in diffusers layout, as save_pretrained writes it. fix: where to get the rest."""
     missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
     if not (folder / "model_index.json").is_file() or missing:
         lacks = ", ".join(missing) or "model_index.json"
-        what = f"not a Stable Diffusion model in diffusers layout: lacks {lacks}"
-        raise InputError(what, where=f"--model {name}", fix=fix)
+        raise InputError(f"not a Stable Diffusion model in diffusers layout: lacks {lacks}", where=where, fix=fix)
     without = [part for part in PARTS if not list((folder / part).glob("*.safetensors"))]
     if without:
         what = f"no .safetensors weights in {', '.join(without)}"
-        raise InputError(what, where=f"--model {name}", fix=f"{fix}. {CONVERT_HINT}" if fix else CONVERT_HINT)
-    return BaseModel(name, folder, None, tokenizer_folder(tokenizer, folder / "tokenizer"), dtype)
-
-
-def model_from_file(name: str, file: Path, tokenizer: str | None, dtype: torch.dtype) -> BaseModel:
-    """A single-file checkpoint in the original layout; it has no tokenizer, so that one is named or found."""
-    if file.suffix != ".safetensors":
-        raise InputError("only .safetensors files are read (a .ckpt can run code)", where=f"--model {name}")
-    return BaseModel(name, SD_V1_CONFIGS, file, tokenizer_folder(tokenizer, None), dtype)
+        raise InputError(what, where=where, fix=f"{fix}. {CONVERT_HINT}" if fix else CONVERT_HINT)
 
 
 CONVERT_HINT = "Pickled weights are not read; convert the model with diffusers' save_pretrained."
@@ -338,17 +319,14 @@ def hub_snapshot(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    where = f"--model {name}"
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).suffix in {".safetensors", ".ckpt"}:
-        raise InputError(
-            f"no such file or folder{suggest(name, ['pocket'])}", where=f"--model {name}", allowed=ALLOWED_MODELS
-        )
+        raise InputError(f"no such file or folder{suggest(name, [POCKET])}", where=where, allowed=ALLOWED_MODELS)
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         title = "Stable Diffusion v1.4" if name == SD_V1_NAMES[0] else name
-        raise InputError(
-            f"{title} is not on this machine", where=f"--model {name}", fix=download_command(name)
-        ) from None
+        raise InputError(f"{title} is not on this machine", where=where, fix=download_command(name)) from None
 
 
 def download_command(name: str) -> str:
@@ -362,13 +340,15 @@ ALLOWED_MODELS = (
 
 
 def tokenizer_folder(given: str | None, own: Path | None) -> Path:
-    """Where the tokenizer lies: the one named, the model's own, or SD v1.4's in the hub cache."""
+    """Where the tokenizer lies: the one named, the model's own, or SD v1.4's in the hub cache. Raises InputError."""
     if given is not None:
-        folders = [Path(given).expanduser(), Path(given).expanduser() / "tokenizer"]
-        return next((folder for folder in folders if is_tokenizer(folder)), None) or no_tokenizer_error(given)
-    if own is not None and is_tokenizer(own):
-        return own
+        for folder in (Path(given).expanduser(), Path(given).expanduser() / "tokenizer"):
+            if is_tokenizer(folder):
+                return folder
+        raise InputError("no tokenizer there (vocab.json or tokenizer.json)", where=f"--tokenizer {given}")
     if own is not None:
+        if is_tokenizer(own):
+            return own
         raise InputError("holds no tokenizer", where=f"--model {own.parent}", fix=TOKENIZER_HINT)
     for name in SD_V1_NAMES:
         try:
@@ -385,10 +365,17 @@ def is_tokenizer(folder: Path) -> bool:
     return (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file()
 
 
-def no_tokenizer_error(given: str) -> Path:
-    raise InputError("no tokenizer there (vocab.json or tokenizer.json)", where=f"--tokenizer {given}")
-
-
 def freeze(module: Any) -> Any:
     """Evaluation mode, no gradients."""
     return module.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def copy_tensors(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str, where: object) -> None:
+    """Restore saved tensors into one's own, whose names and shapes must be the same. Raises InputError."""
+    wrong = sorted(own.keys() ^ saved.keys())
+    wrong += [name for name in own if name in saved and own[name].shape != saved[name].shape]
+    if wrong:
+        raise InputError(f"{len(wrong)} {what} do not fit this adapter, e.g. {wrong[0]}", where=where)
+    for name, tensor in own.items():
+        tensor.copy_(saved[name])

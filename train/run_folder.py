@@ -97,18 +97,15 @@ class Run:
 def lock_file(path: Path, *, wait: bool) -> Iterator[bool]:
     """Yields whether the lock is ours; `wait`: until it is. The system lets go of it if we are killed."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    held = True
     try:
-        yield try_lock(handle, wait)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
+        yield held
     finally:
         os.close(handle)
-
-
-def try_lock(handle: int, wait: bool) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
 
 
 def all_runs(runs: Path) -> list[Run]:
@@ -133,18 +130,15 @@ def create_run(runs: Path, name: str, files: Mapping[str, str]) -> Run:
     """A new numbered folder that appears with its first files in it; no two runs get one number."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
-        with lock_file(runs / ".lock", wait=True):
-            target = runs / f"{next_number(runs):04d}-{name}"
-            write_folder(target, files)
+        with (
+            lock_file(runs / ".lock", wait=True),
+            atomic_folder(target := runs / f"{next_number(runs):04d}-{name}") as beside,
+        ):
+            for file, content in files.items():
+                (beside / file).write_text(content, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=f"--runs {runs}") from None
     return Run(target)
-
-
-def write_folder(target: Path, files: Mapping[str, str]) -> None:
-    with atomic_folder(target) as beside:
-        for file, content in files.items():
-            (beside / file).write_text(content, encoding="utf-8")
 
 
 def next_number(runs: Path) -> int:
@@ -158,17 +152,12 @@ def to_json(facts: Mapping[str, Any]) -> str:
 
 def library_versions() -> dict[str, Any]:
     """What the results may depend on beside the settings."""
-    found = {library: metadata.version(library) for library in LIBRARIES}
     return {
         "atelier": metadata.version("atelier"),
         "python": platform.python_version(),
-        **found,
-        "machine": describe_machine(),
+        **{library: metadata.version(library) for library in LIBRARIES},
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU threads",
     }
-
-
-def describe_machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} CPU threads"
 
 
 # ---- identity: a hash over the settings that change the weights, the dataset and the base model. Settings equal to
@@ -189,14 +178,20 @@ BIT_EXACT = {"pictures": {"keep"}, "preserve": {"prompts"}, "memory": {"gradient
 
 def run_identity(config: Config, data_fingerprint: str, model_fingerprint: str) -> str:
     """The identity of a run. The number of steps counts only where the learning rate depends on it."""
-    excluded: Any = dict.fromkeys(IGNORED, True) | BIT_EXACT
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
-    settings = {name: value for name, value in settings.items() if value != {}}
+    settings = {name: value for name, value in changed_settings(config).items() if value != {}}
     for name in ("adapter", "objective"):  # a kind is its own default, and would be left out
         settings[name] = settings.get(name, {}) | {"kind": getattr(config, name).kind}
-    if config.optim.schedule not in ENDLESS_SCHEDULES:
-        settings["max_steps"] = config.max_steps
-    return digest([IDENTITY_VERSION, settings, data_fingerprint, model_fingerprint])
+    return digest([IDENTITY_VERSION, settings | run_length(config), data_fingerprint, model_fingerprint])
+
+
+def changed_settings(config: Config) -> dict[str, Any]:
+    """The settings that change the weights, and are not the default."""
+    excluded: Any = dict.fromkeys(IGNORED, True) | BIT_EXACT
+    return config.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
+
+
+def run_length(config: Config) -> dict[str, int]:
+    return {} if config.optim.schedule in ENDLESS_SCHEDULES else {"max_steps": config.max_steps}
 
 
 def digest(facts: list[Any]) -> str:
@@ -220,11 +215,7 @@ V1_FIELDS: dict[str, Any] = {
     "memory": ("attention", "tf32"),
     "pictures": ("size", "buckets", "flip", "caption", "caption_dropout", "held_out"),
     "preserve": ("share", "strength"),
-    "compile": (),
-    "learning_rate": (),
-    "batch_size": (),
-    "accumulate": (),
-    "seed": (),
+    **dict.fromkeys(("compile", "learning_rate", "batch_size", "accumulate", "seed"), ()),
 }
 
 
@@ -238,12 +229,8 @@ def identity_v1(config: Config, data_fingerprint: str, model_fingerprint: str) -
                 return None
             fields = fields[value.kind]
         settings[name] = value.model_dump(mode="json", include=set(fields)) if fields else value
-    excluded: Any = dict.fromkeys(IGNORED, True) | BIT_EXACT
-    changed = config.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
-    for name, value in changed.items():
+    for name, value in changed_settings(config).items():
         known = settings.get(name)
         if known is None or (isinstance(value, dict) and value.keys() - known.keys()):
             return None
-    if config.optim.schedule not in ENDLESS_SCHEDULES:
-        settings["max_steps"] = config.max_steps
-    return digest([settings, data_fingerprint, model_fingerprint])
+    return digest([settings | run_length(config), data_fingerprint, model_fingerprint])

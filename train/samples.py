@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
-from data import rng
 from data.atomic_io import atomic_folder
 from data.errors import InputError
-from train.config import POCKET, Config, PreviewOptions
-from train.device import describe_precision, release_memory
+from train.config import POCKET, Config
+from train.device import release_memory
 from train.metrics import MetricsLogger
 from train.model import BaseModel
-from train.training_set import TrainingSet
+from train.training_set import TrainingSet, validation_order
 
 STRIP_FILE, PREVIEW_FILE = "strip.png", "preview.json"
 
@@ -65,12 +63,9 @@ GeneratePreviews = Callable[[PreviewRequest], list[str]]  # returns remarks for 
 
 @dataclass(frozen=True)
 class PreviewSampler:
-    """Generates and saves the previews of one run. every: steps between them. generate: None on every process but the
-    first.
-    """
+    """Generates and saves the previews of one run. generate: None on every process but the first."""
 
-    options: PreviewOptions
-    every: int
+    config: Config
     images: Sequence[PreviewImage]
     folder: Path
     model: BaseModel
@@ -82,7 +77,7 @@ class PreviewSampler:
 
     def due(self, step: int, *, last: bool) -> bool:
         """Whether this step has previews, the same on every process. Those of step 0 are the base's."""
-        return step % self.every == 0 or last
+        return step % preview_interval(self.config) == 0 or last
 
     def save(self, unet: Any, step: int, logger: MetricsLogger) -> None:
         """Generate what does not exist yet. A failure is reported, and the training continues."""
@@ -95,7 +90,9 @@ class PreviewSampler:
                 self.write(None, 0, logger)
             self.write(unet, step, logger)
         except Exception as error:  # whatever it is, hours of training are worth more than an image
-            logger.say(f"step {step}: no previews ({error_line(error)}); the training continues")
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+            logger.say(f"step {step}: no previews ({reason}); the training continues")
             return
         logger.log_image("previews", step, self.place(step) / STRIP_FILE)
 
@@ -110,8 +107,8 @@ class PreviewSampler:
                 precision=self.precision,
                 device=self.device,
                 questions=self.images,
-                steps=self.options.steps,
-                guidance=self.options.guidance,
+                steps=self.config.previews.steps,
+                guidance=self.config.previews.guidance,
                 size=self.size,
                 folder=folder,
                 beside=self.place(0) if step else None,
@@ -125,7 +122,8 @@ class PreviewSampler:
 
     def facts(self, step: int) -> str:
         """preview.json: what the images follow from."""
-        settings = {"step": step, "steps": self.options.steps, "guidance": self.options.guidance, "size": self.size}
+        options = self.config.previews
+        settings = {"step": step, "steps": options.steps, "guidance": options.guidance, "size": self.size}
         return json.dumps(settings | {"pictures": [asdict(image) for image in self.images]}, indent=1) + "\n"
 
     def exists(self, step: int) -> bool:
@@ -155,12 +153,6 @@ def isolated_evaluation(unet: nn.Module | None, device: torch.device) -> Iterato
                 torch.cuda.empty_cache()
 
 
-def error_line(error: Exception) -> str:
-    """An error on one line."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0] if isinstance(error, InputError) else f"{type(error).__name__}: {text.splitlines()[0]}"
-
-
 CAPTIONS = 4  # previewed captions where no prompts are given
 POCKET_PROMPTS = ("a water type fridge", "a fire type fridge")  # things that the sample set does not contain
 
@@ -178,36 +170,8 @@ def choose_previews(config: Config, dataset: TrainingSet) -> list[PreviewImage]:
     if not preview_interval(config):
         return []
     own = POCKET_PROMPTS if config.data[0].path == POCKET else ()
-    samples = dataset.held_out or dataset.train
-    order = sorted(samples, key=lambda sample: rng.seed_for(config.seed, "validation", sample.sha256))
+    order = validation_order(dataset.held_out or dataset.train, config.seed)
     captions = dict.fromkeys(text for sample in order for text in dataset.prompts[sample.annotation.file_name][:1])
     prompts = dict.fromkeys(config.previews.prompts or [*list(captions)[: CAPTIONS - len(own)], *own])
     options = config.previews
     return [PreviewImage(prompt, options.seed + index) for prompt in prompts for index in range(options.count)]
-
-
-def build_previews(
-    config: Config,
-    model: BaseModel,
-    dataset: TrainingSet,
-    identity: str,
-    folder: Path,
-    accelerator: Accelerator,
-    generate: GeneratePreviews | None,
-) -> PreviewSampler | None:
-    """None without previews. The first process generates; all know when."""
-    images = choose_previews(config, dataset) if generate else []
-    if not images:
-        return None
-    return PreviewSampler(
-        options=config.previews,
-        every=preview_interval(config),
-        images=images,
-        folder=folder / "previews",
-        model=model,
-        size=dataset.square.width,
-        identity=identity,
-        precision=describe_precision(accelerator),
-        device=accelerator.device,
-        generate=generate if accelerator.is_main_process else None,
-    )

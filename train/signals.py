@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -114,23 +114,20 @@ class DetachableStream:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        try:
-            return self.stream.write(text)
-        except OSError:
-            self.give_up()
-            return len(text)
+        self.attempt(self.stream.write, text)
+        return len(text)
 
     def flush(self) -> None:
-        try:
-            self.stream.flush()
-        except OSError:
-            self.give_up()
+        self.attempt(self.stream.flush)
 
-    def give_up(self) -> None:
-        """The file behind it becomes the null device, also for what is in its buffer and for whoever else writes."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.stream.fileno())
-        os.close(nowhere)
+    def attempt(self, action: Callable[..., object], *args: str) -> None:
+        """After an error the file behind it becomes the null device, also for what is in its buffer and for others."""
+        try:
+            action(*args)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

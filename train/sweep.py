@@ -1,4 +1,4 @@
-"""The arithmetic of a sweep: which values to try, for how long, who goes on, and what the outcome may be called.
+"""A sweep: values of one setting compared on held-out images, each a run that lasts as long as it is promising.
 
 Successive halving: all candidates train for a few steps, the better half for twice as many, and so on.
 Source: Jamieson & Talwalkar 2016, arXiv 1502.07943, algorithm 1.
@@ -11,10 +11,9 @@ import math
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from math import log10
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,14 @@ from train.exporters.lora_files import ADAPTER_UNCHANGED
 from train.metrics import read_metrics
 from train.run_folder import BIT_EXACT, IGNORED, Run
 from train.trainer import Diverged
-from train.validation import Interval, Losses, paired_difference
+from train.validation import HELD_OUT, Interval, Losses, paired_difference
 
 WHERE = "--sweep"
 EXAMPLES = "learning-rate=1e-5..1e-3 or adapter.rank=4,16,64"
-# Other values of these ask other questions of other held-out pictures: their losses cannot be compared.
+# Other values of these ask other questions of other held-out images: their losses cannot be compared.
 OTHER_QUESTION = ("objective", "pictures.size", "pictures.buckets", "pictures.caption", "pictures.held_out", "seed")
 OTHER_QUESTION += ("model", "tokenizer", "validation")
-# A sweep's rounds continue one another, so it sets these itself: train/sweep.py.
+# A sweep's rounds continue one another, so it sets these itself.
 ITS_OWN = {"optim.schedule", "optim.warmup"}
 
 
@@ -71,7 +70,7 @@ def read_spec(text: str, candidates: int) -> Spec:
     shown = sorted(path.replace("_", "-") for path in kinds if may_vary(path))
     check_choice(field.replace("_", "-"), [path.replace("_", "-") for path in kinds], what="setting", where=WHERE)
     if not may_vary(field):
-        what = f"values of {field.replace('_', '-')} cannot be compared on the same held-out pictures"
+        what = f"values of {field.replace('_', '-')} cannot be compared on the same held-out images"
         raise InputError(what, where=WHERE, allowed=", ".join(shown))
     if ".." in given:
         bounds = read_bounds(given)
@@ -164,68 +163,66 @@ A sweep is short, and the best of a short run need not be the best of a long one
 wins early may damage the base later. The rate was constant throughout."""
 
 
-@dataclass(frozen=True)
-class CandidateResult:
-    """One candidate: how far it came, and how it stood against the base and against the winner."""
+@dataclass
+class Candidate:
+    """One value, with the held-out losses of each image that its run showed after each round, by step; 0: the base."""
 
     value: str
-    looks: Mapping[int, Losses]  # after each round; 0 is the base
+    config: Config = field(default_factory=Config)
+    losses: Mapping[int, Losses] = field(default_factory=dict)
+    run: Run | None = None
     failed: str = ""
 
     @property
     def steps(self) -> int:
-        return max(self.looks, default=0)
+        return max(self.losses, default=0)
 
-    @property
-    def loss(self) -> float:
-        return self.looks[self.steps].mean if self.looks else float("inf")
+    def loss(self, step: int | None = None) -> float:
+        """The mean after `step` steps, or after all; infinite if it was not measured."""
+        found = self.losses.get(self.steps if step is None else step)
+        return math.inf if found is None else found.mean
 
-    def change(self) -> Interval:
-        return paired_difference(self.looks[self.steps], self.looks[0])
+    def change(self, step: int | None = None) -> Interval:
+        """Against the base."""
+        return paired_difference(self.losses[self.steps if step is None else step], self.losses[0])
 
-    def against(self, other: CandidateResult) -> Interval:
+    def against(self, other: Candidate) -> Interval:
         """This one minus the other, after as many steps as both did."""
         steps = min(self.steps, other.steps)
-        return paired_difference(self.looks[steps], other.looks[steps])
+        return paired_difference(self.losses[steps], other.losses[steps])
 
 
-def rank_candidates(rows: Sequence[CandidateResult]) -> list[CandidateResult]:
+def rank_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The winner first: those that came furthest, best loss first. Raises InputError if none is left."""
-    whole = [row for row in rows if not row.failed]
+    whole = [each for each in candidates if not each.failed]
     if not whole:
-        raise InputError("every candidate failed", where="--sweep", fix="Try smaller values; log.txt says the rest.")
-    return sorted(whole, key=lambda row: (-row.steps, row.loss)) + [row for row in rows if row.failed]
+        raise InputError("every candidate failed", where=WHERE, fix="Try smaller values; log.txt says the rest.")
+    return sorted(whole, key=lambda each: (-each.steps, each.loss())) + [each for each in candidates if each.failed]
 
 
-def tied(rows: Sequence[CandidateResult]) -> list[str]:
+def tied(rows: Sequence[Candidate]) -> list[str]:
     """The values that cannot be told from the winner: the interval of the difference holds zero."""
     winner, *others = [row for row in rows if not row.failed]
     return [row.value for row in others if row.against(winner).low <= 0]
 
 
-def conclusions(spec: Spec, rows: Sequence[CandidateResult]) -> list[str]:
+def conclusions(spec: Spec, rows: Sequence[Candidate]) -> list[str]:
     """What may be said, in sentences."""
-    winner = rows[0]
-    said = [f"{spec.flag} {winner.value} is best: {winner.change()} against the base after {winner.steps} steps."]
+    winner, same = rows[0], tied(rows)
+    lines = [f"{spec.flag} {winner.value} is best: {winner.change()} against the base after {winner.steps} steps."]
     if winner.change().high >= 0:
-        said.append(
-            "It is not distinguishable from the base: no candidate learnt anything that held-out pictures show."
-        )
-    same = tied(rows)
+        lines.append("It is not distinguishable from the base: no candidate learnt anything that held-out images show.")
     if same:
-        said.append(
-            f"It is not distinguishable from {', '.join(same)}: the 95 % interval of the difference holds zero."
-        )
-    return said + at_edge(spec, winner.value)
+        other = ", ".join(same)
+        lines.append(f"It is not distinguishable from {other}: the 95 % interval of the difference holds zero.")
+    return lines + at_edge(spec, winner.value)
 
 
 def at_edge(spec: Spec, winner: str) -> list[str]:
     """A winner at the end of what was tried may have better neighbours beyond."""
     numbers = numeric(spec.values)
-    if numbers is None or len(numbers) < 2:
-        return []
-    place = numbers[spec.values.index(winner)]
-    if place not in (min(numbers), max(numbers)):
+    place = numbers[spec.values.index(winner)] if numbers and len(numbers) > 1 else None
+    if numbers is None or place not in (min(numbers), max(numbers)):
         return []
     end = "lower" if place == min(numbers) else "upper"
     span = max(numbers) / min(numbers) if min(numbers) > 0 else 10.0
@@ -257,75 +254,56 @@ def winner_command(spec: Spec, winner: str, argv: Sequence[str]) -> str:
     return " ".join([device.launch_command(), *map(shlex.quote, kept), spec.flag, winner])
 
 
-def results_table(rows: Sequence[CandidateResult]) -> list[tuple[str, str, str, str, str]]:
+TABLE_HEAD = ("steps", "held-out loss", "against the base [95 %]", "against the winner [95 %]")
+
+
+def results_table(rows: Sequence[Candidate]) -> list[tuple[str, str, str, str, str]]:
     """(value, steps, held-out loss, against the base, against the winner)"""
-    winner = rows[0]
-    lines = []
+    winner, lines = rows[0], []
     for row in rows:
         if row.failed:
             lines.append((row.value, "", "", row.failed, ""))
         else:
             gap = "" if row is winner else str(row.against(winner))
-            lines.append((row.value, str(row.steps), f"{row.loss:.4f}", str(row.change()), gap))
+            lines.append((row.value, str(row.steps), f"{row.loss():.4f}", str(row.change()), gap))
     return lines
 
 
-TABLE_HEAD = ("steps", "held-out loss", "against the base [95 %]", "against the winner [95 %]")
-
-
-def text_table(spec: Spec, rows: Sequence[CandidateResult]) -> list[str]:
+def text_table(spec: Spec, rows: Sequence[Candidate]) -> list[str]:
     lines = [(spec.flag.removeprefix("--"), *TABLE_HEAD), *results_table(rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
-def write_page(spec: Spec, rows: Sequence[CandidateResult], folder: Path, next_command: str) -> Path:
+def write_page(spec: Spec, rows: Sequence[Candidate], folder: Path, next_command: str) -> Path:
     """sweep.html: the table, the curves, the conclusions."""
-    name = spec.flag.removeprefix("--")
+    name, whole = spec.flag.removeprefix("--"), [row for row in rows if not row.failed]
     page = Page(f"Sweep of {name}", f"{len(rows)} candidates, successive halving on held-out loss")
     page.section("Which is best?")
     for sentence in conclusions(spec, rows):
         page.note(sentence)
     page.table((name, *TABLE_HEAD), results_table(rows)).text(SWEEP_EXPLAINED)
     page.section("Curves")
-    whole = [row for row in rows if not row.failed]
-    lines = [
-        Series(row.value, sorted(row.looks), [row.looks[step].mean for step in sorted(row.looks)]) for row in whole
-    ]
+    lines = [Series(row.value, sorted(row.losses), [row.loss(step) for step in sorted(row.losses)]) for row in whole]
     page.curve(*lines, x="step", y="held-out loss", title="Held-out loss of each candidate")
-    if numeric(spec.values) is not None and min(numeric(spec.values) or [0.0]) > 0:
+    if min(numeric(spec.values) or [0.0]) > 0:
         page.curve(*by_value(whole), x=f"log10 of {name}", y="change against the base", title="After each round")
     page.section("Train with the winner").code(next_command)
     return page.write(folder / "sweep.html")
 
 
-def by_value(rows: Sequence[CandidateResult]) -> list[Series]:
+def by_value(rows: Sequence[Candidate]) -> list[Series]:
     """For each round a line over the values with its 95 % band."""
     series = []
-    for steps in sorted({step for row in rows for step in row.looks if step}):
-        there = sorted(((float(row.value), row) for row in rows if steps in row.looks), key=lambda pair: pair[0])
-        gaps = [paired_difference(row.looks[steps], row.looks[0]) for _, row in there]
-        x = [log10(value) for value, _ in there]
+    for steps in sorted({step for row in rows for step in row.losses if step}):
+        there = sorted((row for row in rows if steps in row.losses), key=lambda row: float(row.value))
+        x, gaps = [math.log10(float(row.value)) for row in there], [row.change(steps) for row in there]
         mean, low, high = ([getattr(gap, end) for gap in gaps] for end in ("mean", "low", "high"))
         series.append(Series(f"{steps} steps", x, mean, low, high))
     return series
 
 
-HELD_OUT_SPLIT = "held-out"
-
-
-@dataclass
-class Candidate:
-    """One value, with the losses that its run showed after each round."""
-
-    value: str
-    config: Config
-    looks: dict[int, Losses] = field(default_factory=dict)  # by step; 0 is the base model
-    run: Run | None = None
-    failed: str = ""
-
-    def loss(self, step: int) -> float:
-        return self.looks[step].mean if step in self.looks else math.inf
+# ---- running
 
 
 def run_sweep(config: Config, argv: Sequence[str]) -> int:
@@ -333,7 +311,7 @@ def run_sweep(config: Config, argv: Sequence[str]) -> int:
     assert config.sweep is not None
     spec = read_spec(config.sweep, config.sweep_candidates)
     if config.pictures.held_out == 0:
-        raise InputError("a sweep compares held-out pictures", where="--pictures.held-out", allowed="more than 0")
+        raise InputError("a sweep compares held-out images", where="--pictures.held-out", allowed="more than 0")
     if config.new:
         raise InputError("a sweep goes on where it was", where="--new", fix="Give another --runs to start one over.")
     counts = rounds(len(spec.values))
@@ -392,41 +370,29 @@ def print_lines(lines: Sequence[str]) -> None:
 
 
 def train_candidate(candidate: Candidate, steps: int, folder: Path) -> int:
-    """Train one candidate to `steps` and read what it shows; a loss that bursts only puts it out."""
+    """Train one candidate to `steps` and read what it shows; a loss that bursts only puts it out. Each run's own words
+    go to log.txt; progress bars stay.
+    """
     config = candidate.config.model_copy(update={"max_steps": steps})
     code = 0
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with output_to_log(folder / "log.txt"):
+        with (folder / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log):
             code, candidate.run = trainer.train(config)
-    except Diverged as error:
-        candidate.failed = error.what
     except InputError as error:
-        if error.what != ADAPTER_UNCHANGED:
+        if not isinstance(error, Diverged) and error.what != ADAPTER_UNCHANGED:
             raise
         candidate.failed = error.what
-    free_memory()
+    gc.collect()  # the next candidate needs the room
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     if code != 0:
         return code
     if not candidate.failed and candidate.run is not None:
-        candidate.looks = read_validations(candidate.run, steps)
+        candidate.losses = read_validations(candidate.run, steps)
     base = candidate.loss(0)
     print_lines([f"  {candidate.value:>10}  " + (candidate.failed or f"{candidate.loss(steps):.4f} (base {base:.4f})")])
     return 0
-
-
-@contextmanager
-def output_to_log(log: Path) -> Iterator[None]:
-    """Each run's own words go to a file; progress bars stay."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, redirect_stdout(file):
-        yield
-
-
-def free_memory() -> None:
-    """The next candidate needs the room."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def delete_weights(out: Sequence[Candidate]) -> None:
@@ -438,14 +404,14 @@ def delete_weights(out: Sequence[Candidate]) -> None:
 
 
 def read_validations(run: Run, steps: int) -> dict[int, Losses]:
-    """Step -> held-out losses of each picture, as far as this round went: a sweep that is repeated decides the same."""
+    """Step -> held-out losses of each image, as far as this round went: a sweep that is repeated decides the same."""
     lines = [line for line in read_metrics(run.metrics) if "per_picture" in line and line["step"] <= steps]
-    return {line["step"]: Losses(np.array(line["per_picture"][HELD_OUT_SPLIT])[:, None]) for line in lines}
+    return {line["step"]: Losses(np.array(line["per_picture"][HELD_OUT])[:, None]) for line in lines}
 
 
 def report_sweep(spec: Spec, candidates: Sequence[Candidate], folder: Path, argv: Sequence[str]) -> int:
     """Table, plot, conclusions, and what to type next."""
-    rows = rank_candidates([CandidateResult(c.value, c.looks, c.failed) for c in candidates])
+    rows = rank_candidates(candidates)
     following = winner_command(spec, rows[0].value, argv)
     page = write_page(spec, rows, folder, following)
     print_lines(["", *text_table(spec, rows), "", *conclusions(spec, rows)])

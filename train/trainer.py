@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,35 +23,30 @@ from torch import Tensor, nn
 from data.atomic_io import write_atomic
 from data.dataset import Batch, BatchLayout
 from data.errors import InputError
-from train import (
-    adapters,
-    checkpoint,
-    device,
-    losses,
-    optim,
-    run_folder,
-    signals,
-    torch_compile,
-    validation,
-)
+from train import adapters, checkpoint, device, losses, optim, run_folder, signals, torch_compile, validation
 from train.checkpoint import Checkpoint
 from train.config import Config
 from train.ddpm import diffusion
-from train.ema import Ema
-from train.encode import Encoded, encode_text, encode_training_set, micro_batches
 from train.estimate import RunEstimate
-from train.exporters.metadata import export_metadata
+from train.exporters import run_export
 from train.exporters.verify import ExportRequest, write_record
-from train.flops import peak_flops
-from train.losses import DenoisingLoss
+from train.losses import DenoisingLoss, PriorTeacher
 from train.metrics import MetricBuffer, MetricsLogger, Speed, bin_losses, check_wandb_installed, open_logger
 from train.model import BaseModel, Denoiser, load_model
-from train.plan import Plan, make_plan
-from train.prior_preservation import PriorTeacher, freeze_teacher
+from train.optim import Ema
+from train.plan import Plan, make_plan, plan_lines
+from train.profiler import peak_flops
 from train.report import Outcome, write_report, write_summary
 from train.run_folder import Run, identity_v1, run_identity, to_json
-from train.samples import GeneratePreviews, PreviewSampler, build_previews, choose_previews
-from train.training_set import TrainingSet, load_training_set
+from train.samples import GeneratePreviews, PreviewSampler, choose_previews
+from train.training_set import (
+    Encoded,
+    TrainingSet,
+    encode_text,
+    encode_training_set,
+    load_training_set,
+    micro_batches,
+)
 from train.validation import HELD_OUT, TRAIN, EarlyStopping, Losses, ValidationResult, Validator
 
 
@@ -84,11 +79,8 @@ class TrainState:
 
     def save(self, folder: Path, identity: str) -> None:
         scaler = self.accelerator.scaler
-        extra = {
-            "scaler": scaler.state_dict() if scaler is not None else None,
-            "pieces": self.splits,
-            "progress": self.early_stopping.to_json(),
-        }
+        scale = scaler.state_dict() if scaler is not None else None
+        extra = {"scaler": scale, "pieces": self.splits, "progress": asdict(self.early_stopping)}
         weights = adapters.trainable_state(self.plain_unet())
         saved = Checkpoint(self.step, weights, self.optimizer.state_dict(), extra, self.ema.state())
         checkpoint.save_checkpoint(folder, saved, identity)
@@ -158,7 +150,7 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
     if run is not None and not done:
         load_latest(setup, state, run)
     plan = make_plan(build_estimate(setup, state, teacher), config.max_steps if done else state.step)
-    accelerator.print("\n".join([*plan.lines(), *filter(None, [done])]))
+    accelerator.print("\n".join([*plan_lines(plan), *filter(None, [done])]))
     if config.dry_run:
         return 0, run
     run = run or create_run_folder(setup)
@@ -212,7 +204,7 @@ def build_state(setup: Setup) -> tuple[TrainState, PriorTeacher | None]:
     teacher = None
     if setup.dataset.preserved:
         empty = encode_text(setup.model, "", accelerator.device)
-        teacher = freeze_teacher(unet, empty, accelerator, config.preserve.strength)
+        teacher = losses.freeze_teacher(unet, empty, accelerator, config.preserve.strength)
     adapters.inject(unet, config.adapter, config.seed)
     device.configure_unet(unet, config.memory)
     unet.to(accelerator.device, memory_format=torch.channels_last)
@@ -245,10 +237,9 @@ def load_latest(setup: Setup, state: TrainState, run: Run) -> None:
 
 def build_estimate(setup: Setup, state: TrainState, teacher: PriorTeacher | None) -> RunEstimate:
     """What the plan is computed from."""
-    config, dataset = setup.config, setup.dataset
-    previews = choose_previews(config, dataset) if setup.generate else []
-    sizes = (teacher.nbytes if teacher else 0, len(previews))
-    return RunEstimate(config, setup.accelerator, setup.model, dataset, state.unet, *sizes, setup.earlier)
+    previews = choose_previews(setup.config, setup.dataset) if setup.generate else []
+    network = setup.config, setup.accelerator, setup.model, setup.dataset, state.unet
+    return RunEstimate(*network, teacher.nbytes if teacher else 0, len(previews), setup.earlier)
 
 
 def create_run_folder(setup: Setup) -> Run:
@@ -265,7 +256,7 @@ def create_run_folder(setup: Setup) -> Run:
 def write_settings(run: Run, config: Config, plan: Plan) -> None:
     run.reopen()
     write_atomic(run.path / "config.yaml", config_yaml(config))  # that of an extended run differs
-    run.write_json("plan.json", plan.facts())
+    run.write_json("plan.json", plan)
     run.write_json("versions.json", run_folder.library_versions())
 
 
@@ -276,23 +267,28 @@ def config_yaml(config: Config) -> str:
 
 def build_context(run: Run, setup: Setup, encoded: Encoded, plan: Plan, teacher: PriorTeacher | None) -> TrainContext:
     config, accelerator, model, identity = setup.config, setup.accelerator, setup.model, setup.identity
-    loss = losses.build_loss(config.objective, model.schedule.to(accelerator.device))
+    is_main, on, precision = accelerator.is_main_process, accelerator.device, accelerator.mixed_precision
+    loss = losses.build_loss(config.objective, model.schedule.to(on))
     splits = {HELD_OUT: encoded.held_out, TRAIN: encoded.train_subset}
-    peak = peak_flops(accelerator.device, accelerator.mixed_precision)
-    network = (config.adapter, config.memory, config.compile, accelerator.mixed_precision)
+    network = (model.fingerprints["unet"], *map(repr, (config.adapter, config.memory, config.compile, precision)))
+    previews = None
+    if setup.generate and (images := choose_previews(config, setup.dataset)):
+        where = run.path / "previews", model, setup.dataset.square.width, identity
+        generate = setup.generate if is_main else None  # the first process generates; all know when
+        previews = PreviewSampler(config, images, *where, device.describe_precision(accelerator), on, generate)
     return TrainContext(
         config=config,
         layout=setup.layout,
         loss=loss,
-        batches=partial(micro_batches, encoded, config, setup.layout, model.scaling_factor, accelerator.device),
+        batches=partial(micro_batches, encoded, config, setup.layout, model.scaling_factor, on),
         validator=Validator(splits, config.objective, loss.schedule, model.scaling_factor, config.validation.timesteps),
         checkpoints=run.checkpoints,
         identity=identity,
         teacher=teacher,
-        previews=build_previews(config, model, setup.dataset, identity, run.path, accelerator, setup.generate),
-        base=(model.fingerprints["unet"], *map(repr, network)) if accelerator.num_processes == 1 else None,
-        speed=Speed(plan.flops.step, peak, plan.processes),
-        publish=partial(write_report, run, plan) if accelerator.is_main_process else lambda: None,
+        previews=previews,
+        base=network if accelerator.num_processes == 1 else None,
+        speed=Speed(plan["flops"]["step"], peak_flops(on, precision), plan["processes"]),
+        publish=partial(write_report, run, plan) if is_main else lambda: None,
     )
 
 
@@ -434,15 +430,15 @@ def export(setup: Setup, state: TrainState, run: Run, plan: Plan) -> None:
     """Export the chosen weights, write the report, and mark the run as finished, last."""
     config, steps, stopping = setup.config, state.step, state.early_stopping
     early = steps < config.max_steps
-    why = validation.explain_stop(stopping, config.validation.patience, steps) if early else ""
+    why = stopping.explain(config.validation.patience, steps) if early else ""
     if config.checkpoints.export != "last":
         load_best(setup, state, run)
-    metadata = export_metadata(config, setup.model, plan.facts(), run.path.name, state.step)
+    metadata = run_export.export_metadata(config, setup.model, plan, run.path.name, state.step)
     request = ExportRequest(config.export, metadata)
     with state.evaluation_weights():
         # in the weights' own precision: accelerate's autocast is taken off, for good
         unet = state.accelerator.unwrap_model(state.unet, keep_fp32_wrapper=False, keep_torch_compile=False)
-        files = adapters.export(unet, setup.model, run.export, config.adapter, request)
+        files = run_export.export(unet, setup.model, run.export, config.adapter, request)
     write_record(run.export, state.step, request.options, files)
     outcome = Outcome(checkpoint.next_command(run), steps, state.step, stopping, config.checkpoints.export, why)
     write_summary(run, plan, outcome)
@@ -450,8 +446,8 @@ def export(setup: Setup, state: TrainState, run: Run, plan: Plan) -> None:
     if why:
         print(why)
     print(f"finished: {', '.join(map(str, files))}, the weights of step {state.step}")
-    if plan.sampling:
-        print(f"warning:  {plan.sampling}")
+    if plan["sampling"]:
+        print(f"warning:  {plan['sampling']}")
     print(f"report:   {run.path / 'report.html'}\nnext:     {outcome.command}")
 
 

@@ -1,24 +1,45 @@
-"""The training set: captioned folders, what is left out and why, the held-out split, the buckets."""
+"""The training set: captioned folders, what is left out and why, the held-out split, the buckets; and its encoding:
+images to latent moments and captions to text states, cached, and micro-batches of both.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from data import buckets, captioned_folder, captions, duplicates
-from data.buckets import Bucket, BucketUse
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from data import buckets, captioned_folder, captions, duplicates, latent_cache, rng
+from data.buckets import Bucket
 from data.captioned_folder import CaptionedFolder
+from data.dataset import (
+    Batch,
+    BatchLayout,
+    EncodedDataset,
+    EncodedImage,
+    StepSampler,
+    TrainingNoise,
+    collate,
+    to_device,
+)
 from data.errors import InputError, InputErrors, raise_all
+from data.latent_cache import CacheResult, DiskEntries, EntryPaths, ImageCrop, MemoryEntries
 from data.sample_set import sample_folder
 from data.schema import Sample
+from data.shapes import Images, Moments, TextStates
+from train import signals
 from train.config import POCKET, Config, Folder
+from train.losses import read_preserved_prompts
 from train.model import BaseModel
-from train.prior_preservation import read_preserved_prompts
 
 
 @dataclass(frozen=True)
@@ -58,7 +79,7 @@ class TrainingSet:
     near_duplicates: int
     tokens: str
     fingerprint: str
-    preserved: Sequence[str] = ()  # prompts whose meaning is kept, train/prior_preservation.py
+    preserved: Sequence[str] = ()  # prompts whose meaning is kept
 
     def facts(self) -> dict[str, Any]:
         """data.json: which images were trained on, so that anyone can check."""
@@ -71,12 +92,6 @@ class TrainingSet:
             "warnings": self.warnings,
             "captions_cut": self.captions_cut,
         }
-
-    def uses(self) -> list[BucketUse]:
-        """How the training images fall into the buckets, in the order of the buckets."""
-        return [
-            buckets.bucket_use(bucket, [(s.width, s.height) for s in held]) for bucket, held in self.buckets.items()
-        ]
 
 
 def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
@@ -100,11 +115,15 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in tokens.cut]
     for item in captions.count_tokens(preserved, model.tokenizer).cut:
         cut.append(f"preserved prompt {item.where}: {item.count} tokens, lost: {item.lost_text}")
+    warnings = [str(problem) for problem in problems if not problem.refused]
+    if empty:
+        warnings.append(f"{len(empty)} images have an empty prompt from {options.caption!r} (e.g. {empty[0]})")
     if config.strict:
         check_strict(left_out, cut, empty, config.data)
     samples = [with_label(sample, source.label) for sample, source in found]
     names = [sample.annotation.file_name for sample in samples]
     assert len(set(names)) == len(names), "a sample id stands for two images"
+    warnings += shared_image_warnings(samples, origins)
     weights = relative_weights([source.folder.weight for source in origins])
     groups = duplicates.duplicate_groups(samples)
     train, held_out = list(range(len(samples))), list[int]()
@@ -124,13 +143,9 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
         weights=dict(zip(names, weights, strict=True)),
         shares=folder_shares(sources, origins, set(held_out)),
         left_out=left_out,
-        warnings=[
-            *(str(problem) for problem in problems if not problem.refused),
-            *shared_image_warnings(samples, origins),
-            *empty_prompt_warnings(empty, options.caption),
-        ],
+        warnings=warnings,
         captions_cut=cut,
-        near_duplicates=sum(groups.count(group) > 1 for group in groups),
+        near_duplicates=sum(size for size in Counter(groups).values() if size > 1),
         tokens=str(tokens),
         fingerprint=content_fingerprint(samples, prompts, weights, preserved),
     )
@@ -195,19 +210,8 @@ def shared_image_warnings(samples: list[Sample], sources: list[SourceFolder]) ->
     places: dict[str, dict[str, str]] = {}
     for sample, source in zip(samples, sources, strict=True):
         places.setdefault(sample.sha256, {}).setdefault(source.label, sample.annotation.file_name)
-    twice = [list(names.values()) for names in places.values() if len(names) > 1]
-    if not twice:
-        return []
-    count = "1 image is" if len(twice) == 1 else f"{len(twice)} images are"
-    return [f"{count} in more than one folder, used once for each (e.g. {' and '.join(twice[0])})"]
-
-
-def empty_prompt_warnings(places: Sequence[str], template: str) -> list[str]:
-    """A warning if captions of images are empty."""
-    if not places:
-        return []
-    some = "1 image has" if len(places) == 1 else f"{len(places)} images have"
-    return [f"{some} an empty prompt from the template {template!r} (e.g. {places[0]})"]
+    twice = [" and ".join(names.values()) for names in places.values() if len(names) > 1]
+    return [f"{len(twice)} images are in more than one folder, used once for each (e.g. {twice[0]})"] if twice else []
 
 
 def check_strict(left_out: list[str], cut: list[str], empty: list[str], folders: Sequence[Folder]) -> None:
@@ -243,3 +247,165 @@ def content_fingerprint(
         rows = [[*row, weight] for row, weight in zip(rows, weights, strict=True)]
     rows += [list(preserved)] if preserved else []
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+# ---- encoding
+
+STORAGE_NAMES = {"memory": "in main memory", "disk": "on the disk, read again for every batch"}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The encoded training set."""
+
+    buckets: list[Sequence[EncodedImage]]
+    weights: list[list[float]]  # of each entry of each bucket: how often it is used, relative to others
+    train_subset: Sequence[EncodedImage]  # as many as are held out, for validation
+    held_out: Sequence[EncodedImage]
+    empty: TextStates
+    kept: Sequence[TextStates] = ()  # (L, D) each: of the prompts whose meaning is preserved
+
+
+def encode_training_set(model: BaseModel, dataset: TrainingSet, config: Config, accelerator: Accelerator) -> Encoded:
+    """Encode what is not cached yet, and keep it in memory or on disk. The first process encodes, the others read."""
+    with accelerator.main_process_first():
+        states, texts = encode_captions(model, dataset, accelerator.device)
+        moments, images = encode_images(model, dataset, config, accelerator.device)
+    model.forget("vae", "text_encoder")
+    prompts, most = dataset.prompts, config.validation.pictures
+    paths = {name: EntryPaths(name, moments[name], tuple(states[text] for text in prompts[name])) for name in prompts}
+    size = latent_cache.total_bytes(paths.values())
+    home = latent_cache.choose_storage(config.pictures.keep, size)
+    for path in (*texts.damaged, *images.damaged):
+        accelerator.print(f"damaged, encoded again: {path}")
+    kept = f"{size / latent_cache.GIB:.2f} GiB, kept {STORAGE_NAMES[home]}"
+    accelerator.print(f"encoded    {len(paths)} images, {kept}")
+    memory = MemoryEntries(torch.device("cpu"))
+
+    def read(samples: Sequence[Sample]) -> Sequence[EncodedImage]:
+        chosen = [paths[sample.annotation.file_name] for sample in samples]
+        return DiskEntries(chosen) if home == "disk" else memory.entries(chosen)
+
+    return Encoded(
+        buckets=[read(samples) for samples in dataset.buckets.values()],
+        weights=[[dataset.weights[each.annotation.file_name] for each in held] for held in dataset.buckets.values()],
+        train_subset=read(validation_order(dataset.train, config.seed)[:most]),
+        held_out=read(validation_order(dataset.held_out, config.seed)[:most]),
+        empty=memory.value(states[""]),
+        kept=[memory.value(states[prompt]) for prompt in dataset.preserved],
+    )
+
+
+def validation_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Shuffled by content: the first ones are those that are validated and previewed."""
+    return sorted(samples, key=lambda sample: rng.seed_for(seed, "validation", sample.sha256))
+
+
+def encode_captions(
+    model: BaseModel, dataset: TrainingSet, device: torch.device
+) -> tuple[dict[str, Path], CacheResult]:
+    """The files of the text states of each prompt, the empty one included."""
+    prompts = all_prompts(dataset)
+    filled = latent_cache.cache_text_states(prompts, lambda text: encode_text(model, text, device), text_key(model))
+    return dict(zip(prompts, filled.places, strict=True)), filled
+
+
+def all_prompts(dataset: TrainingSet) -> list[str]:
+    """Every prompt once: the empty one, those to preserve, the captions."""
+    captions = (text for texts in dataset.prompts.values() for text in texts)
+    return list(dict.fromkeys(["", *dataset.preserved, *captions]))
+
+
+def encode_images(
+    model: BaseModel, dataset: TrainingSet, config: Config, device: torch.device
+) -> tuple[dict[str, tuple[Path, ...]], CacheResult]:
+    """The files of the latent moments of each image, in both orientations if it may be mirrored."""
+    frames, vae = image_frames(dataset, config), model.fingerprints["vae"]
+    filled = latent_cache.cache_latents([f for _, f in frames], lambda x: encode_image(model, x, device), vae)
+    moments: dict[str, tuple[Path, ...]] = {}
+    for (name, _), path in zip(frames, filled.places, strict=True):
+        moments[name] = (*moments.get(name, ()), path)
+    return moments, filled
+
+
+def image_frames(dataset: TrainingSet, config: Config) -> list[tuple[str, ImageCrop]]:
+    """The crop of each image by file name, in both orientations if it may be mirrored; held-out images are cropped to
+    the nearest bucket that training uses.
+    """
+    flips, sizes = (False, True) if config.pictures.flip else (False,), list(dataset.buckets)
+    crops = [(sample, bucket) for bucket, samples in dataset.buckets.items() for sample in samples]
+    crops += [(sample, buckets.assign_bucket(sample.width, sample.height, sizes)) for sample in dataset.held_out]
+    return [
+        (sample.annotation.file_name, ImageCrop(sample.path, sample.sha256, bucket.width, bucket.height, flip))
+        for sample, bucket in crops
+        for flip in flips
+    ]
+
+
+@torch.no_grad()
+def encode_image(model: BaseModel, pixels: Images, device: torch.device) -> Moments:
+    """(1, 3, H, W) -> (1, 2C, h, w) mean and log-variance, in float32: in fp16 SD v1's autoencoder overflows."""
+    signals.stop_with_launcher()
+    vae: Any = model.vae
+    vae.to(device, torch.float32)
+    with exact_float32():
+        (posterior,) = vae.encode(pixels.to(device), return_dict=False)
+    return posterior.parameters
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32 on a GPU, whatever the training uses: the cache must not depend on how the first run was started."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@torch.no_grad()
+def encode_text(model: BaseModel, text: str, device: torch.device) -> TextStates:
+    """(L, D): the last hidden states that Stable Diffusion v1 is conditioned on, in float32."""
+    signals.stop_with_launcher()
+    encoder: Any = model.text_encoder
+    encoder.to(device, torch.float32)
+    tokens = model.tokenizer(
+        text, padding="max_length", truncation=True, max_length=model.tokenizer.model_max_length, return_tensors="pt"
+    )
+    with exact_float32():
+        return encoder(tokens.input_ids.to(device))[0][0]
+
+
+def text_key(model: BaseModel) -> str:
+    return model.fingerprints["text_encoder"] + model.fingerprints["tokenizer"]
+
+
+def micro_batches(
+    encoded: Encoded,
+    config: Config,
+    layout: BatchLayout,
+    scaling_factor: float,
+    device: torch.device,
+    start: int,
+    stop: int,
+) -> Iterator[Batch]:
+    """This process's micro-batches of the steps [start, stop), on the device. Every sample, its noise and timestep are
+    a function of (seed, step, slot), so a resumed run repeats them.
+    """
+    images = EncodedDataset(
+        encoded.buckets,
+        encoded.empty,
+        seed=config.seed,
+        scaling_factor=scaling_factor,
+        dropout=config.pictures.caption_dropout,
+        noise=TrainingNoise(config.objective.noise_offset, config.objective.input_perturbation),
+        kept=encoded.kept,
+        share=config.preserve.share,
+    )
+    sizes = [len(bucket) for bucket in encoded.buckets]
+    sampler = StepSampler(sizes, layout, seed=config.seed, start=start, stop=stop, weights=encoded.weights)
+    # a generator of its own: DataLoader would draw from torch's global one
+    loader = DataLoader(images, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
+    return (to_device(batch, device) for batch in loader)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -66,11 +66,6 @@ class Interval:
         return f"95 % interval {self.low:+.4f} to {self.high:+.4f}" if known else "on one image only"
 
     @property
-    def finite(self) -> dict[str, float | None]:
-        """As JSON has it, which has no infinity."""
-        return {name: float(value) if np.isfinite(value) else None for name, value in vars(self).items()}
-
-    @property
     def words(self) -> str:
         return f"{self.mean:+.4f}, {self.bounds}"
 
@@ -81,13 +76,9 @@ def paired_difference(now: Losses, base: Losses, confidence: float = 0.95) -> In
     mean = float(differences.mean())
     if len(differences) < 2:
         return Interval(mean, float("-inf"), float("inf"))
-    half = stdtrit(len(differences) - 1, 0.5 + confidence / 2) * standard_error(differences)
-    return Interval(mean, mean - float(half), mean + float(half))
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of (n,) values."""
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    half = float(stdtrit(len(differences) - 1, 0.5 + confidence / 2)) * error
+    return Interval(mean, mean - half, mean + half)
 
 
 def welch_difference(one: np.ndarray, other: np.ndarray, confidence: float = 0.95) -> Interval:
@@ -134,11 +125,8 @@ class Validator:
         denoiser.unet.eval()
         try:
             for split, entries in self.sides.items():
-                rows: list[np.ndarray] = []
-                for entry in entries:
-                    rows.append(self.image_losses(denoiser, device, entry))
-                if rows:
-                    found[split] = Losses(np.stack(rows))
+                if entries:
+                    found[split] = Losses(np.stack([self.image_losses(denoiser, device, entry) for entry in entries]))
         finally:
             denoiser.unet.train(was_training)
         return found
@@ -159,6 +147,8 @@ class Validator:
         return losses.mse(predicted, target).double().cpu().numpy()
 
 
+# ---- early stopping
+
 MIN_FOR_T_TEST = 6  # images; with fewer Student's t has almost no power, so the means alone are compared
 
 
@@ -175,10 +165,30 @@ class ValidationResult:
     def mean(self, side: str) -> float:
         return self.losses(side).mean
 
+    def change(self, before: ValidationResult, side: str) -> Interval:
+        """The paired difference of one split."""
+        return paired_difference(self.losses(side), before.losses(side))
+
     @property
     def judged_by(self) -> str:
         """The split that decides: held-out, if anything was held out."""
         return HELD_OUT if HELD_OUT in self.per_picture else next(iter(self.per_picture))
+
+    def is_better(self, best: ValidationResult | None) -> bool:
+        """Whether the mean loss is finite and lower."""
+        mean = self.mean(self.judged_by)
+        return bool(np.isfinite(mean)) and (best is None or mean < best.mean(self.judged_by))
+
+    def is_significantly_better(self, reference: ValidationResult | None) -> bool:
+        """Whether the 95 % interval of the paired difference lies below 0.
+
+        Against the last significant improvement, not the previous validation: slow but steady progress adds up.
+        """
+        if reference is None:
+            return True
+        change = self.change(reference, self.judged_by)
+        few = len(self.per_picture[self.judged_by]) < MIN_FOR_T_TEST
+        return change.mean < 0 if few else change.high < 0
 
 
 @dataclass(frozen=True)
@@ -202,15 +212,15 @@ class EarlyStopping:
         """This, if it used the same images and timesteps; otherwise a new start."""
         return self if self.questions == questions else EarlyStopping(questions)
 
-    def after(self, look: ValidationResult, *, on_grid: bool) -> EarlyStopping:
+    def after(self, result: ValidationResult, *, on_grid: bool) -> EarlyStopping:
         """The state after one more validation."""
-        if look.step == 0:
-            return replace(self, base=look, reference=look)
+        if result.step == 0:
+            return replace(self, base=result, reference=result)
         if not on_grid:
-            return replace(self, final=look)
-        best = look if is_better(look, self.best) else self.best
-        if self.reference is None or is_significantly_better(look, self.reference):
-            return replace(self, best=best, final=None, reference=look, waited=0)
+            return replace(self, final=result)
+        best = result if result.is_better(self.best) else self.best
+        if result.is_significantly_better(self.reference):
+            return replace(self, best=best, final=None, reference=result, waited=0)
         return replace(self, best=best, final=None, waited=self.waited + 1)
 
     def continued(self) -> EarlyStopping:
@@ -222,141 +232,100 @@ class EarlyStopping:
         held_out = self.reference is not None and self.reference.judged_by == HELD_OUT
         return held_out and 0 < patience <= self.waited
 
+    def explain(self, patience: int, step: int) -> str:
+        """Why the run ended early at a step, in words."""
+        assert self.reference is not None
+        since = f"step {self.reference.step}" if self.reference.step else "the base"
+        count = "1 validation" if patience == 1 else f"{patience} validations"
+        return (
+            f"stopped early at step {step}: no significant improvement of the held-out loss over {since} in {count}"
+            f" (--validation.patience {patience})"
+        )
+
     @property
     def chosen(self) -> ValidationResult | None:
         """The best validation, the final one included; the earlier of equals."""
-        return self.final if self.final is not None and is_better(self.final, self.best) else self.best
+        return self.final if self.final is not None and self.final.is_better(self.best) else self.best
 
-    def since_base(self, look: ValidationResult) -> dict[str, Interval]:
+    def since_base(self, result: ValidationResult) -> dict[str, Interval]:
         """The change of every split since the base."""
-        return {} if self.base is None else {side: paired_change(look, self.base, side) for side in look.per_picture}
+        base = self.base
+        return {} if base is None else {side: result.change(base, side) for side in result.per_picture}
 
-    def since_best(self, look: ValidationResult) -> Interval | None:
+    def since_best(self, result: ValidationResult) -> Interval | None:
         """The change of the deciding split since its best step; None if this is the best."""
-        return paired_change(look, self.best, look.judged_by) if self.best and self.best.step < look.step else None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return result.change(self.best, result.judged_by) if self.best and self.best.step < result.step else None
 
     @staticmethod
     def from_json(facts: Mapping[str, Any] | None) -> EarlyStopping:
-        """The inverse of to_json, bit for bit; a new one for checkpoints that have none."""
+        """The inverse of asdict, bit for bit; a new one for checkpoints that have none."""
         if facts is None:
             return EarlyStopping()
-        looks = {
-            name: facts[name] and ValidationResult(**facts[name]) for name in ("base", "best", "final", "reference")
-        }
-        return EarlyStopping(questions=facts["questions"], waited=facts["waited"], **looks)
+        names = ("base", "best", "final", "reference")
+        return EarlyStopping(**{**facts, **{n: facts[n] and ValidationResult(**facts[n]) for n in names}})
 
 
-def paired_change(now: ValidationResult, before: ValidationResult, side: str) -> Interval:
-    """The paired difference of one split."""
-    return paired_difference(now.losses(side), before.losses(side))
-
-
-def is_better(look: ValidationResult, best: ValidationResult | None) -> bool:
-    """Whether the mean loss is finite and lower."""
-    mean = look.mean(look.judged_by)
-    return bool(np.isfinite(mean)) and (best is None or mean < best.mean(look.judged_by))
-
-
-def is_significantly_better(look: ValidationResult, reference: ValidationResult) -> bool:
-    """Whether the 95 % interval of the paired difference lies below 0.
-
-    Against the last significant improvement, not the previous validation: slow but steady progress adds up.
-    """
-    change = paired_change(look, reference, look.judged_by)
-    few = len(look.per_picture[look.judged_by]) < MIN_FOR_T_TEST
-    return change.mean < 0 if few else change.high < 0
-
-
-def explain_stop(progress: EarlyStopping, patience: int, step: int) -> str:
-    """Why the run ended early, in words."""
-    assert progress.reference is not None
-    since = f"step {progress.reference.step}" if progress.reference.step else "the base"
-    looks = "1 validation" if patience == 1 else f"{patience} validations"
-    return (
-        f"stopped early at step {step}: no significant improvement of the held-out loss over {since} in {looks}"
-        f" (--validation.patience {patience})"
-    )
-
-
-Word = Literal["learns", "memorises", "gets worse", "cannot tell yet"]
+# ---- diagnosis
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """A verdict in a word, and the numbers that support it."""
 
-    word: Word
+    word: Literal["learns", "memorises", "gets worse", "cannot tell yet"]
     because: str
 
     def __str__(self) -> str:
         return f"{self.word}: {self.because}"
 
 
-def generalization_gap(look: ValidationResult, base: ValidationResult | None) -> Interval | None:
+def generalization_gap(result: ValidationResult, base: ValidationResult | None) -> Interval | None:
     """Held-out change minus training change since the base: how much of the improvement does not generalise.
 
     Each change is paired with the base; the two groups of images are independent (Welch's interval).
     """
-    if base is None or base.step == look.step or not {HELD_OUT, TRAIN} <= look.per_picture.keys():
+    if base is None or base.step == result.step or not {HELD_OUT, TRAIN} <= result.per_picture.keys():
         return None
-    held_out, train = (look.losses(side).per_picture - base.losses(side).per_picture for side in (HELD_OUT, TRAIN))
+    held_out, train = (result.losses(side).per_picture - base.losses(side).per_picture for side in (HELD_OUT, TRAIN))
     return welch_difference(held_out, train)
 
 
-def diagnose(look: ValidationResult, progress: EarlyStopping) -> Diagnosis:
+def diagnose(result: ValidationResult, progress: EarlyStopping) -> Diagnosis:
     """Whether a trained network learns or memorises. Each claim needs a 95 % interval that excludes 0."""
-    change = progress.since_base(look)
-    gap = generalization_gap(look, progress.base)
+    change, gap, best = progress.since_base(result), generalization_gap(result, progress.base), progress.best
     if HELD_OUT not in change or gap is None:
-        return Diagnosis("cannot tell yet", reason_unknown(look, progress))
-    held_out, train = change[HELD_OUT], change[TRAIN]
-    since_best = progress.since_best(look)
-    lost = since_best is not None and since_best.low > 0
+        reason = "this is the base itself" if progress.base == result else "the base model's loss is not known"
+        if HELD_OUT not in result.per_picture:
+            reason = "no images are held out, so memorising would look the same"
+        return Diagnosis("cannot tell yet", reason)
+    held_out, train, since_best = change[HELD_OUT], change[TRAIN], progress.since_best(result)
     if held_out.low > 0 and train.low > 0:
-        what = f"even the training loss has risen ({against_base(train)}); try a lower --learning-rate"
+        what = f"even the training loss has risen ({train.words} against the base); try a lower --learning-rate"
         return Diagnosis("gets worse", what)
-    if gap.low > 0 and (held_out.low > 0 or lost):
-        return Diagnosis("memorises", f"{describe_loss(progress, held_out, since_best)}; {describe_gap(gap)}")
+    lost = best is not None and since_best is not None and since_best.low > 0
+    by_heart = f"; the training loss fell {gap.mean:.4f} more than the held-out loss ({gap.bounds})"
+    if gap.low > 0 and (lost or held_out.low > 0):
+        since, risen = (f"step {best.step}", since_best) if lost else ("the base", held_out)
+        return Diagnosis("memorises", f"the held-out loss has risen since {since} ({risen.words}){by_heart}")
+    against = f"{held_out.words} against the base"
     if held_out.high < 0:
-        more = f"; {describe_gap(gap)}" if gap.low > 0 else ""
-        return Diagnosis("learns", f"the held-out loss has fallen: {against_base(held_out)}{more}")
-    return Diagnosis("cannot tell yet", f"the held-out change is not significant yet: {against_base(held_out)}")
+        return Diagnosis("learns", f"the held-out loss has fallen: {against}{by_heart if gap.low > 0 else ''}")
+    return Diagnosis("cannot tell yet", f"the held-out change is not significant yet: {against}")
 
 
-def reason_unknown(look: ValidationResult, progress: EarlyStopping) -> str:
-    if HELD_OUT not in look.per_picture:
-        return "no images are held out, so memorising would look the same"
-    return "this is the base itself" if progress.base == look else "the base model's loss is not known"
-
-
-def describe_loss(progress: EarlyStopping, held_out: Interval, since_best: Interval | None) -> str:
-    if since_best is not None and since_best.low > 0:
-        assert progress.best is not None
-        return f"the held-out loss has risen since step {progress.best.step} ({since_best.words})"
-    return f"the held-out loss has risen since the base ({held_out.words})"
-
-
-def describe_gap(gap: Interval) -> str:
-    return f"the training loss fell {gap.mean:.4f} more than the held-out loss ({gap.bounds})"
-
-
-def against_base(change: Interval) -> str:
-    return f"{change.words} against the base"
-
-
-def diagnosis_metrics(look: ValidationResult, progress: EarlyStopping) -> Mapping[str, object]:
+def diagnosis_metrics(result: ValidationResult, progress: EarlyStopping) -> Mapping[str, object]:
     """Changes, gap and verdict of a validation for metrics.jsonl, as far as they are known."""
-    trained = look.step > 0
-    gap = generalization_gap(look, progress.base) if trained else None
+    if result.step == 0:
+        return {"change": {}}
+    gap = generalization_gap(result, progress.base)
     return {
-        "change": {side: vars(interval) for side, interval in progress.since_base(look).items()} if trained else {},
+        "change": {side: vars(interval) for side, interval in progress.since_base(result).items()},
         **({"gap": vars(gap)} if gap else {}),
-        **({"verdict": vars(diagnose(look, progress))} if trained else {}),
+        "verdict": vars(diagnose(result, progress)),
     }
 
+
+# ---- the base model's losses
 
 BASE_LOSSES_VERSION = 3  # to be raised when the same validation would give other losses
 
@@ -366,17 +335,18 @@ def measure_cached(
 ) -> dict[str, Losses]:
     """The base model's losses, measured once for all runs that start from the same base on the same data.
 
-    Before the first step the network is the base, whatever adapter it carries.
-    network: everything besides the images and the machine that the losses follow from.
+    Before the first step the network is the base, whatever adapter it carries. network: everything besides the images
+    and the machine (whose processor, threads and library rounding depends on) that the losses follow from.
     """
-    key = disk_cache.cache_key("look", BASE_LOSSES_VERSION, *network, *machine_key(device), questions_hash(validator))
-
-    measured = disk_cache.read_value("looks", key)
-    if measured is None:
-        found = validator.measure(denoiser, device)
-        disk_cache.write_value("looks", key, {split: losses.values.tolist() for split, losses in found.items()})
-        return found
-    return {split: Losses(np.array(values, np.float64)) for split, values in measured.items()}
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    machine = device.type, kind, torch.get_num_threads(), torch.__version__
+    key = disk_cache.cache_key("look", BASE_LOSSES_VERSION, *network, *machine, questions_hash(validator))
+    values = disk_cache.cached_value(
+        "looks",
+        key,
+        lambda: {split: found.values.tolist() for split, found in validator.measure(denoiser, device).items()},
+    )
+    return {split: Losses(np.array(rows, np.float64)) for split, rows in values.items()}
 
 
 def questions_hash(validator: Validator) -> str:
@@ -388,9 +358,3 @@ def questions_hash(validator: Validator) -> str:
     for tensor in (validator.schedule.betas, *given):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def machine_key(device: torch.device) -> tuple[object, ...]:
-    """What rounding depends on: the processor's kind, the threads, the library."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return device.type, kind, torch.get_num_threads(), torch.__version__

@@ -17,7 +17,7 @@ from infer.resolve_model import ResolvedModel
 from train import checkpoint as checkpoints
 from train import run_folder
 from train.config import ReexportOptions
-from train.exporters import reexport
+from train.exporters import run_export as reexport
 from train.run_folder import Run
 
 BASE, TUNED = "base", "tuned"

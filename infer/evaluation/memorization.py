@@ -24,7 +24,7 @@ from infer.evaluation.evidence import DenoisingLosses, Evidence
 from infer.evaluation.prompts import Counts
 from infer.evaluation.section import Alarm, Number, Section, from_interval
 from infer.evaluation.target_run import TargetRun
-from train import encode
+from train import training_set as encode
 from train.model import Denoiser
 from train.validation import HELD_OUT, TRAIN, Validator
 

@@ -15,7 +15,7 @@ from infer.config import CompareOptions, EvaluateOptions
 from infer.resolve_model import POCKET, is_run
 from train import run_folder
 from train.config import Config
-from train.exporters.reexport import load_run_config
+from train.exporters.run_export import load_run_config
 from train.model import BaseModel, load_model
 from train.run_folder import Run
 from train.training_set import TrainingSet, load_training_set

@@ -36,10 +36,9 @@ from data.schema import Sample
 from train import adapters, device, model, trainer
 from train.config import Config
 from train.device import describe_precision, device_name
-from train.encode import encode_training_set
 from train.model import BaseModel, load_model
 from train.trainer import MetricBuffer, TrainContext
-from train.training_set import TrainingSet, load_training_set
+from train.training_set import TrainingSet, encode_training_set, load_training_set
 from train.validation import Validator
 
 Step = Callable[[], None]

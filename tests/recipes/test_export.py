@@ -16,7 +16,7 @@ from data.errors import InputError
 from tests import sessions
 from train import model
 from train.config import ALIASES, CONFIGS, Config, ReexportOptions
-from train.exporters import reexport
+from train.exporters import run_export
 from train.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: P
 
 
 def export(run: Run, *flags: str) -> None:
-    assert reexport.run_reexport(parse(ReexportOptions, [str(run.path), *flags], prog="export.py")) == 0
+    assert run_export.run_reexport(parse(ReexportOptions, [str(run.path), *flags], prog="export.py")) == 0
 
 
 def test_a_run_leaves_what_was_asked_and_says_how_to_use_it(run: Run) -> None:

@@ -11,7 +11,7 @@ import torch
 from data.cli import parse
 from infer import previews
 from tests import sessions
-from train import estimate, flops, sweep, trainer
+from train import estimate, profiler, sweep, trainer
 from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics
 from train.model import load_model
@@ -80,7 +80,7 @@ def test_previews_are_in_the_time(config_of: ConfigOf, tiny_model: Path, guidanc
     images = 4 * plan["held_out"]
     assert len(list(run.path.glob("previews/*/0*.png"))) == images > 0
     model = load_model(str(tiny_model))
-    decoding = flops.decode_flops(model.config("vae"), 32 // model.factor, 32 // model.factor)
+    decoding = profiler.decode_flops(model.config("vae"), 32 // model.factor, 32 // model.factor)
     picture = 3 * rows * plan["flops"]["forward"] + decoding
     seconds = plan["duration"]["step"] / (4 * plan["flops"]["step"])
     assert plan["duration"]["previews"] == pytest.approx(images * picture * seconds)
@@ -125,15 +125,15 @@ def test_too_little_memory_is_said_with_what_would_help(
     config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = ["--dry-run", "--no-probe", "--adapter.kind", "full", "--batch-size", "8"]
-    monkeypatch.setattr(estimate, "resident_bytes", lambda: 0)
-    monkeypatch.setattr(estimate, "free_bytes", lambda device: 2**40)
+    monkeypatch.setattr(profiler, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(profiler, "free_bytes", lambda device: 2**40)
     seen: list[Any] = []
     original = estimate.RunEstimate.fits
     monkeypatch.setattr(estimate.RunEstimate, "fits", lambda self: seen.append(self) or original(self))
     assert sessions.run(config_of(*full)) == 0
     assert "warning" not in (out := capsys.readouterr().out) and "not measured" in out
-    needed = seen[0].memory.peak
-    monkeypatch.setattr(estimate, "free_bytes", lambda device: int(0.9 * needed))
+    needed = original(seen[0])["needed"]
+    monkeypatch.setattr(profiler, "free_bytes", lambda device: int(0.9 * needed))
     assert sessions.run(config_of(*full)) == 0
     out = capsys.readouterr().out
     assert "are probably too much for" in out and "--batch-size 4 --accumulate 2" in out

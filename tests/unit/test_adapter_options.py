@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from data import rng
 from data.errors import InputError
 from train import adapters, model
-from train.adapters import trainable_parameters
+from train.adapters import PositionedDropout, adapted_layers, dora_magnitudes, set_sample_keys, trainable_parameters
 from train.config import FullOptions, LoraOptions
 from train.exporters.verify import probe_output
-from train.lora import PositionedDropout, adapted_layers, dora_magnitudes, set_sample_keys
 from train.model import BaseModel
 
 EVERYTHING = ["attention", "feed-forward", "convolutions"]

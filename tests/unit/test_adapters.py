@@ -19,7 +19,7 @@ from data.errors import InputError
 from train import adapters, model
 from train.adapters import load_trainable_state, trainable_parameters, trainable_state
 from train.config import TARGETS, AdapterOptions, FullOptions, LoraOptions
-from train.exporters import full_model, lora_files
+from train.exporters import full_model, lora_files, run_export
 from train.exporters.verify import ExportRequest, probe_output
 from train.model import BaseModel
 
@@ -178,7 +178,7 @@ def test_diffusers_own_pipeline_does_what_the_trained_network_does(
     train(base.unet)
     trained = probe_output(base.unet, base)
     names = ["lora.safetensors", "lora-kohya.safetensors"]
-    assert adapters.export(base.unet, base, tmp_path / "export", adapter) == [
+    assert run_export.export(base.unet, base, tmp_path / "export", adapter) == [
         tmp_path / "export" / name for name in names
     ]
     fresh = StableDiffusionPipeline.from_pretrained(tiny_model, local_files_only=True)
@@ -194,7 +194,7 @@ def test_an_export_says_rank_and_alpha_and_leaves_the_network_as_it_was(base: Ba
     base.unet.train()
     train(base.unet)
     trained = probe_output(base.unet, base)
-    file, other = adapters.export(base.unet, base, tmp_path, adapter)
+    file, other = run_export.export(base.unet, base, tmp_path, adapter)
     assert set(tmp_path.iterdir()) == {file, other}
     with safe_open(file, framework="pt") as opened:
         header = json.loads(opened.metadata()["lora_adapter_metadata"])
@@ -210,7 +210,7 @@ def test_a_lora_of_zeros_is_refused(base: BaseModel, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"lora.safetensors: the adapter changes nothing: all of its updates are zero\. Train"
     ):
-        adapters.export(base.unet, base, tmp_path, lora())
+        run_export.export(base.unet, base, tmp_path, lora())
     assert [path.name for path in tmp_path.iterdir()] == ["lora.safetensors"]
     assert (tmp_path / "lora.safetensors").read_bytes() == b"the last good one"
 
@@ -228,7 +228,7 @@ def test_a_file_that_does_something_else_is_refused(
 
     monkeypatch.setattr(lora_files, "write_diffusers", without_alpha)
     with pytest.raises(InputError, match="the exported file does not reproduce the trained network"):
-        adapters.export(base.unet, base, tmp_path, lora(alpha=2.0))
+        run_export.export(base.unet, base, tmp_path, lora(alpha=2.0))
     assert not list(tmp_path.iterdir())
 
 
@@ -244,7 +244,7 @@ def test_full_exports_a_whole_model(tiny_model: Path, base: BaseModel, tmp_path:
     adapters.inject(base.unet, FullOptions(), 1)
     base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train(base.unet, 0.01)
-    assert adapters.export(base.unet, base, tmp_path, FullOptions()) == [tmp_path / "model"]
+    assert run_export.export(base.unet, base, tmp_path, FullOptions()) == [tmp_path / "model"]
     loaded = UNet2DConditionModel.from_pretrained(tmp_path / "model", subfolder="unet", use_safetensors=True)
     assert all(torch.equal(tensor, base.unet.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     assert loaded.state_dict().keys() == base.unet.state_dict().keys()
@@ -268,7 +268,7 @@ def test_a_full_export_that_differs_is_refused(
 
     monkeypatch.setattr(full_model, "save_file", spoiled)
     with pytest.raises(InputError, match=r"the exported U-Net differs from the trained one in \d+ tensors"):
-        adapters.export(base.unet, base, tmp_path, FullOptions())
+        run_export.export(base.unet, base, tmp_path, FullOptions())
     assert not list(tmp_path.iterdir())
 
 
@@ -329,7 +329,7 @@ def test_another_kind_needs_only_options_and_functions(
     tiny_model: Path, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(adapters.INJECT, "biases", train_biases)
-    monkeypatch.setitem(adapters.EXPORT, "biases", adapters.export_full)
+    monkeypatch.setitem(run_export.EXPORT, "biases", run_export.export_full)
     kinds = TypeAdapter(Annotated[AdapterOptions | Biases, Field(discriminator="kind")])
     adapter: Any = kinds.validate_python({"kind": "biases"})
     assert isinstance(adapter, Biases)
@@ -341,7 +341,7 @@ def test_another_kind_needs_only_options_and_functions(
     adapters.inject(fresh.unet, adapter, 1)
     load_trainable_state(fresh.unet, saved, "here")
     assert torch.equal(probe_output(fresh.unet, fresh), trained)
-    (exported,) = adapters.export(base.unet, base, tmp_path, adapter)
+    (exported,) = run_export.export(base.unet, base, tmp_path, adapter)
     loaded = model.load_model(str(exported))
     assert torch.equal(probe_output(loaded.unet, loaded), trained)
 
@@ -349,4 +349,4 @@ def test_another_kind_needs_only_options_and_functions(
 def test_every_kind_has_options_and_functions() -> None:
     union, _ = get_args(AdapterOptions)
     kinds = {kind.model_fields["kind"].default for kind in get_args(union)}
-    assert kinds == adapters.INJECT.keys() == adapters.EXPORT.keys()
+    assert kinds == adapters.INJECT.keys() == run_export.EXPORT.keys()

@@ -36,7 +36,7 @@ from train.ddpm.runs.trainer import step_flops
 from train.ddpm.unets.build import NetworkShape
 from train.ddpm.unets.convnext import AnnotatedUNet, ResnetBlock
 from train.ddpm.unets.paper import PaperUNet
-from train.ema import Ema
+from train.optim import Ema
 
 T = 50
 SCHEDULE = schedule.linear(T)

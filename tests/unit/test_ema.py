@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from tests.small_runs import Toy, advance, config_of, equal, small_run, trained
-from train import ema, trainer
+from train import trainer
 from train.config import EmaOptions
-from train.ema import Ema
 from train.metrics import MetricsLogger
 from train.model import Denoiser
+from train.optim import Ema
 from train.run_folder import run_identity
 
 FINITE = torch.tensor(1.0)
@@ -110,7 +110,7 @@ def test_swapped_and_back_bit_for_bit(fails: bool) -> None:
 
 def test_large_networks_are_averaged_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = small_average()
-    monkeypatch.setattr(ema, "CHUNK", 1)
+    monkeypatch.setattr(Ema, "CHUNK", 1)
     assert equal(small_average(), whole)
 
 

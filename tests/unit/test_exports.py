@@ -19,10 +19,10 @@ from infer import pipeline
 from infer.config import LoraFile
 from tests.original_layout import merge_kohya, original_layout
 from tests.original_unet import OriginalUNet
-from train import adapters, lora, model
+from train import adapters, model
 from train.adapters import trainable_parameters
 from train.config import ExportOptions, FullOptions, LoraOptions
-from train.exporters import full_model, lora_files
+from train.exporters import full_model, lora_files, run_export
 from train.exporters.verify import ExportRequest, check_same_output, probe_output
 from train.model import POCKET_FOLDER, BaseModel
 
@@ -68,7 +68,7 @@ def test_every_file_of_a_lora_gives_the_same_prediction(
     kind: str, tiny_model: Path, base: BaseModel, tmp_path: Path
 ) -> None:
     adapter, answer = trained(base, **KINDS[kind])
-    written = adapters.export(base.unet, base, tmp_path, adapter, asked(merge=True))
+    written = run_export.export(base.unet, base, tmp_path, adapter, asked(merge=True))
     assert [path.name for path in written] == ["lora.safetensors", "lora-kohya.safetensors", "model"]
     assert torch.equal(probe_output(base.unet, base), answer), "the export changed the network"
 
@@ -95,7 +95,7 @@ def test_an_independent_reader_of_the_original_layout_agrees(
 ) -> None:
     """kohya's file merged by hand into the original layout, in a U-Net written from the original's structure."""
     adapter, answer = trained(base, **KINDS[kind])
-    adapters.export(base.unet, base, tmp_path, adapter, asked(single_file=True))
+    run_export.export(base.unet, base, tmp_path, adapter, asked(single_file=True))
     untouched = original_layout(tiny_model)
     network = OriginalUNet(base.config("unet"))
     network.load(merge_kohya(tiny_model, load_file(tmp_path / "lora-kohya.safetensors")))
@@ -136,7 +136,7 @@ def test_a_full_model_as_one_file_reads_back_everywhere(base: BaseModel, tmp_pat
     adapters.inject(base.unet, FullOptions(), 1)
     train(base.unet, 0.01)
     answer = probe_output(base.unet, base)
-    written = adapters.export(base.unet, base, tmp_path, FullOptions(), asked(single_file=True))
+    written = run_export.export(base.unet, base, tmp_path, FullOptions(), asked(single_file=True))
     assert [path.name for path in written] == ["model", "model.safetensors"]
     network = OriginalUNet(base.config("unet"))
     network.load(load_file(tmp_path / "model.safetensors"))
@@ -148,7 +148,7 @@ def test_a_full_model_as_one_file_reads_back_everywhere(base: BaseModel, tmp_pat
     third = tmp_path / "third"
     adapters.inject(again.unet, FullOptions(), 1)
     # from a single file to a folder and a single file
-    adapters.export(again.unet, again, third, FullOptions(), asked(single_file=True))
+    run_export.export(again.unet, again, third, FullOptions(), asked(single_file=True))
     mine, theirs = load_file(third / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert (probe_output(model.load_model(str(third / "model")).unet, base) - answer).abs().max() < 1e-5
@@ -158,7 +158,7 @@ def test_the_embedded_base_has_an_original_layout_too(tmp_path: Path) -> None:
     base = model.load_model(str(POCKET_FOLDER))
     adapters.inject(base.unet, FullOptions(blocks=["last-layers"]), 1)
     train(base.unet, 0.01)
-    adapters.export(base.unet, base, tmp_path, FullOptions(), asked(single_file=True))
+    run_export.export(base.unet, base, tmp_path, FullOptions(), asked(single_file=True))
     network = OriginalUNet(base.config("unet"))
     network.load(load_file(tmp_path / "model.safetensors"))
     answer = probe_output(base.unet, base)
@@ -171,7 +171,7 @@ def test_the_embedded_base_has_an_original_layout_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
 def test_half_precision_is_in_every_tensor(precision: str, dtype: torch.dtype, base: BaseModel, tmp_path: Path) -> None:
     adapter, answer = trained(base, use_dora=True)
-    written = adapters.export(
+    written = run_export.export(
         base.unet, base, tmp_path, adapter, asked(merge=True, single_file=True, precision=precision)
     )
     found = list(tmp_path.rglob("*.safetensors"))
@@ -190,10 +190,10 @@ def test_a_lora_trained_on_a_half_base_merges_into_the_bases_own_numbers(tiny_mo
     base = model.load_model(str(tiny_model))
     base.unet.half()
     adapter, _ = trained(base, targets=["attention"])
-    written = adapters.export(base.unet, base, tmp_path, adapter, asked(merge=True))
+    written = run_export.export(base.unet, base, tmp_path, adapter, asked(merge=True))
     mine = load_file(written[2] / "unet" / "diffusion_pytorch_model.safetensors")
     before = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
-    adapted = {f"{name}.weight": layer for name, layer in lora.adapted_layers(base.unet)}
+    adapted = {f"{name}.weight": layer for name, layer in adapters.adapted_layers(base.unet)}
     assert adapted
     for name, tensor in before.items():
         if name not in adapted:
@@ -207,14 +207,14 @@ def test_a_lora_trained_on_a_half_base_merges_into_the_bases_own_numbers(tiny_mo
 
 def test_kohyas_header_and_shapes(base: BaseModel, tmp_path: Path) -> None:
     adapter, _ = trained(base, alpha=2.0, use_rslora=True)
-    _, file = adapters.export(base.unet, base, tmp_path, adapter, asked())
+    _, file = run_export.export(base.unet, base, tmp_path, adapter, asked())
     tensors = load_file(file)
     layer = "lora_unet_mid_block_resnets_0_conv1"
     assert tensors[f"{layer}.lora_down.weight"].shape == (4, 64, 3, 3)
     assert tensors[f"{layer}.lora_up.weight"].shape == (64, 4, 1, 1)
     assert tensors[f"{layer}.alpha"].item() == 4.0, "alpha / rank is alpha / sqrt(rank) = 1"
     assert {name.rpartition(".lora_")[0] or name.partition(".")[0] for name in tensors} == {
-        f"lora_unet_{name.replace('.', '_')}" for name, _ in lora.adapted_layers(base.unet)
+        f"lora_unet_{name.replace('.', '_')}" for name, _ in adapters.adapted_layers(base.unet)
     }
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()
@@ -231,7 +231,7 @@ def test_kohyas_header_and_shapes(base: BaseModel, tmp_path: Path) -> None:
 def test_with_ranks_of_its_own_every_layer_says_one_alpha(base: BaseModel, tmp_path: Path) -> None:
     """diffusers does not find an attention layer's own alpha: a file with several would be read wrongly there."""
     adapter, _ = trained(base, ranks=["up_blocks=8"], targets=["attention"])
-    _, file = adapters.export(base.unet, base, tmp_path, adapter, asked())
+    _, file = run_export.export(base.unet, base, tmp_path, adapter, asked())
     assert {tensor.item() for name, tensor in load_file(file).items() if name.endswith(".alpha")} == {8.0}
 
 
@@ -249,7 +249,7 @@ def test_a_kohya_file_that_lost_its_alpha_is_refused(
 
     monkeypatch.setattr(lora_files, "kohya_tensors", without_alpha)
     with pytest.raises(InputError, match=r"lora-kohya\.safetensors: the exported file does not reproduce the trained"):
-        adapters.export(base.unet, base, tmp_path, adapter)
+        run_export.export(base.unet, base, tmp_path, adapter)
     assert [path.name for path in tmp_path.iterdir()] == ["lora.safetensors"]
 
 
@@ -258,7 +258,7 @@ def test_numbers_that_fp16_does_not_have_are_refused(base: BaseModel, tmp_path: 
     with torch.no_grad():
         base.unet.get_parameter("conv_out.bias")[0] = 1e5
     with pytest.raises(InputError, match=r"1 tensors have numbers beyond fp16, such as conv_out\.bias\. Take --export"):
-        adapters.export(base.unet, base, tmp_path, FullOptions(), asked(precision="fp16"))
+        run_export.export(base.unet, base, tmp_path, FullOptions(), asked(precision="fp16"))
     assert not list(tmp_path.iterdir())
 
 

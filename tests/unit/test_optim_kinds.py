@@ -13,9 +13,9 @@ from data.errors import InputError
 from tests.small_runs import Toy, advance, config_of, equal, small_run, trained
 from train import optim
 from train.config import ALIASES, CONFIGS, Config, OptimOptions
-from train.memory import optimizer_bytes
 from train.optim import learning_rate
 from train.plan import optimizer_line
+from train.profiler import optimizer_bytes
 
 SHAPES = [(6, 5), (8,), (4, 3, 3, 3)]
 

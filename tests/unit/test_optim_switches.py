@@ -55,11 +55,11 @@ def test_torchs_fused_attention_is_the_default(tmp_path: Path) -> None:
 
 def test_xformers_is_refused_where_it_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = MemoryOptions.model_validate({"attention": "xformers"})
-    monkeypatch.setattr(device, "is_installed", lambda library: False)
+    monkeypatch.setattr(device, "find_spec", lambda library: None)
     with pytest.raises(InputError, match=r"^--memory.attention: xformers is not installed. Get it with: pip install"):
         device.check_memory_options(asked, GPU)
     device.check_memory_options(MemoryOptions(), CPU)
-    monkeypatch.setattr(device, "is_installed", lambda library: library == "xformers")
+    monkeypatch.setattr(device, "find_spec", lambda library: library)
     with pytest.raises(InputError, match=r"^--memory.attention: xformers is for GPUs, this is a CPU; allowed: sdpa"):
         device.check_memory_options(asked, CPU)
     device.check_memory_options(asked, GPU)

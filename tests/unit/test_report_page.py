@@ -7,34 +7,23 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from train.estimate import Disk, Fits, MemoryEstimate
-from train.flops import Flops
-from train.plan import BucketUse, Plan
-from train.report import MOST_SHOWN, best_step, comparable_looks, render_report, shown_steps
+from train.report import MOST_SHOWN, History, render_report, shown_steps
 from train.run_folder import Run
 
-NUMBERS = {"trainable": 10, "parameters": 100, "threads": 1, "done": 0}
-COUNTS = {"pictures": 20, "training": 16, "held_out": 4, "near_duplicates": 0, "batch_size": 4, "accumulate": 1}
-WORDS = {
-    "config": "pocket.yaml",
-    "model": "pocket",
-    "data": "pocket",
-    "adapter": "lora-r4",
-    "tokens": "",
-    "precision": "fp32",
-    "device": "CPU",
+PLAN: dict[str, Any] = {
+    **dict.fromkeys(("tokens", "optimizer", "switches", "precision"), "words"),
+    **{"config": "pocket.yaml", "model": "pocket", "data": "pocket", "adapter": "lora-r4", "device": "CPU"},
+    **{"trainable": 10, "parameters": 100, "threads": 1, "done": 0, "training": 16, "held_out": 4, "steps": 30},
+    **{"near_duplicates": 0, "batch_size": 4, "accumulate": 1, "processes": 1, "global_batch": 4, "epochs": 7.5},
+    **{"left_out": [], "warnings": [], "captions_cut": [], "folders": [], "duration": None, "cost": None},
+    "buckets": {
+        "64x64": {"pictures": 16, "steps": 30.0, "mean_cropped": 0, "worst_cropped": 0, "enlarged": 0, "batches": 4.0}
+    },
+    "memory": {"parts": {"weights": 1}, "phases": {"training": 1}, "free": 1},
+    "fits": {"needed": 1, "free": 1, "helps": []},
+    "disk": {"checkpoint": 1, "kept": 2, "export": 3, "total": 6, "free": 9, "spare": 1},
+    "flops": {"forward": 1.0, "step": 3.0},
 }
-FOUND: dict[str, Any] = {
-    **{"optimizer": "adamw", "switches": "", "folders": [], "fits": Fits(1, None, []), "disk": Disk(1, 2, 3, 4, 1)},
-    **{"memory": MemoryEstimate({"weights": 1}, {"training": 1}, None), "flops": Flops(1.0, 3.0), "duration": None},
-}
-LISTS: dict[str, Any] = {
-    "left_out": [],
-    "warnings": [],
-    "captions_cut": [],
-    "buckets": {"64x64": BucketUse(16, 30.0, 0, 0, 0, 4.0)},
-}
-PLAN = Plan(**NUMBERS, **COUNTS, **WORDS, **LISTS, **FOUND, processes=1, steps=30)  # type: ignore[arg-type]
 
 
 def interval(mean: float) -> dict[str, float]:
@@ -60,7 +49,7 @@ def training(*steps: int) -> list[dict[str, Any]]:
 
 
 def html(tmp_path: Path, lines: list[dict[str, Any]], ended: str = "", best: int | None = None) -> str:
-    return render_report(Run(tmp_path), PLAN, lines, ended=ended, best=best).html()
+    return render_report(Run(tmp_path), PLAN, History(lines), ended=ended, best=best).html()
 
 
 def test_before_the_first_step(tmp_path: Path) -> None:
@@ -96,18 +85,18 @@ def test_one_side_alone(tmp_path: Path, missing: str) -> None:
 def test_losses_that_are_not_finite(tmp_path: Path) -> None:
     lines = [look(0, 0.5, 0.5), look(10, 0.4, 0.4), look(20, None, 0.2)]
     lines[2]["change"]["held-out"] = dict.fromkeys(("mean", "low", "high"))
-    assert best_step(lines) == 10
+    assert History(lines).best_step == 10
     assert "not finite" in html(tmp_path, lines)
 
 
 def test_after_other_questions_nothing_is_compared_with_those_before(tmp_path: Path) -> None:
-    """More timesteps, other pictures: losses of their own, and a base that was never asked."""
+    """More timesteps, other images: losses of their own, and a base that was never asked."""
     lines = [look(0, 0.5, 0.5), look(10, 0.1, 0.1), look(20, 0.4, 0.4), look(30, 0.3, 0.3)]
     for line in lines[2:]:
         more = {side: [value] * 3 for side, value in line["validation"].items()}
         line |= {"questions": "other", "change": {}, "per_timestep": more}
         del line["gap"]
-    assert comparable_looks(lines) == lines[2:] and best_step(comparable_looks(lines)) == 30
+    assert History(lines).validations == lines[2:] and History(lines).best_step == 30
     text = html(tmp_path, lines)
     assert "best, step 30" in text and "<dt>against the base</dt><dd>–</dd>" in text
     assert "not measured" in text and "Loss of held-out images, step 20 and now" in text

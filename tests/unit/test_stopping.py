@@ -1,11 +1,12 @@
 """Patience by a paired test, the best step, and that both come back from JSON bit for bit."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from train.validation import MIN_FOR_T_TEST, EarlyStopping, ValidationResult, explain_stop
+from train.validation import MIN_FOR_T_TEST, EarlyStopping, ValidationResult
 
 SPREAD = np.random.default_rng(3).normal(1.0, 0.5, 16)  # pictures differ a hundred times more than networks do
 
@@ -52,14 +53,14 @@ def test_getting_worse_uses_up_patience() -> None:
     progress = told(look(0, 0.0), look(10, -0.1), look(20, -0.05), look(30, 0.0))
     assert progress.out_of_patience(2)
     assert progress.chosen is not None and progress.chosen.step == 10
-    words = explain_stop(progress, 2, 30)
+    words = progress.explain(2, 30)
     assert all(part in words for part in ("step 30", "step 10", "2 validations", "--validation.patience 2"))
 
 
 def test_never_better_than_the_base() -> None:
     progress = told(look(0, 0.0), look(10, 0.1))
     assert progress.out_of_patience(1)
-    assert "over the base in 1 validation " in explain_stop(progress, 1, 10)
+    assert "over the base in 1 validation " in progress.explain(1, 10)
     assert progress.chosen is not None and progress.chosen.step == 10, "the base itself is nothing to export"
 
 
@@ -116,8 +117,8 @@ def test_changes_since_the_base_and_the_best() -> None:
 
 def test_json_keeps_every_bit() -> None:
     progress = told(look(0, 0.1), look(10, -1 / 3), look(20, 0.3)).after(look(25, 0.7), on_grid=False)
-    assert EarlyStopping.from_json(json.loads(json.dumps(progress.to_json(), sort_keys=True))) == progress
-    assert EarlyStopping.from_json(json.loads(json.dumps(EarlyStopping().to_json()))) == EarlyStopping()
+    assert EarlyStopping.from_json(json.loads(json.dumps(asdict(progress), sort_keys=True))) == progress
+    assert EarlyStopping.from_json(json.loads(json.dumps(asdict(EarlyStopping())))) == EarlyStopping()
     assert EarlyStopping.from_json(None) == EarlyStopping(), "a checkpoint from before there was any"
 
 

@@ -12,7 +12,7 @@ from data.cli import parse
 from data.errors import InputError
 from train import device, sweep
 from train.config import ALIASES, CONFIGS, Config
-from train.sweep import CandidateResult, read_spec
+from train.sweep import Candidate, read_spec
 from train.validation import Losses
 
 
@@ -37,7 +37,7 @@ def test_a_range_is_evenly_spread_in_its_logarithm() -> None:
         ("learning-rate=1..2..3", "is no range"),
         ("learning-rate=1e-4", "one value is no comparison"),
         ("learning-rate=1e-4,1e-4", "one value is no comparison"),
-        ("max-steps=1,2", "values of max-steps cannot be compared on the same held-out pictures; allowed:"),
+        ("max-steps=1,2", "values of max-steps cannot be compared on the same held-out images; allowed:"),
         ("objective.kind=epsilon,velocity", "cannot be compared"),
         ("seed=1,2", "cannot be compared"),
         ("optim.schedule=constant,cosine", "cannot be compared"),
@@ -97,18 +97,18 @@ def test_each_round_keeps_the_better_half_and_doubles_the_length() -> None:
     assert sweep.better_half(losses, 4) == ["c", "e", "a"], "NaN is out"
 
 
-def row(value: str, shift: float, steps: tuple[int, ...], noise: float = 0.0) -> CandidateResult:
+def row(value: str, shift: float, steps: tuple[int, ...], noise: float = 0.0) -> Candidate:
     draw = np.random.default_rng(int(float(value) * 1e6))
     base = np.linspace(0.1, 0.3, 40)[:, None]
     looks = {0: Losses(base)} | {s: Losses(base + shift + noise * draw.normal(size=base.shape)) for s in steps}
-    return CandidateResult(value, looks)
+    return Candidate(value, losses=looks)
 
 
 def test_a_clear_winner_and_what_may_be_said() -> None:
     spec = read_spec("learning-rate=1,2,4,8", 8)
     rows = sweep.rank_candidates([
         row("1", -0.01, (10,), 1e-3), row("2", -0.05, (10, 20), 1e-3), row("4", -0.03, (10, 20), 1e-3),
-        CandidateResult("8", {}, "the loss became nan at step 3"),
+        Candidate("8", failed="the loss became nan at step 3"),
     ])  # fmt: skip
     assert [r.value for r in rows] == ["2", "4", "1", "8"]
     assert sweep.tied(rows) == []
@@ -135,7 +135,7 @@ def test_a_tie_an_edge_and_nothing_learnt_are_said() -> None:
 
 def test_all_failed_is_an_error() -> None:
     with pytest.raises(InputError, match="every candidate failed"):
-        sweep.rank_candidates([CandidateResult("1", {}, "burst"), CandidateResult("2", {}, "burst")])
+        sweep.rank_candidates([Candidate("1", failed="burst"), Candidate("2", failed="burst")])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 stays fp16 on a GPU")

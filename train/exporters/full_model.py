@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.atomic_io import atomic_folder
 from data.errors import InputError
-from train import lora, model
+from train import adapters
 from train.exporters import verify
 from train.exporters.verify import ExportRequest
 from train.model import BaseModel
@@ -30,16 +30,13 @@ def merged_weights(unet: Any, base: BaseModel) -> dict[str, Tensor]:
 
     A base that was cast to half precision for training is read again, so that its rounding does not stay behind.
     """
+    layers = dict(adapters.adapted_layers(unet))
     weights = base_weights(unet)
-    if has_adapter(unet) and any(tensor.dtype != torch.float32 for tensor in weights.values()):
+    if layers and any(tensor.dtype != torch.float32 for tensor in weights.values()):
         weights = base_weights(replace(base, dtype=torch.float32).unet)
-    for name, layer in lora.adapted_layers(unet):
+    for name, layer in layers.items():
         weights[f"{name}.weight"] = merged_weight(layer, weights[f"{name}.weight"])
     return weights
-
-
-def has_adapter(unet: Any) -> bool:
-    return next(lora.adapted_layers(unet), None) is not None
 
 
 def base_weights(unet: Any) -> dict[str, Tensor]:
@@ -50,9 +47,9 @@ def base_weights(unet: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merged_weight(layer: Any, weight: Tensor, adapter: str = "default") -> Tensor:
-    """One layer's weight with its update, float32, where `weight` lies. DoRA: see train/lora.py."""
+    """One layer's weight with its update, float32, where `weight` lies. DoRA: see train/adapters.py."""
     changed = weight.float() + lora_update(layer, weight, adapter)
-    magnitude = lora.dora_magnitudes(layer, adapter)
+    magnitude = adapters.dora_magnitudes(layer, adapter)
     if magnitude is None:
         return changed
     scale = magnitude.to(weight.device) / changed.flatten(1).norm(dim=1)
@@ -67,10 +64,12 @@ def lora_update(layer: Any, weight: Tensor, adapter: str) -> Tensor:
 @torch.no_grad()
 def weight_change(layer: Any, weight: Tensor, adapter: str) -> Tensor:
     """What an adapter adds to a layer's weight, float32; without DoRA to the last digit."""
-    if lora.dora_magnitudes(layer, adapter) is None:
+    if adapters.dora_magnitudes(layer, adapter) is None:
         return lora_update(layer, weight, adapter)
     return merged_weight(layer, weight, adapter) - weight.float()
 
+
+# ---- names in the original layout
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 UNET_ENDS = {
@@ -109,7 +108,8 @@ def unet_name(name: str, per_level: int, attending: set[str]) -> str:
     found = re.fullmatch(r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(\w+)\.(\d+)\.(.+)", name)
     assert found, f"{name} is no part of a Stable Diffusion v1 U-Net"
     side, level, kind, number = found[1], int(found[2] or 0), found[3], int(found[4])
-    rest = residual(found[5]) if kind == "resnets" else found[5]
+    part, _, end = found[5].partition(".")
+    rest = f"{RESIDUAL_NAMES[part]}.{end}" if kind == "resnets" else found[5]
     if side == "mid_block":
         return f"middle_block.{1 if kind == 'attentions' else 2 * number}.{rest}"
     first = level * (per_level + 1)  # number of the level's first block
@@ -120,12 +120,6 @@ def unet_name(name: str, per_level: int, attending: set[str]) -> str:
     down = side == "down_blocks"  # input_blocks.0 is conv_in
     column = 1 if kind == "attentions" else 0
     return f"{'input' if down else 'output'}_blocks.{first + number + down}.{column}.{rest}"
-
-
-def residual(rest: str) -> str:
-    """conv1.weight -> in_layers.2.weight."""
-    part, _, end = rest.partition(".")
-    return f"{RESIDUAL_NAMES[part]}.{end}"
 
 
 def vae_tensors(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -143,22 +137,16 @@ def vae_name(name: str, levels: int) -> str:
     half, _, rest = name.partition(".")
     if half not in {"encoder", "decoder"}:
         return name  # quant_conv, post_quant_conv
-    middle = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", rest)
-    level = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", rest)
-    if middle and middle[1] == "attentions":
-        part, end = middle[3].rsplit(".", 1)
-        return f"{half}.mid.attn_1.{VAE_ATTENTION[part]}.{end}"
-    if middle:
-        return f"{half}.mid.block_{int(middle[2]) + 1}.{shortcut(middle[3])}"
-    if level:
+    rest = rest.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+    if middle := re.fullmatch(r"mid_block\.resnets\.(\d)\.(.+)", rest):
+        return f"{half}.mid.block_{int(middle[1]) + 1}.{middle[2]}"
+    if attention := re.fullmatch(r"mid_block\.attentions\.\d\.(.+)\.(\w+)", rest):
+        return f"{half}.mid.attn_1.{VAE_ATTENTION[attention[1]]}.{attention[2]}"
+    if level := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", rest):
         number = int(level[2]) if level[1] == "down" else levels - 1 - int(level[2])
         place = f"block.{level[4]}" if level[3] == "resnets" else f"{level[1]}sample"
-        return f"{half}.{level[1]}.{number}.{place}.{shortcut(level[5])}"
-    return f"{half}.{rest.replace('conv_norm_out', 'norm_out')}"  # conv_in, conv_norm_out, conv_out
-
-
-def shortcut(rest: str) -> str:
-    return rest.replace("conv_shortcut", "nin_shortcut")
+        return f"{half}.{level[1]}.{number}.{place}.{level[5]}"
+    return f"{half}.{rest}"  # conv_in, norm_out, conv_out
 
 
 def text_tensors(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -168,26 +156,25 @@ def text_tensors(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> di
     return named | {f"{TEXT}embeddings.position_ids": positions}
 
 
+# ---- writing
+
 FROZEN_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHT_FILES = {"vae": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
-SINGLE_FILE = "model.safetensors"
+ReferenceOutput = tuple[Tensor, torch.dtype]  # of the trained network, and the coarsest precision on the way to it
 
 
 def export_model(unet: Any, base: BaseModel, folder: Path, request: ExportRequest, *, folder_too: bool) -> list[Path]:
-    """`model/` if folder_too, `model.safetensors` if asked for. Raises InputError; only what passed gets its name."""
-    wanted = {"model": (write_model_folder, folder_too), SINGLE_FILE: (write_single_file, request.options.single_file)}
-    wanted = {name: write for name, (write, asked) in wanted.items() if asked}
-    if not wanted:
-        return []
-    trained = verify.probe_output(unet, base)
-    dtype = verify.coarsest(next(unet.parameters()).dtype, request.dtype)
+    """`model/` if folder_too, `model.safetensors` if requested. Raises InputError; only what passed gets its name."""
+    trained = verify.probe_output(unet, base), verify.coarsest(next(unet.parameters()).dtype, request.dtype)
     weights = verify.cast_tensors(merged_weights(unet, base), request.dtype, folder)
-    for name, write in wanted.items():
-        write(folder / name, weights, base, request, (trained, dtype))
-    return [folder / name for name in wanted]
-
-
-ReferenceOutput = tuple[Tensor, torch.dtype]  # of the trained network, and the coarsest precision on the way to it
+    files: list[Path] = []
+    if folder_too:
+        files.append(folder / "model")
+        write_model_folder(files[-1], weights, base, request, trained)
+    if request.options.single_file:
+        files.append(folder / verify.SINGLE_FILE)
+        write_single_file(files[-1], weights, base, request, trained)
+    return files
 
 
 def write_model_folder(
@@ -216,26 +203,22 @@ def write_single_file(
         check_single_file(beside, weights, base, request, trained, target)
 
 
-# ---- frozen parts
-
-
 def copy_frozen_parts(base: BaseModel, folder: Path, request: ExportRequest) -> None:
-    """Everything but the U-Net. In fp32 the files themselves where there are files; else their numbers, rounded."""
+    """Everything but the U-Net. In fp32 the files themselves where there are files; else their numbers, rounded.
+
+    A model that was trained at zero terminal SNR names the scheduler and settings that it must be sampled with.
+    """
     shutil.copytree(base.tokenizer_source, folder / "tokenizer")
     shutil.copytree(base.layout / "scheduler", folder / "scheduler")
     shutil.copy(base.layout / "model_index.json", folder / "model_index.json")
     for part in WEIGHT_FILES:
         copy_part(base, part, folder / part, request)
     if base.zero_terminal_snr:
-        write_rescaled(base, folder)
-
-
-def write_rescaled(base: BaseModel, folder: Path) -> None:
-    """Name the scheduler, and the settings, that a model trained at zero terminal SNR must be drawn with."""
-    config = base.scheduler_config
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    (folder / "model_index.json").write_text(to_json(model.zero_snr_model_index(index, config)), encoding="utf-8")
-    (folder / "scheduler" / "scheduler_config.json").write_text(to_json(config), encoding="utf-8")
+        config = base.scheduler_config
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index |= {"scheduler": ["diffusers", config["_class_name"]]}
+        (folder / "model_index.json").write_text(to_json(index), encoding="utf-8")
+        (folder / "scheduler" / "scheduler_config.json").write_text(to_json(config), encoding="utf-8")
 
 
 def copy_part(base: BaseModel, part: str, target: Path, request: ExportRequest) -> None:
@@ -272,12 +255,17 @@ def frozen_tensors(base: BaseModel, request: ExportRequest, where: Path) -> dict
 # ---- proof
 
 
+def differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors that are missing or not the same bit for bit."""
+    return [name for name in wanted if name not in found or not torch.equal(found[name], wanted[name])]
+
+
 def check_same_unet(
     loaded: Any, weights: Mapping[str, Tensor], base: BaseModel, trained: ReferenceOutput, where: Path
 ) -> None:
     """Raises InputError unless a loaded U-Net has the weights bit for bit and answers as the trained one does."""
     found = loaded.state_dict()
-    wrong = [name for name in weights if name not in found or not torch.equal(found[name], weights[name])]
+    wrong = differing(found, weights)
     if wrong or found.keys() - weights.keys():
         raise InputError(f"the exported U-Net differs from the trained one in {len(wrong)} tensors", where=where)
     answer, dtype = trained
@@ -293,13 +281,11 @@ def check_single_file(
     where: Path,
 ) -> None:
     """By diffusers' own reader of single files, one part after another. Raises InputError."""
-    single = replace(base, weights=file, dtype=request.dtype)
+    single, own = replace(base, weights=file, dtype=request.dtype), replace(base, dtype=request.dtype)
     check_same_unet(single.unet, weights, base, trained, where)
     single.forget("unet")
-    own = replace(base, dtype=request.dtype)
     for part in WEIGHT_FILES:
-        found, wanted = getattr(single, part).state_dict(), getattr(own, part).state_dict()
-        wrong = [name for name in wanted if name not in found or not torch.equal(found[name], wanted[name])]
+        wrong = differing(getattr(single, part).state_dict(), getattr(own, part).state_dict())
         if wrong:
             raise InputError(f"the {part} differs from the base's in {len(wrong)} tensors", where=where)
         single.forget(part)

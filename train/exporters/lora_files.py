@@ -22,12 +22,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from data.errors import InputError
-from train import lora
+from train import adapters
 from train.exporters import verify
 from train.exporters.verify import ExportRequest
 from train.model import BaseModel
 
-TensorsAndAlphas = tuple[dict[str, Tensor], dict[str, float]]
+ADAPTER_UNCHANGED = "the adapter changes nothing: all of its updates are zero"
+LOADED_NAME = "loaded"  # the name of the adapter that a file becomes for the comparison
 
 
 def write_kohya(unet: Any, file: Path, request: ExportRequest) -> None:
@@ -48,14 +49,14 @@ def kohya_tensors(unet: Any) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     alpha = shared_alpha(unet)
-    for name, layer in lora.adapted_layers(unet):
+    for name, layer in adapters.adapted_layers(unet):
         key = f"lora_unet_{name.replace('.', '_')}"
         fold = layer.scaling["default"] * layer.r["default"] / alpha
         up = layer.lora_B["default"].weight.float()
         found[f"{key}.lora_down.weight"] = layer.lora_A["default"].weight
         found[f"{key}.lora_up.weight"] = up if fold == 1 else up * fold
         found[f"{key}.alpha"] = torch.tensor(alpha)
-        magnitude = lora.dora_magnitudes(layer)
+        magnitude = adapters.dora_magnitudes(layer)
         if magnitude is not None:
             weight = layer.get_base_layer().weight
             found[f"{key}.dora_scale"] = magnitude.view(-1, *[1] * (weight.ndim - 1))
@@ -64,20 +65,20 @@ def kohya_tensors(unet: Any) -> dict[str, Tensor]:
 
 def shared_alpha(unet: Any) -> float:
     """The alpha that alpha / rank needs to be the scale in use (alpha / sqrt(rank) for rsLoRA); the largest of all."""
-    return max(layer.scaling["default"] * layer.r["default"] for _, layer in lora.adapted_layers(unet))
+    return max(layer.scaling["default"] * layer.r["default"] for _, layer in adapters.adapted_layers(unet))
 
 
 # ---- reading
 
 
-def load_kohya(unet: Any, file: Path, adapter: str = "loaded") -> None:
+def load_kohya(unet: Any, file: Path, adapter: str = LOADED_NAME) -> None:
     """By diffusers' own converter and loader."""
     with safe_open(file, framework="pt") as opened:
         state, alphas = kohya_to_diffusers({key: opened.get_tensor(key) for key in opened.keys()})  # noqa: SIM118
     unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, adapter_name=adapter)
 
 
-def kohya_to_diffusers(state: Mapping[str, Tensor]) -> TensorsAndAlphas:
+def kohya_to_diffusers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
     """diffusers' names, `unet.<layer>.lora_A.weight`, and the alphas. Raises ValueError for keys that are not kohya's.
 
     Its pipelines leave dora_scale out before they convert; its converter does not, but keeps LyCORIS' shapes.
@@ -101,11 +102,11 @@ def kohya_to_diffusers(state: Mapping[str, Tensor]) -> TensorsAndAlphas:
 
 def kohya_network_metadata(unet: Any) -> dict[str, str]:
     """What kind of network it is: rank (Dynamic if they differ), alpha as it is in the file, and its module."""
-    carrying = [layer for _, layer in lora.adapted_layers(unet)]
+    carrying = [layer for _, layer in adapters.adapted_layers(unet)]
     ranks = {layer.r["default"] for layer in carrying}
     alpha = shared_alpha(unet)
     convolved = any(layer.get_base_layer().weight.ndim > 2 for layer in carrying)
-    with_magnitude = lora.dora_magnitudes(carrying[0]) is not None
+    with_magnitude = adapters.dora_magnitudes(carrying[0]) is not None
     arguments = {"conv_dim": max(ranks), "conv_alpha": alpha} if convolved else {}
     arguments |= {"algo": "lora", "dora_wd": True, "wd_on_output": True} if with_magnitude else {}
     return {
@@ -128,35 +129,22 @@ def kohya_hashes(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> dic
     return {"sshs_model_hash": whole, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{whole}"}
 
 
-ADAPTER_UNCHANGED = "the adapter changes nothing: all of its updates are zero"
-LOADED_NAME = "loaded"  # the name of the adapter that a file becomes for the comparison
-
-WriteFile = Callable[[Any, Path, ExportRequest], None]
-LoadFile = Callable[[Any, Path], None]
-
-
 def export_lora(unet: Any, base: BaseModel, folder: Path, request: ExportRequest) -> list[Path]:
     """`lora.safetensors` and `lora-kohya.safetensors`. Raises InputError; only a file that passed gets its name."""
     trained = verify.probe_output(unet, base)
     check_adapter_changes(unet, base, trained, folder / "lora.safetensors")
-    formats: dict[str, tuple[WriteFile, LoadFile]] = {
+    dtype = verify.coarsest(next(unet.parameters()).dtype, request.dtype)
+    formats = {
         "lora.safetensors": (write_diffusers, load_diffusers),
         "lora-kohya.safetensors": (write_kohya, load_kohya),
     }
-    files: list[Path] = []
     for name, (write, load) in formats.items():
-        files.append(export_lora_file(unet, base, folder / name, trained, request, write, load))
-    return files
-
-
-def export_lora_file(
-    unet: Any, base: BaseModel, target: Path, trained: Tensor, request: ExportRequest, write: WriteFile, load: LoadFile
-) -> Path:
-    """Write beside, load back, compare, and only then rename."""
-    with verify.verified_file(target) as file:
-        write(unet, file, request)
-        check_lora_file(unet, base, file, trained, request, load, where=target)
-    return target
+        with verify.verified_file(folder / name) as file:
+            write(unet, file, request)
+            with loaded_adapter(unet, file, load):
+                found = verify.probe_output(unet, base)
+            verify.check_same_output(found, trained, dtype, folder / name)
+    return [folder / name for name in formats]
 
 
 def check_adapter_changes(unet: Any, base: BaseModel, trained: Tensor, where: Path) -> None:
@@ -168,18 +156,8 @@ def check_adapter_changes(unet: Any, base: BaseModel, trained: Tensor, where: Pa
         raise InputError(ADAPTER_UNCHANGED, where=where, fix="Train for more steps or with a higher --learning-rate.")
 
 
-def check_lora_file(
-    unet: Any, base: BaseModel, file: Path, trained: Tensor, request: ExportRequest, load: LoadFile, where: Path
-) -> None:
-    """Raises InputError if the file does not do what the trained adapter does."""
-    with loaded_adapter(unet, file, load):
-        found = verify.probe_output(unet, base)
-    dtype = verify.coarsest(next(unet.parameters()).dtype, request.dtype)
-    verify.check_same_output(found, trained, dtype, where)
-
-
 @contextmanager
-def loaded_adapter(unet: Any, file: Path, load: LoadFile) -> Iterator[None]:
+def loaded_adapter(unet: Any, file: Path, load: Callable[[Any, Path], None]) -> Iterator[None]:
     """The network with a file's adapter instead of the trained one, which is put back."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
@@ -195,7 +173,8 @@ def loaded_adapter(unet: Any, file: Path, load: LoadFile) -> Iterator[None]:
 def write_diffusers(unet: Any, file: Path, request: ExportRequest) -> None:
     """diffusers' own layout and header (peft's config with ranks and alphas)."""
     metadata = {key: json_value(value) for key, value in unet.peft_config["default"].to_dict().items()}
-    layers: dict[str, Any] = verify.cast_tensors(lora_state(unet), request.dtype, file)
+    state = peft.get_peft_model_state_dict(unet, adapter_name="default")
+    layers: dict[str, Any] = verify.cast_tensors(state, request.dtype, file)
     diffusers.StableDiffusionPipeline.save_lora_weights(
         file.parent, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata, weight_name=file.name
     )
@@ -204,11 +183,6 @@ def write_diffusers(unet: Any, file: Path, request: ExportRequest) -> None:
 def load_diffusers(unet: Any, file: Path) -> None:
     """By diffusers' loader, which reads the header, where alpha is, only if told that the file is safetensors."""
     unet.load_lora_adapter(file, prefix="unet", adapter_name=LOADED_NAME, use_safetensors=True)
-
-
-def lora_state(unet: Any) -> dict[str, Tensor]:
-    """The trained adapter's tensors in peft's names: `<layer>.lora_A.weight`, `<layer>.lora_magnitude_vector`."""
-    return peft.get_peft_model_state_dict(unet, adapter_name="default")
 
 
 def json_value(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an export is told: the options, and the facts that go into a file's header."""
+"""An export: what is requested, the record of what was written, and the proof that a file does what was trained."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class ExportRequest:
 
 
 RECORD_FILE = "export.json"
+SINGLE_FILE = "model.safetensors"
 
 
 def write_record(folder: Path, step: int, options: ExportOptions, files: Sequence[Path]) -> None:
@@ -50,11 +51,6 @@ def read_record(folder: Path) -> dict:
         return json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def exported_step(folder: Path) -> int | None:
-    """The optimiser step whose weights lie in a folder."""
-    return read_record(folder).get("step")
 
 
 # Largest difference between two answers, by the coarsest precision on the way, in shares of the larger of 1 and the
@@ -116,19 +112,14 @@ def check_same_output(found: Tensor, wanted: Tensor, dtype: torch.dtype, where: 
 
 
 def cast_tensors(tensors: dict[str, Tensor], dtype: torch.dtype, where: Path) -> dict[str, Tensor]:
-    """Floating-point tensors in another precision, on the CPU and contiguous; nothing is copied that fits as it is.
+    """Floating-point tensors in another precision, on the CPU, contiguous; nothing is copied that fits as it is.
 
     Raises InputError if a number is too large for it.
     """
-    cast = {name: plain_tensor(tensor, dtype) for name, tensor in tensors.items()}
+    kinds = {name: dtype if tensor.is_floating_point() else tensor.dtype for name, tensor in tensors.items()}
+    cast = {name: tensor.detach().to("cpu", kinds[name]).contiguous() for name, tensor in tensors.items()}
     lost = [name for name, tensor in cast.items() if tensor.dtype == torch.float16 and not tensor.isfinite().all()]
     if lost:
         fix = "Take --export.precision bf16 or fp32."
         raise InputError(f"{len(lost)} tensors have numbers beyond fp16, such as {lost[0]}", where=where, fix=fix)
     return cast
-
-
-def plain_tensor(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """On the CPU, contiguous, without history; other than floating-point tensors keep their type."""
-    tensor = tensor.detach()
-    return tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()

@@ -32,9 +32,9 @@ from train.ddpm.runs.config import FitConfig, identity
 from train.ddpm.runs.model import KIND, Model, ModelInfo, blame_flag
 from train.ddpm.samplers import make_sampler
 from train.ddpm.unets.build import NetworkShape, build_network
-from train.ema import Ema
-from train.flops import peak_flops
 from train.metrics import MetricBuffer, MetricsLogger, RunLogger, Speed, bin_losses, read_metrics
+from train.optim import Ema
+from train.profiler import peak_flops
 from train.run_folder import Run
 from train.signals import launcher_pid, stop_requests, survive_closed_output
 from train.torch_compile import check_gradients
