@@ -60,38 +60,32 @@ def parse_folders(given: Any) -> list[Folder]:
 
 
 def parse_folder(item: Any) -> Folder:
-    """One folder; `lr=2` is taken as a path if a folder of that name exists."""
+    """One folder; `lr=2` is taken as a path if a folder of that name exists. Raises ValueError."""
     if isinstance(item, Folder):
-        path, weight = item.path, item.weight
-    elif isinstance(item, str):
-        path, weight = item, 1.0
+        return item
+    if isinstance(item, str):
         head, equals, number = item.rpartition("=")
-        if equals and is_number(number) and not Path(item).expanduser().is_dir():
-            path, weight = head, number
-        if not path:
-            raise ValueError(f"{item!r} names no folder")
+        weighted = equals and to_number(number) is not None and not Path(item).expanduser().is_dir()
+        path, weight = (head, number) if weighted else (item, 1)
     elif not isinstance(item, Mapping):
         raise ValueError(f"{item!r} is not a folder: write a path, or path: and weight:")
     else:
-        for key in item:
-            if key not in ("path", "weight"):
-                near = suggest(str(key), ("path", "weight"))
-                raise ValueError(f"unknown key {key!r}{near}; allowed: path, weight")
+        for key in item.keys() - {"path", "weight"}:
+            raise ValueError(f"unknown key {key!r}{suggest(str(key), ('path', 'weight'))}; allowed: path, weight")
         path, weight = item.get("path"), item.get("weight", 1)
-        if not isinstance(path, str) or not path:
-            raise ValueError(f"{dict(item)!r} names no folder: it needs path:")
-    number = float(weight) if isinstance(weight, str | int | float) and is_number(str(weight)) else math.nan
-    if not 0 < number < math.inf:
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"{item if isinstance(item, str) else dict(item)!r} names no folder: it needs path:")
+    number = to_number(weight)
+    if number is None or not 0 < number < math.inf:
         raise ValueError(f"{path} has weight {weight}; allowed: a number above 0 (leave the folder out instead of 0)")
     return Folder(path, number)
 
 
-def is_number(text: str) -> bool:
+def to_number(value: Any) -> float | None:
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 Folders = Annotated[list[Folder], BeforeValidator(parse_folders)]

@@ -108,7 +108,11 @@ def cached_count(network: nn.Module, question: object, count: Callable[[], Any])
     modules = [(type(m).__name__, bool(getattr(m, "gradient_checkpointing", False))) for m in network.modules()]
     config = sorted(dict(getattr(network, "config", {})).items())
     key = disk_cache.cache_key(COUNTS_VERSION, torch.__version__, question, weights, modules, config)
-    return disk_cache.cached_value("counts", key, count)
+    counted = disk_cache.read_value("counts", key)
+    if counted is None:
+        counted = count()
+        disk_cache.write_value("counts", key, counted)
+    return counted
 
 
 # ---- operations
@@ -291,7 +295,8 @@ class DeviceRules(TorchFunctionMode):
 @contextmanager
 def count_allocations(network: nn.Module, setting: Setting) -> Iterator[tuple[LiveBytes, DeviceRules]]:
     """Count the bytes that are allocated inside."""
-    with DeviceRules(setting) as rules, LiveBytes((*network.parameters(), *network.buffers())) as live:
+    live = LiveBytes((*network.parameters(), *network.buffers()))
+    with DeviceRules(setting) as rules, live:
         yield live, rules
 
 

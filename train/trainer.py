@@ -39,14 +39,7 @@ from train.profiler import peak_flops
 from train.report import Outcome, write_report, write_summary
 from train.run_folder import Run, identity_v1, run_identity, to_json
 from train.samples import GeneratePreviews, PreviewSampler, choose_previews
-from train.training_set import (
-    Encoded,
-    TrainingSet,
-    encode_text,
-    encode_training_set,
-    load_training_set,
-    micro_batches,
-)
+from train.training_set import Encoded, TrainingSet, encode_text, encode_training_set, load_training_set, micro_batches
 from train.validation import HELD_OUT, TRAIN, EarlyStopping, Losses, ValidationResult, Validator
 
 

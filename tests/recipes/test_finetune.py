@@ -7,57 +7,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.cli import parse
 from data.errors import InputError
-from tests import sessions
-from train import checkpoint, trainer
-from train.config import ALIASES, CONFIGS, Config
+from tests.recipes.conftest import FEW, QUICK, Finetune
+from train import checkpoint, optim, trainer
+from train.config import CONFIGS
 from train.metrics import read_metrics
 from train.run_folder import all_runs, newest_finished
 
 ROOT = Path(__file__).parents[2]
-QUICK = [
-    *("--preserve.share", "0"),
-    *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
-    *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "2", "--threads", "1"),
-    *("--optim.warmup", "0", "--optim.schedule", "constant", "--previews.every", "0", "--no-probe"),
-]
-FEW = ("--adapter.targets", "attention")  # a third of the preset's layers, where it is not about them
 LEFT = {
     *("config.yaml", "data.json", "plan.json", "versions.json", "metrics.jsonl", "best.json", "report.html"),
     *("README.md", "done", "checkpoints", "export", "tensorboard", ".lock"),
 }
-
-Finetune = Callable[..., int]
-
-
-@pytest.fixture
-def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Finetune:
-    """The command, in this process; runs lie in tmp_path/runs."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(
-        *flags: str, steps: int = 4, data: Path = tiny_data, preset: str = "pocket.yaml", adapter: Sequence[str] = FEW
-    ) -> int:
-        where = ["--model", str(tiny_model), "--data", str(data)]
-        argv = [*where, "--max-steps", str(steps), *QUICK, *adapter, *flags]
-        return sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / preset, aliases=ALIASES))
-
-    return run
 
 
 def exported(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "export" / "lora.safetensors")
 
 
-def test_from_pictures_to_a_lora_that_diffusers_loads(
+def test_from_images_to_a_lora_that_diffusers_loads(
     finetune: Finetune, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert finetune("--probe", adapter=()) == 0
@@ -84,7 +59,7 @@ def test_from_pictures_to_a_lora_that_diffusers_loads(
     assert pipeline.get_active_adapters()
 
 
-def test_a_single_picture_to_look_at_has_no_interval(finetune: Finetune) -> None:
+def test_a_single_image_to_validate_has_no_interval(finetune: Finetune) -> None:
     assert finetune("--validation.pictures", "1", steps=1) == 0
     assert "on one image only" in Path("runs/0001-lora-r16/README.md").read_text()
 
@@ -173,6 +148,49 @@ def test_full_fine_tuning_leaves_a_whole_model(finetune: Finetune, tiny_model: P
     assert all(not torch.equal(trained[name], before[name]) for name in before), "a weight was not trained"
 
 
+def test_the_average_is_exported(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--optim.kind", "schedule-free", "--ema.decay", "0.9", "--lr", "0.001", "--memory.gradient-checkpointing")
+    assert finetune(*flags, steps=3) == 0
+    out = capsys.readouterr().out
+    assert "schedule-free, learning rate 0.001, constant; validated and exported: the moving average (EMA 0.9)" in out
+    assert "sdpa attention, channels-last, gradient checkpointing" in out
+    (run,) = Path("runs").glob("0001-*")
+    exported = load_file(run / "export" / "lora.safetensors")
+    average = load_file(run / "checkpoints" / "000003" / "ema.safetensors")
+    trained = load_file(run / "checkpoints" / "000003" / "weights.safetensors")
+    for name, weight in trained.items():
+        there = exported["unet." + name.replace(".default", "")]
+        assert torch.equal(there, average[name]) and not torch.equal(there, weight)
+    assert finetune(*flags, steps=3) == 0
+    assert "finished after 3 steps" in capsys.readouterr().out
+    assert finetune(*flags[:-1], "--dry-run", steps=3) == 0, "gradient checkpointing does not make another run"
+    assert "finished after 3 steps" in capsys.readouterr().out
+
+
+def test_what_is_not_here_is_said_before_anything_is_made(finetune: Finetune, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"^--memory.attention: xformers"):
+        finetune("--memory.attention", "xformers")
+    monkeypatch.setitem(optim.LIBRARIES, "prodigy", "nosuchlibrary")
+    with pytest.raises(InputError, match=r"^--optim.kind: prodigy needs the library nosuchlibrary"):
+        finetune("--optim.kind", "prodigy", "--learning-rate", "1")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_from_images_to_an_export(finetune: Finetune, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole command with all of torch.compile but the C++; stopped after two steps and extended."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    assert finetune("--compile", steps=2) == 0
+    assert finetune("--compile", steps=3) == 0
+    assert finetune(steps=3) == 0
+    (compiled,), (plain,) = (list(Path("runs").glob(f"000{n}-*/export/lora.safetensors")) for n in (1, 2))
+    one, other = load_file(compiled), load_file(plain)
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=0, atol=1e-4)
+
+
 def test_the_plan_alone(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
     assert finetune("--dry-run", "--accumulate", "2") == 0
     out = capsys.readouterr().out
@@ -201,10 +219,10 @@ def test_every_shipped_config_runs(finetune: Finetune, preset: str) -> None:
     assert finetune(preset=preset, steps=1, adapter=()) == 0
 
 
-def test_a_base_that_is_no_square_and_a_picture_that_is_no_picture(
+def test_wide_images_and_a_file_that_is_no_image(
     finetune: Finetune, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Wide pictures get a bucket of their own; what cannot be used is left out and named, or refused with --strict."""
+    """Wide images get a bucket of their own; what cannot be used is left out and named, or refused with --strict."""
     from PIL import Image
 
     folder = tmp_path / "mixed"
@@ -213,7 +231,7 @@ def test_a_base_that_is_no_square_and_a_picture_that_is_no_picture(
     for index in range(3):
         Image.new("RGB", (96, 48), (40 * index, 90, 120)).save(folder / f"wide {index}.png")
         rows += json.dumps({"file_name": f"wide {index}.png", "text": "a flat colour"}) + "\n"
-    (folder / "broken.png").write_bytes(b"no picture at all")
+    (folder / "broken.png").write_bytes(b"no image at all")
     (folder / "metadata.jsonl").write_text(rows + json.dumps({"file_name": "broken.png", "text": "x"}) + "\n")
     assert finetune(data=folder, steps=2) == 0
     out = capsys.readouterr().out
@@ -295,11 +313,7 @@ def test_ctrl_c_with_nobody_reading_saves_too(tmp_path: Path, tiny_model: Path, 
     """`finetune.py | tee log`: the terminal's Ctrl-C ends tee as well."""
     flags = ["--model", str(tiny_model), "--data", str(tiny_data), *QUICK, *FEW, "--max-steps", "2000"]
     process = subprocess.Popen(
-        command(*flags),
-        cwd=tmp_path,
-        preexec_fn=usual_interrupt,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        command(*flags), cwd=tmp_path, preexec_fn=usual_interrupt, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     folder = tmp_path / "runs" / "0001-lora-r16" / "checkpoints"
     deadline = time.monotonic() + 240
@@ -345,7 +359,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
     """CPU seconds, not wall: the machine may be busy."""
     script = (
         "import os, runpy, sys; sys.argv = ['finetune.py', '--help']\n"
-        "try: runpy.run_path(sys.argv[0] if False else r'%s', run_name='__main__')\n"
+        "try: runpy.run_path(r'%s', run_name='__main__')\n"
         "except SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules\n"
         "print('CPU', sum(os.times()[:2]))"

@@ -2,42 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load, load_file
 
-from data.cli import parse
 from data.errors import InputError
-from tests import sessions
-from train.config import ALIASES, CONFIGS, Config
+from tests.recipes.conftest import Finetune
 from train.metrics import read_metrics
 from train.run_folder import all_runs
 from train.trainer import Diverged
 
-QUICK = [
-    *("--preserve.share", "0", "--adapter.targets", "attention", "--logging.tensorboard", "false"),
-    *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
-    *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "2", "--threads", "1"),
-    *("--optim.warmup", "0", "--optim.schedule", "constant", "--previews.every", "0", "--no-probe"),
-]
+FLAGS = ["--logging.tensorboard", "false"]
 FIRST = Path("runs/0001-lora-r16")
-
-Finetune = Callable[..., int]
-
-
-@pytest.fixture
-def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Finetune:
-    """The command, in this process; runs lie in tmp_path/runs."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*flags: str, steps: int = 4, model: Path = tiny_model) -> int:
-        argv = ["--model", str(model), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
-        return sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
-
-    return run
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is what a GPU would go on with")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.recipes.test_finetune import QUICK, command
+from tests.recipes.conftest import QUICK
+from tests.recipes.test_finetune import command
 from tests.recipes.test_processes import weights_of
 from train import checkpoint
 from train.metrics import read_metrics

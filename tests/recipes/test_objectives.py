@@ -2,39 +2,29 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from data.cli import parse
 from data.errors import InputError
 from infer import config as infer_config
 from infer import generation, metadata, resolve_model
-from tests import sessions
+from tests.recipes.conftest import FEW, Finetune
 from train import model
-from train.config import ALIASES, CONFIGS, Config
 from train.ddpm import schedule as schedules
 from train.losses import DenoisingLoss
 from train.metrics import read_metrics
 
-QUICK = [
-    *("--preserve.share", "0"),
-    *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "4", "--validation.pictures", "2"),
-    *("--validation.timesteps", "2", "--checkpoints.every", "2", "--logging.every", "1", "--threads", "1"),
-    *("--optim.warmup", "0", "--optim.schedule", "constant", "--no-logging.tensorboard", "--no-probe"),
-]
+FLAGS = ["--logging.every", "1", "--no-logging.tensorboard"]
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
-Finetune = Callable[..., int]
 
 
 @pytest.fixture
-def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Finetune:
-    """The command, in this process, on a base that predicts what it is told to."""
-    monkeypatch.chdir(tmp_path)
+def finetune_base(finetune: Finetune, tmp_path: Path, tiny_model: Path) -> Finetune:
+    """The command on a base that predicts what it is told to."""
 
     def run(predicts: str, *flags: str, steps: int = 2) -> int:
         base = tmp_path / predicts
@@ -42,9 +32,7 @@ def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pyt
             shutil.copytree(tiny_model, base)
             file = base / "scheduler" / "scheduler_config.json"
             file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": predicts}))
-        few = () if "full" in flags else ("--adapter.targets", "attention")
-        argv = ["--model", str(base), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *few, *flags]
-        return sessions.run(parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES))
+        return finetune(*flags, steps=steps, model=base, adapter=() if "full" in flags else FEW)
 
     return run
 
@@ -61,7 +49,7 @@ def look(run: str) -> dict[str, float]:
 
 
 def test_a_dropped_caption_is_the_encoders_own_nothing_cached_or_not(
-    finetune: Finetune, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    finetune_base: Finetune, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every caption dropped: each sample has the states that the text encoder itself gives for "", bit for bit."""
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -76,7 +64,7 @@ def test_a_dropped_caption_is_the_encoders_own_nothing_cached_or_not(
     monkeypatch.setattr(DenoisingLoss, "__call__", watching)
     monkeypatch.setenv("ATELIER_CACHE", str(Path("cache").resolve()))
     for _ in ("encoded now", "out of the cache"):
-        assert finetune("epsilon", "--pictures.caption-dropout", "1", "--new", steps=1) == 0
+        assert finetune_base("epsilon", "--pictures.caption-dropout", "1", "--new", steps=1) == 0
     tokenizer = CLIPTokenizer.from_pretrained(tiny_model / "tokenizer")
     encoder: Any = CLIPTextModel.from_pretrained(tiny_model / "text_encoder")
     ids = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids
@@ -91,12 +79,12 @@ RESCALED = (*VELOCITY, "--objective.zero-terminal-snr")
 
 
 def test_a_whole_model_says_the_schedule_it_was_trained_at(
-    finetune: Finetune, capsys: pytest.CaptureFixture[str]
+    finetune_base: Finetune, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """diffusers reads the export and draws with the schedule of the training, from noise alone."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    assert finetune("v_prediction", *RESCALED, "--objective.weighting", "min-snr", "--adapter.kind", "full") == 0
+    assert finetune_base("v_prediction", *RESCALED, "--objective.weighting", "min-snr", "--adapter.kind", "full") == 0
     out = capsys.readouterr().out
     assert "warnings   1:" in out and "min-snr gives the last timestep the weight 0" in out
     assert "warning:  trained at zero terminal SNR: use a scheduler that has rescale_betas_zero_snr" in out
@@ -114,9 +102,11 @@ def test_a_whole_model_says_the_schedule_it_was_trained_at(
     assert drawn.images.shape == (1, 64, 64, 3)
 
 
-def test_a_lora_is_drawn_with_the_schedule_of_its_run(finetune: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lora_is_drawn_with_the_schedule_of_its_run(
+    finetune_base: Finetune, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The file cannot say it: the run's card, the last lines and generate.py do."""
-    assert finetune("v_prediction", *RESCALED) == 0
+    assert finetune_base("v_prediction", *RESCALED) == 0
     assert "trained at zero terminal SNR" in capsys.readouterr().out
     chosen = resolve_model.resolve(infer_config.read_options([]), Path("runs"))
     assert chosen.zero_terminal_snr and chosen.model == str(Path("v_prediction").resolve())
@@ -130,29 +120,29 @@ def test_a_lora_is_drawn_with_the_schedule_of_its_run(finetune: Finetune, capsys
     assert recipe.scheduler == "DDIMScheduler" and recipe.scheduler_config["rescale_betas_zero_snr"]
     file = Path("runs/0001-lora-r16/export/lora.safetensors")
     assert resolve_model.resolve(infer_config.read_options(["--lora", str(file)]), Path("runs")).zero_terminal_snr
-    assert finetune("v_prediction", *VELOCITY) == 0
+    assert finetune_base("v_prediction", *VELOCITY) == 0
     assert "trained at zero terminal SNR" not in capsys.readouterr().out
     assert not resolve_model.resolve(infer_config.read_options([]), Path("runs")).zero_terminal_snr
     assert look("0001-lora-r16") != look("0002-lora-r16"), "validation asks at the run's own schedule"
 
 
-def test_a_base_that_predicts_the_picture(finetune: Finetune) -> None:
+def test_a_base_that_predicts_the_image(finetune_base: Finetune) -> None:
     """It trains; another loss changes the training and no bit of how it is judged."""
     with pytest.raises(InputError, match="the base model predicts 'sample', this objective 'epsilon'; allowed: sample"):
-        finetune("sample")
+        finetune_base("sample")
     sample = ("--objective.kind", "sample")
-    assert finetune("sample", *sample) == 0
+    assert finetune_base("sample", *sample) == 0
     soft = ("--objective.weighting", "soft-min-snr", "--objective.noise-offset", "0.1")
-    assert finetune("sample", *sample, "--objective.loss", "huber", *soft) == 0
+    assert finetune_base("sample", *sample, "--objective.loss", "huber", *soft) == 0
     assert look("0001-lora-r16") == look("0002-lora-r16")
     assert losses("0001-lora-r16") != losses("0002-lora-r16")
 
 
-def test_a_base_that_predicts_noise_is_not_rescaled(finetune: Finetune) -> None:
+def test_a_base_that_predicts_noise_is_not_rescaled(finetune_base: Finetune) -> None:
     with pytest.raises(
         InputError, match=r"--objective.zero-terminal-snr: at zero SNR the network's input is the noise"
     ):
-        finetune("epsilon", "--objective.zero-terminal-snr")
+        finetune_base("epsilon", "--objective.zero-terminal-snr")
     with pytest.raises(InputError, match="the base model predicts 'epsilon', this objective 'v_prediction'"):
-        finetune("epsilon", *RESCALED)
+        finetune_base("epsilon", *RESCALED)
     assert not Path("runs").exists()

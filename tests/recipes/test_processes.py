@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from data.cli import parse
 from tests import sessions as session
-from tests.recipes.test_finetune import QUICK, command
+from tests.recipes.conftest import QUICK
+from tests.recipes.test_finetune import command
 from train import checkpoint
 from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics

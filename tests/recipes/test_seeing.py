@@ -1,47 +1,27 @@
 """finetune.py shows whether it learns: previews that change no weight, the best step's weights, an early stop."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.cli import parse
 from data.errors import InputError
 from infer import previews
-from tests import sessions
+from tests.recipes.conftest import Finetune
 from train import metrics, optim, trainer
-from train.config import ALIASES, CONFIGS, Config
 from train.metrics import read_metrics
 from train.run_folder import all_runs
 
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
-QUICK = [
-    *("--preserve.share", "0", "--objective.noise-offset", "0", "--pictures.caption-dropout", "0.1", "--lr", "0.001"),
-    *("--pictures.size", "32", "--batch-size", "4", "--validation.every", "2", "--validation.pictures", "4"),
-    *("--validation.timesteps", "2", "--checkpoints.every", "3", "--checkpoints.keep", "1", "--logging.every", "2"),
-    *("--threads", "1", "--optim.warmup", "0", "--optim.schedule", "constant", "--previews.steps", "2"),
-    *("--no-probe", "--adapter.targets", "attention"),
+FLAGS = [
+    *("--lr", "0.001", "--validation.every", "2", "--validation.pictures", "4", "--checkpoints.every", "3"),
+    *("--checkpoints.keep", "1", "--previews.every", "2", "--previews.steps", "2"),
 ]
+GENERATE = previews.generate_previews
 IMPATIENT = ["--validation.patience", "2", "--pictures.held-out", "0.4"]
-
-Finetune = Callable[..., int]
-
-
-@pytest.fixture
-def finetune(tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Finetune:
-    """The command, in this process; runs lie in tmp_path/runs."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*flags: str, steps: int = 4) -> int:
-        argv = ["--model", str(tiny_model), "--data", str(tiny_data), "--max-steps", str(steps), *QUICK, *flags]
-        config = parse(Config, argv, prog="finetune.py", preset=CONFIGS / "pocket.yaml", aliases=ALIASES)
-        return sessions.run(config, generate=previews.generate_previews)
-
-    return run
 
 
 def exported(run: Path) -> dict[str, torch.Tensor]:

@@ -295,7 +295,7 @@ def test_several_captions_are_used_equally_often(encode_all: Encode) -> None:
         (b, i) for b, held in enumerate(encoded.buckets) for i, e in enumerate(held) if e.sample_id == "wide.png"
     )
     entry, pictures, count = encoded.buckets[where[0]][where[1]], pictures_of(encoded, dropout=0.25), 4000
-    sums = Counter(pictures.states(entry, 5, step, 0).double().sum().item() for step in range(count))
+    sums = Counter(pictures.states(entry, False, 5, step, 0).double().sum().item() for step in range(count))
     expected = {states.double().sum().item() for states in (*entry.text_states, encoded.empty)}
     assert sums.keys() == expected and len(expected) == 4
     assert all(abs(uses / count - 0.25) < 4.5 * (0.25 * 0.75 / count) ** 0.5 for uses in sums.values())

@@ -157,11 +157,7 @@ def test_the_shipped_list_holds_no_word_that_the_base_is_judged_by() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (None, "No such file"),
-        (b"# only a comment\n\n", "contains no prompt"),
-        (b"\xff\xfe\x00", "is not UTF-8"),
-    ],
+    [(None, "No such file"), (b"# only a comment\n\n", "contains no prompt"), (b"\xff\xfe\x00", "is not UTF-8")],
 )
 def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "words.txt"

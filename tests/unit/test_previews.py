@@ -18,10 +18,10 @@ from data.errors import InputError
 from infer import metadata
 from infer import previews as drawing
 from train import adapters, model
-from train.config import Config, LoraOptions, PreviewOptions
+from train.config import Config, LoraOptions
 from train.metrics import MetricsLogger
 from train.model import load_model
-from train.samples import PreviewImage, PreviewRequest, PreviewSampler, choose_previews, preview_interval
+from train.samples import PreviewImage, PreviewRequest, PreviewSampler, choose_previews
 
 CPU = torch.device("cpu")
 # diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
@@ -60,14 +60,15 @@ def images_of(**options: Any) -> list[PreviewImage]:
     return choose_previews(Config.model_validate({"previews": settings}), EMPTY_SET)
 
 
+NOTHING: Any = None
 EMPTY_SET: Any = SimpleNamespace(held_out=[], train=[], prompts={})
 
 
 def easel(folder: Path, draw: Callable[[PreviewRequest], list[str]] | None = blank, **options: Any) -> PreviewSampler:
-    settings = PreviewOptions.model_validate({"steps": 2, **options})
-    model: Any = None
+    settings = {"previews": {"steps": 2, **options}, "validation": {"every": 4}}
+    config, nothing = Config.model_validate(settings), NOTHING
     place = folder / "previews"
-    return PreviewSampler(settings, 4, images_of(**options), place, model, 64, "this run", "fp32", CPU, draw)
+    return PreviewSampler(config, images_of(**options), place, nothing, 64, "this run", "fp32", CPU, draw)
 
 
 def real_easel(folder: Path, tiny_model: Path, **options: Any) -> PreviewSampler:
@@ -95,13 +96,9 @@ def opened(path: Path) -> Image.Image:
         return picture.convert("RGB")
 
 
-@pytest.mark.parametrize(
-    ("every", "due"),
-    [(None, [0, 4, 8, 9]), (3, [0, 3, 6, 9]), (100, [0, 9])],
-)
+@pytest.mark.parametrize(("every", "due"), [(None, [0, 4, 8, 9]), (3, [0, 3, 6, 9]), (100, [0, 9])])
 def test_when_they_are_due(tmp_path: Path, every: int | None, due: list[int]) -> None:
-    config = Config.model_validate({"previews": {"every": every}, "validation": {"every": 4}})
-    found = replace(easel(tmp_path), every=preview_interval(config))
+    found = easel(tmp_path, every=every)
     assert [step for step in range(10) if found.due(step, last=step == 9)] == due
 
 

@@ -181,10 +181,7 @@ def test_autocast_halves_activations_and_copies_weights_once() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "dtype"),
-    [
-        (Setting("cuda", torch.bfloat16), torch.float32),
-        (Setting("cpu", torch.bfloat16), torch.bfloat16),
-    ],
+    [(Setting("cuda", torch.bfloat16), torch.float32), (Setting("cpu", torch.bfloat16), torch.bfloat16)],
 )
 def test_norms_as_the_device_computes_them(setting: Setting, dtype: torch.dtype) -> None:
     with count_allocations(nn.Identity(), setting):

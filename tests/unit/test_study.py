@@ -11,10 +11,20 @@ from PIL import Image
 
 from data.errors import InputError
 from data.sample_set import sample_folder
-from train.study import commands, conclusions, experiment, report
-from train.study.class_folders import find_copies, match_classes, read_class_folders, split
+from train.study import commands, experiment, report
 from train.study.config import ARMS, ClassifyOptions, StudyOptions, TrainingOptions
-from train.study.experiment import NEEDS_NONE, Answer, Material, Task, arm_members, pick_rows
+from train.study.experiment import (
+    NEEDS_NONE,
+    Answer,
+    Material,
+    Task,
+    arm_members,
+    find_copies,
+    match_classes,
+    pick_rows,
+    read_class_folders,
+    split,
+)
 from train.study.training import NETS, batch_rows, learning_rate_at, make_network, measure, training_steps
 
 COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200))
@@ -98,8 +108,7 @@ def test_a_species_is_never_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "what"),
-    [({"a": 8}, "only the class 'a'"), ({}, "no classes"), ({"a": 8, "b": 0}, "no images of 'b'")],
+    ("counts", "what"), [({"a": 8}, "only the class 'a'"), ({}, "no classes"), ({"a": 8, "b": 0}, "no images of 'b'")]
 )
 def test_folders_without_classes(counts: dict[str, int], what: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
@@ -140,11 +149,11 @@ def test_every_arm_has_what_its_name_says() -> None:
     members = {name: arm_members(arm, rows, labels, other, other_labels, 0, "repeat", 1) for name, arm in ARMS.items()}
     sizes = {"real": (50, 0), "half": (25, 0), "half-twice": (25, 0), "half-augmented": (25, 0)}
     sizes |= {"artificial": (0, 50), "mixed": (25, 25), "real-and-artificial": (50, 50)}
-    assert {name: (len(each.real), len(each.artificial)) for name, each in members.items()} == sizes
-    halves = [members[name].real.tolist() for name in ("half", "half-twice", "half-augmented", "mixed")]
+    assert {name: (len(own), len(other)) for name, (own, other) in members.items()} == sizes
+    halves = [members[name][0].tolist() for name in ("half", "half-twice", "half-augmented", "mixed")]
     assert halves.count(halves[0]) == 4, "the very same half, as in the thesis"
-    assert set(members["mixed"].artificial) < set(members["artificial"].artificial)
-    assert np.bincount(other_labels[members["artificial"].artificial]).tolist() == [30, 20], "the real classes' shares"
+    assert set(members["mixed"][1]) < set(members["artificial"][1])
+    assert np.bincount(other_labels[members["artificial"][1]]).tolist() == [30, 20], "the real classes' shares"
     assert all(arm.explained for arm in ARMS.values())
 
 
@@ -182,9 +191,9 @@ def test_copies_of_test_images_are_not_trained_on(animals: Path, tmp_path: Path)
     material, options = Material(real, (generated,), {}, {generated.name: twins}), StudyOptions(test_share=0.5)
     tested = []
     for repeat in range(4):
-        members, parts = experiment.task_members(options, material, Task(repeat, "artificial", generated.name))
+        _, learned, parts = experiment.task_members(options, material, Task(repeat, "artificial", generated.name))
         tested.append(3 in parts.test)
-        assert not (set(copies) & set(members.artificial.tolist()) and tested[-1])
+        assert not (set(copies) & set(learned.tolist()) and tested[-1])
     assert any(tested)
 
 
@@ -202,7 +211,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyOptions, Pat
     options = StudyOptions(
         real=write_domain(place / "real", 20, wrong=0.0, seed=0),
         artificial=(write_domain(place / "drawn", 24, wrong=0.67, seed=1),),
-        arms=FEW, repeats=5, size=16, steps=25, batch_size=16, threads=1, outdir=place / "out", device="cpu",
+        arms=FEW, repeats=5, size=16, steps=25, batch_size=16, threads=1, outdir=place / "out", device="cpu"
     )  # fmt: skip
     commands.run_study(options, no_generation)
     return options, place / "out"
@@ -220,7 +229,7 @@ def answers_of(options: StudyOptions) -> list[Answer]:
 
 def test_the_planted_gap_is_found(studied: tuple[StudyOptions, Path]) -> None:
     options, out = studied
-    rows = {row.arm: row for row in conclusions.arm_rows(answers_of(options))}
+    rows = {row.arm: row for row in report.arm_rows(answers_of(options))}
     assert rows["real"].accuracy.value > 0.9 and rows["artificial"].accuracy.value < 0.7
     facts = json.loads((out / "report.json").read_text())
     first = next(each for each in facts["differences"] if each["arm"] == "artificial")
@@ -311,12 +320,12 @@ def test_differences_are_paired_and_named() -> None:
     answers = [answer(r, "real", 0.8 + 0.01 * r) for r in range(5)]
     answers += [answer(r, "mixed", 0.795 + 0.01 * r, "g") for r in range(5)]
     answers += [answer(r, "artificial", (0.3, 0.35, 0.32, 0.31, 0.36)[r], "g") for r in range(5)]
-    found = {each.arm: each for each in conclusions.differences(answers, test_share=0.2, margin=4.0)}
+    found = {each.arm: each for each in report.differences(answers, test_share=0.2, margin=4.0)}
     assert found["mixed"].points.value == pytest.approx(-0.5)
     assert found["mixed"].within < 0.05 and found["artificial"].word == "less"
     noisy = [answer(r, "real", 0.5) for r in range(5)]
     noisy += [answer(r, "mixed", (0.4, 0.6, 0.45, 0.58, 0.5)[r], "g") for r in range(5)]
-    assert conclusions.differences(noisy, test_share=0.2, margin=4.0)[0].word == "not known"
+    assert report.differences(noisy, test_share=0.2, margin=4.0)[0].word == "not known"
 
 
 def test_measures_are_by_hand() -> None:

@@ -108,7 +108,7 @@ def test_a_clear_winner_and_what_may_be_said() -> None:
     spec = read_spec("learning-rate=1,2,4,8", 8)
     rows = sweep.rank_candidates([
         row("1", -0.01, (10,), 1e-3), row("2", -0.05, (10, 20), 1e-3), row("4", -0.03, (10, 20), 1e-3),
-        Candidate("8", failed="the loss became nan at step 3"),
+        Candidate("8", failed="the loss became nan at step 3")
     ])  # fmt: skip
     assert [r.value for r in rows] == ["2", "4", "1", "8"]
     assert sweep.tied(rows) == []
@@ -139,10 +139,7 @@ def test_all_failed_is_an_error() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 stays fp16 on a GPU")
-@pytest.mark.parametrize(
-    ("here", "flag"),
-    [("no", ""), ("bf16", " --mixed_precision bf16"), (None, "")],
-)
+@pytest.mark.parametrize(("here", "flag"), [("no", ""), ("bf16", " --mixed_precision bf16"), (None, "")])
 def test_the_command_trains_in_the_sweeps_precision(
     here: str | None, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

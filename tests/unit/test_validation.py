@@ -1,6 +1,8 @@
-"""The loss at fixed noise depends on the picture and the network alone; the interval is Student's, and covers."""
+"""The loss at fixed noise depends on the image and the network alone; its interval covers; the base's is cached."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,10 +14,13 @@ from torch import Tensor, nn
 from data import rng
 from data.dataset import EncodedImage, mean_latents
 from data.errors import InputError
+from tests.small_runs import TABLES, Toy, config_of, entries, small_run
+from train import trainer, validation
 from train.config import Epsilon, Objective, Velocity
 from train.ddpm import diffusion, schedule
+from train.metrics import MetricsLogger
 from train.model import Denoiser
-from train.validation import Losses, Validator, entry_hash, paired_difference
+from train.validation import Losses, Validator, entry_hash, measure_cached, paired_difference
 
 CPU = torch.device("cpu")
 TABLE = schedule.linear(1000)
@@ -42,7 +47,7 @@ def entry(name: str) -> EncodedImage:
     return EncodedImage(name, (moments, moments.flip(-1)), (states, other))
 
 
-PICTURES = [entry(f"{number}.png") for number in range(4)]
+ENTRIES = [entry(f"{number}.png") for number in range(4)]
 
 
 def validator(
@@ -57,9 +62,9 @@ def unet() -> TinyUnet:
 
 
 def test_it_is_the_mean_square_of_what_the_network_gets_wrong(unet: TinyUnet) -> None:
-    found = validator(PICTURES[:1], []).measure(Denoiser(unet), CPU)["held-out"]
-    moments, states = PICTURES[0].moments[0], PICTURES[0].text_states[0]
-    eps = rng.normal((8, 2, 3, 5), "validation", entry_hash(PICTURES[0]))
+    found = validator(ENTRIES[:1], []).measure(Denoiser(unet), CPU)["held-out"]
+    moments, states = ENTRIES[0].moments[0], ENTRIES[0].text_states[0]
+    eps = rng.normal((8, 2, 3, 5), "validation", entry_hash(ENTRIES[0]))
     unet.eval().requires_grad_(False)
     for index in range(8):
         t = torch.tensor([1000 * (2 * index + 1) // 16])
@@ -83,28 +88,28 @@ class Small(TinyUnet):
 
 @pytest.mark.parametrize("room", [1, 3, 4, 8])
 def test_timesteps_are_asked_in_pieces_where_memory_runs_out(unet: TinyUnet, room: int) -> None:
-    expected = validator(PICTURES, []).measure(Denoiser(unet), CPU)["held-out"].values
+    expected = validator(ENTRIES, []).measure(Denoiser(unet), CPU)["held-out"].values
     small = Small(room)
     small.load_state_dict(unet.state_dict())
-    assert np.allclose(validator(PICTURES, []).measure(Denoiser(small), CPU)["held-out"].values, expected, rtol=1e-6)
+    assert np.allclose(validator(ENTRIES, []).measure(Denoiser(small), CPU)["held-out"].values, expected, rtol=1e-6)
 
 
 def test_a_single_timestep_that_does_not_fit() -> None:
     with pytest.raises(InputError, match=r"validation: a single image does not fit"):
-        validator(PICTURES, []).measure(Denoiser(Small(0)), CPU)
+        validator(ENTRIES, []).measure(Denoiser(Small(0)), CPU)
 
 
 def test_a_picture_that_was_renamed_is_asked_the_same(unet: TinyUnet) -> None:
-    renamed = [replace(picture, sample_id=f"another/{picture.sample_id}") for picture in PICTURES]
-    before, after = (validator(pictures, []) for pictures in (PICTURES, renamed))
-    assert before.questions == after.questions != validator(PICTURES[:3], []).questions
+    renamed = [replace(image, sample_id=f"another/{image.sample_id}") for image in ENTRIES]
+    before, after = (validator(images, []) for images in (ENTRIES, renamed))
+    assert before.questions == after.questions != validator(ENTRIES[:3], []).questions
     one, other = (each.measure(Denoiser(unet), CPU)["held-out"].values for each in (before, after))
     assert np.array_equal(one, other)
 
 
 def test_neighbours_and_order_change_no_bit(unet: TinyUnet) -> None:
-    one, two, three, four = PICTURES
-    alone = [validator([picture], []).measure(Denoiser(unet), CPU)["held-out"].values[0] for picture in PICTURES]
+    one, two, three, four = ENTRIES
+    alone = [validator([image], []).measure(Denoiser(unet), CPU)["held-out"].values[0] for image in ENTRIES]
     found = validator([one, two], [three, four]).measure(Denoiser(unet), CPU)
     turned = validator([four, two, one], [three]).measure(Denoiser(unet), CPU)
     assert np.array_equal(found["held-out"].values, np.stack(alone[:2]))
@@ -120,13 +125,13 @@ def test_it_leaves_no_trace(training: bool, unet: TinyUnet) -> None:
     before = torch.get_rng_state()
     np_before = cast("tuple[Any, ...]", np.random.get_state())
     weights = unet.scale.detach().clone()
-    first = validator(PICTURES, []).measure(Denoiser(unet), CPU)["held-out"].values
+    first = validator(ENTRIES, []).measure(Denoiser(unet), CPU)["held-out"].values
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(cast("tuple[Any, ...]", np.random.get_state())[1], np_before[1])
     assert unet.training == unet.dropout.training == training
     assert unet.scale.grad is None and torch.equal(unet.scale, weights)
     torch.manual_seed(2)
-    assert np.array_equal(validator(PICTURES, []).measure(Denoiser(unet), CPU)["held-out"].values, first)
+    assert np.array_equal(validator(ENTRIES, []).measure(Denoiser(unet), CPU)["held-out"].values, first)
 
 
 def test_the_mode_comes_back_after_an_error(unet: TinyUnet) -> None:
@@ -139,17 +144,17 @@ def test_the_mode_comes_back_after_an_error(unet: TinyUnet) -> None:
 
     unet.train()
     with pytest.raises(RuntimeError, match="out of memory"):
-        validator(PICTURES, []).measure(cast(Denoiser, Broken(unet)), CPU)
+        validator(ENTRIES, []).measure(cast(Denoiser, Broken(unet)), CPU)
     assert unet.training
 
 
 def test_a_side_without_pictures_is_left_out(unet: TinyUnet) -> None:
-    assert validator([], PICTURES[:1]).measure(Denoiser(unet), CPU).keys() == {"train"}
+    assert validator([], ENTRIES[:1]).measure(Denoiser(unet), CPU).keys() == {"train"}
 
 
 def test_a_perfect_network_has_no_loss() -> None:
-    """Velocity of a picture that is known: the answer computed from the noisy latents themselves."""
-    x0 = mean_latents(PICTURES[0].moments[0], SCALING)
+    """Velocity of a image that is known: the answer computed from the noisy latents themselves."""
+    x0 = mean_latents(ENTRIES[0].moments[0], SCALING)
 
     class Oracle(nn.Module):
         def __init__(self) -> None:
@@ -160,7 +165,7 @@ def test_a_perfect_network_has_no_loss() -> None:
             known = x0.expand_as(noisy)
             return (diffusion.velocity(TABLE, known, diffusion.eps_from_x0(TABLE, noisy, known, t), t),)
 
-    found = validator(PICTURES[:1], [], Velocity()).measure(Denoiser(Oracle()), CPU)["held-out"]
+    found = validator(ENTRIES[:1], [], Velocity()).measure(Denoiser(Oracle()), CPU)["held-out"]
     assert found.values.max() < 1e-6
 
 
@@ -182,7 +187,7 @@ def test_the_interval_is_that_of_the_paired_t_test(confidence: float) -> None:
 
 
 def test_pairing_takes_out_what_pictures_share() -> None:
-    """Losses of pictures spread by 0.5, changes by 0.01: unpaired, this change could not be seen."""
+    """Losses of images spread by 0.5, changes by 0.01: unpaired, this change could not be seen."""
     draw = np.random.default_rng(1)
     base, change = draw.normal(1.0, 0.5, (16, 1)), draw.normal(-0.02, 0.01, (16, 1))
     found = paired_difference(Losses(base + change), Losses(base))
@@ -206,6 +211,98 @@ def test_one_picture_tells_nothing_about_others() -> None:
     assert str(found) == "+0.5000 [-inf, +inf]"
 
 
-def test_an_interval_in_words() -> None:
-    found = paired_difference(Losses(np.array([[0.5], [0.5]])), Losses(np.array([[1.0], [1.0]])))
-    assert str(found) == "-0.5000 [-0.5000, -0.5000]"
+CPU = torch.device("cpu")
+IMAGES = entries(4)
+NETWORK = ("a hash of the U-Net", "its adapter")
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_CACHE", str(tmp_path / "cache"))
+
+
+def question(**changes: object) -> Validator:
+    plain = Validator({"held-out": IMAGES[:2], "train": IMAGES[2:]}, Epsilon(), TABLES, 0.5, timesteps=3)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+class Counted(Toy):
+    """Counts its forward passes."""
+
+    passes = 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        self.passes += 1
+        return super().forward(*args, **kwargs)
+
+
+def test_measured_once_and_equal_bit_for_bit() -> None:
+    toy = Counted()
+    first, passes = measure_cached(question(), NETWORK, Denoiser(toy), CPU), toy.passes
+    second = measure_cached(question(), NETWORK, Denoiser(toy), CPU)
+    assert toy.passes == passes > 0
+    plain = question().measure(Denoiser(toy), CPU)
+    for found in (first, second):
+        assert found.keys() == plain.keys()
+        for side, losses in found.items():
+            assert losses.values.dtype == np.float64 and np.array_equal(losses.values, plain[side].values)
+
+
+def is_measured(asked: Validator, network: Sequence[object] = NETWORK) -> bool:
+    toy = Counted()
+    measure_cached(asked, network, Denoiser(toy), CPU)
+    return toy.passes > 0
+
+
+OTHERS: dict[str, dict[str, object]] = {
+    "a image less": {"sides": {"held-out": IMAGES[:1], "train": IMAGES[2:]}},
+    "sides exchanged": {"sides": {"train": IMAGES[:2], "held-out": IMAGES[2:]}},
+    "other latents": {
+        "sides": {
+            "held-out": [replace(IMAGES[0], moments=(IMAGES[0].moments[0] + 1e-6,)), IMAGES[1]],
+            "train": IMAGES[2:],
+        }
+    },
+    "another caption": {
+        "sides": {
+            "held-out": [replace(IMAGES[0], text_states=(IMAGES[0].text_states[0] * 2,)), IMAGES[1]],
+            "train": IMAGES[2:],
+        }
+    },
+    "more timesteps": {"timesteps": 4},
+    "another objective": {"objective": Velocity()},
+    "another schedule": {"schedule": schedule.linear(1000)},
+    "another scale": {"scaling_factor": 0.18215},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_questions_are_a_miss(other: str) -> None:
+    assert is_measured(question()) and is_measured(question(**OTHERS[other]))
+
+
+def test_a_picture_that_was_renamed_is_none() -> None:
+    assert is_measured(question())
+    renamed = {"held-out": [replace(IMAGES[0], sample_id="x"), IMAGES[1]], "train": IMAGES[2:]}
+    assert not is_measured(question(sides=renamed))
+
+
+def test_another_network_or_machine_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_measured(question()) and is_measured(question(), ("another U-Net", "its adapter"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert is_measured(question())
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    assert is_measured(question())
+
+
+@pytest.mark.parametrize("base", [None, NETWORK])
+def test_only_the_first_look_is_the_bases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Sequence[object] | None
+) -> None:
+    """The base's losses come from the cache before the first step, if they may, and are measured ever after."""
+    state, task = small_run(tmp_path, Toy())
+    steps: list[int] = []
+    original = validation.measure_cached
+    monkeypatch.setattr(validation, "measure_cached", lambda *given: steps.append(state.step) or original(*given))
+    trainer.fit(state, replace(task, base=base), MetricsLogger())
+    assert steps == ([0] if base else []) and state.step == config_of().max_steps

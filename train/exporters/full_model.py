@@ -158,7 +158,6 @@ def text_tensors(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> di
 
 # ---- writing
 
-FROZEN_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHT_FILES = {"vae": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
 ReferenceOutput = tuple[Tensor, torch.dtype]  # of the trained network, and the coarsest precision on the way to it
 

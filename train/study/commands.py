@@ -13,12 +13,12 @@ from data.atomic_io import atomic_file, file_sha256, write_atomic
 from data.errors import InputError
 from data.sample_set import sample_folder
 from train.study import experiment, report
-from train.study.class_folders import LabelledImages, load_pixels, match_classes, read_class_folders, split
-from train.study.conclusions import differences
 from train.study.config import ARMS, ClassifyOptions, StudyOptions
+from train.study.experiment import LabelledImages, load_pixels, match_classes, read_class_folders, split
 from train.study.training import LabelledPixels, Measures, measure, predict_logits, train_classifier, training_steps
 
 OUTDIR = Path("outputs") / "study"
+Names = tuple[str, ...]  # of the classes
 TEST_SHARE = 0.2  # of --train, if no --test is given
 
 
@@ -38,7 +38,7 @@ def run_study(options: StudyOptions, generate: Callable[[StudyOptions], Path]) -
     outdir = options.outdir or OUTDIR
     answers = experiment.train_all(options, material, outdir)
     page = report.write_report(options, material, answers, outdir)
-    for each in differences(answers, test_share=options.test_share, margin=options.margin):
+    for each in report.differences(answers, test_share=options.test_share, margin=options.margin):
         print(f"{each.arm} - {each.other} ({each.generator}): {report.sentence(each, options)}")
     print(f"report: {page}")
     return 0
@@ -82,7 +82,7 @@ def check_overlap(train: LabelledImages, test: LabelledImages) -> None:
         raise InputError(what, where="--test", fix="Test on images that are not trained on.")
 
 
-def format_measures(found: Measures, names: tuple[str, ...]) -> str:
+def format_measures(found: Measures, names: Names) -> str:
     recalls = "\n".join(f"  {name:20s} {100 * value:5.1f} %" for name, value in zip(names, found.recalls, strict=True))
     return (
         f"accuracy {100 * found.accuracy:.2f} % (always the most common class: {100 * found.majority:.2f} %), balanced "
@@ -92,12 +92,7 @@ def format_measures(found: Measures, names: tuple[str, ...]) -> str:
 
 
 def write_classifier(
-    outdir: Path,
-    network: torch.nn.Module,
-    logits: np.ndarray,
-    labels: np.ndarray,
-    files: list[Path],
-    names: tuple[str, ...],
+    outdir: Path, network: torch.nn.Module, logits: np.ndarray, labels: np.ndarray, files: list[Path], names: Names
 ) -> None:
     """model.safetensors, classes.txt and predictions.csv."""
     outdir.mkdir(parents=True, exist_ok=True)

@@ -69,12 +69,6 @@ def test_a_scheduler_that_honours_it_stays(kind: str) -> None:
     assert scheduler.alphas_cumprod[-1] < 1e-7  # Euler and others keep 2^-24, so as not to divide by nothing
 
 
-def test_model_index_names_it() -> None:
-    index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "PNDMScheduler"], "unet": [1, 2]}
-    found = model.zero_snr_model_index(index, model.zero_snr_scheduler_config(CONFIG))
-    assert found == index | {"scheduler": ["diffusers", "DDIMScheduler"]}
-
-
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_drawing_with_another_schedule_than_the_models_is_refused(name: str) -> None:
     config = model.zero_snr_scheduler_config(CONFIG)
