@@ -1,6 +1,6 @@
 """What is trained: the whole U-Net, some of its blocks, or a low-rank adapter: LoRA, DoRA, rsLoRA.
 
-To add a kind: its options as a class in train/config.py, its function in INJECT, and one in train/exporters' EXPORT.
+To add a kind: its options in train/config.py, its functions in INJECT and in EXPORT of train/exporters/run_export.py.
 Trainable means `requires_grad`: saving, loading and counting go by that, never by matching names.
 
 LoRA is a low-rank update beside each chosen layer, W + s B A with s = alpha / rank. Source: Hu et al. 2021, arXiv
