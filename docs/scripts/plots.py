@@ -125,7 +125,7 @@ def elbo() -> Figure:
             left.plot(
                 x[kept], y[kept], marker, color=colour, markersize=3.6, markerfacecolor="white", markeredgewidth=1
             )
-            left.plot([x[-1]] * 2, [y[-1], ENTROPY], color=colour, linewidth=0.7)
+            left.plot([float(x[-1])] * 2, [float(y[-1]), ENTROPY], color=colour, linewidth=0.7)
             right.text(row, -column, f"{abs(total - ENTROPY):.0e}".replace("0e+00", "0"), ha="center", va="center")
     for T, marker in LENGTHS.items():
         left.plot([], [], marker, color=INK, markersize=4, markerfacecolor="white", label=f"T = {T}")

@@ -11,9 +11,9 @@ from PIL import Image
 from data.rng import seed_for
 from tools.pocket.attributes import SIZE
 from tools.pocket.drawing.paint import INK, LINE, Pen, Place
-from tools.pocket.drawing.species import KINDS
 from tools.pocket.drawing.parts import FLOATING, PERCHES, charm
 from tools.pocket.drawing.shapes import ellipse, polar
+from tools.pocket.drawing.species import KINDS
 from tools.pocket.figures import bordered, figure, recoloured
 
 SCALE = 8  # drawn at 8 x 64 pixels

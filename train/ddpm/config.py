@@ -5,8 +5,10 @@ To add a network: a class here and in AnyKind, and a builder in unets/build.py.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import yaml
 from pydantic import Field, model_validator
 
 from data.cli import Options
@@ -44,25 +46,9 @@ class ImageSetOptions(Options):
     """share of the images kept out of training; near-duplicates stay on one side"""
 
 
-# data sets on the hub by a short name, with their image size, mode, mirroring and classes
-HUB_PRESETS: dict[str, ImageSetOptions] = {
-    "fashion_mnist": ImageSetOptions(set="fashion_mnist", size=28, mode="L", flip=True),
-    "mnist": ImageSetOptions(set="mnist", size=28, mode="L", flip=False),
-    "a-mnist": ImageSetOptions(set="gorar/A-MNIST", size=28, mode="L", flip=False),
-    "cifar10": ImageSetOptions(set="cifar10", size=32, mode="RGB", flip=True),
-    "cars": ImageSetOptions(set="cifar10", size=32, mode="RGB", flip=True, only=["automobile"]),
-    "svhn": ImageSetOptions(set="svhn", size=32, mode="RGB", flip=False, subset="cropped_digits"),
-    "celeba": ImageSetOptions(set="tpremoli/CelebA-attrs", size=64, mode="RGB", flip=True),
-    "plants": ImageSetOptions(set="sampath017/plants", size=64, mode="RGB", flip=True),
-    "indoor-scenes": ImageSetOptions(
-        set="keremberke/indoor-scene-classification", size=64, mode="RGB", flip=True, subset="mini"
-    ),
-    "quickdraw-small": ImageSetOptions(set="Xenova/quickdraw-small", size=28, mode="L", flip=True),
-    "quickdraw": ImageSetOptions(set="quickdraw", size=28, mode="L", flip=True, subset="preprocessed_bitmaps"),
-    "milly": ImageSetOptions(set="spongus/milly-images", size=64, mode="RGB", flip=True),
-    "rice": ImageSetOptions(set="miladfa7/Rice-Image-Dataset", size=64, mode="RGB", flip=True),
-    "butterflies": ImageSetOptions(set="imageomics/Curated_GoldStandard_Hoyal_Cuthill", size=64, mode="RGB", flip=True),
-    "cats-and-dogs": ImageSetOptions(set="Bingsu/Cat_and_Dog", size=64, mode="RGB", flip=True),
+HUB_PRESETS = {
+    name: ImageSetOptions.model_validate(row)
+    for name, row in yaml.safe_load((Path(__file__).parent / "hub_presets.yaml").read_text(encoding="utf-8")).items()
 }
 
 

@@ -74,7 +74,8 @@ def kind(word: str, row: dict[str, Any]) -> Kind:
     colours = {name: rgb(row[name]) for name in ("outer", "inner", "ground")}
     lists = {name: row[name].split(", ") for name in ("ears", "crests", "tails")} | {"names": row["names"].split()}
     motif = vars(shapes)[row["motif"].upper()]
-    return Kind(word, **(row | colours | lists | {"coats": coats, "motif": motif}))
+    fields: dict[str, Any] = row | colours | lists | {"coats": coats, "motif": motif}
+    return Kind(word, **fields)
 
 
 KINDS: tuple[Kind, ...] = tuple(kind(word, row) for word, row in TABLES["types"].items())

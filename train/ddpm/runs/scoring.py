@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -310,15 +310,14 @@ def measure_bits(
 ) -> tuple[dict[str, Interval], dict[str, list[float]]]:
     """Every term of the bound in bits per dimension, with intervals over images, and the rate/distortion curve."""
     x0, labels = validation_set(unseen, options.bits, model)
-    predict, noise = (
+    terms = elbo.bits_per_dim(
         model.denoiser(labels, clip=options.clip),
+        model.schedule,
+        x0,
         seeded_noise(0, len(x0), model.image_shape, model.device),
+        sigma=sigma,
+        progress=lambda steps: ProgressBar(steps, "bits per dimension", model.schedule.steps, unit="step"),
     )
-
-    def progress(steps: Iterator[Any]) -> Iterable[Any]:
-        return ProgressBar(steps, "bits per dimension", model.schedule.steps, unit="step")
-
-    terms = elbo.bits_per_dim(predict, model.schedule, x0, noise, sigma=sigma, progress=progress)
     parts = {
         "whole bound": terms.total,
         "rate, L_1 + ... + L_T": terms.rate,
