@@ -299,7 +299,8 @@ def run_draft(options: config.DraftOptions) -> int:
     project = projects.open_project(options.name, options.images, new=True)
     problems: list[Problem] = []
     images = {each.sha256: each for each in readable(images_by_sha256(project.image_folder()).values(), problems)}
-    print(*problems, sep="\n", end="\n" * bool(problems))
+    for problem in problems:
+        print(problem)
     answered = {record.sha256 for record in project.history() if record.screen == "text"}
     old = drafting.read_drafts(project.folder)
     imports = options.captions is not None  # only another person's words replace a person's
@@ -331,7 +332,8 @@ def draft_sources(
         if name == "files" and options.captions is not None:
             problems: list[Problem] = []
             sources.append(drafting.from_files(options.captions.expanduser(), problems))
-            print(*problems, sep="\n", end="\n" * bool(problems))
+            for problem in problems:
+                print(problem)
         elif name == "model" and options.model is not None:
             sources.append(drafting.from_model(options.model, download=options.download, start=options.start))
         elif name == "neighbours":

@@ -150,7 +150,8 @@ def prompts_of(captions: Sequence[Sample] | Sequence[str], template: str) -> Ite
 
 def lost_words(prompt: str, at: int) -> str:
     """The prompt from the word that holds character `at` on."""
-    return prompt[len(prompt[:at]) - len(re.split(r"\s", prompt[:at])[-1]) :].strip()
+    start = at - len(re.split(r"\s", prompt[:at])[-1])
+    return prompt[start:].strip()
 
 
 def with_article(noun: str) -> str:

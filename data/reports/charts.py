@@ -46,7 +46,7 @@ def line_chart(
     series: Sequence[Series], *, x: str, y: str, log_y: bool = False, title: str = "", scatter: bool = False
 ) -> Markup:
     """Lines over a common axis (scatter: points alone), with bands, a legend and tooltips; or that there are none."""
-    points = [(mask(line.x), mask(line.y, log_y) + 0 * mask(line.x)) for line in series]
+    points = [finite_points(line, log_y) for line in series]
     if not any(np.isfinite(values).any() for _, values in points):
         return macro("empty", text=f"{y}: no values yet")
     axes = new_axes(HEIGHT, left=72, bottom=40)
@@ -89,6 +89,11 @@ def mask(values: Sequence[float], log: bool = False) -> Floats:
     """Values with NaN where nothing can be drawn."""
     array = np.asarray(values, np.float64)
     return np.where(np.isfinite(array) & ((array > 0) | (not log)), array, np.nan)
+
+
+def finite_points(line: Series, log: bool) -> tuple[Floats, Floats]:
+    places, values = mask(line.x), mask(line.y, log)
+    return places, np.where(np.isfinite(places), values, np.nan)
 
 
 def decimate(values: Floats) -> NDArray[np.intp]:
