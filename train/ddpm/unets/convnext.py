@@ -84,7 +84,8 @@ class Attention(nn.Module):
         self.out = nn.Conv2d(HEADS * HEAD_WIDTH, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = split_heads(self.query_key_value(self.norm(x)))
+        parts = self.query_key_value(self.norm(x)).reshape(len(x), 3, HEADS, HEAD_WIDTH, -1)
+        query, key, value = parts.unbind(dim=1)  # (B, HEADS, d, H * W) each
         # softmax(Q K^T / sqrt(d)) V
         found = functional.scaled_dot_product_attention(query.mT, key.mT, value.mT).mT
         return x + self.out(found.reshape(len(x), -1, *x.shape[2:]))
@@ -178,13 +179,6 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         return self.attention(self.second(self.first(x, embedding), embedding))
-
-
-def split_heads(joined: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, 3 * HEADS * d, H, W) -> queries, keys and values, (B, HEADS, d, H * W) each."""
-    parts = joined.reshape(len(joined), 3, HEADS, -1, joined.shape[2] * joined.shape[3])
-    query, key, value = parts.unbind(dim=1)
-    return query, key, value
 
 
 def project_heads(weight: Tensor, pixels: Tensor) -> Tensor:
