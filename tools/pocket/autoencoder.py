@@ -156,6 +156,9 @@ def train_autoencoder(plan: Plan = PLAN) -> AutoencoderKL:
         return {**losses, "loss": losses["loss"] + KL_WEIGHT * kl, "kl": kl}
 
     trained = fit(plan, model, losses_at)
+    with torch.no_grad():
+        latents = trained.encode(as_tensor([sample(FRESH + number).picture for number in range(256)])).latent_dist.mean  # pyright: ignore
+    trained.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))  # Rombach et al. 2022, appendix G
     with atomic_folder(state_folder() / "vae") as folder:
         trained.save_pretrained(folder)
     return trained

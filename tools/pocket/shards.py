@@ -24,7 +24,8 @@ BATCH, EMPTY_PROMPT = 64, 0.1
 def data_key() -> str:
     """A hash of the world, the encoder and the tokenizer: other ones make other shards, another decoder does not."""
     weights = load_file(vae_folder() / WEIGHTS)
-    digest = hashlib.sha256(VERSION.encode() + (BASE / "tokenizer" / "merges.txt").read_bytes())
+    factor = repr(load_vae().config.scaling_factor)
+    digest = hashlib.sha256(f"{VERSION} {factor}".encode() + (BASE / "tokenizer" / "merges.txt").read_bytes())
     for name in sorted(weights):
         if name.startswith(("encoder.", "quant_conv.")):
             digest.update(weights[name].half().numpy().tobytes())
