@@ -7,21 +7,13 @@ from functools import lru_cache
 from PIL import Image, ImageDraw
 
 from data.rng import seed_for
+from tools.pocket.symbols import Colour, shade
 
 SIZE = 512  # drawn large and scaled down, which anti-aliases the edges
-Colour = tuple[int, int, int]
 METALS: tuple[Colour, ...] = ((190, 202, 208), (207, 216, 220), (160, 176, 186), (240, 243, 245), (226, 232, 236))
 RETRO: tuple[Colour, ...] = ((176, 224, 230), (168, 218, 190), (246, 226, 190), (240, 243, 245))
 BROWNS: tuple[Colour, ...] = ((141, 96, 64), (160, 110, 70), (121, 85, 61), (176, 124, 82))
 BODIES: tuple[Colour, ...] = ((55, 71, 79), (69, 90, 100), (96, 125, 139), (78, 84, 98))
-
-
-def shade(colour: Colour, factor: float) -> Colour:
-    """The colour, darker (factor < 1) or lighter (factor > 1)."""
-    red, green, blue = (min(255, round(part * factor)) for part in colour)
-    return red, green, blue
-
-
 FOODS: tuple[Colour, ...] = (
     (229, 57, 53), (67, 160, 71), (255, 179, 0), (126, 87, 194), (244, 143, 177), (141, 110, 99), (41, 182, 246),
 )  # fmt: skip
