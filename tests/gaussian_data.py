@@ -22,7 +22,7 @@ def close(found: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0
 
 
 def column(*values: float) -> Tensor:
-    """(B, 1, 1, 1) float64: pictures of one pixel."""
+    """(B, 1, 1, 1) float64: images of one pixel."""
     return torch.tensor(values, dtype=F64).reshape(-1, 1, 1, 1)
 
 
@@ -32,7 +32,7 @@ DATA, NOISE = column(1, 1, -1, -1), column(1, -1, 1, -1)
 
 
 def data(mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """Four pictures over which averages are expectations over N(mean, std^2)."""
+    """Four images over which averages are expectations over N(mean, std^2)."""
     return mean + std * DATA
 
 

@@ -1,4 +1,4 @@
-"""The sample set: the same pictures everywhere, no two alike, and captions that say what is drawn."""
+"""The sample set: the same images everywhere, no two alike, and captions that say what is drawn."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from tools.pocket.drawing.paint import INK, PAPER, Part, Pen, Place, Ruler
 from tools.pocket.drawing.shapes import ellipse
 from tools.pocket.drawing.species import SPECIES
 
-BRED = (0, 17, 35)  # species whose every picture is looked at
+BRED = (0, 17, 35)  # species whose every image is looked at
 
 
 @functools.cache
@@ -29,12 +29,12 @@ def captioned() -> list[Annotation]:
     return [creatures.annotation(index) for index in range(sample_set.COUNT)]
 
 
-def test_another_seed_gives_another_picture_of_the_same_species() -> None:
+def test_another_seed_gives_another_image_of_the_same_species() -> None:
     assert creatures.annotation(7, seed=1).name == creatures.annotation(7).name
     assert np.abs(np.asarray(creatures.draw(7, 64, seed=1), dtype=np.int16) - drawn(7)).mean() > 3
 
 
-def test_no_two_pictures_are_alike() -> None:
+def test_no_two_images_are_alike() -> None:
     indices = [kin + 100 * picture for kin in BRED for picture in range(6)] + list(range(60, 76))
     pictures = [drawn(index).reshape(-1) for index in indices]
     gaps = [np.abs(a - b).mean() for i, a in enumerate(pictures) for b in pictures[:i]]
@@ -66,7 +66,7 @@ def test_captions_name_type_and_species_and_stay_short() -> None:
     assert len({row.text for row in captioned()}) == sample_set.COUNT
 
 
-def test_the_same_picture_at_two_sizes() -> None:
+def test_the_same_image_at_two_sizes() -> None:
     large = creatures.draw(23, 256).resize((64, 64), Image.Resampling.BOX)
     error = np.asarray(large, dtype=float) - drawn(23)
     psnr = 10 * np.log10(255**2 / (error**2).mean())

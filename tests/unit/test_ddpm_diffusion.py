@@ -53,7 +53,7 @@ def test_03_posterior_mean_by_three_routes(name: str) -> None:
     close(variance, 1 / (prior + likelihood), rtol=1e-11)
 
 
-def test_the_first_step_back_returns_the_picture() -> None:
+def test_the_first_step_back_returns_the_image() -> None:
     schedule, x0, xt = schedules.linear(1000), sample("x0"), sample("xt")
     mean, variance = diffusion.posterior(schedule, x0, xt, torch.zeros(6, dtype=torch.int64))
     close(mean, x0, atol=1e-11)
@@ -81,7 +81,7 @@ def without_signal() -> Schedule:
     return schedules.zero_terminal_snr(schedules.from_diffusers(SD))
 
 
-def test_17_the_last_step_forgets_the_picture_but_v_finds_it(without_signal: Schedule) -> None:
+def test_17_the_last_step_forgets_the_image_but_v_finds_it(without_signal: Schedule) -> None:
     x0, eps, last = sample("x0"), sample("eps"), torch.full((6,), 999)
     xt = diffusion.add_noise(without_signal, x0, eps, last)
     assert torch.equal(xt, eps)  # independent of x_0
@@ -196,7 +196,7 @@ def test_03_every_parametrization_says_the_same(kind: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", prediction.PARAMETRIZATIONS)
-def test_17_at_zero_terminal_snr_all_but_eps_find_the_picture(kind: str) -> None:
+def test_17_at_zero_terminal_snr_all_but_eps_find_the_image(kind: str) -> None:
     schedule = schedules.zero_terminal_snr(schedules.linear(1000))
     if kind == "eps":
         with pytest.raises(InputError, match=r"zero terminal SNR.*; allowed: v or x0 prediction"):

@@ -27,7 +27,7 @@ CLASS_MEANS = torch.tensor([-0.5, 0.5, 0.0], dtype=F64)  # the last is what is s
 
 
 def asked(xt: Tensor, t: Tensor, classes: Tensor) -> Tensor:
-    """A network with classes that answers eps exactly, for pictures around the mean of their class."""
+    """A network with classes that answers eps exactly, for images around the mean of their class."""
     A = LINEAR.alphas_cumprod[t].reshape(-1, 1, 1, 1)
     off = xt - A.sqrt() * CLASS_MEANS[classes].reshape(-1, 1, 1, 1)
     return (1 - A).sqrt() / (A * 0.25 + 1 - A) * off
@@ -43,7 +43,7 @@ def test_21_guidance_is_linear_in_its_scale() -> None:
     close(guidance.guide(asked, classes, 2, 1.0)(xt, t), asked(xt, t, classes), atol=1e-14)
 
 
-def test_21_guided_pictures_move_along_the_class() -> None:
+def test_21_guided_images_move_along_the_class() -> None:
     means = {}
     for scale in (0.0, 1.0, 2.0):
         predict = prediction.eps(guidance.guide(asked, torch.ones(202, dtype=torch.int64), 2, scale), LINEAR)
@@ -74,7 +74,7 @@ def test_classes_are_hidden_at_their_rate() -> None:
 
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("name", ["fixed-large", "ddim", "heun", "dpm++"])
-def test_21_a_full_mask_returns_the_picture(name: str, repeats: int) -> None:
+def test_21_a_full_mask_returns_the_image(name: str, repeats: int) -> None:
     inpainting = Inpainting(samplers.make_sampler(name, count=20), PICTURES, torch.ones_like(PICTURES), repeats)
     found = samplers.generate(inpainting, analytic.gaussian_denoiser(LINEAR, std=0.5), LINEAR, NOISE.start(), NOISE)
     assert torch.equal(found, PICTURES)
@@ -110,7 +110,7 @@ def test_21_the_drawn_half_follows_the_known_half_when_steps_are_repeated() -> N
 
 
 class Pair:
-    """Pictures (s, s) with s ~ N(0, std^2): the exact denoiser."""
+    """Images (s, s) with s ~ N(0, std^2): the exact denoiser."""
 
     def __init__(self, std: float) -> None:
         self.std = std
@@ -169,7 +169,7 @@ def test_21_interpolation_ends_in_the_two_reconstructions(name: str) -> None:
     share = torch.tensor([0.0, 0.5, 1.0])
     found = editing.interpolate(sampler, predict, LINEAR, pair, share, 25, one_seed)
     for row, picture in ((0, 0), (2, 1)):
-        alone = (PICTURES[picture], PICTURES[picture])  # noised and drawn again, without a second picture
+        alone = (PICTURES[picture], PICTURES[picture])  # noised and drawn again, without a second image
         again = editing.interpolate(sampler, predict, LINEAR, alone, torch.zeros(3), 25, one_seed)
         close(found[row], again[row], atol=1e-14)
     close(found[1], (found[0] + found[2]) / 2, atol=1e-12)  # a linear denoiser, the same noise

@@ -157,8 +157,8 @@ def test_terms_by_name_and_the_rate_distortion_curve() -> None:
     assert rmse[0].item() == pytest.approx(0.5 * 127.5, rel=0.03)  # knowing nothing, the data's own spread
 
 
-def test_single_precision_and_a_batch_of_pictures() -> None:
-    # what a network gives: float32 and many pixels; close to float64, and each picture by itself
+def test_single_precision_and_a_batch_of_images() -> None:
+    # what a network gives: float32 and many pixels; close to float64, and each image by itself
     schedule, shape = schedules.linear(100), (3, 2, 4, 4)
     x0 = ((rng.normal(shape, "x0").clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 

@@ -73,7 +73,7 @@ def test_contract_every_state_is_shown(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_22_contract_a_picture_follows_from_its_seed_alone(name: str) -> None:
+def test_22_contract_an_image_follows_from_its_seed_alone(name: str) -> None:
     sampler, shape = samplers.make_sampler(name, count=20), (3, 8, 8)
     predict = perfect(sampler, LINEAR, 0.1, 0.4)
 
@@ -136,7 +136,7 @@ def test_08_monte_carlo_agrees_to_three_standard_errors(name: str, count: int, n
     assert drawn.mean().item() == pytest.approx(0, abs=3 * closed / math.sqrt(n))
 
 
-def test_08_without_noise_pictures_fall_towards_the_mean() -> None:
+def test_08_without_noise_images_fall_towards_the_mean() -> None:
     silent = samplers.make_sampler("fixed-small", noise_scale=0.0)
     mean, std = moments(silent, analytic.gaussian_denoiser(LINEAR, 0.3, 0.5), LINEAR)
     assert mean == pytest.approx(0.3, abs=0.002)
@@ -317,7 +317,7 @@ def test_16_a_solver_is_that_of_diffusers(name: str, solver: Any) -> None:
 
 
 def test_the_naive_sampler_leaves_the_mix_that_it_claims() -> None:
-    # with the right picture predicted, the noise share falls to (t + 1) / T of the next timestep, and to nothing
+    # with the right image predicted, the noise share falls to (t + 1) / T of the next timestep, and to nothing
     schedule, picture, z = schedules.linear(10), column(0.4), column(-1.3)
     states = list(
         samplers.make_sampler("naive", count=5, spacing="trailing").steps(

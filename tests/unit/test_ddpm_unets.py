@@ -68,7 +68,7 @@ def test_every_kind_has_a_builder() -> None:
 
 
 def test_a_last_silu_cannot_paint_black() -> None:
-    """The defect: SiLU is never below -0.2785, and pictures reach -1."""
+    """The defect: SiLU is never below -0.2785, and images reach -1."""
     torch.manual_seed(0)
     x, t = 30 * torch.randn(2, 1, 16, 16), torch.zeros(2, dtype=torch.long)
     old, mended = BasicUNet(1, final_activation=True), BasicUNet(1)
@@ -188,7 +188,7 @@ def own_name(name: str) -> str:
 
 
 def test_18_all_35_746_307_weights_answer_as_in_diffusers() -> None:
-    """The paper's own widths; pictures of 8 pixels, which its four levels halve down to one."""
+    """The paper's own widths; images of 8 pixels, which its four levels halve down to one."""
     theirs = diffusers_paper().to(torch.float64)
     with torch.device("meta"):
         ours = paper.PaperUNet(3).eval()

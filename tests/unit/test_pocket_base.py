@@ -83,14 +83,14 @@ def draw(pipeline: Any, prompt: str, seed: int, steps: int) -> np.ndarray:
     return result.images[0]
 
 
-def test_the_same_seed_draws_the_same_picture(pipeline: Any):
+def test_the_same_seed_draws_the_same_image(pipeline: Any):
     first, again, other = (draw(pipeline, "a guitar", seed, 4) for seed in (1, 1, 2))
     assert first.shape == (64, 64, 3)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_colour_words_colour_the_picture(pipeline: Any):
+def test_colour_words_colour_the_image(pipeline: Any):
     red, blue = (draw(pipeline, f"a {colour} guitar", 3, 8) for colour in ("red", "blue"))
     assert np.isfinite(red).all()
     assert (blue[..., 2] - blue[..., 0]).mean() > (red[..., 2] - red[..., 0]).mean() + 0.02

@@ -1,4 +1,4 @@
-"""The judge: what its training pictures go through, and that paper alone does not change its mind."""
+"""The judge: what its training images go through, and that paper alone does not change its mind."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tools.pocket.scorer import redrawn
 
 
 def squares(count: int = 64) -> torch.Tensor:
-    """White pictures with a blue square in the middle, in [-1, 1]."""
+    """White images with a blue square in the middle, in [-1, 1]."""
     pixels = torch.ones(count, 3, 64, 64)
     pixels[:, :, 20:44, 20:44] = torch.tensor([-0.6, -0.2, 0.7])[:, None, None]
     return pixels
 
 
-def test_a_step_redraws_its_pictures_always_alike_and_another_step_otherwise() -> None:
+def test_a_step_redraws_its_images_always_alike_and_another_step_otherwise() -> None:
     first = redrawn(squares(), 3)
     assert torch.equal(first, redrawn(squares(), 3))
     assert not torch.equal(first, redrawn(squares(), 4))
 
 
-def test_redrawn_pictures_stay_in_range_and_keep_their_shapes() -> None:
+def test_redrawn_images_stay_in_range_and_keep_their_shapes() -> None:
     found = redrawn(squares(), 1)
     assert found.shape == (64, 3, 64, 64) and found.abs().max() <= 1
     inside, outside = found[:, :, 24:40, 24:40], found[:, :, :8]

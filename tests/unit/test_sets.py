@@ -1,4 +1,4 @@
-"""Sets of small pictures: the digits as they were measured, folders, saved data sets, and every refusal."""
+"""Sets of small images: the digits as they were measured, folders, saved data sets, and every refusal."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def picture(shade: int, size: tuple[int, int] = (20, 16), mode: str = "RGB") -> 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set as the library saves it: pictures under `img`, classes under `label`, words under `note`."""
+    """A data set as the library saves it: images under `img`, classes under `label`, words under `note`."""
     features = datasets.Features(
         {
             "note": datasets.Value("string"),
@@ -70,7 +70,7 @@ def test_levels_survive_the_way_there_and_back() -> None:
         to_uint8(torch.full((1, 1, 1, 1), float("nan")))
 
 
-def test_pictures_become_images_and_back() -> None:
+def test_images_become_a_tensor_and_back() -> None:
     for mode in ("L", "RGB"):
         images = [picture(i, mode=mode) for i in range(3)]
         tensor = from_images(images)
@@ -90,7 +90,7 @@ def test_a_split_keeps_groups_together_and_stands_still() -> None:
     assert [len(side) for side in whole.split(0.0, seed=1)] == [40, 0]
     assert len(whole.select([0, 1]).split(0.01, seed=1)[1]) == 1
     twins = ImageSet("t", torch.zeros(4, 1, 4, 4, dtype=torch.uint8))
-    assert [len(side) for side in twins.split(0.5, seed=0)] == [4, 0]  # one picture four times: one side
+    assert [len(side) for side in twins.split(0.5, seed=0)] == [4, 0]  # one image four times: one side
 
 
 def test_classes_are_numbered_anew() -> None:
@@ -182,7 +182,7 @@ def test_folders_of_no_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_pictures_of_every_mode_become_one_tensor(tmp_path: Path, mode: str) -> None:
+def test_images_of_every_mode_become_one_tensor(tmp_path: Path, mode: str) -> None:
     for place, stored in enumerate(["L", "LA", "P", "1", "RGBA", "CMYK"]):
         suffix = "tif" if stored == "CMYK" else "png"
         picture(place, mode=stored).save(tmp_path / f"{place}.{suffix}")
@@ -215,7 +215,7 @@ def test_a_saved_data_set_is_found_by_its_types(saved: Path) -> None:
     assert test.classes == ("row 0", "row 1", "row 2", "row 3")
 
 
-def test_classes_of_a_data_set_are_filtered_before_its_pictures_are_read(saved: Path) -> None:
+def test_classes_of_a_data_set_are_filtered_before_its_images_are_read(saved: Path) -> None:
     found = load_image_set(options(set=str(saved), only=["automobile"], most=3, size=16), seed=0)
     assert (len(found), found.classes) == (3, ("automobile",))
     with pytest.raises(InputError, match="unknown class 'automobil', did you mean 'automobile'"):
