@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from tools.pocket.drawing.faces import BEAK, Head
 from tools.pocket.drawing.paint import LINE, THIN, Brush, Colour, Mark, Part, tube
 from tools.pocket.drawing.poses import Pose
 from tools.pocket.drawing.shapes import Path, curve, ellipse, grow, polar
-from tools.pocket.drawing.species import Species, rgb
+from tools.pocket.drawing.species import TABLES, Species, rgb
 
 PINK, GOLD, STALK = rgb("ff86b0"), rgb("ffd23c"), rgb("4a9a3f")
 
@@ -50,19 +51,12 @@ def charm(
     return Part(grow(shape, at, toward, length, width), outer, marks)
 
 
-EAR_SHAPES: dict[str, tuple[Path, float, float, str]] = {
-    # shape, length, width, colours: "coat" (head with trim inside), "trim" or "motif"
-    "round": (shapes.ROUND_EAR, 0.56, 0.6, "coat"),
-    "pointed": (shapes.POINTED_EAR, 0.78, 0.62, "coat"),
-    "long": (shapes.LONG_EAR, 1.1, 0.56, "coat"),
-    "floppy": (shapes.FLOPPY_EAR, 0.8, 0.76, "coat"),
-    "fin": (shapes.FIN, 0.66, 0.72, "trim"),
-    "leaf": (shapes.LEAF, 0.95, 0.86, "motif"),
-    "crystal": (shapes.CRYSTAL, 0.76, 0.6, "motif"),
-    "horn": (shapes.HORN, 0.66, 0.42, "belly"),
-    "wisp": (shapes.WISP, 0.8, 0.6, "motif"),
-    "blade": (shapes.BLADE, 0.84, 0.52, "trim"),
-}
+def planted(group: str) -> dict[str, tuple[Any, ...]]:
+    """By name: the shape, its length and width as shares of what it grows on, and its colours."""
+    return {name: (vars(shapes)[row[0].upper()], *row[1:]) for name, row in TABLES["shapes"][group].items()}
+
+
+EARS, ROWS, SINGLES, TAIL_TIPS, WINGS = (planted(group) for group in ("ears", "rows", "singles", "tails", "wings"))
 
 
 def draw_ears(stage: Stage, head: Head) -> None:
@@ -79,7 +73,7 @@ def draw_ears(stage: Stage, head: Head) -> None:
         if kind == "antenna":
             _antenna(stage, head, root, toward)
             continue
-        shape, length, width, colours = EAR_SHAPES[kind]
+        shape, length, width, colours = EARS[kind]
         path = shape if side > 0 else shape.conj()
         stage.pen.figure(_ear(stage, path, root, toward, length * head.size, width * head.size, colours))
 
@@ -122,17 +116,6 @@ def draw_crest(stage: Stage, head: Head, crown: float) -> None:
         stage.pen.figure(charm(shape, top, up, length * size, width * size, kind.outer, kind.inner))
     elif crest != "none":
         CRESTS[crest](stage, top, complex(up), size)
-
-
-ROWS: dict[str, tuple[Path, float, float]] = {
-    "flames": (shapes.FLAME, 0.76, 0.64), "crystals": (shapes.CRYSTAL, 0.72, 0.56), "stones": (shapes.CHUNK, 0.5, 0.54),
-    "spikes": (shapes.SPIKE, 0.64, 0.46), "ghost flame": (shapes.WISP, 0.76, 0.58),
-}
-SINGLES: dict[str, tuple[Path, float, float]] = {
-    "flame": (shapes.FLAME, 0.84, 0.66), "bolt": (shapes.BOLT, 0.8, 0.62), "crystal": (shapes.CRYSTAL, 0.76, 0.6),
-    "drop": (shapes.DROP, 0.74, 0.7), "star": (shapes.STAR, 0.68, 0.68), "hexagon": (shapes.NUT, 0.5, 0.5),
-    "bubble": (shapes.DISC, 0.6, 0.6),
-}
 
 
 def _fin(stage: Stage, top: complex, up: complex, size: float) -> None:
@@ -186,16 +169,6 @@ CRESTS: dict[str, Callable[[Stage, complex, complex, float], None]] = {
     "fin": _fin, "curl": _curl, "tuft": _tuft, "sprout": _sprout, "flower": _flower, "bud": _bud, "bow": _bow,
 }
 
-TAIL_TIPS: dict[str, tuple[Path, float, float, str]] = {
-    "fluke": (shapes.FLUKE, 0.3, 0.3, "trim"), "fin": (shapes.FIN, 0.32, 0.36, "trim"),
-    "flame": (shapes.FLAME, 0.42, 0.36, "motif"), "leaf": (shapes.LEAF, 0.42, 0.42, "motif"),
-    "bolt": (shapes.BOLT, 0.5, 0.5, "motif"), "crystal": (shapes.CRYSTAL, 0.38, 0.34, "motif"),
-    "puff": (shapes.DISC, 0.34, 0.34, "belly"), "club": (shapes.CHUNK, 0.32, 0.34, "motif"),
-    "wisp": (shapes.WISP, 0.4, 0.36, "motif"), "stinger": (shapes.SPIKE, 0.34, 0.24, "motif"),
-    "star": (shapes.STAR, 0.38, 0.38, "motif"), "heart": (shapes.HEART, 0.32, 0.34, "trim"),
-    "blade": (shapes.BLADE, 0.42, 0.34, "trim"), "hexagon": (shapes.NUT, 0.34, 0.34, "motif"),
-}
-
 
 def draw_tail(stage: Stage, root: complex, side: int, reach: float = 1.0) -> None:
     """A tail to the left (side -1) or right (1) that rises to its tip."""
@@ -218,17 +191,11 @@ def draw_tail(stage: Stage, root: complex, side: int, reach: float = 1.0) -> Non
     stage.pen.figure(charm(path, tip, toward, length * reach, width * reach, outer, inner))
 
 
-WING_SHAPES: dict[str, Path] = {
-    "fin": shapes.FIN, "webbed": shapes.WEBBED, "leaf": shapes.LEAF, "feather": shapes.FEATHER,
-    "butterfly": shapes.PETAL_WING, "blade": shapes.BLADE,
-}
-
-
 def draw_wing(stage: Stage, root: complex, side: int, degrees: float, length: float, slim: float = 0.86) -> None:
     """One wing from its root; `degrees` above the horizontal, `slim` its width by its length."""
     toward = polar(1, degrees)
     toward = complex(side * toward.real, toward.imag)
-    shape = WING_SHAPES[stage.species.wings]
+    (shape,) = WINGS[stage.species.wings]
     path = shape if side > 0 else shape.conj()
     motif = stage.species.wings in ("leaf", "butterfly")
     outer = stage.species.kind.outer if stage.species.wings == "leaf" else stage.trim
