@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 
 from data.errors import EXIT_INTERRUPTED, printable
-from infer.comparison import figures, measures, results, studies
+from infer.comparison import figures, results, studies
 from infer.comparison.grid import build_grid
 from infer.comparison.image_cache import ImageCache, Machine
-from infer.comparison.measures import Scorer
-from infer.comparison.page import Report
+from infer.comparison.results import Report
+from infer.comparison.studies import Scorer
 from infer.comparison.trajectory import strip_requests, write_strips
 from infer.comparison.weights import WeightsFinder
-from infer.config import CompareOptions
+from infer.config import POCKET_SCORER, CompareOptions
 
 
 def run(options: CompareOptions) -> int:
@@ -37,7 +37,7 @@ def compare(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -
     if options.study:
         options = studies.study_options(options, cache.recommended(finder.of_model("")).steps)
     grid = build_grid(options, finder)
-    scorer = Scorer(options.scorer or measures.POCKET_SCORER)
+    scorer = Scorer(options.scorer or POCKET_SCORER)
     requests = list(grid.requests.values())
     cache.check(requests)
     folder = results.output_folder(options.outdir)

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from data.atomic_io import write_atomic
 from data.errors import InputError, printable
 from infer import output, resolve_model
-from infer.comparison import measures, results
-from infer.comparison.axes import Axis
-from infer.comparison.grid import build_request
+from infer.comparison import results
+from infer.comparison.grid import Axis, build_request
 from infer.comparison.image_cache import CachedImage, ImageCache
-from infer.comparison.page import Panel as PagePanel
-from infer.comparison.page import Report, render_page
+from infer.comparison.results import Panel as PagePanel
+from infer.comparison.results import Report, render_page
+from infer.comparison.studies import mean_distance
 from infer.comparison.weights import BASE, TUNED, WeightsFinder
 from infer.config import CompareOptions
 from infer.contact_sheet import Sheet, by_place, render_sheet
@@ -118,7 +118,7 @@ def write_figures(
         notes, title = by_place([each.label for each in panels], COLUMNS), f"Figure {figure.number}: {figure.title}"
         columns, rows = [""] * COLUMNS, [""] * -(-len(panels) // COLUMNS)
         images = {at: cached.image for at, cached in cells.items()}
-        apart = measures.mean_distance(list(images.values()))
+        apart = mean_distance(list(images.values()))
         shared = results.shared_settings([each.cached.recipe for each in panels])
         footer = f"{shared}; RMS difference of the panels {apart:.3f}"
         sheet = Sheet(columns, rows, images, title, footer, notes)

@@ -10,24 +10,29 @@ seeds, and the p-value of "the word shifts nothing" in the scorer's features.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import InputError
+from data.features import Clip, extract_features
+from data.metrics.statistics import all_signs, random_signs, student_interval
 from data.reports.charts import Series
-from infer.comparison import measures
-from infer.comparison.axes import parse_axis
-from infer.comparison.grid import Grid, Position, trigger_word
+from infer.comparison.grid import Grid, Position, parse_axis, trigger_word
 from infer.comparison.image_cache import CachedImage
-from infer.comparison.measures import Scorer, SeedInterval
-from infer.comparison.page import Report
-from infer.config import CompareOptions
+from infer.comparison.results import Report
+from infer.config import POCKET_SCORER, CompareOptions
 
+SIDE = 64  # pixels; images are reduced to it before they are compared, so that grain is no difference
+MAX_FLIPS = 2**14  # sign patterns; if there are more, this many are drawn at random
 SIMPLE = ("a guitar", "a red apple", "a fish")
 COMPLEX = (
     "a cat and a guitar",
@@ -41,6 +46,99 @@ GUIDANCE = "1,2,4,7.5,12,20"
 SEEDS, TRIGGER_SEEDS = 4, 8  # eight seeds allow a p of 0.008, four none below 0.125
 SETTLED = 0.25  # of the distance between two seeds' images
 LEVEL = 0.05
+Values = Sequence[float] | NDArray[np.floating]
+
+
+# ---- measures
+
+
+@dataclass(frozen=True)
+class SeedInterval:
+    """A mean and its 95 % t-interval over n seeds; NaN bounds for a single seed."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} (95 % {self.low:+.3f} to {self.high:+.3f}, {self.n} seeds)"
+
+    @property
+    def sign(self) -> int:
+        """-1 or +1 if the whole interval lies on one side of 0, else 0."""
+        return -1 if self.high < 0 else 1 if self.low > 0 else 0
+
+
+def interval(values: Values) -> SeedInterval:
+    """The mean of independent values with Student's interval, mean ± t s / sqrt(n)."""
+    array = np.asarray(values, np.float64)
+    mean, n = float(array.mean()), len(array)
+    if n < 2:
+        return SeedInterval(mean, math.nan, math.nan, n)
+    found = student_interval(mean, float(array.std(ddof=1)) / math.sqrt(n), n - 1)
+    return SeedInterval(mean, found.low, found.high, n)
+
+
+def distance(one: Image.Image, two: Image.Image) -> float:
+    """Root mean square difference of the colors at SIDE x SIDE pixels: 0 (equal) to 1 (black and white)."""
+    return float(np.sqrt(np.mean((to_pixels(one) - to_pixels(two)) ** 2)))
+
+
+def to_pixels(image: Image.Image) -> NDArray[np.float64]:
+    """(SIDE, SIDE, 3) in [0, 1], reduced by averaging."""
+    return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64) / 255
+
+
+def mean_distance(images: Sequence[Image.Image]) -> float:
+    """The mean distance over all pairs; 0 for a single image."""
+    pairs = list(itertools.combinations(images, 2))
+    return float(np.mean([distance(*pair) for pair in pairs])) if pairs else 0.0
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A CLIP model that judges images; it generated none of them."""
+
+    folder: Path = POCKET_SCORER
+
+    @property
+    def name(self) -> str:
+        return "data/pocket/scorer" if self.folder == POCKET_SCORER else self.folder.name
+
+    @cached_property
+    def clip(self) -> Clip:
+        return Clip(self.folder)
+
+    def features(self, images: Sequence[Image.Image]) -> NDArray[np.floating]:
+        """(n, d) unit rows, cached by content."""
+        return extract_features(self.clip, images)
+
+    def similarity(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> NDArray[np.float64]:
+        """(n,) the cosine of each image with its own prompt."""
+        texts = list(dict.fromkeys(prompts))
+        rows = dict(zip(texts, self.clip.encode_text(texts), strict=True))
+        own = np.stack([rows[prompt] for prompt in prompts])
+        return np.einsum("nd,nd->n", self.features(images).astype(np.float64), own)
+
+
+def flip_test(differences: NDArray[np.floating]) -> float:
+    """The p-value of "paired rows do not differ in the mean", (n, d) differences, by flipping their signs.
+
+    The statistic is the length of the mean difference; p is the share of sign patterns at least as long. Source: Fisher
+    1935, The design of experiments, §21.
+    """
+    rows = np.asarray(differences, np.float64)
+    count = len(rows)
+    if 2**count <= MAX_FLIPS:
+        signs = all_signs(count)
+    else:
+        signs = np.vstack([np.ones(count), random_signs(MAX_FLIPS, count, 0)])
+    lengths = np.linalg.norm(signs @ rows / count, axis=1)
+    return float(np.mean(lengths >= lengths[0] * (1 - 1e-12)))
+
+
+# ---- the studies
 
 
 def study_options(options: CompareOptions, steps: int) -> CompareOptions:
@@ -98,11 +196,11 @@ class Sweep:
         return min(self.values[:-1], key=lambda value: abs(value - 0.4 * self.last))
 
     def distance(self, prompt: str, seed: int, one: float, two: float) -> float:
-        return measures.distance(self.images[prompt, seed, one], self.images[prompt, seed, two])
+        return distance(self.images[prompt, seed, one], self.images[prompt, seed, two])
 
     def over_seeds(self, prompts: Sequence[str], measure: Callable[[str, int], float]) -> SeedInterval:
         """The interval over seeds of a measure's mean over the prompts."""
-        return measures.interval([float(np.mean([measure(p, s) for p in prompts])) for s in self.seeds])
+        return interval([float(np.mean([measure(p, s) for p in prompts])) for s in self.seeds])
 
     def to_last(self, prompts: Sequence[str]) -> list[SeedInterval]:
         """For each value: the distance to the images at the last value."""
@@ -118,7 +216,7 @@ class Sweep:
     def between_seeds(self, prompts: Sequence[str]) -> list[float]:
         """For each value: the mean distance between images of one prompt with different seeds."""
         return [
-            float(np.mean([measures.mean_distance([self.images[p, s, value] for s in self.seeds]) for p in prompts]))
+            float(np.mean([mean_distance([self.images[p, s, value] for s in self.seeds]) for p in prompts]))
             for value in self.values
         ]
 
@@ -183,7 +281,7 @@ def sweep_report(options: CompareOptions, grid: Grid, images: Mapping[Position, 
     numbers = {"verdict": verdict, "curves": curves, "scorer": scores.scorer}
     return Report(f"Study: {name}", verdict, notes, numbers, sweep_charts(name, sweep, measured, scores.scorer),
                   text=f"Bands: 95 % t-intervals over {len(sweep.seeds)} seeds of the mean over a group's prompts. "
-                  f"Distances: root mean square of colors at {measures.SIDE} x {measures.SIDE} pixels, 0 to 1. A "
+                  f"Distances: root mean square of colors at {SIDE} x {SIDE} pixels, 0 to 1. A "
                   f"prompt of more than {SIMPLE_WORDS} words is complex. The scorer's cosines are not calibrated: "
                   "compare differences, not levels.")  # fmt: skip
 
@@ -278,21 +376,21 @@ def trigger_effects(
     keys = list(images)
     rows = dict(zip(keys, scorer.features([images[key] for key in keys]), strict=True))
     shift = {p: np.stack([rows[p, s, True] - rows[p, s, False] for s in seeds]) for p in prompts}
-    pair = {p: [measures.distance(images[p, s, True], images[p, s, False]) for s in seeds] for p in prompts}
+    pair = {p: [distance(images[p, s, True], images[p, s, False]) for s in seeds] for p in prompts}
     apart = {p: distances_to_other_seeds(p, seeds, images) for p in prompts}
-    effects = [effect(p, pair[p], apart[p], measures.flip_test(shift[p])) for p in prompts]
+    effects = [effect(p, pair[p], apart[p], flip_test(shift[p])) for p in prompts]
     if len(prompts) > 1:
         means = [np.mean([values[p] for p in prompts], axis=0).tolist() for values in (pair, apart)]
         # a seed's prompts start from the same noise, so their signs are flipped together
         joint = np.concatenate([shift[p] for p in prompts], axis=1)
-        effects.append(effect("all prompts", *means, measures.flip_test(joint)))
+        effects.append(effect("all prompts", *means, flip_test(joint)))
     return effects
 
 
 def distances_to_other_seeds(prompt: str, seeds: Sequence[int], images: Mapping[Key, Image.Image]) -> list[float]:
     """For each seed, the mean distance of its image without the word to those of the other seeds."""
     gaps = {
-        frozenset(two): measures.distance(images[prompt, two[0], False], images[prompt, two[1], False])
+        frozenset(two): distance(images[prompt, two[0], False], images[prompt, two[1], False])
         for two in itertools.combinations(seeds, 2)
     }
     return [float(np.mean([gap for two, gap in gaps.items() if seed in two])) for seed in seeds]
@@ -300,7 +398,7 @@ def distances_to_other_seeds(prompt: str, seeds: Sequence[int], images: Mapping[
 
 def effect(name: str, pair: Sequence[float], apart: Sequence[float], shift: float) -> Effect:
     ratios = [one / other if other else float("nan") for one, other in zip(pair, apart, strict=True)]
-    return Effect(name, measures.interval(pair), float(np.mean(apart)), measures.interval(ratios), shift)
+    return Effect(name, interval(pair), float(np.mean(apart)), interval(ratios), shift)
 
 
 def trigger_verdict(word: str, effects: Sequence[Effect], seeds: int) -> str:
@@ -326,7 +424,7 @@ def trigger_report(
     rows = [(e.name, e.pair.mean, e.seeds, e.ratio.mean, f"{e.ratio.low:.2f} to {e.ratio.high:.2f}", e.shift)
             for e in effects]  # fmt: skip
     notes = {
-        at: f"moved by {measures.distance(cached.image, images[0, *at[1:]].image):.3f}"
+        at: f"moved by {distance(cached.image, images[0, *at[1:]].image):.3f}"
         for at, cached in images.items()
         if at[0] == 1
     }

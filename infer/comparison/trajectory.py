@@ -20,8 +20,7 @@ from data.atomic_io import atomic_file
 from data.errors import InputError
 from data.shapes import Latents
 from infer import output, pipeline, schedulers
-from infer.comparison.axes import parse_axis
-from infer.comparison.grid import FLAGS, CellRequest, build_request
+from infer.comparison.grid import FLAGS, CellRequest, build_request, parse_axis
 from infer.comparison.image_cache import ImageCache
 from infer.comparison.weights import BASE, TUNED, WeightsFinder
 from infer.config import CompareOptions

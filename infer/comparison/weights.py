@@ -11,7 +11,6 @@ from data import disk_cache
 from data.atomic_io import atomic_folder, cache_root, file_sha256
 from data.errors import InputError
 from infer import resolve_model
-from infer.comparison.axes import NO_LORA
 from infer.config import CompareOptions, GenerateOptions, LoraFile, parse_lora
 from infer.resolve_model import ResolvedModel
 from train import checkpoint as checkpoints
@@ -22,6 +21,7 @@ from train.run_folder import Run
 
 BASE, TUNED = "base", "tuned"
 FINAL = "final"  # what a finished run exported
+NO_LORA = "none"  # a value of the axis `lora`
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import base64
 import binascii
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,11 +22,7 @@ from data.errors import InputError
 from infer import schedulers
 from infer.config import MAX_SEED
 from infer.web.queue import Job
-from infer.web.service import StudioService
-from infer.web.validation import MAX_GUIDANCE, MAX_IMAGES, MAX_PROMPT, MAX_STEPS
-
-if TYPE_CHECKING:
-    from infer.web.gallery import Gallery
+from infer.web.service import MAX_GUIDANCE, MAX_IMAGES, MAX_PROMPT, MAX_STEPS, StudioService
 
 SAMPLER = "sampler_name"  # A1111 answers 404 to an unknown one
 SCHEDULES = ("Automatic", "Karras")
@@ -185,7 +181,7 @@ def sampler_key(body: TextToImage) -> str | None:
         raise InputError(f"unknown sampler {name!r}", where=SAMPLER, allowed=error.allowed) from None
 
 
-def txt2img_response(body: TextToImage, job: Job, gallery: Gallery) -> dict[str, Any]:
+def txt2img_response(body: TextToImage, job: Job, gallery: Any) -> dict[str, Any]:
     """The files exactly as in outputs/, and how they were made."""
     paths = [image.path for image in job.images if not image.is_base]
     images = [base64.b64encode(path.read_bytes()).decode() for path in paths] if body.send_images else []

@@ -18,8 +18,7 @@ from infer.config import OUTPUTS, POCKET_SCORER, GenerateOptions, parse_aspect
 from infer.galleries import GalleryIndex, SearchHit, search_index
 from infer.metadata import ImageMetadata
 from infer.resolve_model import resolve
-from infer.web.models import LOADING, SHAPES, ModelList
-from infer.web.validation import check_limits
+from infer.web.service import LOADING, SHAPES, ModelList, check_limits
 from train.model import load_model
 
 MAX_HITS = 120  # images shown at once

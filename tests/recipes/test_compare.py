@@ -13,7 +13,7 @@ from data.errors import InputError
 from docs.scripts import overview
 from infer import metadata
 from infer.comparison import command
-from infer.comparison.page import MAX_PNG
+from infer.comparison.results import MAX_PNG
 from infer.config import COMPARE_ALIASES, CompareOptions
 from infer.contact_sheet import GAP
 from tests.recipes.test_export import finetune

@@ -7,8 +7,7 @@ import pytest
 from data.cli import parse
 from data.errors import InputError
 from infer.comparison import figures
-from infer.comparison.axes import parse_axis
-from infer.comparison.grid import Grid, build_grid, with_trigger
+from infer.comparison.grid import Grid, build_grid, parse_axis, with_trigger
 from infer.comparison.weights import WeightsFinder, full_run_name
 from infer.config import COMPARE_ALIASES, CompareOptions
 from tests.tiny import tiny_lora

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from infer.comparison import measures, studies
-from infer.comparison.measures import Scorer
-from infer.comparison.studies import Scores, Sweep
+from infer.comparison import studies
+from infer.comparison.studies import Scorer, Scores, Sweep
 
 
 def grey(level: int, side: int = 8) -> Image.Image:
@@ -20,18 +19,18 @@ def grey(level: int, side: int = 8) -> Image.Image:
 
 def test_an_interval_is_students() -> None:
     values = [0.1, 0.4, 0.2, 0.5]
-    found = measures.interval(values)
+    found = studies.interval(values)
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (found.mean, found.low, found.high) == pytest.approx((0.3, low, high))
-    assert [measures.interval(each).sign for each in ([1.0, -1.1], values, [-1.0, -1.01])] == [0, 1, -1]
-    assert math.isnan(measures.interval([1.0]).low)
+    assert [studies.interval(each).sign for each in ([1.0, -1.1], values, [-1.0, -1.01])] == [0, 1, -1]
+    assert math.isnan(studies.interval([1.0]).low)
 
 
 def test_distances_are_root_mean_squares_and_do_not_see_the_size() -> None:
-    assert measures.distance(grey(0), grey(255, 32)) == pytest.approx(1.0)
-    assert measures.distance(grey(0), grey(51)) == pytest.approx(0.2)
-    assert measures.mean_distance([grey(0), grey(51), grey(102)]) == pytest.approx((0.2 + 0.2 + 0.4) / 3)
-    assert measures.mean_distance([grey(0)]) == 0
+    assert studies.distance(grey(0), grey(255, 32)) == pytest.approx(1.0)
+    assert studies.distance(grey(0), grey(51)) == pytest.approx(0.2)
+    assert studies.mean_distance([grey(0), grey(51), grey(102)]) == pytest.approx((0.2 + 0.2 + 0.4) / 3)
+    assert studies.mean_distance([grey(0)]) == 0
 
 
 def test_flipping_signs_counts_every_flip() -> None:
@@ -41,12 +40,12 @@ def test_flipping_signs_counts_every_flip() -> None:
         abs(sum(s * r for s, r in zip(signs, rows[:, 0], strict=True)))
         for signs in itertools.product((1, -1), repeat=4)
     ]
-    assert measures.flip_test(rows) == np.mean(np.array(sums) >= 5.5)
-    assert measures.flip_test(np.ones((6, 3))) == 2 / 2**6, "the least there is"
+    assert studies.flip_test(rows) == np.mean(np.array(sums) >= 5.5)
+    assert studies.flip_test(np.ones((6, 3))) == 2 / 2**6, "the least there is"
     draw = np.random.default_rng(0)
-    levels = [measures.flip_test(draw.normal(size=(8, 5))) for _ in range(200)]
+    levels = [studies.flip_test(draw.normal(size=(8, 5))) for _ in range(200)]
     assert 0.01 < np.mean(np.array(levels) <= 0.05) < 0.11, "five in a hundred by chance"
-    many = measures.flip_test(draw.normal(size=(20, 2)) + 1.5)
+    many = studies.flip_test(draw.normal(size=(20, 2)) + 1.5)
     assert 0 < many < 0.01
 
 
@@ -107,7 +106,7 @@ class Brightness(Scorer):
     """A judge that sees how bright a picture is."""
 
     def features(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        return np.array([[measures.to_pixels(picture).mean()] for picture in pictures])
+        return np.array([[studies.to_pixels(picture).mean()] for picture in pictures])
 
 
 @pytest.mark.parametrize(("shift", "said"), [(40, "a significant difference"), (0, "no significant difference")])

@@ -18,12 +18,10 @@ from data.errors import InputError
 from docs.scripts import figures, plots
 from docs.scripts import stable_diffusion as sd
 from docs.scripts.stable_diffusion import Anatomy
-from infer.comparison.axes import parse_axis
+from infer.comparison.grid import parse_axis
 from infer.config import COMPARE_ALIASES, CompareOptions
 from train.model import POCKET_FOLDER, SD_V1_CONFIGS
 
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "stable-diffusion.md").read_text(encoding="utf-8")
 

@@ -17,10 +17,10 @@ from PIL import Image, PngImagePlugin
 from data.errors import InputError
 from infer import generation, metadata, pipeline
 from infer.config import GenerateOptions, StudioOptions
-from infer.web import app, latent_preview
-from infer.web.callbacks import parse_seed
-from infer.web.controls import from_settings, to_request
+from infer.web import app, worker
+from infer.web.components import from_settings, to_request
 from infer.web.gallery import Gallery
+from infer.web.page import parse_seed
 from infer.web.service import Backend, StudioService
 from infer.web.worker import Worker
 from tests.tiny import tiny_lora
@@ -323,10 +323,10 @@ def test_settings_of_other_programs_and_what_cannot_be_repeated(service: StudioS
 def test_the_linear_guess_shows_a_picture(tiny_model: Path) -> None:
     """Of the size of the latents, and near the mean colours of what was encoded."""
     pipe = pipeline.build_pipeline(model.load_model(str(tiny_model)), None, torch.device("cpu"))
-    assert isinstance(latent_preview.choose_preview(pipe, 64), latent_preview.DecodedPreview)
-    guess = latent_preview.LinearPreview(pipe, 32)
+    assert isinstance(worker.choose_preview(pipe, 64), worker.DecodedPreview)
+    guess = worker.LinearPreview(pipe, 32)
     assert guess(torch.zeros(1, 4, 16, 24)).size == (24, 16)
-    latents, colours = latent_preview.fit_samples(pipe, 32)
+    latents, colours = worker.fit_samples(pipe, 32)
     spread = colours - colours.mean(0)
-    error = latent_preview.with_ones(latents) @ guess.map - colours
+    error = worker.with_ones(latents) @ guess.map - colours
     assert error.square().mean() < spread.square().mean()

@@ -17,13 +17,12 @@ from data.errors import InputError, InputErrors
 from infer.config import GenerateOptions, StudioOptions
 from infer.galleries import SearchHit
 from infer.prompts import ImageRequest
-from infer.web import components, latent_preview, validation
-from infer.web.callbacks import Callbacks
-from infer.web.controls import NAMES
-from infer.web.latent_preview import ProgressCallback
-from infer.web.models import ModelList, check_lora_tags
+from infer.web import components, service, worker
+from infer.web.components import NAMES
+from infer.web.page import Callbacks
 from infer.web.queue import Job, JobImage, JobStopped
-from infer.web.service import StudioService
+from infer.web.service import ModelList, StudioService, check_lora_tags
+from infer.web.worker import ProgressCallback
 
 
 def job(prompt: str = "a cat", **fields: Any) -> Job:
@@ -48,21 +47,21 @@ def job(prompt: str = "a cat", **fields: Any) -> Job:
 )
 def test_requests_beyond_the_limits(fields: dict[str, Any], where: str, allowed: str | None) -> None:
     with pytest.raises(InputError) as caught:
-        validation.parse_request({"prompt": "a cat"} | fields)
+        service.parse_request({"prompt": "a cat"} | fields)
     assert caught.value.where == where and (allowed is None or caught.value.allowed == allowed)
-    assert validation.page_message(caught.value).startswith(validation.LABELS[where])
+    assert service.page_message(caught.value).startswith(service.LABELS[where])
 
 
 def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(InputErrors) as caught:
-        validation.parse_request({"prompt": "a cat", "steps": 999, "num_images": 99})
+        service.parse_request({"prompt": "a cat", "steps": 999, "num_images": 99})
     assert len(caught.value.errors) == 2
 
 
 def test_sizes() -> None:
-    validation.check_size(128, 128, 64)
+    service.check_size(128, 128, 64)
     with pytest.raises(InputError) as caught:
-        validation.check_size(129, 128, 64)
+        service.check_size(129, 128, 64)
     assert "128 x 128" in (caught.value.fix or "")
 
 
@@ -107,18 +106,18 @@ def test_model_list(tmp_path: Path) -> None:
 def test_the_linear_preview_recovers_an_affine_map() -> None:
     generator = torch.Generator().manual_seed(0)
     expected, latents = torch.randn(5, 3, generator=generator), torch.randn(200, 4, generator=generator)
-    fitted = latent_preview.fit_colors(latents, latent_preview.with_ones(latents) @ expected)
+    fitted = worker.fit_colors(latents, worker.with_ones(latents) @ expected)
     torch.testing.assert_close(fitted, expected, atol=1e-4, rtol=0)
 
 
 def test_only_strong_noise_is_scaled_down() -> None:
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 14
-    assert latent_preview.normalize(noise).std() == pytest.approx(1.0, abs=1e-4)
-    assert torch.equal(latent_preview.normalize(noise / 100), noise / 100)
+    assert worker.normalize(noise).std() == pytest.approx(1.0, abs=1e-4)
+    assert torch.equal(worker.normalize(noise / 100), noise / 100)
 
 
 def test_progress_is_counted_previewed_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latent_preview, "INTERVAL", 1000.0)
+    monkeypatch.setattr(worker, "INTERVAL", 1000.0)
     running, previewed = job(total=10), []
 
     def preview(latents: torch.Tensor) -> Image.Image:
