@@ -43,7 +43,8 @@ def compare(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -
     folder = results.output_folder(options.outdir)
     images = cache.get(requests)
     placed = {at: images[request] for at, request in grid.requests.items()}
-    report = studies.study_report(options, grid, placed, scorer) if options.study else Report()
+    make_report = studies.trigger_report if options.study == "trigger" else studies.sweep_report
+    report = make_report(options, grid, placed, scorer) if options.study else Report()
     results.write_comparison(folder, options, grid, placed, report)
     if options.study:
         print(report.verdict)

@@ -66,7 +66,7 @@ class SeedInterval:
 
     @property
     def sign(self) -> int:
-        """-1 or +1 if the whole interval lies on one side of 0, else 0."""
+        """-1 or +1 if all of it lies on one side of 0, else 0."""
         return -1 if self.high < 0 else 1 if self.low > 0 else 0
 
 
@@ -166,12 +166,6 @@ def study_options(options: CompareOptions, steps: int) -> CompareOptions:
     return options.model_copy(update=changed)
 
 
-def study_report(options: CompareOptions, grid: Grid, images: Mapping[Position, CachedImage], scorer: Scorer) -> Report:
-    """options: as study_options returns them."""
-    report = trigger_report if options.study == "trigger" else sweep_report
-    return report(options, grid, images, scorer)
-
-
 # ---- steps and guidance
 
 Key = tuple[str, int, Any]  # prompt, seed, value of the swept setting
@@ -179,12 +173,17 @@ Key = tuple[str, int, Any]  # prompt, seed, value of the swept setting
 
 @dataclass(frozen=True)
 class Sweep:
-    """Images of prompts in groups (simple, complex) at rising values of one setting, with every seed."""
+    """Images of prompts in groups (simple, complex) at rising values of one setting, with every seed.
+
+    scores: every image's similarity to its prompt, by the model `scorer`.
+    """
 
     groups: Mapping[str, Sequence[str]]
     seeds: Sequence[int]
     values: Sequence[float]
     images: Mapping[Key, Image.Image]
+    scores: Mapping[Key, float]
+    scorer: str
 
     @property
     def last(self) -> float:
@@ -220,20 +219,12 @@ class Sweep:
             for value in self.values
         ]
 
+    def similarity(self, prompts: Sequence[str]) -> list[SeedInterval]:
+        return [self.over_seeds(prompts, lambda p, s, v=v: self.scores[p, s, v]) for v in self.values]
 
-@dataclass(frozen=True)
-class Scores:
-    """Every image's similarity to its prompt."""
-
-    scorer: str
-    values: Mapping[Key, float]
-
-    def curve(self, sweep: Sweep, prompts: Sequence[str]) -> list[SeedInterval]:
-        return [sweep.over_seeds(prompts, lambda p, s, v=value: self.values[p, s, v]) for value in sweep.values]
-
-    def change(self, sweep: Sweep, prompts: Sequence[str], low: float, high: float) -> SeedInterval:
-        """The similarity at `high` minus that at `low`, paired by prompt and seed; below 0 the images got worse."""
-        return sweep.over_seeds(prompts, lambda p, s: self.values[p, s, high] - self.values[p, s, low])
+    def similarity_change(self, prompts: Sequence[str], low: float, high: float) -> SeedInterval:
+        """At `high` minus at `low`, paired by prompt and seed; below 0 the images got worse."""
+        return self.over_seeds(prompts, lambda p, s: self.scores[p, s, high] - self.scores[p, s, low])
 
 
 def images_by_key(grid: Grid, images: Mapping[Position, CachedImage]) -> dict[Key, Image.Image]:
@@ -241,52 +232,45 @@ def images_by_key(grid: Grid, images: Mapping[Position, CachedImage]) -> dict[Ke
     return {(y.values[at[1]], z.values[at[2]], x.values[at[0]]): cached.image for at, cached in images.items()}
 
 
-def build_sweep(grid: Grid, images: Mapping[Position, CachedImage]) -> Sweep:
+def build_sweep(grid: Grid, images: Mapping[Position, CachedImage], scorer: Scorer) -> Sweep:
     x, y, z = grid.axes
     if len(x) < 2 or list(x.values) != sorted(x.values):
         raise InputError(f"the values of {x.name} do not rise", where=x.flag, fix="Name two or more, lowest first.")
-    groups = {
-        "simple": [prompt for prompt in y.values if len(prompt.split()) <= SIMPLE_WORDS],
-        "complex": [prompt for prompt in y.values if len(prompt.split()) > SIMPLE_WORDS],
-    }
+    groups: dict[str, list[str]] = {"simple": [], "complex": []}
+    for prompt in y.values:
+        groups["simple" if len(prompt.split()) <= SIMPLE_WORDS else "complex"].append(prompt)
     filled = {name: prompts for name, prompts in groups.items() if prompts}
-    return Sweep(filled, z.values, x.values, images_by_key(grid, images))
+    by_key = images_by_key(grid, images)
+    cosines = map(float, scorer.similarity(list(by_key.values()), [prompt for prompt, _, _ in by_key]))
+    return Sweep(filled, z.values, x.values, by_key, dict(zip(by_key, cosines, strict=True)), scorer.name)
 
 
 def sweep_report(options: CompareOptions, grid: Grid, images: Mapping[Position, CachedImage], scorer: Scorer) -> Report:
-    sweep = build_sweep(grid, images)
-    keys = list(sweep.images)
-    cosines = scorer.similarity([sweep.images[key] for key in keys], [key[0] for key in keys])
-    scores = Scores(scorer.name, dict(zip(keys, map(float, cosines), strict=True)))
-    verdict = (steps_verdict if options.study == "steps" else guidance_verdict)(sweep, scores)
+    sweep = build_sweep(grid, images, scorer)
+    verdict = (steps_verdict if options.study == "steps" else guidance_verdict)(sweep)
     curves: dict[str, Any] = {"values": list(sweep.values), "seeds": list(sweep.seeds)}
-    measured = {}
+    measured: dict[str, dict[str, Any]] = {}
     for name, prompts in sweep.groups.items():
-        own = {
-            "to the last": sweep.to_last(prompts),
-            "change per unit": sweep.per_unit(prompts),
-            "similarity": scores.curve(sweep, prompts),
-        }
+        own = {"to the last": sweep.to_last(prompts), "change per unit": sweep.per_unit(prompts),
+               "similarity": sweep.similarity(prompts)}  # fmt: skip
         apart = sweep.between_seeds(prompts)
         measured[name] = own | {"between seeds": apart}
         points = {curve: [asdict(point) for point in values] for curve, values in own.items()}
         curves[name] = {"prompts": list(prompts), **points, "between seeds": apart}
-    x, y, z = grid.axes
     notes = {}
-    for at in grid.requests:
-        prompt, seed, value = y.values[at[1]], z.values[at[2]], x.values[at[0]]
-        gap = sweep.distance(prompt, seed, value, sweep.last)
-        notes[at] = f"similarity {scores.values[prompt, seed, value]:.3f}, {gap:.3f} from the last"
+    for at, key in zip(images, sweep.images, strict=True):
+        gap = sweep.distance(*key, sweep.last)
+        notes[at] = f"similarity {sweep.scores[key]:.3f}, {gap:.3f} from the last"
     name = "steps" if options.study == "steps" else "guidance"
-    numbers = {"verdict": verdict, "curves": curves, "scorer": scores.scorer}
-    return Report(f"Study: {name}", verdict, notes, numbers, sweep_charts(name, sweep, measured, scores.scorer),
+    numbers = {"verdict": verdict, "curves": curves, "scorer": sweep.scorer}
+    return Report(f"Study: {name}", verdict, notes, numbers, sweep_charts(name, sweep, measured),
                   text=f"Bands: 95 % t-intervals over {len(sweep.seeds)} seeds of the mean over a group's prompts. "
                   f"Distances: root mean square of colors at {SIDE} x {SIDE} pixels, 0 to 1. A "
                   f"prompt of more than {SIMPLE_WORDS} words is complex. The scorer's cosines are not calibrated: "
                   "compare differences, not levels.")  # fmt: skip
 
 
-def sweep_charts(name: str, sweep: Sweep, measured: Mapping[str, Any], scorer: str) -> list[dict[str, Any]]:
+def sweep_charts(name: str, sweep: Sweep, measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Keyword arguments of a line chart each."""
     unit = "step" if name == "steps" else "unit of guidance"
     values = list(sweep.values)
@@ -303,7 +287,7 @@ def sweep_charts(name: str, sweep: Sweep, measured: Mapping[str, Any], scorer: s
         {"series": lines("change per unit", middles), "x": name, "y": f"change per {unit}",
          "title": f"Change with each further {unit}", "log_y": True},
         {"series": lines("similarity", values), "x": name, "y": "cosine",
-         "title": f"Similarity to the prompt, by {scorer}"},
+         "title": f"Similarity to the prompt, by {sweep.scorer}"},
     ]  # fmt: skip
 
 
@@ -312,10 +296,10 @@ def line(name: str, x: Sequence[float], points: Sequence[SeedInterval]) -> Serie
     return Series(name, x, [point.mean for point in points], lows, [point.high for point in points])
 
 
-def steps_verdict(sweep: Sweep, scores: Scores) -> str:
+def steps_verdict(sweep: Sweep) -> str:
     """The thesis's claim about simple prompts, with numbers."""
     low, high = sweep.middle, sweep.last
-    changes = {name: scores.change(sweep, prompts, low, high) for name, prompts in sweep.groups.items()}
+    changes = {name: sweep.similarity_change(prompts, low, high) for name, prompts in sweep.groups.items()}
     claim = {
         -1: "Simple prompts do get worse with many steps here",
         0: "There is no evidence here that simple prompts get worse with many steps",
@@ -329,23 +313,23 @@ def steps_verdict(sweep: Sweep, scores: Scores) -> str:
         first = next(v for index, v in enumerate(sweep.values) if all(gap <= most for gap in far[index:]))
         settled.append(f"{name} from {first:g} on")
     return (
-        f"{claim}: from {low:g} to {high:g} steps the similarity to the prompt ({scores.scorer}) changes by "
+        f"{claim}: from {low:g} to {high:g} steps the similarity to the prompt ({sweep.scorer}) changes by "
         f"{by_group}. Images are settled (closer to the last one than a quarter of the distance between two seeds): "
         f"{', '.join(settled)}."
     )
 
 
-def guidance_verdict(sweep: Sweep, scores: Scores) -> str:
+def guidance_verdict(sweep: Sweep) -> str:
     """The thesis: strong guidance follows the prompt, weak guidance leaves freedom. Both with numbers."""
     low, high = sweep.values[0], sweep.middle
     prompts = [prompt for group in sweep.groups.values() for prompt in group]
-    gain = scores.change(sweep, prompts, low, high)
-    beyond = scores.change(sweep, prompts, high, sweep.last)
+    gain = sweep.similarity_change(prompts, low, high)
+    beyond = sweep.similarity_change(prompts, high, sweep.last)
     free = dict(zip(sweep.values, sweep.between_seeds(prompts), strict=True))
     claim = {1: "Guidance makes images follow the prompt", 0: "Guidance has no visible effect on the prompt",
              -1: "Guidance makes images worse"}[gain.sign]  # fmt: skip
     return (
-        f"{claim}: from {low:g} to {high:g} the similarity ({scores.scorer}) changes by {gain}, from there to "
+        f"{claim}: from {low:g} to {high:g} the similarity ({sweep.scorer}) changes by {gain}, from there to "
         f"{sweep.last:g} by {beyond}. Freedom, the distance between two seeds' images: {free[low]:.3f} at {low:g}, "
         f"{free[high]:.3f} at {high:g}, {free[sweep.last]:.3f} at {sweep.last:g}."
     )
@@ -377,23 +361,16 @@ def trigger_effects(
     rows = dict(zip(keys, scorer.features([images[key] for key in keys]), strict=True))
     shift = {p: np.stack([rows[p, s, True] - rows[p, s, False] for s in seeds]) for p in prompts}
     pair = {p: [distance(images[p, s, True], images[p, s, False]) for s in seeds] for p in prompts}
-    apart = {p: distances_to_other_seeds(p, seeds, images) for p in prompts}
+    without = {p: [images[p, s, False] for s in seeds] for p in prompts}
+    apart = {p: [float(np.mean([distance(one, two) for two in without[p] if two is not one])) for one in without[p]]
+             for p in prompts}  # fmt: skip
     effects = [effect(p, pair[p], apart[p], flip_test(shift[p])) for p in prompts]
     if len(prompts) > 1:
-        means = [np.mean([values[p] for p in prompts], axis=0).tolist() for values in (pair, apart)]
+        pairs, others = (np.mean([values[p] for p in prompts], axis=0).tolist() for values in (pair, apart))
         # a seed's prompts start from the same noise, so their signs are flipped together
         joint = np.concatenate([shift[p] for p in prompts], axis=1)
-        effects.append(effect("all prompts", *means, flip_test(joint)))
+        effects.append(effect("all prompts", pairs, others, flip_test(joint)))
     return effects
-
-
-def distances_to_other_seeds(prompt: str, seeds: Sequence[int], images: Mapping[Key, Image.Image]) -> list[float]:
-    """For each seed, the mean distance of its image without the word to those of the other seeds."""
-    gaps = {
-        frozenset(two): distance(images[prompt, two[0], False], images[prompt, two[1], False])
-        for two in itertools.combinations(seeds, 2)
-    }
-    return [float(np.mean([gap for two, gap in gaps.items() if seed in two])) for seed in seeds]
 
 
 def effect(name: str, pair: Sequence[float], apart: Sequence[float], shift: float) -> Effect:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import stats
 
 from infer.comparison import studies
-from infer.comparison.studies import Scorer, Scores, Sweep
+from infer.comparison.studies import Scorer, Sweep
 
 
 def grey(level: int, side: int = 8) -> Image.Image:
@@ -49,12 +49,14 @@ def test_flipping_signs_counts_every_flip() -> None:
     assert 0 < many < 0.01
 
 
-def sweep(values: Sequence[int], level: Mapping[tuple[str, int], int]) -> Sweep:
+def sweep(
+    values: Sequence[int], level: Mapping[tuple[str, int], int], score: Callable[[str, int, float], float]
+) -> Sweep:
     """Pictures of one grey, by prompt and value; another seed is 100 brighter."""
     prompts = {"simple": ["a"], "complex": ["b b b b b"]}
     keys = itertools.product([p for group in prompts.values() for p in group], (1, 2), values)
     pictures: dict[studies.Key, Image.Image] = {(p, s, v): grey(level[p, v] + 100 * (s - 1)) for p, s, v in keys}
-    return Sweep(prompts, (1, 2), values, pictures)
+    return Sweep(prompts, (1, 2), values, pictures, {key: score(*key) for key in pictures}, "judge")
 
 
 LEVELS = {
@@ -68,13 +70,12 @@ LEVELS = {
 
 
 def test_curves_of_change() -> None:
-    found = sweep((10, 20, 50), LEVELS)
+    found = sweep((10, 20, 50), LEVELS, lambda p, s, v: 0.5)
     assert [point.mean for point in found.to_last(["a"])] == pytest.approx([31 / 255, 1 / 255, 0])
     assert [point.mean for point in found.per_unit(["a"])] == pytest.approx([3 / 255, 1 / 255 / 30])
     assert found.between_seeds(["a"]) == pytest.approx([100 / 255] * 3)
     assert found.middle == 20
-    flat = Scores("judge", dict.fromkeys(found.images, 0.5))
-    assert "simple from 20 on, complex from 50 on" in studies.steps_verdict(found, flat)
+    assert "simple from 20 on, complex from 50 on" in studies.steps_verdict(found)
 
 
 @pytest.mark.parametrize(
@@ -86,18 +87,16 @@ def test_curves_of_change() -> None:
     ],
 )
 def test_the_claim_of_the_thesis_gets_its_verdict(drop: float, said: str) -> None:
-    found = sweep((10, 20, 50), LEVELS)
-    of = {(p, s, v): 0.5 + 0.001 * s * (-1) ** s * (v == 50) + drop * (v == 50) for p, s, v in found.images}
-    verdict = studies.steps_verdict(found, Scores("judge", of))
+    verdict = studies.steps_verdict(
+        sweep((10, 20, 50), LEVELS, lambda p, s, v: 0.5 + (0.001 * s * (-1) ** s + drop) * (v == 50))
+    )
     assert verdict.startswith(said)
     assert "from 20 to 50 steps" in verdict and "(judge)" in verdict and "2 seeds) for simple prompts" in verdict
 
 
 def test_guidance_is_told_as_hold_and_freedom() -> None:
     levels = {(p, v): 10 for p in ("a", "b b b b b") for v in (1, 8, 20)}
-    found = sweep((1, 8, 20), levels)
-    of = {(p, s, v): 0.1 * (v >= 8) + 0.001 * s for p, s, v in found.images}
-    verdict = studies.guidance_verdict(found, Scores("judge", of))
+    verdict = studies.guidance_verdict(sweep((1, 8, 20), levels, lambda p, s, v: 0.1 * (v >= 8) + 0.001 * s))
     assert "from 1 to 8 the similarity (judge) changes by +0.100" in verdict
     assert "0.392 at 1, 0.392 at 8, 0.392 at 20" in verdict
 
