@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
 
 from data import images
 from data.atomic_io import file_sha256
@@ -102,7 +105,9 @@ def read_conditioning(options: GenerateOptions, device: torch.device, dtype: tor
     if options.scribble is None:
         return ConditioningImages(init, mask, used=used)
     scribble = images.open_image(options.scribble)
-    polarity = detect_polarity(scribble) if options.polarity == "auto" else options.polarity
+    polarity: str = options.polarity
+    if polarity == "auto":  # most of a scribble is its background
+        polarity = DARK if light_pixels(scribble) >= scribble.width * scribble.height / 2 else LIGHT
     if options.controlnet is None:
         init = scribble if polarity == DARK else ImageOps.invert(scribble)
         return ConditioningImages(init, used=used, polarity=polarity)
@@ -112,40 +117,43 @@ def read_conditioning(options: GenerateOptions, device: torch.device, dtype: tor
     return ConditioningImages(init, mask, lines, network, options.control_scale, used, polarity, weights)
 
 
+def light_pixels(image: Image.Image) -> int:
+    return sum(image.convert("L").histogram()[MID_GREY + 1 :])
+
+
 def read_mask(path: Path, init: Image.Image | None) -> Image.Image:
     """A black and white mask. Raises InputError if its size differs from the image's or it is black everywhere."""
     mask = images.open_image(path)
     if init is not None and mask.size != init.size:
         what = f"is {mask.width} x {mask.height} pixels, --init-image is {init.width} x {init.height}"
         raise InputError(what, where=f"--mask {path}", fix="Save it at the same size.")
-    if sum(mask.convert("L").histogram()[MID_GREY + 1 :]) == 0:
+    if light_pixels(mask) == 0:
         fix = "White marks what is generated."
         raise InputError("is black everywhere: nothing would be generated", where=f"--mask {path}", fix=fix)
     return mask
 
 
-def detect_polarity(scribble: Image.Image) -> str:
-    """Whether lines are darker or lighter than their background, which is most of a scribble."""
-    shades = scribble.convert("L").histogram()
-    return DARK if sum(shades[MID_GREY + 1 :]) >= sum(shades[: MID_GREY + 1]) else LIGHT
+@contextmanager
+def load_errors(where: str) -> Iterator[None]:
+    """What goes wrong when a library loads weights, as an InputError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(f"could not be loaded ({reason})", where=where) from error
 
 
 def load_controlnet(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """A ControlNet in diffusers' layout. Raises InputError."""
     from diffusers import ControlNetModel
-    from safetensors import SafetensorError
 
     where = f"--controlnet {folder}"
     if not (folder / "config.json").is_file() or not (folder / CONTROL_WEIGHTS).is_file():
         fix = f"Use a folder with config.json and {CONTROL_WEIGHTS}."
         raise InputError("has no ControlNet in diffusers' layout", where=where, fix=fix)
-    try:
-        network: Any = ControlNetModel.from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise InputError(f"could not be loaded ({reason})", where=where) from error
+    with load_errors(where):
+        network: Any = ControlNetModel.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True,
+                                                       local_files_only=True)  # fmt: skip
     return network.requires_grad_(False).eval().to(device)
 
 

@@ -58,8 +58,6 @@ SHOWN_FIELDS = ("model", "lora", "sampler", "steps", "cfg", "seed")
 
 @dataclass(frozen=True)
 class IndexChanges:
-    """What an update found."""
-
     new: int = 0
     moved: int = 0
     gone: int = 0
@@ -142,11 +140,9 @@ class GalleryIndex:
         for start in range(0, len(rows), INDEX_BATCH):
             batch = rows[start : start + INDEX_BATCH]
             features = judge.encode([output.open_image(self.folder / row["path"]) for row in batch])
+            values = [(judge.version, one.tobytes(), row["sha256"]) for one, row in zip(features, batch, strict=True)]
             with self.base:
-                self.base.executemany(
-                    "update pictures set judge = ?, features = ? where sha256 = ?",
-                    [(judge.version, one.tobytes(), row["sha256"]) for one, row in zip(features, batch, strict=True)],
-                )
+                self.base.executemany("update pictures set judge = ?, features = ? where sha256 = ?", values)
 
     def star(self, path: Path, on: bool) -> None:
         """Mark an image, wherever its copies are. Raises InputError for one that is not in the gallery."""
@@ -200,18 +196,12 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def facts_from_metadata(info: ImageMetadata) -> dict[str, Any]:
+    loras = ", ".join(f"{lora.name}:{lora.weight:g}" for lora in info.loras)
     return {
-        "prompt": info.prompt,
-        "negative": info.negative_prompt,
-        "model": info.model.name,
-        "lora": ", ".join(f"{lora.name}:{lora.weight:g}" for lora in info.loras),
-        "sampler": info.sampler,
-        "seed": info.seed,
-        "steps": info.steps,
-        "cfg": info.guidance_scale,
-        "program": "atelier",
-        "verdict": info.verdict,
-    }
+        "prompt": info.prompt, "negative": info.negative_prompt, "model": info.model.name, "lora": loras,
+        "sampler": info.sampler, "seed": info.seed, "steps": info.steps, "cfg": info.guidance_scale,
+        "program": "atelier", "verdict": info.verdict,
+    }  # fmt: skip
 
 
 def facts_from_foreign(found: ImageSettings) -> dict[str, Any]:
@@ -247,9 +237,6 @@ class SearchHit:
     def places(self) -> list[str]:
         """Relative paths of all copies."""
         return str(self.row["places"]).split("\n")
-
-    def path(self, folder: Path) -> Path:
-        return folder / self.places[0]
 
 
 def search_index(index: GalleryIndex, text: str, judge: Clip, most: int | None = None) -> list[SearchHit]:
@@ -316,13 +303,9 @@ def date_condition(value: str) -> tuple[str, list[Any]]:
         raise InputError(f"date:{value}", where="--search", allowed="date:2026-11-21, date:>2026-11-01")
     days = (day, day + timedelta(days=1))
     start, end = (int(datetime(d.year, d.month, d.day).astimezone().timestamp() * 1e9) for d in days)
-    conditions = {
-        ">": ("modified >= ?", [end]),
-        ">=": ("modified >= ?", [start]),
-        "<": ("modified < ?", [start]),
-        "<=": ("modified < ?", [end]),
-    }
-    return conditions.get(match[1], ("modified >= ? and modified < ?", [start, end]))
+    if match[1] in (None, "="):
+        return "modified >= ? and modified < ?", [start, end]
+    return f"modified {'>=' if '>' in match[1] else '<'} ?", [end if match[1] in (">", "<=") else start]
 
 
 # ---- the command
@@ -368,7 +351,7 @@ def write_gallery_page(hits: Sequence[SearchHit], folder: Path, query: str, targ
     page = Page("Gallery", f"{len(hits)} images" + (f' for "{query}"' if query else ""))
     thumbnails = []
     for hit in hits:
-        path = hit.path(folder)
+        path = folder / hit.places[0]
         if path.is_file():
             image = output.open_image(path)
             image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))

@@ -32,7 +32,7 @@ from data.progress import ProgressBar
 from infer import lora_loading, output, pipeline, png_info, prompts, sampling_loop, schedulers, text_encoding
 from infer.conditioning_images import ConditioningImages, check_side, check_unet, choose_size, read_conditioning
 from infer.config import RANDOM_SEED, GenerateOptions, LoraFile
-from infer.metadata import LoraUsed, write_png
+from infer.metadata import LoraUsed, read_metadata, write_png
 from infer.output import SavedImage
 from infer.pipeline import ImageCallback, ImageDecoder, SafetyChecker
 from infer.prompts import ImageRequest, Style, shorten
@@ -69,8 +69,7 @@ class GenerationJob:
 
     def calls(self, pipe: Any, requests: Sequence[ImageRequest]) -> int:
         """U-Net calls for these images. Raises InputError for steps that the scheduler cannot make."""
-        settings = [self.settings.of(request) for request in requests]
-        kinds = Counter((own.steps, own.strength if self.conditioning.init is not None else 1.0) for own in settings)
+        kinds = Counter((own.steps, own.strength) for own in map(self.settings.of, requests))
         return sum(sampling_loop.count_unet_calls(pipe, *kind) * count for kind, count in kinds.items())
 
     def identity(self, model: BaseModel, compare_base: bool) -> str:
@@ -120,24 +119,18 @@ def choose_settings(
     suited = recommended(model.layout)
     width, height = choose_size(options, suited.size, model.step, conditioning.size)
     return SamplingSettings(
-        suited.steps if options.steps is None else options.steps,
+        options.steps or suited.steps,
         suited.guidance_scale if options.guidance_scale is None else options.guidance_scale,
-        width,
-        height,
-        style.extend_negative(options.negative_prompt),
-        options.batch_size or pipeline.micro_batch_for(device),
-        options.guidance_rescale,
-        options.guidance_stop,
-        options.strength if conditioning.init is not None else 1.0,
-        options.weighting,
-    )
+        width, height, style.extend_negative(options.negative_prompt),
+        options.batch_size or pipeline.micro_batch_for(device.type), options.guidance_rescale, options.guidance_stop,
+        options.strength if conditioning.init is not None else 1.0, options.weighting,
+    )  # fmt: skip
 
 
 def describe_values(options: GenerateOptions, settings: SamplingSettings, sampler: str) -> str:
     """The line that says which values are in force, and which of them were chosen by the model."""
-    values = (
-        f"{settings.steps} steps, guidance {settings.guidance_scale:g}, {sampler}, {settings.width} x {settings.height}"
-    )
+    size = f"{settings.width} x {settings.height}"
+    values = f"{settings.steps} steps, guidance {settings.guidance_scale:g}, {sampler}, {size}"
     names = ("steps", "guidance_scale", "scheduler")
     chosen = [name.replace("_scale", "") for name in names if getattr(options, name) is None]
     chosen += [] if options.width or options.height or options.aspect else ["size"]
@@ -166,9 +159,8 @@ class GenerationPass:
         for request in self.requests:
             path = self.path_of(request)
             if path not in self.saved and path.exists():
-                self.saved[path] = output.load_saved_image(path, request)
-        paths = map(self.path_of, self.requests)
-        return [self.saved[path] for path in paths if path.exists()]
+                self.saved[path] = SavedImage(path, request, read_metadata(path), None)
+        return [self.saved[path] for path in map(self.path_of, self.requests) if path.exists()]
 
 
 def run_generation(options: GenerateOptions) -> int:
@@ -195,7 +187,12 @@ def generate(options: GenerateOptions, group: ProcessGroup, original: Any = None
         options = options.model_copy(update={"seed": group.agree(prompts.random_seed)})
         group.say(f"seed: {options.seed}")
     device = pipeline.choose_device(options.device, group.local_rank)
-    tuned, base = load_models(chosen, pipeline.choose_dtype(options.dtype, device))
+    dtype = pipeline.choose_dtype(options.dtype, device)
+    tuned = load_model(chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
+    tuned = replace(tuned, zero_terminal_snr=chosen.zero_terminal_snr)
+    base = None  # with networks of its own: a LoRA changes those it is loaded onto
+    if options.compare_base:
+        base = load_model(chosen.base or chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
     job = plan_job(options, tuned, device, chosen.loras)
     group.say(job.summary)
     for note in job.notes:
@@ -203,7 +200,7 @@ def generate(options: GenerateOptions, group: ProcessGroup, original: Any = None
     checker = pipeline.load_safety_checker(options, device)
     identity = job.identity(tuned, options.compare_base)
     folder = group.agree(lambda: open_folder(options, identity))
-    passes = make_passes(chosen, job, folder, tuned, base if options.compare_base else None)
+    passes = make_passes(chosen, job, folder, tuned, base)
     code = run_passes(job, passes, folder, group, checker)
     if code in (0, EXIT_NAN) and group.is_first and original is not None and options.params_from is not None:
         print(png_info.compare_with_original(passes[0].finished[0], original, options.params_from))
@@ -216,13 +213,6 @@ def open_folder(options: GenerateOptions, identity: str) -> Path:
     if there:
         print(f"resuming {printable(folder)}: {there} images are finished")
     return folder
-
-
-def load_models(chosen: ResolvedModel, dtype: torch.dtype) -> tuple[BaseModel, BaseModel]:
-    """The model, and its base with networks of its own, because a LoRA changes those it is loaded onto."""
-    tuned = load_model(chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
-    base = load_model(chosen.base or chosen.model, tokenizer=chosen.tokenizer, dtype=dtype)
-    return replace(tuned, zero_terminal_snr=chosen.zero_terminal_snr), base
 
 
 def make_passes(
@@ -242,12 +232,12 @@ def run_passes(
     folder: Path,
     group: ProcessGroup,
     checker: SafetyChecker | None = None,
-    callback: ImageCallback = lambda requests, latents: None,
+    on_step: ImageCallback = lambda requests, latents: None,
 ) -> int:
     """Run every pass, then write the sheet; returns the exit code. What is finished stays, however the job ends."""
     try:
         for each in passes:
-            run_pass(job, each, group, checker, callback)
+            run_pass(job, each, group, checker, on_step)
             gc.collect()  # frees the networks of this pass before the next ones are loaded
         group.wait()
     except KeyboardInterrupt:
@@ -284,7 +274,7 @@ def run_pass(
     shared |= {"style": job.style, "safety": "on" if checker else "off", "compiled": job.options.compile}
     if job.options.compile:
         group.say(compile_unet(pipe, job, todo, activate))
-    how = {"callback": callback, "conditioning": job.conditioning, "decoder": ImageDecoder(pipe.vae, checker)}
+    how = {"callback": on_step, "conditioning": job.conditioning, "decoder": ImageDecoder(pipe.vae, checker)}
     with ProgressBar(total=total, desc=each.name, unit="step", leave=True, disable=not group.is_first) as bar:
         started = time.perf_counter()
         for image in pipeline.generate_images(pipe, todo, job.settings, bar.update, activate=activate, **how):
@@ -313,7 +303,7 @@ def report_passes(passes: Sequence[GenerationPass], folder: Path) -> int:
     """Write the contact sheet, warn about broken and flagged images, say where to look; returns the exit code."""
     saved = {each.name: each.finished for each in passes}
     sheet = output.write_contact_sheet(folder, saved)
-    output.mark_finished(folder)
+    (folder / output.JOB_FILE).unlink(missing_ok=True)
     everything = [done for finished in saved.values() for done in finished]
     for done in everything:
         path, info = printable(done.path), done.metadata
@@ -333,7 +323,6 @@ def report_passes(passes: Sequence[GenerationPass], folder: Path) -> int:
 
 
 def warn(what: object, group: ProcessGroup | None = None) -> None:
-    """One line on stderr, away from what a program may read on stdout."""
     if group is None or group.is_first:
         print(f"warning: {what}", file=sys.stderr)
 
@@ -366,9 +355,8 @@ def compile_unet(
             few = replace(own, steps=min(own.steps, 4), guidance_stop=1 if own.guidance_stop == 1 else 0.5)
             embeds = PromptEncoder(pipe, own.weighting).pair([request.prompt] * own.micro_batch, own.negative_prompt)
             one = [request] * own.micro_batch
-            found.append(
-                pipeline.sample_micro_batch(pipe, one, few, embeds, conditioning=job.conditioning).float().clone()
-            )
+            latents = pipeline.sample_micro_batch(pipe, one, few, embeds, conditioning=job.conditioning)
+            found.append(latents.float().clone())
         return found
 
     config.recompile_limit = max(config.recompile_limit, 2 * len(shapes) + 8)  # dynamo gives up beyond it
@@ -422,17 +410,15 @@ class ProcessGroup:
         decided: list[Any] = [None]
         if self.is_first:
             try:
-                decided = [(decide(), None)]
+                decided = [decide()]
             except InputError as error:
-                decided = [(None, error)]
+                decided = [error]
         distributed.broadcast_object_list(decided, src=0)
-        result, error = decided[0]
-        if error is not None:
-            raise error
-        return result
+        if isinstance(decided[0], InputError):
+            raise decided[0]
+        return decided[0]
 
     def wait(self) -> None:
-        """Until all processes are here."""
         if self.count > 1:
             distributed.barrier()
 

@@ -21,7 +21,7 @@ from infer.conditioning_images import NO_IMAGES, ConditioningImages
 from infer.config import OUTPUTS
 from infer.contact_sheet import Sheet
 from infer.lora_loading import LoraEffect
-from infer.metadata import ImageMetadata, LoraUsed, ModelUsed, read_metadata
+from infer.metadata import ImageMetadata, LoraUsed, ModelUsed
 from infer.pipeline import DTYPES, GeneratedImage
 from infer.prompts import ImageRequest
 from infer.resolve_model import POCKET
@@ -106,27 +106,18 @@ def next_numbered_folder(parent: Path) -> Path:
             continue
 
 
-def mark_finished(folder: Path) -> None:
-    (folder / JOB_FILE).unlink(missing_ok=True)
-
-
 def write_log(folder: Path, saved: Sequence[SavedImage]) -> None:
     """run.jsonl, a line for each image; without any, the empty folder is removed."""
-    if saved:
-        lines = []
-        for done in saved:
-            seconds = {} if done.seconds is None else {"seconds": round(done.seconds, 3)}
-            file = done.path.relative_to(folder).as_posix()
-            lines.append(json.dumps({"file": file, **seconds, **done.metadata.model_dump(mode="json")}) + "\n")
+    lines = []
+    for done in saved:
+        seconds = {} if done.seconds is None else {"seconds": round(done.seconds, 3)}
+        file = done.path.relative_to(folder).as_posix()
+        lines.append(json.dumps({"file": file, **seconds, **done.metadata.model_dump(mode="json")}) + "\n")
+    if lines:
         write_atomic(folder / LOG_FILE, "".join(lines))
     elif folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {JOB_FILE}:
-        mark_finished(folder)
+        (folder / JOB_FILE).unlink(missing_ok=True)
         folder.rmdir()
-
-
-def load_saved_image(path: Path, request: ImageRequest) -> SavedImage:
-    """An image that another process made, or this command before it was stopped."""
-    return SavedImage(path, request, read_metadata(path), None)
 
 
 # ---- metadata of an image
@@ -141,20 +132,14 @@ def shared_metadata(
 ) -> dict[str, Any]:
     """The fields of ImageMetadata that all images of a pass have in common."""
     return {
-        "scheduler": type(pipe.scheduler).__name__,
-        "sampler": schedulers.a1111_name(pipe.scheduler, scheduler),
+        "scheduler": type(pipe.scheduler).__name__, "sampler": schedulers.a1111_name(pipe.scheduler, scheduler),
         "scheduler_config": json.loads(pipe.scheduler.to_json_string()),
         "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
-        "device": device_name(pipe.device),
-        "model": model_used(model),
-        "loras": tuple(map(lora_used, effects)),
-        "threads": torch.get_num_threads(),
-        "inputs": conditioning.used,
-        "polarity": conditioning.polarity,
-        "controlnet": conditioning.control_hash,
-        "control_scale": conditioning.control_scale,
-        "versions": package_versions(),
-    }
+        "device": device_name(pipe.device), "threads": torch.get_num_threads(), "versions": package_versions(),
+        "model": model_used(model), "loras": tuple(map(lora_used, effects)),
+        "inputs": conditioning.used, "polarity": conditioning.polarity,
+        "controlnet": conditioning.control_hash, "control_scale": conditioning.control_scale,
+    }  # fmt: skip
 
 
 def build_metadata(
@@ -162,18 +147,10 @@ def build_metadata(
 ) -> ImageMetadata:
     request, settings = generated.request, generated.settings
     return ImageMetadata(
-        prompt=request.prompt,
-        seed=request.seed,
-        template=request.template,
-        unstyled=request.unstyled,
-        verdict=generated.verdict,
-        decoded_again=generated.decoded_again,
-        concepts=generated.concepts,
-        tokens=tokens[request.prompt],
-        negative_tokens=tokens[settings.negative_prompt],
-        **asdict(settings),
-        **shared,
-    )
+        prompt=request.prompt, seed=request.seed, template=request.template, unstyled=request.unstyled,
+        verdict=generated.verdict, decoded_again=generated.decoded_again, concepts=generated.concepts,
+        tokens=tokens[request.prompt], negative_tokens=tokens[settings.negative_prompt], **asdict(settings), **shared,
+    )  # fmt: skip
 
 
 def model_used(model: BaseModel) -> ModelUsed:

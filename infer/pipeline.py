@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,7 @@ from data import images
 from data.errors import InputError
 from data.shapes import Latents, TextStates
 from infer import contact_sheet, sampling_loop, schedulers
-from infer.conditioning_images import NO_IMAGES, ConditioningImages, ResizedImages
+from infer.conditioning_images import NO_IMAGES, ConditioningImages, ResizedImages, load_errors
 from infer.config import GenerateOptions, LoraFile
 from infer.prompts import ImageRequest
 from infer.sampling_loop import SamplingSettings, StepCallback
@@ -48,7 +48,7 @@ def choose_device(requested: str | None, local_rank: int = 0) -> torch.device:
         device = torch.device(requested or default)
     except RuntimeError:
         raise InputError(f"unknown device {requested!r}", where="--device", allowed="cpu, cuda, cuda:1, mps") from None
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
+    counts = {"cpu": 1, "cuda": gpus, "mps": int(mps)}
     if (device.index or 0) >= counts.get(device.type, 0):
         known = ", ".join(kind for kind, count in counts.items() if count)
         raise InputError(f"this machine has no device {requested!r}", where="--device", allowed=known)
@@ -62,9 +62,9 @@ def choose_dtype(requested: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[requested or ("fp16" if device.type == "cuda" else "fp32")]
 
 
-def micro_batch_for(device: torch.device) -> int:
+def micro_batch_for(device_type: str) -> int:
     """Images in one U-Net call; fixed for a kind of device, because kernels depend on the shape."""
-    return MICRO_BATCH.get(device.type, GPU_MICRO_BATCH)
+    return MICRO_BATCH.get(device_type, GPU_MICRO_BATCH)
 
 
 def build_pipeline(model: BaseModel, scheduler: str | None, device: torch.device) -> Any:
@@ -105,15 +105,29 @@ def silence_libraries() -> None:
 
 
 @dataclass(frozen=True)
-class GeneratedImage:
-    """A finished image. Verdict `nan`: the numbers broke down, and `image` says so instead of being black."""
+class DecodedImage:
+    """Verdict `nan`: the numbers broke down, and `image` says so instead of being black.
 
-    request: ImageRequest
-    settings: SamplingSettings
+    decoded_again: in fp32. concepts: what the safety checker flagged. hidden: replaced by a tile.
+    """
+
     image: Image.Image
     verdict: Verdict
     decoded_again: bool = False
     concepts: tuple[str, ...] = ()
+    hidden: bool = False
+
+    def restored(self, conditioning: ResizedImages) -> DecodedImage:
+        """With the original outside the mask."""
+        if self.verdict == "nan" or self.hidden:
+            return self
+        return replace(self, image=conditioning.restore_outside_mask(self.image))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedImage(DecodedImage):
+    request: ImageRequest
+    settings: SamplingSettings
 
 
 def generate_images(
@@ -148,31 +162,17 @@ def generate_images(
             latents = sample_micro_batch(pipe, padded, own, embeds, after_step, conditioning)
             with out_of_memory_as_input_error():
                 decoded = [decoder(row) for row in latents.split(1)[: len(batch)]]
-            resized = conditioning.at(own.width, own.height)
-            yield from (finish_image(request, own, one, resized) for request, one in zip(batch, decoded, strict=True))
-
-
-def finish_image(
-    request: ImageRequest, settings: SamplingSettings, decoded: DecodedImage, conditioning: ResizedImages
-) -> GeneratedImage:
-    """With the original restored outside the mask."""
-    image = decoded.image
-    if decoded.verdict != "nan" and not decoded.hidden:
-        image = conditioning.restore_outside_mask(image)
-    return GeneratedImage(request, settings, image, decoded.verdict, decoded.again, decoded.concepts)
+            finished = [vars(one.restored(conditioning.at(own.width, own.height))) for one in decoded]
+            yield from (GeneratedImage(request=r, settings=own, **one) for r, one in zip(batch, finished, strict=True))
 
 
 def micro_batches(
     requests: Sequence[ImageRequest], settings: SamplingSettings, encoder: PromptEncoder
 ) -> Iterator[Sequence[ImageRequest]]:
     """Images of equal settings; those of a batch have embeddings of one length, so none depends on the others."""
-    size = settings.micro_batch
-    if size == 1:
-        yield from ([request] for request in requests)
-        return
     for _, group in groupby(requests, lambda request: encoder.length(request.prompt, settings.negative_prompt)):
-        alike = list(group)
-        yield from (alike[start : start + size] for start in range(0, len(alike), size))
+        while batch := list(islice(group, settings.micro_batch)):
+            yield batch
 
 
 def sample_micro_batch(
@@ -199,17 +199,6 @@ def out_of_memory_as_input_error() -> Iterator[None]:
 
 
 # ---- decoding
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """again: decoded a second time in fp32. concepts: what the safety checker flagged. hidden: replaced by a tile."""
-
-    image: Image.Image
-    verdict: Verdict
-    again: bool = False
-    concepts: tuple[str, ...] = ()
-    hidden: bool = False
 
 
 class ImageDecoder:
@@ -279,14 +268,10 @@ def excess_similarity(embeds: Tensor, concepts: Tensor, thresholds: Tensor) -> l
 
 
 def load_safety_checker(options: GenerateOptions, device: torch.device) -> SafetyChecker | None:
-    """The safety checker of --safety-checker: a folder with safety_checker/ and feature_extractor/, or the former.
-
-    Raises InputError.
-    """
+    """--safety-checker: a folder with safety_checker/ and feature_extractor/, or the former. Raises InputError."""
     if options.safety_checker is None:
         return None
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-    from safetensors import SafetensorError
     from transformers import CLIPImageProcessor
 
     folder = options.safety_checker
@@ -296,10 +281,7 @@ def load_safety_checker(options: GenerateOptions, device: torch.device) -> Safet
     if not (own / "config.json").is_file() or not prepares:
         fix = f"Use a folder with safety_checker/config.json and feature_extractor/{PREPROCESSOR_CONFIG}."
         raise InputError("has no safety checker", where=where, fix=fix)
-    try:
+    with load_errors(where):
         network: Any = StableDiffusionSafetyChecker.from_pretrained(own, use_safetensors=True, local_files_only=True)
         prepare = CLIPImageProcessor.from_pretrained(prepares[0], local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise InputError(f"could not be loaded ({reason})", where=where) from error
     return SafetyChecker(network.requires_grad_(False).eval().to(device), prepare, hide=options.hide_flagged)

@@ -24,7 +24,7 @@ from infer import metadata, schedulers, templates, text_encoding
 from infer.config import LORAS, RUNS, GenerateOptions
 from infer.metadata import ImageMetadata, LoraUsed
 from infer.output import SavedImage, open_image
-from infer.pipeline import GPU_MICRO_BATCH, MICRO_BATCH
+from infer.pipeline import micro_batch_for
 from infer.resolve_model import POCKET
 
 OURS = "this toolkit"
@@ -69,7 +69,12 @@ def read_image_settings(path: Path, typed: set[str]) -> ImageSettings:
     texts = metadata.read_image_texts(path, where)
     if metadata.KEY in texts:
         info = metadata.parse_metadata(texts[metadata.KEY], where)
-        return ImageSettings(OURS, options_from_metadata(info, typed, where), version_differences(info), info)
+        notes = tuple(  # pixels may differ in the last bits for it
+            f"it was made with {name} {info.versions[name]}, this is {version(name)}"
+            for name in ("torch", "diffusers")
+            if info.versions.get(name, version(name)) != version(name)
+        )
+        return ImageSettings(OURS, options_from_metadata(info, typed, where), notes, info)
     found = read_foreign(texts, where)
     if found is None:
         programs = f"{OURS}, A1111, InvokeAI, Fooocus, ComfyUI, NovelAI or kohya's gen_img"
@@ -87,7 +92,7 @@ def options_from_metadata(info: ImageMetadata, typed: set[str], where: str) -> d
     prompt = info.unstyled if info.unstyled and "style" in typed else info.prompt
     same = ("negative_prompt", "seed", "steps", "guidance_scale", "width", "height", "dtype", "weighting")
     same += ("guidance_rescale", "guidance_stop")
-    usual_batch = MICRO_BATCH.get(info.device.partition(" ")[0], GPU_MICRO_BATCH)
+    usual_batch = micro_batch_for(info.device.partition(" ")[0])
     values = {
         **{name: getattr(info, name) for name in same},
         "prompt": (templates.escape_template(prompt),),
@@ -155,12 +160,6 @@ def known_scheduler(name: str, program: str, where: str) -> str | None:
         raise InputError(what, where=where, allowed=error.allowed, fix="Choose one with --scheduler.") from None
 
 
-def version_differences(info: ImageMetadata) -> tuple[str, ...]:
-    """Libraries that have another version now; pixels may differ in the last bits for it."""
-    changed = [name for name in ("torch", "diffusers") if info.versions.get(name, version(name)) != version(name)]
-    return tuple(f"it was made with {name} {info.versions[name]}, this is {version(name)}" for name in changed)
-
-
 def compare_with_original(done: SavedImage, original: ImageMetadata, path: Path) -> str:
     """Whether the image is the same bit for bit, or by how much it is not and why."""
     before, after = (np.asarray(open_image(file), dtype=np.float64) for file in (path, done.path))
@@ -190,12 +189,13 @@ def read_foreign(texts: Mapping[str, str], where: str) -> ImageSettings | None:
     if a1111 and not a1111.lstrip().startswith("{"):
         found = parse_a1111(a1111, where)
     elif "prompt" in texts and "workflow" not in texts and not texts["prompt"].lstrip().startswith("{"):
-        found = parse_kohya(texts, where)
+        words = {"prompt": texts["prompt"], "negative_prompt": texts.get("negative-prompt", "")}
+        words |= {"scheduler": clean_sampler_name(texts.get("sampler", ""))}
+        numbers = parse_numbers(texts, where, steps="steps", guidance_scale="scale", seed="seed")
+        found = ImageSettings("kohya's gen_img", words | numbers)
     else:
         found = parse_others(texts, where)
-    if found is None:
-        return None
-    return replace(found, values={name: value for name, value in found.values.items() if value is not None})
+    return found and replace(found, values={name: value for name, value in found.values.items() if value is not None})
 
 
 def parse_a1111(text: str, where: str) -> ImageSettings:
@@ -231,13 +231,6 @@ def unsupported_settings(found: Mapping[str, str]) -> Iterator[str]:
     others = [f"{key}: {value}" for key, value in found.items() if key not in IGNORED_KEYS | KNOWN_KEYS]
     if others:
         yield f"not supported: {', '.join(others)}"
-
-
-def parse_kohya(texts: Mapping[str, str], where: str) -> ImageSettings:
-    """kohya's gen_img.py: a text for each field."""
-    words = {"prompt": texts["prompt"], "negative_prompt": texts.get("negative-prompt", "")}
-    values = words | parse_numbers(texts, where, steps="steps", guidance_scale="scale", seed="seed")
-    return ImageSettings("kohya's gen_img", values | {"scheduler": clean_sampler_name(texts.get("sampler", ""))})
 
 
 def parse_others(texts: Mapping[str, str], where: str) -> ImageSettings | None:

@@ -34,9 +34,9 @@ def generate_previews(request: PreviewRequest) -> list[str]:
     """
     if request.weights:
         return generate_now(request)
-    device = request.device
-    how = (PREVIEW_SCHEDULER, request.steps, guidance_of(request), request.size, pipeline.micro_batch_for(device))
-    machine = (output.device_name(device), torch.get_num_threads(), *output.package_versions().items())
+    own = settings_of(request)
+    how = (PREVIEW_SCHEDULER, own.steps, own.guidance_scale, own.width, own.micro_batch)
+    machine = (output.device_name(request.device), torch.get_num_threads(), *output.package_versions().items())
     used = (output.model_used(request.model), request.model.scheduler_config, precision(request))
     key = disk_cache.cache_key("previews", VERSION, *used, *how, *machine, *request.questions)
     return disk_cache.cached_files(
@@ -44,8 +44,10 @@ def generate_previews(request: PreviewRequest) -> list[str]:
     )
 
 
-def guidance_of(request: PreviewRequest) -> float:
-    return recommended(request.model.layout).guidance_scale if request.guidance is None else request.guidance
+def settings_of(request: PreviewRequest) -> SamplingSettings:
+    guidance = recommended(request.model.layout).guidance_scale if request.guidance is None else request.guidance
+    batch = pipeline.micro_batch_for(request.device.type)
+    return SamplingSettings(request.steps, guidance, request.size, request.size, micro_batch=batch)
 
 
 def precision(request: PreviewRequest) -> str:
@@ -58,20 +60,16 @@ def generate_now(request: PreviewRequest) -> list[str]:
     VAE and text encoder are loaded for this call only; the U-Net is the one in the request, in its own precision (its
     forward is autocast as in training), and none of its weights is copied or cast.
     """
-    model = with_unet(request.model, request.unet)
+    model = replace(request.model)  # a copy whose other parts are freed with it
+    vars(model)["tokenizer"] = request.model.tokenizer
+    if request.unet is not None:
+        vars(model)["unet"] = request.unet  # where cached_property keeps it
     pipe = pipeline.build_pipeline(model, PREVIEW_SCHEDULER, request.device)
-    settings = SamplingSettings(
-        request.steps,
-        guidance_of(request),
-        request.size,
-        request.size,
-        micro_batch=pipeline.micro_batch_for(request.device),
-    )
     images = [ImageRequest(index, one.prompt, one.seed) for index, one in enumerate(request.questions)]
     tokens = text_encoding.measure_prompts([*(image.prompt for image in images), ""], model.tokenizer)
     shared = output.shared_metadata(pipe, model, [], PREVIEW_SCHEDULER) | weights_and_precision(request, model)
     saved: list[SavedImage] = []
-    for generated in pipeline.generate_images(pipe, images, settings):
+    for generated in pipeline.generate_images(pipe, images, settings_of(request)):
         info = output.build_metadata(shared, generated, tokens)
         path = request.folder / generated.request.file_name
         write_png(path, generated.image, info)
@@ -81,15 +79,6 @@ def generate_now(request: PreviewRequest) -> list[str]:
     notes = [f"{broken} of {len(saved)} previews broke down (NaN)"] if broken else []
     truncated = text_encoding.truncated_prompts(tokens) if request.beside is None else []  # once, with the base's
     return [*(f"the prompt {error.what}" for error in truncated), *notes]
-
-
-def with_unet(model: BaseModel, unet: Any) -> BaseModel:
-    """The same model with this U-Net; its other parts are freed with it."""
-    own = replace(model)
-    if unet is not None:
-        vars(own)["unet"] = unet  # where cached_property keeps it
-    vars(own)["tokenizer"] = model.tokenizer
-    return own
 
 
 def weights_and_precision(request: PreviewRequest, model: BaseModel) -> dict[str, Any]:

@@ -38,15 +38,14 @@ def recommended(folder: Path | None) -> Recommended:
     """
     if folder is None:
         return Recommended()
-    file = folder / RECOMMENDED_FILE
     try:
         unet, vae = (
             json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae")
         )
-        size = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
-        shape = Recommended(size=size)
+        shape = Recommended(size=unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1))
         if unet.get("cross_attention_dim", 768) < 768:
             shape = shape._replace(guidance_scale=SMALL_GUIDANCE)
+        file = folder / RECOMMENDED_FILE
         own = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         return shape._replace(**{name: type(getattr(shape, name))(own[name]) for name in shape._fields if name in own})
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -84,22 +83,16 @@ class ResolvedModel:
 def resolve(options: GenerateOptions, runs: Path = RUNS) -> ResolvedModel:
     """The weights that the options name. Raises InputError: an unfinished run, or nothing to compare with the base."""
     chosen = resolve_named(options.model, options.loras) if options.model else resolve_default(options.loras, runs)
-    if options.base:
-        chosen = replace_base(options.base, chosen, options.model)
+    if options.base:  # under a LoRA the model itself, of a whole model what it is compared with
+        is_under_lora = chosen.base is None and (not options.model or is_run(Path(options.model).expanduser()))
+        description = f"{chosen.description}; base: {options.base}"
+        chosen = replace(chosen, description=description, **{"model" if is_under_lora else "base": options.base})
     if options.tokenizer:
         chosen = replace(chosen, tokenizer=options.tokenizer)
     if options.compare_base and not chosen.is_tuned:
         fix = "Finish a run with train/finetune.py first, or name a --lora FILE or a run with --model."
         raise InputError(f"{chosen.model} is itself a base model", where="--compare-base", fix=fix)
     return chosen
-
-
-def replace_base(base: str, chosen: ResolvedModel, model: str | None) -> ResolvedModel:
-    """The same weights with another base: under a LoRA the model itself, of a whole model what it is compared with."""
-    description = f"{chosen.description}; base: {base}"
-    if chosen.base is None and (model is None or is_run(Path(model).expanduser())):
-        return replace(chosen, model=base, description=description)
-    return replace(chosen, base=base, description=description)
 
 
 def resolve_default(loras: tuple[LoraFile, ...], runs: Path) -> ResolvedModel:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import string
@@ -42,17 +43,17 @@ PromptAndSeed = tuple[str, int]
 
 
 def make_generator(name: str, options: SynthesizeOptions) -> ImageGenerator:
-    """The generator of a model's name; nothing is downloaded. Raises InputError."""
+    """The generator of a model's name; nothing is downloaded. Raises InputError.
+
+    Our pipeline supports the default, the embedded base, SD v1.4, a run, a file, an SD v1 folder.
+    """
     model = SYNTHESIS_MODELS.get(name, name)
-    return OwnGenerator(model or None, options) if is_own(model) else DiffusersGenerator(model, options)
-
-
-def is_own(name: str) -> bool:
-    """Whether our pipeline supports it: the default, the embedded base, SD v1.4, a run, a file, an SD v1 folder."""
-    index = Path(name) / "model_index.json"
-    if name and index.is_file():
-        return json.loads(index.read_text(encoding="utf-8")).get("_class_name") == OWN_PIPELINE
-    return name in ("", resolve_model.POCKET, SYNTHESIS_MODELS["sd14"]) or Path(name).exists()
+    index = Path(model) / "model_index.json"
+    if model and index.is_file():
+        is_own = json.loads(index.read_text(encoding="utf-8")).get("_class_name") == OWN_PIPELINE
+    else:
+        is_own = model in ("", resolve_model.POCKET, SYNTHESIS_MODELS["sd14"]) or Path(model).exists()
+    return OwnGenerator(model or None, options) if is_own else DiffusersGenerator(model, options)
 
 
 def folder_name(text: str) -> str:
@@ -71,7 +72,7 @@ class OwnGenerator:
         lora_loading.load_loras(self.pipe, chosen.loras, strict=True)
         suited = resolve_model.recommended(model.layout)
         guidance = suited.guidance_scale if options.guidance_scale is None else options.guidance_scale
-        batch = pipeline.micro_batch_for(device)
+        batch = pipeline.micro_batch_for(device.type)
         self.settings = SamplingSettings(options.steps, guidance, suited.size, suited.size, micro_batch=batch)
         self.description = chosen.description
         self.model = " + ".join([chosen.model, *(str(lora.path) for lora in chosen.loras)])
@@ -104,12 +105,8 @@ class DiffusersGenerator:
         check_downloaded(model)
         from diffusers import AutoPipelineForText2Image
 
-        self.model, self.options, self.folder, self.description = (
-            model,
-            options,
-            folder_name(Path(model).name),
-            f"model: {model}",
-        )
+        self.model, self.options, self.description = model, options, f"model: {model}"
+        self.folder = folder_name(Path(model).name)
         self.guidance_scale = options.guidance_scale  # None: the pipeline's own default
         device = pipeline.choose_device(options.device)
         dtype = pipeline.choose_dtype(options.dtype, device)
@@ -166,13 +163,8 @@ class Theme:
     @property
     def distinct(self) -> int:
         """How many different prompts a class can have; the thesis' animals have 18, its fruits 8."""
-        total = 0
-        for template in self.templates:
-            ways = 1
-            for name in template_slots(template) - {"class"}:
-                ways *= len(self.slots[name])
-            total += ways
-        return total
+        slots = [template_slots(template) - {"class"} for template in self.templates]
+        return sum(math.prod(len(self.slots[name]) for name in names) for names in slots)
 
     def prompt(self, kind: str, number: int, seed: int) -> str:
         """The prompt of image `number`: template and slots chosen by position."""
@@ -304,7 +296,7 @@ def generate_set(
         failed = []
         for item, (image, verdict) in zip(pending, generator.generate(pairs), strict=True):
             if verdict == "ok" and image.convert("L").getextrema()[1]:
-                save_image(image, item_path(folder, item), item, attempt, generator.model)
+                save_image(image, folder / item.file_name, item, attempt, generator.model)
                 bar.update()
             else:
                 failed.append(item)
@@ -312,14 +304,7 @@ def generate_set(
     bar.close()
     for item in pending:
         text = f"{options.redraws + 1} times without an image\n"
-        write_atomic(item_path(folder, item).with_suffix(f".{LEFT_OUT_SUFFIX}"), text)
-
-
-def item_path(folder: Path, item: SynthesisItem) -> Path:
-    """Where an image goes; the folder of its class is created."""
-    path = folder / item.file_name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+        write_atomic((folder / item.file_name).with_suffix(f".{LEFT_OUT_SUFFIX}"), text)
 
 
 def is_settled(folder: Path, item: SynthesisItem) -> bool:
@@ -347,16 +332,10 @@ def check_folder(
 ) -> None:
     """Raises InputError for a folder with a set of another plan. A longer set of the same plan is fine."""
     facts = {
-        "model": generator.model,
-        "weights": generator.fingerprint,
-        "theme": options.theme,
-        "seed": options.seed,
-        "steps": options.steps,
-        "guidance_scale": generator.guidance_scale,
-        "scheduler": options.scheduler,
-        "classes": list(dict.fromkeys(item.kind for item in items)),
-        "first": items[0].prompt,
-    }
+        "model": generator.model, "weights": generator.fingerprint, "theme": options.theme, "seed": options.seed,
+        "steps": options.steps, "guidance_scale": generator.guidance_scale, "scheduler": options.scheduler,
+        "classes": list(dict.fromkeys(item.kind for item in items)), "first": items[0].prompt,
+    }  # fmt: skip
     file = folder / SYNTHESIS_FILE
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != facts:
         raise InputError("has a set with other settings", where=folder, fix="Use another --outdir, or delete it.")

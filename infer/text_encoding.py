@@ -86,10 +86,6 @@ def is_weighted(prompt: str) -> bool:
     return any(piece.weight != 1 for piece in parse_emphasis(prompt))
 
 
-def has_extreme_weight(prompt: str) -> bool:
-    return not all(abs(piece.weight) <= MAX_EMPHASIS for piece in parse_emphasis(prompt))
-
-
 def tokenize_chunks(prompt: str, tokenizer: Any) -> Iterator[list[WeightedToken]]:
     """The tokens of a prompt in chunks of at most 75 for CLIP, without start, end and padding."""
     limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
@@ -166,17 +162,13 @@ class PromptEncoder:
         embeds: TextStates = self.pipe.text_encoder(ids.to(self.pipe.device))[0]
         return embeds if (weights == 1).all() else embeds * weights.to(embeds)
 
-    @cached_property
-    def compel_encoder(self) -> Any:
+    def compel(self, prompt: str) -> TextStates:
         from compel import Compel
 
         networks = {"tokenizer": self.pipe.tokenizer, "text_encoder": self.pipe.text_encoder}
         dtype = self.pipe.text_encoder.dtype
-        return Compel(**networks, truncate_long_prompts=False, dtype_for_device_getter=lambda device: dtype)
-
-    def compel(self, prompt: str) -> TextStates:
         try:
-            return self.compel_encoder(prompt)
+            return Compel(**networks, truncate_long_prompts=False, dtype_for_device_getter=lambda device: dtype)(prompt)
         except Exception as error:  # its grammar raises the parser errors of several libraries
             raise compel_error(prompt, error) from error
 
@@ -202,9 +194,8 @@ def measure_prompts(prompts: Sequence[str], tokenizer: Any, grammar: str = "none
         chunks = {text: [len(chunk) for chunk in tokenize_chunks(text, tokenizer)] for text in texts}
         return {text: TokenCount(sum(lengths), limit, "", len(lengths)) for text, lengths in chunks.items()}
     if grammar == "compel":
-        counts = [
-            len(tokenizer(compel_text(text), add_special_tokens=False, verbose=False).input_ids) for text in texts
-        ]
+        words = [tokenizer(compel_text(text), add_special_tokens=False, verbose=False) for text in texts]
+        counts = [len(each.input_ids) for each in words]
         return {text: TokenCount(n, limit, "", max(1, -(-n // limit))) for text, n in zip(texts, counts, strict=True)}
     report = count_tokens(texts, tokenizer)
     cut = iter(report.cut)  # in order, those over the limit
@@ -229,7 +220,7 @@ def check_grammar(texts: Sequence[str], grammar: str) -> list[InputError]:
     """An InputError for each prompt with a weight that nobody means, or that compel cannot parse."""
     errors: list[InputError] = []
     for text in dict.fromkeys(texts):
-        if grammar == "a1111" and has_extreme_weight(text):
+        if grammar == "a1111" and not all(abs(piece.weight) <= MAX_EMPHASIS for piece in parse_emphasis(text)):
             allowed = f"-{MAX_EMPHASIS:g} to {MAX_EMPHASIS:g}"
             errors.append(InputError(f"a weight in {shorten(text)!r}", where="--prompt", allowed=allowed))
         elif grammar == "compel":

@@ -105,7 +105,7 @@ class ImageCache:
             request.steps or own.steps,
             own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
             request.width or own.size, request.height or own.size, request.negative_prompt,
-            pipeline.micro_batch_for(self.machine.device), weighting=WEIGHTING,
+            pipeline.micro_batch_for(self.machine.device.type), weighting=WEIGHTING,
         )  # fmt: skip
 
     def recommended(self, weights: Weights) -> Recommended:
