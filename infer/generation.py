@@ -253,11 +253,7 @@ def run_passes(
 
 
 def run_pass(
-    job: GenerationJob,
-    each: GenerationPass,
-    group: ProcessGroup,
-    checker: SafetyChecker | None,
-    callback: ImageCallback,
+    job: GenerationJob, each: GenerationPass, group: ProcessGroup, checker: SafetyChecker | None, on_step: ImageCallback
 ) -> None:
     """Generate this process' share of the missing images; each is written as soon as it is finished."""
     share = group.share(each.requests, job.settings.micro_batch)

@@ -168,7 +168,8 @@ class PromptEncoder:
         networks = {"tokenizer": self.pipe.tokenizer, "text_encoder": self.pipe.text_encoder}
         dtype = self.pipe.text_encoder.dtype
         try:
-            return Compel(**networks, truncate_long_prompts=False, dtype_for_device_getter=lambda device: dtype)(prompt)
+            encode: Any = Compel(**networks, truncate_long_prompts=False, dtype_for_device_getter=lambda device: dtype)
+            return encode(prompt)
         except Exception as error:  # its grammar raises the parser errors of several libraries
             raise compel_error(prompt, error) from error
 

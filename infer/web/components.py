@@ -33,7 +33,7 @@ SCRIBBLE = """
 <label>Pen <input type="range" min="1" max="6" value="2" aria-label="Width of the pen"></label></div>
 """
 # every field that is sent with a job, in this order
-NAMES = (
+NAMES: tuple[str, ...] = (
     "place", "prompt", "style", "shape", "count", "freedom", "negative", "steps", "guidance", "seed", "locked", "model",
     "lora", "weight", "sampler", "width", "height", "scribble",
 )  # fmt: skip
