@@ -35,6 +35,7 @@ from infer.config import RANDOM_SEED, GenerateOptions, LoraFile
 from infer.metadata import LoraUsed, read_metadata, write_png
 from infer.output import SavedImage
 from infer.pipeline import ImageCallback, ImageDecoder, SafetyChecker
+from infer.prompt_files import read_prompt_file
 from infer.prompts import ImageRequest, Style, shorten
 from infer.resolve_model import ResolvedModel, recommended, resolve
 from infer.sampling_loop import SamplingSettings
@@ -90,7 +91,8 @@ def plan_job(
     """Check the options against the model, all problems at once. loras: of every image. Raises InputError."""
     conditioning = read_conditioning(options, device, model.dtype)
     style = prompts.choose_style(options.style, options.styles)
-    requests = prompts.apply_style(prompts.apply_lora_tags(prompts.requested_images(options), loras), style)
+    lines = read_prompt_file(options.from_file) if options.from_file else []
+    requests = prompts.apply_style(prompts.apply_lora_tags(prompts.requested_images(options, lines), loras), style)
     settings = choose_settings(options, model, device, conditioning, style)
     each = list(dict.fromkeys(settings.of(request) for request in requests))
     sides = [(flag, side) for own in each for flag, side in (("--width", own.width), ("--height", own.height))]

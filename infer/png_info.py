@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from data.atomic_io import file_sha256
 from data.errors import InputError, printable
-from infer import metadata, schedulers, templates, text_encoding
+from infer import metadata, prompts, schedulers, text_encoding
 from infer.config import LORAS, RUNS, GenerateOptions
 from infer.metadata import ImageMetadata, LoraUsed
 from infer.output import SavedImage, open_image
@@ -79,7 +79,7 @@ def read_image_settings(path: Path, typed: set[str]) -> ImageSettings:
     if found is None:
         programs = f"{OURS}, A1111, InvokeAI, Fooocus, ComfyUI, NovelAI or kohya's gen_img"
         raise InputError("has no settings", where=where, allowed=f"an image made by {programs}")
-    prompt = (templates.escape_template(found.values.get("prompt", "")),)
+    prompt = (prompts.escape_template(found.values.get("prompt", "")),)
     return replace(found, values={**found.values, "prompt": prompt})
 
 
@@ -95,7 +95,7 @@ def options_from_metadata(info: ImageMetadata, typed: set[str], where: str) -> d
     usual_batch = micro_batch_for(info.device.partition(" ")[0])
     values = {
         **{name: getattr(info, name) for name in same},
-        "prompt": (templates.escape_template(prompt),),
+        "prompt": (prompts.escape_template(prompt),),
         "scheduler": info.sampler,
         "compile": info.compiled,
         "batch_size": None if info.micro_batch == usual_batch else info.micro_batch,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data.errors import InputError, raise_all, suggest
-from infer import prompts, schedulers, templates
+from infer import prompts, schedulers
 from infer.comparison.weights import BASE, TUNED, Weights, WeightsFinder
 from infer.config import AXES, MAX_SEED, MAX_WEIGHT, SLOT_NAME, CompareOptions
 from train.config import POCKET
@@ -292,11 +292,11 @@ def fill_prompt(
     if "trigger" in values:
         text = with_trigger(text, trigger_word(options, weights), values["trigger"])
     slots = {name: (value,) for name, value in values.items() if name in slots_of([text])}
-    prompts = templates.expand_template(text, slots, options.wildcards, seed)
-    if len(prompts) != 1:
-        what = f"{template!r} expands to {len(prompts)} prompts, but an image has one"
+    texts = prompts.expand_template(text, slots, options.wildcards, seed)
+    if len(texts) != 1:
+        what = f"{template!r} expands to {len(texts)} prompts, but an image has one"
         raise InputError(what, where="--prompt", fix='Put the choices on an axis: --y "object=fridge,car".')
-    return prompts[0], text if text != prompts[0] else ""
+    return texts[0], text if text != texts[0] else ""
 
 
 def trigger_word(options: CompareOptions, weights: Weights) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from data.errors import InputError, printable
 from data.features import Clip
-from infer import galleries, metadata, png_info, schedulers, templates
+from infer import galleries, metadata, png_info, prompts, schedulers
 from infer.conditioning_images import size_for_aspect
 from infer.config import OUTPUTS, POCKET_SCORER, GenerateOptions, parse_aspect
 from infer.galleries import GalleryIndex, SearchHit, search_index
@@ -75,7 +75,7 @@ class Gallery:
             if theirs is None:
                 raise InputError("this image has no generation settings")
             found = {name: value for name, value in theirs.values.items() if name in FIELDS and value is not None}
-            found["prompt"] = templates.escape_template(str(found.get("prompt", "")))
+            found["prompt"] = prompts.escape_template(str(found.get("prompt", "")))
         check_limits(found)
         return found | {"shape": self._shape(found)}
 
@@ -98,7 +98,7 @@ class Gallery:
             sampler = None
         tags = "".join(f" <lora:{name}:{weight!r}>" for name, weight in loras[1:])  # the page has one LoRA field
         return {
-            "prompt": templates.escape_template(recipe.prompt) + tags, "negative_prompt": recipe.negative_prompt,
+            "prompt": prompts.escape_template(recipe.prompt) + tags, "negative_prompt": recipe.negative_prompt,
             "seed": recipe.seed, "steps": recipe.steps, "guidance_scale": recipe.guidance_scale, "scheduler": sampler,
             "width": recipe.width, "height": recipe.height, "model": model,
             **({"lora": loras[0][0], "weight": loras[0][1]} if loras else {}),

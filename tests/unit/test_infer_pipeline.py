@@ -152,10 +152,10 @@ def test_numbers_that_break_down_in_half_precision_are_decoded_again(tiny_model:
     plain = vae.decode(latents(torch.float16) / vae.config.scaling_factor, return_dict=False)[0]
     assert not torch.isfinite(plain).all(), "the case at hand"
     decoded = ImageDecoder(vae)(latents(torch.float16))
-    assert (decoded.verdict, decoded.again) == ("ok", True)
+    assert (decoded.verdict, decoded.decoded_again) == ("ok", True)
     exact = ImageDecoder(vae.float())(latents(torch.float32).half().float())
     assert decoded.image.tobytes() == exact.image.tobytes()
-    assert not exact.again
+    assert not exact.decoded_again
 
 
 def test_broken_numbers_are_a_verdict_and_not_a_black_image(tiny_model: Path) -> None:

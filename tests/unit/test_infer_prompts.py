@@ -7,6 +7,7 @@ import pytest
 from data.errors import InputError, InputErrors
 from infer import config, prompts
 from infer.config import LoraFile
+from infer.prompt_files import read_prompt_file
 from infer.prompts import ImageRequest, PromptLine, Style
 
 
@@ -59,7 +60,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 def test_kohyas_prompt_files(tmp_path: Path) -> None:
     options = "--n blurry, grey --s 30 --l 5.5 --d 7 --w 64 --h 32"
     text = f"\ufeffa water type fridge\n\n# comment\n a fire {options}\nwell--known a -- b\n"
-    assert prompts.read_prompt_file(written(tmp_path, "p.txt", text)) == [
+    assert read_prompt_file(written(tmp_path, "p.txt", text)) == [
         PromptLine(prompt="a water type fridge"),
         PromptLine(
             prompt="a fire", negative_prompt="blurry, grey", steps=30, guidance_scale=5.5, seed=7, width=64, height=32
@@ -70,7 +71,7 @@ def test_kohyas_prompt_files(tmp_path: Path) -> None:
 
 def test_a1111s_prompt_files(tmp_path: Path) -> None:
     text = '--prompt "a fire, big" --negative_prompt "grey" --steps 30 --cfg_scale 7 --seed 3 --n_iter 2\n'
-    (line,) = prompts.read_prompt_file(written(tmp_path, "p.txt", text))
+    (line,) = read_prompt_file(written(tmp_path, "p.txt", text))
     assert (line.prompt, line.seed, line.num_images) == ("a fire, big", 3, 2)
     assert line.settings == {"negative_prompt": "grey", "steps": 30, "guidance_scale": 7.0}
 
@@ -78,9 +79,9 @@ def test_a1111s_prompt_files(tmp_path: Path) -> None:
 def test_csv_and_jsonl(tmp_path: Path) -> None:
     table = 'prompt,steps,Negative-Prompt\n"a fire, big",30,\na water,,grey\n'
     expected = [PromptLine(prompt="a fire, big", steps=30), PromptLine(prompt="a water", negative_prompt="grey")]
-    assert prompts.read_prompt_file(written(tmp_path, "p.csv", table)) == expected
+    assert read_prompt_file(written(tmp_path, "p.csv", table)) == expected
     objects = '{"text": "a fire, big", "num_inference_steps": 30}\n\n{"prompt": "a water", "n": "grey"}\n"a 水"\n'
-    assert prompts.read_prompt_file(written(tmp_path, "p.jsonl", objects)) == [*expected, PromptLine(prompt="a 水")]
+    assert read_prompt_file(written(tmp_path, "p.jsonl", objects)) == [*expected, PromptLine(prompt="a 水")]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_csv_and_jsonl(tmp_path: Path) -> None:
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str, line: int, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        prompts.read_prompt_file(written(tmp_path, name, text))
+        read_prompt_file(written(tmp_path, name, text))
     assert str(caught.value.where) == f"{tmp_path / name}:{line}"
     assert words in str(caught.value)
 
@@ -113,13 +114,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     for path in (written(tmp_path, "p.txt", "# nothing"), tmp_path / "none.txt", tmp_path / "binary.txt"):
         with pytest.raises(InputError) as caught:
-            prompts.read_prompt_file(path)
+            read_prompt_file(path)
         assert caught.value.where == path
     with pytest.raises(InputError) as caught:
-        prompts.read_prompt_file(written(tmp_path, "p.doc", "a"))
+        read_prompt_file(written(tmp_path, "p.doc", "a"))
     assert caught.value.allowed == ".txt, .csv, .jsonl"
     with pytest.raises(InputErrors, match=r"(?s)p\.txt:1: .*p\.txt:3: "):  # all problems at once
-        prompts.read_prompt_file(written(tmp_path, "p.txt", "a --s x\nb\nc --q 1\n"))
+        read_prompt_file(written(tmp_path, "p.txt", "a --s x\nb\nc --q 1\n"))
 
 
 # ---- styles

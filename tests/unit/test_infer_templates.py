@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from infer import config, templates
+from infer import config, prompts
 
 NO_AXES: dict[str, tuple[str, ...]] = {}
 
@@ -24,7 +24,7 @@ def wildcards(tmp_path: Path) -> Path:
 
 
 def one(template: str, seed: int = 0, wildcards: Path = Path("wildcards")) -> str:
-    (text,) = templates.expand_template(template, NO_AXES, wildcards, seed)
+    (text,) = prompts.expand_template(template, NO_AXES, wildcards, seed)
     return text
 
 
@@ -35,7 +35,7 @@ def counts(template: str, wildcards: Path = Path("wildcards"), images: int = 300
 @pytest.mark.parametrize("text", ["a water type fridge", "a  fridge ,two  spaces", "50 % (red:1.2) [x] a_b __", "ü 水"])
 def test_plain_text_stays_as_it_is(text: str) -> None:
     assert one(text) == text
-    assert one(templates.escape_template(text)) == text
+    assert one(prompts.escape_template(text)) == text
 
 
 def test_escaped_characters_stand_for_themselves() -> None:
@@ -72,7 +72,7 @@ def test_several_different_options_and_empty_ones() -> None:
 
 
 def test_each_option_in_turn() -> None:
-    found = templates.expand_template("{e$$a|b} and {e$$c|d}", NO_AXES, Path("wildcards"), 0)
+    found = prompts.expand_template("{e$$a|b} and {e$$c|d}", NO_AXES, Path("wildcards"), 0)
     assert found == ["a and c", "a and d", "b and c", "b and d"]
 
 
@@ -86,10 +86,10 @@ def test_a_wildcard_is_a_line_of_its_file(wildcards: Path) -> None:
 def test_the_grid_is_every_combination(wildcards: Path) -> None:
     axes = config.parse_grid("type = water, fire ; object=fridge,car")
     assert axes == {"type": ("water", "fire"), "object": ("fridge", "car")}
-    found = templates.expand_template("a {type} type {object}", axes, wildcards, 0)
+    found = prompts.expand_template("a {type} type {object}", axes, wildcards, 0)
     assert found == ["a water type fridge", "a water type car", "a fire type fridge", "a fire type car"]
-    assert templates.expand_template("a {object}, {object}", axes, wildcards, 0) == ["a fridge, fridge", "a car, car"]
-    assert templates.expand_template("no axis", axes, wildcards, 0) == ["no axis"]
+    assert prompts.expand_template("a {object}, {object}", axes, wildcards, 0) == ["a fridge, fridge", "a car, car"]
+    assert prompts.expand_template("no axis", axes, wildcards, 0) == ["no axis"]
     assert config.parse_grid("look=red, big||small") == {"look": ("red, big", "small")}
 
 
@@ -117,7 +117,7 @@ def test_an_invalid_grid_is_named(text: str) -> None:
 def test_an_invalid_template_is_named(wildcards: Path, template: str, words: str) -> None:
     (wildcards.parent / "secret.txt").write_text("the password", encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        templates.expand_template(template, {"type": ("water",)}, wildcards, 0)
+        prompts.expand_template(template, {"type": ("water",)}, wildcards, 0)
     assert words in str(caught.value)
 
 
