@@ -9,24 +9,11 @@ import pytest
 from PIL import Image
 
 from data import atomic_io
-from data.cli import parse
 from data.errors import InputError
-from infer import config, generation, metadata
-from infer.comparison import command as comparison
-from infer.config import COMPARE_ALIASES, CompareOptions
+from infer import metadata
+from tests.commands import compare, generate
 
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 ROOM = (0, 1, 3, 5, 7, 9)  # files and folders that still fit; each command writes about ten
-
-
-def generate(*argv: object) -> int:
-    return generation.run_generation(config.read_options([str(word) for word in argv]))
-
-
-def compare(*argv: object) -> int:
-    words = [str(word) for word in argv]
-    return comparison.run(parse(CompareOptions, words, prog="compare.py", aliases=COMPARE_ALIASES))
 
 
 @pytest.mark.parametrize("command", [generate, compare])

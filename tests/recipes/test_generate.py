@@ -1,6 +1,6 @@
 """generate.py as people use it: from the command line to images, sheets and one clear line for each mistake."""
 
-import json
+import os
 import resource
 import signal
 import subprocess
@@ -14,27 +14,16 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError, InputErrors
-from infer import config, generation, metadata
+from infer import generation, metadata
+from tests.commands import generate, log, pixels, recipes
 from tests.tiny import tiny_lora
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "infer" / "generate.py")]
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
 def typed(*argv: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *map(str, argv)], capture_output=True, text=True, cwd=cwd, timeout=300)
-
-
-def run(*argv: object) -> int:
-    """The same command in this process, which has imported torch already."""
-    return generation.run_generation(config.read_options([str(word) for word in argv]))
-
-
-def pixels(path: Path) -> bytes:
-    with Image.open(path) as picture:
-        return picture.tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +31,16 @@ def lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_lora(tiny_model, tmp_path_factory.mktemp("lora") / "style.safetensors", strength=0.3)
 
 
-def test_help_comes_at_once() -> None:
+@pytest.mark.parametrize("entry", ["compare", "evaluate", "gallery", "generate", "studio", "synthesize"])
+def test_help_comes_at_once_and_imports_nothing_heavy(entry: str) -> None:
+    command = [sys.executable, "-X", "importtime", ROOT / "infer" / f"{entry}.py", "--help"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = typed("--help")
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert result.returncode == 0
-    assert "--compare-base" in result.stdout
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
-
-
-def test_options_are_read_without_torch() -> None:
-    check = "import sys; from infer import config; config.read_options([]); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+    assert result.returncode == 0 and "default:" in result.stdout
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert not imported & {"torch", "gradio", "fastapi", "uvicorn", "diffusers", "transformers", "PIL.Image"}
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
 def test_the_command_as_typed(tiny_model: Path, tmp_path: Path) -> None:
@@ -71,7 +58,7 @@ def test_the_command_as_typed(tiny_model: Path, tmp_path: Path) -> None:
     assert (recipe.prompt, recipe.seed, recipe.steps, recipe.scheduler) == ("a Pokémon, fridge", 42, 2, "PNDMScheduler")
     assert (recipe.micro_batch, recipe.dtype, recipe.verdict) == (1, "fp32", "ok")
     assert recipe.model.name == tiny_model.name, "no path of the person's machine"
-    (line,) = [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
+    (line,) = log(folder)
     assert line.pop("file") == "00000-42.png"
     assert line.pop("seconds") > 0
     assert line == recipe.model_dump(mode="json")
@@ -79,7 +66,7 @@ def test_the_command_as_typed(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_image_three_is_the_same_file_alone_and_in_another_process(tiny_model: Path, tmp_path: Path) -> None:
     shared = ["--model", tiny_model, "--steps", 2, "--scheduler", "euler_a", "--prompt", "a fire"]
-    assert run(*shared, "--num-images", 4, "--outdir", tmp_path / "many") == 0
+    assert generate(*shared, "--num-images", 4, "--outdir", tmp_path / "many") == 0
     assert typed(*shared, "--seed", 45, "--outdir", tmp_path / "one").returncode == 0
     assert pixels(tmp_path / "many" / "00003-45.png") == pixels(tmp_path / "one" / "00000-45.png")
     assert len({pixels(file) for file in (tmp_path / "many").glob("0*.png")}) == 4
@@ -89,9 +76,9 @@ def test_a_lora_beside_its_base(
     tiny_model: Path, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = ["--model", tiny_model, "--steps", 2, "--prompt", "a water", "--prompt", "a fire"]
-    assert run(*plain, "--outdir", tmp_path / "base") == 0
+    assert generate(*plain, "--outdir", tmp_path / "base") == 0
     capsys.readouterr()
-    assert run(*plain, "--lora", f"{lora}:0.5", "--compare-base", "--outdir", tmp_path / "both") == 0
+    assert generate(*plain, "--lora", f"{lora}:0.5", "--compare-base", "--outdir", tmp_path / "both") == 0
     said = capsys.readouterr().out.splitlines()
     assert any(line.startswith("LoRA style.safetensors at 0.5: 64 of 64 tensors matched") for line in said)
     assert str(tmp_path / "both" / "compare.png") in said[-1]
@@ -117,7 +104,7 @@ def test_a_finished_run_is_the_default_and_is_compared_with_its_base(
     (folder / "export" / "lora.safetensors").write_bytes(lora.read_bytes())
     (folder / "done").write_text('{"steps": 1}')
     monkeypatch.chdir(tmp_path)
-    assert run("--compare-base", "--steps", 1, "--prompt", "a") == 0
+    assert generate("--compare-base", "--steps", 1, "--prompt", "a") == 0
     said = capsys.readouterr().out.splitlines()
     assert "runs/0001-style" in said[0]
     assert "outputs/0001/compare.png" in said[-1]
@@ -128,17 +115,17 @@ def test_a_long_prompt_is_encoded_whole_or_reported(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model", tiny_model, "--steps", 1, "--prompt", "water " * 75 + "lost words"]
-    assert run(*words, "--strict", "--outdir", tmp_path / "long") == 0, "all of it is read"
+    assert generate(*words, "--strict", "--outdir", tmp_path / "long") == 0, "all of it is read"
     assert "84 tokens" in capsys.readouterr().err
     tokens = metadata.read_metadata(tmp_path / "long" / "00000-42.png").tokens
     assert (tokens.count, tokens.lost, tokens.chunks) == (84, "", 2)
     argv = [*words, "--weighting", "none", "--outdir", tmp_path / "a"]
-    assert run(*argv) == 0
+    assert generate(*argv) == 0
     assert "'lost words'" in capsys.readouterr().err
     tokens = metadata.read_metadata(tmp_path / "a" / "00000-42.png").tokens
     assert (tokens.count, tokens.limit, tokens.lost) == (84, 75, "lost words")
     with pytest.raises(InputError, match="'lost words'"):
-        run(*argv[:-1], tmp_path / "b", "--strict")
+        generate(*argv[:-1], tmp_path / "b", "--strict")
     assert not (tmp_path / "b").exists()
 
 
@@ -146,12 +133,12 @@ def test_grids_and_wildcards_and_both_texts_in_the_metadata(tiny_model: Path, tm
     (tmp_path / "wild").mkdir()
     (tmp_path / "wild" / "object.txt").write_text("fire\n", encoding="utf-8")
     argv = ["--model", tiny_model, "--steps", 1, "--grid", "type=water,fire", "--wildcards", tmp_path / "wild"]
-    assert run(*argv, "--prompt", "a {type} type __object__", "--outdir", tmp_path / "a") == 0
-    found = [metadata.read_metadata(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
+    assert generate(*argv, "--prompt", "a {type} type __object__", "--outdir", tmp_path / "a") == 0
+    found = recipes(tmp_path / "a")
     assert [recipe.prompt for recipe in found] == ["a water type fire", "a fire type fire"]
     assert {recipe.template for recipe in found} == {"a {type} type __object__"}
     with pytest.raises(InputError, match="'object'"):
-        run(*argv, "--prompt", "__objekt__", "--outdir", tmp_path / "b")
+        generate(*argv, "--prompt", "__objekt__", "--outdir", tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
@@ -159,8 +146,8 @@ def test_a_prompt_file_with_settings_of_its_own(tiny_model: Path, tmp_path: Path
     lines = ["a fire --s 2 --d 7 --n grey", "a {water|water} type fridge", "# nothing", "a fire --w 32 --num_images 2"]
     (tmp_path / "prompts.txt").write_text("\n".join(lines), encoding="utf-8")
     argv = ["--model", tiny_model, "--steps", 1, "--from-file", tmp_path / "prompts.txt"]
-    assert run(*argv, "--outdir", tmp_path / "a") == 0
-    found = [metadata.read_metadata(path) for path in sorted((tmp_path / "a").glob("0*.png"))]
+    assert generate(*argv, "--outdir", tmp_path / "a") == 0
+    found = recipes(tmp_path / "a")
     assert [(r.prompt, r.seed, r.steps, r.negative_prompt, r.width) for r in found] == [
         ("a fire", 7, 2, "grey", 64),
         ("a water type fridge", 42, 1, "", 64),
@@ -168,17 +155,17 @@ def test_a_prompt_file_with_settings_of_its_own(tiny_model: Path, tmp_path: Path
         ("a fire", 43, 1, "", 32),
     ]
     alone = ["--model", tiny_model, "--steps", 2, "--seed", 7, "-n", "grey", "--prompt", "a fire"]
-    assert run(*alone, "--outdir", tmp_path / "b") == 0
+    assert generate(*alone, "--outdir", tmp_path / "b") == 0
     assert (tmp_path / "a" / "00000-7.png").read_bytes() == (tmp_path / "b" / "00000-7.png").read_bytes()
     (tmp_path / "prompts.txt").write_text("a fire --w 33", encoding="utf-8")
     with pytest.raises(InputError, match="--width"):
-        run(*argv, "--outdir", tmp_path / "c")
+        generate(*argv, "--outdir", tmp_path / "c")
 
 
 def test_broken_numbers_are_reported(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Guidance past the range of float32: the latents overflow."""
     how = ["--model", tiny_model, "--steps", 2, "--prompt", "a", "--guidance-scale", "1e38"]
-    assert run(*how, "--outdir", tmp_path / "a") == generation.EXIT_NAN
+    assert generate(*how, "--outdir", tmp_path / "a") == generation.EXIT_NAN
     assert "NaN" in capsys.readouterr().err
     assert metadata.read_metadata(tmp_path / "a" / "00000-42.png").verdict == "nan"
 
@@ -187,10 +174,10 @@ def test_a_random_seed_is_printed_and_gives_the_same_image(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--model", tiny_model, "--steps", 1, "--prompt", "a"]
-    assert run(*argv, "--seed", -1, "--outdir", tmp_path / "a") == 0
+    assert generate(*argv, "--seed", -1, "--outdir", tmp_path / "a") == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("seed: "))
     seed = line.removeprefix("seed: ")
-    assert run(*argv, "--seed", seed, "--outdir", tmp_path / "b") == 0
+    assert generate(*argv, "--seed", seed, "--outdir", tmp_path / "b") == 0
     name = f"00000-{seed}.png"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -199,8 +186,6 @@ def test_a_random_seed_is_printed_and_gives_the_same_image(
     ("argv", "where"),
     [
         (["--width", "7"], "--width"),
-        (["--device", "cuda:7"], "--device"),
-        (["--dtype", "fp16", "--device", "cpu"], "--dtype"),
         (["--steps", "1001"], "--steps"),
         (["--lora", "missing.safetensors"], "--lora missing.safetensors"),
         (["--compare-base"], "--compare-base"),
@@ -212,14 +197,14 @@ def test_what_the_model_does_not_support_is_an_error_before_a_folder_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as caught:
-        run("--model", tiny_model, "--prompt", "a", "--steps", 1, *argv)
+        generate("--model", tiny_model, "--prompt", "a", "--steps", 1, *argv)
     assert caught.value.where == where
     assert list(Path("outputs").glob("*")) == []
 
 
 def test_all_problems_are_reported_at_once(tiny_model: Path) -> None:
     with pytest.raises(InputErrors, match=r"(?s)--width: 100.*--height: 60"):
-        run("--model", tiny_model, "--prompt", "a", "--width", 100, "--height", 60)
+        generate("--model", tiny_model, "--prompt", "a", "--width", 100, "--height", 60)
 
 
 @pytest.mark.parametrize(
@@ -251,8 +236,7 @@ def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tiny_model: Path, tmp_pat
     assert f"{len(pictures)} of 5000" in stderr.splitlines()[-1]
     assert f"--outdir {tmp_path}/a" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
-    logged = [json.loads(line)["file"] for line in (tmp_path / "a" / "run.jsonl").read_text().splitlines()]
-    assert logged == pictures
+    assert [line["file"] for line in log(tmp_path / "a")] == pictures
     assert all(metadata.read_metadata(tmp_path / "a" / name).verdict == "ok" for name in pictures)
 
 
@@ -262,16 +246,16 @@ def test_an_image_is_repeated_from_itself(
     monkeypatch.chdir(tiny_model.parent)
     argv = ["--model", tiny_model, "--lora", f"{lora}:0.5", "--steps", 2, "--sampler", "euler_a", "-n", "grey"]
     words = ["--prompt", "a Pokémon \\{x\\}", "--seed", 7, "--width", 32]
-    assert run(*argv, *words, "--outdir", tmp_path / "a") == 0
+    assert generate(*argv, *words, "--outdir", tmp_path / "a") == 0
     picture = tmp_path / "a" / "00000-7.png"
     again = ["--params-from", picture, "--outdir"]
     with pytest.raises(InputError, match=r"style\.safetensors"):
-        run(*again, tmp_path / "b")
+        generate(*again, tmp_path / "b")
     (Path("loras")).mkdir()
     Path("loras/style.safetensors").write_bytes(lora.read_bytes())
     capsys.readouterr()
-    assert run(*again, tmp_path / "b") == 0
+    assert generate(*again, tmp_path / "b") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "the same image, bit for bit"
     assert (tmp_path / "b" / "00000-7.png").read_bytes() == picture.read_bytes()
-    assert run(*again, tmp_path / "c", "--seed", 8) == 0
+    assert generate(*again, tmp_path / "c", "--seed", 8) == 0
     assert "changed since: seed" in capsys.readouterr().out.splitlines()[-1]

@@ -1,6 +1,5 @@
 """generate.py with more than plain prompts: LoRAs by prompt, styles, aspect ratios, input images, masks, scribbles."""
 
-import json
 import os
 from pathlib import Path
 
@@ -9,24 +8,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data.errors import InputError
-from infer import config, generation, metadata
+from infer import metadata
+from tests.commands import generate, log, pixels, recipes
 from tests.tiny import tiny_lora
-
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
-
-
-def run(*argv: object) -> int:
-    return generation.run_generation(config.read_options([str(word) for word in argv]))
-
-
-def pixels(path: Path) -> bytes:
-    with Image.open(path) as picture:
-        return picture.tobytes()
-
-
-def recipes(folder: Path) -> list[metadata.ImageMetadata]:
-    return [metadata.read_metadata(path) for path in sorted(folder.glob("0*.png"))]
 
 
 @pytest.fixture
@@ -52,7 +36,7 @@ def test_each_prompt_has_its_own_loras_and_the_others_are_the_base(
     """Complaint: after a LoRA is taken off the base is not what it was."""
     how = ["--model", tiny_model, "--steps", 1, "--seeds", "7,3", "--aspect", "2:1"]
     words = ["--prompt", "a fire <lora:ink:0.5>", "--prompt", "a (water:1.3)"]
-    assert run(*how, *words, "--style", "creature", "-n", "grey", "--outdir", "a") == 0
+    assert generate(*how, *words, "--style", "creature", "-n", "grey", "--outdir", "a") == 0
     said = capsys.readouterr().out
     assert "LoRA ink.safetensors at 0.5: 64 of 64 tensors matched" in said
     found = recipes(Path("a"))
@@ -66,13 +50,13 @@ def test_each_prompt_has_its_own_loras_and_the_others_are_the_base(
     assert (found[0].style, found[0].negative_prompt, found[0].weighting) == ("creature", "grey, photo", "a1111")
     assert (found[0].width, found[0].height) == (96, 48)
     assert found[0].loras[0].prediction > 0
-    assert run(*how, *words[2:], "--style", "creature", "-n", "grey", "--outdir", "b") == 0
+    assert generate(*how, *words[2:], "--style", "creature", "-n", "grey", "--outdir", "b") == 0
     assert Path("a/00002-7.png").read_bytes() == Path("b/00000-7.png").read_bytes(), "drawn after one with a LoRA"
     # what the recipe says is enough to draw it again
-    assert run("--params-from", "a/00000-7.png", "--model", tiny_model, "--lora", "loras/ink.safetensors:0.5") == 0
+    assert generate("--params-from", "a/00000-7.png", "--model", tiny_model, "--lora", "loras/ink.safetensors:0.5") == 0
     assert pixels(Path("outputs/0001/00000-7.png")) == pixels(Path("a/00000-7.png"))
     # Complaint: pictures cannot be found by what they are of. Each is a line with all of it.
-    lines = [json.loads(line) for line in Path("a/run.jsonl").read_text().splitlines()]
+    lines = log(Path("a"))
     with_ink = [line["file"] for line in lines if any("ink" in lora["name"] for lora in line["loras"])]
     assert with_ink == ["00000-7.png", "00001-3.png"]
     assert [line["file"] for line in lines if line["seed"] == 3 and "water" in line["prompt"]] == ["00003-3.png"]
@@ -82,7 +66,7 @@ def test_a_tag_that_names_no_lora_is_refused_before_anything_is_loaded_onto_the_
     tiny_model: Path, shelf: Path
 ) -> None:
     with pytest.raises(InputError, match=r"<lora:inc>.*'ink'"):
-        run("--model", tiny_model, "--prompt", "a <lora:inc>", "--outdir", "a")
+        generate("--model", tiny_model, "--prompt", "a <lora:inc>", "--outdir", "a")
     assert not Path("a").exists()
 
 
@@ -91,7 +75,7 @@ def test_inpainting_and_repeating_it_from_the_image(
 ) -> None:
     how = ["--model", tiny_model, "--steps", 4, "--prompt", "a fire", "--sampler", "euler_a", "--outdir"]
     given = ["--init-image", "cat.png", "--mask", "mask.png", "--strength", "0.5"]
-    assert run(*how, "a", *given) == 0
+    assert generate(*how, "a", *given) == 0
     (found,) = recipes(Path("a"))
     assert [(used.role, used.name) for used in found.inputs] == [("init", "cat.png"), ("mask", "mask.png")]
     assert (found.width, found.height, found.strength) == (96, 48, 0.5), "the picture's own ratio"
@@ -101,32 +85,26 @@ def test_inpainting_and_repeating_it_from_the_image(
     assert np.array_equal(after[:, :30], given_[:, :30]), "outside the mask it is the given picture"
     assert not np.array_equal(after, given_)
     capsys.readouterr()
-    assert run("--params-from", "a/00000-42.png", "--model", tiny_model, "--outdir", "b") == 0
+    assert generate("--params-from", "a/00000-42.png", "--model", tiny_model, "--outdir", "b") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "the same image, bit for bit"
     os.replace("cat.png", "away.png")
     with pytest.raises(InputError, match=r"cat\.png.*--init-image"):
-        run("--params-from", "a/00000-42.png", "--model", tiny_model, "--outdir", "c")
+        generate("--params-from", "a/00000-42.png", "--model", tiny_model, "--outdir", "c")
     with pytest.raises(InputError, match="--strength"):
-        run(*how, "d", "--init-image", "away.png", "--strength", "0.1")
+        generate(*how, "d", "--init-image", "away.png", "--strength", "0.1")
     assert not Path("d").exists()
 
 
 def test_a_scribble_on_any_base(tiny_model: Path, shelf: Path) -> None:
     how = ["--model", tiny_model, "--prompt", "a fire", "--scribble", "scribble.png", "--steps", 4, "--outdir"]
-    assert run(*how, "a", "--guidance-stop", 0.5) == 0
+    assert generate(*how, "a", "--guidance-stop", 0.5) == 0
     (found,) = recipes(Path("a"))
     assert (found.polarity, found.inputs[0].role) == ("light-on-dark", "scribble")
     assert (found.guidance_stop, found.safety) == (0.5, "off")
-    assert run(*how, "b", "--polarity", "dark-on-light") == 0
+    assert generate(*how, "b", "--polarity", "dark-on-light") == 0
     assert recipes(Path("b"))[0].polarity == "dark-on-light"
 
 
-def test_fast_names_the_flags_that_it_stood_for() -> None:
-    with pytest.raises(InputError) as error:
-        config.read_options(["--fast"])
-    assert error.value.where == "--fast" and config.FAST_FLAGS in str(error.value.fix)
-
-
 def test_styles_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--style", "list") == 0
+    assert generate("--style", "list") == 0
     assert "origami        origami of {prompt}" in capsys.readouterr().out

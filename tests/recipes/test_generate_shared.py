@@ -1,6 +1,5 @@
 """A long job shared by torchrun's processes: killed and started again, it loses nothing and repeats nothing."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,17 +11,12 @@ import psutil
 import pytest
 
 from data.errors import InputError
-from infer import config, generation, metadata, output
+from infer import generation, metadata, output
+from tests.commands import generate, log
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 COUNT = 12
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
-
-
-def run(*argv: object) -> int:
-    return generation.run_generation(config.read_options([str(word) for word in argv]))
 
 
 def pictures(folder: Path) -> dict[str, int]:
@@ -56,10 +50,9 @@ def test_two_processes_killed_and_started_again(tiny_model: Path, tmp_path: Path
     assert {name: after[name] for name in before} == before, "none was drawn again"
     assert sorted(after) == [f"{index:05d}-{42 + index}.png" for index in range(COUNT)]
     assert {path.name for path in out.iterdir()} == {*after, "grid.png", "run.jsonl"}, "nothing half-written stays"
-    logged = [json.loads(line)["file"] for line in (out / "run.jsonl").read_text().splitlines()]
-    assert logged == sorted(after)
+    assert [line["file"] for line in log(out)] == sorted(after)
     alone = tmp_path / "alone"
-    assert run(*words, "--seeds", f"42,{41 + COUNT}", "--outdir", alone) == 0
+    assert generate(*words, "--seeds", f"42,{41 + COUNT}", "--outdir", alone) == 0
     same = {"00000-42.png": "00000-42.png", f"00001-{41 + COUNT}.png": f"{COUNT - 1:05d}-{41 + COUNT}.png"}
     assert all((alone / own).read_bytes() == (out / theirs).read_bytes() for own, theirs in same.items())
 
@@ -80,22 +73,22 @@ def test_a_job_resumes_where_it_stopped(
 
     monkeypatch.setattr(generation, "write_png", failing)
     with pytest.raises(InputError, match="No space left on device"):
-        run(*argv)
+        generate(*argv)
     folder = Path("outputs/0001")
     assert sorted(pictures(folder)) == ["00000-42.png", "00001-43.png"]
-    assert len((folder / "run.jsonl").read_text().splitlines()) == 2
+    assert len(log(folder)) == 2
     monkeypatch.setattr(generation, "write_png", write)
     before = pictures(folder)
     with pytest.raises(InputError, match="--outdir"):
-        run(*argv, "--steps", 2, "--outdir", folder)
+        generate(*argv, "--steps", 2, "--outdir", folder)
     with pytest.raises(InputError, match="--resume"):
-        run(*argv, "--seed", 1, "--resume")
+        generate(*argv, "--seed", 1, "--resume")
     capsys.readouterr()
-    assert run(*argv, "--resume") == 0
+    assert generate(*argv, "--resume") == 0
     assert "resuming outputs/0001: 2 images" in capsys.readouterr().out
     after = pictures(folder)
     assert len(after) == 4
     assert {name: after[name] for name in before} == before
     assert output.read_job_hash(folder) is None
     with pytest.raises(InputError, match="--outdir"):
-        run(*argv, "--outdir", folder)
+        generate(*argv, "--outdir", folder)

@@ -15,8 +15,6 @@ from safetensors.torch import load_file
 from train.config import Config
 from train.run_folder import identity_v1
 
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "v1"
 FINETUNE = ("train/finetune.py", "--config", "config.yaml", "--model", "model", "--data", "images")

@@ -2,24 +2,21 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from data.cli import parse
 from data.errors import InputError
-from infer import config, generation, metadata, pipeline, schedulers
-from infer.comparison import command, results, trajectory
+from infer import metadata, pipeline, schedulers
+from infer.comparison import results, trajectory
 from infer.comparison.grid import CellRequest
 from infer.comparison.image_cache import ImageCache, Machine
 from infer.comparison.weights import Weights
-from infer.config import COMPARE_ALIASES, CompareOptions
+from tests.commands import compare, generate, log
 from tests.tiny import tiny_lora
 from train.model import BaseModel
-
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
 @pytest.fixture
@@ -42,19 +39,6 @@ def lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_lora(tiny_model, tmp_path_factory.mktemp("lora") / "style.safetensors", strength=0.3)
 
 
-def compare(*argv: object) -> int:
-    words = [str(word) for word in argv]
-    return command.run(parse(CompareOptions, words, prog="compare.py", aliases=COMPARE_ALIASES))
-
-
-def generate(*argv: object) -> int:
-    return generation.run_generation(config.read_options([str(word) for word in argv]))
-
-
-def log(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
-
-
 def test_a_lora_tag_gives_the_image_of_generate(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     shared = ["--model", tiny_model, "--prompt", f"a fire <lora:{lora}:0.5>", "--steps", 1]
     assert compare(*shared, "--x", "seed=3,4", "--cells", tmp_path / "kept", "--outdir", tmp_path / "a") == 0
@@ -68,13 +52,8 @@ def test_images_are_the_files_that_generate_writes(tiny_model: Path, lora: Path,
     shared = ["--model", tiny_model, "--prompt", "a fire", "--seed", 3, "--steps", 2]
     axes = ["--x", f"lora=none,{lora}:0.5", "--y", "scheduler=ddim,euler_a", "--cells", tmp_path / "kept"]
     assert compare(*shared, *axes, "--outdir", tmp_path / "a") == 0
-    assert [line["place"] for line in log(tmp_path / "a")][1] == {
-        "lora": f"LoRA {lora}:0.5",
-        "scheduler": "scheduler ddim",
-    }
-    for number, (scheduler, flags) in enumerate(
-        [("ddim", []), ("ddim", ["--lora", f"{lora}:0.5"]), ("euler_a", []), ("euler_a", ["--lora", f"{lora}:0.5"])]
-    ):
+    assert log(tmp_path / "a")[1]["place"] == {"lora": f"LoRA {lora}:0.5", "scheduler": "scheduler ddim"}
+    for number, (scheduler, flags) in enumerate(product(("ddim", "euler_a"), ([], ["--lora", f"{lora}:0.5"]))):
         folder = tmp_path / f"g{number}"
         assert generate(*shared, "--scheduler", scheduler, *flags, "--outdir", folder) == 0
         mine = tmp_path / "a" / "cells" / f"{number:05d}-3.png"

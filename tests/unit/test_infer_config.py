@@ -47,15 +47,12 @@ def test_a_prompt_arrives_as_it_was_typed(prompt: str) -> None:
 @pytest.mark.parametrize(
     ("text", "path", "weight"),
     [
-        ("a.safetensors", "a.safetensors", 1.0),
-        ("a.safetensors:0.8", "a.safetensors", 0.8),
-        ("a.safetensors:-1", "a.safetensors", -1.0),
-        ("C:\\style.safetensors", "C:\\style.safetensors", 1.0),
+        ("a.safetensors", "a.safetensors", 1.0), ("a.safetensors:0.8", "a.safetensors", 0.8),
+        ("a.safetensors:-1", "a.safetensors", -1.0), ("C:\\style.safetensors", "C:\\style.safetensors", 1.0),
         ("C:\\style.safetensors:.5", "C:\\style.safetensors", 0.5),
-        ("runs/a:b/lora.safetensors", "runs/a:b/lora.safetensors", 1.0),
-        (":2", ":2", 1.0),
+        ("runs/a:b/lora.safetensors", "runs/a:b/lora.safetensors", 1.0), (":2", ":2", 1.0),
     ],
-)
+)  # fmt: skip
 def test_only_a_number_after_the_last_colon_is_a_weight(text: str, path: str, weight: float) -> None:
     assert parse_lora(text) == LoraFile(Path(path), weight)
 
@@ -70,32 +67,14 @@ def test_aspect_ratios(text: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("--promt", "a"),
-        ("--prompt", " "),
-        ("--steps", "0"),
-        ("--steps", "many"),
-        ("--seed", "-2"),
-        ("--seed", str(2**63)),
-        ("--num-images", "0"),
-        ("--guidance-scale", "nan"),
-        ("--guidance-rescale", "2"),
-        ("--guidance-stop", "0"),
-        ("--strength", "0"),
-        ("--dtype", "fp8"),
-        ("--weighting", "comfy"),
-        ("--scheduler", "ddimm"),
-        ("--lora", "a.safetensors:1000"),
-        ("--lora", "a.safetensors:nan"),
-        ("--width", "0"),
-        ("--grid", "type"),
-        ("--aspect", "wide"),
-        ("--aspect", "3:0"),
-        ("--aspect", "9:1"),
-        ("--seeds", "1,x"),
-        ("--seeds", "1,1"),
-        ("--fast", "true"),
+        ("--promt", "a"), ("--prompt", " "), ("--steps", "0"), ("--steps", "many"), ("--seed", "-2"),
+        ("--seed", str(2**63)), ("--num-images", "0"), ("--guidance-scale", "nan"), ("--guidance-rescale", "2"),
+        ("--guidance-stop", "0"), ("--strength", "0"), ("--dtype", "fp8"), ("--weighting", "comfy"),
+        ("--scheduler", "ddimm"), ("--lora", "a.safetensors:1000"), ("--lora", "a.safetensors:nan"), ("--width", "0"),
+        ("--grid", "type"), ("--aspect", "wide"), ("--aspect", "3:0"), ("--aspect", "9:1"), ("--seeds", "1,x"),
+        ("--seeds", "1,1"), ("--fast", "true"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_value_names_its_flag(flag: str, value: str) -> None:
     assert str(error_of(flag, value).where) == flag
 

@@ -21,8 +21,6 @@ from train.model import load_model
 
 CPU = torch.device("cpu")
 SETTINGS = SamplingSettings(steps=3, guidance_scale=7.5, width=64, height=64, negative_prompt="grey")
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
 def build(model: Path, scheduler: str | None = None, dtype: torch.dtype = torch.float32) -> Any:
@@ -41,13 +39,8 @@ def test_it_is_the_image_that_diffusers_generates(tiny_model: Path, scheduler: s
     changes = {"clip_sample": False} if scheduler == "ddim" else {}
     plain.scheduler = type(pipe.scheduler).from_config(plain.scheduler.config, **changes)
     plain.set_progress_bar_config(disable=True)
-    result = plain(
-        "a water type fridge",
-        negative_prompt="grey",
-        num_inference_steps=3,
-        guidance_scale=7.5,
-        generator=torch.Generator().manual_seed(45),
-    )
+    how: dict[str, Any] = {"negative_prompt": "grey", "num_inference_steps": 3, "guidance_scale": 7.5}
+    result = plain("a water type fridge", **how, generator=torch.Generator().manual_seed(45))
     assert ours == result.images[0].tobytes()  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -9,8 +9,6 @@ from infer import schedulers
 from tests.tiny import sd_scheduler
 
 CONFIG = {key: value for key, value in sd_scheduler().config.items() if not key.startswith("_")}
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
@@ -33,18 +31,11 @@ def test_the_models_own_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("typed", "name"),
     [
-        ("DPM++ 2M Karras", "dpmpp_2m_karras"),
-        ("dpm++ 2m", "dpmpp_2m"),
-        ("Euler a", "euler_a"),
-        ("k-euler", "euler"),
-        ("PLMS", "pndm"),
-        ("UniPC", "unipc"),
-        ("SASolverScheduler", "sa_solver"),
-        ("LCM", "lcm"),
-        ("DPMSolverMultistepScheduler", "dpmpp_2m"),
-        ("EulerAncestralDiscreteScheduler", "euler_a"),
+        ("DPM++ 2M Karras", "dpmpp_2m_karras"), ("dpm++ 2m", "dpmpp_2m"), ("Euler a", "euler_a"), ("k-euler", "euler"),
+        ("PLMS", "pndm"), ("UniPC", "unipc"), ("SASolverScheduler", "sa_solver"), ("LCM", "lcm"),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m"), ("EulerAncestralDiscreteScheduler", "euler_a"),
     ],
-)
+)  # fmt: skip
 def test_the_names_of_other_tools_are_understood(typed: str, name: str) -> None:
     assert schedulers.canonical_name(typed) == name
 

@@ -24,8 +24,6 @@ from train.model import load_model
 from train.samples import PreviewImage, PreviewRequest, PreviewSampler, choose_previews
 
 CPU = torch.device("cpu")
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data import captioned_folder
+from data import captioned_folder, sample_set
 from data.errors import InputError
 from data.images import open_image
 from infer import synthesis
@@ -52,11 +52,6 @@ def test_the_thesis_prompts() -> None:
     assert len(said) == 18
     assert "A close-up picture of a dog, looking from slightly above" not in said
     assert "A close-up picture of a dog, looking from slightly from above" in said, "the thesis' words as they are"
-
-
-def test_creatures_are_the_sample_sets_types() -> None:
-    from data import sample_set
-
     assert load_theme(SynthesizeOptions()).classes == sample_set.TYPES
 
 
@@ -140,13 +135,10 @@ def test_a_theme_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        "classes: [a]",
-        "classes: [a]\ntemplates: ['a {size} {class}']",
-        "classes: [a]\ntemplates: [a dog]",
-        "classes: [a, a]\ntemplates: ['{class}']",
-        "classes: [",
+        "classes: [a]", "classes: [a]\ntemplates: ['a {size} {class}']", "classes: [a]\ntemplates: [a dog]",
+        "classes: [a, a]\ntemplates: ['{class}']", "classes: [",
     ],
-)
+)  # fmt: skip
 def test_invalid_themes(content: str, tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(content)
     with pytest.raises(InputError):
@@ -156,12 +148,10 @@ def test_invalid_themes(content: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "where"),
     [
-        ({"theme": "animal"}, "--theme"),
-        ({"count": 3}, "--count"),
-        ({"classes": ("../up", "b")}, "--classes"),
+        ({"theme": "animal"}, "--theme"), ({"count": 3}, "--count"), ({"classes": ("../up", "b")}, "--classes"),
         ({"model": ("sd21",)}, "--model"),
     ],
-)
+)  # fmt: skip
 def test_wrong_options(given: dict[str, object], where: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         synthesis.run_synthesis(options(tmp_path, **given))

@@ -27,8 +27,6 @@ from tests.tiny import tiny_lora
 from train import model
 
 STEPS = 3
-# inside diffusers, with numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -192,17 +190,12 @@ def test_progress_and_interrupt(client: TestClient, service: StudioService) -> N
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"prompt": " "}, "prompt"),
-        ({"steps": 151}, "less than or equal to 150"),
-        ({"steps": "many"}, "valid integer"),
-        ({"batch_size": 8, "n_iter": 8}, "more than 16 images"),
+        ({"prompt": " "}, "prompt"), ({"steps": 151}, "less than or equal to 150"),
+        ({"steps": "many"}, "valid integer"), ({"batch_size": 8, "n_iter": 8}, "more than 16 images"),
         ({"cfg_scale": "nan"}, "finite"),
-        ({"seed": 2**63}, "less than or equal"),
-        ({"width": 4096, "height": 4096}, "4096 x 4096 is more than 4 times"),
-        ({"width": 63, "height": 64}, "63 is not a multiple of"),
-        ({"enable_hr": True}, "upscaling"),
-        ({"script_name": "x"}, "scripts"),
-        ({"styles": ["origammi"]}, "did you mean 'origami'"),
+        ({"seed": 2**63}, "less than or equal"), ({"width": 4096, "height": 4096}, "4096 x 4096 is more than 4 times"),
+        ({"width": 63, "height": 64}, "63 is not a multiple of"), ({"enable_hr": True}, "upscaling"),
+        ({"script_name": "x"}, "scripts"), ({"styles": ["origammi"]}, "did you mean 'origami'"),
         ({"sampler_name": "Eulerr"}, "unknown sampler 'Eulerr'"),
         ({"override_settings": {"sd_model_checkpoint": "/etc/passwd"}}, "unknown model '/etc/passwd'"),
         ({"prompt": "x <lora:/etc/passwd:1>"}, "without its folder"),
@@ -212,7 +205,7 @@ def test_progress_and_interrupt(client: TestClient, service: StudioService) -> N
         ({"prompt": "x" * 5000}, "at most 4000 characters"),
         ({"prompt": "{e$$a|b|c|d|e} {e$$a|b|c|d|e}"}, "25 images; allowed: 16"),
     ],
-)
+)  # fmt: skip
 def test_what_is_refused(client: TestClient, home: Path, asked: dict[str, Any], told: str) -> None:
     folders = set(home.glob("outputs/*"))
     found = client.post("/sdapi/v1/txt2img", json={"prompt": "a cat", "steps": 1} | asked)

@@ -16,8 +16,6 @@ from train.ddpm import schedule as schedules
 
 CONFIG: dict[str, Any] = {**json.loads(sd_scheduler().to_json_string()), "prediction_type": "v_prediction"}
 KINDS = sorted({named.kind for named in schedulers.SCHEDULERS.values()})
-# diffusers 0.42.1 hands torch tensors to NumPy functions in ways that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
 @pytest.mark.parametrize("kind", KINDS)
