@@ -176,11 +176,6 @@ def parse_metadata(text: str, where: object) -> ImageMetadata:
         raise InputError(f"has damaged metadata ({str(error).splitlines()[0]})", where=where) from None
 
 
-def read_parameters(path: Path) -> dict[str, str]:
-    """A1111's text of an image as {"Prompt": ..., "Negative prompt": ..., "Steps": ...}; {} if there is none."""
-    return parse_parameters(read_image_texts(path).get(A1111_KEY, ""))
-
-
 def read_image_texts(file: Path | IO[bytes], where: object = None) -> dict[str, str]:
     """Every text of a PNG, JPEG or WebP image, including those after the pixels; an EXIF UserComment as A1111's text.
 
@@ -210,7 +205,10 @@ def decode_user_comment(content: bytes) -> str:
 
 
 def parse_parameters(text: str) -> dict[str, str]:
-    """A1111's text, parsed as A1111 does. A last line of fewer than three pairs belongs to the prompt."""
+    """A1111's text as {"Prompt": ..., "Negative prompt": ..., "Steps": ...}, {} for "", parsed as A1111 does.
+
+    A last line of fewer than three pairs belongs to the prompt.
+    """
     lines = text.strip().split("\n")
     pairs = SETTING.findall(lines[-1])
     settings = {key: unquote(value) for key, value in pairs} if len(pairs) >= MIN_SETTINGS else {}

@@ -15,7 +15,7 @@ import yaml
 from data.errors import InputError
 from infer.config import RUNS, GenerateOptions, LoraFile
 from train import run_folder
-from train.config import POCKET, POCKET_FOLDER
+from train.config import POCKET
 
 RECOMMENDED_FILE = "recommended.json"  # beside model_index.json
 
@@ -50,13 +50,6 @@ def recommended(folder: Path | None) -> Recommended:
         return shape._replace(**{name: type(getattr(shape, name))(own[name]) for name in shape._fields if name in own})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"has no readable settings ({error})", where=folder) from None
-
-
-def recommended_for(chosen: ResolvedModel) -> Recommended:
-    """As recommended(), of the base under what was chosen; loads nothing."""
-    name = chosen.base or chosen.model
-    folder = POCKET_FOLDER if name == POCKET else Path(name).expanduser()
-    return recommended(folder if (folder / "unet" / "config.json").is_file() else None)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from hashlib import sha256
 from typing import Any
 
 from data.errors import EXIT_INTERRUPTED, printable
@@ -45,7 +46,10 @@ def run(options: EvaluateOptions) -> int:
     found = Collection(target, prompts, generated, extractors, counts, cache, options.seed)
     sections = compute_sections(found.evidence, options.seed)
     page = report.write_report(found, sections, folder, provenance(found, guidance))
-    print_findings(sections)
+    alarms = [alarm for section in sections for alarm in section.alarms]  # findings, not failures of the command
+    for alarm in alarms:
+        print(f"{alarm.kind}: {alarm.said}")
+    print(f"{len(alarms)} alarms" if alarms else "no alarm")
     new = report.image_count(found, only_new=True)
     print(f"{report.image_count(found)} images, {new} newly generated: {printable(page)}")
     return 0
@@ -53,14 +57,6 @@ def run(options: EvaluateOptions) -> int:
 
 def compute_sections(evidence: Evidence, seed: int = 0) -> list[Section]:
     return [section(evidence, seed).with_holm() for section in SECTIONS]
-
-
-def print_findings(sections: list[Section]) -> None:
-    """Alarms are findings, not failures of the command."""
-    alarms = [alarm for section in sections for alarm in section.alarms]
-    for alarm in alarms:
-        print(f"{alarm.kind}: {alarm.said}")
-    print(f"{len(alarms)} alarms" if alarms else "no alarm")
 
 
 def provenance(found: Collection, guidance: float) -> dict[str, Any]:
@@ -75,7 +71,7 @@ def provenance(found: Collection, guidance: float) -> dict[str, Any]:
         "tuned": loras or tuned.model.fingerprint[:16],
         "scheduler": recipe.sampler, "steps": recipe.steps, "guidance": guidance,
         "size": f"{recipe.width} x {recipe.height}", "dtype": recipe.dtype, "device": recipe.device,
-        "seed": found.seed, "prompts": f"{len(texts)}, {report.prompts_hash(texts)}",
+        "seed": found.seed, "prompts": f"{len(texts)}, {sha256(chr(10).join(texts).encode()).hexdigest()[:16]}",
         "training / held-out pictures": f"{len(found.train)} / {len(found.held_out)}",
         "pictures of training captions, a side": len(found.prompts.captions),
         **{f"features of {side}": text for side, text in found.extractors.versions.items()},

@@ -127,11 +127,8 @@ def plain_texts() -> list[str]:
     """A hundred without style: every object in every wording, ordered so that the first few have many of both."""
     objects, wordings = load_prompts()["objects"], load_prompts()["wordings"]
     turns = [(turn, place) for turn in range(len(wordings)) for place in range(len(objects))]
-    return [fill_wording(wordings[(place + turn) % len(wordings)], objects[place]) for turn, place in turns]
-
-
-def fill_wording(wording: str, name: str) -> str:
-    return wording.replace("a {object}", with_article(name)).replace("{object}", name)
+    filled = [(wordings[(place + turn) % len(wordings)], objects[place]) for turn, place in turns]
+    return [text.replace("a {object}", with_article(name)).replace("{object}", name) for text, name in filled]
 
 
 def caption_texts(target: TargetRun, seed: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -21,7 +20,7 @@ from data.metrics import statistics as stats
 from data.reports import render
 from data.reports.page import Page
 from infer.evaluation import memorization
-from infer.evaluation.collect import BASE, TUNED, Collection, Key
+from infer.evaluation.collect import BASE, TUNED, Collection
 from infer.evaluation.prompts import EvalPrompt
 from infer.evaluation.section import Number, Section
 
@@ -49,24 +48,20 @@ def write_report(found: Collection, sections: Sequence[Section], folder: Path, f
     """Write all files; returns the page's path."""
     content = {"facts": facts, "counts": asdict(found.counts), "sections": [asdict(each) for each in sections]}
     write_atomic(folder / JSON, json.dumps(without_nan(content), indent=1) + "\n")
-    numbers = [number_row(each.title, number) for each in sections for number in each.numbers]
+    numbers = []
+    for each in sections:
+        for n in each.numbers:
+            low, high = (n.interval.low, n.interval.high) if n.interval else (None, None)
+            numbers.append([each.title, n.name, n.value, low, high, n.base, n.floor, n.ceiling, n.p, n.said])
     write_atomic(folder / NUMBERS, to_csv(COLUMNS, numbers))
     head = ("model", "prompt", "seed", "file", "nearest training picture", "cosine")
-    write_atomic(folder / IMAGES, to_csv(head, [image_row(found, key) for key in found.generated]))
+    images = []
+    for (side, prompt), cached in found.generated.items():
+        nearest, cosine = found.nearest_sample((side, prompt)), round(found.nearest[side, prompt][1], 4)
+        images.append([side, prompt.text, prompt.seed, str(cached.path), nearest.annotation.file_name, cosine])
+    write_atomic(folder / IMAGES, to_csv(head, images))
     write_atomic(folder / BLIND, blind_page(found))
     return report_page(found, sections, facts).write(folder / PAGE)
-
-
-def number_row(title: str, number: Number) -> list[Any]:
-    low, high = (number.interval.low, number.interval.high) if number.interval else (None, None)
-    return [title, number.name, number.value, low, high, number.base, number.floor, number.ceiling, number.p,
-            number.said]  # fmt: skip
-
-
-def image_row(found: Collection, key: Key) -> list[Any]:
-    side, prompt = key
-    nearest, cosine = found.nearest_sample(key).annotation.file_name, round(found.nearest[key][1], 4)
-    return [side, prompt.text, prompt.seed, str(found.generated[key].path), nearest, cosine]
 
 
 def to_csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -82,10 +77,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def prompts_hash(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 # ---- the page

@@ -131,7 +131,9 @@ def style_axis(train: Features, pairs: Pairs) -> tuple[Vector, Along]:
 def distances(train: Features, pairs: Pairs, seed: int) -> list[Number]:
     """The gap closed by two kernel distances, CMMD and the Fréchet distance."""
     styles = standardized(*(each.style.astype(np.float64) for each in (pairs.base, pairs.tuned, train)))
-    contents = [kid_rows(each.content) for each in (pairs.base, pairs.tuned, train)]
+    # rows of length sqrt(d), so that KID's kernel (x y / d + 1)^3 is (cosine + 1)^3 for every extractor
+    scale = np.sqrt(train.content.shape[1])
+    contents = [unit_rows(each.content) * scale for each in (pairs.base, pairs.tuned, train)]
     everything = np.ones(len(pairs), bool)
     numbers = []
     for name, (base, tuned, real) in (("descriptors", styles), ("content", contents)):
@@ -162,11 +164,6 @@ def gap_closed(gap: Gap, name: str, pairs: Pairs) -> Number:
     share = stats.jackknife_interval(gap.closed, pairs.prompts)
     said = describe_sign(share, "closer than the base", "farther than the base")
     return from_interval(title, share, floor=0.0, ceiling=1.0, said=said)
-
-
-def kid_rows(content: Matrix) -> Matrix:
-    """Rows of length sqrt(d), so that KID's kernel (x y / d + 1)^3 is (cosine + 1)^3 for every extractor."""
-    return unit_rows(content) * np.sqrt(content.shape[1])
 
 
 def floor_of(real: Matrix, kernel: Kernel, seed: int) -> float:

@@ -7,7 +7,7 @@ import base64
 import binascii
 import hashlib
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,23 +200,16 @@ class Callbacks:
         if data.get("act") not in ("star", "use"):
             return skipped
 
-        def act() -> tuple[Any, ...]:
+        try:
             path, gallery = self.service.image_path(str(data["picture"])), self.service.backend().gallery
             if data["act"] == "star":
                 gallery.star(path, bool(data["star"]))
                 return skipped
             fields = components.from_settings(gallery.settings(path))
             return tuple(fields[name] for name in NAMES[:-1])
-
-        return self._or_warn(act, skipped)
-
-    def _or_warn(self, action: Callable[[], Any], default: Any) -> Any:
-        """Returns the action's result; an InputError is shown in a corner of the page."""
-        try:
-            return action()
-        except InputError as error:
+        except InputError as error:  # shown in a corner of the page
             gr.Warning(page_message(error), title="That did not work")
-            return default
+            return skipped
 
 
 def parse_seed(values: dict[str, Any]) -> int:

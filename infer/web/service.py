@@ -132,13 +132,6 @@ def check_size(width: int, height: int, side: int) -> None:
         raise InputError(what, where="--width", fix=f"Use {2 * side} x {2 * side} or less.")
 
 
-def check_count(count: int) -> None:
-    """Raise InputError for a prompt that expands to too many images."""
-    if count > MAX_IMAGES:
-        fix = "Request fewer, or use generate.py."
-        raise InputError(f"the prompt expands to {count} images", where="--prompt", allowed=str(MAX_IMAGES), fix=fix)
-
-
 def page_message(error: InputError) -> str:
     """An error with the page's field names in place of flags."""
     lines = []

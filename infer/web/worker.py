@@ -26,8 +26,7 @@ from infer.generation import GenerationPass, ProcessGroup
 from infer.output import SavedImage
 from infer.prompts import ImageRequest
 from infer.web.queue import Job, JobImage
-from infer.web.service import LOADING, ModelList, check_count, check_size
-from train import model
+from infer.web.service import LOADING, MAX_IMAGES, ModelList, check_size
 from train.model import BaseModel, load_model
 
 MAX_MODELS = 2  # kept in memory: a tuned one and another
@@ -91,7 +90,10 @@ class Worker:
         """generate.py's plan, within the limits of a job. Raises InputError."""
         check_size(options.width or 1, options.height or 1, model.sample_size)
         expanded = prompts.requested_images(options.model_copy(update={"num_images": 1}))
-        check_count(len(expanded) * options.num_images)  # before that many are prepared
+        count = len(expanded) * options.num_images  # before that many are prepared
+        if count > MAX_IMAGES:
+            what, fix = f"the prompt expands to {count} images", "Request fewer, or use generate.py."
+            raise InputError(what, where="--prompt", allowed=str(MAX_IMAGES), fix=fix)
         plan = generation.plan_job(options, model, self.device, tuple(loras))
         check_size(plan.settings.width, plan.settings.height, model.sample_size)
         return plan
@@ -119,7 +121,7 @@ class Worker:
     def check_default_model(self) -> None:
         """Raise InputError if the model of the command line does not exist."""
         chosen = resolve_model.resolve(self.default, self.runs)
-        model.load_model(chosen.model, tokenizer=chosen.tokenizer)
+        load_model(chosen.model, tokenizer=chosen.tokenizer)
 
     def warm_up(self) -> None:
         """Load the default model before the first job needs it. Its problems are reported again by that job."""
@@ -132,9 +134,7 @@ class Worker:
                 with LOADING:
                     pipe = pipeline.build_pipeline(model, None, self.device)
                 settings = pipeline.SamplingSettings(1, 2.0, model.sample_size, model.sample_size)
-                list(
-                    pipeline.generate_images(pipe, [ImageRequest(0, "an image", 0)], settings)
-                )  # the first call is the slow one
+                list(pipeline.generate_images(pipe, [ImageRequest(0, "an image", 0)], settings))  # the slow call
                 self._preview(pipe, model)
                 _ = model.fingerprint  # hashes the weights, once
             except InputError as error:
