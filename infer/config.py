@@ -26,21 +26,12 @@ MAX_ASPECT = 8.0
 SLOT_NAME = re.compile(r"[A-Za-z][\w-]*")  # of --grid
 FAST_FLAGS = "--steps 20 --scheduler dpmpp_2m_karras --guidance-stop 0.8"  # what --fast stood for
 SPELLINGS = {  # of other programs
-    "--prompt": "-p",
-    "--negative-prompt": "-n --n",
-    "--height": "-H",
-    "--width": "-W",
-    "--guidance-scale": "--scale --cfg --cfg-scale",
-    "--scheduler": "--sampler --sampler-name",
-    "--steps": "--ddim-steps --num-inference-steps",
-    "--num-images": "--n-samples --images-per-prompt --num-images-per-prompt",
-    "--strength": "--denoising-strength",
-    "--init-image": "--init-img",
-    "--model": "--ckpt",
-    "--from-file": "--prompts",
-    "--outdir": "--output-dir",
-    "--dtype": "--precision",
-}
+    "--prompt": "-p", "--negative-prompt": "-n --n", "--height": "-H", "--width": "-W",
+    "--guidance-scale": "--scale --cfg --cfg-scale", "--scheduler": "--sampler --sampler-name",
+    "--steps": "--ddim-steps --num-inference-steps", "--strength": "--denoising-strength", "--init-image": "--init-img",
+    "--num-images": "--n-samples --images-per-prompt --num-images-per-prompt", "--model": "--ckpt",
+    "--from-file": "--prompts", "--outdir": "--output-dir", "--dtype": "--precision",
+}  # fmt: skip
 ALIASES = {alias: flag for flag, aliases in SPELLINGS.items() for alias in aliases.split()}
 AXES = ("x", "y", "z")
 COMPARE_ALIASES = ALIASES | {f"{dashes}{axis}": f"--{axis}-axis" for axis in AXES for dashes in ("-", "--")}

@@ -118,21 +118,15 @@ def a1111_settings(info: ImageMetadata) -> dict[str, Any]:
     """The last line of A1111's text. Noise comes from the CPU: without `RNG: CPU` readers would use the GPU's."""
     sampler, karras = info.sampler.removesuffix(" Karras"), info.sampler.endswith(" Karras")
     weighted = info.weighting == "a1111" and any(map(is_weighted, (info.prompt, info.negative_prompt)))
+    hashes = ", ".join(f"{Path(lora.name).stem}: {lora.sha256[:LORA_HASH_LENGTH]}" for lora in info.loras)
     return {
-        "Steps": info.steps,
-        "Sampler": sampler,
-        "Schedule type": "Karras" if karras else "",
-        "CFG scale": f"{info.guidance_scale:g}",
-        "Seed": info.seed,
-        "Size": f"{info.width}x{info.height}",
+        "Steps": info.steps, "Sampler": sampler, "Schedule type": "Karras" if karras else "",
+        "CFG scale": f"{info.guidance_scale:g}", "Seed": info.seed, "Size": f"{info.width}x{info.height}",
         "Model hash": (info.model.file_hash or info.model.fingerprint)[:MODEL_HASH_LENGTH],
         "Model": Path(info.model.name).stem if info.model.file_hash else info.model.name,
-        "Denoising strength": f"{info.strength:g}" if info.inputs else "",
-        "Emphasis": "No norm" if weighted else "",
-        "RNG": "CPU",
-        "Lora hashes": ", ".join(f"{Path(lora.name).stem}: {lora.sha256[:LORA_HASH_LENGTH]}" for lora in info.loras),
-        "Version": f"atelier {info.versions.get('atelier', '')}".strip(),
-    }
+        "Denoising strength": f"{info.strength:g}" if info.inputs else "", "Emphasis": "No norm" if weighted else "",
+        "RNG": "CPU", "Lora hashes": hashes, "Version": f"atelier {info.versions.get('atelier', '')}".strip(),
+    }  # fmt: skip
 
 
 def quote(value: Any) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from data.atomic_io import atomic_file, write_atomic
 from data.errors import InputError
 from infer import contact_sheet, lora_loading, schedulers
-from infer.conditioning_images import NO_IMAGES, ConditioningImages
+from infer.conditioning_images import NO_IMAGES
 from infer.config import OUTPUTS
 from infer.contact_sheet import Sheet
 from infer.lora_loading import LoraEffect
@@ -124,11 +124,7 @@ def write_log(folder: Path, saved: Sequence[SavedImage]) -> None:
 
 
 def shared_metadata(
-    pipe: Any,
-    model: BaseModel,
-    effects: Sequence[LoraEffect],
-    scheduler: str | None,
-    conditioning: ConditioningImages = NO_IMAGES,
+    pipe: Any, model: BaseModel, effects: Sequence[LoraEffect], scheduler: str | None, images: Any = NO_IMAGES
 ) -> dict[str, Any]:
     """The fields of ImageMetadata that all images of a pass have in common."""
     return {
@@ -137,8 +133,8 @@ def shared_metadata(
         "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
         "device": device_name(pipe.device), "threads": torch.get_num_threads(), "versions": package_versions(),
         "model": model_used(model), "loras": tuple(map(lora_used, effects)),
-        "inputs": conditioning.used, "polarity": conditioning.polarity,
-        "controlnet": conditioning.control_hash, "control_scale": conditioning.control_scale,
+        "inputs": images.used, "polarity": images.polarity,
+        "controlnet": images.control_hash, "control_scale": images.control_scale,
     }  # fmt: skip
 
 

@@ -72,17 +72,10 @@ def build_pipeline(model: BaseModel, scheduler: str | None, device: torch.device
     from diffusers import StableDiffusionPipeline
 
     silence_libraries()
-    pipe = StableDiffusionPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        unet=model.unet,
-        scheduler=schedulers.build_scheduler(scheduler, model.scheduler_config),
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
-        image_encoder=None,  # pyright: ignore[reportArgumentType]
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {name: getattr(model, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
+    parts["scheduler"] = schedulers.build_scheduler(scheduler, model.scheduler_config)
+    parts |= dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
+    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     if device.type == "cuda":  # tensor cores read channels last; on a CPU the bits stay diffusers' own
@@ -131,16 +124,11 @@ class GeneratedImage(DecodedImage):
 
 
 def generate_images(
-    pipe: Any,
-    requests: Sequence[ImageRequest],
-    settings: SamplingSettings,
-    on_call: Callable[[int], object] = lambda count: None,
-    *,
-    callback: ImageCallback = lambda requests, latents: None,
-    conditioning: ConditioningImages = NO_IMAGES,
-    decoder: ImageDecoder | None = None,
-    activate: Callable[[tuple[LoraFile, ...]], object] = lambda loras: None,
-) -> Iterator[GeneratedImage]:
+    pipe: Any, requests: Sequence[ImageRequest], settings: SamplingSettings,
+    on_call: Callable[[int], object] = lambda count: None, *,
+    callback: ImageCallback = lambda requests, latents: None, conditioning: ConditioningImages = NO_IMAGES,
+    decoder: ImageDecoder | None = None, activate: Callable[[tuple[LoraFile, ...]], object] = lambda loras: None,
+) -> Iterator[GeneratedImage]:  # fmt: skip
     """Generate the images in order. After a U-Net call `on_call` gets the number of images, `callback` their latents.
 
     settings: defaults of the images that have none of their own. activate: puts an image's LoRAs onto the networks.
@@ -176,13 +164,9 @@ def micro_batches(
 
 
 def sample_micro_batch(
-    pipe: Any,
-    requests: Sequence[ImageRequest],
-    settings: SamplingSettings,
-    embeds: tuple[TextStates, TextStates],
-    callback: StepCallback = lambda step, t, latents: None,
-    conditioning: ConditioningImages = NO_IMAGES,
-) -> Latents:
+    pipe: Any, requests: Sequence[ImageRequest], settings: SamplingSettings, embeds: tuple[TextStates, TextStates],
+    callback: StepCallback = lambda step, t, latents: None, conditioning: ConditioningImages = NO_IMAGES,
+) -> Latents:  # fmt: skip
     """The latents (B, C, h, w) of a micro-batch, by a generator for each seed. embeds: of prompts, of the negative."""
     generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
     with out_of_memory_as_input_error():

@@ -93,14 +93,11 @@ def options_from_metadata(info: ImageMetadata, typed: set[str], where: str) -> d
     same = ("negative_prompt", "seed", "steps", "guidance_scale", "width", "height", "dtype", "weighting")
     same += ("guidance_rescale", "guidance_stop")
     usual_batch = micro_batch_for(info.device.partition(" ")[0])
-    values = {
-        **{name: getattr(info, name) for name in same},
-        "prompt": (prompts.escape_template(prompt),),
-        "scheduler": info.sampler,
-        "compile": info.compiled,
+    values = {name: getattr(info, name) for name in same} | {
+        "prompt": (prompts.escape_template(prompt),), "scheduler": info.sampler, "compile": info.compiled,
         "batch_size": None if info.micro_batch == usual_batch else info.micro_batch,
         **find_input_images(info, typed, where),
-    }
+    }  # fmt: skip
     return values if {"model", "lora"} & typed else values | find_weights(info, where)
 
 
@@ -204,14 +201,12 @@ def parse_a1111(text: str, where: str) -> ImageSettings:
         raise InputError("its text has no settings that A1111 would read", where=where)
     width, _, height = found.get("Size", "").partition("x")
     keys = {"steps": "Steps", "guidance_scale": "CFG scale", "seed": "Seed", "strength": "Denoising strength"}
+    sampler = f"{found.get('Sampler', '')} {found.get('Schedule type', '').removesuffix('Automatic')}"
     values = {
         **parse_numbers({**found, "width": width, "height": height}, where, **keys, width="width", height="height"),
-        "prompt": found.get("Prompt", ""),
-        "negative_prompt": found.get("Negative prompt", ""),
-        "scheduler": clean_sampler_name(
-            f"{found.get('Sampler', '')} {found.get('Schedule type', '').removesuffix('Automatic')}"
-        ),
-    }
+        "prompt": found.get("Prompt", ""), "negative_prompt": found.get("Negative prompt", ""),
+        "scheduler": clean_sampler_name(sampler),
+    }  # fmt: skip
     return ImageSettings("A1111", values, tuple(unsupported_settings(found)))
 
 

@@ -50,22 +50,24 @@ class SamplingSettings:
 
 @torch.no_grad()
 def sample(
-    pipe: Any,
-    settings: SamplingSettings,
-    prompt_embeds: TextStates,
-    negative_embeds: TextStates,
-    generators: Sequence[torch.Generator],
-    images: ConditioningImages = NO_IMAGES,
+    pipe: Any, settings: SamplingSettings, prompt_embeds: TextStates, negative_embeds: TextStates,
+    generators: Sequence[torch.Generator], images: ConditioningImages = NO_IMAGES,
     callback: StepCallback = lambda step, t, latents: None,
-) -> Latents:
+) -> Latents:  # fmt: skip
     """The latents (B, 4, h, w) of a micro-batch. Embeddings: (B, L, D). generators: one an image, on the CPU."""
     scheduler = copy.deepcopy(pipe.scheduler)
     timesteps = set_timesteps(scheduler, settings.steps, settings.strength if images.init is not None else 1.0)
     resized = images.at(settings.width, settings.height)
     start = prepare_latents(pipe, scheduler, settings, resized, timesteps, generators)
     unet = UnetCall(pipe, scheduler, start.extra_channels, images, resized.lines)
-    embeds, guided = torch.cat([negative_embeds, prompt_embeds]), guided_steps(len(timesteps), settings)
-    options = step_options(scheduler, generators)
+    embeds = torch.cat([negative_embeds, prompt_embeds])
+    guided = round(len(timesteps) * settings.guidance_stop) if settings.guidance_scale > 1 else 0  # steps, the first
+    options: dict[str, Any] = {
+        "eta": 0.0,
+        "generator": list(generators),
+    }  # of DDIM, of samplers that add noise
+    known = inspect.signature(scheduler.step).parameters
+    options = {name: value for name, value in options.items() if name in known}
 
     latents = start.latents
     for step, t in enumerate(timesteps):
@@ -97,18 +99,6 @@ def set_timesteps(scheduler: Any, steps: int, strength: float) -> Tensor:
     return scheduler.timesteps[first:]
 
 
-def guided_steps(count: int, settings: SamplingSettings) -> int:
-    """How many of the loop's steps are guided: the first share of them; none at a guidance scale of 1 or less."""
-    return round(count * settings.guidance_stop) if settings.guidance_scale > 1 else 0
-
-
-def step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    """The arguments that this scheduler's step() takes: DDIM's eta, and generators where it adds noise."""
-    known = inspect.signature(scheduler.step).parameters
-    options: dict[str, Any] = {"eta": 0.0, "generator": list(generators)}
-    return {name: value for name, value in options.items() if name in known}
-
-
 # ---- before the first step
 
 
@@ -122,13 +112,9 @@ class Start:
 
 
 def prepare_latents(
-    pipe: Any,
-    scheduler: Any,
-    settings: SamplingSettings,
-    images: ResizedImages,
-    timesteps: Tensor,
+    pipe: Any, scheduler: Any, settings: SamplingSettings, images: ResizedImages, timesteps: Tensor,
     generators: Sequence[torch.Generator],
-) -> Start:
+) -> Start:  # fmt: skip
     """Noise, or the noised initial image. Each generator is used in diffusers' order: image, noise, masked image."""
     is_inpainting_unet = pipe.unet.config.in_channels == 9
     makes_all_steps = settings.strength == 1
@@ -192,14 +178,9 @@ class UnetCall:
 
     def residuals(self, sample: Latents, t: Tensor, embeds: TextStates) -> dict[str, Any]:
         """Source: Zhang et al. 2023, arXiv 2302.05543."""
-        down, middle = self.controlnet(
-            sample,
-            t,
-            encoder_hidden_states=embeds,
-            controlnet_cond=self.lines.repeat(len(sample), 1, 1, 1),
-            conditioning_scale=self.scale,
-            return_dict=False,
-        )
+        lines = self.lines.repeat(len(sample), 1, 1, 1)
+        how = {"conditioning_scale": self.scale, "return_dict": False}
+        down, middle = self.controlnet(sample, t, encoder_hidden_states=embeds, controlnet_cond=lines, **how)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 

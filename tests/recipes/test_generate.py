@@ -90,8 +90,9 @@ def test_a_lora_beside_its_base(
     assert (used.name, used.weight, used.matched, len(used.sha256)) == ("style.safetensors", 0.5, 64, 64)
     assert metadata.read_metadata(tmp_path / "both" / "base" / "00000-42.png").loras == ()
     with Image.open(tmp_path / "both" / "compare.png") as sheet:
-        assert sheet.width == 2 * 256 + 3 * 12
-        cells = [np.asarray(sheet.convert("RGB"))[100:200, left : left + 256] for left in (12, 12 + 256 + 12)]
+        assert sheet.width > 2 * 256 + 3 * 12, "prompts beside the rows"
+        lefts = (sheet.width - 2 * (256 + 12), sheet.width - (256 + 12))
+        cells = [np.asarray(sheet.convert("RGB"))[100:200, left : left + 256] for left in lefts]
     assert bool((cells[0] != cells[1]).any())
 
 
