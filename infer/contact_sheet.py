@@ -5,8 +5,6 @@ DejaVu Sans comes with matplotlib, so a sheet looks the same everywhere. It has 
 are written with the first installed font that has them; what no font has is reported once and shown as MISSING_GLYPH.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -7,8 +7,6 @@ A query such as `a blue fridge seed:42 steps:>20 model:"my run" -lora:ink star:`
 with field:value how it was made.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ A LoRA that matches nothing, was made for another architecture, or changes nothi
 like the base model's and nobody would know why.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import warnings

@@ -4,8 +4,6 @@ Source of the text layout: AUTOMATIC1111/stable-diffusion-webui, modules/process
 modules/infotext_utils.py. Neither time nor place is written: the same image is the same file.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Where images go: a folder for each command, metadata and a log line for each image, one labelled contact sheet."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re

@@ -5,8 +5,6 @@ images the settings are used; what cannot be repeated is named. A1111's text is 
 infotext_utils.py), kohya's as gen_img.py writes it; InvokeAI, Fooocus, ComfyUI and NovelAI are read by sd-parsers.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping

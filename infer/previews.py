@@ -3,8 +3,6 @@
 train/finetune.py hands `generate_previews` to the trainer, which does not import infer/.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace

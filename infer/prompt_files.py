@@ -5,8 +5,6 @@ a water type fridge --n blurry --s 30 --l 5 --d 7 --w 64 --h 64      kohya's gen
 # a comment
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

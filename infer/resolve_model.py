@@ -3,8 +3,6 @@
 Without a finished run it is the embedded base.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path

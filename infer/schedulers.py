@@ -1,7 +1,5 @@
 """The registry of samplers: diffusers' schedulers by the names that people use. diffusers itself is imported late."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -10,8 +10,6 @@ Source: AUTOMATIC1111, modules/prompt_parser.py (parse_prompt_attention), sd_hij
 sd_emphasis.py.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """compare.py from options to files: find the weights, generate what is missing, write sheets and page."""
 
-from __future__ import annotations
-
 import sys
 
 from data.errors import EXIT_INTERRUPTED, printable

@@ -1,7 +1,5 @@
 """--figures thesis: figures 3.1 to 3.8 of the source thesis, all 18 panels, as labeled sheets and a page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ An axis as typed: `steps=10,20,50`, `seed=1..4`, `model=base,runs/0003`, `type=w
 commas, or by `||` if they contain commas. A name that is not a setting fills in the `{name}` of the prompt.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

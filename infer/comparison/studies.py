@@ -7,8 +7,6 @@ trigger word (figure 3.3): that becomes the distance that the word makes at one 
 seeds, and the p-value of "the word shifts nothing" in the scorer's features.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 The scheduler's step is recorded while generate_images runs as always, so the image is the same bit for bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

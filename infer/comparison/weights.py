@@ -1,7 +1,5 @@
 """Which weights each image is generated with: `base`, `tuned`, a run, one of its checkpoints, LoRAs at a weight."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -3,8 +3,6 @@
 6. Forgetting: prompts without style, base against tuned; and how far the style leaks into them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From prompts to evidence: generate what is missing, extract features, and sort their rows into the questions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

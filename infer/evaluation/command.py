@@ -1,7 +1,5 @@
 """evaluate.py from options to files: find the run, generate what is missing, measure, write, and print the findings."""
 
-from __future__ import annotations
-
 import sys
 from hashlib import sha256
 from typing import Any

@@ -4,8 +4,6 @@ The source thesis's central claim ("a water type fridge") as a number: the share
 product of the two shares, which is what chance would give.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

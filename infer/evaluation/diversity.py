@@ -1,7 +1,5 @@
 """4. Diversity: between seeds of one prompt, over prompts, and against the training images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 

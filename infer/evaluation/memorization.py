@@ -1,7 +1,5 @@
 """5. Memorization: nearest training images, calibrated by held-out ones; loss gaps; near-duplicates by alignment."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

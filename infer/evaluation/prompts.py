@@ -1,7 +1,5 @@
 """Prompts and seeds of every question, as functions of the run's images and the seed alone."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

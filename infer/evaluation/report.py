@@ -1,7 +1,5 @@
 """The report: one page, a blind test, numbers for programs, and a line for each image."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

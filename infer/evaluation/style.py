@@ -3,8 +3,6 @@
 Style is measured by weight-free descriptors (data/features.py), each standardized over base and training images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

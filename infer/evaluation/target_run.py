@@ -1,7 +1,5 @@
 """What is evaluated: a finished run, its base, and the images that it was and was not trained on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The web application: page, API and images on one server."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import webbrowser

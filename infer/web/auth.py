@@ -1,7 +1,5 @@
 """Who may connect to the studio: the listening socket, the password, and the middleware that checks each request."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import errno

@@ -2,8 +2,6 @@
 own HTML, a job's progress and results, the comparison slider, the gallery.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The studio's gallery: search and stars in generate.py's index, and the settings that an image was made with."""
 
-from __future__ import annotations
-
 import io
 import threading
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The job queue: one thread generates job after job, whether or not a client still waits for the result."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import secrets

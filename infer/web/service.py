@@ -1,7 +1,5 @@
 """What the page and the API share: models and LoRAs by name, limits on requests, the job queue, worker and gallery."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

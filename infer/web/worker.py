@@ -3,8 +3,6 @@
 Previews of unfinished images are decoded where that is cheap, otherwise a linear approximation from the latents.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import threading
