@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from infer.comparison.results import Report, render_page
 from infer.comparison.studies import mean_distance
 from infer.comparison.weights import BASE, TUNED, WeightsFinder
 from infer.config import CompareOptions
-from infer.contact_sheet import Sheet, by_place, render_sheet
+from infer.contact_sheet import by_place, render_sheet
 
 FILE = Path(__file__).with_name("thesis.yaml")
 COLUMNS = 2
@@ -50,6 +51,7 @@ class Figure(BaseModel):
 
 @dataclass(frozen=True)
 class FinishedPanel:
+    figure: Figure
     panel: Panel
     cached: CachedImage
     model: str
@@ -88,43 +90,39 @@ def run(options: CompareOptions, finder: WeightsFinder, cache: ImageCache) -> in
     cache.check(requests)
     folder = results.output_folder(options.outdir)
     images = cache.get(requests)
-    finished: dict[str, tuple[Figure, list[FinishedPanel]]] = {}
-    for (figure, panel), model, request in zip(panels, models, requests, strict=True):
-        row = finished.setdefault(figure.number, (figure, []))[1]
-        row.append(FinishedPanel(panel, images[request], model))
-    write_figures(folder, options, list(finished.values()))
+    finished = [
+        FinishedPanel(*each, images[request], model)
+        for each, model, request in zip(panels, models, requests, strict=True)
+    ]
+    write_figures(folder, options, finished)
     new = sum(cached.is_new for cached in images.values())
-    print(f"{len(panels)} panels of {len(finished)} figures, {new} images newly generated, {wording} prompts")
+    count = len({figure.number for figure, _ in panels})
+    print(f"{len(panels)} panels of {count} figures, {new} images newly generated, {wording} prompts")
     print(printable(folder / results.PAGE))
     return results.exit_code(folder, list(images.values()))
 
 
-def write_figures(
-    folder: Path, options: CompareOptions, figures: Sequence[tuple[Figure, Sequence[FinishedPanel]]]
-) -> None:
+def write_figures(folder: Path, options: CompareOptions, finished: Sequence[FinishedPanel]) -> None:
     """A sheet for each figure, the panels with their recipes, and the page."""
     results.write_mark(folder, options)
-    every = [(figure, each) for figure, panels in figures for each in panels]
-    names = results.copy_images(folder, [each.cached for _, each in every])
+    names = results.copy_images(folder, [each.cached for each in finished])
     results.write_log(folder, [
-        {"file": name, "figure": f"{figure.number}{each.panel.letter}", **each.cached.recipe.model_dump(mode="json")}
-        for name, (figure, each) in zip(names, every, strict=True)
+        {"file": name, "figure": each.figure.number + each.panel.letter, **each.cached.recipe.model_dump(mode="json")}
+        for name, each in zip(names, finished, strict=True)
     ])  # fmt: skip
-    pages = []
-    for figure, panels in figures:
+    pages: dict[str, PagePanel] = {}
+    for figure, group in groupby(finished, lambda each: each.figure):
+        panels = list(group)
         cells = by_place([each.cached for each in panels], COLUMNS)
         notes, title = by_place([each.label for each in panels], COLUMNS), f"Figure {figure.number}: {figure.title}"
-        columns, rows = [""] * COLUMNS, [""] * -(-len(panels) // COLUMNS)
-        images = {at: cached.image for at, cached in cells.items()}
-        apart = mean_distance(list(images.values()))
+        page = PagePanel(title, [""] * COLUMNS, [""] * -(-len(panels) // COLUMNS), cells, notes)
+        apart = mean_distance([cached.image for cached in cells.values()])
         shared = results.shared_settings([each.cached.recipe for each in panels])
-        footer = f"{shared}; RMS difference of the panels {apart:.3f}"
-        sheet = Sheet(columns, rows, images, title, footer, notes)
+        sheet = page.sheet(f"{shared}; RMS difference of the panels {apart:.3f}")
         output.save_png(render_sheet(sheet), folder / f"fig-{figure.number}.png")
-        pages.append(PagePanel(title, columns, rows, cells, notes))
-    numbers = tuple(figure.number for figure, _ in figures)
-    none = Axis("", "", (None,), ("",))
+        pages[figure.number] = page
+    none, numbers = Axis("", "", (None,), ("",)), tuple(pages)
+    subtitle = f"chapter 3, {len(pages)} figures, {len(finished)} panels"
     axes = (none, none, Axis("", "figure", numbers, numbers))
-    subtitle = f"chapter 3, {len(figures)} figures, {len(every)} panels"
-    html = render_page(Report("The source thesis's figures"), subtitle, pages, axes)
+    html = render_page(Report("The source thesis's figures"), subtitle, list(pages.values()), axes)
     write_atomic(folder / results.PAGE, html)

@@ -52,9 +52,23 @@ def write_comparison(
         for name, (at, cached) in zip(names, images.items(), strict=True)
     ]
     write_log(folder, lines)
-    for index, sheet in enumerate(sheets_of(grid, images, report.notes)):
-        output.save_png(render_sheet(sheet), folder / sheet_name(index, len(grid.axes[2])))
-    write_atomic(folder / PAGE, comparison_page(grid, images, report))
+    (x, y, z), recipes = grid.axes, [cached.recipe for cached in images.values()]
+    panels = [
+        Panel(title, x.headings, y.headings, layer(images, index), layer(report.notes, index))
+        for index, title in enumerate(z.headings)
+    ]
+    varies = {"prompt", "replace", "trigger"} & {axis.name for axis in grid.axes}
+    title = recipes[0].prompt if len({recipe.prompt for recipe in recipes}) == 1 and not varies else ""
+    for index, panel in enumerate(panels):
+        sheet = panel.sheet(shared_settings(recipes), title)
+        output.save_png(render_sheet(sheet), folder / sheet_name(index, len(panels)))
+    words = [f"{len(axis)} {axis.name}".removesuffix("s") for axis in grid.axes if axis.name]
+    sizes = " × ".join(word if word.startswith("1 ") else f"{word}s" for word in words)
+    write_atomic(folder / PAGE, render_page(report, f"{sizes}, {len(images)} images", panels, grid.axes))
+
+
+def layer(values: Mapping[Position, Any], z: int) -> dict[Place, Any]:
+    return {(at[0], at[1]): value for at, value in values.items() if at[2] == z}
 
 
 def write_mark(folder: Path, options: CompareOptions, numbers: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -74,22 +88,6 @@ def copy_images(folder: Path, images: Sequence[CachedImage]) -> list[str]:
         for cached, name in zip(images, names, strict=True):
             shutil.copyfile(cached.path, temporary / name)
     return [f"{IMAGES}/{name}" for name in names]
-
-
-def sheets_of(grid: Grid, images: Mapping[Position, CachedImage], notes: Mapping[Position, str]) -> list[Sheet]:
-    """A sheet for each value of z."""
-    x, y, z = grid.axes
-    recipes = [cached.recipe for cached in images.values()]
-    varies = {"prompt", "replace", "trigger"} & {axis.name for axis in grid.axes}
-    one_prompt = len({request.prompt for request in grid.requests.values()}) == 1 and not varies
-    return [
-        Sheet(
-            x.headings, y.headings,
-            {at: cached.image for at, cached in layer(images, index).items()},
-            title or (recipes[0].prompt if one_prompt else ""), shared_settings(recipes), layer(notes, index),
-        )
-        for index, title in enumerate(z.headings)
-    ]  # fmt: skip
 
 
 SHARED: Sequence[Callable[[ImageMetadata], str]] = (
@@ -150,23 +148,10 @@ class Panel:
     cells: Mapping[Place, CachedImage]
     notes: Mapping[Place, str] = field(default_factory=dict)
 
-
-def comparison_page(grid: Grid, images: Mapping[Position, CachedImage], report: Report) -> str:
-    x, y, z = grid.axes
-    panels = [
-        Panel(title, x.headings, y.headings, layer(images, index), layer(report.notes, index))
-        for index, title in enumerate(z.headings)
-    ]
-    sizes = " × ".join(f"{len(axis)} {plural(axis)}" for axis in grid.axes if axis.name)
-    return render_page(report, f"{sizes}, {len(images)} images", panels, grid.axes)
-
-
-def layer(values: Mapping[Position, Any], z: int) -> dict[Place, Any]:
-    return {(at[0], at[1]): value for at, value in values.items() if at[2] == z}
-
-
-def plural(axis: Axis) -> str:
-    return axis.name if len(axis) == 1 or axis.name.endswith("s") else f"{axis.name}s"
+    def sheet(self, footer: str, title: str = "") -> Sheet:
+        """title: unless the panel has its own."""
+        images = {at: cached.image for at, cached in self.cells.items()}
+        return Sheet(self.columns, self.rows, images, self.title or title, footer, self.notes)
 
 
 def render_page(report: Report, subtitle: str, panels: Sequence[Panel], axes: Sequence[Axis]) -> str:
