@@ -1,5 +1,6 @@
 """Each section's numbers against ones worked out otherwise, on features that are easy to see through."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from data.errors import InputError
 from data.metrics.distances import gaussian_kernel, unbiased_mmd
 from data.metrics.statistics import Interval
-from infer.evaluation import adherence, composition, diversity, memorization, section, style
+from infer.evaluation import adherence, command, composition, diversity, memorization, section, style
 from infer.evaluation.evidence import (
     DenoisingLosses,
     Evidence,
@@ -22,6 +23,8 @@ from infer.evaluation.evidence import (
     TypeGrid,
 )
 from infer.evaluation.section import Number, Section
+from tests import planted
+from tests.planted import ALARMS, FAULTS, Pool
 
 
 @pytest.fixture
@@ -274,3 +277,30 @@ def test_features_that_cannot_be_used(rng: np.random.Generator) -> None:
         with pytest.raises(InputError) as caught:
             evidence(rng, **{side: seen(rng, count)})
         assert str(caught.value.allowed).startswith(least)
+
+
+# ---- planted faults must be flagged in 19 of 20 runs, a clean run in no more than one of 20
+
+RUNS = 20
+LOOKED_AT = {"memorised": memorization, "collapsed": diversity, "zero": style, "ignored": adherence,
+             "leak": memorization}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pool:
+    return planted.pool()
+
+
+def kinds(found: list[Section]) -> set[str]:
+    return {alarm.kind for section in found for alarm in section.alarms}
+
+
+def test_a_clean_run_raises_no_alarm(pictures: Pool) -> None:
+    raised = [kinds(command.compute_sections(planted.evidence(pictures, seed), seed)) for seed in range(RUNS)]
+    assert sum(map(bool, raised)) <= 1, Counter(kind for each in raised for kind in each)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_flagged(pictures: Pool, fault: str) -> None:
+    found = [LOOKED_AT[fault].section(planted.evidence(pictures, seed, fault), seed) for seed in range(RUNS)]
+    assert sum(ALARMS[fault] in kinds([section]) for section in found) >= 19
