@@ -14,6 +14,7 @@ from infer import metadata
 from infer.comparison.results import MAX_PNG
 from infer.contact_sheet import GAP
 from tests.commands import compare, log, pixels
+from tests.errors import error_of
 from tests.recipes.test_export import finetune
 
 ROOT = Path(__file__).parents[2]
@@ -68,9 +69,7 @@ def test_a_study_and_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--study", "guidance", "--x", "seed=1,2"], "--x"),
         (["--figures", "thesis", "--prompt", "a"], "--figures thesis"),
     ):
-        with pytest.raises(InputError) as caught:
-            compare(*shared, *flags, "--outdir", tmp_path / "n")
-        assert caught.value.where == where
+        assert error_of(compare, *shared, *flags, "--outdir", tmp_path / "n").where == where
 
 
 def for_the_docs(figures: Path, study: Path) -> None:

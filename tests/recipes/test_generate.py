@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from data.errors import InputError, InputErrors
 from infer import generation, metadata
 from tests.commands import generate, log, pixels, recipes
+from tests.errors import error_of
 from tests.tiny import tiny_lora
 
 ROOT = Path(__file__).parents[2]
@@ -197,9 +198,7 @@ def test_what_the_model_does_not_support_is_an_error_before_a_folder_is_made(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], where: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError) as caught:
-        generate("--model", tiny_model, "--prompt", "a", "--steps", 1, *argv)
-    assert caught.value.where == where
+    assert error_of(generate, "--model", tiny_model, "--prompt", "a", "--steps", 1, *argv).where == where
     assert list(Path("outputs").glob("*")) == []
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from data.cli import parse
-from data.errors import InputError
 from infer.comparison import figures
 from infer.comparison.grid import Grid, build_grid, parse_axis, with_trigger
 from infer.comparison.weights import WeightsFinder, full_run_name
 from infer.config import COMPARE_ALIASES, CompareOptions
+from tests.errors import error_of
 from tests.tiny import tiny_lora
 
 PROMPTS = ["a {type} fridge"]
@@ -49,9 +49,8 @@ def test_parse_axis(text: str, name: str, values: tuple, headings: tuple[str, ..
     ],
 )  # fmt: skip
 def test_invalid_axes(text: str, mentions: str) -> None:
-    with pytest.raises(InputError) as caught:
-        parse_axis(text, "--x", PROMPTS)
-    assert caught.value.where == "--x" and mentions in str(caught.value)
+    error = error_of(parse_axis, text, "--x", PROMPTS)
+    assert error.where == "--x" and mentions in str(error)
 
 
 def test_every_combination_in_reading_order() -> None:
@@ -106,9 +105,8 @@ def test_with_trigger(prompt: str, on: bool, expected: str) -> None:
     ],
 )
 def test_impossible_grids(argv: list[str], where: str | None, mentions: str) -> None:
-    with pytest.raises(InputError) as caught:
-        grid_of("--model", "pocket", *argv)
-    assert caught.value.where == where and mentions in str(caught.value)
+    error = error_of(grid_of, "--model", "pocket", *argv)
+    assert error.where == where and mentions in str(error)
 
 
 def test_weights_of_the_axes(tiny_model: Path, tmp_path: Path) -> None:
@@ -132,9 +130,8 @@ def test_a_lora_tag_applies_to_its_prompt_alone(tiny_model: Path, tmp_path: Path
         [(own, 1.0), (ink, 0.5)],
         [(own, 1.0), (ink, 0.25)],
     ]
-    with pytest.raises(InputError) as caught:
-        grid_of("--model", tiny_model, "--prompt", "a car <lora:inc:1>", "--x", "seed=1,2")
-    assert caught.value.where == "<lora:inc:1>"
+    error = error_of(grid_of, "--model", tiny_model, "--prompt", "a car <lora:inc:1>", "--x", "seed=1,2")
+    assert error.where == "<lora:inc:1>"
 
 
 def test_a_run_is_found_by_its_number(tmp_path: Path) -> None:

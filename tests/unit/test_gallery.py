@@ -14,6 +14,7 @@ from data.errors import InputError
 from infer import galleries
 from infer.config import GalleryOptions
 from infer.galleries import GalleryIndex, image_files, search_index
+from tests.errors import error_of
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 
@@ -102,9 +103,8 @@ def test_fields(text: str, found: int, index: GalleryIndex, judge: Any) -> None:
 
 @pytest.mark.parametrize("text", ["stepps:3", "steps:many", "date:yesterday", "date:2026-13-41"])
 def test_invalid_queries(text: str) -> None:
-    with pytest.raises(InputError) as caught:
-        galleries.parse_query(text)
-    assert caught.value.where == "--search" and caught.value.allowed
+    error = error_of(galleries.parse_query, text)
+    assert error.where == "--search" and error.allowed
 
 
 def test_a_moved_image_keeps_its_star_and_is_not_encoded_again(index: GalleryIndex, judge: Any, folder: Path) -> None:
@@ -206,9 +206,7 @@ def test_wrong_folders_and_files(index: GalleryIndex, folder: Path, tmp_path: Pa
     with pytest.raises(InputError, match="--star"):
         index.star(tmp_path / "x.png", True)
     (tmp_path / "bad.sqlite").write_bytes(b"no database at all, just words" * 50)
-    with pytest.raises(InputError) as caught:
-        GalleryIndex(folder, tmp_path / "bad.sqlite")
-    assert caught.value.where == tmp_path / "bad.sqlite"
+    assert error_of(GalleryIndex, folder, tmp_path / "bad.sqlite").where == tmp_path / "bad.sqlite"
 
 
 def test_the_command_with_the_real_judge(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

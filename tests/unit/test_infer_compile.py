@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import InputError
 from infer import config, generation, lora_loading, metadata, pipeline, png_info
 from infer.generation import GenerationJob
+from tests.errors import error_of
 from tests.tiny import tiny_lora
 from train.model import load_model
 
@@ -127,10 +127,9 @@ def test_a_compiler_that_fails_or_computes_otherwise(
 ) -> None:
     pipe, job = job_of(tiny_model)
     replace_compiler(monkeypatch, compiled)
-    with pytest.raises(InputError) as caught:
-        generation.compile_unet(pipe, job, job.requests, lambda loras: None)
-    assert caught.value.where == "--compile" and caught.value.fix
-    assert words in caught.value.what and "\n" not in str(caught.value)
+    error = error_of(generation.compile_unet, pipe, job, job.requests, lambda loras: None)
+    assert error.where == "--compile" and error.fix
+    assert words in error.what and "\n" not in str(error)
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from data import atomic_io
-from data.errors import InputError
 from infer import metadata, output
 from infer.generation import ProcessGroup
+from tests.errors import error_of
 from tests.unit.test_infer_metadata import recipe
 
 
@@ -29,9 +29,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "x.png").write_bytes(b"")
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "a" / "b", tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError) as caught:
-            output.open_output_folder(folder)
-        assert caught.value.where == f"--outdir {folder}"
+        assert error_of(output.open_output_folder, folder).where == f"--outdir {folder}"
 
 
 def test_without_an_image_no_empty_folder_stays(tmp_path: Path) -> None:
@@ -45,9 +43,8 @@ def test_a_full_disk_leaves_no_half_image(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(atomic_io, "fsync_path", full)
-    with pytest.raises(InputError) as caught:
-        metadata.write_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), recipe())
-    assert caught.value.where == tmp_path / "a.png"
+    error = error_of(metadata.write_png, tmp_path / "a.png", Image.new("RGB", (8, 8)), recipe())
+    assert error.where == tmp_path / "a.png"
     assert list(tmp_path.iterdir()) == []
 
 

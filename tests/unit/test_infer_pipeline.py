@@ -12,11 +12,11 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from data.errors import InputError
 from infer import config, pipeline, prompts, sampling_loop, schedulers
 from infer.pipeline import ImageDecoder, SafetyChecker
 from infer.prompts import ImageRequest
 from infer.sampling_loop import SamplingSettings
+from tests.errors import error_of
 from train.model import load_model
 
 CPU = torch.device("cpu")
@@ -98,18 +98,15 @@ def test_progress_counts_every_call_of_the_network(tiny_model: Path, scheduler: 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "cuda:x", "meta"])
 def test_a_device_that_is_not_there(device: str) -> None:
-    with pytest.raises(InputError) as caught:
-        pipeline.choose_device(device)
-    assert caught.value.where == "--device"
+    assert error_of(pipeline.choose_device, device).where == "--device"
 
 
 def test_precision_follows_the_device() -> None:
     assert pipeline.choose_dtype(None, CPU) is torch.float32
     assert pipeline.choose_dtype("bf16", CPU) is torch.bfloat16
     assert pipeline.choose_dtype(None, torch.device("cuda")) is torch.float16
-    with pytest.raises(InputError) as caught:
-        pipeline.choose_dtype("fp16", CPU)
-    assert (caught.value.where, caught.value.allowed) == ("--dtype", "fp32, bf16")
+    error = error_of(pipeline.choose_dtype, "fp16", CPU)
+    assert (error.where, error.allowed) == ("--dtype", "fp32, bf16")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
@@ -123,9 +120,8 @@ def test_out_of_memory_is_an_input_error_and_the_next_image_works(
 
     with monkeypatch.context() as patch:
         patch.setattr(getattr(pipe, part), {"unet": "forward", "vae": "decode"}[part], full)
-        with pytest.raises(InputError) as caught:
-            pixels(pipe, [ImageRequest(0, "a", 1)], small)
-        assert caught.value.where == "--device" and caught.value.fix
+        error = error_of(pixels, pipe, [ImageRequest(0, "a", 1)], small)
+        assert error.where == "--device" and error.fix
     assert len(pixels(pipe, [ImageRequest(0, "a", 1)], small)) == 1
 
 
@@ -209,6 +205,4 @@ def test_a_flagged_image_is_hidden_only_on_request(checker: Path) -> None:
 def test_a_folder_without_a_safety_checker(tmp_path: Path, checker: Path) -> None:
     (checker / "safety_checker" / "model.safetensors").write_bytes(b"cut")
     for folder in (tmp_path / "missing", checker):
-        with pytest.raises(InputError) as caught:
-            load_checker(folder)
-        assert caught.value.where == f"--safety-checker {folder}"
+        assert error_of(load_checker, folder).where == f"--safety-checker {folder}"

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from data.atomic_io import file_sha256
-from data.errors import InputError
 from infer import config, metadata, png_info
 from infer.config import GenerateOptions
 from infer.metadata import LoraUsed, ModelUsed
+from tests.errors import error_of
 from tests.unit.test_infer_metadata import PICTURE, recipe
 
 A1111 = (
@@ -127,10 +127,9 @@ def test_comfyuis_graph(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_an_input_error(tmp_path: Path, found: dict[str, str]) -> None:
-    with pytest.raises(InputError) as caught:
-        replayed(texts(tmp_path, **found))
-    assert caught.value.where == f"--params-from {tmp_path}/b.png"
-    assert "\n" not in str(caught.value)
+    error = error_of(replayed, texts(tmp_path, **found))
+    assert error.where == f"--params-from {tmp_path}/b.png"
+    assert "\n" not in str(error)
 
 
 def test_a_typed_sampler_replaces_an_unknown_one(tmp_path: Path) -> None:
@@ -141,9 +140,7 @@ def test_a_typed_sampler_replaces_an_unknown_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.png", "missing.png"])
 def test_files_that_are_not_images(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.png").write_text("no")
-    with pytest.raises(InputError) as caught:
-        replayed(tmp_path / name)
-    assert caught.value.where == f"--params-from {tmp_path / name}"
+    assert error_of(replayed, tmp_path / name).where == f"--params-from {tmp_path / name}"
 
 
 def test_weights_are_found_by_name_and_content_or_their_flag_is_named(
@@ -167,12 +164,8 @@ def test_weights_are_found_by_name_and_content_or_their_flag_is_named(
     of_run = replayed(ours(tmp_path, loras=(used("0001-x.safetensors", export / "lora.safetensors"),)))
     assert (of_run.model, of_run.lora) == (None, ("runs/0001-x/export/lora.safetensors:0.5",))
     for name in ("s.safetensors", "away.safetensors"):  # changed, missing
-        with pytest.raises(InputError) as caught:
-            replayed(ours(tmp_path, loras=(used(name, None),)))
-        assert "--lora FILE:0.5" in str(caught.value.fix)
-    with pytest.raises(InputError) as caught:
-        replayed(ours(tmp_path, model=ModelUsed(name="away", fingerprint="")))
-    assert "--model" in str(caught.value.fix)
+        assert "--lora FILE:0.5" in str(error_of(replayed, ours(tmp_path, loras=(used(name, None),))).fix)
+    assert "--model" in str(error_of(replayed, ours(tmp_path, model=ModelUsed(name="away", fingerprint=""))).fix)
     assert replayed(ours(tmp_path, model=ModelUsed(name="0001-x", fingerprint=""))).model == "runs/0001-x"
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError, InputErrors
+from data.errors import InputErrors
 from infer import config, prompts
 from infer.config import LoraFile
 from infer.prompt_files import read_prompt_file
 from infer.prompts import ImageRequest, PromptLine, Style
+from tests.errors import error_of
 
 
 def test_each_prompt_has_the_same_seeds() -> None:
@@ -139,9 +140,7 @@ def test_the_grid_is_every_combination(wildcards: Path) -> None:
 
 @pytest.mark.parametrize("text", ["type", "type=", "=a,b", "ty pe=a", "type=a,,b", "a=1;a=2", "a=1,1"])
 def test_an_invalid_grid_is_named(text: str) -> None:
-    with pytest.raises(InputError) as caught:
-        config.parse_grid(text)
-    assert caught.value.where == "--grid"
+    assert error_of(config.parse_grid, text).where == "--grid"
 
 
 @pytest.mark.parametrize(
@@ -160,16 +159,12 @@ def test_an_invalid_grid_is_named(text: str) -> None:
 )
 def test_an_invalid_template_is_named(wildcards: Path, template: str, words: str) -> None:
     (wildcards.parent / "secret.txt").write_text("the password", encoding="utf-8")
-    with pytest.raises(InputError) as caught:
-        prompts.expand_template(template, {"type": ("water",)}, wildcards, 0)
-    assert words in str(caught.value)
+    assert words in str(error_of(prompts.expand_template, template, {"type": ("water",)}, wildcards, 0))
 
 
 def test_a_wildcard_file_that_is_not_text_is_named(wildcards: Path) -> None:
     (wildcards / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError) as caught:
-        one("__bad__", wildcards=wildcards)
-    assert caught.value.where == wildcards / "bad.txt"
+    assert error_of(one, "__bad__", wildcards=wildcards).where == wildcards / "bad.txt"
 
 
 # ---- prompt files
@@ -227,21 +222,16 @@ def test_csv_and_jsonl(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str, line: int, words: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read_prompt_file(written(tmp_path, name, text))
-    assert str(caught.value.where) == f"{tmp_path / name}:{line}"
-    assert words in str(caught.value)
+    error = error_of(read_prompt_file, written(tmp_path, name, text))
+    assert str(error.where) == f"{tmp_path / name}:{line}"
+    assert words in str(error)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     for path in (written(tmp_path, "p.txt", "# nothing"), tmp_path / "none.txt", tmp_path / "binary.txt"):
-        with pytest.raises(InputError) as caught:
-            read_prompt_file(path)
-        assert caught.value.where == path
-    with pytest.raises(InputError) as caught:
-        read_prompt_file(written(tmp_path, "p.doc", "a"))
-    assert caught.value.allowed == ".txt, .csv, .jsonl"
+        assert error_of(read_prompt_file, path).where == path
+    assert error_of(read_prompt_file, written(tmp_path, "p.doc", "a")).allowed == ".txt, .csv, .jsonl"
     with pytest.raises(InputErrors, match=r"(?s)p\.txt:1: .*p\.txt:3: "):  # all problems at once
         read_prompt_file(written(tmp_path, "p.txt", "a --s x\nb\nc --q 1\n"))
 
@@ -266,17 +256,14 @@ def test_a_style_wraps_the_prompt_and_extends_the_negative_prompt(tmp_path: Path
     assert (styled.prompt, styled.unstyled) == ("wet a car", "a car")
     assert dict(styled.own) == {"negative_prompt": "blurry, dry", "steps": 3}
     assert prompts.apply_style([own], prompts.choose_style(None, None)) == [own]
-    with pytest.raises(InputError) as caught:
-        prompts.choose_style("wett", file)
-    assert caught.value.where == "--style" and "'wet'" in str(caught.value)
+    error = error_of(prompts.choose_style, "wett", file)
+    assert error.where == "--style" and "'wet'" in str(error)
 
 
 @pytest.mark.parametrize("text", ["a: no place", "[1]", "a: [", "a: 3", None])
 def test_an_invalid_style_file_is_named(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "missing.yaml" if text is None else written(tmp_path, "s.yaml", text)
-    with pytest.raises(InputError) as caught:
-        prompts.read_styles(file)
-    assert caught.value.where == f"--styles {file}"
+    assert error_of(prompts.read_styles, file).where == f"--styles {file}"
 
 
 # ---- <lora:...>

@@ -10,6 +10,7 @@ from data.errors import InputError
 from infer import config, resolve_model
 from infer.config import LoraFile
 from infer.resolve_model import ResolvedModel, recommended
+from tests.errors import error_of
 from train.model import load_model
 
 
@@ -85,16 +86,11 @@ def test_runs_that_cannot_be_used(tmp_path: Path) -> None:
     unfinished = a_run(tmp_path, "0001-a", done=False)
     empty = a_run(tmp_path, "0002-b", kind="none")
     for run in (unfinished, empty):
-        with pytest.raises(InputError) as caught:
-            resolve(tmp_path, "--model", run)
-        assert caught.value.where == f"--model {run}" and caught.value.fix
+        error = error_of(resolve, tmp_path, "--model", run)
+        assert error.where == f"--model {run}" and error.fix
     no_base = a_run(tmp_path, "0003-c", config="seed: 1\n")
-    with pytest.raises(InputError) as caught:
-        resolve(tmp_path, "--model", no_base)
-    assert caught.value.where == no_base / "config.yaml"
-    with pytest.raises(InputError) as caught:
-        resolve(tmp_path, "--model", "pocket", "--compare-base")
-    assert caught.value.where == "--compare-base"
+    assert error_of(resolve, tmp_path, "--model", no_base).where == no_base / "config.yaml"
+    assert error_of(resolve, tmp_path, "--model", "pocket", "--compare-base").where == "--compare-base"
 
 
 def test_recommended_settings_follow_the_model(tiny_model: Path, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from diffusers import (
 )
 from PIL import Image, ImageDraw
 
-from data.errors import InputError
 from infer import conditioning_images, config, pipeline, sampling_loop
 from infer.conditioning_images import NO_IMAGES, ConditioningImages, read_conditioning
 from infer.prompts import ImageRequest
 from infer.sampling_loop import SamplingSettings
+from tests.errors import error_of
 from tests.tiny import TEXT_WIDTH
 from train.model import load_model
 
@@ -89,9 +89,7 @@ def test_inpainting(tiny_model: Path, strength: float, channels: int) -> None:
     conditioning_images.check_unet(mine, pipe.unet)
     assert near(ours(pipe, settings, mine), theirs(StableDiffusionInpaintPipeline, pipe, settings, **given))
     if channels == 9:
-        with pytest.raises(InputError) as caught:
-            conditioning_images.check_unet(ConditioningImages(init=scene()), pipe.unet)
-        assert caught.value.where == "--model"
+        assert error_of(conditioning_images.check_unet, ConditioningImages(init=scene()), pipe.unet).where == "--model"
 
 
 def tiny_controlnet(unet: UNet2DConditionModel, factor: int = 4) -> ControlNetModel:
@@ -112,9 +110,8 @@ def test_controlnet(tiny_model: Path) -> None:
     assert torch.equal(mine, theirs(StableDiffusionControlNetPipeline, pipe, SETTINGS, **given))
     assert not torch.equal(mine, ours(pipe, SETTINGS))
     network.register_to_config(cross_attention_dim=2 * TEXT_WIDTH)
-    with pytest.raises(InputError) as caught:
-        conditioning_images.check_unet(ConditioningImages(control=lines, controlnet=network), pipe.unet)
-    assert caught.value.where == "--controlnet"
+    error = error_of(conditioning_images.check_unet, ConditioningImages(control=lines, controlnet=network), pipe.unet)
+    assert error.where == "--controlnet"
 
 
 def test_guidance_rescale(tiny_model: Path) -> None:
@@ -158,9 +155,8 @@ def test_initial_noise_is_the_same_numbers_in_every_precision(tiny_model: Path) 
 
 @pytest.mark.parametrize(("steps", "strength", "flag"), [(1001, 1.0, "--steps"), (4, 0.2, "--strength")])
 def test_steps_that_cannot_be_made(tiny_model: Path, steps: int, strength: float, flag: str) -> None:
-    with pytest.raises(InputError) as caught:
-        sampling_loop.count_unet_calls(build(tiny_model, "ddim"), steps, strength)
-    assert caught.value.where == flag and caught.value.allowed
+    error = error_of(sampling_loop.count_unet_calls, build(tiny_model, "ddim"), steps, strength)
+    assert error.where == flag and error.allowed
 
 
 # ---- reading input images
@@ -202,9 +198,7 @@ def test_invalid_masks_and_a_folder_without_a_controlnet(tmp_path: Path, mask: s
     options = config.read_options(["--init-image", str(tmp_path / "a.png"), "--mask", str(tmp_path / mask)])
     without = config.read_options(["--scribble", str(tmp_path / "a.png"), "--controlnet", str(tmp_path)])
     for given, where in ((options, f"--mask {tmp_path / mask}"), (without, f"--controlnet {tmp_path}")):
-        with pytest.raises(InputError) as caught:
-            read_conditioning(given, CPU, torch.float32)
-        assert str(caught.value.where) in (where, str(tmp_path / mask))
+        assert str(error_of(read_conditioning, given, CPU, torch.float32).where) in (where, str(tmp_path / mask))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 
 from data.errors import InputError
 from infer import schedulers
+from tests.errors import error_of
 from tests.tiny import sd_scheduler
 
 CONFIG = {key: value for key, value in sd_scheduler().config.items() if not key.startswith("_")}
@@ -41,8 +42,7 @@ def test_the_names_of_other_tools_are_understood(typed: str, name: str) -> None:
 
 
 def test_unknown_ones() -> None:
-    with pytest.raises(InputError) as caught:
-        schedulers.canonical_name("dpmpp_2n")
-    assert "'dpmpp_2" in str(caught.value) and caught.value.allowed
+    error = error_of(schedulers.canonical_name, "dpmpp_2n")
+    assert "'dpmpp_2" in str(error) and error.allowed
     with pytest.raises(InputError, match="NoScheduler"):
         schedulers.build_scheduler(None, {"_class_name": "NoScheduler"})

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from data.errors import InputError
 from infer import pipeline, text_encoding
 from infer.prompts import ImageRequest
 from infer.sampling_loop import SamplingSettings
 from infer.text_encoding import PromptEncoder, TokenCount, WeightedText
+from tests.errors import error_of
 from tests.tiny import tiny_tokenizer
 from train.model import load_model
 
@@ -146,9 +146,8 @@ def test_compels_syntax(pipe: Any) -> None:
     blend = encode(['("water", "fire").blend(0.5, 0.5)'])
     assert torch.allclose(blend, (encode(["water"]) + encode(["fire"])) / 2, atol=1e-5)
     assert encode(["water " * 80]).shape == (1, 154, 32)
-    with pytest.raises(InputError) as caught:
-        encode(['("water", "fire").blend(0.5)'])
-    assert caught.value.where == "--prompt" and caught.value.fix
+    error = error_of(encode, ['("water", "fire").blend(0.5)'])
+    assert error.where == "--prompt" and error.fix
 
 
 def test_a_weight_that_nobody_means_is_an_error() -> None:

@@ -13,6 +13,7 @@ from data.images import open_image
 from infer import synthesis
 from infer.config import SynthesizeOptions
 from infer.synthesis import load_theme
+from tests.errors import error_of
 
 
 class Painter:
@@ -153,9 +154,7 @@ def test_invalid_themes(content: str, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_wrong_options(given: dict[str, object], where: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        synthesis.run_synthesis(options(tmp_path, **given))
-    assert caught.value.where == where
+    assert error_of(synthesis.run_synthesis, options(tmp_path, **given)).where == where
 
 
 def test_a_real_model(tiny_model: Path, tmp_path: Path) -> None:

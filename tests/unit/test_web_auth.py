@@ -12,10 +12,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from data.errors import InputError
 from infer.config import StudioOptions
 from infer.web import auth
 from infer.web.auth import AuthMiddleware, listen, read_password, url_of
+from tests.errors import error_of
 
 PASSWORD = "correct horse"
 ENTRY = Path(__file__).parents[2] / "infer" / "studio.py"
@@ -97,16 +97,14 @@ def test_web_sockets_are_closed() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5"])
 def test_other_addresses_require_a_password(host: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read_password(StudioOptions(host=host))
-    assert caught.value.where == "--host" and "--password-file" in (caught.value.fix or "")
+    error = error_of(read_password, StudioOptions(host=host))
+    assert error.where == "--host" and "--password-file" in (error.fix or "")
 
 
 def test_passwords(tmp_path: Path) -> None:
     assert {read_password(StudioOptions(host=host)) for host in ("127.0.0.1", "localhost", "::1")} == {""}
-    with pytest.raises(InputError) as caught:
-        read_password(StudioOptions(password="short"))
-    assert (caught.value.where, caught.value.allowed) == ("--password", "8 or more")
+    error = error_of(read_password, StudioOptions(password="short"))
+    assert (error.where, error.allowed) == ("--password", "8 or more")
     with pytest.raises(ValueError, match="--password-file"):
         StudioOptions(password=PASSWORD, password_file=tmp_path)
 
@@ -117,28 +115,22 @@ def test_password_files(tmp_path: Path) -> None:
     file.chmod(0o600)
     assert read_password(StudioOptions(host="0.0.0.0", password_file=file)) == PASSWORD
     file.chmod(0o644)
-    with pytest.raises(InputError) as caught:
-        read_password(StudioOptions(password_file=file))
-    assert caught.value.fix == f"chmod 600 {file}"
+    assert error_of(read_password, StudioOptions(password_file=file)).fix == f"chmod 600 {file}"
     file.write_text("")
     file.chmod(0o600)
     for missing in (file, tmp_path / "nothing"):
-        with pytest.raises(InputError) as caught:
-            read_password(StudioOptions(password_file=missing))
-        assert str(caught.value.where).startswith("--password-file")
+        assert str(error_of(read_password, StudioOptions(password_file=missing)).where).startswith("--password-file")
 
 
 def test_listen() -> None:
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         assert url_of(listener) == f"http://127.0.0.1:{port}"
-        with pytest.raises(InputError) as caught:
-            listen("127.0.0.1", port)
-        assert caught.value.where == "--port" and f"--port {port + 1}" in (caught.value.fix or "")
+        error = error_of(listen, "127.0.0.1", port)
+        assert error.where == "--port" and f"--port {port + 1}" in (error.fix or "")
     for host in ("192.0.2.1", "no such host"):
-        with pytest.raises(InputError) as caught:
-            listen(host, 0)
-        assert caught.value.where == "--host" and "127.0.0.1" in str(caught.value.allowed)
+        error = error_of(listen, host, 0)
+        assert error.where == "--host" and "127.0.0.1" in str(error.allowed)
 
 
 # ---- the command

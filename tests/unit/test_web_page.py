@@ -23,6 +23,7 @@ from infer.web.page import Callbacks
 from infer.web.queue import Job, JobImage, JobStopped
 from infer.web.service import ModelList, StudioService, check_lora_tags
 from infer.web.worker import ProgressCallback
+from tests.errors import error_of
 
 
 def job(prompt: str = "a cat", **fields: Any) -> Job:
@@ -42,10 +43,9 @@ def job(prompt: str = "a cat", **fields: Any) -> Job:
     ],
 )  # fmt: skip
 def test_requests_beyond_the_limits(fields: dict[str, Any], where: str, allowed: str | None) -> None:
-    with pytest.raises(InputError) as caught:
-        service.parse_request({"prompt": "a cat"} | fields)
-    assert caught.value.where == where and (allowed is None or caught.value.allowed == allowed)
-    assert service.page_message(caught.value).startswith(service.LABELS[where])
+    error = error_of(service.parse_request, {"prompt": "a cat"} | fields)
+    assert error.where == where and (allowed is None or error.allowed == allowed)
+    assert service.page_message(error).startswith(service.LABELS[where])
 
 
 def test_all_problems_are_reported_at_once() -> None:
@@ -77,12 +77,9 @@ def test_model_list(tmp_path: Path) -> None:
     assert (models.model(""), models.model("pocket")) == (str(runs / "0001-a"), "pocket")
     assert models.lora("ink", 0.5) == f"{files / 'ink.safetensors'}:0.5"
     assert models.is_tuned("0001-a") and not models.is_tuned("pocket")
-    with pytest.raises(InputError) as caught:
-        models.lora("inc", 1.0)
-    assert (caught.value.where, caught.value.allowed) == ("--lora", "ink")
-    with pytest.raises(InputError) as caught:
-        models.model("../secret")
-    assert caught.value.where == "--model"
+    error = error_of(models.lora, "inc", 1.0)
+    assert (error.where, error.allowed) == ("--lora", "ink")
+    assert error_of(models.model, "../secret").where == "--model"
     assert next(iter(ModelList("CompVis/x", runs, files).models())) == "CompVis/x"
     (tmp_path / "elsewhere" / "pocket").mkdir(parents=True)
     named = ModelList(str(tmp_path / "elsewhere" / "pocket"), runs, files)
