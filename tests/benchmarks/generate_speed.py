@@ -69,7 +69,7 @@ def ours(model: BaseModel, pictures: Sequence[ImageRequest], settings: SamplingS
     def draw(folder: Path) -> None:
         for drawn in pipeline.generate_images(pipe, pictures, settings):
             metadata.write_png(
-                folder / drawn.picture.file_name, drawn.image, output.build_metadata(shared, drawn, tokens)
+                folder / drawn.request.file_name, drawn.image, output.build_metadata(shared, drawn, tokens)
             )
 
     return draw
