@@ -9,8 +9,6 @@ LoRA is a low-rank update beside each chosen layer, W + s B A with s = alpha / r
 s = alpha / sqrt(rank): Kalajdzievski 2023, arXiv 2312.03732, section 3.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

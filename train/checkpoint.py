@@ -5,8 +5,6 @@ are averaged, and state.json, which names the run's identity and the hash of eac
 foreign one is named and skipped, never loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -4,8 +4,6 @@ To add an adapter or objective: a class below, its name in the union, and its fu
 train/losses.py.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

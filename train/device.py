@@ -1,7 +1,5 @@
 """The machine: accelerate's settings as they really are in force, CPU threads, and what to call them."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import os

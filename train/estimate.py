@@ -4,8 +4,6 @@ Memory and FLOPs are counted on the meta device (train/profiler.py), so `--dry-r
 yet; seconds come from up to three real steps, or from the metrics of an earlier session of the same run.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import statistics

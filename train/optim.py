@@ -1,7 +1,5 @@
 """The optimiser, a learning rate that is a pure function of the optimiser step, and the EMA of the weights."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import math

@@ -1,7 +1,5 @@
 """The first screen of a run and its plan.json: what will be trained on what, and the estimate, one fact a line."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """FLOPs and memory of a network, counted by running its code on the meta device; peaks of common GPUs."""
 
-from __future__ import annotations
-
 import copy
 import math
 import weakref

@@ -1,7 +1,5 @@
 """What a run leaves for people: report.html, and README.md as its model card."""
 
-from __future__ import annotations
-
 import json
 import math
 import statistics

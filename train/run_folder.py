@@ -1,7 +1,5 @@
 """Run folders: runs/0007-lora-r16/ holds all that a run is. The same settings find the same folder again."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -4,8 +4,6 @@ previews/STEP/ holds an image for each prompt and seed, strip.png with the base 
 preview.json. The training does not notice: modes, gradients and generators are afterwards as they were.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence

@@ -2,8 +2,6 @@
 parent, and nothing tells which one it had before.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """torch.compile: fixed shapes, a way round a fault of its, and a proof before step 1 that it computes the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

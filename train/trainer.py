@@ -3,8 +3,6 @@
 noise the latents -> predict -> compare with the target -> average over the global batch -> clip -> step
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -2,8 +2,6 @@
 images to latent moments and captions to text states, cached, and micro-batches of both.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
@@ -211,7 +209,8 @@ def shared_image_warnings(samples: list[Sample], sources: list[SourceFolder]) ->
     for sample, source in zip(samples, sources, strict=True):
         places.setdefault(sample.sha256, {}).setdefault(source.label, sample.annotation.file_name)
     twice = [" and ".join(names.values()) for names in places.values() if len(names) > 1]
-    return [f"{len(twice)} images are in more than one folder, used once for each (e.g. {twice[0]})"] if twice else []
+    count = f"{len(twice)} images are" if len(twice) > 1 else "1 image is"
+    return [f"{count} in more than one folder, used once for each (e.g. {twice[0]})"] if twice else []
 
 
 def check_strict(left_out: list[str], cut: list[str], empty: list[str], folders: Sequence[Folder]) -> None:

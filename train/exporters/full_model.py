@@ -1,7 +1,5 @@
 """The weights of a plain U-Net out of one that carries a LoRA, DoRA or nothing: W' = W + s B A, or DoRA's W'."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

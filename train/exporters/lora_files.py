@@ -4,8 +4,6 @@
 where rank is lora_down's first size. DoRA adds `.dora_scale`, the magnitude of each row of W', as LyCORIS has it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

@@ -2,8 +2,6 @@
 what their headers tell of the run in kohya's ss_* keys and Stability's modelspec.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """An export: what is requested, the record of what was written, and the proof that a file does what was trained."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """What run.py and classify.py do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Options of run.py and classify.py, and the arms that the study compares. Nothing heavy is imported here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

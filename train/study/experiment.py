@@ -6,8 +6,6 @@ Numbered by sorted folder names, as in the thesis, real "cane" and generated "bu
 of ten classes agree.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

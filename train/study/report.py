@@ -1,7 +1,5 @@
 """The study's conclusions, paired differences that answer its questions, and its page beside the thesis' tables."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One classifier: cross entropy, Adam, a fixed number of steps without looking at test images; and what it is worth."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 
