@@ -7,7 +7,7 @@ import base64
 import binascii
 import hashlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,7 @@ class Callbacks:
 
     service: StudioService
 
-    async def generate(self, *inputs: Any) -> AsyncIterator[tuple[Any, ...]]:
+    async def generate(self, *inputs: Any) -> AsyncGenerator[tuple[Any, ...], None]:
         """Yields stage, Generate, Stop, the job's key and the seed until the job is finished."""
         values = dict(zip(NAMES, inputs, strict=True))
         try:

@@ -102,10 +102,10 @@ def test_guidance_is_told_as_hold_and_freedom() -> None:
 
 
 class Brightness(Scorer):
-    """A judge that sees how bright a picture is."""
+    """A judge that sees how bright an image is."""
 
-    def features(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        return np.array([[studies.to_pixels(picture).mean()] for picture in pictures])
+    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return np.array([[studies.to_pixels(image).mean()] for image in images])
 
 
 @pytest.mark.parametrize(("shift", "said"), [(40, "a significant difference"), (0, "no significant difference")])
