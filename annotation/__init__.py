@@ -1,1 +1,1 @@
-"""Pictures to captions: the Label Studio side."""
+"""Captioning images in Label Studio."""

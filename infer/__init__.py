@@ -1,1 +1,1 @@
-"""Weights and a prompt to pictures, sheets and reports."""
+"""Generation: images from a model and a prompt, comparisons, evaluation, the studio."""

@@ -177,7 +177,9 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 # beta_schedule in a diffusers scheduler_config.json
 DIFFUSERS_SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    **{name: SCHEDULES[name] for name in ("linear", "scaled_linear", "sigmoid")},
+    "linear": linear,
+    "scaled_linear": scaled_linear,
+    "sigmoid": sigmoid,
     "squaredcos_cap_v2": cosine_capped,
 }
 

@@ -1,4 +1,4 @@
-"""The weights of a plain U-Net out of one that carries a LoRA, DoRA or nothing: W' = W + s B A, or DoRA's W'."""
+"""Whole models: LoRA or DoRA merged into the U-Net's weights, as a diffusers folder or a single file."""
 
 import json
 import re
