@@ -44,7 +44,7 @@ from train.model import Denoiser
 Target = Callable[[Schedule, Latents, Latents, Timesteps], Latents]  # schedule, x_0, eps, t -> (B, C, h, w)
 TimestepLaw = Callable[[PerSample, Schedule], Timesteps]  # (B,) uniform numbers in [0, 1) -> (B,) int64 in [0, T)
 
-DEFAULT_GAMMA = {"min-snr": 5.0, "soft-min-snr": 4.0}  # as in their papers, see train/ddpm/losses.py
+DISTANCES = {"huber": distances.pseudo_huber, "smooth-l1": distances.pseudo_smooth_l1}  # beside mse
 DEFAULT_HUBER_C, DEFAULT_HUBER_SCHEDULE = 0.1, "snr"  # the defaults of kohya-ss/sd-scripts
 TEACHER_PASSES = 2  # forward passes of the base for each preserved sample
 
@@ -98,11 +98,10 @@ def build_criterion(objective: Objective, schedule: Schedule) -> Criterion:
     """How the difference from the target is measured and weighted."""
     criterion: Criterion = distances.Plain(distances.mse)
     if objective.loss != "mse":
-        distance = {"huber": distances.pseudo_huber, "smooth-l1": distances.pseudo_smooth_l1}[objective.loss]
         name, c = objective.huber_schedule or DEFAULT_HUBER_SCHEDULE, objective.huber_c or DEFAULT_HUBER_C
-        criterion = distances.Scheduled(distance, distances.huber_deltas(name, schedule, c))
+        criterion = distances.Scheduled(DISTANCES[objective.loss], distances.huber_deltas(name, schedule, c))
     if objective.weighting != "none":
-        gamma = objective.gamma or DEFAULT_GAMMA[objective.weighting]
+        gamma = objective.gamma or distances.DEFAULT_GAMMA[objective.weighting]
         weights = distances.timestep_weights(objective.weighting, schedule, gamma, objective.predicts)
         criterion = distances.Weighted(criterion, weights)
     return criterion
