@@ -5,7 +5,8 @@ mirrored) propose pairs; each proposed pair is aligned to a fraction of a pixel 
 remains: another pose of the same creature differs somewhere, a copy nowhere.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -241,29 +242,94 @@ def duplicate_groups(images: Sequence[ImageSource], *, cache: bool = True) -> li
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of the samples to train on and of those held out; ascending, disjoint, together all."""
+    """Positions of the samples to train on and of those held out; ascending, disjoint, together all.
+
+    note: why the share that was asked for is impossible; empty if it was met.
+    """
 
     train: list[int]
     held_out: list[int]
+    note: str = ""
 
 
 def split_held_out(hashes: Sequence[str], groups: Sequence[int], *, share: float, seed: int) -> Split:
-    """Hold out about `share` of the near-duplicate groups, each whole.
+    """Hold out round(share * n) images: at least 1, and at most a third unless the share is larger.
 
-    hashes: SHA-256 of each image. A group's side depends on the seed and its smallest hash alone, so adding or removing
-    images moves no other. Exceptions: a new near-duplicate can move its own group; and where a side would be empty, the
-    group nearest to the threshold is put there (a single group is trained on; a share of 0 holds nothing out).
+    hashes: SHA-256 of each image. Near-duplicate groups stay whole, so the largest go to training first; of groups of
+    one size the seed and their smallest hash decide, so other images hardly move when one is added. If no choice of
+    groups makes the number, the next smaller one that can be made is held out, or nothing, and `note` says so.
     """
+    numbers = draw_groups(hashes, groups, share, seed)
+    sizes = Counter(groups)
+    wanted = held_out_count(len(hashes), share) if len(sizes) > 1 else 0
+    held = {group for group, number in numbers.items() if number < share}
+    if sum(sizes[group] for group in held) != wanted:
+        held = choose_groups(sizes, wanted, numbers)
+    count = sum(sizes[group] for group in held)
+    note = ""
+    if len(hashes) > 1 and count != (target := held_out_count(len(hashes), share)):
+        whole = f"near-copies stay together, up to {max(sizes.values())} here"
+        note = f"{count} of {len(hashes)} images are held out instead of {target}: {whole}"
+    return make_split(groups, held, note)
+
+
+def held_out_count(count: int, share: float) -> int:
+    """How many of `count` images a share is."""
+    limit = count // 3 if share <= 1 / 3 else count - 1
+    return min(max(1, round(share * count)), max(1, limit)) if share else 0
+
+
+def choose_groups(sizes: Mapping[int, int], wanted: int, numbers: Mapping[int, float]) -> set[int]:
+    """Groups of `wanted` images together, or of as many as can be made below it; small ones first, then low numbers."""
+    by_size: dict[int, list[int]] = {}
+    for group in sorted(sizes, key=lambda group: (sizes[group], numbers[group])):
+        by_size.setdefault(sizes[group], []).append(group)
+    fitting = [size for size in by_size if size <= wanted]
+    sums = [1]  # bit k of sums[-1 - i]: whether groups of the sizes fitting[i:] can hold k images
+    for size in reversed(fitting):
+        bits, left, step = sums[-1], len(by_size[size]), 1
+        while left:  # powers of two and a rest make every number of groups
+            step = min(step, left)
+            bits |= bits << (size * step)
+            left, step = left - step, 2 * step
+        sums.append(bits & ((2 << wanted) - 1))
+    rest = sums.pop().bit_length() - 1
+    held: set[int] = set()
+    for size in fitting:
+        larger = sums.pop()
+        most = min(len(by_size[size]), rest // size)
+        taken = next(n for n in range(most, -1, -1) if larger >> (rest - n * size) & 1)
+        held.update(by_size[size][:taken])
+        rest -= taken * size
+    return held
+
+
+def sample_held_out(hashes: Sequence[str], groups: Sequence[int], *, share: float, seed: int) -> Split:
+    """Hold out each group with probability `share`: about as many images, of a large set.
+
+    A group's side depends on the seed and its smallest hash alone, so adding or removing images moves no other.
+    Exceptions: a new near-duplicate can move its own group; and where a side would be empty, the group nearest to the
+    threshold is put there (a single group is trained on; a share of 0 holds nothing out).
+    """
+    numbers = draw_groups(hashes, groups, share, seed)
+    held = {group for group, number in numbers.items() if number < share}
+    if share and not held and len(numbers) > 1:
+        held = {min(numbers, key=numbers.__getitem__)}
+    if held and len(held) == len(numbers):
+        held -= {max(numbers, key=numbers.__getitem__)}
+    return make_split(groups, held)
+
+
+def draw_groups(hashes: Sequence[str], groups: Sequence[int], share: float, seed: int) -> dict[int, float]:
+    """A number in [0, 1) for each group, by the seed and its smallest hash. Raises InputError for a bad share."""
     if not 0 <= share < 1:
         raise InputError(f"held-out share {share:g}", allowed="0 (none) up to, not including, 1")
     smallest: dict[int, str] = {}
     for key, group in zip(hashes, groups, strict=True):
         smallest[group] = min(key, smallest.get(group, key))
-    draw = {group: rng.uniform(seed, "held-out", key) for group, key in smallest.items()}
-    held = {group for group, number in draw.items() if number < share}
-    if share and not held and len(draw) > 1:
-        held = {min(draw, key=draw.__getitem__)}
-    if held and len(held) == len(draw):
-        held -= {max(draw, key=draw.__getitem__)}
+    return {group: rng.uniform(seed, "held-out", key) for group, key in smallest.items()}
+
+
+def make_split(groups: Sequence[int], held: Container[int], note: str = "") -> Split:
     sides = [group in held for group in groups]
-    return Split([i for i, out in enumerate(sides) if not out], [i for i, out in enumerate(sides) if out])
+    return Split([i for i, out in enumerate(sides) if not out], [i for i, out in enumerate(sides) if out], note)

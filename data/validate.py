@@ -76,6 +76,7 @@ class FolderSummary:
     groups: list[list[Sample]]  # near-duplicates, two or more each
     train: list[Sample]
     held_out: list[Sample]
+    split_note: str = ""  # why the share is impossible
 
     @property
     def refused(self) -> int:
@@ -171,6 +172,7 @@ def summarize(
         groups=[group for group in groups.values() if len(group) > 1],
         train=[samples[index] for index in split.train],
         held_out=[samples[index] for index in split.held_out],
+        split_note=split.note,
     )
 
 
@@ -252,6 +254,7 @@ def summary_rows(summary: FolderSummary) -> list[tuple[str, str]]:
         ("captions", str(summary.tokens) if summary.tokens else not_counted),
         ("near-duplicates", duplicates_line(summary.groups)),
         ("split", f"{sides}; seed {options.seed}, share {options.held_out:g}"),
+        *([("", summary.split_note)] if summary.split_note else []),
     ]
 
 

@@ -37,7 +37,15 @@ from train.profiler import peak_flops
 from train.report import Outcome, write_report, write_summary
 from train.run_folder import Run, identity_v1, run_identity, to_json
 from train.samples import GeneratePreviews, PreviewSampler, choose_previews
-from train.training_set import Encoded, TrainingSet, encode_text, encode_training_set, load_training_set, micro_batches
+from train.training_set import (
+    Encoded,
+    TrainingSet,
+    encode_text,
+    encode_training_set,
+    keep_split,
+    load_training_set,
+    micro_batches,
+)
 from train.validation import HELD_OUT, TRAIN, EarlyStopping, Losses, ValidationResult, Validator
 
 
@@ -183,6 +191,8 @@ def load_setup(config: Config, generate: GeneratePreviews | None) -> Setup:
     identity, v1 = run_identity(config, *fingerprints), identity_v1(config, *fingerprints)
     run = None if config.new else run_folder.find_run(config.runs, identity, v1)
     identity = run.identity if run and run.identity else identity
+    if run:
+        dataset = keep_split(dataset, run.facts("data.json"), model, several=config.pictures.buckets)
     return Setup(config, accelerator, model, dataset, identity, run, generate)
 
 

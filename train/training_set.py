@@ -5,7 +5,7 @@ images to latent moments and captions to text states, cached, and micro-batches 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -128,6 +128,7 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     if options.held_out:
         split = duplicates.split_held_out([s.sha256 for s in samples], groups, share=options.held_out, seed=config.seed)
         train, held_out = split.train, split.held_out
+        warnings += [split.note] if split.note else []
     trained = [samples[index] for index in train]
     square, sorted_out = sort_into_buckets(trained, size, model.step, options.buckets)
     return TrainingSet(
@@ -146,6 +147,24 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
         near_duplicates=sum(size for size in Counter(groups).values() if size > 1),
         tokens=str(tokens),
         fingerprint=content_fingerprint(samples, prompts, weights, preserved),
+    )
+
+
+def keep_split(dataset: TrainingSet, facts: Mapping[str, Any], model: BaseModel, *, several: bool) -> TrainingSet:
+    """The set with the split that a run's data.json records: an earlier version may have drawn another one."""
+    kept = set(facts.get("held_out", {}).values())
+    samples = [*dataset.train, *dataset.held_out]
+    known = {sample.sha256 for sample in samples}
+    if "held_out" not in facts or kept == {sample.sha256 for sample in dataset.held_out} or not kept < known:
+        return dataset
+    samples.sort(key=lambda each: (each.sha256, each.captions, dataset.weights[each.annotation.file_name]))
+    train = [sample for sample in samples if sample.sha256 not in kept]
+    return replace(
+        dataset,
+        train=train,
+        held_out=[sample for sample in samples if sample.sha256 in kept],
+        buckets=sort_into_buckets(train, dataset.square.width, model.step, several)[1],
+        shares=[FolderShare(**row) for row in facts.get("folders", [])] or dataset.shares,
     )
 
 

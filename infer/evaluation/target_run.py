@@ -16,7 +16,7 @@ from train.config import Config
 from train.exporters.run_export import load_run_config
 from train.model import BaseModel, load_model
 from train.run_folder import Run
-from train.training_set import TrainingSet, load_training_set
+from train.training_set import TrainingSet, keep_split, load_training_set
 
 MIN_HELD_OUT = 5
 
@@ -59,6 +59,7 @@ def find_target(options: EvaluateOptions) -> TargetRun:
     base, tuned = finder.base(), finder.of_model(TUNED)
     model = load_model(base.model, tokenizer=base.tokenizer)
     images = load_training_set(config, model)
+    images = keep_split(images, run.facts("data.json"), model, several=config.pictures.buckets)
     check_images(run, images)
     return TargetRun(run, config, finder.chosen.description, base, tuned, model, images)
 

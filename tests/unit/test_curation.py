@@ -11,7 +11,7 @@ from PIL import Image
 from data.errors import InputError
 from train.config import Config
 from train.model import BaseModel, load_model
-from train.training_set import TrainingSet, load_training_set
+from train.training_set import TrainingSet, keep_split, load_training_set
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,21 @@ def test_equal_file_names_stay_apart(model: BaseModel, folders: tuple[Path, Path
     assert sum(share["training"] + share["held_out"] for share in facts["folders"]) == 12
     for sample in found.train:
         assert sample.path.parent.name == sample.annotation.file_name.partition("/")[0]
+
+
+def test_an_earlier_run_keeps_its_split(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    """Of versions that held out about the share, a run goes on with the images that it has."""
+    now = read(model, *folders)
+    facts = now.facts()
+    assert keep_split(now, facts, model, several=True) is now
+    assert keep_split(now, {}, model, several=True) is now
+    earlier = facts["train"].copy()
+    facts["held_out"] = {name: earlier.pop(name) for name in sorted(earlier)[:3]}
+    facts["train"] = earlier | now.facts()["held_out"]
+    facts["folders"] = [row | {"training": 9 - row["training"]} for row in facts["folders"]]
+    then = keep_split(now, facts, model, several=True)
+    assert then.facts() == facts
+    assert sorted(name for bucket in then.buckets.values() for name in ids(bucket)) == sorted(facts["train"])
 
 
 def test_one_folder_keeps_its_names(model: BaseModel, folders: tuple[Path, Path]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from data import sample_set
-from data.duplicates import Pair, Split, duplicate_groups, near_duplicates, split_held_out
+from data.duplicates import Pair, duplicate_groups, near_duplicates, sample_held_out, split_held_out
 from data.errors import InputError
 
 Edit = Callable[[Image.Image], Image.Image]
@@ -112,33 +112,71 @@ ALONE = list(range(1000))
 
 def test_split_holds_out_its_share_and_covers_all() -> None:
     parts = split_held_out(HASHES, ALONE, share=0.1, seed=0)
-    assert abs(len(parts.held_out) - 100) < 4 * 9.5  # binomial sd 9.5
+    assert len(parts.held_out) == 100
     assert sorted(parts.train + parts.held_out) == ALONE
     assert parts == split_held_out(HASHES, ALONE, share=0.1, seed=0)
     assert parts != split_held_out(HASHES, ALONE, share=0.1, seed=1)
 
 
-def test_more_images_move_nobody() -> None:
-    few, many = (split_held_out(HASHES[:count], ALONE[:count], share=0.1, seed=3) for count in (400, 1000))
-    assert few.held_out == [index for index in many.held_out if index < 400]
+def test_more_images_move_few_and_the_order_none() -> None:
+    few, many = (split_held_out(HASHES[:count], ALONE[:count], share=0.1, seed=3) for count in (990, 1000))
+    assert len(set(few.held_out) ^ {index for index in many.held_out if index < 990}) <= 3
     shuffled = HASHES[::-1]
     held = {shuffled[index] for index in split_held_out(shuffled, ALONE, share=0.1, seed=3).held_out}
     assert held == {HASHES[index] for index in many.held_out}
 
 
-def test_groups_stay_whole() -> None:
-    by_seven = [index // 7 for index in ALONE]
-    parts = split_held_out(HASHES, by_seven, share=0.3, seed=0)
-    assert not {by_seven[index] for index in parts.train} & {by_seven[index] for index in parts.held_out}
+def test_a_sampled_split_moves_nobody() -> None:
+    few, many = (sample_held_out(HASHES[:count], ALONE[:count], share=0.1, seed=3) for count in (400, 1000))
+    assert few.held_out == [index for index in many.held_out if index < 400]
+    assert abs(len(many.held_out) - 100) < 4 * 9.5  # binomial sd 9.5
+    exact = split_held_out(HASHES, ALONE, share=len(many.held_out) / 1000, seed=3)
+    assert exact == many  # where the sampled split has the share, it is the exact one
+
+
+def test_the_share_is_exact_over_random_groups() -> None:
+    """Against brute force: the number of images is the largest that whole groups can make, up to the share."""
+    random = np.random.default_rng(0)
+    for seed in range(300):
+        count = int(random.integers(2, 25))
+        groups = random.integers(0, count, count).tolist()
+        share = float(random.choice([0.01, 0.1, 0.2, 1 / 3, 0.5, 0.8]))
+        parts = split_held_out(HASHES[:count], groups, share=share, seed=seed)
+        assert sorted(parts.train + parts.held_out) == list(range(count))
+        assert not {groups[index] for index in parts.train} & {groups[index] for index in parts.held_out}
+        sizes = [groups.count(group) for group in set(groups)]
+        sums = {0}
+        for size in sizes:
+            sums |= {known + size for known in sums}
+        wanted = max(1, min(round(share * count), count // 3 if share <= 1 / 3 else count - 1))
+        best = max(total for total in sums if total <= wanted) if len(sizes) > 1 else 0
+        assert len(parts.held_out) == best
+        assert bool(parts.note) == (best != wanted)
+
+
+def test_a_large_group_is_trained_on() -> None:
+    groups = [*range(20), *[20] * 20]
+    parts = split_held_out(HASHES[:40], groups, share=0.1, seed=0)
+    assert len(parts.held_out) == 4
+    assert max(parts.held_out) < 20
+    assert [len(split_held_out(HASHES[:5], ALONE[:5], share=0.1, seed=seed).held_out) for seed in range(20)] == [1] * 20
+
+
+def test_two_large_groups_hold_nothing_out_and_say_so() -> None:
+    parts = split_held_out(HASHES[:40], [index // 20 for index in range(40)], share=0.1, seed=0)
+    assert parts.held_out == []
+    assert "instead of 4" in parts.note
 
 
 @pytest.mark.parametrize("share", [1e-9, 0.5, 1 - 1e-9])
 def test_neither_side_is_empty_from_two_groups_on(share: float) -> None:
-    for seed in range(20):
-        parts = split_held_out(HASHES[:3], [0, 0, 1], share=share, seed=seed)
-        assert parts.train
-        assert parts.held_out
-    assert split_held_out(HASHES[:2], [0, 0], share=share, seed=0) == Split([0, 1], [])
+    for split in (split_held_out, sample_held_out):
+        for seed in range(20):
+            parts = split(HASHES[:3], [0, 0, 1], share=share, seed=seed)
+            assert parts.train
+            assert parts.held_out
+        single = split(HASHES[:2], [0, 0], share=share, seed=0)
+        assert (single.train, single.held_out) == ([0, 1], [])
 
 
 def test_a_share_of_zero_holds_nothing_out_and_a_whole_is_refused() -> None:

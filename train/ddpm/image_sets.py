@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from data import images, rng
 from data.captioned_folder import match_rows, missing_folder_error, no_images_error, read_table, scan_folder
-from data.duplicates import duplicate_groups, split_held_out
+from data.duplicates import duplicate_groups, sample_held_out
 from data.errors import InputError, check_choice, suggest
 from data.progress import ProgressBar
 from data.sample_set import sample_folder
@@ -97,7 +97,7 @@ class ImageSet:
         """Training images and about `share` held out, near-duplicates on one side."""
         first = {key: place for place, key in reversed(list(enumerate(self.hashes)))}
         groups = self.groups or tuple(first[key] for key in self.hashes)
-        split = split_held_out(self.hashes, groups, share=share, seed=seed)
+        split = sample_held_out(self.hashes, groups, share=share, seed=seed)
         return self.select(split.train), self.select(split.held_out)
 
     def at_most(self, count: int | None, seed: int) -> ImageSet:
