@@ -30,10 +30,11 @@ from annotation.push import PushResult, push, pushed_images
 from annotation.release import describe_changes, export, hash_json, join, read_release, release_name
 from annotation.server import DATABASE, LOGIN, find_server, start_server, stop_server
 from data.atomic_io import write_atomic
-from data.captioned_folder import read_table, scan_folder
+from data.captioned_folder import read_table
 from data.cli import Options, parse
 from data.errors import InputError, Problem, check_choice, printable, raise_all
 from data.features import make_extractor
+from data.folder_scan import scan_folder
 from data.sample_set import sample_folder
 from data.validate import EMBEDDED, load_tokenizer
 

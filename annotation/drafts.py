@@ -22,9 +22,10 @@ from annotation.config import DraftOptions
 from annotation.history import read_lines
 from annotation.images import ImageFile, standardize
 from data.atomic_io import file_sha256, write_atomic
-from data.captioned_folder import NOT_CAPTIONS, caption_stem, read_folder, scan_folder
+from data.captioned_folder import read_folder
 from data.errors import InputError, Problem
 from data.features import Extractor, Features, extract_features
+from data.folder_scan import NOT_CAPTIONS, caption_stem, scan_folder
 from data.images import open_image, read_bytes
 from data.importers import is_hf_dataset, read_hf_dataset, read_label_studio
 from data.metadata_table import Row, Table, read_caption_file, read_csv, read_jsonl

@@ -9,10 +9,10 @@ import numpy as np
 
 from data import captioned_folder
 from data.atomic_io import file_sha256
-from data.captioned_folder import scan_folder
 from data.duplicates import SIDE, Thumbnail, duplicate_groups
 from data.errors import InputError, Problem
 from data.features import Features, extract_features, make_extractor
+from data.folder_scan import scan_folder
 from data.schema import Annotation, Sample
 
 COARSE = 12  # pixels of the thumbnails that are compared to find the order

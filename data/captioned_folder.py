@@ -1,4 +1,4 @@
-"""Read and write a captioned folder: images with metadata.jsonl, metadata.csv, or caption files.
+"""Read and write a captioned folder: images with a table such as metadata.jsonl, or with caption files.
 
 Reading never writes into the folder, never stops at the first mistake and never drops anything silently.
 """
@@ -7,29 +7,37 @@ import io
 import json
 import os
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from data.atomic_io import atomic_folder
+from data.config import FolderOptions
 from data.errors import InputError, Problem, quoted
-from data.images import SUFFIXES, SUFFIXES_NOT_READ, ImageInfo, decode, read_bytes
-from data.metadata_table import Row, Table, broken_table, nfc, read_caption_file, read_csv, read_jsonl
+from data.folder_scan import (
+    NO_LINK,
+    NOT_CAPTIONS,
+    TABLE_NAMES,
+    FolderScan,
+    caption_stem,
+    find_repeats,
+    no_images_error,
+    scan_folder,
+)
+from data.images import ImageInfo, decode, read_bytes
+from data.metadata_table import Row, Table, broken_table, nfc, read_caption_file, read_table_file
 from data.progress import ProgressBar
 from data.schema import Annotation, Sample
 
-CAPTION_SUFFIXES = (".txt", ".caption")  # in order of precedence
-TABLE_NAMES = ("metadata.jsonl", "metadata.csv")  # likewise
-NOT_CAPTIONS = {"readme", "license", "licence", "notes", "changelog", "requirements"}
+DEFAULTS = FolderOptions()
+FILE_NAME = "filename"  # as a prompt: the name of the file
 MAX_THREADS = 8  # each may hold an image of MAX_PIXELS
 PROGRESS_DELAY = 2.0  # seconds of work before a progress bar appears
-NO_LINK = "Replace the link by the file itself."
 ImageContent = Path | Image.Image | bytes
 Pair = tuple[ImageContent, Annotation]
 
@@ -38,7 +46,8 @@ Pair = tuple[ImageContent, Annotation]
 class CaptionedFolder:
     """What can be used of a captioned folder, in the order of names, and everything that is wrong with it.
 
-    found: image files, usable or not. notes: what opening did ("transparency is shown on white") -> how many images.
+    found: image files, usable or not. notes: what opening did ("transparency is shown on white") -> how many images;
+    caption_notes: likewise how captions were found.
     formats: "PNG" -> how many usable ones. skipped: `skip_reason` -> names of these images, which are not samples.
     """
 
@@ -47,27 +56,33 @@ class CaptionedFolder:
     problems: list[Problem]
     found: int
     notes: Counter[str] = field(default_factory=Counter)
+    caption_notes: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read_folder(folder: Path) -> CaptionedFolder:
+def read_folder(folder: Path, options: FolderOptions = DEFAULTS) -> CaptionedFolder:
     """Read a captioned folder, each image hashed and decoded once. InputError only if the folder itself is unusable."""
     scan = scan_folder(folder)
-    table = read_table(scan)
+    table = read_table(scan, options)
     rows, problems = match_rows(table, scan)
     found = len(scan.images) + len(scan.refused)
     if not found:
         raise no_images_error(folder)
-    captioned = CaptionedFolder(folder, [], problems + scan.problems + add_caption_files(rows, scan, table), found)
+    repeats = find_repeats(scan) if options.folder_repeats else {}
+    problems += scan.problems + add_caption_files(rows, scan, table, options, repeats)
+    table.notes += [f"in a folder {times}_{name}: used {times} times" for name, times in repeats.values()]
+    captioned = CaptionedFolder(folder, [], problems, found, caption_notes=Counter(table.notes))
     names = sorted(scan.images)
     for name, result in zip(names, decode_all([scan.images[name] for name in names]), strict=True):
-        add_sample(captioned, scan.images[name], rows.get(name), result)
+        add_sample(captioned, scan.images[name], rows.get(name), result, repeats.get(name, ("", 1))[1])
     captioned.problems.extend(skipped_warning(captioned))
     return captioned
 
 
-def add_sample(into: CaptionedFolder, path: Path, row: Row | None, result: tuple[str, ImageInfo] | InputError) -> None:
+def add_sample(
+    into: CaptionedFolder, path: Path, row: Row | None, result: tuple[str, ImageInfo] | InputError, repeats: int
+) -> None:
     """Add a decoded image as a sample if it can be used and has a row."""
     if isinstance(result, InputError):
         into.problems.append(Problem.of(result))
@@ -80,7 +95,7 @@ def add_sample(into: CaptionedFolder, path: Path, row: Row | None, result: tuple
     if row is not None:
         into.formats[info.format] += 1
         into.notes.update(info.notes)
-        into.samples.append(Sample(path, row.annotation, row.where, digest, info.width, info.height))
+        into.samples.append(Sample(path, row.annotation, row.where, digest, info.width, info.height, repeats))
 
 
 def skipped_warning(captioned: CaptionedFolder) -> Iterator[Problem]:
@@ -111,156 +126,18 @@ def decode_all(paths: list[Path]) -> Iterator[tuple[str, ImageInfo] | InputError
         yield from ProgressBar(results, "reading images", len(paths), unit="image", delay=PROGRESS_DELAY)
 
 
-# ---- the files of a folder, by name
-
-
-@dataclass
-class FolderScan:
-    """Names are relative to `folder`, with forward slashes. Hidden files and folders are ignored."""
-
-    folder: Path
-    images: dict[str, Path] = field(default_factory=dict)
-    captions: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))  # by caption_stem(name)
-    refused: set[str] = field(default_factory=set)  # nfc(name) of images that cannot be used; problems says why
-    problems: list[Problem] = field(default_factory=list)
-    spellings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # nfc(name) -> names
-
-    def find(self, name: str) -> str | None:
-        """The image of that name, however its accents are stored; None if there is none, or several."""
-        if name in self.images:
-            return name
-        alike = self.spellings.get(nfc(name), [])
-        return alike[0] if len(alike) == 1 else None
-
-    def similar(self, name: str) -> str | None:
-        """An image whose name differs only in case, slashes or suffix."""
-        wanted = nfc(name).replace("\\", "/").casefold()
-        return self.without_case.get(wanted) or self.without_case.get(caption_stem(wanted))
-
-    @cached_property
-    def without_case(self) -> dict[str, str]:
-        whole = {nfc(name).casefold(): name for name in reversed(self.images)}
-        return {caption_stem(name).casefold(): name for name in reversed(self.images)} | whole
-
-    def captions_of(self, name: str) -> list[Path]:
-        """The caption files of an image, best first; of two that differ in how accents are stored, its own."""
-        files = self.captions.get(caption_stem(name), [])
-        stem = name.rpartition(".")[0]
-        own = [file for file in files if file.relative_to(self.folder).as_posix().rpartition(".")[0] == stem]
-        return sorted(own or files, key=lambda file: CAPTION_SUFFIXES.index(file.suffix.lower()))
-
-    @cached_property
-    def root(self) -> str:
-        return os.path.realpath(self.folder)
-
-    def is_inside(self, path: Path) -> bool:
-        """Whether a file is in the folder once links are followed; raises OSError for a dangling link."""
-        return os.path.commonpath([self.root, os.path.realpath(path, strict=True)]) == self.root
-
-    def check_link(self, path: Path) -> None:
-        """Raise InputError for a link that is dangling, or points out of the folder: copying the folder breaks it."""
-        try:
-            if path.is_symlink() and not self.is_inside(path):
-                raise InputError("is a link that points outside the folder", where=path, fix=NO_LINK)
-        except OSError as error:
-            raise InputError(f"is a dangling link ({error.strerror})", where=path, fix=NO_LINK) from error
-
-    def add_file(self, path: Path) -> None:
-        """Put one file where it belongs: image, caption, or the table of a sub-folder; other files are ignored."""
-        name, suffix = path.relative_to(self.folder).as_posix(), path.suffix.lower()
-        if suffix in SUFFIXES or suffix in SUFFIXES_NOT_READ:
-            try:
-                self.check_image_name(name, path)
-            except InputError as error:
-                self.refused.add(nfc(name))
-                self.problems.append(Problem.of(error, str(path)))
-            else:
-                self.images[name] = path
-                self.spellings[nfc(name)].append(name)
-        elif suffix in CAPTION_SUFFIXES:
-            self.captions[caption_stem(name)].append(path)
-        elif path.name in TABLE_NAMES and path.parent != self.folder:
-            fix = f"Give {path.parent} as the folder, or move its rows to the top with longer names."
-            self.problems.append(Problem(str(path), "is ignored: it is not at the top of the folder", fix, False))
-
-    def check_image_name(self, name: str, path: Path) -> None:
-        """Raise InputError for a format that is not read, a name that no table can hold, and a link that leads out."""
-        if path.suffix.lower() in SUFFIXES_NOT_READ:
-            raise InputError(f"has an unsupported format ({path.suffix.lower()})", fix="Convert it to PNG or JPEG.")
-        if any("\udc80" <= char <= "\udcff" for char in name):
-            raise InputError("its name is not UTF-8", fix="Rename it.")
-        self.check_link(path)
-
-    def warn_of_similar_names(self) -> None:
-        """Names that are the same on macOS and Windows: copied there, one image overwrites the other."""
-        alike: dict[str, list[str]] = defaultdict(list)
-        for name in self.images:
-            alike[nfc(name).casefold()].append(name)
-        for first, *others in (names for names in alike.values() if len(names) > 1):
-            how = "in how accents are stored" if len({nfc(name) for name in (first, *others)}) == 1 else "in case"
-            what = f"differs from {', '.join(map(quoted, others))} only {how}"
-            fix = "Rename one: macOS and Windows keep only one of them."
-            self.problems.append(Problem(str(self.folder / first), what, fix, refused=False))
-
-
-def caption_stem(name: str) -> str:
-    """What an image and its caption file share: the name without its last suffix, in composed form."""
-    return nfc(name.rpartition(".")[0])
-
-
-def scan_folder(folder: Path) -> FolderScan:
-    """List a folder and its sub-folders without opening a file or following a link to a folder. Raises InputError."""
-    if not folder.is_dir():
-        raise missing_folder_error(folder)
-    scan = FolderScan(folder)
-
-    def report(error: OSError) -> None:
-        refused = InputError(f"cannot be listed ({error.strerror})", where=error.filename, fix="Check its permissions.")
-        if Path(error.filename) == folder:
-            raise refused from error
-        scan.problems.append(Problem.of(refused))
-
-    for parent, folders, files in os.walk(folder, onerror=report):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (os.path.join(parent, name) for name in folders):
-            if os.path.islink(path):
-                what, fix = "is a link to a folder: it is not followed", "Move the images themselves into the folder."
-                scan.problems.append(Problem(path, what, fix, refused=False))
-        for name in sorted(files):
-            if not name.startswith("."):
-                scan.add_file(Path(parent, name))
-    scan.warn_of_similar_names()
-    return scan
-
-
-def missing_folder_error(folder: Path) -> InputError:
-    if folder.exists():
-        export = "Import a Label Studio export with --into NEW_FOLDER." if folder.suffix.lower() == ".json" else None
-        return InputError("is a file, not a folder", where=folder, fix=export or "Give the folder with the images.")
-    return InputError("no such folder", where=folder, fix="Check the path.")
-
-
-def no_images_error(folder: Path) -> InputError:
-    """The folder holds nothing to read; if it is a known format, how to import it."""
-    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-        fix = f"Import it: python data/prepare.py {folder} --into NEW_FOLDER"
-        return InputError("is a Hugging Face dataset, not a folder of images", where=folder, fix=fix)
-    fix = "Give a folder of images with metadata.jsonl, or with a .txt file for each image."
-    return InputError("holds no image", where=folder, fix=fix)
-
-
 # ---- rows
 
 
-def read_table(scan: FolderScan) -> Table:
-    """The rows of metadata.jsonl, else of metadata.csv, else none."""
+def read_table(scan: FolderScan, options: FolderOptions = DEFAULTS) -> Table:
+    """The rows of the first of TABLE_NAMES that there is, else none."""
     paths = [scan.folder / name for name in TABLE_NAMES if os.path.lexists(scan.folder / name)]
     if not paths:
         return Table()
     path, *others = paths
     try:
         scan.check_link(path)
-        table = read_jsonl(path) if path.suffix == ".jsonl" else read_csv(path)
+        table = read_table_file(path, options.caption_column)
     except InputError as error:
         table = broken_table(error)
     table.problems += [ignored_file(other, path) for other in others]
@@ -309,6 +186,8 @@ def find_image(file_name: str, scan: FolderScan) -> str | None:
         near = scan.similar(name)
         fix = f"Did you mean {quoted(near)}?" if near else "Correct the name, or remove the row."
         raise InputError(f"there is no image {quoted(file_name)}", fix=fix)
+    if (known := scan.real_name(path)) is not None:
+        return known
     if not scan.is_inside(path):
         raise InputError(f"{quoted(file_name)} is a link that points outside the folder", fix=NO_LINK)
     scan.images[name] = path  # an image with an unusual suffix, or a hidden one: named, hence meant
@@ -329,8 +208,13 @@ def check_file_name(file_name: str) -> None:
 # ---- caption files
 
 
-def add_caption_files(rows: dict[str, Row], scan: FolderScan, table: Table) -> list[Problem]:
-    """Give each image without a row the captions of its caption file; a row of the table takes precedence."""
+def add_caption_files(
+    rows: dict[str, Row], scan: FolderScan, table: Table, options: FolderOptions, repeats: Mapping[str, tuple[str, int]]
+) -> list[Problem]:
+    """Give each image without a row the captions of its caption file; a row of the table takes precedence.
+
+    Without a file it gets the prompt of the options, or of its folder (see find_repeats).
+    """
     problems: list[Problem] = []
     overruled: list[Path] = []
     bare: list[str] = []
@@ -346,31 +230,59 @@ def add_caption_files(rows: dict[str, Row], scan: FolderScan, table: Table) -> l
         else:
             try:
                 scan.check_link(files[0])
-                own = read_caption_file(files[0], name)
+                own = read_caption_file(files[0], name, per_line=options.captions_per_line)
             except InputError as error:
                 own = broken_table(error)
             problems += own.problems
+            table.notes += own.notes
             if own.rows:
                 rows[name] = own.rows[0]
     if overruled:
         others = f" (and {len(overruled) - 1} more such files)" if len(overruled) > 1 else ""
         what = f"differs from the image's row in the table, which is used{others}"
         problems.append(Problem(str(overruled[0]), what, "Remove the one that is out of date.", refused=False))
-    return [*problems, *missing_captions(bare, scan.folder, table), *orphan_captions(scan)]
+    if not table.broken:
+        bare = [name for name in bare if not add_prompt(name, rows, scan, table, options.prompt, repeats)]
+    return [*problems, *missing_captions(bare, scan, table), *orphan_captions(scan)]
+
+
+def add_prompt(
+    name: str,
+    rows: dict[str, Row],
+    scan: FolderScan,
+    table: Table,
+    prompt: str | None,
+    repeats: Mapping[str, tuple[str, int]],
+) -> bool:
+    """Give an image without a caption the prompt for such, if there is one, with a note."""
+    if prompt == FILE_NAME:
+        text, what = " ".join(PurePosixPath(name).stem.replace("_", " ").split()), "its file name"
+    else:
+        text = prompt or repeats.get(name, ("", 1))[0]
+        what = repr(text) if prompt else f"the folder's name, {text!r}"
+    if text:
+        rows[name] = Row(Annotation(file_name=name, text=text), str(scan.images[name]))
+        table.notes.append(f"has no caption: {what} is its prompt")
+    return bool(text)
 
 
 def has_other_caption(file: Path, row: Row) -> bool:
     """Whether a caption file holds a caption that the table's row does not have, white space aside."""
     table = read_caption_file(file, row.annotation.file_name)
-    known = {" ".join(caption.split()) for caption in row.annotation.captions}
+    known = {" ".join(caption.split()) for caption in (*row.annotation.captions, " ".join(row.annotation.captions))}
     return any(" ".join(caption.split()) not in known for own in table.rows for caption in own.annotation.captions)
 
 
-def missing_captions(names: list[str], folder: Path, table: Table) -> Iterator[Problem]:
-    """One problem an image; a single one if the table itself is unreadable."""
+def missing_captions(names: list[str], scan: FolderScan, table: Table) -> Iterator[Problem]:
+    """One problem an image; a single one if the table itself is unreadable, or there is no caption at all."""
+    folder = scan.folder
     if table.broken and names:
         what = f"{count_images(names)} without a caption, because the table is unreadable"
         yield Problem(str(folder), what, "Fix the table first.")
+        return
+    if len(names) > 1 and not table.rows and not table.problems and not any(map(scan.captions_of, scan.images)):
+        fix = 'Write a .txt file for each, or give one prompt: --pictures.prompt "..." (filename: the files\' names).'
+        yield Problem(str(folder), f"{count_images(names)}, and no caption of any", fix)
         return
     for name in names:
         caption_file = PurePosixPath(name).with_suffix(".txt").name

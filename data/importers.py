@@ -8,8 +8,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data import captioned_folder
-from data.captioned_folder import FolderScan, Pair, scan_folder
+from data.captioned_folder import Pair
+from data.config import FolderOptions
 from data.errors import InputError, Problem, quoted
+from data.folder_scan import FolderScan, scan_folder
 from data.images import FORMATS, SUFFIXES, decode, read_bytes
 from data.metadata_table import CAPTION_KEYS, Table, add_row
 from data.progress import ProgressBar
@@ -18,7 +20,9 @@ from data.schema import Annotation
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
 
-def import_folder(source: Path, into: Path, *, pictures: Path | None = None) -> list[Problem]:
+def import_folder(
+    source: Path, into: Path, *, pictures: Path | None = None, options: FolderOptions = captioned_folder.DEFAULTS
+) -> list[Problem]:
     """Write `source` as a captioned folder `into`, which must be new, and return its problems.
 
     source: a Hugging Face dataset (save_to_disk), a Label Studio export (JSON; `pictures`: the folder of its
@@ -30,7 +34,7 @@ def import_folder(source: Path, into: Path, *, pictures: Path | None = None) -> 
     elif is_hf_dataset(source):
         pairs = read_hf_dataset(source, problems)
     else:
-        folder = captioned_folder.read_folder(source)
+        folder = captioned_folder.read_folder(source, options)
         problems += [problem for problem in folder.problems if problem.refused]  # warnings come again with the copy
         problems += captioned_folder.skipped_warning(folder)
         pairs = ((sample.path, sample.annotation) for sample in folder.samples)

@@ -1,4 +1,4 @@
-"""Rows of metadata.jsonl, metadata.csv and caption files: valid ones with their line, a Problem for each other."""
+"""Rows of metadata tables and caption files: valid ones with their line, a Problem for each other."""
 
 import csv
 import io
@@ -20,7 +20,18 @@ from data.schema import Annotation
 MAX_DEPTH = 32  # of nesting in unknown keys; pydantic cannot write back more than 255
 MAX_CAPTION_FILE = 1 << 20  # bytes
 MAX_CELL = 1 << 24  # characters in one CSV cell
-CAPTION_KEYS = ("caption", "captions", "prompt", "description", "label", "title", "tags")
+CAPTION_KEYS = ("caption", "captions", "prompt")  # taken as the caption where there is no text
+CAPTION_NAMES = (*CAPTION_KEYS, "description", "label", "title", "tags", "blip", "blip_caption")  # likely ones
+FILE_KEYS = (
+    "image",
+    "filename",
+    "file",
+    "path",
+    "image_path",
+    "file_path",
+    "image_file",
+)  # where there is no file_name
+WHOLE_SENTENCE = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u201d\u2019\u00bb]*$")
 JSON_TYPES = {str: "a text", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
@@ -34,12 +45,16 @@ class Row:
 
 @dataclass
 class Table:
-    """What one reader found. spoiled: nfc(name) of the images whose row is invalid; broken: the file is unreadable."""
+    """What one reader found. spoiled: nfc(name) of the images whose row is invalid; broken: the file is unreadable.
+
+    notes: how rows were read, one a row.
+    """
 
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     spoiled: set[str] = field(default_factory=set)
     broken: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
 def broken_table(error: InputError) -> Table:
@@ -51,18 +66,84 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def read_jsonl(path: Path) -> Table:
-    """Read metadata.jsonl: one JSON object a line, UTF-8; blank lines, a byte order mark and CRLF are allowed."""
+def read_table_file(path: Path, column: str | None = None) -> Table:
+    """Read a table by its suffix: .jsonl, .csv, .json or .parquet. column: that of the caption, by name."""
+    readers = {".jsonl": read_jsonl, ".csv": read_csv, ".json": read_json, ".parquet": read_parquet}
+    return readers[path.suffix.lower()](path, column)
+
+
+def read_jsonl(path: Path, column: str | None = None) -> Table:
+    """Read metadata.jsonl: one JSON object a line; blank lines, a byte order mark and CRLF are allowed."""
     table = Table()
     try:
-        content = read_bytes(path)
-        check_not_utf16(content, path)
+        content = to_utf8(read_bytes(path), path)
     except InputError as error:
         return broken_table(error)
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
-            add_row(table, line, f"{path}:{number}", parse_line)
+            add_row(table, line, f"{path}:{number}", lambda raw: name_columns(parse_line(raw), column, table))
     return table
+
+
+def read_json(path: Path, column: str | None = None) -> Table:
+    """Read metadata.json: a list of objects, or one object of file names and captions (or objects)."""
+    table = Table()
+    try:
+        values = parse_line(to_utf8(read_bytes(path), path))
+        if isinstance(values, dict):
+            values = [
+                {"file_name": name} | (row if isinstance(row, dict) else {column or "text": row})
+                for name, row in values.items()
+            ]
+        if not isinstance(values, list):
+            raise InputError(f"is {json_type(values)}", allowed="a list of objects, or {file name: caption}")
+    except InputError as error:
+        error.where = error.where or str(path)
+        return broken_table(error)
+    for number, row in enumerate(values, start=1):
+        add_row(table, row, f"{path}:row {number}", lambda raw: name_columns(raw, column, table))
+    return table
+
+
+def read_parquet(path: Path, column: str | None = None) -> Table:
+    """Read metadata.parquet: a column of file names, and one of captions; empty cells are left out."""
+    import pyarrow.parquet as parquet
+
+    table = Table()
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as error:  # pyarrow's errors and those of its codecs share no parent
+        return broken_table(InputError(f"is not a parquet file ({str(error).splitlines()[0]})", where=path))
+    for number, row in enumerate(rows, start=1):
+        values = {key: value for key, value in row.items() if value is not None and not isinstance(value, bytes)}
+        values = json.loads(json.dumps(values, default=str))  # dates and the like become text
+        add_row(table, values, f"{path}:row {number}", lambda raw: name_columns(raw, column, table))
+    return table
+
+
+def name_columns(values: Any, column: str | None, table: Table) -> Any:
+    """A row with its file name and caption under the keys file_name, text and texts; the other keys stay.
+
+    column: the key of the caption; a list of captions is allowed. Raises InputError if the row lacks it.
+    """
+    if not isinstance(values, dict):
+        return values
+    values = dict(values)
+    key = next((key for key in FILE_KEYS if isinstance(values.get(key), str)), None)
+    if "file_name" not in values and key is not None:
+        values["file_name"] = values.pop(key)
+    if column is not None and column not in values and not values.get("skip_reason"):
+        keys = ", ".join(key for key in values if key != "file_name")
+        raise InputError(f"has no {column!r}, the caption column", allowed=keys or None)
+    key = column or ("text" if "text" in values else next((k for k in CAPTION_KEYS if values.get(k)), "text"))
+    if key != "text":
+        values["text"] = values.get(key, "")
+        if column is None:
+            table.notes.append(f"its caption is {key!r}: there is no 'text'")
+    if isinstance(values.get("text"), list):
+        texts = [text for text in values["text"] if text]
+        values |= {"text": texts[0] if texts else "", "texts": [*texts[1:], *values.get("texts", [])]}
+    return values
 
 
 def add_row(table: Table, raw: Any, where: str, parse: Callable[[Any], Any]) -> None:
@@ -87,7 +168,9 @@ def add_row(table: Table, raw: Any, where: str, parse: Callable[[Any], Any]) -> 
 def guess_names(raw: Any) -> list[str]:
     """The image that an invalid row is about, so that it is not reported again as an image without a row."""
     if isinstance(raw, dict):
-        return [nfc(str(raw.get("file_name")))]
+        return [nfc(str(raw[key])) for key in ("file_name", *FILE_KEYS) if key in raw]
+    if not isinstance(raw, bytes):
+        return []
     return [nfc(name) for name in re.findall(r'"file_name"\s*:\s*"([^"]*)"', raw.decode(errors="replace"))]
 
 
@@ -171,8 +254,9 @@ def check_captions(row: Row) -> Iterator[Problem]:
     """A missing caption makes the row invalid, unless the image is to be skipped; strange characters are a warning."""
     annotation = row.annotation
     if not annotation.captions and not annotation.skip_reason:
-        meant = next((key for key in annotation.model_extra or {} if key.lower() in CAPTION_KEYS), None)
-        yield Problem(row.where, "has no caption", f"Rename {meant!r} to 'text'." if meant else "Write one in 'text'.")
+        meant = next((key for key in annotation.model_extra or {} if key.lower() in CAPTION_NAMES), None)
+        fix = f"Add --caption-column {meant}, if that is the caption." if meant else "Write one in 'text'."
+        yield Problem(row.where, "has no caption", fix)
     for caption in annotation.captions:
         strange = sorted({char for char in caption if is_strange(char)})
         if strange:
@@ -186,7 +270,7 @@ def is_strange(char: str) -> bool:
     return char == "\ufffd" or (unicodedata.category(char) == "Cc" and char not in "\t\n\r")
 
 
-def read_csv(path: Path) -> Table:
+def read_csv(path: Path, column: str | None = None) -> Table:
     """Read metadata.csv: a header with file_name and text, then a row an image; `texts` holds a JSON list."""
     table = Table()
     csv.field_size_limit(MAX_CELL)
@@ -195,7 +279,8 @@ def read_csv(path: Path) -> Table:
         try:
             check_header(reader.fieldnames or [], path)
             for cells in reader:
-                add_row(table, cells, f"{path}:{reader.line_num}", from_cells)
+                where = f"{path}:{reader.line_num}"
+                add_row(table, cells, where, lambda raw: name_columns(from_cells(raw), column, table))
         except csv.Error as error:
             where = f"{path}:{reader.line_num}"
             raise InputError(f"is not CSV ({error})", where=where, fix="Fix the quotes.") from error
@@ -206,8 +291,8 @@ def read_csv(path: Path) -> Table:
 
 
 def check_header(columns: Sequence[str], path: Path) -> None:
-    """The header must have file_name, and no column twice."""
-    if "file_name" not in columns:
+    """The header must have file_name or one that means it, and no column twice."""
+    if not {"file_name", *FILE_KEYS} & set(columns):
         near = suggest("file_name", columns).replace("did you mean", "found")
         what = f"its header has no column 'file_name'{near}"
         raise InputError(what, where=f"{path}:1", fix="Separate columns by commas.")
@@ -226,23 +311,39 @@ def from_cells(cells: dict[str | Any, Any]) -> dict[str, Any]:
 
 
 def decode_text(content: bytes, path: Path) -> str:
-    """A UTF-8 text file, with or without a byte order mark. Raises InputError with the line of the first bad byte."""
-    check_not_utf16(content, path)
+    """A text file in UTF-8 or UTF-16. Raises InputError with the line of the first bad byte."""
+    content = to_utf8(content, path)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise utf8_error(error, f"{path}:{line}") from error
 
 
-def check_not_utf16(content: bytes, path: Path) -> None:
-    """UTF-16 is what Windows PowerShell writes by default."""
+def to_utf8(content: bytes, path: Path) -> bytes:
+    """The bytes of a text file without a byte order mark; UTF-16, as Windows writes it, becomes UTF-8.
+
+    UTF-16 without a mark is known by its zeros: in most texts at least every fourth byte, and on one side alone.
+    """
+    sides = content[1::2].count(0), content[0::2].count(0)
+    codec = None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError("is UTF-16", where=path, fix="Save it as UTF-8.")
+        codec = "utf-16"
+    elif min(sides) == 0 and 4 * max(sides) >= len(content) > 0:
+        codec = "utf-16-le" if sides[0] else "utf-16-be"
+    if codec is None:
+        return content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return content.decode(codec).encode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"is damaged UTF-16 ({error.reason})", where=path, fix="Save it as UTF-8.") from error
 
 
-def read_caption_file(path: Path, file_name: str) -> Table:
-    """Read the caption file of an image: one caption a line, the main one first."""
+def read_caption_file(path: Path, file_name: str, *, per_line: bool = False) -> Table:
+    """Read the caption file of an image: one caption, which may be wrapped.
+
+    Its lines are captions of their own, the main one first, if each is a whole sentence, or with `per_line`.
+    """
     table = Table()
     try:
         content = read_bytes(path)
@@ -251,11 +352,17 @@ def read_caption_file(path: Path, file_name: str) -> Table:
         lines = re.split(r"\r\n|\r|\n", decode_text(content, path))
     except InputError as error:
         return Table(problems=[Problem.of(error)])
-    captions = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-    if captions:
-        texts = [text for _, text in captions]
-        values = {"file_name": file_name, "text": texts[0], "texts": texts[1:]}
-        add_row(table, values, f"{path}:{captions[0][0]}", dict)
-    else:
-        table.problems.append(Problem(str(path), "holds no caption", "Write one caption a line."))
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        table.problems.append(Problem(str(path), "holds no caption", "Write one."))
+        return table
+    texts = [text for _, text in numbered]
+    if texts[1:] and not per_line:
+        if all(map(WHOLE_SENTENCE.search, texts)):
+            table.notes.append("its caption file has a whole sentence a line: each line is a caption")
+        else:
+            table.notes.append("its caption file has several lines: read as one caption (else: --captions-per-line)")
+            texts = [" ".join(texts)]
+    values = {"file_name": file_name, "text": texts[0], "texts": texts[1:]}
+    add_row(table, values, f"{path}:{numbered[0][0]}", dict)
     return table

@@ -61,6 +61,7 @@ class Sample:
     sha256: str
     width: int  # pixels, after EXIF orientation
     height: int
+    repeats: int = 1  # how often it is used for each time that others are
 
     @property
     def captions(self) -> list[str]:

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from data import buckets, captions, duplicates
 from data.captioned_folder import PROGRESS_DELAY, CaptionedFolder, read_folder
-from data.cli import Options, positional
+from data.cli import positional
+from data.config import FolderOptions
 from data.errors import InputError, Problem, printable
 from data.images import open_image
 from data.importers import import_folder
@@ -32,14 +33,15 @@ MAX_IMAGES = 240  # shown of each side of the split: about 15 MB of page
 MAX_GROUPS = 40  # of near-duplicates on the page
 MAX_CAPTION = 200  # characters on the page
 ALIASES = {"--json": "--as-json", "--template": "--caption"}
-ALIASES |= {f"--{name}.{field}": f"--{field}" for name in ("pictures", "images") for field in ("caption", "size")}
+FIELDS = ("caption", "size", "held-out", "prompt", "caption-column", "captions-per-line", "folder-repeats")
+ALIASES |= {f"--{name}.{field}": f"--{field}" for name in ("pictures", "images") for field in FIELDS}
 
 
-class PrepareOptions(Options):
+class PrepareOptions(FolderOptions):
     """The options of prepare.py."""
 
     folder: Path | None = positional(None)
-    """captioned folder: images with metadata.jsonl, metadata.csv or .txt files; default: the sample set"""
+    """captioned folder: images with metadata.jsonl (csv, json, parquet) or .txt files; default: the sample set"""
     model: Path | None = None
     """diffusers folder of the base model, for sizes and tokenizer; default: the embedded model"""
     tokenizer: Path | None = None
@@ -79,6 +81,16 @@ class FolderSummary:
     split_note: str = ""  # why the share is impossible
 
     @property
+    def examples(self) -> list[tuple[str, str]]:
+        """File name and prompt of some images, evenly picked; several prompts of an image are divided by |."""
+        samples = self.folder.samples
+        fields = captions.known_fields(sample.annotation for sample in samples)
+        count = min(MAX_EXAMPLES, len(samples))
+        chosen = [samples[index * len(samples) // count] for index in range(count)]
+        prompts = [captions.render_prompts(each.annotation, self.options.caption, fields=fields) for each in chosen]
+        return [(each.annotation.file_name, " | ".join(texts)) for each, texts in zip(chosen, prompts, strict=True)]
+
+    @property
     def refused(self) -> int:
         return sum(problem.refused for problem in self.problems)
 
@@ -92,8 +104,8 @@ def validate_folder(options: PrepareOptions) -> int:
     source = options.tokenizer or options.model or (EMBEDDED if (EMBEDDED / "tokenizer").is_dir() else None)
     tokenizer = load_tokenizer(source) if source else None
     folder = options.folder.expanduser() if options.folder else sample_folder(size=size)
-    imported = import_folder(folder, options.into, pictures=options.pictures) if options.into else []
-    summary = summarize(read_folder(options.into or folder), options, (size, step), tokenizer, imported)
+    imported = import_folder(folder, options.into, pictures=options.pictures, options=options) if options.into else []
+    summary = summarize(read_folder(options.into or folder, options), options, (size, step), tokenizer, imported)
     if options.html:
         write_page(summary, options.html)
     print(json.dumps(to_json(summary), indent=1) if options.as_json else format_report(summary))
@@ -210,6 +222,8 @@ def to_json(summary: FolderSummary) -> dict[str, Any]:
         "problems": [problem.fields() for problem in summary.problems],
         "formats": folder.formats,
         "notes": folder.notes,
+        "caption_notes": folder.caption_notes,
+        "examples": dict(summary.examples),
         "sizes": [[sample.width, sample.height] for sample in folder.samples],
         "size": summary.size,
         "step": summary.step,
@@ -229,12 +243,29 @@ def format_report(summary: FolderSummary) -> str:
     lines = [*map(str, summary.problems), *([""] if summary.problems else []), printable(folder)]
     lines += [f"  {name:<17}{line}" for name, line in summary_rows(summary)]
     lines += [f"  {'page':<17}{summary.options.html}"] if summary.options.html else []
-    advice = f"python train/finetune.py --data {shlex.quote(str(folder))}"
+    advice = next_command(summary)
     if not usable:
         advice = "fix these problems; no image can be used."
     elif summary.refused:
         advice = f"fix these problems and check again, or train on the {usable} usable images: {advice}"
     return "\n".join([*lines, "", f"next: {advice}"])
+
+
+def next_command(summary: FolderSummary) -> str:
+    """The training command for this folder with the settings that were given here."""
+    options = summary.options
+    words = ["python", "train/finetune.py", "--data", str(summary.folder.folder)]
+    words += ["--model", str(options.model)] if options.model else []
+    words += ["--tokenizer", str(options.tokenizer)] if options.tokenizer and options.model else []
+    names = ("size", "held_out", *FolderOptions.model_fields, "caption")
+    for name in names if options.into is None else ("size", "held_out", "caption"):
+        value, flag = getattr(options, name), f"--pictures.{name.replace('_', '-')}"
+        if value != type(options).model_fields[name].default:
+            words += (
+                [flag if value else flag.replace("--", "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
+            )
+    words += ["--seed", str(options.seed)] if options.seed else []
+    return shlex.join(words)
 
 
 def summary_rows(summary: FolderSummary) -> list[tuple[str, str]]:
@@ -250,8 +281,10 @@ def summary_rows(summary: FolderSummary) -> list[tuple[str, str]]:
         ("images", f"{usable}; {summary.refused} errors, {len(summary.problems) - summary.refused} warnings"),
         ("sizes", sizes_line(folder.samples)),
         *[("opened", f"{count} images: {note}") for note, count in sorted(folder.notes.items())],
+        *[("captions of", f"{count} images: {note}") for note, count in sorted(folder.caption_notes.items())],
         *[("bucket", bucket_line(use)) for use in summary.buckets],
         ("captions", str(summary.tokens) if summary.tokens else not_counted),
+        *[("example", f"{printable(name)}: {shorten(caption, MAX_CAPTION)}") for name, caption in summary.examples],
         ("near-duplicates", duplicates_line(summary.groups)),
         ("split", f"{sides}; seed {options.seed}, share {options.held_out:g}"),
         *([("", summary.split_note)] if summary.split_note else []),

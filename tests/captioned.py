@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from data import captioned_folder
 from data.captioned_folder import CaptionedFolder
+from data.config import FolderOptions
 from data.errors import Problem
 
 COMPOSED, APART = "caf\u00e9", "cafe\u0301"  # NFC and NFD of the same word
@@ -42,10 +44,10 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes | str, int]]:
     return found
 
 
-def read(folder: Path) -> CaptionedFolder:
+def read(folder: Path, **options: Any) -> CaptionedFolder:
     """read_folder, with the promises that hold for every folder."""
     before = snapshot(folder)
-    captioned = captioned_folder.read_folder(folder)
+    captioned = captioned_folder.read_folder(folder, FolderOptions(**options))
     assert snapshot(folder) == before
     assert "".join(map(str, captioned.problems)).isprintable()
     for sample in captioned.samples:

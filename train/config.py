@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from data.atomic_io import cache_root
-from data.captions import TEMPLATE
 from data.cli import Options, positional
+from data.config import ImageOptions
 from data.errors import InputError, suggest
 
 POCKET = "pocket"  # stands for the sample set and for the embedded base model
@@ -87,26 +87,6 @@ def to_number(value: Any) -> float | None:
 
 
 Folders = Annotated[list[Folder], BeforeValidator(parse_folders)]
-
-
-class ImageOptions(Options):
-    """How a captioned folder becomes training samples."""
-
-    size: int | None = Field(default=None, gt=0)
-    """side in pixels of the square bucket; default: the size the base model was trained at"""
-    buckets: bool = True
-    """sort images of other shapes into wide and tall buckets of the same area instead of cropping them to squares"""
-    flip: bool = False
-    """also train on mirrored images (not if left and right matter, or if there is writing)"""
-    caption: str = TEMPLATE
-    """the prompt of an image: a template with {text}, {type}, {name} or any other key of its metadata"""
-    caption_dropout: float = Field(default=0.1, ge=0, le=1)
-    """probability of replacing a caption by the empty prompt, which classifier-free guidance needs"""
-    held_out: float = Field(default=0.1, ge=0, lt=1)
-    """share of images held out for validation"""
-    keep: Literal["auto", "device", "memory", "disk"] = "auto"
-    """where cached latents are kept during training: on the GPU, in main memory, or on disk for sets larger than both;
-    auto: the first that has room. The batches are the same"""
 
 
 # ---- what is trained
@@ -528,6 +508,9 @@ ALIASES = {
     "--max-train-steps": "--max-steps",
     "--lr": "--learning-rate",
     "--rank": "--adapter.rank",
+    "--caption-column": "--pictures.caption-column",
+    "--captions-per-line": "--pictures.captions-per-line",
+    "--instance-prompt": "--pictures.prompt",
 }
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from data import buckets, captioned_folder, captions, duplicates, latent_cache, rng
 from data.buckets import Bucket
 from data.captioned_folder import CaptionedFolder
+from data.config import FolderOptions
 from data.dataset import (
     Batch,
     BatchLayout,
@@ -98,12 +99,12 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     Raises InputError if nothing can be used.
     """
     options, size = config.pictures, config.pictures.size or model.sample_size
-    sources = read_folders(config.data, size)
+    sources = read_folders(config.data, size, options)
     problems = [problem for source in sources for problem in source.listing.problems]
     left_out = [str(problem) for problem in problems if problem.refused]
     # the order must not depend on file names: renaming images does not make another dataset
     found = [(sample, source) for source in sources for sample in source.listing.samples]
-    found.sort(key=lambda pair: (pair[0].sha256, pair[0].captions, pair[1].folder.weight))
+    found.sort(key=lambda pair: (pair[0].sha256, pair[0].captions, pair[1].folder.weight * pair[0].repeats))
     raw, origins = [sample for sample, _ in found], [source for _, source in found]
     fields = captions.known_fields(sample.annotation for sample in raw)
     prompts = [captions.render_prompts(each.annotation, options.caption, fields=fields) or [""] for each in raw]
@@ -114,6 +115,8 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     for item in captions.count_tokens(preserved, model.tokenizer).cut:
         cut.append(f"preserved prompt {item.where}: {item.count} tokens, lost: {item.lost_text}")
     warnings = [str(problem) for problem in problems if not problem.refused]
+    for source in sources:
+        warnings += [f"{source.folder}: {n} images: {note}" for note, n in sorted(source.listing.caption_notes.items())]
     if empty:
         warnings.append(f"{len(empty)} images have an empty prompt from {options.caption!r} (e.g. {empty[0]})")
     if config.strict:
@@ -122,7 +125,8 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     names = [sample.annotation.file_name for sample in samples]
     assert len(set(names)) == len(names), "a sample id stands for two images"
     warnings += shared_image_warnings(samples, origins)
-    weights = relative_weights([source.folder.weight for source in origins])
+    repeats = [sample.repeats for sample in samples]
+    weights = relative_weights([source.folder.weight for source in origins], repeats)
     groups = duplicates.duplicate_groups(samples)
     train, held_out = list(range(len(samples))), list[int]()
     if options.held_out:
@@ -168,14 +172,14 @@ def keep_split(dataset: TrainingSet, facts: Mapping[str, Any], model: BaseModel,
     )
 
 
-def read_folders(folders: Sequence[Folder], size: int) -> list[SourceFolder]:
+def read_folders(folders: Sequence[Folder], size: int, options: FolderOptions) -> list[SourceFolder]:
     """Read every folder. Raises InputError naming all that are missing or hold nothing usable."""
     sources: list[SourceFolder] = []
     errors: list[InputError] = []
     for folder, label in zip(folders, folder_labels(list(folders)), strict=True):
         path = sample_folder(size=size) if folder.path == POCKET else Path(folder.path).expanduser()
         try:
-            listing = captioned_folder.read_folder(path)
+            listing = captioned_folder.read_folder(path, options)
         except InputError as error:
             errors.append(error)
             continue
@@ -206,9 +210,11 @@ def with_label(sample: Sample, label: str) -> Sample:
     return replace(sample, annotation=sample.annotation.model_copy(update={"file_name": name}))
 
 
-def relative_weights(weights: Sequence[float]) -> list[float]:
-    """Weights over the smallest of them: folders of weight 2 alone are trained on as folders of weight 1 are."""
-    exact = [Fraction(str(weight)) for weight in weights]  # 0.3 and 0.1 are 3 and 1, which 0.3 / 0.1 is not
+def relative_weights(weights: Sequence[float], repeats: Sequence[int]) -> list[float]:
+    """Weights times repeats, over the smallest: folders of weight 2 alone are trained on as folders of weight 1 are."""
+    exact = [
+        Fraction(str(weight)) * times for weight, times in zip(weights, repeats, strict=True)
+    ]  # 0.3 and 0.1 are 3 and 1, which 0.3 / 0.1 is not
     return [float(weight / min(exact)) for weight in exact]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from data.errors import InputError
 from data.schema import Annotation
 from data.validate import ALIASES, PrepareOptions
 from tests.tiny import tiny_tokenizer
+from train.config import ALIASES as TRAIN_ALIASES
+from train.config import Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -225,3 +228,20 @@ def test_without_a_folder_the_sample_set_is_unpacked_once(
     with pytest.raises(TypeError):
         sample_set.sample_folder(size=64)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half written is left
+
+
+def test_the_next_command_has_what_was_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    folder = clean_set(tmp_path / "set", count=3)
+    (folder / "metadata.jsonl").unlink()
+    flags = ["--model", tiny_model, "--pictures.prompt", "a sks", "--held-out", "0.2", "--no-folder-repeats"]
+    code, text = check(capsys, folder, *flags, "--captions-per-line")
+    assert code == 0
+    command = text.splitlines()[-1].removeprefix("next: python train/finetune.py ")
+    config = parse(Config, shlex.split(command), prog="finetune.py", aliases=TRAIN_ALIASES)
+    assert (str(config.data[0]), config.model) == (str(folder), str(tiny_model))
+    pictures = config.pictures
+    assert (pictures.prompt, pictures.held_out, pictures.folder_repeats) == ("a sks", 0.2, False)
+    assert pictures.captions_per_line
+    assert text.count("a sks") >= 3, "examples"

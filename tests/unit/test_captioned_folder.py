@@ -54,10 +54,87 @@ def test_images_with_a_reason_to_skip_are_no_samples(tmp_path: Path) -> None:
 def test_caption_files(tmp_path: Path, suffix: str) -> None:
     draw(tmp_path, "sub/a.b.png")
     (tmp_path / "sub" / f"a.b{suffix}").write_bytes("\ufeff\r\n a fridge \r\n\r\na cold caf\u00e9\rthird\n".encode())
-    captioned = read(tmp_path)
+    captioned = read(tmp_path, captions_per_line=True)
     assert (captioned.problems, names(captioned)) == ([], ["sub/a.b.png"])
     assert captioned.samples[0].captions == ["a fridge", "a cold café", "third"]
     assert captioned.samples[0].where == f"{tmp_path}/sub/a.b{suffix}:2"
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        (
+            "a red fridge, seen from\nthe left, with an open\ndoor",
+            ["a red fridge, seen from the left, with an open door"],
+        ),
+        ("A fridge stands here.\n\nIt is “cold.”\nIs it?", ["A fridge stands here.", "It is “cold.”", "Is it?"]),
+        ("A fridge stands here. It\nis cold.", ["A fridge stands here. It is cold."]),
+        ("1girl, solo,\nred hair", ["1girl, solo, red hair"]),
+        ("one line", ["one line"]),
+    ],
+)
+def test_a_wrapped_paragraph_is_one_caption(tmp_path: Path, text: str, captions: list[str]) -> None:
+    draw(tmp_path, "a.png")
+    caption(tmp_path, a=text)
+    captioned = read(tmp_path)
+    assert captioned.samples[0].captions == captions
+    assert captioned.problems == []
+    assert sum(captioned.caption_notes.values()) == ("\n" in text)
+
+
+def test_images_without_any_caption_are_one_problem(tmp_path: Path) -> None:
+    draw(tmp_path, "a_red_fridge.png", "sub/b.png")
+    (tmp_path / "README.txt").write_text("about this set")
+    assert reported(read(tmp_path)) == [(".", True)]
+    assert "--pictures.prompt" in only(read(tmp_path)).fix
+    for prompt, captions in (("a sks", [["a sks"]] * 2), ("filename", [["a red fridge"], ["b"]])):
+        captioned = read(tmp_path, prompt=prompt)
+        assert [sample.captions for sample in captioned.samples] == captions
+        assert captioned.problems == []
+        assert list(captioned.caption_notes.values()) == [2]
+
+
+def test_repeats_in_the_names_of_folders(tmp_path: Path) -> None:
+    draw(tmp_path, "10_red fridge/a.png", "2_door/b.png", "2_door/deep/c.png")
+    (tmp_path / "2_door" / "b.txt").write_text("a door")
+    captioned = read(tmp_path)
+    found = {each.annotation.file_name: (each.captions, each.repeats) for each in captioned.samples}
+    assert found == {
+        "10_red fridge/a.png": (["red fridge"], 10),
+        "2_door/b.png": (["a door"], 2),
+        "2_door/deep/c.png": (["door"], 2),
+    }
+    assert any("10 times" in note for note in captioned.caption_notes)
+    plain = read(tmp_path, folder_repeats=False)
+    assert [(each.repeats, each.captions) for each in plain.samples] == [(1, ["a door"])]
+    draw(tmp_path, "other/d.png")
+    assert {sample.repeats for sample in read(tmp_path).samples} == {1}
+
+
+def test_links_in_the_same_tree_are_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    draw(folder, ".store/a.png", "train/b.png")
+    (folder / ".store" / "a.txt").write_text("a")
+    (folder / "train" / "b.txt").write_text("b")
+    (folder / "linked").symlink_to(".store")
+    (folder / "again").symlink_to("train")
+    (folder / "train" / "loop").symlink_to("..")
+    captioned = read(folder)
+    assert (names(captioned), captioned.problems) == (["linked/a.png", "train/b.png"], [])
+    table(folder, {"file_name": "again/b.png", "text": "by the link"})
+    assert [sample.captions for sample in read(folder).samples] == [["a"], ["by the link"]]
+
+
+def test_a_snapshot_of_the_hub_is_read(tmp_path: Path) -> None:
+    entry = tmp_path / "datasets--a--b"
+    draw(entry / "blobs", "0123")
+    (entry / "blobs" / "4567").write_text('{"file_name": "a.png", "text": "a"}')
+    snapshot = entry / "snapshots" / "abc" / "data"
+    snapshot.mkdir(parents=True)
+    for name, blob in (("a.png", "0123"), ("metadata.jsonl", "4567")):
+        (snapshot / name).symlink_to(f"../../../blobs/{blob}")
+    captioned = read(snapshot)
+    assert ([sample.captions for sample in captioned.samples], captioned.problems) == ([["a"]], [])
 
 
 def test_the_table_takes_precedence_over_caption_files(tmp_path: Path) -> None:
@@ -130,10 +207,10 @@ def test_a_second_row_for_an_image_is_an_error(tmp_path: Path) -> None:
 
 
 def test_images_without_captions_and_captions_without_images(tmp_path: Path) -> None:
-    draw(tmp_path, "a.png", "sub/b.png")
-    caption(tmp_path, lonely="nobody", README="about this set")
+    draw(tmp_path, "a.png", "sub/b.png", "c.png")
+    caption(tmp_path, lonely="nobody", README="about this set", c="c")
     captioned = read(tmp_path)
-    assert (captioned.samples, captioned.found) == ([], 2)
+    assert (len(captioned.samples), captioned.found) == (1, 3)
     assert reported(captioned) == [("a.png", True), ("sub/b.png", True), ("lonely.txt", False)]
     assert "'b.txt'" in captioned.problems[1].fix
 
@@ -317,7 +394,7 @@ def test_links(tmp_path: Path) -> None:
     caption(folder, a="a", inside="inside", out="out", dangling="dangling", loop="loop")
     captioned = read(folder)
     assert names(captioned) == ["a.png", "inside.png"]
-    expected = [("dangling.png", True), ("loop.png", True), ("out.png", True), ("self", False)]
+    expected = [("dangling.png", True), ("loop.png", True), ("out.png", True)]
     assert sorted(reported(captioned)) == expected
     dangling, loop = sorted(captioned.problems, key=lambda problem: problem.where)[:2]
     assert "No such file" in dangling.what and "Too many levels" in loop.what

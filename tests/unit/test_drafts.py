@@ -279,7 +279,7 @@ def test_a_folder_of_taggui_or_kohya(fresh: Path, tmp_path: Path) -> None:
     (folder / "sub").mkdir(parents=True)
     for number, suffix in ((0, ".txt"), (1, ".caption")):  # under other names: the content counts
         (folder / f"copy{number}.png").write_bytes((tmp_path / "pictures" / f"00{number}.png").read_bytes())
-        (folder / f"copy{number}{suffix}").write_text("red fox, 1girl\nsecond line\n")
+        (folder / f"copy{number}{suffix}").write_text("red fox,\n1girl\n")
     (folder / "sub" / "002.txt").write_text("a caption without its image")
     (folder / "readme.txt").write_text("not a caption")
     assert drafted(fresh, folder) == {

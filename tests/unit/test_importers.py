@@ -206,10 +206,10 @@ def test_what_is_no_export(tmp_path: Path, content: str, expected: str) -> None:
 
 def test_a_folder_is_copied_without_what_cannot_be_used(tmp_path: Path) -> None:
     draw(tmp_path / "old", "a.png", "b.png")
-    (tmp_path / "old" / "a.txt").write_text("one\ntwo")
+    (tmp_path / "old" / "a.txt").write_text("One.\nTwo.")
     problems = import_folder(tmp_path / "old", tmp_path / "new")
     assert [problem.what for problem in problems] == ["has no caption"]
-    assert rows(tmp_path / "new") == [{"file_name": "a.png", "text": "one", "texts": ["two"]}]
+    assert rows(tmp_path / "new") == [{"file_name": "a.png", "text": "One.", "texts": ["Two."]}]
     assert captioned_folder.read_folder(tmp_path / "new").problems == []
 
 

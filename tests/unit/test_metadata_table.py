@@ -1,8 +1,11 @@
 """Tables and caption files: valid rows are read, every invalid one is an error with its line."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 
 from data import captioned_folder
@@ -27,7 +30,7 @@ def test_a_csv_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [
-        (b"file,text\na.png,x\n", 1, "'file_name'"),
+        (b"files,text\na.png,x\n", 1, "'file_name'"),
         (b"file_name;text\na.png;x\n", 1, "'file_name;text'"),
         (b"file_name,text,text\na.png,x,y\n", 1, "'text' twice"),
         (b"file_name,text\na.png,x\nb.png,\xe9t\xe9\n", 3, "0xe9"),
@@ -52,7 +55,7 @@ def test_a_csv_row_with_an_unquoted_comma(tmp_path: Path) -> None:
     assert reported(captioned) == [("metadata.csv:2", True)] and "quotes" in only(captioned).fix
 
 
-BAD_ROWS = [
+BAD_ROWS: list[dict[str, Any]] = [
     ("{", "column 2"),
     ('{"file_name": "a.png" "text": "x"}', "column 23"),
     ("[]", "a list"),
@@ -80,7 +83,7 @@ BAD_ROWS = [
     ('{"file_name": "a.png", "text": ""}', "no caption"),
     ('{"file_name": "a.png", "text": " \\n\\t ", "texts": [" "]}', "no caption"),
     ('{"file_name": "a.png"}', "no caption"),
-    ('{"file_name": "a.png", "caption": "x"}', "no caption"),
+    ('{"file_name": "a.png", "title": "x"}', "no caption"),
 ]
 NAMELESS = ("{", "[]", "null", '"a.png"', '{"text": "x"}', '{"file_name": ["a.png"], "text": "x"}')
 
@@ -97,10 +100,62 @@ def test_a_bad_row_is_an_error_with_its_line(tmp_path: Path, row: str | bytes, w
     assert names(captioned) == ["b.png"]
 
 
-def test_a_caption_under_another_key_is_pointed_out(tmp_path: Path) -> None:
+def test_a_caption_under_another_key(tmp_path: Path) -> None:
     draw(tmp_path, "a.png")
-    table(tmp_path, {"file_name": "a.png", "caption": "x"})
-    assert "'caption'" in only(read(tmp_path)).fix and "'text'" in only(read(tmp_path)).fix
+    table(tmp_path, {"file_name": "a.png", "caption": "x", "blip": "y"})
+    captioned = read(tmp_path)
+    (sample,) = captioned.samples
+    assert (sample.captions, captioned.problems) == (["x"], [])
+    assert sample.annotation.model_extra == {"caption": "x", "blip": "y"}  # both for templates
+    assert any("'caption'" in note for note in captioned.caption_notes)
+    assert read(tmp_path, caption_column="blip").samples[0].captions == ["y"]
+    assert "'blib'" in read(tmp_path, caption_column="blib").problems[0].what
+    table(tmp_path, {"file_name": "a.png", "title": "x"})
+    assert "--caption-column title" in only(read(tmp_path)).fix
+
+
+ROWS: list[dict[str, Any]] = [
+    {"file_name": "a.png", "text": "one"},
+    {"file_name": "b.png", "text": ["two", "zwei"], "shelf": 7},
+]
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "metadata.parquet", "captions.json", "captions.jsonl"])
+def test_tables_of_other_kinds(tmp_path: Path, name: str) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    if name.endswith("parquet"):
+        rows = [row | {"text": row["text"] if isinstance(row["text"], list) else [row["text"]]} for row in ROWS]
+        datasets.Dataset.from_list(rows[::-1]).to_parquet(str(tmp_path / name))
+    else:
+        text = json.dumps(ROWS) if name.endswith("json") else "\n".join(map(json.dumps, ROWS))
+        (tmp_path / name).write_text(text)
+    captioned = read(tmp_path)
+    assert ([sample.captions for sample in captioned.samples], captioned.problems) == ([["one"], ["two", "zwei"]], [])
+    assert captioned.samples[1].annotation.model_extra == {"shelf": 7}
+
+
+def test_a_json_object_of_file_names(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "captions.json").write_text('{"a.png": "one", "b.png": {"text": "two", "type": "t"}}')
+    captioned = read(tmp_path)
+    assert ([sample.captions for sample in captioned.samples], captioned.problems) == ([["one"], ["two"]], [])
+
+
+def test_a_csv_with_other_names_of_columns(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png")
+    (tmp_path / "captions.csv").write_text("image,blip caption\na.png,a fridge\n")
+    assert read(tmp_path, caption_column="blip caption").samples[0].captions == ["a fridge"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("metadata.json", b"7"), ("metadata.json", b"[7]"), ("metadata.parquet", b"PAR1")]
+)
+def test_a_broken_table_of_another_kind(tmp_path: Path, name: str, content: bytes) -> None:
+    draw(tmp_path, "a.png")
+    (tmp_path / name).write_bytes(content)
+    captioned = read(tmp_path)
+    assert captioned.samples == []
+    assert captioned.problems[0].where.startswith(str(tmp_path / name))
 
 
 def test_every_mistake_of_a_row_is_listed(tmp_path: Path) -> None:
@@ -118,14 +173,16 @@ def test_byte_order_mark_crlf_blank_lines_and_strange_separators(tmp_path: Path)
     assert captioned.samples[1].where.endswith(":3")
 
 
-def test_utf16_is_named(tmp_path: Path) -> None:
-    draw(tmp_path, "a.png")
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}', encoding="utf-16")
-    first = read(tmp_path).problems[0]
-    assert first.where.endswith("metadata.jsonl") and "UTF-16" in first.what and "UTF-8" in first.fix
-    (tmp_path / "metadata.jsonl").unlink()
-    (tmp_path / "a.txt").write_text("x", encoding="utf-16")
-    assert reported(read(tmp_path)) == [("a.txt", True)]
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_read(tmp_path: Path, encoding: str) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "caf\u00e9"}\n', encoding=encoding)
+    (tmp_path / "b.txt").write_text("\u732b, one cat of them", encoding=encoding)
+    captioned = read(tmp_path)
+    assert [sample.captions for sample in captioned.samples] == [["caf\u00e9"], ["\u732b, one cat of them"]]
+    assert captioned.problems == []
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfea\0b")
+    assert reported(read(tmp_path)) == [("b.txt", True)]
 
 
 def test_unusual_values_are_kept(tmp_path: Path) -> None:

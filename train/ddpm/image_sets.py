@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from data import images, rng
-from data.captioned_folder import match_rows, missing_folder_error, no_images_error, read_table, scan_folder
+from data.captioned_folder import match_rows, read_table
 from data.duplicates import duplicate_groups, sample_held_out
 from data.errors import InputError, check_choice, suggest
+from data.folder_scan import missing_folder_error, no_images_error, scan_folder
 from data.progress import ProgressBar
 from data.sample_set import sample_folder
 from data.shapes import Images
