@@ -256,7 +256,7 @@ def add_prompt(
 ) -> bool:
     """Give an image without a caption the prompt for such, if there is one, with a note."""
     if prompt == FILE_NAME:
-        text, what = " ".join(PurePosixPath(name).stem.replace("_", " ").split()), "its file name"
+        text, what = name_to_prompt(name), "its file name"
     else:
         text = prompt or repeats.get(name, ("", 1))[0]
         what = repr(text) if prompt else f"the folder's name, {text!r}"
@@ -264,6 +264,10 @@ def add_prompt(
         rows[name] = Row(Annotation(file_name=name, text=text), str(scan.images[name]))
         table.notes.append(f"has no caption: {what} is its prompt")
     return bool(text)
+
+
+def name_to_prompt(name: str) -> str:
+    return " ".join(PurePosixPath(name).stem.replace("_", " ").split())
 
 
 def has_other_caption(file: Path, row: Row) -> bool:

@@ -83,6 +83,20 @@ def tidy_text(text: str) -> str:
     return " ".join((text.lstrip(" ,") if headless else text).split())
 
 
+def tag_variants(prompt: str, *, shuffle: bool, keep: int, dropout: float, count: int, seed: int) -> list[str]:
+    """The prompt and up to `count` variants of it: what commas divide is shuffled and left out, all but the first
+    `keep`. A function of the seed and the prompt; a prompt with nothing to vary comes back alone.
+    """
+    tags = [tag.strip() for tag in prompt.split(",") if tag.strip()]
+    rest = tags[keep:]
+    variants = [prompt]
+    for number in range(count if shuffle or dropout else 0):
+        order = rng.permutation(len(rest), "tags", seed, prompt, number) if shuffle else range(len(rest))
+        chosen = [rest[i] for i in order if rng.uniform("tag dropout", seed, prompt, number, i) >= dropout]
+        variants.append(", ".join([*tags[:keep], *chosen]))
+    return list(dict.fromkeys(filter(None, variants)))
+
+
 def is_dropped(probability: float, *position: int | str) -> bool:
     """Whether the caption at this position is dropped for the empty prompt (for classifier-free guidance)."""
     return rng.uniform("caption-dropout", *position) < probability

@@ -1,11 +1,12 @@
 """Options of a captioned folder: how it is read, by prepare.py and finetune.py, and what training makes of it."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.captions import TEMPLATE
 from data.cli import Options
+from data.errors import InputError
 
 
 class FolderOptions(Options):
@@ -38,15 +39,23 @@ class ImageOptions(FolderOptions):
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """probability of replacing a caption by the empty prompt, which classifier-free guidance needs"""
     shuffle_tags: bool = False
-    """for captions that are lists of tags: shuffle what the commas divide, anew each time an image is used"""
+    """for captions that are lists of tags: shuffle what the commas divide, into --pictures.tag-variants orders"""
     keep_tags: int = Field(default=0, ge=0)
     """how many tags at the start of a caption are neither shuffled nor dropped (a trigger word)"""
     tag_dropout: float = Field(default=0.0, ge=0, lt=1)
     """probability of leaving each tag out"""
     tag_variants: int = Field(default=8, gt=0, le=64)
-    """with shuffled or dropped tags: how many variants of each caption are encoded, before training"""
+    """with shuffled or dropped tags: how many variants of each caption are encoded before training, beside itself; each
+    use of an image takes one of them at random"""
     held_out: float = Field(default=0.1, ge=0, lt=1)
     """share of images held out for validation: exactly, rounded to images, but near-copies stay together"""
     keep: Literal["auto", "device", "memory", "disk"] = "auto"
     """where cached latents are kept during training: on the GPU, in main memory, or on disk for sets larger than both;
     auto: the first that has room. The batches are the same"""
+
+    @model_validator(mode="after")
+    def check_tags(self) -> Self:
+        if self.keep_tags and not (self.shuffle_tags or self.tag_dropout):
+            fix = "Add --pictures.shuffle-tags or --pictures.tag-dropout, or leave it out."
+            raise InputError("has no effect while no tag is moved or dropped", where="--pictures.keep-tags", fix=fix)
+        return self

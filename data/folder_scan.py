@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data.errors import InputError, Problem, quoted
-from data.images import SUFFIXES, SUFFIXES_NOT_READ
+from data.images import PLUGINS, SUFFIXES, SUFFIXES_NOT_READ
 from data.metadata_table import nfc
 
 CAPTION_SUFFIXES = (".txt", ".caption")  # in order of precedence
@@ -99,7 +99,11 @@ class FolderScan:
     def check_image_name(self, name: str, path: Path) -> None:
         """Raise InputError for a format that is not read, a name that no table can hold, and a link that leads out."""
         if path.suffix.lower() in SUFFIXES_NOT_READ:
-            raise InputError(f"has an unsupported format ({path.suffix.lower()})", fix="Convert it to PNG or JPEG.")
+            suffix = path.suffix.lower()
+            plugin = next((name for name, (_, own) in PLUGINS.items() if suffix in own), "")
+            install = f"Install Pillow's plugin (pip install {plugin.replace('_', '-')}), or convert"
+            fix = f"{install if plugin else 'Convert'} it to PNG or JPEG."
+            raise InputError(f"has an unsupported format ({suffix})", fix=fix)
         if any("\udc80" <= char <= "\udcff" for char in name):
             raise InputError("its name is not UTF-8", fix="Rename it.")
         self.check_link(path)
@@ -158,16 +162,18 @@ def scan_folder(folder: Path) -> FolderScan:
 
 def missing_folder_error(folder: Path) -> InputError:
     if folder.exists():
+        fix = "Give the folder, .zip, .tar or .parquet with the images."
         export = "Import a Label Studio export with --into NEW_FOLDER." if folder.suffix.lower() == ".json" else None
-        return InputError("is a file, not a folder", where=folder, fix=export or "Give the folder with the images.")
+        return InputError(
+            "is a file, not a folder",
+            where=folder,
+            fix=export or "Give the folder, .zip, .tar or .parquet with the images.",
+        )
     return InputError("no such folder", where=folder, fix="Check the path.")
 
 
 def no_images_error(folder: Path) -> InputError:
     """The folder holds nothing to read; if it is a known format, how to import it."""
-    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-        fix = f"Import it: python data/prepare.py {folder} --into NEW_FOLDER"
-        return InputError("is a Hugging Face dataset, not a folder of images", where=folder, fix=fix)
     fix = "Give a folder of images with metadata.jsonl, or with a .txt file for each image."
     return InputError("holds no image", where=folder, fix=fix)
 

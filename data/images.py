@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import stat
@@ -32,11 +33,33 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif",),
 }
+PLUGINS = {  # Pillow's plugins, by module: the format that each reads, if it is installed
+    "pillow_heif": ("HEIF", (".heic", ".heif")),
+    "pillow_jxl": ("JXL", (".jxl",)),
+}
+
+
+def plugin_formats() -> dict[str, tuple[str, ...]]:
+    """The formats of the plugins that are installed; each is registered with Pillow."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, (kind, suffixes) in PLUGINS.items():
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        if hasattr(module, "register_heif_opener"):
+            module.register_heif_opener()
+        found[kind] = suffixes
+    return found
+
+
+FORMATS |= plugin_formats()
 DECODERS = [name for name in FORMATS if name != "MPO"]  # the JPEG decoder recognises an MPO
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-SUFFIXES_NOT_READ = frozenset(
-    (".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".xcf", ".eps", ".ico", ".tga", ".exr", ".dng", ".cr2", ".nef")
-)
+SUFFIXES_NOT_READ = (
+    frozenset((".jp2", ".svg", ".psd", ".xcf", ".eps", ".ico", ".tga", ".exr", ".dng", ".cr2", ".nef"))
+    | {suffix for _, suffixes in PLUGINS.values() for suffix in suffixes}
+) - SUFFIXES
 
 MAX_PIXELS = 80_000_000  # about 9000 x 9000, 240 MB once decoded; under Pillow's own limit of 89 million
 MAX_BYTES = 512 << 20  # of a file; an uncompressed image of MAX_PIXELS fits

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -13,10 +13,11 @@ from data.config import FolderOptions
 from data.errors import InputError, Problem, quoted
 from data.folder_scan import FolderScan, scan_folder
 from data.images import FORMATS, SUFFIXES, decode, read_bytes
-from data.metadata_table import CAPTION_KEYS, Table, add_row
+from data.metadata_table import CAPTION_KEYS, CAPTION_NAMES, Table, add_row
 from data.progress import ProgressBar
 from data.schema import Annotation
 
+SHARD = re.compile(r"-\d+-of-\d+$")
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
 
@@ -69,7 +70,9 @@ def is_hf_dataset(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def read_hf_dataset(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
+def read_hf_dataset(
+    folder: Path, problems: list[Problem], options: FolderOptions = captioned_folder.DEFAULTS
+) -> Iterator[Pair]:
     """Every row of every split: the image's own bytes, `text`, and all other columns that JSON can hold."""
     import datasets
 
@@ -80,30 +83,95 @@ def read_hf_dataset(folder: Path, problems: list[Problem]) -> Iterator[Pair]:
     splits = dict(loaded.items()) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     for name, split in splits.items():
         image = next((key for key, kind in split.features.items() if isinstance(kind, datasets.Image)), None)
-        text = next((key for key in ("text", *CAPTION_KEYS) if key in split.features), None)
-        if image is None or text is None:
-            what = f"has columns {', '.join(split.column_names)}: none is {'an image' if image is None else 'a text'}"
-            raise InputError(what, where=folder, allowed="a column of images, and one named text or caption")
+        image, text = choose_columns(split.column_names, image, folder, options)
         rows: Any = split.cast_column(image, datasets.Image(decode=False))
-        for number, row in enumerate(rows):
-            where = f"{folder}: row {number}" + (f" of {name}" if name else "")
-            try:
-                content, values = read_row(row, image, text, str(name), number)
-            except InputError as error:
-                problems.append(Problem.of(error, where))
-                continue
-            yield from ((content, annotation) for annotation in checked_annotations(values, where, problems))
+        yield from read_rows(rows, (image, text), str(name), folder, options.prompt, problems)
 
 
-def read_row(row: dict[str, Any], image: str, text: str, split: str, number: int) -> tuple[bytes, dict[str, Any]]:
-    """The image's bytes and the values of the annotation of one row; a split's name is kept in the key `split`."""
+def read_parquet_files(
+    source: Path, files: Sequence[Path], options: FolderOptions, problems: list[Problem]
+) -> Iterator[Pair]:
+    """Every row of parquet files in the Hub's layout, `train-00000-of-00002.parquet`, row group by row group."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    splits: dict[str, list[Any]] = {}
+    for path in files:
+        try:
+            opened = parquet.ParquetFile(path)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"is not a parquet file ({error})", where=path) from error
+        splits.setdefault(SHARD.sub("", path.stem), []).append(opened)
+
+    def rows(shards: list[Any]) -> Iterator[dict[str, Any]]:
+        try:
+            for shard in shards:
+                for batch in shard.iter_batches(batch_size=16):
+                    yield from batch.to_pylist()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"is damaged ({str(error).strip()})", where=source, fix="Download it again.") from error
+
+    for name, shards in splits.items():
+        schema = shards[0].schema_arrow
+        kinds = {field.name: field.type for field in schema}
+        images = [key for key, kind in kinds.items() if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0]
+        images += [key for key, kind in kinds.items() if pa.types.is_binary(kind) or pa.types.is_large_binary(kind)]
+        image, text = choose_columns(list(kinds), images[0] if images else None, source, options)
+        split = name if len(splits) > 1 else ""
+        yield from read_rows(rows(shards), (image, text), split, source, options.prompt, problems)
+
+
+def choose_columns(
+    names: Sequence[str], image: str | None, source: Path, options: FolderOptions
+) -> tuple[str, str | None]:
+    """The columns of images and of captions; without captions the options' prompt is that of each. Or InputError."""
+    wanted = [options.caption_column] if options.caption_column else ["text", *CAPTION_KEYS, *CAPTION_NAMES]
+    text = next((key for key in wanted if key in names), None)
+    if image is None or (text is None and not options.prompt):
+        what = f"has columns {', '.join(names)}: none is {'an image' if image is None else 'a text'}"
+        fix = "Name that of the captions: --pictures.caption-column NAME." if image else None
+        raise InputError(what, where=source, allowed="a column of images, and one named text or caption", fix=fix)
+    return image, text
+
+
+def read_rows(
+    rows: Iterable[dict[str, Any]],
+    columns: tuple[str, str | None],
+    split: str,
+    source: Path,
+    prompt: str | None,
+    problems: list[Problem],
+) -> Iterator[Pair]:
+    """The rows of a split that can be used; the others are among the problems. columns: of images, of captions."""
+    for number, row in enumerate(rows):
+        where = f"{source}: row {number}" + (f" of {split}" if split else "")
+        try:
+            content, values = read_row(row, *columns, split, number, prompt)
+        except InputError as error:
+            problems.append(Problem.of(error, where))
+            continue
+        yield from ((content, annotation) for annotation in checked_annotations(values, where, problems))
+
+
+def read_row(
+    row: dict[str, Any], image: str, text: str | None, split: str, number: int, prompt: str | None
+) -> tuple[bytes, dict[str, Any]]:
+    """The image's bytes and the values of the annotation of one row; a split's name is kept in the key `split`.
+
+    prompt: of a set without a column of captions. The key `caption` stays, for templates.
+    """
     stored = row.pop(image) or {}
+    stored = {"bytes": stored} if isinstance(stored, bytes) else stored
     content = stored.get("bytes")
     if content is None:
         what = "holds a path instead of an image" if stored.get("path") else "holds no image"
         raise InputError(what, fix="Save the dataset with its images in it.")
     suffix = FORMATS[decode(content, Path("its image"))[1].format][0]
-    given = row.pop(text)
+    given = (row[text] if text else prompt) or ""
+    if text is None and prompt == captioned_folder.FILE_NAME:
+        given = captioned_folder.name_to_prompt(stored.get("path") or "")
+    if (text and not isinstance(given, str)) or text == "text":
+        row.pop(text)
     texts = [part for part in (given if isinstance(given, list) else [given]) if isinstance(part, str) and part.strip()]
     if not texts:
         raise InputError(f"has no caption in {text!r}")

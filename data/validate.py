@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import Field
 
 from data import buckets, captions, duplicates
-from data.captioned_folder import PROGRESS_DELAY, CaptionedFolder, read_folder
+from data.captioned_folder import PROGRESS_DELAY, CaptionedFolder
 from data.cli import positional
 from data.config import FolderOptions
 from data.errors import InputError, Problem, printable
@@ -23,6 +23,7 @@ from data.progress import ProgressBar
 from data.reports.page import Page
 from data.sample_set import sample_folder
 from data.schema import Sample
+from data.sources import read_source
 
 EMBEDDED = Path(__file__).parent / "pocket" / "base"  # the base model that training uses by default
 EXIT_PROBLEMS = 1  # exit code: something should be fixed or known
@@ -105,7 +106,7 @@ def validate_folder(options: PrepareOptions) -> int:
     tokenizer = load_tokenizer(source) if source else None
     folder = options.folder.expanduser() if options.folder else sample_folder(size=size)
     imported = import_folder(folder, options.into, pictures=options.pictures, options=options) if options.into else []
-    summary = summarize(read_folder(options.into or folder, options), options, (size, step), tokenizer, imported)
+    summary = summarize(read_source(options.into or folder, options), options, (size, step), tokenizer, imported)
     if options.html:
         write_page(summary, options.html)
     print(json.dumps(to_json(summary), indent=1) if options.as_json else format_report(summary))

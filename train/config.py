@@ -437,9 +437,10 @@ class Config(Options):
     """preset to start from, a YAML file; default: chosen by --model: pocket.yaml for the embedded base and models of
     its size, sd14-lora.yaml or sd14-full.yaml for Stable Diffusion v1"""
     data: Folders = Field(default=[Folder(POCKET)])
-    """captioned folder (images with metadata.jsonl, or a .txt beside each); pocket: the sample creatures. Several may
-    be given; FOLDER=2: each of its images is used twice as often as one of a folder without a number (any number above
-    0; "repeats" elsewhere). A regularisation set, against forgetting, is such a folder with a small number"""
+    """captioned folder (images with metadata.jsonl, or a .txt beside each), a .zip or .tar of one, WebDataset shards, a
+    saved Hugging Face dataset or its parquet files; pocket: the sample creatures. Several may be given; FOLDER=2: each
+    of its images is used twice as often as one of a folder without a number (any number above
+    0). A regularisation set, against forgetting, is such a folder with a small number"""
     model: str = POCKET
     """base model: pocket, a hub id on this machine, a diffusers folder, or a .safetensors file"""
     tokenizer: str | None = None

@@ -16,10 +16,10 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from data import buckets, captioned_folder, captions, duplicates, latent_cache, rng
+from data import buckets, captions, duplicates, latent_cache, rng
 from data.buckets import Bucket
 from data.captioned_folder import CaptionedFolder
-from data.config import FolderOptions
+from data.config import FolderOptions, ImageOptions
 from data.dataset import (
     Batch,
     BatchLayout,
@@ -35,6 +35,7 @@ from data.latent_cache import CacheResult, DiskEntries, EntryPaths, ImageCrop, M
 from data.sample_set import sample_folder
 from data.schema import Sample
 from data.shapes import Images, Moments, TextStates
+from data.sources import read_source
 from train import signals
 from train.config import POCKET, Config, Folder
 from train.losses import read_preserved_prompts
@@ -115,8 +116,7 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     for item in captions.count_tokens(preserved, model.tokenizer).cut:
         cut.append(f"preserved prompt {item.where}: {item.count} tokens, lost: {item.lost_text}")
     warnings = [str(problem) for problem in problems if not problem.refused]
-    for source in sources:
-        warnings += [f"{source.folder}: {n} images: {note}" for note, n in sorted(source.listing.caption_notes.items())]
+    warnings += [f"{s.folder}: {n} images: {note}" for s in sources for note, n in s.listing.caption_notes.items()]
     if empty:
         warnings.append(f"{len(empty)} images have an empty prompt from {options.caption!r} (e.g. {empty[0]})")
     if config.strict:
@@ -134,6 +134,8 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
         train, held_out = split.train, split.held_out
         warnings += [split.note] if split.note else []
     trained = [samples[index] for index in train]
+    used = dict(zip(names, prompts, strict=True))
+    used |= vary_tags({names[index]: prompts[index] for index in train}, options, config.seed)
     square, sorted_out = sort_into_buckets(trained, size, model.step, options.buckets)
     return TrainingSet(
         found=sum(source.listing.found for source in sources),
@@ -141,7 +143,7 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
         held_out=[samples[index] for index in held_out],
         buckets=sorted_out,
         square=square,
-        prompts=dict(zip(names, prompts, strict=True)),
+        prompts=used,
         preserved=preserved,
         weights=dict(zip(names, weights, strict=True)),
         shares=folder_shares(sources, origins, set(held_out)),
@@ -179,7 +181,7 @@ def read_folders(folders: Sequence[Folder], size: int, options: FolderOptions) -
     for folder, label in zip(folders, folder_labels(list(folders)), strict=True):
         path = sample_folder(size=size) if folder.path == POCKET else Path(folder.path).expanduser()
         try:
-            listing = captioned_folder.read_folder(path, options)
+            listing = read_source(path, options)
         except InputError as error:
             errors.append(error)
             continue
@@ -191,6 +193,21 @@ def read_folders(folders: Sequence[Folder], size: int, options: FolderOptions) -
             errors.append(InputError(f"no usable image{why}", where=f"--data {folder}", fix=fix))
     raise_all(errors)
     return sources
+
+
+def vary_tags(prompts: dict[str, list[str]], options: ImageOptions, seed: int) -> dict[str, list[str]]:
+    """The prompts of each image, then their variants with shuffled and dropped tags: all are encoded and cached."""
+    settings: dict[str, Any] = {
+        "shuffle": options.shuffle_tags,
+        "keep": options.keep_tags,
+        "dropout": options.tag_dropout,
+    }
+    settings |= {"count": options.tag_variants, "seed": seed}
+    varied: dict[str, list[str]] = {}
+    for name, texts in prompts.items():
+        variants = [variant for text in texts for variant in captions.tag_variants(text, **settings)[1:]]
+        varied[name] = list(dict.fromkeys([*texts, *variants]))
+    return varied
 
 
 def folder_labels(folders: Sequence[Folder]) -> list[str]:

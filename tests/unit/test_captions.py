@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import CLIPTokenizer
 
 from data import rng
-from data.captions import count_tokens, is_dropped, known_fields, render_prompts
+from data.captions import count_tokens, is_dropped, known_fields, render_prompts, tag_variants
 from data.errors import InputError
 from data.schema import Annotation, Sample
 
@@ -146,3 +147,27 @@ def test_a_tokenizer_without_a_limit_is_refused(tokenizer: CLIPTokenizer) -> Non
             count_tokens(["cat"], tokenizer)
     finally:
         tokenizer.model_max_length = limit
+
+
+def test_tags_are_shuffled_and_dropped_by_the_seed() -> None:
+    tags = "trigger, red, small,  on ice, left"
+    settings: dict[str, Any] = {"shuffle": True, "keep": 1, "dropout": 0.0, "count": 8, "seed": 3}
+    variants = tag_variants(tags, **settings)
+    assert variants == tag_variants(tags, **settings) != tag_variants(tags, **settings | {"seed": 4})
+    assert variants[0] == tags and len(variants) > 4
+    for text in variants[1:]:
+        first, *rest = text.split(", ")
+        assert first == "trigger" and sorted(rest) == ["left", "on ice", "red", "small"]
+    dropped = tag_variants(tags, **settings | {"shuffle": False, "dropout": 0.5, "count": 64})[1:]
+    assert all(text.startswith("trigger") for text in dropped)
+    order = ["trigger", "red", "small", "on ice", "left"]
+    assert all(text.split(", ") == [tag for tag in order if tag in text.split(", ")] for text in dropped)
+    assert len(dropped) > 8
+    assert tag_variants("alone", **settings) == ["alone"]
+    assert tag_variants(tags, **settings | {"shuffle": False}) == [tags]
+
+
+def test_dropped_tags_leave_the_share_that_is_asked() -> None:
+    tags = ", ".join(map(str, range(1000)))
+    (_, varied) = tag_variants(tags, shuffle=False, keep=0, dropout=0.3, count=1, seed=0)
+    assert abs(len(varied.split(", ")) - 700) < 60  # sd 14.5

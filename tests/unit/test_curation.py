@@ -79,6 +79,32 @@ def test_an_earlier_run_keeps_its_split(model: BaseModel, folders: tuple[Path, P
     assert sorted(name for bucket in then.buckets.values() for name in ids(bucket)) == sorted(facts["train"])
 
 
+def test_training_captions_have_variants_and_held_out_ones_none(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    plain = read(model, folders[0])
+    varied = read(model, folders[0], pictures={"caption": "a, b, {text}, c", "shuffle_tags": True, "tag_variants": 3})
+    for sample in varied.train:
+        first, *others = varied.prompts[sample.annotation.file_name]
+        assert first == f"a, b, {sample.captions[0]}, c"
+        assert 1 <= len(others) <= 3
+        assert {tuple(sorted(text.split(", "))) for text in others} == {tuple(sorted(first.split(", ")))}
+    assert all(len(varied.prompts[sample.annotation.file_name]) == 1 for sample in varied.held_out)
+    assert ids(plain.train) == ids(varied.train)
+    with pytest.raises(InputError) as error:
+        Config.model_validate({"pictures": {"keep_tags": 1}})
+    assert error.value.where == "--pictures.keep-tags"
+
+
+def test_repeats_of_folders_are_weights(model: BaseModel, folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    for folder, name in ((a, "3_water"), (b, "1_fire")):
+        (folder / "metadata.jsonl").unlink()
+        folder.rename(folder.parent / name)
+    found = read(model, a.parent)
+    assert {name.partition("/")[0]: weight for name, weight in found.weights.items()} == {"3_water": 3.0, "1_fire": 1.0}
+    assert found.prompts["3_water/0.png"] == ["water"]
+    assert any("used 3 times" in warning for warning in found.warnings)
+
+
 def test_one_folder_keeps_its_names(model: BaseModel, folders: tuple[Path, Path]) -> None:
     found = read(model, folders[0], pictures={"held_out": 0})
     assert sorted(ids(found.train)) == [f"{number}.png" for number in range(6)]

@@ -4,8 +4,10 @@ import io
 import os
 import resource
 import struct
+import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -401,3 +403,12 @@ def test_srgb_is_left_alone_and_a_broken_profile_is_said(tmp_path: Path) -> None
     path = saved(tmp_path / "a.png", scene(), "PNG", icc_profile=content[:60] + b"rubbish")
     assert inspect(path).notes == ("its colour profile cannot be read",)
     assert (pixels(images.open_image(path)) == pixels(scene())).all()
+
+
+def test_plugins_of_pillow_are_used_where_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[str] = []
+    plugin = SimpleNamespace(register_heif_opener=lambda: registered.append("heif"))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)  # not installed
+    assert images.plugin_formats() == {"HEIF": (".heic", ".heif")}
+    assert registered == ["heif"]

@@ -94,12 +94,6 @@ def test_a_dataset_without_images_or_captions(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_reading_a_dataset_directly_says_how_to_import_it(tmp_path: Path) -> None:
-    dataset({"image": [encoded("red")], "text": ["x"]}).save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(InputError, match=r"is a Hugging Face dataset.*data/prepare\.py .*saved --into NEW_FOLDER"):
-        captioned_folder.read_folder(tmp_path / "saved")
-
-
 def test_a_broken_dataset(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(InputError, match="cannot be read as a Hugging Face dataset"):
