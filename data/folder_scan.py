@@ -164,11 +164,7 @@ def missing_folder_error(folder: Path) -> InputError:
     if folder.exists():
         fix = "Give the folder, .zip, .tar or .parquet with the images."
         export = "Import a Label Studio export with --into NEW_FOLDER." if folder.suffix.lower() == ".json" else None
-        return InputError(
-            "is a file, not a folder",
-            where=folder,
-            fix=export or "Give the folder, .zip, .tar or .parquet with the images.",
-        )
+        return InputError("is a file, not a folder", where=folder, fix=export or fix)
     return InputError("no such folder", where=folder, fix="Check the path.")
 
 
