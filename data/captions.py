@@ -5,10 +5,10 @@ lacks leaves no trace: `a {type} fridge` becomes `a fridge`.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+from typing import Any, TypeVar
 
 from data import rng
 from data.errors import InputError, check_choice
@@ -16,6 +16,7 @@ from data.schema import Annotation, Sample
 
 Tokenizer = Any  # a PreTrainedTokenizerBase of transformers
 TEMPLATE = "{text}"
+COMMA_BACKTRACK = 20  # a chunk is shortened by at most so many tokens to end at a comma
 UNLIMITED = 10**6  # transformers writes 1e30 for "this tokenizer knows no limit"
 NO_ARTICLE = re.compile(
     r"(?<![su])s$|^(fire|ice|bread|bacon|butter|salt|popcorn|spaghetti|sushi|chocolate|garlic|broccoli|coral|fog|rain"
@@ -102,6 +103,45 @@ def is_dropped(probability: float, *position: int | str) -> bool:
     return rng.uniform("caption-dropout", *position) < probability
 
 
+# ---- tokens
+
+Token = TypeVar("Token")  # an id, or an id with what belongs to it
+
+
+def token_limit(tokenizer: Tokenizer) -> int:
+    """Tokens that the text encoder reads at once, without start and end: 75 for Stable Diffusion v1."""
+    return tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+
+
+def split_chunks(tokens: Iterable[Token], tokenizer: Tokenizer, id_of: Callable[[Token], int]) -> Iterator[list[Token]]:
+    """Tokens in chunks that the text encoder can read; a chunk ends at a comma if one is among its last 20 tokens.
+
+    At least one chunk, which may be empty. Source: AUTOMATIC1111, modules/sd_hijack_clip.py (tokenize_line).
+    """
+    limit, comma = token_limit(tokenizer), tokenizer(",", add_special_tokens=False).input_ids[-1]
+    chunk: list[Token] = []
+    for token in tokens:
+        if len(chunk) == limit:
+            last = max((number for number, own in enumerate(chunk) if id_of(own) == comma), default=-1)
+            end = last + 1 if id_of(token) != comma and last >= 0 and limit - last <= COMMA_BACKTRACK else limit
+            yield chunk[:end]
+            chunk = chunk[end:]
+        chunk.append(token)
+    yield chunk
+
+
+def caption_chunks(caption: str, tokenizer: Tokenizer) -> list[list[int]]:
+    """The token ids of a caption in chunks, without start, end and padding; no character has a special meaning."""
+    ids = tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
+    return list(split_chunks(ids, tokenizer, lambda token: token))
+
+
+def chunk_ids(chunk: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """A chunk as the text encoder reads it: with start, end and padding."""
+    padding = [tokenizer.pad_token_id] * (token_limit(tokenizer) - len(chunk))
+    return [tokenizer.bos_token_id, *chunk, tokenizer.eos_token_id, *padding]
+
+
 @dataclass(frozen=True)
 class TruncatedCaption:
     """A caption that is longer than the text encoder's limit."""
@@ -117,9 +157,10 @@ class TokenReport:
     """The lengths of the captions in tokens; neither counts nor limit include start and end token."""
 
     tokenizer: str
-    limit: int
+    limit: int  # of all chunks together
     counts: list[int]
     cut: list[TruncatedCaption]
+    chunks: int = 1  # that the longest caption takes, of those allowed
 
     def __str__(self) -> str:
         if not self.counts:
@@ -130,24 +171,31 @@ class TokenReport:
 
 
 def count_tokens(
-    captions: Sequence[Sample] | Sequence[str], tokenizer: Tokenizer, template: str = TEMPLATE
+    captions: Sequence[Sample] | Sequence[str], tokenizer: Tokenizer, template: str = TEMPLATE, *, chunks: int = 1
 ) -> TokenReport:
-    """Count the tokens of every prompt, and find the words past the tokenizer's limit: 75 for Stable Diffusion v1."""
+    """Count the tokens of every prompt, and find the words past the tokenizer's limit: 75 for Stable Diffusion v1.
+
+    chunks: how many times the limit is read (see split_chunks).
+    """
     rows = list(prompts_of(captions, template))
     name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
     if tokenizer.model_max_length > UNLIMITED:
         fix = "Set it in its tokenizer_config.json."
         raise InputError("the tokenizer has no model_max_length", where=name, fix=fix)
-    limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+    limit = token_limit(tokenizer)
     texts = [prompt for _, _, prompt in rows]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False) if texts else {}
     spans: list[list[tuple[int, int]]] = encoded.get("offset_mapping", [])
-    cut = [
-        TruncatedCaption(file_name, where, len(span), lost_words(prompt, span[limit][0]))
-        for (file_name, where, prompt), span in zip(rows, spans, strict=True)
-        if len(span) > limit
-    ]
-    return TokenReport(name, limit, [len(span) for span in spans], cut)
+    cut: list[TruncatedCaption] = []
+    longest = 1
+    for (file_name, where, prompt), span in zip(rows, spans, strict=True):
+        parts = [limit]
+        if chunks > 1 and len(span) > limit:
+            parts = [len(chunk) for chunk in caption_chunks(prompt, tokenizer)]
+        longest, kept = max(longest, len(parts[:chunks])), sum(parts[:chunks])
+        if len(span) > kept:
+            cut.append(TruncatedCaption(file_name, where, len(span), lost_words(prompt, span[kept][0])))
+    return TokenReport(name, limit * chunks, [len(span) for span in spans], cut, longest)
 
 
 def prompts_of(captions: Sequence[Sample] | Sequence[str], template: str) -> Iterable[tuple[str, str, str]]:

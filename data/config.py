@@ -38,6 +38,9 @@ class ImageOptions(FolderOptions):
     """the prompt of an image: a template with {text}, {type}, {name} or any other key of its metadata"""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """probability of replacing a caption by the empty prompt, which classifier-free guidance needs"""
+    caption_chunks: int = Field(default=1, ge=1, le=16)
+    """how many times the text encoder's 75 tokens are read of a long caption, as generate.py --weighting a1111 reads
+    it; all captions take the memory of the longest; 1: a caption is cut after 75 tokens"""
     shuffle_tags: bool = False
     """for captions that are lists of tags: shuffle what the commas divide, into --pictures.tag-variants orders"""
     keep_tags: int = Field(default=0, ge=0)

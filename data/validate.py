@@ -194,7 +194,7 @@ def caption_warnings(samples: list[Sample], tokens: captions.TokenReport | None,
     for cut in tokens.cut if tokens else []:
         lost = shorten(cut.lost_text, MAX_LOST)
         what = f"a caption has {cut.count} tokens, the limit is {tokens.limit if tokens else 0}; lost: {lost!r}"
-        yield Problem(cut.where, what, "Shorten it.", refused=False)
+        yield Problem(cut.where, what, "Shorten it, or train with --pictures.caption-chunks 3.", refused=False)
     fields = captions.known_fields(sample.annotation for sample in samples)
     for sample in samples:
         if not captions.render_prompts(sample.annotation, template, fields=fields):

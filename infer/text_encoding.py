@@ -18,13 +18,12 @@ from typing import Any
 
 import torch
 
-from data.captions import count_tokens
+from data.captions import chunk_ids, count_tokens, split_chunks
 from data.errors import InputError
 from data.shapes import TextStates
 from infer.prompts import shorten
 
 BRACKET_FACTOR = 1.1
-COMMA_BACKTRACK = 20  # a chunk is shortened by at most so many tokens to end at a comma
 MAX_EMPHASIS = 100.0  # more is a typo
 EMPHASIS_TOKEN = re.compile(
     r"\\[()\[\]\\]|\\|[(\[]|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|:", flags=re.DOTALL
@@ -86,21 +85,13 @@ def is_weighted(prompt: str) -> bool:
 
 def tokenize_chunks(prompt: str, tokenizer: Any) -> Iterator[list[WeightedToken]]:
     """The tokens of a prompt in chunks of at most 75 for CLIP, without start, end and padding."""
-    limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-    comma = tokenizer(",", add_special_tokens=False).input_ids[-1]
-    chunk: list[WeightedToken] = []
+    sections: list[list[WeightedToken]] = [[]]  # what BREAK divides
     for piece in parse_emphasis(prompt):
-        if piece.starts_chunk:
-            yield chunk
-            chunk = []
-        for token in tokenizer(piece.text, add_special_tokens=False, verbose=False).input_ids:
-            if len(chunk) == limit:
-                last = max((number for number, (own, _) in enumerate(chunk) if own == comma), default=-1)
-                end = last + 1 if token != comma and last >= 0 and limit - last <= COMMA_BACKTRACK else limit
-                yield chunk[:end]
-                chunk = chunk[end:]
-            chunk.append((token, piece.weight))
-    yield chunk
+        sections += [[]] if piece.starts_chunk else []
+        ids = tokenizer(piece.text, add_special_tokens=False, verbose=False).input_ids
+        sections[-1] += [(token, piece.weight) for token in ids]
+    for section in sections:
+        yield from split_chunks(section, tokenizer, lambda token: token[0])
 
 
 class PromptEncoder:
@@ -151,12 +142,9 @@ class PromptEncoder:
 
     def encode_chunk(self, chunk: Sequence[WeightedToken]) -> TextStates:
         """(1, 77, D): the embeddings times the weights."""
-        tokenizer, start, end = self.pipe.tokenizer, 1, 1 + len(chunk)
-        ids = torch.full((1, tokenizer.model_max_length), tokenizer.pad_token_id)
-        weights = torch.ones(1, tokenizer.model_max_length, 1)
-        ids[0, 0], ids[0, end] = tokenizer.bos_token_id, tokenizer.eos_token_id
-        ids[0, start:end] = torch.tensor([token for token, _ in chunk], dtype=ids.dtype)
-        weights[0, start:end, 0] = torch.tensor([weight for _, weight in chunk])
+        ids = torch.tensor([chunk_ids([token for token, _ in chunk], self.pipe.tokenizer)])
+        weights = torch.ones(*ids.shape, 1)
+        weights[0, 1 : 1 + len(chunk), 0] = torch.tensor([weight for _, weight in chunk])
         embeds: TextStates = self.pipe.text_encoder(ids.to(self.pipe.device))[0]
         return embeds if (weights == 1).all() else embeds * weights.to(embeds)
 

@@ -263,9 +263,10 @@ class RunEstimate:
 
     def encoding_seconds(self) -> float:
         """Of the images and captions that are not in the cache yet, by timing one of each."""
-        model, device, key = self.model, self.accelerator.device, text_key(self.model)
+        chunks = self.dataset.chunks
+        model, device, key = self.model, self.accelerator.device, text_key(self.model, self.dataset.chunks)
         captions = sum(not latent_cache.has_text_states(text, key) for text in all_prompts(self.dataset))
-        seconds = captions * min(timed(lambda: encode_text(model, "", device), device)) if captions else 0.0
+        seconds = captions * min(timed(lambda: encode_text(model, "", device, chunks), device)) if captions else 0.0
         if not self.missing:
             return seconds
         bucket = max(self.dataset.buckets, key=lambda b: len(self.dataset.buckets[b]))

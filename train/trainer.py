@@ -204,7 +204,7 @@ def build_state(setup: Setup) -> tuple[TrainState, PriorTeacher | None]:
         unet.to(dtype=device.DTYPES[accelerator.mixed_precision])  # frozen weights need no float32 masters
     teacher = None
     if setup.dataset.preserved:
-        empty = encode_text(setup.model, "", accelerator.device)
+        empty = encode_text(setup.model, "", accelerator.device, setup.dataset.chunks)
         teacher = losses.freeze_teacher(unet, empty, accelerator, config.preserve.strength)
     adapters.inject(unet, config.adapter, config.seed)
     device.configure_unet(unet, config.memory)

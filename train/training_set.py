@@ -80,6 +80,7 @@ class TrainingSet:
     tokens: str
     fingerprint: str
     preserved: Sequence[str] = ()  # prompts whose meaning is kept
+    chunks: int = 1  # of 75 tokens, in the text states of every prompt
 
     def facts(self) -> dict[str, Any]:
         """data.json: which images were trained on, so that anyone can check."""
@@ -111,9 +112,10 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     prompts = [captions.render_prompts(each.annotation, options.caption, fields=fields) or [""] for each in raw]
     empty = [sample.where for sample, texts in zip(raw, prompts, strict=True) if texts == [""]]
     preserved = read_preserved_prompts(config.preserve) if config.preserve.share else []
-    tokens = captions.count_tokens(raw, model.tokenizer, options.caption)
+    tokens = captions.count_tokens(raw, model.tokenizer, options.caption, chunks=options.caption_chunks)
     cut = [f"{item.file_name} ({item.where}): {item.count} tokens, lost: {item.lost_text}" for item in tokens.cut]
-    for item in captions.count_tokens(preserved, model.tokenizer).cut:
+    kept = captions.count_tokens(preserved, model.tokenizer, chunks=options.caption_chunks)
+    for item in kept.cut:
         cut.append(f"preserved prompt {item.where}: {item.count} tokens, lost: {item.lost_text}")
     warnings = [str(problem) for problem in problems if not problem.refused]
     warnings += [f"{s.folder}: {n} images: {note}" for s in sources for note, n in s.listing.caption_notes.items()]
@@ -128,25 +130,23 @@ def load_training_set(config: Config, model: BaseModel) -> TrainingSet:
     repeats = [sample.repeats for sample in samples]
     weights = relative_weights([source.folder.weight for source in origins], repeats)
     groups = duplicates.duplicate_groups(samples)
-    train, held_out = list(range(len(samples))), list[int]()
-    if options.held_out:
-        split = duplicates.split_held_out([s.sha256 for s in samples], groups, share=options.held_out, seed=config.seed)
-        train, held_out = split.train, split.held_out
-        warnings += [split.note] if split.note else []
-    trained = [samples[index] for index in train]
+    split = duplicates.split_held_out([s.sha256 for s in samples], groups, share=options.held_out, seed=config.seed)
+    warnings += [split.note] if split.note else []
+    trained = [samples[index] for index in split.train]
     used = dict(zip(names, prompts, strict=True))
-    used |= vary_tags({names[index]: prompts[index] for index in train}, options, config.seed)
+    used |= vary_tags({names[index]: prompts[index] for index in split.train}, options, config.seed)
     square, sorted_out = sort_into_buckets(trained, size, model.step, options.buckets)
     return TrainingSet(
         found=sum(source.listing.found for source in sources),
         train=trained,
-        held_out=[samples[index] for index in held_out],
+        held_out=[samples[index] for index in split.held_out],
         buckets=sorted_out,
         square=square,
         prompts=used,
         preserved=preserved,
+        chunks=max(tokens.chunks, kept.chunks),
         weights=dict(zip(names, weights, strict=True)),
-        shares=folder_shares(sources, origins, set(held_out)),
+        shares=folder_shares(sources, origins, set(split.held_out)),
         left_out=left_out,
         warnings=warnings,
         captions_cut=cut,
@@ -347,7 +347,8 @@ def encode_captions(
 ) -> tuple[dict[str, Path], CacheResult]:
     """The files of the text states of each prompt, the empty one included."""
     prompts = all_prompts(dataset)
-    filled = latent_cache.cache_text_states(prompts, lambda text: encode_text(model, text, device), text_key(model))
+    key, chunks = text_key(model, dataset.chunks), dataset.chunks
+    filled = latent_cache.cache_text_states(prompts, lambda text: encode_text(model, text, device, chunks), key)
     return dict(zip(prompts, filled.places, strict=True)), filled
 
 
@@ -407,20 +408,27 @@ def exact_float32() -> Iterator[None]:
 
 
 @torch.no_grad()
-def encode_text(model: BaseModel, text: str, device: torch.device) -> TextStates:
-    """(L, D): the last hidden states that Stable Diffusion v1 is conditioned on, in float32."""
+def encode_text(model: BaseModel, text: str, device: torch.device, chunks: int = 1) -> TextStates:
+    """(chunks L, D): the last hidden states that Stable Diffusion v1 is conditioned on, in float32.
+
+    Of several chunks, those that a text does not fill are the empty prompt's, as generation pads them.
+    """
     signals.stop_with_launcher()
     encoder: Any = model.text_encoder
     encoder.to(device, torch.float32)
-    tokens = model.tokenizer(
-        text, padding="max_length", truncation=True, max_length=model.tokenizer.model_max_length, return_tensors="pt"
-    )
+    tokenizer: Any = model.tokenizer
+    if chunks == 1:
+        rows = [tokenizer(text, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids]
+    else:
+        parts = [*captions.caption_chunks(text, tokenizer), *[[]] * chunks][:chunks]
+        rows = [captions.chunk_ids(part, tokenizer) for part in parts]
     with exact_float32():
-        return encoder(tokens.input_ids.to(device))[0][0]
+        return torch.cat([encoder(torch.tensor([row], device=device))[0][0] for row in rows])
 
 
-def text_key(model: BaseModel) -> str:
-    return model.fingerprints["text_encoder"] + model.fingerprints["tokenizer"]
+def text_key(model: BaseModel, chunks: int = 1) -> str:
+    key = model.fingerprints["text_encoder"] + model.fingerprints["tokenizer"]
+    return key if chunks == 1 else f"{key} {chunks} chunks"
 
 
 def micro_batches(

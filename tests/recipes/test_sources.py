@@ -11,15 +11,20 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from data import captions
 from data.config import FolderOptions
 from data.errors import InputError
 from data.sources import read_source
+from infer import pipeline
+from infer.text_encoding import PromptEncoder
 from tests.captioned import COMPOSED, draw
 from tests.recipes.conftest import Finetune
 from tests.recipes.test_finetune import exported
+from train.model import load_model
 from train.run_folder import all_runs
+from train.training_set import encode_text
 
 FUZZ_SECONDS, MIXTURES = 60, 200
 TAGS = ("--pictures.shuffle-tags", "--pictures.caption", "creature, {text}, a, b", "--pictures.keep-tags", "1")
@@ -38,6 +43,20 @@ def test_a_zip_trains_as_its_folder_and_tags_follow_the_seed(
     first, second, third = (exported(run.path) for run in all_runs(Path("runs")))
     assert all(bool((first[name] == second[name]).all()) for name in first)
     assert any(bool((first[name] != third[name]).any()) for name in first)
+
+
+def test_long_captions_are_trained_in_full(
+    finetune: Finetune, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--pictures.caption-chunks", "4", "--preserve.share", "0.3", "--strict")
+    assert finetune(*flags, "--previews.every", "0", steps=2) == 0
+    assert ", 0 truncated" in capsys.readouterr().out
+    model = load_model(str(tiny_model))
+    text, cpu = "water " * 60 + ", " + "water " * 20, torch.device("cpu")
+    states = encode_text(model, text, cpu, 3)
+    pipe = pipeline.build_pipeline(model, None, cpu)
+    generated = PromptEncoder(pipe, "a1111")([text, "water " * 200])[:1]
+    assert torch.equal(states[None], generated), "as generation reads it, padding included"
 
 
 def test_one_prompt_for_images_without_captions(

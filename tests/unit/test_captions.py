@@ -8,7 +8,15 @@ import pytest
 from transformers import CLIPTokenizer
 
 from data import rng
-from data.captions import count_tokens, is_dropped, known_fields, render_prompts, tag_variants
+from data.captions import (
+    caption_chunks,
+    chunk_ids,
+    count_tokens,
+    is_dropped,
+    known_fields,
+    render_prompts,
+    tag_variants,
+)
 from data.errors import InputError
 from data.schema import Annotation, Sample
 
@@ -171,3 +179,16 @@ def test_dropped_tags_leave_the_share_that_is_asked() -> None:
     tags = ", ".join(map(str, range(1000)))
     (_, varied) = tag_variants(tags, shuffle=False, keep=0, dropout=0.3, count=1, seed=0)
     assert abs(len(varied.split(", ")) - 700) < 60  # sd 14.5
+
+
+def test_a_long_caption_is_counted_in_chunks(tokenizer: CLIPTokenizer) -> None:
+    caption = "cat cat, " + "cat " * 18
+    assert [len(chunk) for chunk in caption_chunks(caption, tokenizer)] == [3, 8, 8, 2]
+    ids = tokenizer(caption, add_special_tokens=False)["input_ids"]
+    assert [token for chunk in caption_chunks(caption, tokenizer) for token in chunk] == ids
+    whole = count_tokens([caption, "cat"], tokenizer, chunks=5)
+    assert (whole.cut, whole.chunks, whole.limit) == ([], 4, 40)
+    part = count_tokens([caption], tokenizer, chunks=2)
+    assert (part.chunks, part.cut[0].lost_text) == (2, "cat " * 9 + "cat")
+    first, second = caption_chunks("cat", tokenizer)[0], tokenizer("cat", padding="max_length")["input_ids"]
+    assert chunk_ids(first, tokenizer) == second
