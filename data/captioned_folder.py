@@ -140,7 +140,8 @@ def read_table(scan: FolderScan, options: FolderOptions = DEFAULTS) -> Table:
         table = read_table_file(path, options.caption_column)
     except InputError as error:
         table = broken_table(error)
-    table.problems += [ignored_file(other, path) for other in others]
+    # a release has captions.csv beside metadata.jsonl
+    table.problems += [ignored_file(other, path) for other in others if other.stem == path.stem]
     return table
 
 

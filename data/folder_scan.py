@@ -12,7 +12,7 @@ from data.images import PLUGINS, SUFFIXES, SUFFIXES_NOT_READ
 from data.metadata_table import nfc
 
 CAPTION_SUFFIXES = (".txt", ".caption")  # in order of precedence
-TABLE_NAMES = tuple(f"{stem}.{end}" for end in ("jsonl", "csv", "parquet", "json") for stem in ("metadata", "captions"))
+TABLE_NAMES = tuple(f"{stem}.{end}" for stem in ("metadata", "captions") for end in ("jsonl", "csv", "parquet", "json"))
 REPEATS = re.compile(r"^([1-9]\d{0,2})_(.+)$")  # kohya's names of folders
 NOT_CAPTIONS = {"readme", "license", "licence", "notes", "changelog", "requirements"}
 NO_LINK = "Replace the link by the file itself."
