@@ -160,7 +160,7 @@ def read_row(
 
     prompt: of a set without a column of captions. The key `caption` stays, for templates.
     """
-    stored = row.pop(image) or {}
+    stored: Any = row.pop(image) or {}
     stored = {"bytes": stored} if isinstance(stored, bytes) else stored
     content = stored.get("bytes")
     if content is None:

@@ -24,7 +24,7 @@ from data.config import FolderOptions
 from data.errors import InputError, Problem, quoted
 from data.folder_scan import CAPTION_SUFFIXES, REPEATS, TABLE_NAMES, scan_folder
 from data.images import MAX_BYTES, SUFFIXES, SUFFIXES_NOT_READ
-from data.importers import is_hf_dataset, read_hf_dataset, read_parquet_files, require_rows
+from data.importers import import_folder, is_hf_dataset, read_hf_dataset, read_parquet_files, require_rows
 from data.metadata_table import CAPTION_KEYS
 from data.progress import ProgressBar
 
@@ -59,6 +59,17 @@ def read_source(path: Path, options: FolderOptions = DEFAULTS) -> CaptionedFolde
     listing = read_folder(folder, options)
     notes = listing.caption_notes + Counter({f"unpacked from {path.name} into {folder}": listing.found})
     return replace(listing, folder=path, problems=[*problems, *listing.problems], caption_notes=notes)
+
+
+def import_source(source: Path, into: Path, *, pictures: Path | None, options: FolderOptions) -> list[Problem]:
+    """As import_folder, also of archives and parquet files."""
+    if is_hf_dataset(source) or not find_files(source):
+        return import_folder(source, into, pictures=pictures, options=options)
+    listing = read_source(source, options)
+    problems = [problem for problem in listing.problems if problem.refused]
+    pairs = ((sample.path, sample.annotation) for sample in listing.samples)
+    write_folder(into, require_rows(pairs, source, problems))
+    return problems
 
 
 def find_files(path: Path) -> list[Path]:

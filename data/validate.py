@@ -18,12 +18,11 @@ from data.cli import positional
 from data.config import FolderOptions
 from data.errors import InputError, Problem, printable
 from data.images import open_image
-from data.importers import import_folder
 from data.progress import ProgressBar
 from data.reports.page import Page
 from data.sample_set import sample_folder
 from data.schema import Sample
-from data.sources import read_source
+from data.sources import import_source, read_source
 
 EMBEDDED = Path(__file__).parent / "pocket" / "base"  # the base model that training uses by default
 EXIT_PROBLEMS = 1  # exit code: something should be fixed or known
@@ -42,7 +41,8 @@ class PrepareOptions(FolderOptions):
     """The options of prepare.py."""
 
     folder: Path | None = positional(None)
-    """captioned folder: images with metadata.jsonl (csv, json, parquet) or .txt files; default: the sample set"""
+    """captioned folder: images with metadata.jsonl (csv, json, parquet) or .txt files; or a .zip, a .tar, a dataset of
+    Hugging Face; default: the sample set"""
     model: Path | None = None
     """diffusers folder of the base model, for sizes and tokenizer; default: the embedded model"""
     tokenizer: Path | None = None
@@ -60,7 +60,7 @@ class PrepareOptions(FolderOptions):
     html: Path | None = None
     """also write an HTML file with all images"""
     into: Path | None = None
-    """import FOLDER (here also: a Hugging Face dataset on disk, a Label Studio export) into this new folder first"""
+    """import FOLDER (here also: a Label Studio export) into this new folder first"""
     pictures: Path | None = None
     """with --into and a Label Studio export: the folder with its images"""
 
@@ -105,8 +105,9 @@ def validate_folder(options: PrepareOptions) -> int:
     source = options.tokenizer or options.model or (EMBEDDED if (EMBEDDED / "tokenizer").is_dir() else None)
     tokenizer = load_tokenizer(source) if source else None
     folder = options.folder.expanduser() if options.folder else sample_folder(size=size)
-    imported = import_folder(folder, options.into, pictures=options.pictures, options=options) if options.into else []
-    summary = summarize(read_source(options.into or folder, options), options, (size, step), tokenizer, imported)
+    imported = import_source(folder, options.into, pictures=options.pictures, options=options) if options.into else []
+    reading = options.model_copy(update={"caption_column": None}) if options.into else options  # imported as `text`
+    summary = summarize(read_source(options.into or folder, reading), options, (size, step), tokenizer, imported)
     if options.html:
         write_page(summary, options.html)
     print(json.dumps(to_json(summary), indent=1) if options.as_json else format_report(summary))

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -245,3 +246,13 @@ def test_the_next_command_has_what_was_given(
     assert (pictures.prompt, pictures.held_out, pictures.folder_repeats) == ("a sks", 0.2, False)
     assert pictures.captions_per_line
     assert text.count("a sks") >= 3, "examples"
+
+
+def test_an_archive_with_another_column_is_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = clean_set(tmp_path / "set", count=3)
+    table = folder / "metadata.jsonl"
+    table.write_text(table.read_text().replace('"text"', '"said"'))
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", folder)
+    code, text = check(capsys, archive, "--into", tmp_path / "new", "--caption-column", "said", "--held-out", 0.3)
+    assert code == 0
+    assert text.splitlines()[-1] == f"next: python train/finetune.py --data {tmp_path}/new --pictures.held-out 0.3"

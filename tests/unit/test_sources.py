@@ -203,3 +203,9 @@ def test_an_archive_without_images_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         read(write_zip(tmp_path / "a.zip", {"model.bin": b"x"}))
     assert error.value.where == tmp_path / "a.zip"
+
+
+def test_an_archive_is_imported_as_a_folder(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", PLAIN)
+    assert sources.import_source(path, tmp_path / "new", pictures=None, options=FolderOptions()) == []
+    assert captions(read(tmp_path / "new")) == captions(read(path))
