@@ -21,7 +21,7 @@ FLAGS = [
     *("--checkpoints.keep", "1", "--previews.every", "2", "--previews.steps", "2"),
 ]
 GENERATE = previews.generate_previews
-IMPATIENT = ["--validation.patience", "2", "--pictures.held-out", "0.4"]
+IMPATIENT = ["--validation.patience", "2", "--pictures.held-out", "0.33"]
 
 
 def exported(run: Path) -> dict[str, torch.Tensor]:
@@ -133,7 +133,7 @@ def test_it_stops_early_and_leaves_the_best(
 
 @pytest.mark.usefixtures("harmed")
 def test_the_exported_weights_are_those_of_the_best_checkpoint(finetune: Finetune) -> None:
-    assert finetune("--pictures.held-out", "0.4", "--previews.every", "0", steps=6) == 0
+    assert finetune("--pictures.held-out", "0.33", "--previews.every", "0", steps=6) == 0
     run = Path("runs/0001-lora-r16")
     best = json.loads((run / "best.json").read_text())["step"]
     assert best == 2
@@ -159,7 +159,7 @@ def test_a_best_checkpoint_that_is_gone_is_said(
         original(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "load_best", spoilt)
-    assert finetune("--pictures.held-out", "0.4", "--previews.every", "0", steps=6) == 0
+    assert finetune("--pictures.held-out", "0.33", "--previews.every", "0", steps=6) == 0
     assert "the best checkpoint is gone" in capsys.readouterr().out
     best = json.loads(Path("runs/0001-lora-r16/best.json").read_text())
     assert best["exported"] == 6 != best["step"]
