@@ -477,6 +477,8 @@ class Config(Options):
     """name of the run's folder after its number; default: the adapter's"""
     new: bool = False
     """start another run even if one with these settings exists"""
+    resume: Path | None = None
+    """resume this run although data or settings changed since; the run's history says so"""
     dry_run: bool = False
     """print the plan and stop"""
     price_per_hour: float | None = Field(default=None, ge=0)

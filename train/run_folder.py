@@ -56,6 +56,11 @@ class Run:
         return self.facts("data.json").get("identity")
 
     @property
+    def identities(self) -> set[str]:
+        """Of the commands that this run belongs to: the first, and those that resumed it with changes."""
+        return {self.identity, *self.facts("data.json").get("identities", [])} - {None}
+
+    @property
     def kind(self) -> str:
         """Which command it is of: FINETUNE, or another word in data.json."""
         return self.facts("data.json").get("kind", FINETUNE)
@@ -115,7 +120,7 @@ def all_runs(runs: Path) -> list[Run]:
 def find_run(runs: Path, *identities: str | None) -> Run | None:
     """The newest run with one of these identities."""
     known = set(identities) - {None}
-    return next((run for run in reversed(all_runs(runs)) if run.identity in known), None)
+    return next((run for run in reversed(all_runs(runs)) if run.identities & known), None)
 
 
 def newest_finished(runs: Path) -> Path | None:
@@ -164,14 +169,19 @@ def library_versions() -> dict[str, Any]:
 IDENTITY_VERSION = 2  # to be raised where a default changes its meaning
 # What may change when a run is resumed: where things are, how long it trains, what is logged and exported.
 IGNORED = {
-    *("config", "max_steps", "threads", "runs", "run_name", "new", "dry_run", "logging", "checkpoints", "data"),
-    *("export", "price_per_hour", "probe", "strict", "sweep", "sweep_candidates", "sweep_steps"),
+    *("config", "max_steps", "threads", "runs", "run_name", "new", "resume", "dry_run", "data", "export", "logging"),
+    *("checkpoints", "price_per_hour", "probe", "strict", "sweep", "sweep_candidates", "sweep_steps"),
     *("model", "tokenizer", "validation", "previews"),  # model and data count by their content
 }
 # What gives the same bits: gradient checkpointing repeats the same operations, an EMA on the CPU rounds alike. Not
 # compile, attention or tf32: they change rounding, and a resumed run promises the bits of an uninterrupted one.
 # Preserved prompts count by their text.
 BIT_EXACT = {"pictures": {"keep"}, "preserve": {"prompts"}, "memory": {"gradient_checkpointing"}, "ema": {"device"}}
+
+
+def not_counted() -> Any:
+    """pydantic's `exclude` for the settings that do not count."""
+    return dict.fromkeys(IGNORED, True) | BIT_EXACT
 
 
 def run_identity(config: Config, data_fingerprint: str, model_fingerprint: str) -> str:
@@ -184,8 +194,7 @@ def run_identity(config: Config, data_fingerprint: str, model_fingerprint: str) 
 
 def changed_settings(config: Config) -> dict[str, Any]:
     """The settings that change the weights, and are not the default."""
-    excluded: Any = dict.fromkeys(IGNORED, True) | BIT_EXACT
-    return config.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
+    return config.model_dump(mode="json", exclude=not_counted(), exclude_defaults=True)
 
 
 def run_length(config: Config) -> dict[str, int]:

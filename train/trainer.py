@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from data.atomic_io import write_atomic
 from data.dataset import Batch, BatchLayout
 from data.errors import InputError
-from train import adapters, checkpoint, device, losses, optim, run_folder, signals, torch_compile, validation
+from train import adapters, checkpoint, device, losses, optim, resume, run_folder, signals, torch_compile, validation
 from train.checkpoint import Checkpoint
 from train.config import Config
 from train.ddpm import diffusion
@@ -35,6 +35,7 @@ from train.optim import Ema
 from train.plan import Plan, make_plan, plan_lines
 from train.profiler import peak_flops
 from train.report import Outcome, write_report, write_summary
+from train.resume import FoundRun
 from train.run_folder import Run, identity_v1, run_identity, to_json
 from train.samples import GeneratePreviews, PreviewSampler, choose_previews
 from train.training_set import (
@@ -121,8 +122,7 @@ class Setup:
     accelerator: Accelerator
     model: BaseModel
     dataset: TrainingSet
-    identity: str  # of the run
-    earlier: Run | None = None  # the run to resume
+    found: FoundRun  # the run to resume, if there is one
     generate: GeneratePreviews | None = None
 
     @property
@@ -140,7 +140,7 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
     generate: how preview images are generated; without it there are none.
     """
     setup = load_setup(config, generate)
-    accelerator, run, is_main = setup.accelerator, setup.earlier, setup.accelerator.is_main_process
+    accelerator, run, is_main = setup.accelerator, setup.found.run, setup.accelerator.is_main_process
     done = checkpoint.describe_finished(run, config, accelerator) if run and checkpoint.is_finished(run, config) else ""
     if run is not None and done and not config.dry_run:
         accelerator.print(done)
@@ -158,8 +158,9 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
     with run.lock() if is_main else nullcontext():
         if is_main:
             write_settings(run, config, plan)
+            resume.note_changes(setup.found, state.step)
         context = build_context(run, setup, encoded, plan, teacher)
-        logger = open_logger(config, run.path, setup.identity, state.step) if is_main else MetricsLogger()
+        logger = open_logger(config, run.path, setup.found.identity, state.step) if is_main else MetricsLogger()
         try:
             if config.compile and state.step < config.max_steps:
                 check_compiled(state, context)
@@ -189,11 +190,12 @@ def load_setup(config: Config, generate: GeneratePreviews | None) -> Setup:
         dataset = load_training_set(config, model)
     fingerprints = dataset.fingerprint, model.fingerprint + model.schedule_fingerprint
     identity, v1 = run_identity(config, *fingerprints), identity_v1(config, *fingerprints)
-    run = None if config.new else run_folder.find_run(config.runs, identity, v1)
-    identity = run.identity if run and run.identity else identity
-    if run:
-        dataset = keep_split(dataset, run.facts("data.json"), model, several=config.pictures.buckets)
-    return Setup(config, accelerator, model, dataset, identity, run, generate)
+    found = resume.find_run(config, dataset.facts() | {"model": model.fingerprints}, identity, v1)
+    if found.message:
+        accelerator.print(found.message)
+    if found.run and not found.changes:
+        dataset = keep_split(dataset, found.run.facts("data.json"), model, several=config.pictures.buckets)
+    return Setup(config, accelerator, model, dataset, found, generate)
 
 
 def build_state(setup: Setup) -> tuple[TrainState, PriorTeacher | None]:
@@ -225,7 +227,7 @@ def load_latest(setup: Setup, state: TrainState, run: Run) -> None:
     """
     accelerator = setup.accelerator
     device.check_run_conditions(run.facts("plan.json"), accelerator, run.path)
-    latest = checkpoint.resume_checkpoint(accelerator, run.checkpoints, setup.identity)
+    latest = checkpoint.resume_checkpoint(accelerator, run.checkpoints, setup.found.identity)
     if latest is not None:
         state.load(latest, run.checkpoints)
         accelerator.print(f"resuming {run.path} after step {latest.step}")
@@ -240,14 +242,14 @@ def build_estimate(setup: Setup, state: TrainState, teacher: PriorTeacher | None
     """What the plan is computed from."""
     previews = choose_previews(setup.config, setup.dataset) if setup.generate else []
     network = setup.config, setup.accelerator, setup.model, setup.dataset, state.unet
-    return RunEstimate(*network, teacher.nbytes if teacher else 0, len(previews), setup.earlier)
+    return RunEstimate(*network, teacher.nbytes if teacher else 0, len(previews), setup.found.run)
 
 
 def create_run_folder(setup: Setup) -> Run:
     """A new run folder, created by the first process and known to all."""
     config, paths = setup.config, [""]
     if setup.accelerator.is_main_process:
-        facts = setup.dataset.facts() | {"identity": setup.identity, "model": setup.model.fingerprints}
+        facts = setup.found.facts | {"identity": setup.found.identity}
         files = {"config.yaml": config_yaml(config), "data.json": to_json(facts)}
         paths = [str(run_folder.create_run(config.runs, config.run_name or config.adapter.label, files).path)]
     broadcast_object_list(paths)
@@ -263,11 +265,11 @@ def write_settings(run: Run, config: Config, plan: Plan) -> None:
 
 def config_yaml(config: Config) -> str:
     """All settings, from which the run can be repeated."""
-    return yaml.safe_dump(config.model_dump(mode="json", exclude={"new", "dry_run"}), sort_keys=False)
+    return yaml.safe_dump(config.model_dump(mode="json", exclude={"new", "dry_run", "resume"}), sort_keys=False)
 
 
 def build_context(run: Run, setup: Setup, encoded: Encoded, plan: Plan, teacher: PriorTeacher | None) -> TrainContext:
-    config, accelerator, model, identity = setup.config, setup.accelerator, setup.model, setup.identity
+    config, accelerator, model, identity = setup.config, setup.accelerator, setup.model, setup.found.identity
     is_main, on, precision = accelerator.is_main_process, accelerator.device, accelerator.mixed_precision
     loss = losses.build_loss(config.objective, model.schedule.to(on))
     splits = {HELD_OUT: encoded.held_out, TRAIN: encoded.train_subset}
@@ -458,7 +460,9 @@ def load_best(setup: Setup, state: TrainState, run: Run) -> None:
     if best is None or best.judged_by != HELD_OUT or best.step == state.step:
         return
     try:
-        state.load(checkpoint.load_checkpoint(run.checkpoints / f"{best.step:06d}", setup.identity), run.checkpoints)
+        state.load(
+            checkpoint.load_checkpoint(run.checkpoints / f"{best.step:06d}", setup.found.identity), run.checkpoints
+        )
     except InputError as error:
         print(f"the best checkpoint is gone, so the last one is exported: {error}")
 
