@@ -147,7 +147,7 @@ def test_another_run_says_why_and_how_to_resume_anyway(
 
 UNFIT: dict[str, tuple[str, ...]] = {
     "--adapter.rank (16 -> 8)": ("--adapter.rank", "8"),
-    "--adapter.kind (lora -> full)": ("--adapter.kind", "full"),
+    "--adapter.alpha (None -> 8)": ("--adapter.alpha", "8"),
     "--optim.kind (adamw -> adafactor)": ("--optim.kind", "adafactor"),
     "--ema.decay": ("--ema.decay", "0.5"),
 }
