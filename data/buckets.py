@@ -4,8 +4,9 @@ Source: NovelAI's aspect-ratio bucketing (2022), with sides that the U-Net can h
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data.errors import InputError
 
@@ -83,3 +84,14 @@ def bucket_use(bucket: Bucket, sizes: Sequence[tuple[int, int]]) -> BucketUse:
     lost = [cropped_share(width, height, bucket) for width, height in sizes]
     enlarged = sum(width < bucket.width or height < bucket.height for width, height in sizes)
     return BucketUse(bucket, len(sizes), sum(lost) / len(lost), max(lost), enlarged)
+
+
+def trained_side(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
+    """The side in pixels of the images that a model was trained on, from its configs.
+
+    Two sides stand for the square of their area; without any it is Stable Diffusion's 64 latent positions.
+    """
+    size = unet.get("sample_size") or 64
+    if isinstance(size, list | tuple):
+        size = round(math.prod(size) ** 0.5)
+    return int(size) * 2 ** (len(vae["block_out_channels"]) - 1)

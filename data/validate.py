@@ -137,7 +137,7 @@ def read_model_shape(model: Path) -> tuple[int, int]:
         unet = json.loads((model / "unet" / "config.json").read_text(encoding="utf-8"))
         vae = json.loads((model / "vae" / "config.json").read_text(encoding="utf-8"))
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        return unet["sample_size"] * factor, factor * 2 ** (len(unet["block_out_channels"]) - 1)
+        return buckets.trained_side(unet, vae), factor * 2 ** (len(unet["block_out_channels"]) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "Give a folder with unet/config.json and vae/config.json."
         raise InputError("is not a Stable Diffusion model in diffusers layout", where=model, fix=fix) from error

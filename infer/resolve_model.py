@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import yaml
 
+from data.buckets import trained_side
 from data.errors import InputError
 from infer.config import RUNS, GenerateOptions, LoraFile
 from train import run_folder
@@ -40,7 +41,7 @@ def recommended(folder: Path | None) -> Recommended:
         unet, vae = (
             json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae")
         )
-        shape = Recommended(size=unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1))
+        shape = Recommended(size=trained_side(unet, vae))
         if unet.get("cross_attention_dim", 768) < 768:
             shape = shape._replace(guidance_scale=SMALL_GUIDANCE)
         file = folder / RECOMMENDED_FILE

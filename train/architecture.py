@@ -31,7 +31,7 @@ EMA = "model_ema."
 CROSS_ATTENTION = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"  # (channels, width of the text)
 V_BIAS = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
 V_SPREAD = 0.09  # SD 2's v-models have a wider spread here than its epsilon models; ComfyUI tells them apart by it
-TEXT_WIDTH = {"sd1": 768, "sd2": 1024}
+SD2_WIDTH = 1024  # of the text embeddings
 WHOLE = "Use the folder or file of the whole model."
 CONVERT = "Pickled weights can run code and are not read; convert the model with diffusers' save_pretrained."
 
@@ -71,6 +71,10 @@ def is_embedding(shapes: Shapes) -> bool:
     return 0 < len(shapes) <= 3 and all(len(shape) <= 2 for shape in shapes.values())
 
 
+def is_vae(shapes: Shapes) -> bool:
+    return any_name("encoder.conv_in.", "decoder.conv_in.", VAE)(shapes) and not any_name(UNET)(shapes)
+
+
 # What a file may be instead of a Stable Diffusion model: the first that fits is named
 OTHER_FILES: tuple[tuple[str, Callable[[Shapes], bool], str], ...] = (
     ("a LoRA", is_lora, "Give the model that it was trained on as --model, and generate with --lora FILE."),
@@ -79,7 +83,7 @@ OTHER_FILES: tuple[tuple[str, Callable[[Shapes], bool], str], ...] = (
     ("a Stable Diffusion 3 model", any_name(f"{UNET}joint_blocks.", "joint_blocks."), ""),
     ("a Flux model", any_name(f"{UNET}double_blocks.", "double_blocks."), ""),
     ("a U-Net alone", any_name("down_blocks.0.attentions", "input_blocks.0.0."), WHOLE),
-    ("a VAE alone", any_name("encoder.conv_in.", "decoder.conv_in.", VAE), "Use it with --vae and a --model."),
+    ("a VAE alone", is_vae, "Use it with --vae and a --model."),
     ("a text encoder alone", any_name("text_model.", "transformer.text_model."), WHOLE),
     ("a textual inversion embedding", is_embedding, "Give the model that it was trained on as --model."),
 )  # fmt: skip
@@ -95,12 +99,14 @@ def recognize_file(file: Path, where: str) -> SingleFile:
         raise InputError(what, where=where, allowed="a .safetensors file or a folder in diffusers layout")
     shapes, metadata = read_header(file)
     first, cross = shapes.get(f"{UNET}input_blocks.0.0.weight"), shapes.get(CROSS_ATTENTION)
-    others = (name for name in OTHER_FILES if name[1](shapes))
-    if first is None or cross is None or any_name("conditioner.", f"{UNET}label_emb.")(shapes):
-        name, _, fix = next(others, ("a file of unknown contents", None, ""))
-        raise InputError(f"this is {name}", where=where, allowed=SUPPORTED, fix=fix or None)
+    for name, fits, fix in OTHER_FILES:
+        if fits(shapes):
+            raise InputError(f"this is {name}", where=where, allowed=SUPPORTED, fix=fix or None)
+    if first is None or cross is None:
+        what = "this is not a Stable Diffusion checkpoint: it lacks the U-Net's first layers"
+        raise InputError(what, where=where, allowed=SUPPORTED)
     check_channels(first[1], 4, where)
-    family: Family = "sd2" if any_name(OPEN_CLIP)(shapes) or cross[1] == TEXT_WIDTH["sd2"] else "sd1"
+    family: Family = "sd2" if any_name(OPEN_CLIP)(shapes) or cross[1] == SD2_WIDTH else "sd1"
     text = CLIP if family == "sd1" else OPEN_CLIP
     prefixes = {"unet": UNET, "vae": VAE, "text_encoder": text}
     parts = frozenset(part for part, prefix in prefixes.items() if any_name(prefix)(shapes))
@@ -152,7 +158,12 @@ def recognize_folder(folder: Path, where: str, fix: str | None = None) -> Family
         raise InputError(f"not a whole Stable Diffusion model: lacks {', '.join(missing)}", where=where, fix=fix)
     unet, vae, text = (read_config(folder / part / "config.json", where) for part in PARTS)
     check_parts(unet, vae, text, where)
-    return "sd2" if text["hidden_size"] == TEXT_WIDTH["sd2"] else "sd1"
+    return family_of(text)
+
+
+def family_of(text: Mapping[str, Any]) -> Family:
+    """By the width of the text encoder: Stable Diffusion 2 has OpenCLIP's."""
+    return "sd2" if text["hidden_size"] == SD2_WIDTH else "sd1"
 
 
 def read_config(file: Path, where: str) -> dict[str, Any]:
@@ -228,15 +239,3 @@ def json_name(file: Path) -> str:
         return str(config.get("_class_name") or (config.get("architectures") or ["unknown"])[0])
     except (OSError, ValueError, AttributeError, IndexError):
         return "unknown"
-
-
-# ---- what a config may leave open
-
-
-def sample_side(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
-    """The side in pixels that a model was trained at; a list of two sides stands for the square of their area."""
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    size = unet.get("sample_size") or 64
-    if isinstance(size, list | tuple):
-        size = round(float(np.prod(size)) ** 0.5)
-    return int(size) * factor

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from data.atomic_io import cache_root, file_sha256, write_atomic
+from data import buckets
+from data.atomic_io import atomic_folder, cache_root, file_sha256, write_atomic
 from data.errors import InputError, suggest
 from data.shapes import Latents, TextStates, Timesteps
+from train import architecture
+from train.architecture import CLIP, OPEN_CLIP, PARTS, Family, SingleFile
 from train.config import POCKET, POCKET_FOLDER
 from train.ddpm import schedule
 from train.ddpm.schedule import Schedule
@@ -27,9 +32,24 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
+WEIGHT_FILE = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
+CLIP_MERGES = Path(__file__).parent / "architectures" / "clip-merges.txt.gz"  # of CLIP ViT-L/14: OpenAI, MIT licence
+
+
+def weight_files(folder: Path) -> tuple[str | None, list[Path]]:
+    """The weights of a part and diffusers' name of their variant: the plain ones, else fp16, else any other."""
+    variants: dict[str | None, list[Path]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        if found := WEIGHT_FILE.fullmatch(file.name):
+            variants.setdefault(found["variant"], []).append(file)
+    chosen = next((name for name in (None, "fp16", *sorted(filter(None, variants))) if name in variants), None)
+    return chosen, variants.get(chosen, [])
+
+
 def folder_hash(folder: Path) -> str:
-    """A hash over the names and contents of a part's files."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in {".json", ".safetensors", ".txt"})
+    """A hash over the names and contents of those files of a part that are loaded."""
+    files = [file for file in folder.iterdir() if file.suffix in {".json", ".txt"} and ".index." not in file.name]
+    files = sorted([*files, *weight_files(folder)[1]])
     return hashlib.sha256("".join(f"{file.name}:{file_hash(file)};" for file in files).encode()).hexdigest()
 
 
@@ -103,16 +123,19 @@ class Denoiser:
 
 
 def load_single_file_text_encoder(weights: Path, layout: Path) -> CLIPTextModel:
-    """The text tower inside a single-file checkpoint (keys under cond_stage_model.transformer). Raises InputError."""
+    """The text tower in a single file: CLIP, or OpenCLIP for Stable Diffusion 2. Raises InputError."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
     from safetensors import SafetensorError, safe_open
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    prefix = "cond_stage_model.transformer."
     try:
         with safe_open(weights, framework="pt") as file:
-            keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
-            state = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
+            keys = [key for key in file.keys() if key.startswith((CLIP, OPEN_CLIP))]  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in keys}
         model = CLIPTextModel(CLIPTextConfig.from_pretrained(layout / "text_encoder"))
+        if any(key.startswith(OPEN_CLIP) for key in state):
+            state = convert_open_clip_checkpoint(model, state, OPEN_CLIP)
+        state = {key.removeprefix(CLIP): tensor for key, tensor in state.items()}
         missing, unexpected = model.load_state_dict(rename_text_encoder_keys(state, model), strict=False)
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:200]
@@ -134,8 +157,8 @@ def rename_text_encoder_keys(state: Mapping[str, Tensor], model: CLIPTextModel) 
     return {f"text_model.{key}": tensor for key, tensor in kept.items()} if deep else kept
 
 
-SD_V1_CONFIGS = Path(__file__).parent / "architectures" / "sd-v1"  # configs only: what a single file does not hold
-PARTS = ("unet", "vae", "text_encoder")
+ARCHITECTURES = Path(__file__).parent / "architectures"  # configs only: what a single file does not hold
+LAYOUTS: dict[Family, str] = {"sd1": "sd-v1", "sd2": "sd-v2"}
 
 
 @dataclass(frozen=True)
@@ -143,7 +166,8 @@ class BaseModel:
     """A pretrained text-to-image model, frozen. `layout` holds the configs; `weights` is a file for single-file models.
 
     name: what the user typed. dtype: of every part's weights. tokenizer_source: a folder that holds a CLIP tokenizer.
-    zero_terminal_snr: whether its noise schedule is rescaled, for training and for sampling.
+    zero_terminal_snr: whether its noise schedule is rescaled, for training and for sampling. scheduler: in place of the
+    layout's scheduler_config.json.
     """
 
     name: str
@@ -152,6 +176,7 @@ class BaseModel:
     tokenizer_source: Path
     dtype: torch.dtype = torch.float32
     zero_terminal_snr: bool = False
+    scheduler: Mapping[str, Any] | None = None
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
@@ -196,13 +221,17 @@ class BaseModel:
         if missing:  # the libraries would go on with random numbers in their place
             what = f"the {part} could not be loaded ({len(missing)} weights are missing, such as {missing[0]})"
             raise InputError(what, where=where)
+        if broken := [name for name, weight in network.named_parameters() if not weight.isfinite().all()]:
+            what = f"{len(broken)} weights of the {part} are not finite numbers, such as {broken[0]}"
+            raise InputError(what, where=where, fix="Download or convert the model again.")
         return network
 
     def read_part(self, kind: Any, part: str) -> tuple[Any, list[str]]:
         """One network, and the names of weights that were not in its file."""
         given = {"subfolder": part, "torch_dtype": self.dtype, "local_files_only": True}
         if self.weights is None:
-            network, found = kind.from_pretrained(self.layout, **given, use_safetensors=True, output_loading_info=True)
+            given |= {"variant": weight_files(self.layout / part)[0], "use_safetensors": True}
+            network, found = kind.from_pretrained(self.layout, **given, output_loading_info=True)
             return network, sorted(found["missing_keys"])
         try:
             return kind.from_single_file(str(self.weights), config=str(self.layout), **given), []
@@ -216,6 +245,8 @@ class BaseModel:
 
     def config(self, part: str) -> dict[str, Any]:
         """A part's config.json."""
+        if part == "scheduler" and self.scheduler is not None:
+            return dict(self.scheduler)
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         return json.loads((self.layout / part / name).read_text(encoding="utf-8"))
 
@@ -233,6 +264,10 @@ class BaseModel:
     def prediction_type(self) -> str:
         """epsilon, v_prediction or sample."""
         return self.scheduler_config.get("prediction_type", "epsilon")
+
+    @property
+    def family(self) -> Family:
+        return architecture.family_of(self.config("text_encoder"))
 
     @property
     def latent_channels(self) -> int:
@@ -255,7 +290,7 @@ class BaseModel:
     @property
     def sample_size(self) -> int:
         """The side in pixels that the model was trained at."""
-        return self.config("unet")["sample_size"] * self.factor
+        return buckets.trained_side(self.config("unet"), self.config("vae"))
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -283,35 +318,33 @@ def load_model(model: str, *, tokenizer: str | None = None, dtype: torch.dtype =
 
     Raises InputError when it is not on this machine (saying how to get it) or lacks a part.
     """
-    path = Path(model).expanduser()
-    if path.is_file() and model != POCKET:  # in the original layout, without a tokenizer
-        if path.suffix != ".safetensors":
-            raise InputError("only .safetensors files are read (a .ckpt can run code)", where=f"--model {model}")
-        return BaseModel(model, SD_V1_CONFIGS, path, tokenizer_folder(tokenizer, None), dtype)
+    path, where = Path(model).expanduser(), f"--model {model}"
+    if path.is_file() and model != POCKET:
+        found = architecture.recognize_file(path, where)
+        layout = ARCHITECTURES / LAYOUTS[found.family]
+        base = BaseModel(model, layout, path, tokenizer_folder(tokenizer, None, found.family), dtype)
+        return replace(base, scheduler=scheduler_of(found, base.config("scheduler")))
     fix = None
     if model == POCKET:
         path = POCKET_FOLDER
     elif not path.is_dir():
         path, fix = hub_snapshot(model), download_command(model)
-    check_layout(path, f"--model {model}", fix)
-    return BaseModel(model, path, None, tokenizer_folder(tokenizer, path / "tokenizer"), dtype)
-
-
-def check_layout(folder: Path, where: str, fix: str | None) -> None:
-    """Raises InputError unless it is in diffusers layout, as save_pretrained writes it. fix: where to get the rest."""
-    missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
-    if not (folder / "model_index.json").is_file() or missing:
-        lacks = ", ".join(missing) or "model_index.json"
-        raise InputError(f"not a Stable Diffusion model in diffusers layout: lacks {lacks}", where=where, fix=fix)
-    without = [part for part in PARTS if not list((folder / part).glob("*.safetensors"))]
-    if without:
+    family = architecture.recognize_folder(path, where, fix)
+    if without := [part for part in PARTS if not weight_files(path / part)[1]]:
         what = f"no .safetensors weights in {', '.join(without)}"
-        raise InputError(what, where=where, fix=f"{fix}. {CONVERT_HINT}" if fix else CONVERT_HINT)
+        raise InputError(what, where=where, fix=" ".join(filter(None, (fix and f"{fix}.", architecture.CONVERT))))
+    return BaseModel(model, path, None, tokenizer_folder(tokenizer, path / "tokenizer", family), dtype)
 
 
-CONVERT_HINT = "Pickled weights are not read; convert the model with diffusers' save_pretrained."
+def scheduler_of(found: SingleFile, config: dict[str, Any]) -> dict[str, Any]:
+    """A family's scheduler, changed to what a checkpoint says of itself."""
+    if found.prediction_type is not None:
+        config |= {"prediction_type": found.prediction_type}
+    return zero_snr_scheduler_config(config) if found.zero_terminal_snr else config
+
+
 HUB_FILES = ("model_index.json", "*/*.json", "*/*.txt", *(f"{part}/*.safetensors" for part in PARTS))
-SD_V1_NAMES = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5")
+SD_V1_NAME = "CompVis/stable-diffusion-v1-4"
 
 
 def hub_snapshot(name: str) -> Path:
@@ -325,7 +358,7 @@ def hub_snapshot(name: str) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
-        title = "Stable Diffusion v1.4" if name == SD_V1_NAMES[0] else name
+        title = "Stable Diffusion v1.4" if name == SD_V1_NAME else name
         raise InputError(f"{title} is not on this machine", where=where, fix=download_command(name)) from None
 
 
@@ -339,26 +372,45 @@ ALLOWED_MODELS = (
 )
 
 
-def tokenizer_folder(given: str | None, own: Path | None) -> Path:
-    """Where the tokenizer lies: the one named, the model's own, or SD v1.4's in the hub cache. Raises InputError."""
+def tokenizer_folder(given: str | None, own: Path | None, family: Family) -> Path:
+    """Where the tokenizer lies: the one named, the model's own, or, for a single file, CLIP's. Raises InputError."""
     if given is not None:
         for folder in (Path(given).expanduser(), Path(given).expanduser() / "tokenizer"):
             if is_tokenizer(folder):
                 return folder
         raise InputError("no tokenizer there (vocab.json or tokenizer.json)", where=f"--tokenizer {given}")
-    if own is not None:
-        if is_tokenizer(own):
-            return own
-        raise InputError("holds no tokenizer", where=f"--model {own.parent}", fix=TOKENIZER_HINT)
-    for name in SD_V1_NAMES:
-        try:
-            return hub_snapshot(name) / "tokenizer"
-        except InputError:
-            continue
-    raise InputError("a single-file model holds no tokenizer", where="--tokenizer", fix=TOKENIZER_HINT)
+    if own is None:
+        return clip_tokenizer(family)
+    if is_tokenizer(own):
+        return own
+    fix = "Name one with --tokenizer FOLDER (vocab.json and merges.txt of CLIP L/14, as in any SD v1 folder)."
+    raise InputError("holds no tokenizer", where=f"--model {own.parent}", fix=fix)
 
 
-TOKENIZER_HINT = "Name one with --tokenizer FOLDER (vocab.json and merges.txt of CLIP L/14, as in any SD v1 folder)."
+def byte_alphabet() -> list[str]:
+    """The 256 characters that stand for bytes in CLIP's vocabulary, printable ones for themselves first."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = len(set(range(256)) - set(printable))
+    return [*map(chr, printable), *(chr(256 + number) for number in range(others))]
+
+
+def clip_tokenizer(family: Family) -> Path:
+    """CLIP's own tokenizer, which every Stable Diffusion 1.x and 2.x has, in the cache; 2.x pads with `!`."""
+    folder = cache_root() / "clip-tokenizer" / family
+    if is_tokenizer(folder):
+        return folder
+    merges = gzip.decompress(CLIP_MERGES.read_bytes()).decode()
+    alphabet = byte_alphabet()
+    words = [*alphabet, *(f"{char}</w>" for char in alphabet), *(line.replace(" ", "") for line in merges.splitlines())]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    marks = {"bos_token": words[-2], "eos_token": words[-1], "unk_token": words[-1]}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, "errors": "replace"}
+    config |= marks | {"pad_token": words[-1] if family == "sd1" else "!"}
+    with atomic_folder(folder) as beside:
+        (beside / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
+        (beside / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}), "utf-8")
+        (beside / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
 
 
 def is_tokenizer(folder: Path) -> bool:

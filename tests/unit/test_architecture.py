@@ -84,7 +84,7 @@ OTHERS = {
     "U-Net alone": {"down_blocks.0.attentions.0.norm.weight": (1,)},
     "text encoder": without(SD1, "cond_stage_model."),
     "embedding": {"emb_params": (2, 768)},
-    "unknown": {"a.b.c": (2, 3, 4)},
+    "not a Stable": {"a.b.c": (2, 3, 4)},
 }
 
 
@@ -182,9 +182,3 @@ def test_other_folders_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="UNet2DConditionModel") as error:
         recognize_folder(folder / "unet", "--model")
     assert str(folder) in str(error.value.fix)
-
-
-def test_the_side_a_model_was_trained_at() -> None:
-    vae = {"block_out_channels": [1, 1, 1, 1]}
-    sides = [architecture.sample_side({"sample_size": size}, vae) for size in (64, 96, None, [64, 64], [32, 128])]
-    assert sides == [512, 768, 512, 512, 512]

@@ -83,25 +83,28 @@ def test_loading_draws_nothing(tiny_model: Path) -> None:
 def test_a_missing_part_is_named(part: str, copied: Path) -> None:
     gone = copied / part
     gone.unlink() if gone.is_file() else shutil.rmtree(gone)
-    assert refusal(copied) == f"--model {copied}: not a Stable Diffusion model in diffusers layout: lacks {part}"
+    text = refusal(copied)
+    assert text.startswith(f"--model {copied}: ")
+    assert text.endswith(f"lacks {part}")
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    assert refusal(tmp_path / "images").endswith("lacks unet, vae, text_encoder, scheduler")
+    assert refusal(tmp_path / "images").endswith("lacks model_index.json")
 
 
 def test_pickled_weights_are_not_read(copied: Path) -> None:
     weights_of(copied, "vae").rename(copied / "vae" / "diffusion_pytorch_model.bin")
-    assert refusal(copied) == (
-        f"--model {copied}: no .safetensors weights in vae. "
-        "Pickled weights are not read; convert the model with diffusers' save_pretrained."
-    )
+    text = refusal(copied)
+    assert text.startswith(f"--model {copied}: no .safetensors weights in vae. ")
+    assert "save_pretrained" in text
 
 
 def test_a_checkpoint_that_can_run_code(tmp_path: Path) -> None:
     (tmp_path / "sd.ckpt").write_bytes(b"pickle")
-    assert "sd.ckpt: only .safetensors files are read (a .ckpt can run code)" in refusal(tmp_path / "sd.ckpt")
+    text = refusal(tmp_path / "sd.ckpt")
+    assert "sd.ckpt: " in text
+    assert "can run code" in text
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "./nothing", "~/nothing", "sd/v1.safetensors", "sd14", "/tmp/none"])
@@ -137,7 +140,7 @@ def test_a_hub_model_that_is_here(empty_hub: Path, tiny_model: Path) -> None:
 
 def test_half_a_hub_model_says_how_to_get_the_rest(empty_hub: Path, tiny_model: Path) -> None:
     shutil.rmtree(put_in_hub(empty_hub, tiny_model) / "unet")
-    assert "diffusers layout: lacks unet. Get it with: hf download someone/tiny --include" in refusal("someone/tiny")
+    assert "lacks unet. Get it with: hf download someone/tiny --include" in refusal("someone/tiny")
 
 
 def test_a_folder_without_a_tokenizer(copied: Path, tiny_model: Path) -> None:
@@ -187,7 +190,7 @@ def test_weights_that_do_not_fit_are_not_made_up(part: str, spoil: Any, copied: 
 
 CHANGES = {
     "unet": "unet/diffusion_pytorch_model.safetensors",
-    "vae": "vae/config.json",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
     "text_encoder": "text_encoder/model.safetensors",
     "tokenizer": "tokenizer/merges.txt",
 }
@@ -237,12 +240,12 @@ def test_large_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def single_file(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Write the tiny model as a single file, changed by `change`; it is read with the tiny architecture."""
-    layout = tmp_path / "architecture"
+    layout = tmp_path / "sd-v1"
     for config in tiny_model.rglob("*.json"):
         target = layout / config.relative_to(tiny_model)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(config, target)
-    monkeypatch.setattr(model, "SD_V1_CONFIGS", layout)
+    monkeypatch.setattr(model, "ARCHITECTURES", tmp_path)
 
     def write(change: Callable[[dict[str, Tensor]], object] = len, dtype: torch.dtype = torch.float32) -> Path:
         tensors = original_layout(tiny_model)
@@ -292,16 +295,13 @@ def test_a_half_precision_file_is_read_in_the_precision_asked_for(
             assert {parameter.dtype for parameter in part.parameters()} == {dtype}
 
 
-def test_a_single_file_needs_a_tokenizer(single_file: Callable[..., Path]) -> None:
-    text = refusal(single_file())
-    assert text.startswith("--tokenizer: a single-file model holds no tokenizer. Name one with --tokenizer FOLDER")
-
-
-def test_stable_diffusions_own_tokenizer_is_found_in_the_hub_cache(
-    single_file: Callable[..., Path], empty_hub: Path, tiny_model: Path
-) -> None:
-    there = put_in_hub(empty_hub, tiny_model, model.SD_V1_NAMES[1])
-    assert load_model(str(single_file())).tokenizer_source == there / "tokenizer"
+def test_a_single_file_needs_no_tokenizer(single_file: Callable[..., Path]) -> None:
+    """CLIP's own vocabulary, with the numbers that every Stable Diffusion 1.x was trained on."""
+    tokenizer = load_model(str(single_file())).tokenizer
+    ids = tokenizer("a photo of a cat", padding="max_length", max_length=9).input_ids
+    assert ids == [49406, 320, 1125, 539, 320, 2368, 49407, 49407, 49407]
+    assert len(tokenizer) == 49408
+    assert tokenizer.model_max_length == 77
 
 
 def test_towers_that_other_tools_wrote(single_file: Callable[..., Path], tiny_model: Path) -> None:
@@ -344,15 +344,12 @@ def add(name: str) -> Callable[[dict[str, Tensor]], None]:
 
 TEXT = "cond_stage_model.transformer.text_model."
 SPOILED: list[tuple[str, Any, str]] = [
-    *((part, None, "") for part in ("unet", "vae", "text_encoder")),  # cut short
-    ("unet", drop("model.diffusion_model.input_blocks.0.0.weight"), "some of its weights are missing"),
-    ("unet", drop("model.diffusion_model."), ""),
+    ("unet", drop("model.diffusion_model.input_blocks.0.0.bias"), "some of its weights are missing"),
     ("unet", widen("model.diffusion_model.out.2.bias"), ""),
     ("vae", drop("first_stage_model.encoder.conv_in.bias"), "some of its weights are missing"),
     ("vae", drop("first_stage_model."), ""),
     ("text_encoder", drop(f"{TEXT}final_layer_norm.bias"), "1 of its weights are missing, 0 are unknown"),
     ("text_encoder", add(f"{TEXT}extra"), "0 of its weights are missing, 1 are unknown"),
-    ("text_encoder", drop("cond_stage_model."), "of its weights are missing, 0 are unknown"),
     ("text_encoder", widen(f"{TEXT}final_layer_norm.bias"), "size mismatch"),
 ]
 
@@ -369,6 +366,41 @@ def test_a_single_file_of_another_architecture(
     assert reason in text
 
 
+def test_a_single_file_cut_short(single_file: Callable[..., Path]) -> None:
+    file = single_file()
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert refusal(file).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_not_numbers_are_named(part: str, copied: Path) -> None:
+    file = weights_of(copied, part)
+    tensors = load_file(file)
+    name = sorted(tensors)[3]
+    tensors[name].flatten()[0] = torch.nan
+    save_file(tensors, file, {"format": "pt"})
+    text = part_refusal(load_model(str(copied)), part)
+    assert "not finite" in text
+    assert part in text
+
+
+def test_a_folder_with_half_precision_files_alone(copied: Path, tiny_model: Path) -> None:
+    for part in ("unet", "vae", "text_encoder"):
+        file = weights_of(copied, part)
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    one, other = load_model(str(copied)), load_model(str(tiny_model))
+    assert torch.equal(probe_output(one.unet, one), probe_output(other.unet, other))
+    one.vae, one.text_encoder  # noqa: B018
+
+
+def test_files_that_are_not_loaded_do_not_change_the_fingerprint(copied: Path, tiny_model: Path) -> None:
+    for part in ("unet", "vae", "text_encoder"):
+        file = weights_of(copied, part)
+        shutil.copy(file, file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+        shutil.copy(file, file.with_name("other.safetensors"))
+    assert load_model(str(copied)).fingerprint == load_model(str(tiny_model)).fingerprint
+
+
 def test_one_byte_of_a_single_file_changes_all_its_parts(single_file: Callable[..., Path], tiny_model: Path) -> None:
     file = single_file()
     before = load_model(str(file), tokenizer=str(tiny_model)).fingerprints
@@ -381,7 +413,9 @@ def test_one_byte_of_a_single_file_changes_all_its_parts(single_file: Callable[.
 
 def test_the_shipped_architecture_is_stable_diffusion_v1() -> None:
     """Number for number what the published configs say; the weights' total is checked in the slow tier."""
-    configs = {part: json.loads((model.SD_V1_CONFIGS / part / "config.json").read_text()) for part in model.PARTS}
+    configs = {
+        part: json.loads((model.ARCHITECTURES / "sd-v1" / part / "config.json").read_text()) for part in model.PARTS
+    }
     assert configs["unet"]["block_out_channels"] == [320, 640, 1280, 1280]
     assert (configs["unet"]["cross_attention_dim"], configs["unet"]["attention_head_dim"]) == (768, 8)
     assert configs["vae"]["block_out_channels"] == [128, 256, 512, 512]

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from data import buckets
 from data.buckets import Bucket, assign_bucket, cropped_share, make_buckets, summarize_buckets
 from data.errors import InputError
 
@@ -79,3 +80,9 @@ def test_summary_counts_crops_and_enlargements() -> None:
 def test_sizes_the_model_cannot_take_are_refused(size: int, step: int, longest: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_buckets(size, step=step, longest=longest)
+
+
+def test_the_side_a_model_was_trained_at() -> None:
+    vae = {"block_out_channels": [1, 1, 1, 1]}
+    sides = [buckets.trained_side({"sample_size": size}, vae) for size in (64, 96, None, [64, 64], [32, 128])]
+    assert sides == [512, 768, 512, 512, 512]

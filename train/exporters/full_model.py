@@ -16,9 +16,10 @@ from torch import Tensor
 from data.atomic_io import atomic_folder
 from data.errors import InputError
 from train import adapters
+from train.architecture import CLIP, OPEN_CLIP
 from train.exporters import verify
 from train.exporters.verify import ExportRequest
-from train.model import BaseModel
+from train.model import BaseModel, weight_files
 from train.run_folder import to_json
 
 
@@ -222,24 +223,28 @@ def copy_part(base: BaseModel, part: str, target: Path, request: ExportRequest) 
     if base.weights is not None:
         getattr(replace(base, dtype=request.dtype), part).save_pretrained(target)
         return
-    as_it_is = request.dtype == torch.float32
-    skipped = None if as_it_is else shutil.ignore_patterns("*.safetensors", "*.bin", "*.msgpack")
-    shutil.copytree(base.layout / part, target, ignore=skipped)
-    if not as_it_is:
-        cast = verify.cast_tensors(part_tensors(base, part), request.dtype, target)
-        save_file(cast, target / WEIGHT_FILES[part], {"format": "pt"})
+    target.mkdir()
+    shutil.copy(base.layout / part / "config.json", target)
+    _, files = weight_files(base.layout / part)
+    if request.dtype == torch.float32 and len(files) == 1:
+        shutil.copy(files[0], target / WEIGHT_FILES[part])
+        return
+    tensors = part_tensors(base, part)
+    if request.dtype != torch.float32:
+        tensors = verify.cast_tensors(tensors, request.dtype, target)
+    save_file(tensors, target / WEIGHT_FILES[part], {"format": "pt"})
 
 
 def part_tensors(base: BaseModel, part: str) -> dict[str, Tensor]:
-    """A frozen part's tensors as they lie in its file; in several files, as they are loaded."""
-    file = base.layout / part / WEIGHT_FILES[part]
-    return load_file(file) if file.is_file() else getattr(base, part).state_dict()
+    """A frozen part's tensors as they lie in its files."""
+    _, files = weight_files(base.layout / part)
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def frozen_tensors(base: BaseModel, request: ExportRequest, where: Path) -> dict[str, Tensor]:
     """The autoencoder and the text tower under their original names; fp32 leaves them in the precision they have."""
     if base.weights is not None:
-        prefixes = (VAE, TEXT.removesuffix("text_model."))
+        prefixes = (VAE, CLIP, OPEN_CLIP)
         tensors = {key: tensor for key, tensor in load_file(base.weights).items() if key.startswith(prefixes)}
     else:
         tensors = vae_tensors(part_tensors(base, "vae"), base.config("vae"))

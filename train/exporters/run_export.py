@@ -70,8 +70,12 @@ def export_metadata(config: Config, base: BaseModel, plan: Mapping[str, Any], na
     }
     unet, path, size = base.config("unet"), Path(base.name), config.pictures.size or base.sample_size
     # the embedded base has the same shape as Stable Diffusion v1, and smaller sizes
-    published = (list(unet["block_out_channels"]), unet["cross_attention_dim"]) == (SD_V1_LEVELS, SD_V1_WORDS)
+    second = base.family == "sd2"
+    published = list(unet["block_out_channels"]) == SD_V1_LEVELS and (
+        second or unet["cross_attention_dim"] == SD_V1_WORDS
+    )
     small = "" if published else "small-"
+    version = "v1" if not second else "v2-768-v" if base.prediction_type == "v_prediction" else "v2-512"
     known: dict[str, Any] = {
         "ss_output_name": name,
         "ss_training_comment": f"Atelier, {label}",
@@ -97,11 +101,11 @@ def export_metadata(config: Config, base: BaseModel, plan: Mapping[str, Any], na
         "ss_bucket_info": json.dumps({"buckets": buckets}),
         "ss_cache_latents": True,
         "ss_sd_model_name": path.name if path.exists() else base.name,
-        "ss_base_model_version": f"{small.replace('-', '_')}sd_v1",
-        "ss_v2": False,
+        "ss_base_model_version": f"{small.replace('-', '_')}sd_{'v2' if second else 'v1'}",
+        "ss_v2": second,
         "ss_v_parameterization": base.prediction_type == "v_prediction",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{small}stable-diffusion-v1{'' if config.adapter.trains_base else '/lora'}",
+        "modelspec.architecture": f"{small}stable-diffusion-{version}{'' if config.adapter.trains_base else '/lora'}",
         "modelspec.implementation": "diffusers",
         "modelspec.title": name,
         "modelspec.description": f"{label} on {base.name}, trained with Atelier",
