@@ -159,6 +159,7 @@ def rename_text_encoder_keys(state: Mapping[str, Tensor], model: CLIPTextModel) 
 
 ARCHITECTURES = Path(__file__).parent / "architectures"  # configs only: what a single file does not hold
 LAYOUTS: dict[Family, str] = {"sd1": "sd-v1", "sd2": "sd-v2"}
+SD_V1_CONFIGS = ARCHITECTURES / LAYOUTS["sd1"]
 
 
 @dataclass(frozen=True)
