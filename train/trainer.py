@@ -59,7 +59,7 @@ class TrainState:
     optimizer: Any  # accelerate's wrapper
     accelerator: Accelerator
     ema: Ema
-    splits: int = 1  # parts that a micro-batch is split into, since memory ran out
+    pieces: int = 1  # parts that a micro-batch is split into, since memory ran out
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
 
     @property
@@ -80,7 +80,7 @@ class TrainState:
     def save(self, folder: Path, identity: str) -> None:
         scaler = self.accelerator.scaler
         scale = scaler.state_dict() if scaler is not None else None
-        extra = {"scaler": scale, "pieces": self.splits, "progress": asdict(self.early_stopping)}
+        extra = {"scaler": scale, "pieces": self.pieces, "progress": asdict(self.early_stopping)}
         weights = adapters.trainable_state(self.plain_unet())
         saved = Checkpoint(self.step, weights, self.optimizer.state_dict(), extra, self.ema.state())
         checkpoint.save_checkpoint(folder, saved, identity)
@@ -93,7 +93,7 @@ class TrainState:
         if self.accelerator.scaler is not None and saved.extra["scaler"]:
             self.accelerator.scaler.load_state_dict(dict(saved.extra["scaler"]))
         self.early_stopping = EarlyStopping.from_json(saved.extra.get("progress"))
-        self.step, self.splits = saved.step, saved.extra.get("pieces", 1)
+        self.step, self.pieces = saved.step, saved.extra.get("pieces", 1)
 
 
 @dataclass(frozen=True)
@@ -141,15 +141,16 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
     """
     setup = load_setup(config, generate)
     accelerator, run, is_main = setup.accelerator, setup.found.run, setup.accelerator.is_main_process
-    done = checkpoint.describe_finished(run, config, accelerator) if run and checkpoint.is_finished(run, config) else ""
-    if run is not None and done and not config.dry_run:
-        accelerator.print(done)
-        return 0, run
+    finished = run is not None and checkpoint.is_finished(run, config)
+    if run is not None and finished:
+        accelerator.print(checkpoint.describe_finished(run, config, accelerator))
+        if not config.dry_run:
+            return 0, run
     state, teacher = build_state(setup)
-    if run is not None and not done:
+    if run is not None and not finished:
         load_latest(setup, state, run)
-    plan = make_plan(build_estimate(setup, state, teacher), config.max_steps if done else state.step)
-    accelerator.print("\n".join([*plan_lines(plan), *filter(None, [done])]))
+    plan = make_plan(build_estimate(setup, state, teacher), config.max_steps if finished else state.step)
+    accelerator.print("\n".join(plan_lines(plan)))
     if config.dry_run:
         return 0, run
     run = run or create_run_folder(setup)
@@ -164,10 +165,10 @@ def train(config: Config, generate: GeneratePreviews | None = None) -> tuple[int
         try:
             if config.compile and state.step < config.max_steps:
                 check_compiled(state, context)
-            finished = fit(state, context, logger)
+            completed = fit(state, context, logger)
         finally:
             logger.close()
-        if not finished:
+        if not completed:
             accelerator.print(f"stopped after step {state.step} of {config.max_steps}; the same command resumes it")
             return 130, run
         if is_main:
@@ -504,13 +505,13 @@ def compute_gradients(state: TrainState, context: TrainContext, batches: Sequenc
     """
     while (losses := try_gradients(state, context, batches)) is None:
         state.optimizer.zero_grad(set_to_none=True)  # some weights may have a gradient already
-        state.splits = device.split_further(state.splits, context.layout)
+        state.pieces = device.split_further(state.pieces, context.layout)
     return losses
 
 
 def try_gradients(state: TrainState, context: TrainContext, batches: Sequence[Batch]) -> Tensor | None:
     """None if memory ran out; what was allocated is free again only after this function has returned."""
-    parts = [part for batch in batches for part in device.split_batch(batch, state.splits)]
+    parts = [part for batch in batches for part in device.split_batch(batch, state.pieces)]
     losses: list[Tensor] = []
     try:
         for batch in parts:

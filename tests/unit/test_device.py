@@ -233,7 +233,7 @@ def test_out_of_memory_ends_in_the_same_weights(
     tried = injected(monkeypatch, fits=fits, from_step=3)
     cut, task = prepare(tmp_path / "cut", batch_size=batch, accumulate=accumulate)
     assert fit(cut, task, MetricsLogger())
-    assert tried[-1] == 1 and cut.splits == 4 // fits
+    assert tried[-1] == 1 and cut.pieces == 4 // fits
     for ours, theirs in zip(weights(cut), weights(whole), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert capsys.readouterr().out.count("out of memory: ") == 3 - fits, "said once for each halving"
@@ -247,7 +247,7 @@ def test_a_resumed_run_keeps_its_pieces(tmp_path: Path, monkeypatch: pytest.Monk
     kept, _ = checkpoint.newest_checkpoint(task.checkpoints, "this run")
     assert kept is not None
     resumed.load(kept, task.checkpoints)
-    assert resumed.splits == 2
+    assert resumed.pieces == 2
 
 
 def test_what_does_not_fit_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
