@@ -56,15 +56,17 @@ def parse(
     description: str = "",
     preset: Preset = None,
     aliases: Mapping[str, str] | None = None,
+    hints: Path | None = None,
 ) -> Config:
     """Read flags over a preset over the defaults of `model`; `--help` prints and exits 0.
 
     preset: the YAML file used without `--config FILE` (only if the model has a field `config`), or a function that
     chooses it from the typed flags, by dotted field name. aliases: other spellings, e.g. {"-n": "--negative-
-    prompt"}. Raises InputError naming every unknown or invalid flag and YAML key.
+    prompt"}. hints: a YAML file, flags of other programs -> what to use instead. Raises InputError naming every unknown
+    or invalid flag and YAML key.
     """
     flags = find_flags(model)
-    typed = read_flags(sys.argv[1:] if argv is None else argv, flags, aliases or {}, prog)
+    typed = read_flags(sys.argv[1:] if argv is None else argv, flags, aliases or {}, prog, hints)
     wants_help = typed.pop("-h", False)
     values, lines = read_preset(typed, preset) if "config" in flags else ({}, {})
     merge(model, values, typed)
@@ -124,7 +126,9 @@ def field_of(flag: str) -> str:
     return flag.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
-def read_flags(argv: Sequence[str], flags: Mapping[str, Flag], aliases: Mapping[str, str], prog: str) -> dict[str, Any]:
+def read_flags(
+    argv: Sequence[str], flags: Mapping[str, Flag], aliases: Mapping[str, str], prog: str, hints: Path | None = None
+) -> dict[str, Any]:
     """The values as typed, by dotted field name; "-h" if help is wanted. Raises InputError for every bad flag.
 
     Underscores count as dashes; a repeated list flag adds an item; `--strict true` and `--no-strict` set a boolean.
@@ -152,7 +156,7 @@ def read_flags(argv: Sequence[str], flags: Mapping[str, Flag], aliases: Mapping[
                 value = None
             typed[path] = [*typed.get(path, []), value] if flags[path].is_list else value
         elif name.startswith("-") and name != "-":
-            errors.append(InputError(f"unknown flag{suggest(name, names)}", where=name, fix=HELP))
+            errors.append(unknown_flag(name, names, hints))
             if tokens and not tokens[-1].startswith("-"):
                 tokens.pop()  # its value
         elif arguments:
@@ -161,6 +165,14 @@ def read_flags(argv: Sequence[str], flags: Mapping[str, Flag], aliases: Mapping[
             errors.append(InputError(f"unexpected argument {token!r}", where=prog, fix=HELP))
     raise_all(errors)
     return typed
+
+
+def unknown_flag(name: str, names: Mapping[str, Any], hints: Path | None) -> InputError:
+    """hints: a YAML file, flag of another program -> what to use instead."""
+    known = yaml.safe_load(hints.read_text(encoding="utf-8")) if hints else {}
+    if name in known:
+        return InputError("is a flag of another program", where=name, fix=f"Here: {known[name]}.")
+    return InputError(f"unknown flag{suggest(name, names)}", where=name, fix=HELP)
 
 
 def spelling(token: str, names: Mapping[str, Any]) -> str:

@@ -503,7 +503,7 @@ class Config(Options):
         return self
 
 
-ALIASES = {
+ALIASES = {  # of diffusers' scripts, where they mean the same; train/other_tools.yaml says what to do about the others
     "--pretrained-model-name-or-path": "--model",
     "--train-data-dir": "--data",
     "--train-batch-size": "--batch-size",
@@ -511,10 +511,28 @@ ALIASES = {
     "--max-train-steps": "--max-steps",
     "--lr": "--learning-rate",
     "--rank": "--adapter.rank",
+    "--resolution": "--pictures.size",
+    "--random-flip": "--pictures.flip",
     "--caption-column": "--pictures.caption-column",
     "--captions-per-line": "--pictures.captions-per-line",
     "--instance-prompt": "--pictures.prompt",
+    "--gradient-checkpointing": "--memory.gradient-checkpointing",
+    "--allow-tf32": "--memory.tf32",
+    "--lr-scheduler": "--optim.schedule",
+    "--lr-warmup-steps": "--optim.warmup",
+    "--adam-beta1": "--optim.beta1",
+    "--adam-beta2": "--optim.beta2",
+    "--adam-weight-decay": "--optim.weight-decay",
+    "--adam-epsilon": "--optim.epsilon",
+    "--max-grad-norm": "--optim.clip-norm",
+    "--noise-offset": "--objective.noise-offset",
+    "--input-perturbation": "--objective.input-perturbation",
+    "--checkpointing-steps": "--checkpoints.every",
+    "--checkpoints-total-limit": "--checkpoints.keep",
+    "--validation-prompt": "--previews.prompts",
+    "--validation-prompts": "--previews.prompts",
 }
+OTHER_TOOLS = Path(__file__).with_name("other_tools.yaml")
 
 
 def choose_preset(typed: Mapping[str, Any]) -> Path:

@@ -8,12 +8,13 @@ import sys
 from data.cli import parse
 from data.errors import run_entry
 from train import signals  # it remembers who started this process, before torch is loaded
-from train.config import ALIASES, Config, choose_preset, name_preset
+from train.config import ALIASES, OTHER_TOOLS, Config, choose_preset, name_preset
 
 
 def main() -> int:
     signals.check_launcher_flags(sys.argv[1:])
-    config = parse(Config, prog="finetune.py", description=__doc__ or "", preset=choose_preset, aliases=ALIASES)
+    own = {"prog": "finetune.py", "description": __doc__ or ""}
+    config = parse(Config, **own, preset=choose_preset, aliases=ALIASES, hints=OTHER_TOOLS)
     config = name_preset(config)
     from train import sweep, trainer  # load torch, once the flags are valid
 
