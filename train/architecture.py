@@ -157,6 +157,7 @@ def recognize_folder(folder: Path, where: str, fix: str | None = None) -> Family
     if missing:
         raise InputError(f"not a whole Stable Diffusion model: lacks {', '.join(missing)}", where=where, fix=fix)
     unet, vae, text = (read_config(folder / part / "config.json", where) for part in PARTS)
+    read_config(folder / "scheduler" / "scheduler_config.json", where)
     check_parts(unet, vae, text, where)
     return family_of(text)
 
@@ -179,15 +180,23 @@ def read_config(file: Path, where: str) -> dict[str, Any]:
     return config
 
 
+def is_size(value: Any) -> bool:
+    """A number above 0, or a list of such numbers."""
+    values = value if isinstance(value, list) and value else [value]
+    return all(type(each) is int and 0 < each < 2**20 for each in values)
+
+
 def check_parts(unet: Mapping[str, Any], vae: Mapping[str, Any], text: Mapping[str, Any], where: str) -> None:
     """Channels, text widths and conditioning of the three networks fit each other. Raises InputError."""
     needed = ((unet, "unet", ("in_channels", "cross_attention_dim", "block_out_channels")),
               (vae, "vae", ("latent_channels", "block_out_channels")),
               (text, "text_encoder", ("hidden_size",)))  # fmt: skip
     for config, part, keys in needed:
-        lacking = [key for key in keys if config.get(key) is None]
-        if lacking:
-            raise InputError(f"{part}/config.json lacks {', '.join(lacking)}", where=where)
+        wrong = [key for key in keys if not is_size(config.get(key))]
+        if wrong:
+            raise InputError(f"{part}/config.json has no usable {', '.join(wrong)}", where=where)
+    if not is_size(unet.get("sample_size") or 64):
+        raise InputError(f"unet/config.json has sample_size {unet['sample_size']!r}", where=where, allowed="a number")
     if unet.get("addition_embed_type") or unet.get("class_embed_type") or unet.get("encoder_hid_dim"):
         xl = unet.get("addition_embed_type") == "text_time"
         what = "a Stable Diffusion XL U-Net" if xl else "a U-Net with conditioning other than text"

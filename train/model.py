@@ -7,7 +7,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +49,8 @@ def weight_files(folder: Path) -> tuple[str | None, list[Path]]:
 
 def folder_hash(folder: Path) -> str:
     """A hash over the names and contents of those files of a part that are loaded."""
-    files = [file for file in folder.iterdir() if file.suffix in {".json", ".txt"} and ".index." not in file.name]
+    configs = (file for file in folder.iterdir() if file.suffix in {".json", ".txt"} and file.is_file())
+    files = [file for file in configs if ".index." not in file.name]
     files = sorted([*files, *weight_files(folder)[1]])
     return hashlib.sha256("".join(f"{file.name}:{file_hash(file)};" for file in files).encode()).hexdigest()
 
@@ -206,19 +208,14 @@ class BaseModel:
     def tokenizer(self) -> CLIPTokenizer:
         import transformers
 
-        return transformers.CLIPTokenizer.from_pretrained(self.tokenizer_source, local_files_only=True)
+        with loading("tokenizer", self.tokenizer_source):
+            return transformers.CLIPTokenizer.from_pretrained(self.tokenizer_source, local_files_only=True)
 
     def load_part(self, kind: Any, part: str) -> Any:
         """One network with its weights in self.dtype. Raises InputError when file and architecture do not match."""
-        from diffusers.loaders.single_file_utils import SingleFileComponentError
-        from safetensors import SafetensorError
-
         where = self.weights or self.layout / part
-        try:
+        with loading(part, where):
             network, missing = self.read_part(kind, part)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, SingleFileComponentError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise InputError(f"the {part} could not be loaded ({reason})", where=where) from error
         if missing:  # the libraries would go on with random numbers in their place
             what = f"the {part} could not be loaded ({len(missing)} weights are missing, such as {missing[0]})"
             raise InputError(what, where=where)
@@ -312,6 +309,18 @@ class BaseModel:
     def fingerprint(self) -> str:
         """One hash for the whole model."""
         return hashlib.sha256("".join(sorted(self.fingerprints.values())).encode()).hexdigest()
+
+
+@contextmanager
+def loading(part: str, where: Path) -> Iterator[None]:
+    """An InputError for whatever the libraries make of a broken config or file: errors of any kind."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"the {part} could not be loaded ({reason})", where=where) from error
 
 
 def load_model(model: str, *, tokenizer: str | None = None, dtype: torch.dtype = torch.float32) -> BaseModel:
