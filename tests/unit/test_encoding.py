@@ -160,13 +160,13 @@ def test_a_damaged_entry_is_made_again_and_said(
     assert "damaged" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nan_names_the_picture_and_keeps_nothing(
-    encode_all: Encode, data: Path, model_folder: Path, bad: float
-) -> None:
+TOO_LARGE = 3e38  # finite, as loading checks, and without a sum in float32
+
+
+def test_nan_names_the_image_and_keeps_nothing(encode_all: Encode, data: Path, model_folder: Path) -> None:
     file = next((model_folder / "vae").glob("*.safetensors"))
     weights = load_file(file)
-    weights["quant_conv.bias"].fill_(bad)
+    weights["quant_conv.weight"].fill_(TOO_LARGE)
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(InputError, match=rf"{data}/.*png: .*NaN"):
         encode_all()
@@ -176,7 +176,7 @@ def test_nan_names_the_picture_and_keeps_nothing(
 def test_nan_in_the_text_encoder_names_the_caption(encode_all: Encode, model_folder: Path) -> None:
     file = next((model_folder / "text_encoder").glob("*.safetensors"))
     weights = load_file(file)
-    next(weight for name, weight in weights.items() if "final_layer_norm" in name).fill_(float("nan"))
+    next(weight for name, weight in weights.items() if "final_layer_norm.weight" in name).fill_(TOO_LARGE)
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(InputError, match=r"NaN.*''"):
         encode_all()
