@@ -237,6 +237,8 @@ def other_folder_fix(folder: Path) -> str | None:
         return "Give the model that the run was trained on; its LoRA is export/lora.safetensors."
     if (folder.parent / "model_index.json").is_file():
         return f"Use the whole model: --model {folder.parent}."
+    if (folder / "config.json").is_file():
+        return WHOLE
     if files:
         return f"Name the file itself: --model {files[0]}."
     return CONVERT if any(entry.suffix in PICKLES for entry in folder.iterdir()) else None
