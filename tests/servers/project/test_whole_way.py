@@ -68,7 +68,7 @@ def bring_to_the_server(label_studio: server.Server, capsys: pytest.CaptureFixtu
     sample_set.write_sample_folder(Path("whole way"), count=COUNT, size=32)
     Path("old").mkdir()
     shutil.copy("whole way/00003.png", "old/renamed.png")
-    Path("old/renamed.txt").write_text("a caption of before\nand another one")
+    Path("old/renamed.txt").write_text("a caption of before.\nand another one.")
     Path("whole way/metadata.jsonl").unlink()
     assert dispatch(["import", "old", "--images", "whole way"]) == 0
     assert "1 further caption of 1 image left out" in capsys.readouterr().out
