@@ -59,7 +59,7 @@ class ModelOptions(MachineOptions):
     model: str | None = None
     """pocket, a hub id, a folder, a .safetensors file or a run; default: the newest finished run, else pocket"""
     tokenizer: str | None = None
-    """hub id or folder of the tokenizer, for a single file without one"""
+    """folder of the tokenizer; default: the one of the model, for a single file that of CLIP"""
 
 
 class ImageOptions(ModelOptions):

@@ -444,7 +444,7 @@ class Config(Options):
     model: str = POCKET
     """base model: pocket, a hub id on this machine, a diffusers folder, or a .safetensors file"""
     tokenizer: str | None = None
-    """folder of a CLIP tokenizer, for a single-file model"""
+    """folder of a CLIP tokenizer; default: the one of the model, for a single file that of CLIP"""
     adapter: AdapterOptions = LoraOptions()
     objective: AnyObjective = Epsilon()
     optim: OptimOptions = OptimOptions()
